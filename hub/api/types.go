@@ -1,0 +1,235 @@
+// Package api is the hub's admin API as its clients see it: the JSON types,
+// the paths and a client. It depends on neither the hub nor its state, so that
+// the admin CLI stays small. Field names are stable: scripts read them.
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Paths of the API. {name} is a site or node name, {id} a token id.
+//
+//	GET    /v1/status                       Status
+//	GET    /v1/version                      Version
+//	GET    /v1/sites                        []Site
+//	POST   /v1/sites                        SiteSpec -> Site
+//	GET    /v1/sites/{name}                 Site
+//	DELETE /v1/sites/{name}
+//	GET    /v1/tokens                       []Token
+//	POST   /v1/tokens                       TokenSpec -> TokenCreated
+//	DELETE /v1/tokens/{id}
+//	GET    /v1/nodes                        []Node
+//	GET    /v1/nodes/{name}                 Node
+//	DELETE /v1/nodes/{name}                 revoke
+//	PATCH  /v1/nodes/{name}                 NodePatch -> Node
+//	GET    /v1/routes                       []Route
+//	POST   /v1/routes/decide                RouteDecision -> Route
+//	GET    /v1/inventory                    []Inventory
+//	GET    /v1/inventory/{name}             Inventory
+//	GET    /v1/audit?limit=N                []AuditEntry, newest first
+//	GET    /v1/events?limit=N               []Event, newest first
+//	POST   /v1/diag/ping                    PingRequest -> PingResult
+//	GET    /v1/nodes/{name}/debug/{path...} passed on to the agent's debug endpoint of that path (read only)
+//
+// Errors are RFC 9457 problem documents (huma's model): title, status, detail.
+
+// Version is a build's version.
+type Version struct {
+	Version  string `json:"version"`
+	Protocol int    `json:"protocol"`
+}
+
+// Status is the hub on one screen.
+type Status struct {
+	Hub        HubStatus            `json:"hub"`
+	Sites      []SiteStatus         `json:"sites"`
+	Conditions []protocol.Condition `json:"conditions"`
+	Relay      RelayStatus          `json:"relay"`
+}
+
+// HubStatus is the hub itself.
+type HubStatus struct {
+	Version    string              `json:"version"`
+	Number     protocol.NodeNumber `json:"number"`
+	Started    time.Time           `json:"started"`
+	PublicUDP  string              `json:"public_udp"`
+	PublicHTTP string              `json:"public_https"`
+	Overlay    []netip.Prefix      `json:"overlay"`
+	LogLength  uint64              `json:"log_sequence"` // last sequence of the state log
+}
+
+// RelayStatus counts what the switchboard did since the hub's start.
+type RelayStatus struct {
+	Bound          int               `json:"bound_nodes"`
+	ForwardedBytes uint64            `json:"forwarded_bytes"`
+	Forwarded      uint64            `json:"forwarded_datagrams"`
+	Dropped        map[string]uint64 `json:"dropped_datagrams"` // by reason
+}
+
+// SiteStatus is one site in Status.
+type SiteStatus struct {
+	Name        string `json:"name"`
+	Nodes       int    `json:"nodes"`
+	Ready       int    `json:"ready"`
+	Degraded    int    `json:"degraded"`
+	Unreachable int    `json:"unreachable"`
+}
+
+// SiteSpec asks for a site. Routes inside Ranges are approved by themselves.
+type SiteSpec struct {
+	Name   string         `json:"name"`
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
+}
+
+// Site is a data centre or cloud region.
+type Site struct {
+	SiteSpec
+	Created time.Time `json:"created"`
+	Nodes   int       `json:"nodes"`
+}
+
+// TokenSpec asks for a join token. TTL zero means one hour.
+type TokenSpec struct {
+	Site    string            `json:"site"`
+	TTL     Duration          `json:"ttl,omitempty"`
+	Routes  []netip.Prefix    `json:"routes,omitempty"` // announced by the node, already approved
+	Labels  map[string]string `json:"labels,omitempty"`
+	Replace string            `json:"replace,omitempty"` // node whose name the joining host may take
+}
+
+// Token is a join token without its secret. State is open, used, expired or revoked.
+type Token struct {
+	TokenSpec
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	State   string    `json:"state"`
+	UsedBy  string    `json:"used_by,omitempty"` // node name
+}
+
+// TokenCreated is the one answer that holds the token's text.
+type TokenCreated struct {
+	Text string `json:"token"`
+	Token
+}
+
+// Node states.
+const (
+	NodeJoined      = "joined"      // redeemed a token, was never seen on the tunnel
+	NodeReady       = "ready"       // control channel up, all conditions ok
+	NodeDegraded    = "degraded"    // control channel up, some condition is not ok
+	NodeUnreachable = "unreachable" // no control channel
+	NodeLeft        = "left"        // took itself out by 'causeway-agent leave'
+	NodeRevoked     = "revoked"
+)
+
+// Node is a host that runs an agent.
+type Node struct {
+	Name         string                 `json:"name"`
+	Site         string                 `json:"site"`
+	Number       protocol.NodeNumber    `json:"number"`
+	Overlay      []netip.Addr           `json:"overlay"`
+	State        string                 `json:"state"`
+	StateSince   time.Time              `json:"state_since"`
+	Reasons      []string               `json:"reasons"` // why it is not ready
+	Paths        []protocol.PathStatus  `json:"paths"`
+	Routes       []Route                `json:"routes"`
+	Labels       map[string]string      `json:"labels,omitempty"`
+	AgentVersion string                 `json:"agent_version,omitempty"`
+	Engine       string                 `json:"engine,omitempty"`
+	Underlay     []netip.AddrPort       `json:"underlay"` // addresses bound at the hub
+	Joined       time.Time              `json:"joined"`
+	Netmap       protocol.NetmapVersion `json:"netmap"` // acknowledged
+	Refused      []protocol.RefusedPart `json:"refused,omitempty"`
+	Conditions   []protocol.Condition   `json:"conditions"`
+	WireGuardKey string                 `json:"wireguard_key"`
+}
+
+// NodePatch changes a node. A label with an empty value is removed.
+type NodePatch struct {
+	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Route is a CIDR that a node announces. State is pending, approved or
+// rejected; By says how it came to that: token, range or an admin.
+type Route struct {
+	Node   string              `json:"node"`
+	Site   string              `json:"site"`
+	Prefix netip.Prefix        `json:"prefix"`
+	State  protocol.RouteState `json:"state"`
+	By     string              `json:"by,omitempty"`
+	Owner  bool                `json:"owner"`         // this node carries the prefix in netmaps (one of its HA group)
+	Why    string              `json:"why,omitempty"` // why it is not carried although approved
+}
+
+// RouteDecision approves or rejects a node's route.
+type RouteDecision struct {
+	Node    string       `json:"node"`
+	Prefix  netip.Prefix `json:"prefix"`
+	Approve bool         `json:"approve"`
+}
+
+// Inventory is a node's present facts with where they come from.
+type Inventory struct {
+	Node     string              `json:"node"`
+	Site     string              `json:"site"`
+	Number   protocol.NodeNumber `json:"number"`
+	Received time.Time           `json:"received"`
+	protocol.Inventory
+}
+
+// AuditEntry is one transaction of the state log.
+type AuditEntry struct {
+	Sequence uint64    `json:"seq"`
+	Time     time.Time `json:"time"`
+	Who      string    `json:"who"` // unix:<user>, node:<name>, token:<id>, hub
+	Why      string    `json:"why"`
+	Changes  []string  `json:"changes"` // one line each, for a person
+}
+
+// Event is something that happened and is no change of state: joins refused,
+// nodes coming and going. Kept in memory, newest first.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Kind    string    `json:"kind"`
+	Node    string    `json:"node,omitempty"`
+	Message string    `json:"message"`
+}
+
+// PingRequest asks node From to ping To: a node name or an address.
+type PingRequest struct {
+	From    string   `json:"from"`
+	To      string   `json:"to"`
+	Count   int      `json:"count,omitempty"`   // 1 to 20, default 3
+	Timeout Duration `json:"timeout,omitempty"` // of each, default 1s
+}
+
+// PingResult is what From saw.
+type PingResult struct {
+	From     string     `json:"from"`
+	To       string     `json:"to"`
+	Addr     netip.Addr `json:"addr"`
+	Sent     int        `json:"sent"`
+	Received int        `json:"received"`
+	MinRTT   Duration   `json:"min_rtt"`
+	AvgRTT   Duration   `json:"avg_rtt"`
+	MaxRTT   Duration   `json:"max_rtt"`
+	Path     string     `json:"path,omitempty"` // path From uses to To's node, where known
+	Error    string     `json:"error,omitempty"`
+}
+
+// Duration is a time.Duration whose JSON form is Go's text, such as 1h0m0s.
+type Duration time.Duration
+
+// MarshalText writes Go's text form.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads Go's text form.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}

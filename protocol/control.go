@@ -1,0 +1,159 @@
+package protocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// The control channel is TCP inside the WireGuard session with the hub, from
+// the agent's overlay address to the hub's, with yamux on it. The agent dials
+// ControlPort; 'control', 'nats' and 'debug' streams share that connection.
+// 'forward' streams and captures use a second one to BulkPort.
+const (
+	ControlPort = 4710
+	BulkPort    = 4711
+)
+
+// StreamKind names what a yamux stream carries.
+type StreamKind string
+
+// Stream kinds.
+const (
+	StreamControl StreamKind = "control" // opened by the agent: Message frames both ways
+	StreamNATS    StreamKind = "nats"    // opened by the agent: NATS client protocol to the hub's server
+	StreamDebug   StreamKind = "debug"   // opened by the hub: HTTP/1.1 to the agent's debug endpoints
+	StreamForward StreamKind = "forward" // opened by the hub: TCP to an address that the node reaches
+)
+
+// StreamHeader is the first frame on every stream (ReadFrame, MaxStreamHeader).
+type StreamHeader struct {
+	Version int        `json:"v"`
+	Kind    StreamKind `json:"kind"`
+	Target  string     `json:"target,omitempty"` // forward: host:port
+}
+
+// MessageKind names the body of a Message.
+type MessageKind string
+
+// Kinds from agent to hub.
+const (
+	KindHello     MessageKind = "hello"
+	KindStatus    MessageKind = "status"
+	KindNetmapAck MessageKind = "netmap_ack"
+	KindLeave     MessageKind = "leave"
+)
+
+// Kinds from hub to agent.
+const (
+	KindWelcome MessageKind = "welcome"
+	KindNetmap  MessageKind = "netmap"
+	KindLeft    MessageKind = "left"
+	KindError   MessageKind = "error" // either way
+)
+
+// Message is one frame of a control stream.
+type Message struct {
+	Version int             `json:"v"`
+	Kind    MessageKind     `json:"kind"`
+	Body    json.RawMessage `json:"body,omitempty"`
+}
+
+// NewMessage wraps body.
+func NewMessage(kind MessageKind, body any) (Message, error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return Message{}, fmt.Errorf("encode %s: %w", kind, err)
+	}
+	return Message{Version, kind, b}, nil
+}
+
+// Decode reads the body into v.
+func (m Message) Decode(v any) error {
+	if err := json.Unmarshal(m.Body, v); err != nil {
+		return fmt.Errorf("decode %s: %w", m.Kind, err)
+	}
+	return nil
+}
+
+// Error is the body of KindError. Unknown kinds are answered with
+// ErrorUnknownKind; the stream goes on.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Codes of Error.
+const (
+	ErrorUnknownKind = "unknown_kind"
+	ErrorRevoked     = "revoked" // the node's certificate of existence is gone; the agent stops redialling fast
+	ErrorBadMessage  = "bad_message"
+)
+
+// Hello is the agent's first message on a control stream.
+type Hello struct {
+	AgentVersion string              `json:"agent_version"`
+	BootID       BootID              `json:"boot_id"`
+	Statement    SignedNodeStatement `json:"statement"`
+	Routes       []netip.Prefix      `json:"routes"` // announced: routes: of the agent's config
+	Accept       []netip.Prefix      `json:"accept"` // what it lets the hub route into the tunnel
+	Labels       map[string]string   `json:"labels,omitempty"`
+	Have         NetmapVersion       `json:"have"` // netmap that it holds; zero for none
+	Features     []string            `json:"features,omitempty"`
+	Engine       string              `json:"engine"`
+}
+
+// Welcome is the hub's first message.
+type Welcome struct {
+	HubVersion string     `json:"hub_version"`
+	Hub        NodeNumber `json:"hub"`
+	Number     NodeNumber `json:"number"`
+	Name       string     `json:"name"`
+	Site       string     `json:"site"`
+	Time       time.Time  `json:"time"`
+}
+
+// Status is what an agent reports every StatusInterval and when it changes.
+type Status struct {
+	Candidates []netip.AddrPort  `json:"candidates"` // its own underlay addresses
+	Paths      []PathStatus      `json:"paths"`
+	Conditions []Condition       `json:"conditions"`
+	Routes     []netip.Prefix    `json:"routes"`
+	Counters   map[string]uint64 `json:"counters,omitempty"`
+}
+
+// StatusInterval is how often an agent sends Status when nothing changes.
+const StatusInterval = 5 * time.Second
+
+// PathKind is one way to carry WireGuard datagrams to a peer.
+type PathKind string
+
+// Path kinds. PathNone: there is no working path, or the peer is idle and none was needed yet.
+const (
+	PathNone   PathKind = "none"
+	PathDirect PathKind = "direct"
+	PathRelay  PathKind = "relay"
+	PathStream PathKind = "stream"
+)
+
+// PathStatus is the chosen path to one peer.
+type PathStatus struct {
+	Peer    NodeNumber     `json:"peer"`
+	Name    string         `json:"name,omitempty"`
+	Path    PathKind       `json:"path"`
+	Addr    netip.AddrPort `json:"addr"` // where datagrams go: the peer, or the hub for a relay
+	RTT     time.Duration  `json:"rtt_ns"`
+	Since   time.Time      `json:"since"`
+	RxBytes uint64         `json:"rx_bytes"`
+	TxBytes uint64         `json:"tx_bytes"`
+}
+
+// Condition is one named health condition of an agent or hub.
+type Condition struct {
+	Name      string    `json:"name"` // for example tunnel, hub, control, nats, routes, firewall
+	OK        bool      `json:"ok"`
+	Since     time.Time `json:"since"`
+	Cause     string    `json:"cause,omitempty"`      // why it is not ok, for a person
+	DependsOn []string  `json:"depends_on,omitempty"` // conditions that explain this one
+}

@@ -1,0 +1,131 @@
+package protocol
+
+import (
+	"fmt"
+	"net/netip"
+	"sort"
+	"time"
+)
+
+// NetmapVersion orders netmaps. Version is the sequence of the state log that
+// the netmap was computed from; it never falls within an epoch, and restoring
+// a backup raises the epoch.
+type NetmapVersion struct {
+	Epoch   uint64 `json:"epoch"`
+	Version uint64 `json:"version"`
+}
+
+// Less reports whether v is older than w.
+func (v NetmapVersion) Less(w NetmapVersion) bool {
+	return v.Epoch < w.Epoch || v.Epoch == w.Epoch && v.Version < w.Version
+}
+
+// Netmap is an agent's whole desired state, or the change from Base to it.
+type Netmap struct {
+	NetmapVersion
+	Base     *NetmapVersion `json:"base,omitempty"`     // nil: full
+	HubList  *SignedHubList `json:"hub_list,omitempty"` // full, or when it changed
+	Self     NetmapSelf     `json:"self"`
+	Peers    []Peer         `json:"peers"`              // full: all; else added and changed ones
+	Removed  []NodeNumber   `json:"removed,omitempty"`  // with Base only
+	MaxAge   time.Duration  `json:"max_age_ns"`         // agents go on without a hub this long; 0: forever
+	Requires []string       `json:"requires,omitempty"` // features without which the agent refuses the map
+}
+
+// NetmapSelf is what the hub says of the agent's own node.
+type NetmapSelf struct {
+	Number  NodeNumber       `json:"number"`
+	Name    string           `json:"name"`
+	Site    string           `json:"site"`
+	Overlay []netip.Addr     `json:"overlay"`
+	Routes  []AnnouncedRoute `json:"routes"` // its own routes and what became of them
+}
+
+// AnnouncedRoute is a node's own route as the hub sees it.
+type AnnouncedRoute struct {
+	Prefix netip.Prefix `json:"prefix"`
+	State  RouteState   `json:"state"`
+}
+
+// RouteState is what became of an announced route.
+type RouteState string
+
+// Route states.
+const (
+	RoutePending  RouteState = "pending"
+	RouteApproved RouteState = "approved"
+	RouteRejected RouteState = "rejected"
+)
+
+// Peer is another node in a netmap.
+type Peer struct {
+	Statement  SignedNodeStatement `json:"statement"`
+	Name       string              `json:"name"`
+	Site       string              `json:"site"`
+	Overlay    []netip.Addr        `json:"overlay"`
+	Routes     []netip.Prefix      `json:"routes"`     // approved, owned by this peer
+	Candidates []netip.AddrPort    `json:"candidates"` // where it may be reached directly; may be empty
+	Direct     bool                `json:"direct"`     // policy allows a direct path
+}
+
+// Number is the peer's node number.
+func (p Peer) Number() NodeNumber { return p.Statement.Number }
+
+// Prefixes returns what may be routed to the peer: its overlay addresses and
+// its routes.
+func (p Peer) Prefixes() []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(p.Overlay)+len(p.Routes))
+	for _, a := range p.Overlay {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return append(out, p.Routes...)
+}
+
+// ErrUnknownBase says that a netmap change does not fit the netmap held.
+var ErrUnknownBase = fmt.Errorf("netmap change has another base than the netmap held")
+
+// Apply returns the full netmap that results from receiving n while holding
+// held (nil for none). A full n is returned as it is. Peers are sorted by
+// number.
+func (n Netmap) Apply(held *Netmap) (Netmap, error) {
+	peers := map[NodeNumber]Peer{}
+	if n.Base != nil {
+		if held == nil || held.NetmapVersion != *n.Base {
+			return Netmap{}, ErrUnknownBase
+		}
+		for _, p := range held.Peers {
+			peers[p.Number()] = p
+		}
+		for _, r := range n.Removed {
+			delete(peers, r)
+		}
+		if n.HubList == nil {
+			n.HubList = held.HubList
+		}
+	}
+	for _, p := range n.Peers {
+		peers[p.Number()] = p
+	}
+	n.Base, n.Removed = nil, nil
+	n.Peers = make([]Peer, 0, len(peers))
+	for _, p := range peers {
+		n.Peers = append(n.Peers, p)
+	}
+	sort.Slice(n.Peers, func(i, j int) bool { return n.Peers[i].Number() < n.Peers[j].Number() })
+	return n, nil
+}
+
+// NetmapAck answers every Netmap.
+type NetmapAck struct {
+	NetmapVersion
+	Full    bool          `json:"full,omitempty"`    // base unknown: send a full one
+	Refused []RefusedPart `json:"refused,omitempty"` // parts that the agent did not take
+	Errors  []string      `json:"errors,omitempty"`  // parts that it could not apply
+}
+
+// RefusedPart is a part of a netmap that the agent's own rules do not allow.
+type RefusedPart struct {
+	Peer   NodeNumber `json:"peer"`
+	Prefix string     `json:"prefix,omitempty"`
+	Reason string     `json:"reason"`
+}

@@ -1,0 +1,146 @@
+package protocol
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+)
+
+// Token is a one-time join token. Its text form is
+//
+//	cw1.<id>.<secret>.<pin>.<host:port>
+//
+// id: 12 bytes, secret: 32 bytes, pin: SHA-256 of the cluster key, each
+// base64url without padding; host:port is where the hub answers HTTPS.
+type Token struct {
+	ID     TokenID
+	Secret TokenSecret
+	Pin    Pin
+	Addr   string // host:port of the hub's HTTPS
+}
+
+// TokenID names a token. It is not secret.
+type TokenID [12]byte
+
+// TokenSecret is what whoever redeems a token has to show. The hub keeps its
+// SHA-256 only.
+type TokenSecret [32]byte
+
+const tokenPrefix = "cw1"
+
+// maxToken bounds the text before anything is split or allocated: the fixed
+// parts take 107 characters, a host name at most 253, a port 6.
+const maxToken = 512
+
+// NewToken makes a token with fresh id and secret.
+func NewToken(pin Pin, addr string) (Token, error) {
+	t := Token{Pin: pin, Addr: addr}
+	if _, err := rand.Read(t.ID[:]); err != nil {
+		return Token{}, err
+	}
+	if _, err := rand.Read(t.Secret[:]); err != nil {
+		return Token{}, err
+	}
+	return t, nil
+}
+
+// ErrMalformedToken wraps every error of ParseToken.
+var ErrMalformedToken = errors.New("malformed token")
+
+// ParseToken reads the text form. It never puts the secret into an error.
+func ParseToken(s string) (Token, error) {
+	s = strings.TrimSpace(s)
+	bad := func(what string) (Token, error) {
+		return Token{}, fmt.Errorf("%w: %s; a token looks like cw1.ID.SECRET.PIN.HOST:PORT and is made by 'causeway token create'", ErrMalformedToken, what)
+	}
+	if len(s) > maxToken {
+		return bad("longer than 512 characters")
+	}
+	f := strings.SplitN(s, ".", 5)
+	if len(f) != 5 {
+		return bad("it has not five parts")
+	}
+	if f[0] != tokenPrefix {
+		return bad("it does not begin with cw1")
+	}
+	var t Token
+	for _, p := range []struct {
+		name string
+		dst  []byte
+		text string
+	}{{"id", t.ID[:], f[1]}, {"secret", t.Secret[:], f[2]}, {"pin", t.Pin[:], f[3]}} {
+		if len(p.text) != base64.RawURLEncoding.EncodedLen(len(p.dst)) {
+			return bad("its " + p.name + " has the wrong length")
+		}
+		b, err := base64.RawURLEncoding.Strict().DecodeString(p.text)
+		if err != nil {
+			return bad("its " + p.name + " is not base64url")
+		}
+		copy(p.dst, b)
+	}
+	if err := checkHostPort(f[4]); err != nil {
+		return bad("its address: " + err.Error())
+	}
+	t.Addr = f[4]
+	return t, nil
+}
+
+func checkHostPort(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return errors.New("not HOST:PORT")
+	}
+	if host == "" || strings.ContainsAny(host, " /@?#\\") {
+		return errors.New("no valid host")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return errors.New("no valid port")
+	}
+	return nil
+}
+
+// Text returns the token with its secret. It is shown once, to whoever made
+// the token.
+func (t Token) Text() string {
+	e := base64.RawURLEncoding.EncodeToString
+	return strings.Join([]string{tokenPrefix, e(t.ID[:]), e(t.Secret[:]), e(t.Pin[:]), t.Addr}, ".")
+}
+
+// String hides the secret.
+func (t Token) String() string { return tokenPrefix + "." + t.ID.String() + "." + redacted }
+
+// GoString hides the secret.
+func (t Token) GoString() string { return t.String() }
+
+// String returns the id's text form.
+func (id TokenID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
+// MarshalText is String.
+func (id TokenID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (id *TokenID) UnmarshalText(b []byte) error {
+	if len(b) != base64.RawURLEncoding.EncodedLen(len(id)) {
+		return errors.New("token id has the wrong length")
+	}
+	d, err := base64.RawURLEncoding.Strict().DecodeString(string(b))
+	if err != nil {
+		return errors.New("token id is not base64url")
+	}
+	copy(id[:], d)
+	return nil
+}
+
+// Hash is what the hub keeps of a secret.
+func (s TokenSecret) Hash() [sha256.Size]byte { return sha256.Sum256(s[:]) }
+
+// String hides the secret.
+func (s TokenSecret) String() string { return redacted }
+
+// GoString hides the secret.
+func (s TokenSecret) GoString() string { return redacted }

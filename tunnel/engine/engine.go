@@ -1,0 +1,63 @@
+// Package engine is WireGuard: peers, sessions, cryptokey routing between a
+// TUN device and an underlay. There is one interface and more than one
+// implementation behind it. An engine knows peers by node number and never an
+// address of the underlay.
+package engine
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"causeway/protocol"
+	"causeway/tunnel/underlay"
+)
+
+// Carrier is the underlay as an engine sees it. Methods may be called
+// concurrently.
+type Carrier interface {
+	// Send sends a run of WireGuard messages that lie behind each other in
+	// datagrams, each segment bytes long (the last one may be shorter), to a
+	// peer over its chosen path. The reserved bytes are zero on entry and may
+	// be overwritten, as may the buffer until Send returns. Send never blocks
+	// on a slow path: it drops. An error says that nothing could be sent; it is
+	// for counters and logs.
+	Send(to protocol.NodeNumber, datagrams []byte, segment int) error
+}
+
+// Peer is the configuration of one peer.
+type Peer struct {
+	Number       protocol.NodeNumber
+	Key          protocol.WireGuardPublicKey
+	PresharedKey [32]byte       // zeros: none
+	AllowedIPs   []netip.Prefix // no prefix may be in two peers
+	Keepalive    time.Duration  // persistent keepalive, whole seconds; 0: none
+}
+
+// PeerStats counts one peer's traffic since it was first set.
+type PeerStats struct {
+	Number        protocol.NodeNumber
+	RxBytes       uint64
+	TxBytes       uint64
+	LastHandshake time.Time // zero: none yet
+}
+
+// Engine is one WireGuard device. New… opens nothing; Run starts it, owns its
+// goroutines and closes the TUN device when ctx ends.
+type Engine interface {
+	// Name is inline or wireguard-go.
+	Name() string
+	// Run works until ctx ends (nil) or the device fails.
+	Run(ctx context.Context) error
+	// SetPeers replaces all peers. Unchanged peers keep their sessions. It
+	// fails, changing nothing, if a prefix is in two peers or a number or key
+	// twice. It may be called before and while Run runs.
+	SetPeers([]Peer) error
+	// ResetPeer forgets all sessions and handshake state of a peer, as after
+	// its restart.
+	ResetPeer(protocol.NodeNumber)
+	// NewReader returns a receiver for one reader of the underlay.
+	NewReader() underlay.Receiver
+	// Stats lists every peer's counters.
+	Stats() []PeerStats
+}
