@@ -23,7 +23,6 @@ const (
 	DefaultPath        = "/etc/causeway/agent.yaml"
 	DefaultDebugSocket = "/run/causeway/agent.sock"
 	DefaultInterface   = "cw0"
-	DefaultMTU         = 1420
 	DefaultEngine      = "wireguard-go"
 )
 
@@ -41,6 +40,7 @@ const maxFile = 1 << 20
 type Config struct {
 	Routes []netip.Prefix    // what the node announces
 	Accept []netip.Prefix    // what it lets the hub route into the tunnel
+	Named  []netip.Prefix    // Accept as the file names it; nil where it is the default
 	Labels map[string]string // for inventory and policies
 	Tunnel Tunnel
 	Proxy  *url.URL // HTTP proxy to the hub's HTTPS port; nil: none
@@ -51,7 +51,7 @@ type Config struct {
 type Tunnel struct {
 	Interface  string
 	ListenPort uint16 // UDP; 0: any free port
-	MTU        int
+	MTU        int    // of the device and of routes into it; 0: chosen by the tunnel
 	Engine     string // inline or wireguard-go
 }
 
@@ -64,7 +64,7 @@ type Debug struct {
 func Default() Config {
 	return Config{
 		Accept: DefaultAccept(),
-		Tunnel: Tunnel{Interface: DefaultInterface, MTU: DefaultMTU, Engine: DefaultEngine},
+		Tunnel: Tunnel{Interface: DefaultInterface, Engine: DefaultEngine},
 		Debug:  Debug{Socket: DefaultDebugSocket},
 	}
 }
@@ -167,6 +167,9 @@ func Parse(name string, b []byte) (Config, error) {
 		if k == "" || len(k) > 63 || len(v) > 255 || strings.ContainsAny(k, " =,\n") || strings.Contains(v, "\n") {
 			return at("$.labels", "label %q is not valid; a key has 1 to 63 characters without space, '=' or ',', a value at most 255 on one line", k)
 		}
+	}
+	if f.Accept != nil {
+		c.Named = c.Accept
 	}
 	c.Labels = f.Labels
 	if v := f.Tunnel.Interface; v != nil {

@@ -189,6 +189,7 @@ func (e *RefusedError) Error() string {
 	todo := map[string]string{
 		protocol.RefusedToken:   "ask for a new token ('causeway token create')",
 		protocol.RefusedName:    "give another with --name, or ask for a token made with --replace and join with --replace",
+		protocol.RefusedKey:     "try again, with a fresh key",
 		protocol.RefusedOverlay: "the hub's operator has to widen --overlay",
 		protocol.RefusedBusy:    "try again with the same token",
 		protocol.RefusedVersion: "install the agent version that fits the hub",
@@ -340,7 +341,7 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 	}
 	return identity.Identity{
 		Number: a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
-		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey,
+		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey, KeyEpoch: protocol.FirstKeyEpoch,
 		Pin: t.Pin, HubList: *a.HubList, MadeDir: p.MadeDir,
 	}, nil
 }
