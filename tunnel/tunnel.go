@@ -43,6 +43,7 @@ type NodePeer struct {
 	Number     protocol.NodeNumber
 	Name       string
 	Key        protocol.WireGuardPublicKey
+	KeyEpoch   uint32 // of the peer's signed statement
 	AllowedIPs []netip.Prefix
 	Candidates []netip.AddrPort
 	Direct     bool
@@ -84,6 +85,17 @@ func (n *Node) Paths() []protocol.PathStatus { return nil }
 // HubBound reports whether the hub with this number has bound our address and
 // answered lately.
 func (n *Node) HubBound(protocol.NodeNumber) bool { return false }
+
+// HubRestarted receives the number of a hub that has proven a new boot id: its
+// sessions and connections are gone, and control has to be dialled again. A
+// reader that is slow misses repetitions, never the last one of a hub.
+func (n *Node) HubRestarted() <-chan protocol.NodeNumber { return nil }
+
+// CandidatesChanged receives (coalesced) when Candidates has changed.
+func (n *Node) CandidatesChanged() <-chan struct{} { return nil }
+
+// HubsChanged receives (coalesced) when HubBound has changed for any hub.
+func (n *Node) HubsChanged() <-chan struct{} { return nil }
 
 // EngineName is the engine that runs.
 func (n *Node) EngineName() string { return n.cfg.Engine }
