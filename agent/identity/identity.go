@@ -102,6 +102,8 @@ type StoredNetmap struct {
 	// Confirmed is when a hub was last heard to stand by it; MaxAge counts
 	// from here.
 	Confirmed time.Time `json:"confirmed"`
+	// Revoked says that a hub told this node that it is none any more.
+	Revoked bool `json:"revoked,omitempty"`
 }
 
 // Pin is what is remembered of a peer for good.
@@ -363,3 +365,7 @@ func (s *Store) write(name string, v any) (err error) {
 	}
 	return s.lock.Sync() // the directory: the new name is durable too
 }
+
+// Peek reads the identity in dir without taking the directory, for a command
+// that talks to the agent which has it.
+func Peek(dir string) (Identity, error) { return (&Store{dir: dir}).Identity() }
