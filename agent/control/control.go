@@ -335,7 +335,12 @@ func (c *Client) Leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	if err := s.send(protocol.KindLeave, struct{}{}); err != nil {
-		return err
+		select {
+		case <-s.left: // the answer overtook the end of the write
+			return nil
+		default:
+			return err
+		}
 	}
 	select {
 	case <-s.left:
