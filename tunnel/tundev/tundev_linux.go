@@ -11,6 +11,8 @@ import (
 
 const devicePath = "/dev/net/tun"
 
+const vnetHeader = 10 // sizeof(struct virtio_net_hdr)
+
 // txQueueLen is the ring between the kernel and Read, in packets (a
 // super-packet counts as one). The kernel's default of 500 drops small packets
 // above some 100,000 a second; much more would only add delay.
@@ -32,26 +34,44 @@ func Open(name string, mtu int) (tun.Device, error) {
 	return d, nil
 }
 
-// OpenFile is Open without a device around the descriptor. Every packet read or
-// written has a virtio_net_hdr of 10 bytes in front. The descriptor is
-// non-blocking and offloads are off.
+// OpenFile is Open without a device around the descriptor; see OpenFD.
 func OpenFile(name string, mtu int) (*os.File, error) {
+	fd, err := OpenFD(name, mtu)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), devicePath), nil
+}
+
+// OpenFD returns the bare descriptor, non-blocking. Every packet read or
+// written has a virtio_net_hdr of 10 bytes in front; offloads are off until
+// SetOffloads.
+func OpenFD(name string, mtu int) (int, error) {
 	if err := CheckName(name); err != nil {
-		return nil, fmt.Errorf("open tun: %w", err)
+		return -1, fmt.Errorf("open tun: %w", err)
 	}
 	if mtu < MinMTU || mtu > MaxMTU {
-		return nil, fmt.Errorf("open tun %q: mtu %d is not between %d and %d", name, mtu, MinMTU, MaxMTU)
+		return -1, fmt.Errorf("open tun %q: mtu %d is not between %d and %d", name, mtu, MinMTU, MaxMTU)
 	}
 	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open tun %q: %w", name, explainOpen(err))
+		return -1, fmt.Errorf("open tun %q: %w", name, explainOpen(err))
 	}
 	if err := attach(fd, name, mtu); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("open tun %q: %w", name, err)
+		return -1, fmt.Errorf("open tun %q: %w", name, err)
 	}
-	// Only now: a descriptor that is not attached polls as readable for ever.
-	return os.NewFile(uintptr(fd), devicePath), nil
+	return fd, nil
+}
+
+// SetOffloads asks for super-packets both ways and says which the kernel has:
+// of TCP, and of UDP (Linux 6.2).
+func SetOffloads(fd int) (tso, uso bool) {
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil {
+		return true, true
+	}
+	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp) == nil, false
 }
 
 func attach(fd int, name string, mtu int) error {
@@ -62,6 +82,10 @@ func attach(fd int, name string, mtu int) error {
 	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return explainAttach(err)
+	}
+	// An earlier owner may have left another size behind.
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeader); err != nil {
+		return fmt.Errorf("set header size: %w", err)
 	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("make it persistent: %w", err)
