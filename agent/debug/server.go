@@ -95,7 +95,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	g, gctx := errgroup.WithContext(ctx)
 	serve := func(srv *http.Server, l net.Listener, what string) {
 		g.Go(func() error {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
 				return fmt.Errorf("serve %s: %w", what, err)
 			}
 			return nil
