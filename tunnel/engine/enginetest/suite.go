@@ -41,7 +41,6 @@ func Run(t *testing.T, a, b Factory) {
 		{"reset", reset},
 		{"initiations cross", initiationsCross},
 		{"keepalive makes the session", keepalive},
-		{"idle peer", idlePeer},
 		{"garbage", garbage},
 		{"carrier fails", carrierFails},
 		{"stop", stop},
@@ -419,23 +418,6 @@ func keepalive(t *testing.T, a, b Factory) {
 	p.Keepalive = 25 * time.Second
 	require.NoError(t, x.Engine.SetPeers([]engine.Peer{p}))
 	require.Eventually(t, func() bool { return !x.stats(y.Number).LastHandshake.IsZero() }, patience, 5*time.Millisecond)
-}
-
-// idlePeer: a peer that was idle for long works again, and its counters go on.
-func idlePeer(t *testing.T, a, b Factory) {
-	net := NewNetwork()
-	const idle = 100 * time.Millisecond
-	x, y := Start(t, net, a, 2, Key(t), idle), Start(t, net, b, 3, Key(t), idle)
-	Join(t, x, y)
-	for range 3 {
-		before := x.stats(y.Number)
-		x.Ping(y, x.Addr4(), y.Addr4())
-		y.Ping(x, y.Addr6(), x.Addr6())
-		after := x.stats(y.Number)
-		assert.Greater(t, after.TxBytes, before.TxBytes)
-		assert.Greater(t, after.RxBytes, before.RxBytes)
-		time.Sleep(4 * idle) // the idle time itself is what is waited for
-	}
 }
 
 // garbage: what is no WireGuard message, or none of ours, changes nothing.
