@@ -495,17 +495,11 @@ func tunFails(t *testing.T, a, b Factory) {
 	net := NewNetwork()
 	x := Start(t, net, a, 2, Key(t), 0)
 	broken := errors.New("device is gone")
-	done := make(chan error, 1)
 	x.TUN.Fail(broken)
-	go func() {
-		for !x.TUN.Closed() {
-			time.Sleep(time.Millisecond)
-		}
-		done <- x.Stop()
-	}()
 	select {
-	case err := <-done:
-		require.ErrorIs(t, err, broken)
+	case <-x.Ended:
+		require.ErrorIs(t, x.Stop(), broken)
+		assert.True(t, x.TUN.Closed())
 	case <-time.After(patience):
 		require.FailNow(t, "engine runs on without its tun device")
 	}
