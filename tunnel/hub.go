@@ -151,6 +151,16 @@ func (h *Hub) SetNodes(nodes []HubNode) error {
 // setEngine gives the engine its peers, or checks them while there is none.
 func (h *Hub) setEngine(nodes []HubNode) error {
 	peers := hubPeers(nodes)
+	for _, p := range peers {
+		if p.Number == h.cfg.Number {
+			return fmt.Errorf("node %d: number is the hub's own", p.Number)
+		}
+		for _, a := range p.AllowedIPs {
+			if slices.Contains(h.cfg.Overlay, a.Addr()) {
+				return fmt.Errorf("node %d: address %s is the hub's own", p.Number, a.Addr())
+			}
+		}
+	}
 	if e := h.eng.Load(); e != nil {
 		return e.SetPeers(peers)
 	}

@@ -44,6 +44,7 @@ type Node struct {
 	Key    protocol.WireGuardPrivateKey
 	Engine engine.Engine
 	TUN    *TUN
+	Ended  chan struct{} // closed when Run has returned
 
 	t    testing.TB
 	stop func() error
@@ -97,13 +98,17 @@ func Start(t testing.TB, net *Network, f Factory, number protocol.NodeNumber, ke
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	done := make(chan error, 1)
-	wg.Go(func() { done <- n.Engine.Run(ctx) })
+	var ran error
+	n.Ended = make(chan struct{})
+	wg.Go(func() {
+		defer close(n.Ended)
+		ran = n.Engine.Run(ctx)
+	})
 	wg.Go(func() { m.Deliver(ctx, n.Engine.NewReader()) })
 	n.stop = sync.OnceValue(func() error {
 		cancel()
 		wg.Wait()
-		return <-done
+		return ran
 	})
 	t.Cleanup(func() { n.stop() })
 	return n

@@ -41,7 +41,6 @@ func Run(t *testing.T, a, b Factory) {
 		{"reset", reset},
 		{"initiations cross", initiationsCross},
 		{"keepalive makes the session", keepalive},
-		{"idle peer", idlePeer},
 		{"garbage", garbage},
 		{"carrier fails", carrierFails},
 		{"stop", stop},
@@ -421,23 +420,6 @@ func keepalive(t *testing.T, a, b Factory) {
 	require.Eventually(t, func() bool { return !x.stats(y.Number).LastHandshake.IsZero() }, patience, 5*time.Millisecond)
 }
 
-// idlePeer: a peer that was idle for long works again, and its counters go on.
-func idlePeer(t *testing.T, a, b Factory) {
-	net := NewNetwork()
-	const idle = 100 * time.Millisecond
-	x, y := Start(t, net, a, 2, Key(t), idle), Start(t, net, b, 3, Key(t), idle)
-	Join(t, x, y)
-	for range 3 {
-		before := x.stats(y.Number)
-		x.Ping(y, x.Addr4(), y.Addr4())
-		y.Ping(x, y.Addr6(), x.Addr6())
-		after := x.stats(y.Number)
-		assert.Greater(t, after.TxBytes, before.TxBytes)
-		assert.Greater(t, after.RxBytes, before.RxBytes)
-		time.Sleep(4 * idle) // the idle time itself is what is waited for
-	}
-}
-
 // garbage: what is no WireGuard message, or none of ours, changes nothing.
 // Threat model: whoever can send to the node from an address of a peer.
 func garbage(t *testing.T, a, b Factory) {
@@ -513,17 +495,11 @@ func tunFails(t *testing.T, a, b Factory) {
 	net := NewNetwork()
 	x := Start(t, net, a, 2, Key(t), 0)
 	broken := errors.New("device is gone")
-	done := make(chan error, 1)
 	x.TUN.Fail(broken)
-	go func() {
-		for !x.TUN.Closed() {
-			time.Sleep(time.Millisecond)
-		}
-		done <- x.Stop()
-	}()
 	select {
-	case err := <-done:
-		require.ErrorIs(t, err, broken)
+	case <-x.Ended:
+		require.ErrorIs(t, x.Stop(), broken)
+		assert.True(t, x.TUN.Closed())
 	case <-time.After(patience):
 		require.FailNow(t, "engine runs on without its tun device")
 	}
