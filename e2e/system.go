@@ -205,21 +205,19 @@ func (n *Node) Start() error {
 	return err
 }
 
-// Leave stops the agent, as its service manager would, and runs
-// 'causeway-agent leave'.
+// Leave runs 'causeway-agent leave' and waits for the agent, if it runs, to
+// end by that.
 func (n *Node) Leave(ctx context.Context) error {
-	if n.Proc != nil {
-		if err := n.Proc.Stop(ctx); err != nil {
-			return fmt.Errorf("stop agent %s: %w\n%s", n.Name, err, n.Proc.Output())
-		}
+	if _, err := n.Host.Run(ctx, n.bin, "leave", "--state-dir", n.StateDir, "--debug-socket", n.Socket); err != nil {
+		return err
 	}
-	return n.Forget(ctx)
-}
-
-// Forget runs 'causeway-agent leave' on a host whose agent has stopped.
-func (n *Node) Forget(ctx context.Context) error {
-	_, err := n.Host.Run(ctx, n.bin, "leave", "--state-dir", n.StateDir)
-	return err
+	if n.Proc == nil {
+		return nil
+	}
+	if err := n.Proc.Wait(ctx); err != nil && n.Proc.Running() {
+		return err
+	}
+	return nil
 }
 
 // Agent runs one of the agent's commands that read its debug socket.
