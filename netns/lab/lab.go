@@ -62,7 +62,7 @@ func New(t testing.TB) *Lab {
 		}
 		t.Skip(why)
 	}
-	l, err := open(func(err error) { t.Helper(); t.Fatal(err) }, t.Logf)
+	l, err := Open(func(err error) { t.Helper(); t.Fatal(err) }, t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ type failure struct{ err error }
 // Main runs f with a lab, for programs. The lab is closed when f returns or
 // fails unless f called Keep; a failure's report goes to logf.
 func Main(logf func(format string, args ...any), f func(l *Lab) error) (err error) {
-	l, err := open(func(err error) { panic(failure{err}) }, logf)
+	l, err := Open(func(err error) { panic(failure{err}) }, logf)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,10 @@ func Main(logf func(format string, args ...any), f func(l *Lab) error) (err erro
 	return f(l)
 }
 
-func open(fail func(error), logf func(string, ...any)) (*Lab, error) {
+// Open makes a lab for callers that close it themselves, such as several tests
+// that share one. fail is called with the error of a building method and must
+// not return.
+func Open(fail func(error), logf func(string, ...any)) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("needs root: makes network namespaces")
 	}
