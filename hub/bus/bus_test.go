@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,7 +66,7 @@ func agent(t *testing.T, s *Server, site string, n protocol.NodeNumber, opts ...
 	t.Helper()
 	d = &dialer{s: s, site: site, n: n, t: t}
 	denied = make(chan error, 100)
-	opts = append(opts, nats.SetCustomDialer(d), nats.CustomInboxPrefix(protocol.InboxPrefix(n)), nats.NoReconnect(),
+	opts = append(opts, nats.SetCustomDialer(d), nats.CustomInboxPrefix(protocol.InboxPrefix(n)), nats.NoReconnect(), nats.SkipHostLookup(),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
 	nc, err := nats.Connect("nats://hub:4222", opts...)
 	require.NoError(t, err)
@@ -178,10 +179,19 @@ func TestCredentialsEndWithTheSession(t *testing.T) {
 	require.Len(t, s.sessions, 3)
 	nc.Close()
 	require.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 2 }, 10*time.Second, time.Millisecond)
-	_, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Token("guess"))
-	require.Error(t, err)
-	_, err = nats.Connect("", nats.InProcessServer(s.ns))
-	require.Error(t, err)
+	for _, connect := range []string{`{"auth_token":"guess"}`, `{}`, `{"user":"a","pass":"b"}`} {
+		c, err := s.ns.InProcessConn()
+		require.NoError(t, err)
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		br := bufio.NewReader(c)
+		_, err = br.ReadString('\n') // INFO
+		require.NoError(t, err)
+		go c.Write([]byte("CONNECT " + connect + "\r\nPING\r\n")) // a pipe: both sides may write at once
+		line, err := br.ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, "Authorization Violation")
+		c.Close()
+	}
 }
 
 func TestStartSaysWhyNot(t *testing.T) {
