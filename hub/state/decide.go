@@ -81,7 +81,7 @@ type Refusal struct {
 // Error returns the operator's reason.
 func (r *Refusal) Error() string { return r.Reason }
 
-const toldToken = "the token is not valid here: it was used, has expired, was revoked or belongs to another hub; make a new one with 'causeway token create'"
+const toldToken = "the token is not valid here: it was used, has expired, was revoked or belongs to another hub"
 
 func refuseToken(reason string) error {
 	return &Refusal{protocol.RefusedToken, toldToken, reason}

@@ -111,3 +111,6 @@ func writeFileSync(path string, b []byte) error {
 	defer d.Close()
 	return d.Sync()
 }
+
+// New reports whether no log was made yet: keys may be made, too.
+func (m *Marker) New() bool { return m.read().Created.IsZero() }
