@@ -38,7 +38,7 @@ func oneLine(err error) string { return strings.Join(strings.Fields(err.Error())
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use: "causeway-hub", Short: "The cloud side of Causeway: control plane, join authority and blind relay",
-		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
