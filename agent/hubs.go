@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -45,16 +46,17 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 			return nil
 		}
 		if text := fmt.Sprint(hubs); text != last {
-			if err := a.tunnel.SetHubs(hubs); err != nil {
-				return fmt.Errorf("set hubs: %w", err)
+			if e := a.tunnel.SetHubs(hubs); e != nil {
+				err = errors.Join(err, e)
+			} else {
+				last = text
 			}
-			last = text
 		}
 		wait := resolveEvery
 		switch {
 		case err != nil:
 			wait = b.NextBackOff()
-			a.log.Warn().Err(err).Dur("retry_in", wait).Msg("a hub's name does not resolve")
+			a.log.Warn().Err(err).Dur("retry_in", wait).Msg("not every hub could be set")
 		case a.boundHub(0) == 0:
 			b.Reset()
 			wait = resolveLost

@@ -278,7 +278,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))
 	for _, p := range in {
-		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey,
+		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey, KeyEpoch: p.Statement.Epoch,
 			AllowedIPs: p.Prefixes(), Candidates: p.Candidates, Direct: p.Direct})
 	}
 	return out

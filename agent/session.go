@@ -87,9 +87,12 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 		return err
 	}
 	// What was signalled before this session began is not about it.
-	select {
-	case <-a.tunnel.HubRestarted():
-	default:
+	for stale := true; stale; {
+		select {
+		case <-a.tunnel.HubRestarted():
+		default:
+			stale = false
+		}
 	}
 	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	conn, err := a.dial(dctx, from, to)
