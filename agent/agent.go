@@ -59,6 +59,7 @@ type Tunnel interface {
 	CandidatesChanged() <-chan struct{}
 	HubsChanged() <-chan struct{}
 	EngineName() string
+	Dropped() map[string]uint64
 }
 
 // Host is the agent's use of netns.Host.

@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -328,6 +331,32 @@ func TestAcceptFromConfig(t *testing.T) {
 	ack := w.session().give(testNetmap(1, testPeer(3, "10.9.0.0/16", "10.9.0.0/24", "10.3.0.0/24")))
 	require.Len(t, ack.Refused, 2)
 	require.True(t, w.host.routed("10.9.0.0/16"), "named exactly")
+}
+
+// No endpoint, metric or profile shows a private key.
+func TestNoSecretsInAnswers(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1, testPeer(3)))
+	id, err := w.store.Identity()
+	require.NoError(t, err)
+	for _, path := range []string{"/v1/health", "/v1/status", "/v1/peers", "/v1/paths", "/v1/netmap", "/v1/routes", "/metrics", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1"} {
+		r := httptest.NewRecorder()
+		w.agent.debug.Local().ServeHTTP(r, httptest.NewRequest("GET", path, nil))
+		require.Equal(t, 200, r.Code, path)
+		body := r.Body.String()
+		for _, k := range [][]byte{id.WireGuardKey[:], id.IdentityKey[:]} {
+			require.NotContains(t, body, base64.RawURLEncoding.EncodeToString(k), path)
+			require.NotContains(t, body, base64.StdEncoding.EncodeToString(k), path)
+			require.NotContains(t, body, hex.EncodeToString(k), path)
+		}
+		if path == "/metrics" {
+			for _, m := range []string{`causeway_agent_condition{condition="control"} 1`, `causeway_agent_peers{path="relay"} 1`, `causeway_agent_dropped_datagrams_total{reason="mac"} 3`, "causeway_agent_netmap_version 1"} {
+				require.Contains(t, body, m)
+			}
+		}
+	}
 }
 
 func TestContainerInterface(t *testing.T) {

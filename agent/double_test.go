@@ -76,6 +76,7 @@ func (d *doubleTunnel) HubRestarted() <-chan protocol.NodeNumber { return d.rest
 func (d *doubleTunnel) CandidatesChanged() <-chan struct{}       { return nil }
 func (d *doubleTunnel) HubsChanged() <-chan struct{}             { return nil }
 func (d *doubleTunnel) EngineName() string                       { return "double" }
+func (d *doubleTunnel) Dropped() map[string]uint64               { return map[string]uint64{"mac": 3} }
 
 func (d *doubleTunnel) peerNumbers() (out []protocol.NodeNumber) {
 	d.mu.Lock()

@@ -14,7 +14,7 @@ type metrics struct {
 	inventory               *prometheus.CounterVec
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
-	rx, tx                  *prometheus.Desc
+	rx, tx, dropped         *prometheus.Desc
 }
 
 func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
@@ -32,6 +32,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		netmap:    desc("netmap_version", "Version of the netmap held: the sequence of the hub's state log."),
 		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
 		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
+		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 	}
 	reg.MustRegister(m, m.sessions, m.ended, m.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -51,7 +52,7 @@ func (m *metrics) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped} {
 		ch <- d
 	}
 }
@@ -88,6 +89,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.refused, float64(refused))
 	gauge(m.netmap, float64(version))
 	gauge(m.netAge, confirmed)
+	for reason, n := range a.tunnel.Dropped() {
+		ch <- prometheus.MustNewConstMetric(m.dropped, prometheus.CounterValue, float64(n), reason)
+	}
 	rx, tx := a.traffic()
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
 	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))

@@ -87,6 +87,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 			more = append(more, protocol.RefusedPart{Reason: "hub list: " + why})
 		}
 	}
+	before := fmt.Sprint(a.announced())
 	a.mu.Lock()
 	a.held = &identity.StoredNetmap{Netmap: full, Confirmed: a.now().UTC()}
 	a.mu.Unlock()
@@ -100,7 +101,9 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 	for _, r := range ack.Refused {
 		a.log.Warn().Uint32("peer", uint32(r.Peer)).Str("prefix", r.Prefix).Str("reason", r.Reason).Msg("refused a part of the netmap")
 	}
-	a.inv.Changed() // routes may have changed
+	if now := fmt.Sprint(a.announced()); now != before {
+		a.inv.Changed()
+	}
 	return ack
 }
 
@@ -226,15 +229,18 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		}
 	}
 	res := netmapcheck.Check(in)
-	if revoked || expired || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0 {
+	closed := revoked || expired || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0
+	if closed {
 		in.Netmap.Requires = nil
-		closed := netmapcheck.Check(in)
-		res.Peers, res.Routes = nil, closed.Routes
+		res.Routes = netmapcheck.Check(in).Routes
 	}
 	if foreignErr != nil {
 		// Without knowing the host's own routes no new one is taken.
 		fail(foreignErr)
 		res = last
+	}
+	if closed {
+		res.Peers = nil
 	}
 	ack.Refused = res.Refused
 
@@ -318,11 +324,26 @@ func (a *Agent) netmapCause(held, revoked bool) string {
 		return "this node was revoked: no peer is reached; join again with a new token, or leave"
 	case a.expired:
 		return fmt.Sprintf("no hub since %s, which is longer than the netmap's max_age of %s: no peer is reached", a.held.Confirmed.Format(time.RFC3339), a.held.Netmap.MaxAge)
-	case len(a.result.Refused) > 0:
-		r := a.result.Refused[0]
-		return fmt.Sprintf("%d parts were refused, the first: node %d %s: %s", len(a.result.Refused), r.Peer, r.Prefix, r.Reason)
+	case refusedWhole(a.result.Refused) != "":
+		return refusedWhole(a.result.Refused)
 	case a.held.Netmap.MaxAge > 0 && a.now().Sub(a.held.Confirmed) > a.held.Netmap.MaxAge/2:
 		return fmt.Sprintf("no hub since %s; peers are dropped at %s", a.held.Confirmed.Format(time.RFC3339), a.held.Confirmed.Add(a.held.Netmap.MaxAge).Format(time.RFC3339))
+	}
+	return ""
+}
+
+// refusedWhole names the first peer, or the netmap, that was refused as a
+// whole; empty if there is none. A single prefix that is refused is this
+// host's own choice and no fault: the netmap's view and the hub show it.
+func refusedWhole(l []protocol.RefusedPart) string {
+	for _, r := range l {
+		switch {
+		case r.Prefix != "":
+		case r.Peer == 0:
+			return "the netmap was refused: " + r.Reason
+		default:
+			return fmt.Sprintf("node %d was refused: %s", r.Peer, r.Reason)
+		}
 	}
 	return ""
 }

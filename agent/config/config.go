@@ -16,6 +16,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"causeway/protocol"
 )
 
 // Defaults.
@@ -23,7 +25,6 @@ const (
 	DefaultPath        = "/etc/causeway/agent.yaml"
 	DefaultDebugSocket = "/run/causeway/agent.sock"
 	DefaultInterface   = "cw0"
-	DefaultEngine      = "wireguard-go"
 )
 
 // MTU limits: IPv6 needs 1280; the upper one is a jumbo frame less WireGuard's
@@ -52,7 +53,7 @@ type Tunnel struct {
 	Interface  string
 	ListenPort uint16 // UDP; 0: any free port
 	MTU        int    // of the device and of routes into it; 0: chosen by the tunnel
-	Engine     string // inline or wireguard-go
+	Engine     string // inline or wireguard-go; empty: chosen by the tunnel
 }
 
 // Debug configures the debug endpoints.
@@ -64,7 +65,7 @@ type Debug struct {
 func Default() Config {
 	return Config{
 		Accept: DefaultAccept(),
-		Tunnel: Tunnel{Interface: DefaultInterface, Engine: DefaultEngine},
+		Tunnel: Tunnel{Interface: DefaultInterface},
 		Debug:  Debug{Socket: DefaultDebugSocket},
 	}
 }
@@ -162,6 +163,12 @@ func Parse(name string, b []byte) (Config, error) {
 			}
 			*l.out = append(*l.out, p)
 		}
+	}
+	if len(c.Routes) > protocol.MaxNodeRoutes {
+		return at("$.routes", "%d routes are more than a node may announce, %d; announce ranges that cover several", len(c.Routes), protocol.MaxNodeRoutes)
+	}
+	if len(f.Labels) > protocol.MaxNodeLabels {
+		return at("$.labels", "%d labels are more than a node may have, %d", len(f.Labels), protocol.MaxNodeLabels)
 	}
 	for k, v := range f.Labels {
 		if k == "" || len(k) > 63 || len(v) > 255 || strings.ContainsAny(k, " =,\n") || strings.Contains(v, "\n") {

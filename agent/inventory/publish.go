@@ -23,6 +23,9 @@ const (
 	connectTimeout = 10 * time.Second
 	ackTimeout     = 10 * time.Second
 	pingInterval   = 30 * time.Second
+	// minInterval keeps a host on which containers come and go from
+	// publishing all the time.
+	minInterval = 2 * time.Second
 )
 
 // Publisher publishes snapshots. It lives as long as its agent; Run is called
@@ -127,6 +130,12 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 			return err
 		}
 		p.Report(nil)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-closed:
+		case <-time.After(minInterval):
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -46,6 +46,12 @@ const timeout = 10 * time.Second
 // ErrAlreadyJoined says that the state directory holds an identity.
 var ErrAlreadyJoined = errors.New("this host has joined already")
 
+// AlreadyJoined is the error of a join onto dir, which holds id.
+func AlreadyJoined(dir string, id identity.Identity) error {
+	return fmt.Errorf("%w: %s holds node %s (number %d, site %s); 'causeway-agent leave' ends it, 'join --replace' takes its place",
+		ErrAlreadyJoined, dir, id.Name, id.Number, id.Site)
+}
+
 // Join redeems the token and stores the identity in s. If it fails before a
 // hub can have redeemed the token, or with a refusal, it leaves nothing
 // behind; if the answer was lost, it leaves the keys, and the same token given
@@ -55,8 +61,7 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	madeDir := s.Made() || err == nil && old.MadeDir
 	switch {
 	case err == nil && !c.Replace:
-		return identity.Identity{}, fmt.Errorf("%w: %s holds node %s (number %d, site %s); 'causeway-agent leave' ends it, 'join --replace' takes its place",
-			ErrAlreadyJoined, s.Dir(), old.Name, old.Number, old.Site)
+		return identity.Identity{}, AlreadyJoined(s.Dir(), old)
 	case err != nil && !errors.Is(err, identity.ErrNotJoined) && !c.Replace:
 		return identity.Identity{}, err
 	}

@@ -51,6 +51,9 @@ func joinCommand(o *options) *cobra.Command {
 			s, err := identity.Create(o.stateDir)
 			if err != nil {
 				if errors.Is(err, identity.ErrLocked) {
+					if id, e := identity.Peek(o.stateDir); e == nil && !replace {
+						return join.AlreadyJoined(o.stateDir, id)
+					}
 					return fmt.Errorf("an agent runs on %s; stop it before joining", o.stateDir)
 				}
 				return err
