@@ -87,6 +87,11 @@ func attach(fd int, name string, mtu int) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeader); err != nil {
 		return fmt.Errorf("set header size: %w", err)
 	}
+	// A persistent device without an owner could be taken up by whoever may open
+	// /dev/net/tun, which is everybody, while no agent runs.
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, os.Geteuid()); err != nil {
+		return fmt.Errorf("set owner: %w", err)
+	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("make it persistent: %w", err)
 	}
@@ -108,7 +113,9 @@ func attach(fd int, name string, mtu int) error {
 			return err
 		}
 		ifr.SetUint32(uint32(set.value))
-		if err := unix.IoctlIfreq(s, set.ioctl, ifr); err != nil {
+		if err := unix.IoctlIfreq(s, set.ioctl, ifr); errors.Is(err, unix.EPERM) {
+			return explainAttach(err)
+		} else if err != nil {
 			return fmt.Errorf("set %s %d: %w", set.what, set.value, err)
 		}
 	}
