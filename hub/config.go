@@ -84,8 +84,8 @@ func New(cfg Config) (*Hub, error) {
 	if cfg.PublicUDPPort == 0 {
 		h.cfg.PublicUDPPort = h.udp.Port()
 	}
-	if cfg.PublicHTTPSPort == 0 {
-		h.cfg.PublicHTTPSPort = https.Port()
+	if h.cfg.PublicUDPPort == 0 {
+		return nil, fmt.Errorf("listen-udp %q: agents have to know the port; choose one", cfg.ListenUDP)
 	}
 	if p := cfg.PublicHost; p != "" {
 		if strings.ContainsAny(p, " /@?#\\[]") || strings.Contains(p, ":") && !isAddr(p) || len(p) > 253 {
@@ -108,8 +108,8 @@ func listenAddr(s string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, errors.New("give ADDRESS:PORT or :PORT")
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return netip.AddrPort{}, errors.New("the port is no number from 1 to 65535")
+	if err != nil {
+		return netip.AddrPort{}, errors.New("the port is no number from 0 to 65535")
 	}
 	var a netip.Addr
 	if host != "" {

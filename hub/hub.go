@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"causeway/hub/admin"
 	"causeway/hub/bus"
@@ -103,7 +104,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	public, err := h.publicHub(keys.Hub.Public())
+	public, err := h.publicHub(keys.Hub.Public(), httpsListener.Addr())
 	if err != nil {
 		return err
 	}
@@ -119,7 +120,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: h.udp, Overlay: overlay, Log: log})
+	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay, Log: log})
 	if err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (h *Hub) Run(ctx context.Context) error {
 }
 
 // publicHub is how the hub list names this hub.
-func (h *Hub) publicHub(key protocol.WireGuardPublicKey) (protocol.Hub, error) {
+func (h *Hub) publicHub(key protocol.WireGuardPublicKey, https net.Addr) (protocol.Hub, error) {
 	host := h.cfg.PublicHost
 	if host == "" {
 		var err error
@@ -178,8 +179,26 @@ func (h *Hub) publicHub(key protocol.WireGuardPublicKey) (protocol.Hub, error) {
 		}
 		h.cfg.Log.Warn().Str("addr", host).Msg("no public host given, agents are told this address; set --public-host if they reach the hub at another")
 	}
+	httpsPort := h.cfg.PublicHTTPSPort
+	if a, ok := https.(*net.TCPAddr); ok && httpsPort == 0 {
+		httpsPort = uint16(a.Port)
+	}
 	at := func(port uint16) []string { return []string{net.JoinHostPort(host, strconv.Itoa(int(port)))} }
-	return protocol.Hub{WireGuardKey: key, UDP: at(h.cfg.PublicUDPPort), HTTPS: at(h.cfg.PublicHTTPSPort)}, nil
+	return protocol.Hub{WireGuardKey: key, UDP: at(h.cfg.PublicUDPPort), HTTPS: at(httpsPort)}, nil
+}
+
+// anyAddress makes 'every address' explicit: the IPv6 one, which takes IPv4 too,
+// where the host has IPv6.
+func anyAddress(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().IsValid() {
+		return a
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())
+	}
+	unix.Close(fd)
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
 }
 
 func listenHTTPS(ctx context.Context, addr string) (net.Listener, error) {

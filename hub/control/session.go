@@ -193,6 +193,9 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		ses.log.Warn().Err(err).Msg("hello refused")
 		return ses.send(protocol.KindError, protocol.Error{Code: code, Message: err.Error()})
 	}
+	ses.mu.Lock()
+	ses.welcome = true // before the agent can know: it opens other streams at once
+	ses.mu.Unlock()
 	if err := ses.send(protocol.KindWelcome, protocol.Welcome{
 		HubVersion: ses.s.cfg.Version, Hub: ses.s.cfg.Number, Number: node.Number, Name: node.Name, Site: node.Site, Time: time.Now().UTC(),
 	}); err != nil {
@@ -238,9 +241,6 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
 	s.judged(node, l)
 	s.mu.Unlock()
-	ses.mu.Lock()
-	ses.welcome = true
-	ses.mu.Unlock()
 	if old != nil {
 		old.mux.Close()
 	}

@@ -19,8 +19,8 @@ import (
 	"causeway/protocol"
 )
 
-// version is set by the build.
-var version = "0.1.0-dev"
+// version is set by the linker.
+var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
