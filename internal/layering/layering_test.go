@@ -49,6 +49,10 @@ var rules = []rule{
 		why:   "the admin CLI is small and installed on its own"},
 	{from: []string{"causeway/agent", "causeway/tunnel", "causeway/netns", "causeway/protocol"}, never: []string{"github.com/nats-io/nats-server"},
 		why: "the NATS server belongs in the hub alone"},
+	// The agent links gvisor all the same: package tunnel has both sides, and the hub's side needs the netstack.
+	{from: []string{"causeway/protocol", "causeway/netns", "causeway/agent/inventory", "causeway/tunnel/underlay", "causeway/tunnel/engine", "causeway/tunnel/relay", "causeway/tunnel/mux", "causeway/tunnel/tundev"},
+		never: []string{"gvisor.dev/gvisor"},
+		why:   "the userspace network stack is the hub's and sits behind tunnel/netstack"},
 	{from: []string{"causeway/agent/cmd", "causeway/hub/cmd"}, never: []string{"causeway/netns/lab", "causeway/e2e", "github.com/stretchr/testify"},
 		why: "what serves tests stays out of what is shipped"},
 }
@@ -77,6 +81,17 @@ func TestLayering(t *testing.T) {
 					t.Errorf("%s depends on %s (%s)", p.ImportPath, d, r.why)
 				}
 			}
+		}
+	}
+}
+
+// TestRulesApply keeps a renamed package from leaving its rules without effect.
+func TestRulesApply(t *testing.T) {
+	ours := listOurs(t)
+	for _, r := range rules {
+		for _, f := range r.from {
+			require.True(t, slices.ContainsFunc(ours, func(p pkg) bool { return within(p.ImportPath, []string{f}) }),
+				"no package matches %s: was it renamed? (%s)", f, r.why)
 		}
 	}
 }
