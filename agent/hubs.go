@@ -34,6 +34,13 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(resolveLost), backoff.WithMaxElapsedTime(0))
 	known := map[string][]netip.AddrPort{}
 	var last string
+	// Before the sockets are open the first handshake would be lost, and
+	// WireGuard repeats it after 5 s only.
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.tunnel.Ready():
+	}
 	for {
 		a.mu.Lock()
 		list := a.hubs
