@@ -15,9 +15,11 @@ TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 UNIT        = $(shell go list ./... | grep -v '^causeway/e2e')
 
-# The version comes from LDFLAGS; asking git again fails in a clone that
-# belongs to somebody else, as in many CI systems.
+# In a clone that belongs to somebody else, as in many CI systems, git refuses to
+# answer, and go build would fail over it.
+ifneq ($(shell git status --porcelain >/dev/null 2>&1 && echo ok),ok)
 export GOFLAGS := $(GOFLAGS) -buildvcs=false
+endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

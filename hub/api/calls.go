@@ -136,6 +136,6 @@ func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {
 		each = time.Second
 	}
 	var r PingResult
-	err := c.doWithin(ctx, c.cfg.Timeout+time.Duration(count)*max(each, time.Second), http.MethodPost, "/v1/diag/ping", p, &r)
+	err := c.doWithin(ctx, c.cfg.Timeout+time.Duration(count)*(each+time.Second), http.MethodPost, "/v1/diag/ping", p, &r)
 	return r, err
 }
