@@ -203,17 +203,29 @@ func joinSmall(t *testing.T, s *System, nodes []*smallNode, i int, accept ...str
 	nodes[i-1].Node = n
 }
 
-// requireOneLine checks that a program ended with status 1 and said why in one
-// line.
+// requireOneLine checks that a program ended with one of the statuses for
+// errors (1; 2 for the command line itself) and said why in one line.
 func requireOneLine(t *testing.T, err error, want ...string) {
+	t.Helper()
+	r := failed(t, err)
+	require.Contains(t, []int{1, 2}, exitCode(t, r), r)
+	requireLine(t, r.Stderr, want...)
+	require.Empty(t, r.Stdout)
+}
+
+func failed(t *testing.T, err error) *lab.RunError {
 	t.Helper()
 	var r *lab.RunError
 	require.ErrorAs(t, err, &r)
+	return r
+}
+
+// exitCode is a program's exit status, -1 if a signal ended it.
+func exitCode(t *testing.T, r *lab.RunError) int {
+	t.Helper()
 	var exit interface{ ExitCode() int }
-	require.True(t, errors.As(r.Err, &exit))
-	require.Equal(t, 1, exit.ExitCode(), r)
-	requireLine(t, r.Stderr, want...)
-	require.Empty(t, r.Stdout)
+	require.True(t, errors.As(r.Err, &exit), r)
+	return exit.ExitCode()
 }
 
 func requireLine(t *testing.T, text string, want ...string) {

@@ -25,6 +25,7 @@ func TestTokens(t *testing.T) {
 		require.NoError(t, err)
 		_, err = n.Redeem(step(t), token)
 		requireOneLine(t, err, want...)
+		require.Equal(t, 1, exitCode(t, failed(t, err)))
 		requireNoSecret(t, err.Error(), token)
 		_, err = n.Host.Run(step(t), n.bin, "run", "--state-dir", n.StateDir, "--config", n.Config, "--debug-socket", n.Socket)
 		requireOneLine(t, err, "join")
