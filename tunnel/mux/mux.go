@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -22,6 +23,10 @@ const headerTimeout = 10 * time.Second
 // maxWrite keeps one stream from holding the connection: yamux writes a whole
 // Write in one frame, and a large one starves its pings.
 const maxWrite = 32 << 10
+
+// closeTimeout is how long a stream that was closed on one side waits for the
+// other.
+const closeTimeout = 5 * time.Minute
 
 // Session is one multiplexed connection. Its methods may be called
 // concurrently.
@@ -52,31 +57,64 @@ func config() *yamux.Config {
 	c.ConnectionWriteTimeout = 60 * time.Second
 	c.MaxStreamWindowSize = 4 << 20
 	c.AcceptBacklog = 64
+	c.StreamOpenTimeout = 0 // it would end the whole session for one stream that waits; Open has its context
+	c.StreamCloseTimeout = closeTimeout
 	return c
 }
 
-// Open opens a stream and sends its header.
+// Open opens a stream and sends its header. It waits while the other side has
+// many streams to accept. The stream is a *Stream.
 func (s *Session) Open(ctx context.Context, h protocol.StreamHeader) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	st, err := s.y.OpenStream()
-	if err != nil {
 		return nil, fmt.Errorf("open %s stream: %w", h.Kind, err)
 	}
+	type result struct {
+		st  *Stream
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		st, err := s.open(h)
+		done <- result{st, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("open %s stream: %w", h.Kind, r.err)
+		}
+		return r.st, nil
+	case <-ctx.Done():
+		// yamux cannot be told to give up: the stream is closed once it opens,
+		// or the session ends.
+		go func() {
+			if r := <-done; r.err == nil {
+				r.st.Close()
+			}
+		}()
+		return nil, fmt.Errorf("open %s stream: %w", h.Kind, ctx.Err())
+	}
+}
+
+func (s *Session) open(h protocol.StreamHeader) (*Stream, error) {
+	y, err := s.y.OpenStream()
+	if err != nil {
+		return nil, err
+	}
+	st := &Stream{Stream: y, session: s.y}
 	h.Version = protocol.Version
 	st.SetWriteDeadline(time.Now().Add(headerTimeout))
 	if err := protocol.WriteFrame(st, h, protocol.MaxStreamHeader); err != nil {
 		st.Close()
-		return nil, fmt.Errorf("open %s stream: %w", h.Kind, err)
+		return nil, err
 	}
 	st.SetWriteDeadline(time.Time{})
-	return stream{st}, nil
+	return st, nil
 }
 
 // Accept waits for the other side to open a stream and hands over the
 // connection alone; the header is read by ReadHeader, so that one slow opener
-// does not keep the others waiting. It returns io.EOF once the session ended.
+// does not keep the others waiting. It returns io.EOF once either side has
+// closed the session, and what went wrong if it ended otherwise.
 func (s *Session) Accept(ctx context.Context) (net.Conn, error) {
 	st, err := s.y.AcceptStreamWithContext(ctx)
 	if errors.Is(err, yamux.ErrSessionShutdown) {
@@ -85,10 +123,11 @@ func (s *Session) Accept(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return stream{st}, nil
+	return &Stream{Stream: st, session: s.y}, nil
 }
 
-// ReadHeader reads the header of an accepted stream.
+// ReadHeader reads the header of an accepted stream. After an error the stream
+// is of no use and is the caller's to close.
 func ReadHeader(c net.Conn) (h protocol.StreamHeader, err error) {
 	c.SetReadDeadline(time.Now().Add(headerTimeout))
 	err = protocol.ReadFrame(c, &h, protocol.MaxStreamHeader)
@@ -102,17 +141,67 @@ func (s *Session) Close() error { return s.y.Close() }
 // Done is closed when the session has ended.
 func (s *Session) Done() <-chan struct{} { return s.y.CloseChan() }
 
-// stream cuts writes to maxWrite.
-type stream struct{ *yamux.Stream }
+// Stream is one stream: a net.Conn that can also end its sending side alone.
+type Stream struct {
+	*yamux.Stream
+	session *yamux.Session
+	closed  atomic.Bool
+}
 
-func (s stream) Write(b []byte) (n int, err error) {
+// Read returns io.EOF when the other side has ended its sending side, and
+// net.ErrClosed after Close.
+func (s *Stream) Read(b []byte) (int, error) {
+	if s.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	n, err := s.Stream.Read(b)
+	if err != nil && s.closed.Load() {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+// Write writes b in pieces of at most 32 KiB, between which other streams have
+// their turn.
+func (s *Stream) Write(b []byte) (n int, err error) {
 	for len(b) > 0 {
 		k, err := s.Stream.Write(b[:min(len(b), maxWrite)])
 		n += k
 		if err != nil {
+			if errors.Is(err, yamux.ErrConnectionWriteTimeout) {
+				// Half a frame may be on the wire, and the other side's reader
+				// may hang for ever (hashicorp/yamux#142).
+				go s.session.Close()
+			}
 			return n, err
 		}
 		b = b[k:]
 	}
 	return n, nil
+}
+
+// CloseWrite ends the sending side; the other side reads io.EOF. It has five
+// minutes to end its own.
+func (s *Stream) CloseWrite() error { return s.Stream.Close() }
+
+// SetDeadline sets both deadlines; not after Close.
+func (s *Stream) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+// SetReadDeadline does nothing after Close.
+func (s *Stream) SetReadDeadline(t time.Time) error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	return s.Stream.SetReadDeadline(t)
+}
+
+// Close ends both sides and wakes a waiting Read. yamux alone would leave it
+// waiting for the other side.
+func (s *Stream) Close() error {
+	s.closed.Store(true)
+	err := s.Stream.Close()
+	s.Stream.SetReadDeadline(time.Unix(1, 0))
+	return err
 }

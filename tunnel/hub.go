@@ -1,0 +1,208 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"causeway/protocol"
+	"causeway/tunnel/engine"
+	"causeway/tunnel/engine/wggo"
+	"causeway/tunnel/netstack"
+	"causeway/tunnel/relay"
+	"causeway/tunnel/underlay"
+)
+
+// HubConfig configures the hub's side.
+type HubConfig struct {
+	Number     protocol.NodeNumber
+	PrivateKey protocol.WireGuardPrivateKey
+	BootID     protocol.BootID
+	Listen     netip.AddrPort // UDP
+	Overlay    []netip.Addr   // the hub's own overlay addresses, on its netstack
+	Log        zerolog.Logger
+}
+
+// HubNode is a node as the hub knows it.
+type HubNode struct {
+	Number   protocol.NodeNumber
+	Key      protocol.WireGuardPublicKey
+	KeyEpoch uint32
+	Overlay  []netip.Addr
+	// Talks says with which nodes the relay forwards for it; nil: every node.
+	// The map must not be changed afterwards.
+	Talks map[protocol.NodeNumber]bool
+}
+
+// Hub is the hub's side: switchboard, and a WireGuard device on a userspace
+// netstack. Its methods may be called concurrently.
+type Hub struct {
+	cfg   HubConfig
+	relay *relay.Relay
+	eng   atomic.Pointer[wggo.Engine] // the relay's callbacks hold no lock of ours
+	net   atomic.Pointer[netstack.Net]
+
+	mu    sync.Mutex // orders SetNodes and the start of Run
+	ran   bool
+	nodes []HubNode
+}
+
+// NewHub checks cfg. It opens nothing.
+func NewHub(cfg HubConfig) (*Hub, error) {
+	switch {
+	case !cfg.Number.Valid():
+		return nil, fmt.Errorf("tunnel: %d is not a node number", cfg.Number)
+	case cfg.PrivateKey.IsZero():
+		return nil, errors.New("tunnel: no private key")
+	case !cfg.Listen.IsValid():
+		return nil, errors.New("tunnel: no address to listen on")
+	case len(cfg.Overlay) == 0:
+		return nil, errors.New("tunnel: no overlay address")
+	}
+	h := &Hub{cfg: cfg}
+	var err error
+	h.relay, err = relay.New(relay.Config{
+		Self: cfg.Number, PrivateKey: cfg.PrivateKey, BootID: cfg.BootID, Listen: cfg.Listen,
+		NewReader: func() underlay.Receiver { return h.eng.Load().NewReader() },
+		OnRestart: func(n protocol.NodeNumber) {
+			if e := h.eng.Load(); e != nil {
+				e.ResetPeer(n)
+			}
+		},
+		Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	return h, nil
+}
+
+// Run opens the socket and works until ctx ends (nil). It may be called once.
+func (h *Hub) Run(ctx context.Context) error {
+	eng, err := h.start()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, "engine", eng.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, "relay", h.relay.Run(ctx)) })
+	return g.Wait()
+}
+
+func (h *Hub) start() (*wggo.Engine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ran {
+		return nil, errors.New("tunnel: Run was called before")
+	}
+	n, err := netstack.New(netstack.Config{Addresses: h.cfg.Overlay})
+	if err != nil {
+		return nil, err
+	}
+	// The engine's Run closes the netstack.
+	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.cfg.PrivateKey, TUN: n, Carrier: h.relay, Log: h.cfg.Log})
+	if err == nil {
+		err = eng.SetPeers(hubPeers(h.nodes))
+	}
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	h.ran = true
+	h.eng.Store(eng)
+	h.net.Store(n)
+	return eng, nil
+}
+
+// Ready is closed when the socket is open.
+func (h *Hub) Ready() <-chan struct{} { return h.relay.Ready() }
+
+// LocalAddr is the socket's address; invalid before Ready.
+func (h *Hub) LocalAddr() netip.AddrPort { return h.relay.LocalAddr() }
+
+// SetNodes replaces the nodes. Whole state; before or while Run runs. A node
+// that is left out loses session, binding and relay at once. It fails,
+// changing nothing, if a number, key or address is there twice.
+func (h *Hub) SetNodes(nodes []HubNode) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.setEngine(nodes); err != nil {
+		return fmt.Errorf("set nodes: %w", err)
+	}
+	switched := make([]relay.Node, len(nodes))
+	for i, n := range nodes {
+		switched[i] = relay.Node{Number: n.Number, Key: n.Key, KeyEpoch: n.KeyEpoch, Talks: n.Talks}
+	}
+	if err := h.relay.SetNodes(switched); err != nil {
+		return errors.Join(fmt.Errorf("set nodes: %w", err), h.setEngine(h.nodes))
+	}
+	h.nodes = slices.Clone(nodes)
+	return nil
+}
+
+// setEngine gives the engine its peers, or checks them while there is none.
+func (h *Hub) setEngine(nodes []HubNode) error {
+	peers := hubPeers(nodes)
+	for _, p := range peers {
+		if p.Number == h.cfg.Number {
+			return fmt.Errorf("node %d: number is the hub's own", p.Number)
+		}
+		for _, a := range p.AllowedIPs {
+			if slices.Contains(h.cfg.Overlay, a.Addr()) {
+				return fmt.Errorf("node %d: address %s is the hub's own", p.Number, a.Addr())
+			}
+		}
+	}
+	if e := h.eng.Load(); e != nil {
+		return e.SetPeers(peers)
+	}
+	return engine.CheckPeers(h.cfg.PrivateKey.Public(), peers)
+}
+
+func hubPeers(nodes []HubNode) []engine.Peer {
+	out := make([]engine.Peer, len(nodes))
+	for i, n := range nodes {
+		out[i] = engine.Peer{Number: n.Number, Key: n.Key, AllowedIPs: hostPrefixes(n.Overlay)}
+	}
+	return out
+}
+
+// Listen listens for TCP on the hub's overlay address, from Ready on. A
+// connection's remote address is the node's: WireGuard lets a node use no other
+// than its own. Accept returns net.ErrClosed when the listener is closed or
+// Run ends.
+func (h *Hub) Listen(addr netip.AddrPort) (net.Listener, error) {
+	n := h.net.Load()
+	if n == nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, ErrNotRunning)
+	}
+	return n.ListenTCP(addr)
+}
+
+// Bound lists the underlay addresses bound for a node, newest first.
+func (h *Hub) Bound(n protocol.NodeNumber) []netip.AddrPort { return h.relay.Bound(n) }
+
+// BoundChanged receives (coalesced) when any node's bound addresses change.
+func (h *Hub) BoundChanged() <-chan struct{} { return h.relay.BoundChanged() }
+
+// RelayStats is what the switchboard did since its start.
+type RelayStats struct {
+	BoundNodes int
+	Datagrams  uint64
+	Bytes      uint64
+	Dropped    map[string]uint64 // by reason
+}
+
+// RelayStats returns the counters.
+func (h *Hub) RelayStats() RelayStats {
+	s := h.relay.Stats()
+	return RelayStats{BoundNodes: s.Bound, Datagrams: s.Datagrams, Bytes: s.Bytes, Dropped: s.Dropped}
+}

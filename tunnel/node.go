@@ -1,0 +1,341 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"causeway/protocol"
+	"causeway/tunnel/engine"
+	"causeway/tunnel/tundev"
+	"causeway/tunnel/underlay"
+)
+
+// hubKeepalive makes the session with a hub before control dials, and keeps
+// the hub's peer in the engine. Only the node sends keepalives: if both ends
+// did, their initiations would cross. Liveness is the probes' business.
+const hubKeepalive = 25 * time.Second
+
+// NodeConfig configures an agent's side of the tunnel.
+type NodeConfig struct {
+	Number     protocol.NodeNumber
+	PrivateKey protocol.WireGuardPrivateKey
+	BootID     protocol.BootID
+	KeyEpoch   uint32
+	Interface  string // name of the TUN device, made if missing and kept when Run ends
+	MTU        int    // of the TUN device; 0: DefaultMTU
+	ListenPort uint16 // UDP; 0: any free port
+	Mark       uint32 // SO_MARK of every underlay socket
+	Engine     string // EngineInline or EngineWireGuardGo; empty: DefaultEngine
+	Log        zerolog.Logger
+	// Excluded says which of the host's own addresses are no candidates
+	// (container bridges, the tunnel itself). Called when addresses change.
+	Excluded func(ifname string, a netip.Addr) bool
+}
+
+// NodePeer is another node as an agent reaches it.
+type NodePeer struct {
+	Number     protocol.NodeNumber
+	Name       string
+	Key        protocol.WireGuardPublicKey
+	KeyEpoch   uint32 // of the peer's signed statement
+	AllowedIPs []netip.Prefix
+	Candidates []netip.AddrPort
+	Direct     bool
+}
+
+// NodeHub is a hub as an agent reaches it.
+type NodeHub struct {
+	Number  protocol.NodeNumber
+	Key     protocol.WireGuardPublicKey
+	Overlay []netip.Addr
+	UDP     []netip.AddrPort
+}
+
+// Node is an agent's side of the tunnel. Its methods may be called
+// concurrently.
+type Node struct {
+	cfg        NodeConfig
+	under      *underlay.Underlay
+	ready      chan struct{}
+	restarted  chan protocol.NodeNumber
+	candidates signal
+	hubsBound  signal
+
+	// The underlay calls back while it holds locks of its own, so what the
+	// callbacks need is behind atomics, not mu.
+	eng        atomic.Pointer[engine.Engine]
+	hubNumbers atomic.Pointer[map[protocol.NodeNumber]bool]
+
+	mu    sync.Mutex // orders SetHubs, SetPeers and the start of Run
+	ran   bool
+	hubs  []NodeHub
+	peers []NodePeer
+	names map[protocol.NodeNumber]string
+}
+
+// NewNode checks cfg. It opens nothing.
+func NewNode(cfg NodeConfig) (*Node, error) {
+	if cfg.Engine == "" {
+		cfg.Engine = DefaultEngine
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = DefaultMTU
+	}
+	switch {
+	case !cfg.Number.Valid():
+		return nil, fmt.Errorf("tunnel: %d is not a node number", cfg.Number)
+	case cfg.PrivateKey.IsZero():
+		return nil, errors.New("tunnel: no private key")
+	case cfg.MTU < tundev.MinMTU || cfg.MTU > tundev.MaxMTU:
+		return nil, fmt.Errorf("tunnel: mtu %d is not between %d and %d", cfg.MTU, tundev.MinMTU, tundev.MaxMTU)
+	}
+	if err := tundev.CheckName(cfg.Interface); err != nil {
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	if err := checkEngine(cfg.Engine); err != nil {
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	n := &Node{
+		cfg:        cfg,
+		ready:      make(chan struct{}),
+		restarted:  make(chan protocol.NodeNumber, 16),
+		candidates: newSignal(),
+		hubsBound:  newSignal(),
+	}
+	n.hubNumbers.Store(&map[protocol.NodeNumber]bool{})
+	var err error
+	n.under, err = underlay.New(underlay.Config{
+		Self: cfg.Number, PrivateKey: cfg.PrivateKey, BootID: cfg.BootID, KeyEpoch: cfg.KeyEpoch,
+		ListenPort: cfg.ListenPort, Mark: cfg.Mark,
+		NewReader:    func() underlay.Receiver { return n.engine().NewReader() },
+		OnRestart:    n.peerRestarted,
+		OnHubBound:   func(protocol.NodeNumber, bool) { n.hubsBound.send() },
+		OnCandidates: n.candidates.send,
+		Excluded:     cfg.Excluded,
+		Log:          cfg.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tunnel: %w", err)
+	}
+	return n, nil
+}
+
+// engine is nil before Run.
+func (n *Node) engine() engine.Engine {
+	if e := n.eng.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// Run opens the TUN device and the sockets and works until ctx ends (nil). It
+// may be called once.
+func (n *Node) Run(ctx context.Context) error {
+	eng, err := n.start()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(ctx, "engine", eng.Run(ctx)) })
+	g.Go(func() error { return ended(ctx, "underlay", n.under.Run(ctx)) })
+	g.Go(func() error {
+		select {
+		case <-n.under.Ready():
+			close(n.ready)
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// ended makes an error of a part that ended by itself.
+func ended(ctx context.Context, part string, err error) error {
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("it ended by itself")
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", part, err)
+	}
+	return nil
+}
+
+func (n *Node) start() (engine.Engine, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ran {
+		return nil, errors.New("tunnel: Run was called before")
+	}
+	eng, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.cfg.PrivateKey, iface: n.cfg.Interface,
+		mtu: n.cfg.MTU, carrier: n.under, log: n.cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	if err := eng.SetPeers(enginePeers(n.hubs, n.peers)); err != nil {
+		// SetHubs and SetPeers checked the same peers.
+		return nil, err
+	}
+	n.ran = true
+	n.eng.Store(&eng)
+	return eng, nil
+}
+
+// Ready is closed when device and sockets are open.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// SetHubs says which hubs there are, their overlay addresses and their resolved
+// underlay addresses. Whole state; before or while Run runs. It fails, changing
+// nothing, on hubs and peers that cannot be set together.
+func (n *Node) SetHubs(hubs []NodeHub) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	under := make([]underlay.Hub, len(hubs))
+	numbers := make(map[protocol.NodeNumber]bool, len(hubs))
+	for i, h := range hubs {
+		under[i] = underlay.Hub{Number: h.Number, Key: h.Key, Addrs: h.UDP}
+		numbers[h.Number] = true
+	}
+	if err := n.setEngine(hubs, n.peers); err != nil {
+		return fmt.Errorf("set hubs: %w", err)
+	}
+	if err := n.under.SetHubs(under); err != nil {
+		return n.undo(fmt.Errorf("set hubs: %w", err))
+	}
+	n.hubs = slices.Clone(hubs)
+	n.hubNumbers.Store(&numbers)
+	return nil
+}
+
+// SetPeers replaces the peers. Whole state; before or while Run runs. It fails,
+// changing nothing, on hubs and peers that cannot be set together: a number,
+// key or prefix that is there twice.
+func (n *Node) SetPeers(peers []NodePeer) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	under := make([]underlay.Peer, len(peers))
+	names := make(map[protocol.NodeNumber]string, len(peers))
+	for i, p := range peers {
+		under[i] = underlay.Peer{Number: p.Number, Key: p.Key, KeyEpoch: p.KeyEpoch, Candidates: p.Candidates, Direct: p.Direct}
+		names[p.Number] = p.Name
+	}
+	if err := n.setEngine(n.hubs, peers); err != nil {
+		return fmt.Errorf("set peers: %w", err)
+	}
+	if err := n.under.SetPeers(under); err != nil {
+		return n.undo(fmt.Errorf("set peers: %w", err))
+	}
+	n.peers, n.names = slices.Clone(peers), names
+	return nil
+}
+
+// setEngine gives the engine its peers, or checks them while there is none.
+func (n *Node) setEngine(hubs []NodeHub, peers []NodePeer) error {
+	if e := n.engine(); e != nil {
+		return e.SetPeers(enginePeers(hubs, peers))
+	}
+	return engine.CheckPeers(n.cfg.PrivateKey.Public(), enginePeers(hubs, peers))
+}
+
+// undo gives the engine back what it had before the underlay refused.
+func (n *Node) undo(err error) error {
+	return errors.Join(err, n.setEngine(n.hubs, n.peers))
+}
+
+func enginePeers(hubs []NodeHub, peers []NodePeer) []engine.Peer {
+	out := make([]engine.Peer, 0, len(hubs)+len(peers))
+	for _, h := range hubs {
+		out = append(out, engine.Peer{Number: h.Number, Key: h.Key, AllowedIPs: hostPrefixes(h.Overlay), Keepalive: hubKeepalive})
+	}
+	for _, p := range peers {
+		out = append(out, engine.Peer{Number: p.Number, Key: p.Key, AllowedIPs: p.AllowedIPs})
+	}
+	return out
+}
+
+func hostPrefixes(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, len(addrs))
+	for i, a := range addrs {
+		out[i] = netip.PrefixFrom(a, a.BitLen())
+	}
+	return out
+}
+
+// peerRestarted is the underlay's proof of a new boot id.
+func (n *Node) peerRestarted(number protocol.NodeNumber) {
+	if e := n.engine(); e != nil {
+		e.ResetPeer(number)
+	}
+	if !(*n.hubNumbers.Load())[number] {
+		return
+	}
+	for {
+		select {
+		case n.restarted <- number:
+			return
+		default:
+		}
+		select {
+		case <-n.restarted: // nobody listens: the oldest goes
+		default:
+		}
+	}
+}
+
+// HubRestarted receives the number of a hub that has proven a new boot id: its
+// sessions and connections are gone, and control has to be dialled again. Of
+// many that nobody took the latest are kept.
+func (n *Node) HubRestarted() <-chan protocol.NodeNumber { return n.restarted }
+
+// CandidatesChanged receives (coalesced) when Candidates has changed.
+func (n *Node) CandidatesChanged() <-chan struct{} { return n.candidates }
+
+// HubsChanged receives (coalesced) when HubBound has changed for any hub.
+func (n *Node) HubsChanged() <-chan struct{} { return n.hubsBound }
+
+// Candidates are the host's own underlay addresses, for the hub to pass on.
+func (n *Node) Candidates() []netip.AddrPort { return n.under.Candidates() }
+
+// Paths says how each hub, and each peer that is or was talked to, is reached
+// now, by number. The counters are WireGuard's: bytes on the wire of messages
+// that were authentic.
+func (n *Node) Paths() []protocol.PathStatus {
+	paths := n.under.Paths()
+	n.mu.Lock()
+	names := n.names
+	n.mu.Unlock()
+	stats := map[protocol.NodeNumber]engine.PeerStats{}
+	if e := n.engine(); e != nil {
+		for _, s := range e.Stats() {
+			stats[s.Number] = s
+		}
+	}
+	for i, p := range paths {
+		s := stats[p.Peer]
+		paths[i].Name, paths[i].RxBytes, paths[i].TxBytes = names[p.Peer], s.RxBytes, s.TxBytes
+	}
+	slices.SortFunc(paths, func(a, b protocol.PathStatus) int { return int(a.Peer) - int(b.Peer) })
+	return paths
+}
+
+// HubBound reports whether the hub with this number has bound our address and
+// answered lately.
+func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(hub) }
+
+// Port is the UDP port of the underlay; 0 before Ready.
+func (n *Node) Port() uint16 { return n.under.Port() }
+
+// Dropped counts received datagrams that were not delivered, by reason.
+func (n *Node) Dropped() map[string]uint64 { return maps.Clone(n.under.Dropped()) }
+
+// EngineName is the engine that runs.
+func (n *Node) EngineName() string { return n.cfg.Engine }

@@ -1,0 +1,150 @@
+package tundev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+const devicePath = "/dev/net/tun"
+
+const vnetHeader = 10 // sizeof(struct virtio_net_hdr)
+
+// txQueueLen is the ring between the kernel and Read, in packets (a
+// super-packet counts as one). The kernel's default of 500 drops small packets
+// above some 100,000 a second; much more would only add delay.
+const txQueueLen = 2000
+
+// Open opens the TUN device name for wireguard's tun package, makes it if it
+// is missing, and sets its MTU. Closing the device leaves the interface, its
+// addresses and its routes in place.
+func Open(name string, mtu int) (tun.Device, error) {
+	f, err := OpenFile(name, mtu)
+	if err != nil {
+		return nil, err
+	}
+	d, err := tun.CreateTUNFromFile(f, mtu)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open tun %q: %w", name, err)
+	}
+	return d, nil
+}
+
+// OpenFile is Open without a device around the descriptor; see OpenFD.
+func OpenFile(name string, mtu int) (*os.File, error) {
+	fd, err := OpenFD(name, mtu)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), devicePath), nil
+}
+
+// OpenFD returns the bare descriptor, non-blocking. Every packet read or
+// written has a virtio_net_hdr of 10 bytes in front; offloads are off until
+// SetOffloads.
+func OpenFD(name string, mtu int) (int, error) {
+	if err := CheckName(name); err != nil {
+		return -1, fmt.Errorf("open tun: %w", err)
+	}
+	if mtu < MinMTU || mtu > MaxMTU {
+		return -1, fmt.Errorf("open tun %q: mtu %d is not between %d and %d", name, mtu, MinMTU, MaxMTU)
+	}
+	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open tun %q: %w", name, explainOpen(err))
+	}
+	if err := attach(fd, name, mtu); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("open tun %q: %w", name, err)
+	}
+	return fd, nil
+}
+
+// SetOffloads asks for super-packets both ways and says which the kernel has:
+// of TCP, and of UDP (Linux 6.2).
+func SetOffloads(fd int) (tso, uso bool) {
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil {
+		return true, true
+	}
+	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp) == nil, false
+}
+
+func attach(fd int, name string, mtu int) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return explainAttach(err)
+	}
+	// An earlier owner may have left another size behind.
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeader); err != nil {
+		return fmt.Errorf("set header size: %w", err)
+	}
+	// A persistent device without an owner could be taken up by whoever may open
+	// /dev/net/tun, which is everybody, while no agent runs.
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, os.Geteuid()); err != nil {
+		return fmt.Errorf("set owner: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("make it persistent: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return err
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	for _, set := range []struct {
+		what  string
+		ioctl uint
+		value int
+	}{{"mtu", unix.SIOCSIFMTU, mtu}, {"txqueuelen", unix.SIOCSIFTXQLEN, txQueueLen}} {
+		ifr, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		ifr.SetUint32(uint32(set.value))
+		if err := unix.IoctlIfreq(s, set.ioctl, ifr); errors.Is(err, unix.EPERM) {
+			return explainAttach(err)
+		} else if err != nil {
+			return fmt.Errorf("set %s %d: %w", set.what, set.value, err)
+		}
+	}
+	return nil
+}
+
+// explainOpen says what to do when /dev/net/tun does not open.
+func explainOpen(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%s is missing: load the tun module (modprobe tun), or give the device to the container: %w", devicePath, err)
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("the kernel has no tun driver: load the tun module (modprobe tun): %w", err)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%s is not allowed: run as root, or allow the device (systemd: DeviceAllow=%s rw; container: --device %s): %w",
+			devicePath, devicePath, devicePath, err)
+	}
+	return fmt.Errorf("%s: %w", devicePath, err)
+}
+
+// explainAttach says what to do when the interface cannot be had.
+func explainAttach(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("CAP_NET_ADMIN is missing: run as root or grant it: %w", err)
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("it is in use: another agent runs on this host, stop that one first: %w", err)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("there is an interface of this name that is not ours to use: choose another name, or remove it: %w", err)
+	}
+	return err
+}

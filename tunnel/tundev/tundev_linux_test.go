@@ -1,0 +1,184 @@
+package tundev
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netns"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// inNamespace runs the rest of the test on a thread with a network namespace
+// of its own, which goes away with the thread.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root: makes a network namespace and a TUN device")
+		}
+		t.Skip("needs root: makes a network namespace and a TUN device")
+	}
+	runtime.LockOSThread() // never unlocked
+	ns, err := netns.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { ns.Close() })
+}
+
+func ip(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	require.NoError(t, err, "ip %s: %s", strings.Join(args, " "), out)
+	return string(out)
+}
+
+// The interface outlives the device, with what others put on it, and is taken
+// up again.
+func TestPersistent(t *testing.T) {
+	inNamespace(t)
+	d, err := Open("cw7", 1420)
+	require.NoError(t, err)
+	ip(t, "addr", "add", "198.18.0.7/32", "dev", "cw7")
+	ip(t, "link", "set", "cw7", "up")
+	link := ip(t, "link", "show", "cw7")
+	assert.Contains(t, link, "mtu 1420")
+	assert.Contains(t, link, "qlen 2000")
+	index := strings.SplitN(link, ":", 2)[0]
+	name, err := d.Name()
+	require.NoError(t, err)
+	assert.Equal(t, "cw7", name)
+	assert.Equal(t, 128, d.BatchSize(), "offloads are on")
+	closeDevice(t, d)
+
+	assert.Contains(t, ip(t, "addr", "show", "cw7"), "198.18.0.7/32", "closing took the interface or its address away")
+	d, err = Open("cw7", 1380)
+	require.NoError(t, err)
+	defer closeDevice(t, d)
+	link = ip(t, "link", "show", "cw7")
+	assert.Contains(t, link, "mtu 1380")
+	assert.Equal(t, index, strings.SplitN(link, ":", 2)[0], "another interface")
+	assert.Contains(t, ip(t, "addr", "show", "cw7"), "198.18.0.7/32")
+}
+
+// closeDevice closes d and reads its events to the end.
+func closeDevice(t *testing.T, d tun.Device) {
+	t.Helper()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		for range d.Events() {
+		}
+	}()
+	require.NoError(t, d.Close())
+	select {
+	case <-drained:
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "events are not closed")
+	}
+}
+
+// A packet to a route over the device comes out of it, one written to it comes
+// in.
+func TestPackets(t *testing.T) {
+	inNamespace(t)
+	d, err := Open("cw7", 1420)
+	require.NoError(t, err)
+	defer closeDevice(t, d)
+	ip(t, "addr", "add", "198.18.0.7/32", "dev", "cw7")
+	ip(t, "link", "set", "cw7", "up")
+	ip(t, "link", "set", "lo", "up")
+	ip(t, "route", "add", "10.9.0.0/16", "dev", "cw7", "src", "198.18.0.7")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // on this thread, so in its namespace
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Sendto(fd, []byte("hello"), 0, &unix.SockaddrInet4{Addr: [4]byte{10, 9, 1, 2}, Port: 9}))
+	bufs, sizes := make([][]byte, 128), make([]int, 128)
+	for i := range bufs {
+		bufs[i] = make([]byte, 2048)
+	}
+	for {
+		n, err := d.Read(bufs, sizes, 0)
+		require.NoError(t, err)
+		if n > 0 && bufs[0][0]>>4 == 4 { // not the router solicitations of IPv6
+			assert.Equal(t, []byte{198, 18, 0, 7, 10, 9, 1, 2}, bufs[0][12:20])
+			assert.Equal(t, "hello", string(bufs[0][28:sizes[0]]))
+			return
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	inNamespace(t)
+	fails := func(name string, mtu int, want string) {
+		t.Helper()
+		_, err := Open(name, mtu)
+		require.Error(t, err)
+		assert.Contains(t, err.Error(), want)
+		assert.NotContains(t, err.Error(), "\n")
+	}
+	fails("", 1420, "interface name is empty")
+	fails("sixteen-byte-nam", 1420, "longer than 15 bytes")
+	fails("a/b", 1420, "not valid")
+	fails("cw%d", 1420, "not valid")
+	fails("cw7", 1279, "mtu 1279 is not between")
+	fails("cw7", 70000, "mtu 70000 is not between")
+	fails("lo", 1420, "not ours to use")
+
+	d, err := Open("cw7", 1420)
+	require.NoError(t, err)
+	fails("cw7", 1420, "another agent runs")
+	closeDevice(t, d)
+
+	// The rest changes this thread for good.
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	require.NoError(t, unix.Capget(&hdr, &caps[0]))
+	all := caps
+	caps[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	require.NoError(t, unix.Capset(&hdr, &caps[0]))
+	fails("cw7", 1420, "CAP_NET_ADMIN is missing")
+	fails("cw8", 1420, "CAP_NET_ADMIN is missing")
+
+	// /dev/net/tun is open to everybody on most hosts: the device's owner has to
+	// keep an ordinary user from taking the persistent interface up.
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	ifr, err := unix.NewIfreq("cw7")
+	require.NoError(t, err)
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)) // this thread alone
+	require.Zero(t, errno)
+	assert.ErrorIs(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr), unix.EPERM)
+	unix.Close(fd)
+	_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+	require.Zero(t, errno)
+	require.NoError(t, unix.Capset(&hdr, &all[0]))
+
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
+	require.NoError(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	require.NoError(t, unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""))
+	fails("cw7", 1420, "/dev/net/tun is missing: load the tun module")
+	require.NoError(t, os.WriteFile("/dev/net/tun", nil, 0))
+	_, err = Open("cw7", 1420)
+	assert.Error(t, err, "a plain file")
+}
+
+func TestExplain(t *testing.T) {
+	for errno, want := range map[unix.Errno]string{
+		unix.ENODEV: "modprobe tun", unix.EPERM: "DeviceAllow", unix.EACCES: "DeviceAllow", unix.EIO: "/dev/net/tun: input/output error",
+	} {
+		err := explainOpen(errno)
+		assert.ErrorIs(t, err, errno)
+		assert.Contains(t, err.Error(), want)
+	}
+	assert.ErrorIs(t, explainAttach(unix.ENOMEM), unix.ENOMEM)
+}
