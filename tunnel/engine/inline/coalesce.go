@@ -199,7 +199,7 @@ func (s *slot) super() []byte {
 		binary.BigEndian.PutUint16(p[4:], uint16(s.total-minIPv6))
 	} else {
 		binary.BigEndian.PutUint16(p[2:], uint16(s.total))
-		putIPv4Sum(p)
+		putIPv4Sum(p[:s.l4])
 	}
 	csum := 16
 	switch {

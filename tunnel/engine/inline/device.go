@@ -2,8 +2,7 @@ package inline
 
 import "errors"
 
-// Device is a kernel TUN device as the fast path uses it. OpenDevice makes
-// one; a caller that opened the device itself fills the fields in.
+// Device is a kernel TUN device as the fast path uses it, opened by its caller.
 type Device struct {
 	Name string
 	// Queues are file descriptors of the device, IFF_NO_PI and O_NONBLOCK.

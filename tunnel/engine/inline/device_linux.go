@@ -11,105 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenDevice opens the TUN device with this name, making it if it is missing,
-// with as many of the wanted offloads as the kernel has. mtu 0 leaves the MTU
-// as it is. Needs CAP_NET_ADMIN.
-func OpenDevice(name string, mtu, queues int, want Offloads) (*Device, error) {
-	d := &Device{Name: name, MTU: mtu}
-	d.VNet = want.VNet || want.TSO || want.USO
-	for range max(queues, 1) {
-		fd, err := openQueue(name, queues > 1, d.VNet)
-		if err != nil {
-			d.closeQueues()
-			return nil, fmt.Errorf("open tun %q: %w", name, err)
-		}
-		d.Queues = append(d.Queues, fd)
-	}
-	if want.TSO {
-		d.setOffloads(want)
-	}
-	if err := d.syncMTU(); err != nil {
-		d.closeQueues()
-		return nil, fmt.Errorf("set mtu of %q: %w", name, err)
-	}
-	return d, nil
-}
-
-func openQueue(name string, multi, vnet bool) (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return -1, err
-	}
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI)
-	if vnet {
-		flags |= unix.IFF_VNET_HDR
-	}
-	if multi {
-		flags |= unix.IFF_MULTI_QUEUE
-	}
-	ifr.SetUint16(flags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	if vnet {
-		if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetSize); err != nil {
-			unix.Close(fd)
-			return -1, err
-		}
-	}
-	return fd, nil
-}
-
-// setOffloads asks for what is wanted, then for less. The kernel may then hand
-// over super-packets.
-func (d *Device) setOffloads(want Offloads) {
-	set := func(flags int) bool {
-		for _, fd := range d.Queues {
-			if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, flags) != nil {
-				return false
-			}
-		}
-		return true
-	}
-	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
-	switch {
-	case want.USO && set(tcp|unix.TUN_F_USO4|unix.TUN_F_USO6):
-		d.TSO, d.USO = true, true
-	case set(tcp):
-		d.TSO = true
-	default:
-		set(0)
-	}
-}
-
-func (d *Device) syncMTU() error {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(s)
-	ifr, err := unix.NewIfreq(d.Name)
-	if err != nil {
-		return err
-	}
-	if d.MTU != 0 {
-		ifr.SetUint32(uint32(d.MTU))
-		return unix.IoctlIfreq(s, unix.SIOCSIFMTU, ifr)
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFMTU, ifr); err != nil {
-		return err
-	}
-	d.MTU = int(ifr.Uint32())
-	return nil
-}
-
-func (d *Device) closeQueues() {
+func (d *rawDevice) closeQueues() {
 	for _, fd := range d.Queues {
 		unix.Close(fd)
 	}
@@ -126,7 +28,12 @@ type rawDevice struct {
 	noTCP, noUDP atomic.Bool
 }
 
-func newRawDevice(d *Device) packetDevice { return &rawDevice{Device: d, wake: -1} }
+func newRawDevice(d *Device) (packetDevice, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return &rawDevice{Device: d, wake: -1}, nil
+}
 
 func (d *rawDevice) mtu() int {
 	if d.MTU > 0 {

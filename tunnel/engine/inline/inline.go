@@ -34,7 +34,7 @@ import (
 const Name = "inline"
 
 // Config is what an engine needs. Exactly one of Device and TUN is set; the
-// engine owns it from New on and closes it when Run ends.
+// engine owns it once New has succeeded and closes it when Run ends.
 type Config struct {
 	PrivateKey protocol.WireGuardPrivateKey
 	Carrier    engine.Carrier
@@ -43,7 +43,7 @@ type Config struct {
 	Log        zerolog.Logger
 	// Roamed, if set, is told from which address a peer's authenticated
 	// messages come when the underlay does not know the peer (plain mode).
-	// It is called by readers and must not block.
+	// It is called by readers and the control goroutine and must not block.
 	Roamed func(protocol.NodeNumber, netip.AddrPort)
 }
 
@@ -79,7 +79,8 @@ type Engine struct {
 	queue    chan message
 	limiter  ratelimiter.Ratelimiter
 	loadTill instant
-	control  *sender // seals what was staged
+	out      []outgoing
+	control  *sender // the control goroutine's: seals what was staged
 	changed  chan struct{}
 }
 
@@ -121,10 +122,11 @@ func New(cfg Config) (*Engine, error) {
 		queue: make(chan message, queueLength), changed: make(chan struct{}, 1),
 	}
 	if cfg.Device != nil {
-		if err := cfg.Device.check(); err != nil {
+		d, err := newRawDevice(cfg.Device)
+		if err != nil {
 			return nil, fmt.Errorf("engine inline: %w", err)
 		}
-		e.device = newRawDevice(cfg.Device)
+		e.device = d
 	} else {
 		e.device = newPlainDevice(cfg.TUN)
 	}

@@ -35,12 +35,9 @@ func (s *side) heard(*peer, underlay.Source)          {}
 func (s *side) allow(netip.Addr) bool                 { return !s.refuse }
 func (s *side) drop(*peer)                            { s.drops += s.waits; s.waits = 0 }
 func (s *side) empty(p *peer, _ *session, at instant) { s.empty_++; p.noteSent(at, false) }
-func (s *side) flush(p *peer, at instant) bool {
+func (s *side) flush(p *peer) bool {
 	n := s.waits
 	s.staged, s.waits = s.staged+n, 0
-	if n > 0 {
-		p.noteSent(at, true)
-	}
 	return n > 0
 }
 

@@ -29,7 +29,8 @@ type machine struct {
 	counts  *counters
 }
 
-// outlet is what the machine does to the world. Nothing in it blocks.
+// outlet is what the machine does to the world. Nothing in it blocks, and what
+// is sent may leave after the call has returned.
 type outlet interface {
 	// send sends a handshake message to a peer.
 	send(p *peer, msg []byte)
@@ -37,7 +38,7 @@ type outlet interface {
 	answer(to underlay.Source, msg []byte)
 	// flush sends what is staged for p, which has a usable session, and
 	// reports whether there was anything.
-	flush(p *peer, now instant) bool
+	flush(p *peer) bool
 	// empty sends a keepalive.
 	empty(p *peer, s *session, now instant)
 	// drop forgets what is staged for p.
@@ -199,9 +200,10 @@ func (m *machine) responseReceived(t time.Time, from underlay.Source, msg []byte
 	p.noteReceived(now, false)
 	m.out.heard(p, from)
 	s := m.establish(p, e, &keys, now)
-	m.complete(p, t)
+	m.complete(p)
+	p.completed.Store(t.UnixNano())
 	// The peer may use the session only after it has heard from us on it.
-	if !m.out.flush(p, now) {
+	if !m.out.flush(p) {
 		m.out.empty(p, s, now)
 	}
 	m.schedule(p, now)
@@ -221,9 +223,8 @@ func (m *machine) establish(p *peer, e *entry, k *sessionKeys, now instant) *ses
 }
 
 // complete ends the attempts: both sides have the session.
-func (m *machine) complete(p *peer, t time.Time) {
+func (m *machine) complete(p *peer) {
 	p.retransmitAt, p.attempts, p.lastMinute = 0, 0, false
-	p.completed.Store(t.UnixNano())
 }
 
 func (m *machine) dropPending(p *peer) {
@@ -274,7 +275,7 @@ func (m *machine) keepalive(p *peer, t time.Time) {
 		m.initiate(p, t, false)
 		return
 	}
-	if !m.out.flush(p, now) {
+	if !m.out.flush(p) {
 		m.out.empty(p, s, now)
 	}
 	if s.stale(now) {
@@ -290,7 +291,7 @@ func (m *machine) event(p *peer, flags uint32, t time.Time) {
 	}
 	now := m.instant(t)
 	if flags&eventConfirmed != 0 {
-		m.complete(p, t)
+		m.complete(p)
 		m.dropPending(p)
 		for _, s := range p.takeRetired() {
 			m.index.remove(s.entry)
@@ -303,7 +304,7 @@ func (m *machine) event(p *peer, flags uint32, t time.Time) {
 	s := p.current.Load()
 	usable := s != nil && s.usable(now)
 	if flags&(eventConfirmed|eventHandshake) != 0 && usable {
-		m.out.flush(p, now)
+		m.out.flush(p)
 	}
 	// A handshake may have completed since this was asked for.
 	if flags&eventHandshake != 0 && (!usable || s.stale(now) || flags&eventFresh != 0) {

@@ -2,6 +2,7 @@ package inline
 
 import (
 	"encoding/binary"
+	"time"
 
 	"golang.zx2c4.com/wireguard/device"
 
@@ -125,8 +126,9 @@ func (r *reader) finish(now instant) {
 		return
 	}
 	p.rxBytes.Add(bytes)
-	r.e.heard(p, r.from)
+	r.e.roamed(p, r.from)
 	if p.confirm(s) {
+		p.completed.Store(time.Now().UnixNano())
 		r.e.events.push(p, eventConfirmed)
 	}
 	if p.noteReceived(now, data) {
