@@ -89,7 +89,7 @@ func (m *Member) Send(to protocol.NodeNumber, datagrams []byte, segment int) err
 		}
 		if n.hook != nil {
 			for _, e := range n.hook(m.number, to, append([]byte(nil), d...)) {
-				out = append(out, delivery{m.number, e, len(e)})
+				out = append(out, delivery{m.number, append([]byte(nil), e...), len(e)})
 			}
 		}
 	}

@@ -1,0 +1,242 @@
+package inline
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+func (d *rawDevice) closeQueues() {
+	for _, fd := range d.Queues {
+		unix.Close(fd)
+	}
+	d.Queues = nil
+}
+
+// rawDevice runs the engine on the file descriptors of a kernel TUN device.
+type rawDevice struct {
+	*Device
+	wake     int // eventfd that ends the waiting
+	stopping atomic.Bool
+	readers  atomic.Uint32
+	// What the kernel refused when it was written is not tried again.
+	noTCP, noUDP atomic.Bool
+}
+
+func newRawDevice(d *Device) (packetDevice, error) {
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	return &rawDevice{Device: d, wake: -1}, nil
+}
+
+func (d *rawDevice) mtu() int {
+	if d.MTU > 0 {
+		return d.MTU
+	}
+	return defaultMTU
+}
+
+func (d *rawDevice) run(e *Engine, g *errgroup.Group) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		g.Go(func() error { return fmt.Errorf("make eventfd: %w", err) })
+		return
+	}
+	d.wake = fd
+	for _, q := range d.Queues {
+		g.Go(func() error {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if err := d.read(e, q); err != nil {
+				return fmt.Errorf("read tun %q: %w", d.Name, err)
+			}
+			return nil
+		})
+	}
+}
+
+func (d *rawDevice) stop() {
+	d.stopping.Store(true)
+	if d.wake >= 0 {
+		unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+}
+
+func (d *rawDevice) close() {
+	d.closeQueues()
+	if d.wake >= 0 {
+		unix.Close(d.wake)
+	}
+}
+
+const (
+	// drainReads bounds how long the groups of other peers wait for one busy
+	// flow.
+	drainReads = 64
+	// maxYields is how often a short group lets others run first, so that
+	// small packets do not leave one by one. It returns at once when nobody
+	// else wants the processor.
+	maxYields = 3
+)
+
+// read is the loop of one queue: packets until there are none, then what was
+// gathered goes out, then it waits.
+func (d *rawDevice) read(e *Engine, fd int) error {
+	w := newSender(e)
+	buf := make([]byte, readHead+vnetSize+65536+maxHeaders+padding)
+	start := readHead
+	if d.VNet {
+		start += vnetSize
+	}
+	in := buf[readHead : start+65536]
+	var vnet []byte
+	if d.VNet {
+		vnet = buf[readHead:start]
+	}
+	reads, yields := 0, 0
+	for {
+		n, errno := rawRead(fd, in)
+		switch errno {
+		case 0:
+			if n -= start - readHead; n > 0 {
+				w.packet(vnet, buf, start, n)
+			}
+			if reads++; reads == drainReads {
+				w.flush()
+				w.tick()
+				reads = 0
+				if d.stopping.Load() {
+					return nil
+				}
+			}
+			yields = 0
+		case unix.EAGAIN:
+			if yields < maxYields && w.short() {
+				yields++
+				unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+				continue
+			}
+			w.flush()
+			if d.stopping.Load() {
+				return nil
+			}
+			if err := d.wait(fd); err != nil {
+				return err
+			}
+			w.tick()
+			reads, yields = 0, 0
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+}
+
+// wait blocks until fd can be read or the device stops.
+func (d *rawDevice) wait(fd int) error {
+	fds := [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(d.wake), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Ppoll(fds[:], nil, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return fmt.Errorf("poll: %w", err)
+		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 && fds[0].Revents&unix.POLLIN == 0 && fds[1].Revents == 0:
+			return errors.New("the device is gone")
+		}
+		return nil
+	}
+}
+
+func rawRead(fd int, b []byte) (int, unix.Errno) {
+	n, _, e := unix.Syscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), e
+}
+
+func rawWrite(fd int, b []byte) unix.Errno {
+	_, _, e := unix.Syscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return e
+}
+
+func (d *rawDevice) sink(e *Engine) sink {
+	return &rawSink{e: e, d: d, fd: d.Queues[int(d.readers.Add(1)-1)%len(d.Queues)]}
+}
+
+// rawSink writes packets and super-packets for one reader.
+type rawSink struct {
+	e   *Engine
+	d   *rawDevice
+	fd  int
+	c   coalescer
+	iov [maxMerge + 1]unix.Iovec
+}
+
+func (s *rawSink) add(msg []byte, v6 bool) {
+	p := msg[headerSize:]
+	if !s.d.VNet {
+		s.count(rawWrite(s.fd, p))
+		return
+	}
+	if !s.c.add(p, v6, s.d.TSO && !s.d.noTCP.Load(), s.d.USO && !s.d.noUDP.Load()) {
+		s.flush()
+	}
+}
+
+func (s *rawSink) flush() {
+	for _, sl := range s.c.slots[:s.c.n] {
+		if sl.n > 1 && s.writeSuper(sl) {
+			continue
+		}
+		for _, p := range sl.pkts[:sl.n] {
+			s.count(s.writeOne(p))
+		}
+	}
+	s.c.reset()
+}
+
+// writeOne writes a packet behind an empty virtio header, which is put over
+// the end of the message's header in front of it.
+func (s *rawSink) writeOne(p []byte) unix.Errno {
+	b := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(p)), -vnetSize)), vnetSize+len(p))
+	clear(b[:vnetSize])
+	return rawWrite(s.fd, b)
+}
+
+// writeSuper reports whether the kernel took the slot whole. If it does not
+// know the kind, it is never tried again.
+func (s *rawSink) writeSuper(sl *slot) bool {
+	h := sl.super()
+	s.iov[0].Base = &h[0]
+	s.iov[0].SetLen(len(h))
+	for i, p := range sl.pkts[:sl.n] {
+		s.iov[i+1].Base = &p[sl.headers]
+		s.iov[i+1].SetLen(len(p) - sl.headers)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(s.fd), uintptr(unsafe.Pointer(&s.iov[0])), uintptr(sl.n+1))
+	switch errno {
+	case 0:
+		return true
+	case unix.EINVAL, unix.EMSGSIZE:
+		if sl.proto == protoUDP {
+			s.d.noUDP.Store(true)
+		} else {
+			s.d.noTCP.Store(true)
+		}
+		return false
+	}
+	s.count(errno)
+	return true
+}
+
+func (s *rawSink) count(errno unix.Errno) {
+	if errno != 0 {
+		s.e.counts.writeErrors.Add(1)
+	}
+}

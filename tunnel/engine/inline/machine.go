@@ -1,0 +1,314 @@
+package inline
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"causeway/protocol"
+	"causeway/tunnel/underlay"
+)
+
+// machine is the control side: handshakes, sessions, cookies and timers of all
+// peers. Bytes and times go in, calls of out come out; it has no I/O, no
+// goroutine and (but for the age of cookies, inside wireguard's leaf
+// packages) no clock. The caller serialises its methods. What the data path
+// shares with it are the atomics of peer and session and the index table.
+type machine struct {
+	id      identity
+	origin  time.Time // of instants
+	out     outlet
+	checker device.CookieChecker
+	index   *indexTable
+	peers   map[protocol.WireGuardPublicKey]*peer
+	timers  timerHeap
+	counts  *counters
+}
+
+// outlet is what the machine does to the world. Nothing in it blocks, and what
+// is sent may leave after the call has returned.
+type outlet interface {
+	// send sends a handshake message to a peer.
+	send(p *peer, msg []byte)
+	// answer sends a cookie reply back to where a message came from.
+	answer(to underlay.Source, msg []byte)
+	// flush sends what is staged for p, which has a usable session, and
+	// reports whether there was anything.
+	flush(p *peer) bool
+	// empty sends a keepalive.
+	empty(p *peer, s *session, now instant)
+	// drop forgets what is staged for p.
+	drop(p *peer)
+	// heard says that an authenticated handshake message of p came from there.
+	heard(p *peer, from underlay.Source)
+	// allow limits handshakes from one source under load.
+	allow(from netip.Addr) bool
+}
+
+func newMachine(key protocol.WireGuardPrivateKey, origin time.Time, out outlet, c *counters) *machine {
+	m := &machine{
+		id: newIdentity(key), origin: origin, out: out, counts: c,
+		index: newIndexTable(), peers: map[protocol.WireGuardPublicKey]*peer{},
+	}
+	m.checker.Init(device.NoisePublicKey(key.Public()))
+	return m
+}
+
+func (m *machine) instant(t time.Time) instant { return instant(t.Sub(m.origin)) + 1 }
+
+// add takes a peer up. One with a persistent keepalive is greeted at once.
+func (m *machine) add(p *peer, t time.Time) {
+	m.peers[p.key] = p
+	if p.keepalive > 0 {
+		m.keepalive(p, t)
+		p.lastTx.Store(int64(m.instant(t)))
+	}
+	m.schedule(p, m.instant(t))
+}
+
+// remove ends a peer: its keys are gone when it returns.
+func (m *machine) remove(p *peer) {
+	p.gone.Store(true)
+	m.erase(p)
+	if p.heapIndex >= 0 {
+		heap.Remove(&m.timers, p.heapIndex)
+	}
+	delete(m.peers, p.key)
+}
+
+// validHandshake is the cheap part of the checks, safe to be called by
+// readers: right size, mac1 (initiation, response), an index of ours
+// (response, cookie). What does not pass is not worth a place in the queue.
+func (m *machine) validHandshake(msg []byte) bool {
+	switch binary.LittleEndian.Uint32(msg) {
+	case device.MessageInitiationType:
+		return len(msg) == initiationSize && m.checker.CheckMAC1(msg)
+	case device.MessageResponseType:
+		return len(msg) == responseSize && m.index.lookup(binary.LittleEndian.Uint32(msg[8:])) != nil && m.checker.CheckMAC1(msg)
+	case device.MessageCookieReplyType:
+		return len(msg) == cookieSize && m.index.lookup(binary.LittleEndian.Uint32(msg[4:])) != nil
+	}
+	return false
+}
+
+// handle takes a message that passed validHandshake.
+func (m *machine) handle(t time.Time, from underlay.Source, msg []byte, underLoad bool) {
+	kind := binary.LittleEndian.Uint32(msg)
+	if kind == device.MessageCookieReplyType {
+		if e := m.index.lookup(binary.LittleEndian.Uint32(msg[4:])); e != nil && !e.peer.cookies.ConsumeReply(readCookie(msg)) {
+			m.counts.badHandshake.Add(1)
+		}
+		return
+	}
+	if underLoad && !m.admit(from, msg) {
+		return
+	}
+	if kind == device.MessageInitiationType {
+		m.initiationReceived(t, from, msg)
+	} else {
+		m.responseReceived(t, from, msg)
+	}
+}
+
+// admit asks for a cookie under load, and limits those that bring one.
+func (m *machine) admit(from underlay.Source, msg []byte) bool {
+	src := sourceBytes(from)
+	if !m.checker.CheckMAC2(msg, src) {
+		if r, err := m.checker.CreateReply(msg, binary.LittleEndian.Uint32(msg[4:]), src); err == nil {
+			m.counts.cookies.Add(1)
+			m.out.answer(from, writeCookie(r))
+		}
+		return false
+	}
+	if !m.out.allow(sourceAddr(from)) {
+		m.counts.limited.Add(1)
+		return false
+	}
+	return true
+}
+
+// sourceBytes is what a cookie is bound to. A path's owner is proven by the
+// underlay and stays the same over all its paths; without one it is the
+// address.
+func sourceBytes(s underlay.Source) []byte {
+	if s.Peer != 0 {
+		return binary.BigEndian.AppendUint32(nil, uint32(s.Peer))
+	}
+	b, _ := s.Addr.MarshalBinary()
+	return b
+}
+
+// sourceAddr is sourceBytes for the rate limiter, which knows addresses only;
+// 0.0.0.0/8 is no real one.
+func sourceAddr(s underlay.Source) netip.Addr {
+	if s.Peer != 0 {
+		return netip.AddrFrom4([4]byte{0, byte(s.Peer >> 16), byte(s.Peer >> 8), byte(s.Peer)})
+	}
+	return s.Addr.Addr()
+}
+
+func (m *machine) initiationReceived(t time.Time, from underlay.Source, msg []byte) {
+	r, err := m.id.readInitiation(msg)
+	p := m.peers[r.key]
+	if err != nil || p == nil {
+		m.counts.badHandshake.Add(1)
+		return
+	}
+	now := m.instant(t)
+	if !r.stamp.After(p.received) || !p.answeredAt.passed(now, initiationInterval) {
+		m.counts.replayed.Add(1)
+		return
+	}
+	e := m.index.add(p)
+	answer, keys, err := r.respond(p.psk, e.index)
+	if err != nil {
+		m.index.remove(e)
+		m.counts.badHandshake.Add(1)
+		return
+	}
+	p.received, p.answeredAt, p.lastHandshake = r.stamp, now, now
+	p.rxBytes.Add(uint64(len(msg)))
+	p.noteReceived(now, false)
+	m.out.heard(p, from)
+	p.cookies.AddMacs(answer)
+	m.establish(p, e, &keys, now)
+	p.noteSent(now, false)
+	m.out.send(p, answer)
+	m.schedule(p, now)
+}
+
+func (m *machine) responseReceived(t time.Time, from underlay.Source, msg []byte) {
+	e := m.index.lookup(binary.LittleEndian.Uint32(msg[8:]))
+	if e == nil || e.peer.pending == nil || e.peer.pending.entry != e {
+		m.counts.badHandshake.Add(1)
+		return
+	}
+	p := e.peer
+	keys, err := m.id.readResponse(p.pending, msg)
+	if err != nil {
+		m.counts.badHandshake.Add(1)
+		return
+	}
+	now := m.instant(t)
+	p.pending.erase()
+	p.pending = nil // its index is the session's now
+	p.rxBytes.Add(uint64(len(msg)))
+	p.noteReceived(now, false)
+	m.out.heard(p, from)
+	s := m.establish(p, e, &keys, now)
+	m.complete(p)
+	p.completed.Store(t.UnixNano())
+	// The peer may use the session only after it has heard from us on it.
+	if !m.out.flush(p) {
+		m.out.empty(p, s, now)
+	}
+	m.schedule(p, now)
+}
+
+// establish makes a session of a finished handshake.
+func (m *machine) establish(p *peer, e *entry, k *sessionKeys, now instant) *session {
+	s := newSession(e, k, now)
+	e.session.Store(s)
+	for _, old := range p.begin(s) {
+		if old != nil {
+			m.index.remove(old.entry)
+		}
+	}
+	p.eraseAt = now.add(eraseAfter)
+	return s
+}
+
+// complete ends the attempts: both sides have the session.
+func (m *machine) complete(p *peer) {
+	p.retransmitAt, p.attempts, p.lastMinute = 0, 0, false
+}
+
+func (m *machine) dropPending(p *peer) {
+	if p.pending != nil {
+		p.pending.erase()
+		m.index.remove(p.pending.entry)
+		p.pending = nil
+	}
+}
+
+// initiate sends an initiation unless one was sent lately. A retry goes on
+// counting attempts, a new reason starts over.
+func (m *machine) initiate(p *peer, t time.Time, retry bool) {
+	now := m.instant(t)
+	if !retry {
+		p.attempts = 0
+	}
+	if !p.lastHandshake.passed(now, rekeyTimeout) {
+		if p.retransmitAt == 0 { // after a response of ours that nobody confirmed
+			p.retransmitAt = p.lastHandshake.add(rekeyTimeout)
+		}
+		return
+	}
+	p.lastHandshake = now
+	stamp := timestamp(t, p.sent)
+	m.dropPending(p)
+	e := m.index.add(p)
+	hs, msg, err := m.id.newInitiation(p.key, p.psk, e.index, stamp)
+	if err != nil { // the peer's key is a low-order point
+		m.index.remove(e)
+		m.counts.badHandshake.Add(1)
+		return
+	}
+	p.sent, p.pending = stamp, &initiation{hs, e}
+	p.initiationsOut++
+	p.cookies.AddMacs(msg)
+	p.noteSent(now, false)
+	p.retransmitAt = now.add(rekeyTimeout + rand.N(rekeyJitter))
+	m.out.send(p, msg)
+}
+
+// keepalive sends what is staged or an empty message; without a session it
+// starts a handshake.
+func (m *machine) keepalive(p *peer, t time.Time) {
+	now := m.instant(t)
+	s := p.current.Load()
+	if s == nil || !s.usable(now) {
+		m.initiate(p, t, false)
+		return
+	}
+	if !m.out.flush(p) {
+		m.out.empty(p, s, now)
+	}
+	if s.stale(now) {
+		m.initiate(p, t, false)
+	}
+}
+
+// event handles what the data path noted of p.
+func (m *machine) event(p *peer, flags uint32, t time.Time) {
+	if p.gone.Load() {
+		m.out.drop(p)
+		return
+	}
+	now := m.instant(t)
+	if flags&eventConfirmed != 0 {
+		m.complete(p)
+		m.dropPending(p)
+		for _, s := range p.takeRetired() {
+			m.index.remove(s.entry)
+		}
+	}
+	if flags&eventFresh != 0 && !p.lastMinute {
+		p.lastMinute = true
+		flags |= eventHandshake
+	}
+	s := p.current.Load()
+	usable := s != nil && s.usable(now)
+	if flags&(eventConfirmed|eventHandshake) != 0 && usable {
+		m.out.flush(p)
+	}
+	// A handshake may have completed since this was asked for.
+	if flags&eventHandshake != 0 && (!usable || s.stale(now) || flags&eventFresh != 0) {
+		m.initiate(p, t, false)
+	}
+	m.schedule(p, now)
+}

@@ -1,0 +1,107 @@
+package inline
+
+import (
+	"time"
+
+	"causeway/protocol"
+	"causeway/tunnel/engine"
+)
+
+// SetPeers implements engine.Engine. A changed preshared key counts from the
+// next handshake on, as in other implementations; a changed key makes another
+// peer.
+func (e *Engine) SetPeers(peers []engine.Peer) error {
+	if err := engine.CheckPeers(e.public, peers); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	wanted := make(map[protocol.NodeNumber]bool, len(peers))
+	table := &routes{}
+	t := time.Now()
+	var added []*peer
+	// Those that go, go first: their keys may come back under another number.
+	for i := range peers {
+		w := &peers[i]
+		if p := e.numbers[w.Number]; p != nil && p.key == w.Key {
+			wanted[w.Number] = true
+		}
+	}
+	var removed []*peer
+	for n, p := range e.numbers {
+		if !wanted[n] {
+			removed = append(removed, p)
+			delete(e.numbers, n)
+		}
+	}
+	for i := range peers {
+		w := &peers[i]
+		p := e.numbers[w.Number]
+		if p == nil {
+			p = newPeer(w.Number, w.Key)
+			p.keepalive = w.Keepalive
+			e.numbers[w.Number] = p
+			added = append(added, p)
+		}
+		p.psk = w.PresharedKey
+		if p.keepalive != w.Keepalive {
+			greet := p.keepalive == 0
+			p.keepalive = w.Keepalive
+			if e.running {
+				if greet {
+					e.machine.keepalive(p, t)
+				}
+				e.machine.schedule(p, e.machine.instant(t))
+			}
+		}
+		for _, a := range w.AllowedIPs {
+			table.insert(a, p)
+		}
+	}
+	// From here on nothing is sent to or accepted from a removed peer.
+	e.routes.Store(table)
+	for _, p := range removed {
+		e.machine.remove(p)
+	}
+	if e.running {
+		for _, p := range added {
+			e.machine.add(p, t)
+		}
+	}
+	e.poke()
+	return nil
+}
+
+// ResetPeer implements engine.Engine.
+func (e *Engine) ResetPeer(n protocol.NodeNumber) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.numbers[n]
+	if p == nil {
+		return
+	}
+	m := e.machine
+	// What is staged stays: it goes to whoever answers the next handshake.
+	m.dropPending(p)
+	for _, s := range p.forget() {
+		m.index.remove(s.entry)
+	}
+	p.received = [len(p.received)]byte{}
+	p.answeredAt, p.lastHandshake, p.retransmitAt, p.eraseAt = 0, 0, 0, 0
+	p.attempts, p.lastMinute = 0, false
+	p.unanswered.Store(0)
+	p.unacked.Store(0)
+	p.another.Store(false)
+	p.asked.Store(0)
+	p.cookies = newCookies(p.key)
+	if e.running {
+		p.mu.Lock()
+		waiting := len(p.staged) > 0
+		p.mu.Unlock()
+		if waiting || p.keepalive > 0 {
+			m.initiate(p, time.Now(), false)
+		}
+		m.schedule(p, e.now())
+	}
+	e.poke()
+}
