@@ -141,6 +141,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return sessions.Run(ctx) })
+	g.Go(func() error { return h.renewList(ctx, store, keys, public) })
 	g.Go(func() error { return inv.Run(ctx) })
 	g.Go(func() error { return explainUDP(h.udp, tun.Run(ctx)) })
 	g.Go(func() error {
@@ -167,6 +168,22 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// renewList signs the hub list anew before it expires, until ctx ends.
+func (h *Hub) renewList(ctx context.Context, store *state.Store, keys join.Keys, public protocol.Hub) error {
+	t := time.NewTicker(24 * time.Hour)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if _, err := join.EnsureHub(ctx, store, keys, public, h.cfg.Overlay); err != nil && ctx.Err() == nil {
+				h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
+			}
+		}
+	}
 }
 
 // publicHub is how the hub list names this hub.

@@ -79,7 +79,8 @@ func New(cfg Config) *Server {
 }
 
 // Listen makes the unix socket at path, mode 0660, and its directory if that
-// is missing. A socket that nobody answers at is replaced.
+// is missing. A socket that nobody answers at is replaced. It sets the process's
+// umask for a moment, so it belongs at the start, before other files are made.
 func Listen(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -97,15 +98,13 @@ func Listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("admin socket: %w", err)
 		}
 	}
+	// The mode holds from the first moment: a connection made before a later
+	// chmod would wait and be served.
+	old := unix.Umask(0o117)
 	l, err := net.Listen("unix", path)
+	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: listen at %s: %w; is the directory writable for the user that runs the hub?", path, reason(err))
-	}
-	// Until here only the owner could connect or the socket was as the umask
-	// says; nothing is served before Serve.
-	if err := os.Chmod(path, 0o660); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	return l, nil
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/time/rate"
+
 	"causeway/hub/api"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -24,6 +26,7 @@ type live struct {
 	errors  []string
 	state   string
 	since   time.Time
+	hellos  *rate.Limiter
 }
 
 // Info is what is known live of a node.
@@ -98,7 +101,7 @@ func judge(n state.Node, l *live) (string, []string) {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{}
+		l = &live{hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst)}
 		s.nodes[n] = l
 	}
 	return l

@@ -37,6 +37,8 @@ const (
 	redialLull    = 50 * time.Millisecond
 	maxStreams    = 16 // open at once in one session, of the agent's making
 	maxConnsTotal = 1 << 16
+	helloEvery    = 2 * time.Second // of one node in the long run: a hello may be a transaction
+	helloBurst    = 20
 )
 
 // Tunnel is what of tunnel.Hub is needed here.
@@ -230,7 +232,11 @@ func (s *Server) compute() {
 	if s.view != nil {
 		owners = s.view.Owners
 	}
-	s.view = netmap.Compute(st, known, owners)
+	next := netmap.Compute(st, known, owners)
+	if next.SameAs(s.view) {
+		return // most transactions and many statuses change no netmap
+	}
+	s.view = next
 	for _, l := range s.nodes {
 		if l.session != nil {
 			l.session.wake()

@@ -219,6 +219,12 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 
 // hello checks and records what the node says of itself.
 func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, error) {
+	ses.s.mu.Lock()
+	allowed := ses.s.node(ses.node).hellos.Allow()
+	ses.s.mu.Unlock()
+	if !allowed {
+		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
+	}
 	st, err := ses.s.cfg.Store.Update(ctx, "node:"+ses.name(), "hello", func(d *state.Draft) error {
 		return state.Announce(d, ses.node, h.Statement, h.Routes)
 	})

@@ -24,7 +24,7 @@ const (
 // for a new cluster; an existing one keeps its own.
 func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.Hub, overlay []netip.Prefix) (protocol.NodeNumber, error) {
 	var number protocol.NodeNumber
-	_, err := store.Update(ctx, "hub", "start", func(d *state.Draft) error {
+	_, err := store.Update(ctx, "hub", "hub list", func(d *state.Draft) error {
 		if d.Epoch == 0 {
 			if err := d.Add(state.ClusterCreated{Cluster: keys.Cluster.Public(), Epoch: 1, Overlay: overlay}); err != nil {
 				return err

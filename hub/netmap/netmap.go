@@ -34,10 +34,9 @@ type View struct {
 	// prefix stays where it is while its owner is online.
 	Owners map[netip.Prefix]protocol.NodeNumber
 
-	self  map[protocol.NodeNumber]protocol.NetmapSelf
-	hubs  *protocol.SignedHubList
-	own   map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
-	index map[protocol.NodeNumber]int                   // in Peers
+	self map[protocol.NodeNumber]protocol.NetmapSelf
+	hubs *protocol.SignedHubList
+	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
 }
 
 // Compute makes the view. owners are those of the View before, or nil.
@@ -48,7 +47,6 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
 		hubs:    s.HubList,
 		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
-		index:   map[protocol.NodeNumber]int{},
 	}
 	routes := make([]state.Route, 0, len(s.Routes))
 	for _, r := range s.Routes {
@@ -88,7 +86,6 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 		}
 		r := owned[n.Number]
 		slices.SortFunc(r, comparePrefixes)
-		v.index[n.Number] = len(v.Peers)
 		v.Peers = append(v.Peers, protocol.Peer{
 			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r,
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
@@ -162,6 +159,13 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 func Same(a, b protocol.Netmap) bool {
 	a.NetmapVersion, b.NetmapVersion = protocol.NetmapVersion{}, protocol.NetmapVersion{}
 	return reflect.DeepEqual(a, b)
+}
+
+// SameAs reports whether every netmap of v and w says the same, whatever their
+// versions.
+func (v *View) SameAs(w *View) bool {
+	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) &&
+		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the
