@@ -201,6 +201,8 @@ func (s *Server) dismiss(st *state.State) {
 		}
 		l.leaving = true
 		ses := l.session
+		s.cfg.Events.Add(event.NodeDown, st.Nodes[n].Name, "the node was revoked")
+		ses.log.Info().Msg("node revoked")
 		go func() {
 			ses.farewell()
 			s.mu.Lock()
