@@ -167,6 +167,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
+	log.Info().Msg("hub stopped")
 	return nil
 }
 

@@ -133,6 +133,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		case <-s.cfg.Tunnel.BoundChanged():
 		case <-s.dirty:
+			s.dismiss(s.cfg.Store.State()) // a session that came up while its node was revoked
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
 				return err
 			}
@@ -201,6 +202,8 @@ func (s *Server) dismiss(st *state.State) {
 		}
 		l.leaving = true
 		ses := l.session
+		s.cfg.Events.Add(event.NodeDown, st.Nodes[n].Name, "the node was revoked")
+		ses.log.Info().Msg("node revoked")
 		go func() {
 			ses.farewell()
 			s.mu.Lock()
@@ -220,7 +223,8 @@ func (s *Server) compute() {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for n := range st.Nodes {
+	for _, node := range st.LiveNodes() {
+		n := node.Number
 		info := netmap.Live{Candidates: s.cfg.Tunnel.Bound(n)}
 		if l, ok := s.nodes[n]; ok {
 			info.Online = l.session != nil || now.Sub(l.down) < onlineGrace

@@ -358,6 +358,8 @@ func (ses *session) leave(ctx context.Context) error {
 		return state.Remove(d, ses.node, state.GoneLeft)
 	})
 	if err == nil {
+		s.cfg.Events.Add(event.NodeDown, ses.name(), "the node left the cluster")
+		ses.log.Info().Msg("node left")
 		err = ses.send(protocol.KindLeft, struct{}{})
 	} else {
 		ses.bad(errors.New("the hub cannot store that the node leaves"))
