@@ -186,11 +186,9 @@ func (u *Underlay) publish(out *probe.Output) (hurry []protocol.NodeNumber) {
 				m[a] = r
 			}
 		}
-		for _, h := range u.hubs {
-			for _, a := range h.Addrs {
-				if r := peers[h.Number]; r != nil {
-					m[a] = r
-				}
+		for a, n := range u.agent.HubAddrs() {
+			if r := peers[n]; r != nil {
+				m[a] = r
 			}
 		}
 		u.sources.Store(&m)
@@ -228,7 +226,11 @@ func (u *Underlay) drain(r *reader) {
 		case e.released != 0:
 			r.release(e.released)
 		case e.hub != 0:
-			u.cfg.Log.Info().Uint32("peer", uint32(e.hub)).Bool("bound", e.bound).Msg("hub")
+			if e.bound {
+				u.cfg.Log.Info().Uint32("peer", uint32(e.hub)).Msg("hub has bound our address")
+			} else {
+				u.cfg.Log.Warn().Uint32("peer", uint32(e.hub)).Msg("hub does not answer")
+			}
 			if u.cfg.OnHubBound != nil {
 				u.cfg.OnHubBound(e.hub, e.bound)
 			}

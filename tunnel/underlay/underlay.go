@@ -97,7 +97,6 @@ type Underlay struct {
 	mu       sync.Mutex // guards what follows
 	agent    *probe.Agent
 	out      probe.Output
-	hubs     []Hub
 	held     map[protocol.NodeNumber]*held
 	events   []event
 	draining sync.Mutex // held while events are worked off, in order
@@ -146,7 +145,6 @@ func (u *Underlay) SetHubs(hubs []Hub) error {
 	if err := u.agent.SetHubs(time.Now(), l, &u.out); err != nil {
 		return err
 	}
-	u.hubs = slices.Clone(hubs)
 	u.setRemotes(true, func(yield func(protocol.NodeNumber) bool) {
 		for _, h := range hubs {
 			if !yield(h.Number) {

@@ -105,6 +105,10 @@ func (a *Agent) newPath(kind protocol.PathKind) *path {
 // address is there twice.
 func (a *Agent) SetHubs(now time.Time, hubs []Hub, out *Output) error {
 	numbers, addrs := map[protocol.NodeNumber]bool{}, map[netip.AddrPort]bool{}
+	hubs = slices.Clone(hubs)
+	for i := range hubs {
+		hubs[i].Addrs = plainAddrs(hubs[i].Addrs)
+	}
 	for _, h := range hubs {
 		if !h.Number.Valid() || h.Number == a.cfg.Self || numbers[h.Number] {
 			return fmt.Errorf("set hubs: hub number %d is not valid, our own, or there twice", h.Number)
@@ -180,6 +184,7 @@ func (a *Agent) SetPeers(now time.Time, peers []Peer, out *Output) error {
 			p = &peer{}
 			delete(a.active, c.Number)
 		}
+		c.Candidates = plainAddrs(c.Candidates)
 		p.Peer = c
 		a.peers[c.Number] = p
 		a.setCandidates(now, p)
@@ -195,11 +200,22 @@ func (a *Agent) SetPeers(now time.Time, peers []Peer, out *Output) error {
 	return nil
 }
 
+// plainAddrs copies l with addresses in the form in which sockets report them.
+func plainAddrs(l []netip.AddrPort) []netip.AddrPort {
+	out := make([]netip.AddrPort, len(l))
+	for i, a := range l {
+		out[i] = netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+	}
+	return out
+}
+
 func (a *Agent) setCandidates(now time.Time, p *peer) {
 	want := map[netip.AddrPort]bool{}
 	if p.Direct {
 		for _, c := range p.Candidates {
-			if c.IsValid() && len(want) < maxCandidates && a.hubAddrs[c] == nil {
+			// What is no host's address does no harm, but is no candidate.
+			fit := c.IsValid() && c.Port() != 0 && !c.Addr().IsUnspecified() && !c.Addr().IsMulticast()
+			if fit && len(want) < maxCandidates && a.hubAddrs[c] == nil {
 				want[c] = true
 			}
 		}
@@ -439,6 +455,15 @@ func (a *Agent) Sources() map[netip.AddrPort]protocol.NodeNumber {
 			}
 			m[q.addr], taken[q.addr] = n, q.lastAnswer
 		}
+	}
+	return m
+}
+
+// HubAddrs lists the hubs' addresses.
+func (a *Agent) HubAddrs() map[netip.AddrPort]protocol.NodeNumber {
+	m := map[netip.AddrPort]protocol.NodeNumber{}
+	for ad, h := range a.hubOf {
+		m[ad] = h.Number
 	}
 	return m
 }
