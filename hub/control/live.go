@@ -15,18 +15,18 @@ import (
 
 // live is what is known of a node from its sessions. Server.mu guards it.
 type live struct {
-	session *session // nil: none now
-	leaving bool     // gone from the state, and being told
-	down    time.Time
-	hello   protocol.Hello
-	status  protocol.Status
-	heard   bool // a status came in this session
-	acked   protocol.NetmapVersion
-	refused []protocol.RefusedPart
-	errors  []string
-	state   string
-	since   time.Time
-	hellos  *rate.Limiter
+	session  *session // nil: none now
+	leaving  bool     // gone from the state, and being told
+	lastWord time.Time
+	hello    protocol.Hello
+	status   protocol.Status
+	heard    bool // a status came in this session
+	acked    protocol.NetmapVersion
+	refused  []protocol.RefusedPart
+	errors   []string
+	state    string
+	since    time.Time
+	hellos   *rate.Limiter
 }
 
 // Info is what is known live of a node.

@@ -29,11 +29,11 @@ import (
 const (
 	gather        = 100 * time.Millisecond // changes within it make one netmap
 	helloTimeout  = 10 * time.Second
-	silence       = 4 * protocol.StatusInterval // without a word a session is dead
+	silence       = 3 * protocol.StatusInterval // without a word a session is dead
 	writeTimeout  = 15 * time.Second
 	ackTimeout    = 10 * time.Second
 	farewell      = 500 * time.Millisecond // for a revoked node to hear so
-	onlineGrace   = 10 * time.Second       // a node that restarts keeps its routes
+	onlineGrace   = 10 * time.Second       // since its last word: a node that restarts keeps its routes
 	redialLull    = 50 * time.Millisecond
 	maxStreams    = 16 // open at once in one session, of the agent's making
 	maxConnsTotal = 1 << 16
@@ -227,7 +227,7 @@ func (s *Server) compute() {
 		n := node.Number
 		info := netmap.Live{Candidates: s.cfg.Tunnel.Bound(n)}
 		if l, ok := s.nodes[n]; ok {
-			info.Online = l.session != nil || now.Sub(l.down) < onlineGrace
+			info.Online = l.session != nil || now.Sub(l.lastWord) < onlineGrace
 			info.Candidates = append(info.Candidates, l.status.Candidates...)
 		}
 		known[n] = info

@@ -245,6 +245,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	l := s.node(node.Number)
 	old := l.session
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
+	l.lastWord = time.Now()
 	s.judged(node, l)
 	s.mu.Unlock()
 	if old != nil {
@@ -263,7 +264,7 @@ func (s *Server) gone(ses *session) {
 	l := s.nodes[ses.node]
 	mine := l != nil && l.session == ses
 	if mine {
-		l.session, l.down = nil, time.Now()
+		l.session = nil
 		s.judged(node, l)
 	}
 	s.mu.Unlock()
@@ -389,7 +390,7 @@ func (s *Server) status(ses *session, v protocol.Status) {
 	moved := false
 	if l != nil && l.session == ses {
 		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
-		l.status, l.heard = v, true
+		l.status, l.heard, l.lastWord = v, true, time.Now()
 		s.judged(node, l)
 	}
 	s.mu.Unlock()
