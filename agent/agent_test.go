@@ -198,6 +198,10 @@ func TestRevoked(t *testing.T) {
 	w.tunnel.setBound(true)
 	w.session()
 	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub that welcomes it takes it back")
+	w.tunnel.setBound(false)
+	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
+	w.agent.setRevoked(context.Background())
+	require.True(t, w.agent.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
 }
 
 func TestRequiredFeatureIsClosed(t *testing.T) {

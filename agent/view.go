@@ -185,12 +185,14 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 // leave tells the hub, if there is one, gives the identity up and ends Run.
 func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	r := debug.LeaveResult{Told: true}
-	if err := a.control.Leave(ctx); err != nil {
-		r = debug.LeaveResult{Error: err.Error()}
-	}
+	err := a.control.Leave(ctx)
 	a.mu.Lock()
 	a.left = true
+	revoked := a.held != nil && a.held.Revoked
 	a.mu.Unlock()
+	if err != nil && !revoked { // a hub that revoked the node knows already
+		r = debug.LeaveResult{Error: err.Error()}
+	}
 	// Here, not in the command that asked: a service manager may start the
 	// agent again before that command has the state directory.
 	if err := a.cfg.Store.RemoveIdentity(); err != nil {
