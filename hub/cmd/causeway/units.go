@@ -91,11 +91,14 @@ func labelText(l map[string]string) string {
 	return strings.Join(s, ", ")
 }
 
-// pathSummary counts chosen paths by kind: 3 relay, 1 direct.
+// pathSummary counts chosen paths to other nodes by kind: 1 direct, 3 relay.
+// The hub names itself in a list of paths; how it is reached says little here.
 func pathSummary(paths []protocol.PathStatus) string {
 	n := map[protocol.PathKind]int{}
 	for _, p := range paths {
-		n[p.Path]++
+		if p.Name != "hub" {
+			n[p.Path]++
+		}
 	}
 	var s []string
 	for _, k := range []protocol.PathKind{protocol.PathDirect, protocol.PathRelay, protocol.PathStream} {
