@@ -76,7 +76,7 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 		options = "--name " + t.Replace + " --replace "
 	}
 	_, err = fmt.Fprintf(c.err, "Good for one host of site %s within %s. On that host, as root:\n  causeway-agent join %s%s\n",
-		t.Site, span(time.Until(t.Expires).Round(time.Second)), options, t.Text)
+		t.Site, short(time.Duration(t.TTL)), options, t.Text)
 	return err
 }
 

@@ -34,6 +34,18 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
+// short is Go's text form without zeros at its end: 1h, 30m, 1h30m.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
 // millis is a round trip time in milliseconds.
 func millis(d time.Duration) string {
 	if d <= 0 {
@@ -79,11 +91,14 @@ func labelText(l map[string]string) string {
 	return strings.Join(s, ", ")
 }
 
-// pathSummary counts chosen paths by kind: 3 relay, 1 direct.
+// pathSummary counts chosen paths to other nodes by kind: 1 direct, 3 relay.
+// The hub names itself in a list of paths; how it is reached says little here.
 func pathSummary(paths []protocol.PathStatus) string {
 	n := map[protocol.PathKind]int{}
 	for _, p := range paths {
-		n[p.Path]++
+		if p.Name != "hub" {
+			n[p.Path]++
+		}
 	}
 	var s []string
 	for _, k := range []protocol.PathKind{protocol.PathDirect, protocol.PathRelay, protocol.PathStream} {
