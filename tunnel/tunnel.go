@@ -9,6 +9,7 @@ import (
 
 	"causeway/protocol"
 	"causeway/tunnel/engine"
+	"causeway/tunnel/engine/inline"
 	"causeway/tunnel/engine/wggo"
 	"causeway/tunnel/tundev"
 
@@ -17,7 +18,7 @@ import (
 
 // Engine names for NodeConfig.
 const (
-	EngineInline      = "inline"
+	EngineInline      = inline.Name
 	EngineWireGuardGo = wggo.Name
 	DefaultEngine     = EngineWireGuardGo
 )
@@ -40,24 +41,30 @@ type engineConfig struct {
 	log     zerolog.Logger
 }
 
-// checkEngine says whether this build has an engine of that name.
+// checkEngine says whether there is an engine of that name.
 func checkEngine(name string) error {
 	switch name {
-	case EngineWireGuardGo:
+	case EngineWireGuardGo, EngineInline:
 		return nil
-	case EngineInline:
-		return fmt.Errorf("engine %q is not part of this build: use %q", name, EngineWireGuardGo)
 	default:
-		return fmt.Errorf("unknown engine %q: use %q", name, EngineWireGuardGo)
+		return fmt.Errorf("unknown engine %q: use %q or %q", name, EngineWireGuardGo, EngineInline)
 	}
 }
 
 // openEngine opens the TUN device and makes an engine over it. The engine's Run
 // closes the device.
 func openEngine(name string, c engineConfig) (engine.Engine, error) {
-	if err := checkEngine(name); err != nil {
-		return nil, err
+	switch name {
+	case EngineWireGuardGo:
+		return openWireGuardGo(c)
+	case EngineInline:
+		return openInline(c)
+	default:
+		return nil, checkEngine(name)
 	}
+}
+
+func openWireGuardGo(c engineConfig) (engine.Engine, error) {
 	dev, err := tundev.Open(c.iface, c.mtu)
 	if err != nil {
 		return nil, err
@@ -65,6 +72,23 @@ func openEngine(name string, c engineConfig) (engine.Engine, error) {
 	e, err := wggo.New(wggo.Config{Number: c.number, PrivateKey: c.key, TUN: dev, Carrier: c.carrier, Log: c.log})
 	if err != nil {
 		dev.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// openInline gives the engine the bare descriptor: it does its own reading and
+// writing of super-packets.
+func openInline(c engineConfig) (engine.Engine, error) {
+	fd, err := tundev.OpenFD(c.iface, c.mtu)
+	if err != nil {
+		return nil, err
+	}
+	dev := &inline.Device{Name: c.iface, Queues: []int{fd}, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
+	dev.TSO, dev.USO = tundev.SetOffloads(fd)
+	e, err := inline.New(inline.Config{PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
+	if err != nil {
+		tundev.CloseFD(fd)
 		return nil, err
 	}
 	return e, nil
