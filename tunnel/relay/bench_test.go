@@ -1,0 +1,117 @@
+package relay
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/protocol"
+	"causeway/tunnel/underlay"
+	"causeway/tunnel/underlay/sock"
+)
+
+type nobody struct{}
+
+func (nobody) Receive(underlay.Source, []byte, int) {}
+func (nobody) Flush()                               {}
+
+// forwarder is a switchboard with bindings set by hand and a reader driven by
+// the caller, so that what is measured is the path of a datagram alone.
+func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*sock.Conn, numbers []protocol.NodeNumber) {
+	open := func() *sock.Conn {
+		c, err := sock.Open(sock.Options{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	key, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	r, err := New(Config{Self: 1, PrivateKey: key, BootID: protocol.BootID{1}, Listen: netip.MustParseAddrPort("127.0.0.1:0"),
+		NewReader: func() underlay.Receiver { return nobody{} }, Log: zerolog.Nop()})
+	require.NoError(t, err)
+	nodes := []Node{{Number: 2, Key: key.Public()}}
+	for i := range addressees {
+		n := protocol.NodeNumber(0x010000 + i)
+		nodes, numbers = append(nodes, Node{Number: n, Key: key.Public()}), append(numbers, n)
+	}
+	require.NoError(t, r.SetNodes(nodes))
+	bind := func(n protocol.NodeNumber, a netip.AddrPort) {
+		e := (*r.nodes.Load())[n]
+		e.bound.Store(&[]netip.AddrPort{a})
+		r.byAddr[a] = e
+	}
+	from = open()
+	bind(2, from.LocalAddr())
+	for _, n := range numbers {
+		c := open()
+		bind(n, c.LocalAddr())
+		to = append(to, c)
+	}
+	return &reader{r: r, conn: open(), recv: nobody{}}, from, to, numbers
+}
+
+// burst is n datagrams of the given size, to the addressees in turn, run at a time.
+func burst(numbers []protocol.NodeNumber, n, size, run int) []byte {
+	b := make([]byte, n*size)
+	for i := range n {
+		b[i*size] = byte(protocol.MessageTransport)
+		protocol.SetMessageNumber(b[i*size:], numbers[i/run%len(numbers)])
+	}
+	return b
+}
+
+func TestForwardingAllocatesNothing(t *testing.T) {
+	d, from, to, numbers := forwarder(t, 3)
+	data := burst(numbers, 45, 1400, 5)
+	messages := []sock.Message{{From: from.LocalAddr(), Data: data, Segment: 1400}}
+	batch := sock.NewBatch()
+	once := func() {
+		for i := range 45 {
+			protocol.SetMessageNumber(data[i*1400:], numbers[i/5%3])
+		}
+		d.batch(messages)
+		for _, c := range to {
+			if _, err := c.Read(batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	once() // groups are made once
+	require.Zero(t, testing.AllocsPerRun(100, once))
+	require.Equal(t, uint64(102*45), d.r.datagrams.Load())
+	require.Equal(t, uint64(102*45*1400), d.r.bytes.Load())
+	require.Empty(t, d.r.drops.Map())
+}
+
+// One datagram in is at most one out, whatever is in it.
+func TestNoAmplification(t *testing.T) {
+	d, from, to, numbers := forwarder(t, 2)
+	data := burst(append(numbers, 0, 2, 999, protocol.MaxNodeNumber), 60, 200, 1)
+	d.batch([]sock.Message{{From: from.LocalAddr(), Data: data, Segment: 200}, {From: to[0].LocalAddr(), Data: []byte{4, 0, 0, 1}, Segment: 4}})
+	require.Equal(t, uint64(20), d.r.datagrams.Load())
+	require.Equal(t, map[string]uint64{DropAddressee: 30, DropMalformed: 1}, d.r.drops.Map())
+}
+
+func BenchmarkForward(b *testing.B) {
+	for _, c := range []struct{ addressees, run, size int }{{1, 45, 1400}, {8, 1, 1400}, {1, 45, 200}} {
+		b.Run(fmt.Sprintf("%d to %d by %d", c.size, c.addressees, c.run), func(b *testing.B) {
+			d, from, _, numbers := forwarder(b, c.addressees) // nobody reads: what does not fit, the kernel drops
+			data := burst(numbers, 45, c.size, c.run)
+			messages := []sock.Message{{From: from.LocalAddr(), Data: data, Segment: c.size}}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(data)))
+			start := time.Now()
+			for b.Loop() {
+				for i := range 45 {
+					protocol.SetMessageNumber(data[i*c.size:], numbers[i/c.run%len(numbers)])
+				}
+				d.batch(messages)
+			}
+			b.ReportMetric(float64(d.r.datagrams.Load())/time.Since(start).Seconds()/1000, "kpps")
+		})
+	}
+}
