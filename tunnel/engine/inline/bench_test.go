@@ -3,6 +3,7 @@
 package inline_test
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,8 @@ import (
 
 // TestSpeed compares the engines in turn: TCP through two kernel devices and
 // UDP over a loopback device, both engines in this process. It prints figures
-// and judges nothing; INLINE_SPEED is the number of rounds.
+// and judges nothing; INLINE_SPEED is the number of
+// rounds, INLINE_SPEED_ENGINES can name one engine alone (for profiles).
 func TestSpeed(t *testing.T) {
 	rounds, _ := strconv.Atoi(os.Getenv("INLINE_SPEED"))
 	if rounds == 0 {
@@ -30,7 +32,7 @@ func TestSpeed(t *testing.T) {
 	}
 	figures := map[string][]float64{}
 	for range rounds {
-		for _, name := range []string{"inline", "wireguard-go"} {
+		for _, name := range strings.Fields(cmp.Or(os.Getenv("INLINE_SPEED_ENGINES"), "inline wireguard-go")) {
 			for k, v := range measure(t, name) {
 				figures[name+" "+k] = append(figures[name+" "+k], v)
 			}
