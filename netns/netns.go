@@ -2,12 +2,19 @@
 // addresses, routes, rules, nftables, sysctls) as a plan that is a plain value,
 // and the code that applies a plan whole, finds what is there, and takes it
 // all back.
+//
+//	p, err := netns.NewPlan(cfg)        // pure
+//	h := netns.NewHost(stateDir, log)
+//	err = h.Apply(ctx, p)               // as often as wanted
+//	err = h.Remove(ctx, cfg)            // as it was before
+//
+// The TUN device itself is made by the tunnel; Remove deletes it. Which
+// prefixes may be routed at all is the agent's decision, not made here.
 package netns
 
 import (
-	"context"
-	"errors"
 	"net/netip"
+	"sync"
 
 	"github.com/rs/zerolog"
 )
@@ -19,7 +26,7 @@ type Config struct {
 	Mark      uint32         // SO_MARK of underlay sockets: these never take tunnel routes
 	Table     int            // routing table of the tunnel's own
 	Overlay   []netip.Addr   // the node's overlay addresses
-	Routes    []netip.Prefix // what is routed into the tunnel
+	Routes    []netip.Prefix // what is routed into the tunnel, the overlay ranges included
 	Local     []netip.Prefix // what the node itself announces: pods and LANs behind it
 }
 
@@ -28,36 +35,33 @@ const (
 	DefaultInterface = "cw0"
 	DefaultTable     = 0xca5e // 51806
 	DefaultMark      = 0xca5e
+	DefaultMTU       = 1380
 )
 
-// Plan is the desired state, a value that prints as the commands that would
-// make it (ip, nft, sysctl), one a line.
-type Plan struct{ Config }
+const (
+	// RulePreference is where the rules for the tunnel's table lie: after the
+	// local table (0), before main (32766).
+	RulePreference = 5206
+	// RouteProtocol marks our routes and rules (rtm_protocol). It is free in
+	// iproute2's rt_protos.
+	RouteProtocol = 202
+	// NftTable is the name of our nftables table, in family inet.
+	NftTable = "causeway"
+)
 
-// Lines returns the plan as commands, sorted by kind.
-func (p Plan) Lines() []string { return nil }
+// Host applies plans to the network namespace that the calling thread is in.
+// What it changed beyond its own objects (sysctls, foreign firewalls) it
+// records in stateDir so that Remove can put it back, after a crash too. Its
+// methods work on the caller's thread; two calls do not run at once.
+type Host struct {
+	stateDir string
+	log      zerolog.Logger
 
-// NewPlan computes the plan. It fails on a Config that makes no sense.
-func NewPlan(c Config) (Plan, error) { return Plan{c}, nil }
-
-// Host applies plans to the network namespace that the process is in. What it
-// changed beyond its own objects (sysctls, foreign firewalls) it records in
-// stateDir so that Remove can put it back, after a crash too.
-type Host struct{}
+	mu   sync.Mutex
+	last Config // of the last Apply, for Watch
+}
 
 // NewHost opens nothing.
-func NewHost(stateDir string, log zerolog.Logger) *Host { return &Host{} }
-
-// Apply makes the host match the plan, whole and idempotent.
-func (h *Host) Apply(ctx context.Context, p Plan) error { return errors.New("netns: not built yet") }
-
-// Found returns what is there of ours, in the form of Plan.Lines.
-func (h *Host) Found(ctx context.Context, c Config) ([]string, error) { return nil, nil }
-
-// Remove takes everything back, as it was before the first Apply. It is
-// idempotent and needs no running agent.
-func (h *Host) Remove(ctx context.Context, c Config) error { return errors.New("netns: not built yet") }
-
-// ForeignRoutes lists the host's own non-default routes outside our table:
-// prefixes that a netmap may not take over unless accept: names them exactly.
-func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]netip.Prefix, error) { return nil, nil }
+func NewHost(stateDir string, log zerolog.Logger) *Host {
+	return &Host{stateDir: stateDir, log: log}
+}

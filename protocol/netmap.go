@@ -9,15 +9,31 @@ import (
 
 // NetmapVersion orders netmaps. Version is the sequence of the state log that
 // the netmap was computed from; it never falls within an epoch, and restoring
-// a backup raises the epoch.
+// a backup raises the epoch. Minor tells netmaps of the same Version apart:
+// what is no state (candidates, which node of an HA group carries a route)
+// changes without a transaction. It counts for one agent alone, on from what
+// its Hello says that it holds, so that it never falls either, whichever hub
+// the agent talks to and however often that one restarted.
 type NetmapVersion struct {
 	Epoch   uint64 `json:"epoch"`
 	Version uint64 `json:"version"`
+	Minor   uint64 `json:"minor,omitempty"`
 }
 
 // Less reports whether v is older than w.
 func (v NetmapVersion) Less(w NetmapVersion) bool {
-	return v.Epoch < w.Epoch || v.Epoch == w.Epoch && v.Version < w.Version
+	if v.Epoch != w.Epoch {
+		return v.Epoch < w.Epoch
+	}
+	if v.Version != w.Version {
+		return v.Version < w.Version
+	}
+	return v.Minor < w.Minor
+}
+
+// String is epoch.version.minor.
+func (v NetmapVersion) String() string {
+	return fmt.Sprintf("%d.%d.%d", v.Epoch, v.Version, v.Minor)
 }
 
 // Netmap is an agent's whole desired state, or the change from Base to it.

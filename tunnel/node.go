@@ -68,8 +68,8 @@ type Node struct {
 	under      *underlay.Underlay
 	ready      chan struct{}
 	restarted  chan protocol.NodeNumber
-	candidates signal
-	hubsBound  signal
+	candidates notice
+	hubsBound  notice
 
 	// The underlay calls back while it holds locks of its own, so what the
 	// callbacks need is behind atomics, not mu.
@@ -109,8 +109,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		cfg:        cfg,
 		ready:      make(chan struct{}),
 		restarted:  make(chan protocol.NodeNumber, 16),
-		candidates: newSignal(),
-		hubsBound:  newSignal(),
+		candidates: newNotice(),
+		hubsBound:  newNotice(),
 	}
 	n.hubNumbers.Store(&map[protocol.NodeNumber]bool{})
 	var err error

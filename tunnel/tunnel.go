@@ -70,12 +70,12 @@ func openEngine(name string, c engineConfig) (engine.Engine, error) {
 	return e, nil
 }
 
-// signal is a coalescing notification.
-type signal chan struct{}
+// notice is a coalescing notification.
+type notice chan struct{}
 
-func newSignal() signal { return make(signal, 1) }
+func newNotice() notice { return make(notice, 1) }
 
-func (s signal) send() {
+func (s notice) send() {
 	select {
 	case s <- struct{}{}:
 	default: // one is waiting

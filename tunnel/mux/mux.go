@@ -113,8 +113,9 @@ func (s *Session) open(h protocol.StreamHeader) (*Stream, error) {
 
 // Accept waits for the other side to open a stream and hands over the
 // connection alone; the header is read by ReadHeader, so that one slow opener
-// does not keep the others waiting. It returns io.EOF once either side has
-// closed the session, and what went wrong if it ended otherwise.
+// does not keep the others waiting. It returns io.EOF once the session was
+// closed, and what the connection said if it ended otherwise; a far side that
+// closes while data is under way looks like a reset connection.
 func (s *Session) Accept(ctx context.Context) (net.Conn, error) {
 	st, err := s.y.AcceptStreamWithContext(ctx)
 	if errors.Is(err, yamux.ErrSessionShutdown) {

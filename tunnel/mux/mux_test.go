@@ -298,10 +298,12 @@ func TestSessionDeath(t *testing.T) {
 			_, err = near.Write([]byte("x"))
 			assert.Error(t, err)
 			_, err = server.Accept(context.Background())
-			if name == "connection lost" {
-				assert.Error(t, err)
-			} else {
+			assert.Error(t, err)
+			_, err = client.Accept(context.Background())
+			if name == "closed here" {
 				assert.ErrorIs(t, err, io.EOF)
+			} else {
+				assert.Error(t, err)
 			}
 		})
 	}

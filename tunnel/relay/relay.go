@@ -5,17 +5,22 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay"
+	"causeway/tunnel/underlay/handshake"
+	"causeway/tunnel/underlay/probe"
+	"causeway/tunnel/underlay/sock"
 )
 
-// Config configures a switchboard. All but OnRestart and Log are needed.
+// Config configures a switchboard. All but OnRestart, NoOffload and Log are needed.
 type Config struct {
 	Self       protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
@@ -52,45 +57,218 @@ type Stats struct {
 	Dropped   map[string]uint64
 }
 
+// Reasons for which datagrams are dropped; those of probes are probe.Reason.
+const (
+	DropMalformed = "malformed"
+	DropUnbound   = "unbound_source"
+	DropAddressee = "unknown_addressee"
+	DropForbidden = "forbidden_pair"
+	DropNowhere   = "addressee_not_bound"
+	DropCrossed   = "crossed_initiation"
+	DropSend      = "send_error"
+)
+
 // Relay is the switchboard. Its methods may be called concurrently, and before Run.
 type Relay struct {
 	cfg     Config
 	ready   chan struct{}
 	changed chan struct{}
+	wake    chan struct{}
+	conn    atomic.Pointer[sock.Conn]
+	table   *handshake.Table
+	drops   underlay.Drops
+
+	datagrams, bytes atomic.Uint64
+
+	nodes  atomic.Pointer[map[protocol.NodeNumber]*entry]
+	lookup sync.RWMutex // guards byAddr, for as long as a look-up takes
+	byAddr map[netip.AddrPort]*entry
+
+	mu     sync.Mutex // guards what follows
+	binder *probe.Binder
+	out    probe.Output
 }
+
+// entry is a node as the fast path sees it.
+type entry struct {
+	number protocol.NodeNumber
+	talks  map[protocol.NodeNumber]bool
+	bound  atomic.Pointer[[]netip.AddrPort] // the one to send to first
+	// group belongs to the reader.
+	group *sock.Group
+}
+
+func (e *entry) allows(n protocol.NodeNumber) bool { return e.talks == nil || e.talks[n] }
 
 // New checks cfg. It opens nothing.
 func New(cfg Config) (*Relay, error) {
 	if cfg.NewReader == nil {
 		return nil, errors.New("relay: no NewReader")
 	}
-	return &Relay{cfg: cfg, ready: make(chan struct{}), changed: make(chan struct{}, 1)}, nil
+	if !cfg.Self.Valid() || cfg.PrivateKey.IsZero() || cfg.BootID == (protocol.BootID{}) {
+		return nil, errors.New("relay: node number, private key or boot id is missing")
+	}
+	if !cfg.Listen.Addr().IsValid() {
+		return nil, errors.New("relay: no address to listen on")
+	}
+	r := &Relay{cfg: cfg, ready: make(chan struct{}), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		byAddr: map[netip.AddrPort]*entry{}}
+	r.binder = probe.NewBinder(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, Boot: cfg.BootID}, time.Now())
+	r.table = handshake.New(cfg.Self, r.sendHandshake, func() { signal(r.wake) })
+	r.nodes.Store(&map[protocol.NodeNumber]*entry{})
+	return r, nil
 }
 
-// Run opens the socket and works until ctx ends. It owns every goroutine.
-func (r *Relay) Run(ctx context.Context) error { return errors.New("relay: not built yet") }
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
 
 // Ready is closed when the socket is open.
 func (r *Relay) Ready() <-chan struct{} { return r.ready }
 
-// LocalAddr is the socket's address; invalid before Ready.
-func (r *Relay) LocalAddr() netip.AddrPort { return netip.AddrPort{} }
+// LocalAddr is the socket's address; invalid before Ready and after Run.
+func (r *Relay) LocalAddr() netip.AddrPort {
+	if c := r.conn.Load(); c != nil {
+		return c.LocalAddr()
+	}
+	return netip.AddrPort{}
+}
 
 // SetNodes replaces the nodes. A node that is left out, or whose key changed,
 // loses its binding at once.
-func (r *Relay) SetNodes([]Node) error { return nil }
+func (r *Relay) SetNodes(nodes []Node) error {
+	l := make([]probe.Node, len(nodes))
+	m := make(map[protocol.NodeNumber]*entry, len(nodes))
+	for i, n := range nodes {
+		l[i] = probe.Node{Number: n.Number, Key: n.Key}
+		m[n.Number] = &entry{number: n.Number, talks: n.Talks}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.binder.SetNodes(time.Now(), l, &r.out); err != nil {
+		return err
+	}
+	r.out.Routes = nil // all are made anew
+	byAddr := map[netip.AddrPort]*entry{}
+	for n, e := range m {
+		bound := r.binder.Bound(n)
+		e.bound.Store(&bound)
+		for _, a := range bound {
+			byAddr[a] = e
+		}
+	}
+	for n := range *r.nodes.Load() {
+		if m[n] == nil {
+			r.table.Forget(n)
+		}
+	}
+	r.nodes.Store(&m)
+	r.lookup.Lock()
+	r.byAddr = byAddr
+	r.lookup.Unlock()
+	if r.out.Changed {
+		r.out.Changed = false
+		signal(r.changed)
+	}
+	return nil
+}
+
+// publish makes bindings visible to the fast path and returns what is left to
+// do. r.mu is held.
+func (r *Relay) publish() probe.Output {
+	out := r.out
+	r.out = probe.Output{}
+	if !out.Changed {
+		return out
+	}
+	nodes := *r.nodes.Load()
+	r.lookup.Lock()
+	for _, n := range out.Routes {
+		if e := nodes[n]; e != nil {
+			for _, a := range *e.bound.Load() {
+				if r.byAddr[a] == e {
+					delete(r.byAddr, a)
+				}
+			}
+		}
+	}
+	for _, n := range out.Routes {
+		if e := nodes[n]; e != nil {
+			bound := r.binder.Bound(n)
+			e.bound.Store(&bound)
+			for _, a := range bound {
+				r.byAddr[a] = e
+			}
+		}
+	}
+	r.lookup.Unlock()
+	signal(r.changed)
+	return out
+}
 
 // Send implements the engine's Carrier for the hub's own device: plain
-// WireGuard (zeros) to the address that the node named.
+// WireGuard (zeros) to the address that the node named. Handshake messages go
+// to every bound address and again until they are answered.
 func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
-	return underlay.ErrNotRunning
+	c := r.conn.Load()
+	if c == nil {
+		return underlay.ErrNotRunning
+	}
+	e := (*r.nodes.Load())[to]
+	if e == nil {
+		return underlay.ErrUnknownPeer
+	}
+	if len(datagrams) < protocol.MinTransportSize {
+		return nil
+	}
+	if segment <= 0 || segment > len(datagrams) {
+		segment = len(datagrams)
+	}
+	if t := protocol.MessageType(datagrams[0]); t == protocol.MessageInitiation || t == protocol.MessageResponse {
+		for b := datagrams; len(b) > 0; b = b[min(segment, len(b)):] {
+			r.table.Sent(time.Now(), to, b[:min(segment, len(b))])
+		}
+		return nil
+	}
+	bound := *e.bound.Load()
+	if len(bound) == 0 {
+		return underlay.ErrNoPath
+	}
+	return c.Write(bound[0], datagrams, segment)
+}
+
+func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
+	c, e := r.conn.Load(), (*r.nodes.Load())[to]
+	if c == nil || e == nil {
+		return
+	}
+	for _, a := range *e.bound.Load() {
+		if err := c.Write(a, msg, len(msg)); err != nil {
+			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a).Err(err).Msg("handshake message not sent")
+		}
+	}
 }
 
 // Bound lists the addresses bound for a node, the one that is sent to first.
-func (r *Relay) Bound(protocol.NodeNumber) []netip.AddrPort { return nil }
+func (r *Relay) Bound(n protocol.NodeNumber) []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.binder.Bound(n)
+}
 
 // BoundChanged receives (coalesced) when any node's bound addresses change.
 func (r *Relay) BoundChanged() <-chan struct{} { return r.changed }
 
 // Stats returns the counters.
-func (r *Relay) Stats() Stats { return Stats{} }
+func (r *Relay) Stats() Stats {
+	s := Stats{Datagrams: r.datagrams.Load(), Bytes: r.bytes.Load(), Dropped: r.drops.Map()}
+	for _, e := range *r.nodes.Load() {
+		if b := e.bound.Load(); len(*b) > 0 {
+			s.Bound++
+		}
+	}
+	return s
+}

@@ -1,13 +1,20 @@
 package underlay
 
 import (
-	"context"
 	"errors"
+	"iter"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
 	"causeway/protocol"
+	"causeway/tunnel/underlay/handshake"
+	"causeway/tunnel/underlay/probe"
+	"causeway/tunnel/underlay/sock"
 )
 
 // Config configures an agent's underlay. Self, PrivateKey, BootID and
@@ -26,7 +33,7 @@ type Config struct {
 
 	// OnRestart is called when a peer or hub has proven a new boot id, before
 	// anything that its new run sent is delivered: forget all its sessions. It
-	// may call Send. No lock is held; calls for one peer do not overlap.
+	// may call Send and nothing else of Underlay. Calls do not overlap.
 	OnRestart func(protocol.NodeNumber)
 	// OnHubBound is called when a hub binds our address (true) and when it has
 	// stopped answering (false). It must not block. May be nil.
@@ -73,51 +80,181 @@ var (
 // concurrently, and before Run.
 type Underlay struct {
 	cfg   Config
+	start time.Time
 	ready chan struct{}
+	table *handshake.Table
+	drops Drops
+
+	conns   atomic.Pointer[conns]
+	peers   atomic.Pointer[map[protocol.NodeNumber]*remote]
+	sources atomic.Pointer[map[netip.AddrPort]*remote]
+
+	wake    chan struct{}
+	traffic chan protocol.NodeNumber // peers that were idle
+
+	candidates atomic.Pointer[[]netip.AddrPort]
+
+	mu       sync.Mutex // guards what follows
+	agent    *probe.Agent
+	out      probe.Output
+	hubs     []Hub
+	held     map[protocol.NodeNumber]*held
+	events   []event
+	draining sync.Mutex // held while events are worked off, in order
 }
+
+// remote is a peer or hub as Send and the readers see it.
+type remote struct {
+	number protocol.NodeNumber
+	hub    bool
+	route  atomic.Pointer[probe.Route]
+	poked  atomic.Int64 // when the runner was last told of traffic, since start
+	rx, tx atomic.Uint64
+}
+
+type conns struct{ v4, v6 *sock.Conn }
 
 // New checks cfg. It opens nothing.
 func New(cfg Config) (*Underlay, error) {
 	if cfg.NewReader == nil {
 		return nil, errors.New("underlay: no NewReader")
 	}
-	return &Underlay{cfg: cfg, ready: make(chan struct{})}, nil
+	if !cfg.Plain && (!cfg.Self.Valid() || cfg.PrivateKey.IsZero() || cfg.BootID == (protocol.BootID{})) {
+		return nil, errors.New("underlay: node number, private key or boot id is missing")
+	}
+	u := &Underlay{cfg: cfg, start: time.Now(), ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		traffic: make(chan protocol.NodeNumber, 256), held: map[protocol.NodeNumber]*held{}}
+	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID})
+	u.table = handshake.New(cfg.Self, u.sendHandshake, u.poke)
+	u.peers.Store(&map[protocol.NodeNumber]*remote{})
+	u.sources.Store(&map[netip.AddrPort]*remote{})
+	u.candidates.Store(&[]netip.AddrPort{})
+	return u, nil
 }
-
-// Run opens the sockets and works until ctx ends. It owns every goroutine.
-func (u *Underlay) Run(ctx context.Context) error { return errors.New("underlay: not built yet") }
 
 // Ready is closed when the sockets are open.
 func (u *Underlay) Ready() <-chan struct{} { return u.ready }
 
 // SetHubs replaces the hubs. A hub that stays keeps what is known of it.
-func (u *Underlay) SetHubs([]Hub) error { return nil }
+func (u *Underlay) SetHubs(hubs []Hub) error {
+	l := make([]probe.Hub, len(hubs))
+	for i, h := range hubs {
+		l[i] = probe.Hub{Number: h.Number, Key: h.Key, Addrs: h.Addrs}
+	}
+	u.mu.Lock()
+	defer u.after(nil)
+	if err := u.agent.SetHubs(time.Now(), l, &u.out); err != nil {
+		return err
+	}
+	u.hubs = slices.Clone(hubs)
+	u.setRemotes(true, func(yield func(protocol.NodeNumber) bool) {
+		for _, h := range hubs {
+			if !yield(h.Number) {
+				return
+			}
+		}
+	})
+	return nil
+}
 
 // SetPeers replaces the peers. A peer that stays with the same key keeps its paths.
-func (u *Underlay) SetPeers([]Peer) error { return nil }
+func (u *Underlay) SetPeers(peers []Peer) error {
+	l := make([]probe.Peer, len(peers))
+	for i, p := range peers {
+		l[i] = probe.Peer{Number: p.Number, Key: p.Key, Candidates: p.Candidates, Direct: p.Direct}
+	}
+	u.mu.Lock()
+	defer u.after(nil)
+	if err := u.agent.SetPeers(time.Now(), l, &u.out); err != nil {
+		return err
+	}
+	u.setRemotes(false, func(yield func(protocol.NodeNumber) bool) {
+		for _, p := range peers {
+			if !yield(p.Number) {
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// setRemotes replaces the hubs or the peers in u.peers. u.mu is held.
+func (u *Underlay) setRemotes(hubs bool, numbers iter.Seq[protocol.NodeNumber]) {
+	old := *u.peers.Load()
+	m := make(map[protocol.NodeNumber]*remote, len(old))
+	for n, r := range old {
+		if r.hub != hubs {
+			m[n] = r
+		}
+	}
+	for n := range numbers {
+		r := old[n]
+		if r == nil || r.hub != hubs {
+			r = &remote{number: n, hub: hubs}
+			route := u.agent.Route(n)
+			r.route.Store(&route)
+			r.poked.Store(-int64(pokeEvery))
+		}
+		m[n] = r
+	}
+	for n := range old {
+		if m[n] == nil {
+			u.table.Forget(n)
+			delete(u.held, n)
+		}
+	}
+	u.peers.Store(&m)
+}
 
 // SetPlainPeer sets the address of a peer in plain mode.
-func (u *Underlay) SetPlainPeer(n protocol.NodeNumber, a netip.AddrPort) {}
-
-// Send implements the engine's Carrier: a run of WireGuard messages, each
-// segment bytes long (the last one may be shorter), goes to a peer or hub over
-// its chosen path. The reserved bytes are overwritten. Handshake messages go
-// over every live path and again until they are answered.
-func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
-	return ErrNotRunning
+func (u *Underlay) SetPlainPeer(n protocol.NodeNumber, a netip.AddrPort) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	m := map[protocol.NodeNumber]*remote{}
+	for k, v := range *u.peers.Load() {
+		m[k] = v
+	}
+	r := &remote{number: n}
+	r.route.Store(&probe.Route{Kind: protocol.PathDirect, Hop: probe.Hop{Addr: a}, Since: time.Now()})
+	m[n] = r
+	u.peers.Store(&m)
 }
 
 // Candidates are the host's own addresses on the sockets' port.
-func (u *Underlay) Candidates() []netip.AddrPort { return nil }
+func (u *Underlay) Candidates() []netip.AddrPort { return slices.Clone(*u.candidates.Load()) }
 
-// Paths says how each hub, and each peer with a path, is reached now.
-func (u *Underlay) Paths() []protocol.PathStatus { return nil }
+// Paths says how each hub, and each peer that is or was talked to, is reached now.
+func (u *Underlay) Paths() []protocol.PathStatus {
+	u.mu.Lock()
+	l := u.agent.Statuses(time.Now())
+	u.mu.Unlock()
+	peers := *u.peers.Load()
+	for i := range l {
+		if r := peers[l[i].Peer]; r != nil {
+			l[i].RxBytes, l[i].TxBytes = r.rx.Load(), r.tx.Load()
+		}
+	}
+	return l
+}
 
 // HubBound reports whether the hub has bound our address and answered lately.
-func (u *Underlay) HubBound(protocol.NodeNumber) bool { return false }
+func (u *Underlay) HubBound(n protocol.NodeNumber) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.agent.HubAlive(time.Now(), n)
+}
 
 // Port is the UDP port of the sockets; 0 before Ready.
-func (u *Underlay) Port() uint16 { return 0 }
+func (u *Underlay) Port() uint16 {
+	c := u.conns.Load()
+	switch {
+	case c == nil:
+		return 0
+	case c.v4 != nil:
+		return c.v4.LocalAddr().Port()
+	}
+	return c.v6.LocalAddr().Port()
+}
 
 // Dropped counts received datagrams that were not delivered, by reason.
-func (u *Underlay) Dropped() map[string]uint64 { return nil }
+func (u *Underlay) Dropped() map[string]uint64 { return u.drops.Map() }

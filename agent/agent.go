@@ -1,0 +1,283 @@
+// Package agent is the daemon on a node: it holds the tunnel, follows the
+// netmap that a hub sends, sets up the host's network for it, reports status
+// and inventory, and serves debug endpoints.
+//
+//	a, err := agent.New(cfg)
+//	err = a.Run(ctx)
+//
+// What it decides alone, before any hub and against one: which prefixes are
+// routed (netmapcheck), which keys are a peer's, how long a netmap is good
+// without a hub. Interface, routes and rules outlive it, so that a stopped
+// agent fails closed.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"causeway/agent/config"
+	"causeway/agent/control"
+	"causeway/agent/debug"
+	"causeway/agent/health"
+	"causeway/agent/identity"
+	"causeway/agent/inventory"
+	"causeway/agent/netmapcheck"
+	"causeway/netns"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// Config is what an Agent is made of.
+type Config struct {
+	Store    *identity.Store // of a joined node; stays the caller's to close
+	Settings config.Config
+	Socket   string // debug socket; empty: that of Settings
+	Version  string
+	Log      zerolog.Logger
+}
+
+// Tunnel is the agent's use of tunnel.Node.
+type Tunnel interface {
+	Run(context.Context) error
+	Ready() <-chan struct{}
+	SetHubs([]tunnel.NodeHub) error
+	SetPeers([]tunnel.NodePeer) error
+	Candidates() []netip.AddrPort
+	Paths() []protocol.PathStatus
+	HubBound(protocol.NodeNumber) bool
+	HubRestarted() <-chan protocol.NodeNumber
+	CandidatesChanged() <-chan struct{}
+	HubsChanged() <-chan struct{}
+	EngineName() string
+	Dropped() map[string]uint64
+}
+
+// Host is the agent's use of netns.Host.
+type Host interface {
+	Apply(context.Context, netns.Plan) error
+	Found(context.Context, netns.Config) ([]string, error)
+	ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error)
+	ForwardBlockedBy(context.Context) (string, error)
+	Watch(context.Context) <-chan struct{}
+}
+
+// Names of the health conditions.
+const (
+	condTunnel   = "tunnel"
+	condHub      = "hub"
+	condControl  = "control"
+	condNATS     = "nats"
+	condNetmap   = "netmap"
+	condRoutes   = "routes"
+	condFirewall = "firewall"
+	condState    = "state"
+)
+
+// Agent is a running or startable agent.
+type Agent struct {
+	cfg     Config
+	log     zerolog.Logger
+	id      identity.Identity // HubList in it changes: see hubs
+	boot    protocol.BootID
+	started time.Time
+	ready   chan struct{}
+	stop    context.CancelCauseFunc // ends Run; set by Run
+
+	tunnel  Tunnel
+	host    Host
+	dial    func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+	now     func() time.Time
+	board   *health.Board
+	control *control.Client
+	inv     *inventory.Publisher
+	debug   *debug.Server
+	metrics *metrics
+
+	listChanged chan struct{} // the hub list did
+
+	applyMu sync.Mutex // one at a time changes tunnel and host
+
+	mu         sync.Mutex
+	hubs       protocol.HubList
+	signed     protocol.SignedHubList
+	held       *identity.StoredNetmap
+	pins       map[protocol.NodeNumber]identity.Pin
+	result     netmapcheck.Result
+	plan       netns.Plan
+	errs       []string // of the last apply
+	expired    bool
+	left       bool      // the identity is gone: nothing is stored any more
+	stored     time.Time // held.Confirmed as it is on disk
+	acked      string    // what was last told to the hub of result, as text
+	hub        protocol.NodeNumber
+	hubVersion string
+}
+
+// errLeft ends Run after a leave.
+var errLeft = errors.New("left")
+
+// New checks cfg and reads the state directory. It opens nothing else.
+func New(cfg Config) (*Agent, error) {
+	id, err := cfg.Store.Identity()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := protocol.NewBootID()
+	if err != nil {
+		return nil, fmt.Errorf("make boot id: %w", err)
+	}
+	t := cfg.Settings.Tunnel
+	overlay := id.Overlay
+	node, err := tunnel.NewNode(tunnel.NodeConfig{
+		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine,
+		Log: cfg.Log,
+		Excluded: func(ifname string, a netip.Addr) bool {
+			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up tunnel: %w", err)
+	}
+	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log), dialer(t.Interface), lookup)
+}
+
+// build puts an agent together; tests give it doubles.
+func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h Host,
+	dial func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error),
+	lookup func(context.Context, string) ([]netip.Addr, error)) (*Agent, error) {
+	if cfg.Socket == "" {
+		cfg.Socket = cfg.Settings.Debug.Socket
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
+		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
+		listChanged: make(chan struct{}, 1), signed: id.HubList}
+	var err error
+	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
+		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
+	}
+	if err := a.load(); err != nil {
+		return nil, err
+	}
+	a.board = health.New(a.started, a.conditionChanged,
+		health.Spec{Name: condTunnel, Cause: "starting"},
+		health.Spec{Name: condHub, Cause: "no hub has answered yet", DependsOn: []string{condTunnel}},
+		health.Spec{Name: condControl, Cause: "not connected yet", DependsOn: []string{condHub}},
+		health.Spec{Name: condNATS, Cause: "not connected yet", DependsOn: []string{condControl}},
+		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
+		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
+		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
+		health.Spec{Name: condState})
+	a.board.Set(condState, "")
+	a.inv = inventory.New(inventory.Publisher{Snapshot: a.snapshot, Number: id.Number, Site: id.Site,
+		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
+	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
+		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
+	reg := prometheus.NewRegistry()
+	a.metrics = newMetrics(a, reg)
+	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
+		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, Metrics: reg})
+	return a, nil
+}
+
+// Ready is closed when the tunnel is up and what was known of the netmap is
+// applied. It does not wait for a hub.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// Run works until ctx ends, or until a leave was asked for over the debug
+// socket; both return nil.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	a.stop = stop
+	l, err := debug.Listen(ctx, a.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	a.log.Info().Uint32("number", uint32(a.id.Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
+		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.debug.Run(ctx, l) })
+	g.Go(func() error {
+		err := a.tunnel.Run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it ended by itself")
+		}
+		return fmt.Errorf("run tunnel: %w", err)
+	})
+	g.Go(func() error { return a.resolveLoop(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.tunnel.Ready():
+		}
+		a.board.Set(condTunnel, "")
+		a.reapply(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		close(a.ready)
+		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
+		g.Go(func() error { return a.followHost(ctx) })
+		g.Go(func() error { return a.followTunnel(ctx) })
+		g.Go(func() error { return a.controlLoop(ctx) })
+		return nil
+	})
+	err = g.Wait()
+	a.confirm(true)
+	if errors.Is(context.Cause(ctx), errLeft) {
+		a.log.Info().Msg("this node has left")
+		return nil
+	}
+	if err == nil {
+		a.log.Info().Msg("agent stops; interface, routes and rules stay")
+	}
+	return err
+}
+
+// conditionChanged logs a condition and tells the hub.
+func (a *Agent) conditionChanged(c protocol.Condition) {
+	if c.OK {
+		a.log.Info().Str("condition", c.Name).Msg("condition holds")
+	} else {
+		a.log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
+	}
+	if a.control != nil {
+		a.control.Changed()
+	}
+}
+
+// containerInterface reports whether an interface belongs to containers or
+// virtual machines of this host: its addresses reach nobody outside.
+func containerInterface(name string) bool {
+	for _, p := range []string{"docker", "br-", "cni", "podman", "veth", "virbr", "cali", "flannel", "cilium", "lxc", "lxd", "kube-", "vnet", "nerdctl"} {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func containsAddr(l []netip.Addr, a netip.Addr) bool {
+	for _, x := range l {
+		if x == a.Unmap() {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,366 @@
+package agent
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"causeway/agent/config"
+	"causeway/agent/debug"
+	"causeway/protocol"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestWithoutHub(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	require.True(t, w.host.routed("198.18.0.0/15"), "the overlay is routed before any hub is there")
+	w.eventually(func() bool {
+		w.tunnel.mu.Lock()
+		defer w.tunnel.mu.Unlock()
+		return len(w.tunnel.hubs) == 1
+	}, "hubs")
+	h := w.tunnel.hubs[0]
+	require.Equal(t, []netip.Addr{netip.MustParseAddr("198.18.0.1")}, h.Overlay)
+	require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:51820"), netip.MustParseAddrPort("192.0.2.9:51820")}, h.UDP, "names and addresses, each once")
+
+	c := debug.NewClient(w.socket)
+	var health debug.Health
+	w.eventually(func() bool {
+		require.NoError(t, c.Get(context.Background(), "/v1/health", &health))
+		for _, x := range health.Conditions {
+			if x.Name == condHub {
+				return x.Cause == "no hub answers at hub.example:51820, 192.0.2.1:51820 (UDP); check that it runs and that UDP may leave this host"
+			}
+		}
+		return false
+	}, "the hub condition says where")
+	require.False(t, health.OK)
+	require.True(t, w.agent.board.OK(condTunnel))
+	require.True(t, w.agent.board.OK(condRoutes))
+}
+
+func TestNetmapFlow(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	require.True(t, h.hello.Statement.Valid())
+	require.Equal(t, protocol.NodeNumber(2), h.hello.Statement.Number)
+	require.Equal(t, protocol.BootID{7}, h.hello.BootID)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, h.hello.Routes)
+	require.Zero(t, h.hello.Have)
+
+	ack := h.give(testNetmap(5, testPeer(3, "10.3.0.0/24", "0.0.0.0/0"), testPeer(4)))
+	require.Equal(t, uint64(5), ack.Version)
+	require.Len(t, ack.Refused, 1)
+	require.Empty(t, ack.Errors)
+	require.Equal(t, []protocol.NodeNumber{3, 4}, w.tunnel.peerNumbers())
+	require.True(t, w.host.routed("10.3.0.0/24"))
+	require.False(t, w.host.routed("0.0.0.0/0"))
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
+
+	// A change on top of it.
+	n := testNetmap(6, testPeer(5, "10.5.0.0/24"))
+	n.Base, n.Removed = &protocol.NetmapVersion{Epoch: 1, Version: 5}, []protocol.NodeNumber{4}
+	ack = h.give(n)
+	require.Equal(t, uint64(6), ack.Version)
+	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
+
+	// A change to what is not held, and an older one.
+	n = testNetmap(8)
+	n.Base = &protocol.NetmapVersion{Epoch: 1, Version: 7}
+	ack = h.give(n)
+	require.True(t, ack.Full)
+	require.Equal(t, uint64(6), ack.Version)
+	ack = h.give(testNetmap(4))
+	require.Equal(t, uint64(6), ack.Version)
+	require.Contains(t, ack.Refused[0].Reason, "older")
+	other := testNetmap(9)
+	other.Self.Number = 77
+	require.Contains(t, h.give(other).Refused[0].Reason, "node number 77")
+	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
+
+	// An error of the host is told, and tried again when the host changes.
+	w.host.mu.Lock()
+	w.host.err = context.DeadlineExceeded
+	w.host.mu.Unlock()
+	ack = h.give(testNetmap(7, testPeer(3, "10.3.0.0/24")))
+	require.Len(t, ack.Errors, 1)
+	require.False(t, w.agent.board.OK(condRoutes))
+	w.host.mu.Lock()
+	w.host.err, w.host.foreign = nil, []netip.Prefix{netip.MustParsePrefix("10.3.0.0/16")}
+	w.host.mu.Unlock()
+	w.host.watch <- struct{}{}
+	ack = protocol.NetmapAck{}
+	h.next(protocol.KindNetmapAck, &ack)
+	require.Empty(t, ack.Errors)
+	require.Contains(t, ack.Refused[0].Reason, "own route 10.3.0.0/16")
+	require.True(t, w.agent.board.OK(condRoutes))
+	require.False(t, w.host.routed("10.3.0.0/24"))
+
+	var routes debug.Routes
+	c := debug.NewClient(w.socket)
+	require.NoError(t, c.Get(context.Background(), "/v1/routes", &routes))
+	require.NotEmpty(t, routes.Planned)
+	require.Contains(t, routes.Extra, "ip route add 203.0.113.0/24 dev cw0")
+	var peers []debug.Peer
+	require.NoError(t, c.Get(context.Background(), "/v1/peers", &peers))
+	require.Equal(t, protocol.PathRelay, peers[0].Path)
+	var nm debug.Netmap
+	require.NoError(t, c.Get(context.Background(), "/v1/netmap", &nm))
+	require.True(t, nm.Held)
+	require.Len(t, nm.Refused, 1)
+	var st debug.Status
+	require.NoError(t, c.Get(context.Background(), "/v1/status", &st))
+	require.Equal(t, protocol.NodeNumber(1), st.Hub)
+	require.Equal(t, 1, st.Peers)
+
+	// Stopped, and started where no hub answers: the netmap is applied.
+	w.stop()
+	w.host.foreign = nil
+	w.start()
+	require.Equal(t, []protocol.NodeNumber{3}, w.tunnel.peerNumbers())
+	require.True(t, w.host.routed("10.3.0.0/24"))
+	w.tunnel.setBound(true)
+	require.Equal(t, protocol.NetmapVersion{Epoch: 1, Version: 7}, w.session().hello.Have)
+}
+
+func TestPinnedIdentitySurvivesRestart(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	require.Empty(t, h.give(testNetmap(1, testPeer(3))).Refused)
+	require.Empty(t, h.give(testNetmap(2)).Refused)
+	w.stop()
+	w.start()
+	w.tunnel.setBound(true)
+	h = w.session()
+	forged := testPeer(3)
+	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{99})
+	ack := h.give(testNetmap(3, forged))
+	require.Contains(t, ack.Refused[0].Reason, "identity key is not the one")
+	require.Empty(t, w.tunnel.peerNumbers())
+}
+
+func TestMaxAge(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
+	n.MaxAge = time.Hour
+	w.session().give(n)
+	w.stop()
+
+	at := func(d time.Duration) { now := time.Now().Add(d); w.now = func() time.Time { return now } }
+	at(31 * time.Minute)
+	w.start()
+	// load happens before the clock is set, apply after it.
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	require.False(t, w.agent.board.OK(condNetmap), "warned at half")
+	w.stop()
+
+	at(61 * time.Minute)
+	w.start()
+	require.Empty(t, w.tunnel.peerNumbers())
+	require.True(t, w.host.routed("10.3.0.0/24"), "closed: the route stays, the peer goes")
+	w.tunnel.setBound(true)
+	w.session()
+	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub makes it good again")
+}
+
+func TestRevoked(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	h.give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
+	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorRevoked})
+	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 0 }, "peers are withdrawn")
+	require.True(t, w.host.routed("10.3.0.0/24"))
+	w.stop()
+	w.start()
+	require.Empty(t, w.tunnel.peerNumbers())
+	var health debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
+	require.Contains(t, health.Conditions[4].Cause, "revoked")
+	w.tunnel.setBound(true)
+	w.session()
+	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub that welcomes it takes it back")
+}
+
+func TestRequiredFeatureIsClosed(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
+	n.Requires = []string{"segments"}
+	ack := w.session().give(n)
+	require.Contains(t, ack.Refused[0].Reason, "segments")
+	require.Empty(t, w.tunnel.peerNumbers())
+	require.True(t, w.host.routed("10.3.0.0/24"))
+}
+
+func TestRedial(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session()
+	w.tunnel.restarted <- 9 // another hub: nothing
+	start := time.Now()
+	w.tunnel.restarted <- 1
+	h := w.session()
+	require.Less(t, time.Since(start), 2*time.Second)
+	h.m.Close()
+	w.session()
+	w.tunnel.setBound(false)
+	w.eventually(func() bool { return !w.agent.control.Connected() }, "a hub that is lost is given up")
+	w.tunnel.setBound(true)
+	w.session()
+}
+
+func TestHubList(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	next := w.list
+	next.Serial = 2
+	next.Hubs = []protocol.Hub{next.Hubs[0], {Number: 9, WireGuardKey: protocol.WireGuardPublicKey{9}, UDP: []string{"192.0.2.10:51820"}}}
+	signed, err := next.Sign(w.cluster)
+	require.NoError(t, err)
+	n := testNetmap(1)
+	n.HubList = &signed
+	require.Empty(t, h.give(n).Refused)
+	w.eventually(func() bool {
+		w.tunnel.mu.Lock()
+		defer w.tunnel.mu.Unlock()
+		return len(w.tunnel.hubs) == 2
+	}, "the new hub is used")
+
+	other, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	next.Serial = 3
+	forged, err := next.Sign(other)
+	require.NoError(t, err)
+	n = testNetmap(2)
+	n.HubList = &forged
+	require.Contains(t, h.give(n).Refused[0].Reason, "pin")
+	old, err := w.list.Sign(w.cluster)
+	require.NoError(t, err)
+	n = testNetmap(3)
+	n.HubList = &old
+	require.Contains(t, h.give(n).Refused[0].Reason, "serial 1 is lower than 2")
+	w.stop()
+	id, err := w.store.Identity()
+	require.NoError(t, err)
+	l, err := id.HubList.Open(id.Pin)
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), l.Serial)
+}
+
+func TestLeave(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	h.give(testNetmap(1))
+	type answer struct {
+		r   debug.LeaveResult
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		r, err := debug.NewClient(w.socket).Leave(context.Background())
+		got <- answer{r, err}
+	}()
+	h.next(protocol.KindLeave, &struct{}{})
+	h.send(protocol.KindLeft, struct{}{})
+	a := <-got
+	require.NoError(t, a.err)
+	require.Equal(t, debug.LeaveResult{Told: true}, a.r)
+	require.NoError(t, <-w.done)
+	w.cancel()
+	w.cancel = nil
+	_, err := os.Stat(filepath.Join(w.store.Dir(), "identity.json"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestLeaveWithoutHub(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	r, err := debug.NewClient(w.socket).Leave(context.Background())
+	require.NoError(t, err)
+	require.False(t, r.Told)
+	require.Contains(t, r.Error, "no control session")
+	require.NoError(t, <-w.done)
+	w.cancel()
+	w.cancel = nil
+}
+
+func TestFirewallCondition(t *testing.T) {
+	w := newWorld(t)
+	w.host.blocked = "chain forward of table inet other (policy drop)"
+	w.start()
+	require.True(t, w.agent.board.OK(condFirewall), "nothing is forwarded yet")
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1))
+	require.False(t, w.agent.board.OK(condFirewall))
+}
+
+func TestAcceptFromConfig(t *testing.T) {
+	w := newWorld(t)
+	w.host.foreign = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
+	w.set = func(c *config.Config) {
+		c.Accept = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+		c.Named = c.Accept
+	}
+	w.start()
+	w.tunnel.setBound(true)
+	ack := w.session().give(testNetmap(1, testPeer(3, "10.9.0.0/16", "10.9.0.0/24", "10.3.0.0/24")))
+	require.Len(t, ack.Refused, 2)
+	require.True(t, w.host.routed("10.9.0.0/16"), "named exactly")
+}
+
+// No endpoint, metric or profile shows a private key.
+func TestNoSecretsInAnswers(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1, testPeer(3)))
+	id, err := w.store.Identity()
+	require.NoError(t, err)
+	for _, path := range []string{"/v1/health", "/v1/status", "/v1/peers", "/v1/paths", "/v1/netmap", "/v1/routes", "/metrics", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1"} {
+		r := httptest.NewRecorder()
+		w.agent.debug.Local().ServeHTTP(r, httptest.NewRequest("GET", path, nil))
+		require.Equal(t, 200, r.Code, path)
+		body := r.Body.String()
+		for _, k := range [][]byte{id.WireGuardKey[:], id.IdentityKey[:]} {
+			require.NotContains(t, body, base64.RawURLEncoding.EncodeToString(k), path)
+			require.NotContains(t, body, base64.StdEncoding.EncodeToString(k), path)
+			require.NotContains(t, body, hex.EncodeToString(k), path)
+		}
+		if path == "/metrics" {
+			for _, m := range []string{`causeway_agent_condition{condition="control"} 1`, `causeway_agent_peers{path="relay"} 1`, `causeway_agent_dropped_datagrams_total{reason="mac"} 3`, "causeway_agent_netmap_version 1"} {
+				require.Contains(t, body, m)
+			}
+		}
+	}
+}
+
+func TestContainerInterface(t *testing.T) {
+	for name, want := range map[string]bool{"docker0": true, "br-0123456789ab": true, "podman1": true, "veth12": true, "eth0": false, "br0": false, "bond0.7": false} {
+		require.Equal(t, want, containerInterface(name), name)
+	}
+}

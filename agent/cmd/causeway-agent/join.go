@@ -1,0 +1,117 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"causeway/agent/config"
+	"causeway/agent/identity"
+	"causeway/agent/join"
+	"causeway/protocol"
+)
+
+// maxTokenInput bounds what is read of a token's file or of standard input.
+const maxTokenInput = 4 << 10
+
+func joinCommand(o *options) *cobra.Command {
+	var name string
+	var replace bool
+	cmd := &cobra.Command{
+		Use:   "join TOKEN|-|@FILE",
+		Short: "Redeem a token and write this host's identity",
+		Long: "Redeem a one-time token of 'causeway token create', write this host's identity and exit.\n" +
+			"The token is given as it is, as '-' (read from standard input) or as '@FILE'.\n" +
+			"If the answer is lost, run the same command again: the same token gets the same answer.",
+		Args: exactArgs(1, "the token (TOKEN, '-' or '@FILE')"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			token, err := readToken(args[0], cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			c, err := config.Load(o.config)
+			if err != nil {
+				return err
+			}
+			if name == "" {
+				host, err := os.Hostname()
+				if err != nil {
+					return fmt.Errorf("read this host's name: %w; give one with --name", err)
+				}
+				if name = join.DefaultName(host); name == "" {
+					return fmt.Errorf("this host's name %q makes no node name; give one with --name", host)
+				}
+			}
+			s, err := identity.Create(o.stateDir)
+			if err != nil {
+				if errors.Is(err, identity.ErrLocked) {
+					if id, e := identity.Peek(o.stateDir); e == nil && !replace {
+						return join.AlreadyJoined(o.stateDir, id)
+					}
+					return fmt.Errorf("an agent runs on %s; stop it before joining", o.stateDir)
+				}
+				return err
+			}
+			defer s.Close()
+			jc := join.Config{Token: token, Name: name, Replace: replace, Version: version}
+			if c.Proxy != nil {
+				jc.Proxy = http.ProxyURL(c.Proxy)
+			}
+			id, err := join.Join(cmd.Context(), s, jc)
+			if err != nil {
+				removeIfEmpty(s)
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\nstart it with: causeway-agent run%s\n",
+				id.Site, id.Name, id.Number, joinStrings(id.Overlay), ifNot(o.stateDir, identity.DefaultDir, " --state-dir "+o.stateDir))
+			return nil
+		},
+	}
+	o.stateFlag(cmd)
+	o.configFlag(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "node name (default this host's name)")
+	cmd.Flags().BoolVar(&replace, "replace", false, "take over an existing node's name, if the token permits it; replaces an identity that is here")
+	return cmd
+}
+
+// removeIfEmpty takes a directory away that this join made and left nothing in.
+func removeIfEmpty(s *identity.Store) {
+	if s.Made() {
+		os.Remove(s.Dir())
+	}
+}
+
+// readToken takes the token from the command line, standard input or a file.
+func readToken(arg string, stdin io.Reader) (protocol.Token, error) {
+	text := arg
+	switch {
+	case arg == "-":
+		b, err := io.ReadAll(io.LimitReader(stdin, maxTokenInput))
+		if err != nil {
+			return protocol.Token{}, fmt.Errorf("read the token from standard input: %w", err)
+		}
+		text = string(b)
+	case strings.HasPrefix(arg, "@"):
+		f, err := os.Open(arg[1:])
+		if err != nil {
+			var pe *fs.PathError
+			if errors.As(err, &pe) {
+				err = pe.Err
+			}
+			return protocol.Token{}, fmt.Errorf("token file %s: %w", arg[1:], err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, maxTokenInput))
+		if err != nil {
+			return protocol.Token{}, fmt.Errorf("token file %s cannot be read", arg[1:])
+		}
+		text = string(b)
+	}
+	return protocol.ParseToken(text)
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"causeway/agent"
+	"causeway/agent/config"
+	"causeway/agent/debug"
+	"causeway/agent/identity"
+	"causeway/netns"
+)
+
+const (
+	// stopWait is how long an agent that was asked to leave may take to end.
+	stopWait = 10 * time.Second
+	// reachWait is how long a hub is looked for where no agent runs.
+	reachWait = 8 * time.Second
+)
+
+func leaveCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "leave",
+		Short: "Take everything back and tell the hub",
+		Long: "End this node: tell the hub, stop the agent, remove interface, routes, rules and identity, so that\n" +
+			"the host is as it was before 'join'. Without a hub it does all but telling it.",
+		Args: exactArgs(0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return leave(cmd, o) },
+	}
+	o.stateFlag(cmd)
+	o.configFlag(cmd)
+	o.socketFlag(cmd)
+	return cmd
+}
+
+func leave(cmd *cobra.Command, o *options) error {
+	ctx := cmd.Context()
+	c, err := config.Load(o.config)
+	if err != nil {
+		return err
+	}
+	if o.socket == "" {
+		o.socket = c.Debug.Socket
+	}
+	if err := netns.CheckHost(); errors.Is(err, netns.ErrPrivilege) {
+		return err
+	}
+	id, idErr := identity.Peek(o.stateDir)
+	told, why := false, ""
+	r, err := debug.NewClient(o.socket).Leave(ctx)
+	switch {
+	case err == nil:
+		told, why = r.Told, r.Error
+	case !errors.Is(err, debug.ErrNotRunning):
+		return err
+	case idErr == nil:
+		if err := tellHub(ctx, o, c); err != nil {
+			if errors.Is(err, identity.ErrLocked) {
+				return fmt.Errorf("an agent runs on %s but does not answer on %s; give its socket with --debug-socket, or stop it first", o.stateDir, o.socket)
+			}
+			why = err.Error()
+		} else {
+			told = true
+		}
+	}
+
+	var s *identity.Store
+	if _, err := os.Stat(o.stateDir); err == nil {
+		if s, err = openWithin(ctx, o.stateDir, stopWait); err != nil {
+			return fmt.Errorf("the agent has not stopped: %w", err)
+		}
+		defer s.Close()
+	}
+	host := netns.NewHost(o.stateDir, zerolog.Nop())
+	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable}); err != nil {
+		return fmt.Errorf("take back the host's network: %w; run 'causeway-agent leave' again", err)
+	}
+	if s != nil {
+		if err := s.RemoveAll(id.MadeDir); err != nil {
+			return err
+		}
+	}
+	if d := filepath.Dir(o.socket); filepath.Base(d) == "causeway" {
+		os.Remove(d) // if it is empty: a hub on this host has its socket there too
+	}
+	out := cmd.OutOrStdout()
+	switch {
+	case idErr != nil && !told && why == "":
+		fmt.Fprintln(out, "this host had not joined; what was left of an agent is removed")
+	case told:
+		fmt.Fprintf(out, "node %s has left; the hub was told\n", id.Name)
+	default:
+		fmt.Fprintf(out, "node %s has left; the hub could not be told (%s): run 'causeway node revoke %s' there\n", id.Name, oneLine(why), id.Name)
+	}
+	return nil
+}
+
+// openWithin waits for the state directory until the agent has let go of it.
+func openWithin(ctx context.Context, dir string, wait time.Duration) (*identity.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		s, err := identity.Open(dir)
+		if !errors.Is(err, identity.ErrLocked) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-t.C:
+		}
+	}
+}
+
+// tellHub runs an agent just long enough to tell a hub.
+func tellHub(ctx context.Context, o *options, c config.Config) error {
+	if err := checkHost(); err != nil {
+		return err
+	}
+	s, err := identity.Open(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: zerolog.Nop()})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachWait)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	err = a.LeaveWhenConnected(ctx)
+	cancel()
+	if runErr := <-done; err == nil || runErr == nil {
+		return err
+	} else {
+		return runErr
+	}
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"causeway/agent"
+	"causeway/agent/config"
+	"causeway/agent/identity"
+	"causeway/netns"
+)
+
+// stopWithin bounds a graceful stop.
+const stopWithin = 4 * time.Second
+
+func runCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent in the foreground",
+		Long: "Run the agent until SIGTERM. Interface, routes and rules stay when it stops, so that nothing\n" +
+			"leaks to the default route meanwhile; 'causeway-agent leave' takes them away.",
+		Args: exactArgs(0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(os.Stderr, o.logLevel)
+			if err != nil {
+				return err
+			}
+			c, err := config.Load(o.config)
+			if err != nil {
+				return err
+			}
+			if err := checkHost(); err != nil {
+				return err
+			}
+			s, err := identity.Open(o.stateDir)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: log})
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), a, log)
+		},
+	}
+	o.stateFlag(cmd)
+	o.configFlag(cmd)
+	o.socketFlag(cmd)
+	cmd.Flags().StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// serve runs a, tells systemd and bounds how long stopping may take.
+func serve(ctx context.Context, a *agent.Agent, log zerolog.Logger) error {
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	ready := a.Ready()
+	for {
+		select {
+		case <-ready:
+			ready = nil
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+				log.Warn().Err(err).Msg("systemd was not told that the agent is ready")
+			}
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			daemon.SdNotify(false, daemon.SdNotifyStopping)
+			select {
+			case err := <-done:
+				return err
+			case <-time.After(stopWithin):
+				return fmt.Errorf("the agent did not stop within %s and was ended", stopWithin)
+			}
+		}
+	}
+}
+
+// checkHost says in one line why no agent can run here.
+func checkHost() error {
+	if err := netns.CheckHost(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		f.Close()
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("there is no /dev/net/tun: load the kernel module with 'modprobe tun', or give the container the device")
+	case errors.Is(err, fs.ErrPermission):
+		return errors.New("/dev/net/tun: permission denied: run as root, or let the device through to the container")
+	case errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO):
+		return errors.New("/dev/net/tun does not work: the kernel module tun is not loaded; run 'modprobe tun'")
+	}
+	return fmt.Errorf("/dev/net/tun cannot be opened: %w", err)
+}
+
+// newLogger writes for people on a terminal and JSON elsewhere.
+func newLogger(w *os.File, level string) (zerolog.Logger, error) {
+	l, err := zerolog.ParseLevel(level)
+	if err != nil || level == "" {
+		return zerolog.Logger{}, fmt.Errorf("log level %q is none; use debug, info, warn or error", level)
+	}
+	var out io.Writer = w
+	if st, err := w.Stat(); err == nil && st.Mode()&fs.ModeCharDevice != 0 {
+		out = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(out).Level(l).With().Timestamp().Logger(), nil
+}

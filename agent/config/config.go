@@ -1,0 +1,285 @@
+// Package config reads the agent's configuration file. Everything works
+// without one; what the file does hold is checked whole before anything is
+// opened.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"causeway/protocol"
+)
+
+// Defaults.
+const (
+	DefaultPath        = "/etc/causeway/agent.yaml"
+	DefaultDebugSocket = "/run/causeway/agent.sock"
+	DefaultInterface   = "cw0"
+)
+
+// MTU limits: IPv6 needs 1280; the upper one is a jumbo frame less WireGuard's
+// own bytes.
+const (
+	MinMTU = 1280
+	MaxMTU = 8920
+)
+
+// maxFile bounds what is read.
+const maxFile = 1 << 20
+
+// Config is the checked configuration.
+type Config struct {
+	Routes []netip.Prefix    // what the node announces
+	Accept []netip.Prefix    // what it lets the hub route into the tunnel
+	Named  []netip.Prefix    // Accept as the file names it; nil where it is the default
+	Labels map[string]string // for inventory and policies
+	Tunnel Tunnel
+	Proxy  *url.URL // HTTP proxy to the hub's HTTPS port; nil: none
+	Debug  Debug
+}
+
+// Tunnel configures the tunnel device.
+type Tunnel struct {
+	Interface  string
+	ListenPort uint16 // UDP; 0: any free port
+	MTU        int    // of the device and of routes into it; 0: chosen by the tunnel
+	Engine     string // inline or wireguard-go; empty: chosen by the tunnel
+}
+
+// Debug configures the debug endpoints.
+type Debug struct {
+	Socket string
+}
+
+// Default is the configuration of a host without a file.
+func Default() Config {
+	return Config{
+		Accept: DefaultAccept(),
+		Tunnel: Tunnel{Interface: DefaultInterface},
+		Debug:  Debug{Socket: DefaultDebugSocket},
+	}
+}
+
+// DefaultAccept are the private ranges: RFC 1918 and RFC 4193.
+func DefaultAccept() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("fc00::/7"),
+	}
+}
+
+// file is the configuration as it is written. Pointers and nil tell absent
+// from empty: `accept: []` accepts nothing beyond the overlay.
+type file struct {
+	Routes []string          `yaml:"routes"`
+	Accept *[]string         `yaml:"accept"`
+	Labels map[string]string `yaml:"labels"`
+	Tunnel struct {
+		Interface  *string `yaml:"interface"`
+		ListenPort *int    `yaml:"listen_port"`
+		MTU        *int    `yaml:"mtu"`
+		Engine     *string `yaml:"engine"`
+	} `yaml:"tunnel"`
+	Proxy string `yaml:"proxy"`
+	Debug struct {
+		Socket *string `yaml:"socket"`
+	} `yaml:"debug"`
+}
+
+// Load reads path. An empty path means DefaultPath, which may be missing.
+// Every error is one line that names file, line and what to do.
+func Load(path string) (Config, error) {
+	optional := path == ""
+	if optional {
+		path = DefaultPath
+	}
+	st, err := os.Stat(path)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	if err == nil && st.Size() > maxFile {
+		return Config{}, fmt.Errorf("config %s: larger than 1 MiB", path)
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		var pe *fs.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		return Config{}, fmt.Errorf("config %s: %w; check --config", path, err)
+	}
+	return Parse(path, b)
+}
+
+// Parse checks the contents of a file; name is for errors.
+func Parse(name string, b []byte) (Config, error) {
+	tree, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return Config{}, yamlError(name, err)
+	}
+	var f file
+	if err := yaml.UnmarshalWithOptions(b, &f, yaml.Strict()); err != nil {
+		return Config{}, yamlError(name, err)
+	}
+	at := func(path, format string, args ...any) (Config, error) {
+		return Config{}, fmt.Errorf("config %s: %s: %s", position(name, tree, path), strings.TrimPrefix(path, "$."), fmt.Sprintf(format, args...))
+	}
+	c := Default()
+	for _, l := range []struct {
+		name string
+		in   []string
+		out  *[]netip.Prefix
+	}{{"routes", f.Routes, &c.Routes}, {"accept", deref(f.Accept), &c.Accept}} {
+		if l.name == "accept" && f.Accept == nil {
+			continue
+		}
+		*l.out = []netip.Prefix{}
+		for i, s := range l.in {
+			where := fmt.Sprintf("$.%s[%d]", l.name, i)
+			p, err := parsePrefix(s)
+			if err != nil {
+				return at(where, "%v", err)
+			}
+			if l.name == "routes" && p.Bits() == 0 {
+				return at(where, "a default route cannot be announced")
+			}
+			if slices.Contains(*l.out, p) {
+				return at(where, "%s is there twice; remove one", p)
+			}
+			*l.out = append(*l.out, p)
+		}
+	}
+	if len(c.Routes) > protocol.MaxNodeRoutes {
+		return at("$.routes", "%d routes are more than a node may announce, %d; announce ranges that cover several", len(c.Routes), protocol.MaxNodeRoutes)
+	}
+	if len(f.Labels) > protocol.MaxNodeLabels {
+		return at("$.labels", "%d labels are more than a node may have, %d", len(f.Labels), protocol.MaxNodeLabels)
+	}
+	for k, v := range f.Labels {
+		if k == "" || len(k) > 63 || len(v) > 255 || strings.ContainsAny(k, " =,\n") || strings.Contains(v, "\n") {
+			return at("$.labels", "label %q is not valid; a key has 1 to 63 characters without space, '=' or ',', a value at most 255 on one line", k)
+		}
+	}
+	if f.Accept != nil {
+		c.Named = c.Accept
+	}
+	c.Labels = f.Labels
+	if v := f.Tunnel.Interface; v != nil {
+		if *v == "" || len(*v) > 15 || strings.ContainsAny(*v, "/ %:\t") || *v == "." || *v == ".." {
+			return at("$.tunnel.interface", "%q is no interface name; use 1 to 15 characters such as %s", *v, DefaultInterface)
+		}
+		c.Tunnel.Interface = *v
+	}
+	if v := f.Tunnel.ListenPort; v != nil {
+		if *v < 0 || *v > 65535 {
+			return at("$.tunnel.listen_port", "%d is no UDP port; use 1 to 65535, or 0 for any free one", *v)
+		}
+		c.Tunnel.ListenPort = uint16(*v)
+	}
+	if v := f.Tunnel.MTU; v != nil {
+		if *v < MinMTU || *v > MaxMTU {
+			return at("$.tunnel.mtu", "%d is not between %d and %d", *v, MinMTU, MaxMTU)
+		}
+		c.Tunnel.MTU = *v
+	}
+	if v := f.Tunnel.Engine; v != nil {
+		if *v != "inline" && *v != "wireguard-go" {
+			return at("$.tunnel.engine", "%q is no engine; use inline or wireguard-go", *v)
+		}
+		c.Tunnel.Engine = *v
+	}
+	if f.Proxy != "" {
+		u, err := url.Parse(f.Proxy)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			// The text may hold a password: it is not repeated.
+			return at("$.proxy", "not a proxy's URL; write http://HOST:PORT")
+		}
+		c.Proxy = u
+	}
+	if v := f.Debug.Socket; v != nil {
+		if !strings.HasPrefix(*v, "/") || len(*v) > 107 {
+			return at("$.debug.socket", "%q is no absolute path of at most 107 characters", *v)
+		}
+		c.Debug.Socket = *v
+	}
+	return c, nil
+}
+
+func deref(p *[]string) []string {
+	if p == nil {
+		return nil
+	}
+	return *p
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is no CIDR; write for example 10.1.0.0/24", s)
+	}
+	if p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is an IPv4 range in IPv6 form; write it as IPv4", s)
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("%q has host bits set; did you mean %s?", s, p.Masked())
+	}
+	return p, nil
+}
+
+var errNoNode = errors.New("no such node")
+
+// position is name:line:column of the value at a YAML path, or name alone.
+func position(name string, tree *ast.File, path string) string {
+	n, err := nodeAt(tree, path)
+	if err != nil || n == nil || n.GetToken() == nil || n.GetToken().Position == nil {
+		return name
+	}
+	p := n.GetToken().Position
+	return fmt.Sprintf("%s:%d:%d", name, p.Line, p.Column)
+}
+
+func nodeAt(tree *ast.File, path string) (ast.Node, error) {
+	p, err := yaml.PathString(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(tree.Docs) == 0 {
+		return nil, errNoNode
+	}
+	return p.FilterFile(tree)
+}
+
+// yamlError makes one line of go-yaml's errors, which draw the file.
+func yamlError(name string, err error) error {
+	var ye yaml.Error
+	if errors.As(err, &ye) && ye.GetToken() != nil && ye.GetToken().Position != nil {
+		p := ye.GetToken().Position
+		hint := ""
+		var uk *yaml.UnknownFieldError
+		if errors.As(err, &uk) {
+			hint = "; known keys: routes, accept, labels, tunnel {interface, listen_port, mtu, engine}, proxy, debug {socket}"
+		}
+		return fmt.Errorf("config %s:%d:%d: %s%s", name, p.Line, p.Column, oneLine(ye.GetMessage()), hint)
+	}
+	return fmt.Errorf("config %s: %s", name, oneLine(err.Error()))
+}
+
+func oneLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return s
+}

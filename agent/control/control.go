@@ -1,0 +1,351 @@
+// Package control speaks the agent's side of the control channel over one
+// connection to a hub: it says hello, takes netmaps, sends status, keeps the
+// nats stream open and serves the debug streams that the hub opens. What a
+// netmap means, and when to dial again, is its caller's business.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"causeway/protocol"
+	"causeway/tunnel/mux"
+)
+
+// Config is what a Client needs of its agent. All functions may be called from
+// several goroutines, for one session at a time.
+type Config struct {
+	Number protocol.NodeNumber
+	// Hello is asked for at the start of every session.
+	Hello func() protocol.Hello
+	// Welcome hears that the hub knows us.
+	Welcome func(protocol.Welcome)
+	// Netmap takes a netmap, and returns when it is applied and stored.
+	Netmap func(context.Context, protocol.Netmap) protocol.NetmapAck
+	// Status is asked for every StatusInterval and after Changed.
+	Status func() protocol.Status
+	// NATS runs beside the session until ctx ends; open opens a nats stream.
+	NATS func(ctx context.Context, open func(context.Context) (net.Conn, error))
+	// Debug takes over a stream on which the hub speaks HTTP.
+	Debug func(net.Conn)
+	Log   zerolog.Logger
+}
+
+// Limits in time of a session.
+const (
+	welcomeTimeout = 10 * time.Second
+	writeTimeout   = 15 * time.Second
+	leaveTimeout   = 3 * time.Second
+	// minStatus keeps a flapping condition from flooding the hub.
+	minStatus = 200 * time.Millisecond
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrRevoked says that the hub does not know this node any more.
+	ErrRevoked = errors.New("this node was revoked")
+	// ErrNoSession says that there is no hub to tell.
+	ErrNoSession = errors.New("no control session with a hub")
+	// errLeft ends a session after the hub confirmed the leave.
+	errLeft = errors.New("left")
+)
+
+// Client runs one session after the other.
+type Client struct {
+	cfg     Config
+	changed chan struct{}
+
+	mu  sync.Mutex
+	cur *session
+}
+
+// New opens nothing.
+func New(cfg Config) *Client {
+	return &Client{cfg: cfg, changed: make(chan struct{}, 1)}
+}
+
+type session struct {
+	c      *Client
+	stream net.Conn
+	ready  bool // welcomed; guarded by c.mu
+
+	wmu  sync.Mutex // writes
+	left chan struct{}
+	once sync.Once
+}
+
+// Changed asks for a status now, rather than at the next interval.
+func (c *Client) Changed() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Serve runs one session over conn, which it closes. It returns when the
+// session ended, with the reason: ErrRevoked, ctx's error, or what failed.
+func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
+	m, err := mux.Client(conn)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	defer m.Close()
+	stream, err := m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamControl})
+	if err != nil {
+		return err
+	}
+	s := &session{c: c, stream: stream, left: make(chan struct{})}
+	if err := s.send(protocol.KindHello, c.cfg.Hello()); err != nil {
+		return err
+	}
+	if err := s.welcome(ctx); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	s.ready, c.cur = true, s
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.cur = nil
+		c.mu.Unlock()
+	}()
+
+	g, ctx := errgroup.WithContext(ctx)
+	// The reader alone says why the session ended, so that the hub's last
+	// words are heard even if a write failed first. The others only end it.
+	g.Go(func() error { return s.read(ctx) })
+	g.Go(func() error {
+		defer m.Close()
+		select {
+		case <-ctx.Done():
+		case <-m.Done():
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer m.Close()
+		if err := s.status(ctx); err != nil && ctx.Err() == nil {
+			c.cfg.Log.Debug().Err(err).Msg("status was not sent")
+		}
+		return nil
+	})
+	g.Go(func() error {
+		c.accept(ctx, m)
+		return nil
+	})
+	g.Go(func() error {
+		c.cfg.NATS(ctx, func(ctx context.Context) (net.Conn, error) {
+			return m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamNATS})
+		})
+		return nil
+	})
+	if err := g.Wait(); !errors.Is(err, errLeft) {
+		return err
+	}
+	return nil
+}
+
+func (s *session) send(kind protocol.MessageKind, body any) error {
+	m, err := protocol.NewMessage(kind, body)
+	if err != nil {
+		return err
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	s.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := protocol.WriteFrame(s.stream, m, protocol.MaxToHub); err != nil {
+		return fmt.Errorf("send %s: %w", kind, err)
+	}
+	return nil
+}
+
+// welcome waits for the hub's first message. The stream is closed when ctx
+// ends, so that the wait ends too.
+func (s *session) welcome(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.stream.SetReadDeadline(time.Now()) })
+	defer stop()
+	s.stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var m protocol.Message
+	if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
+		return fmt.Errorf("wait for the hub's welcome: %w", err)
+	}
+	switch m.Kind {
+	case protocol.KindWelcome:
+	case protocol.KindError:
+		return s.hubError(m)
+	default:
+		return fmt.Errorf("wait for the hub's welcome: it sent %q first", m.Kind)
+	}
+	var w protocol.Welcome
+	if err := m.Decode(&w); err != nil {
+		return err
+	}
+	if w.Number != s.c.cfg.Number {
+		return fmt.Errorf("the hub takes this node for number %d", w.Number)
+	}
+	s.c.cfg.Welcome(w)
+	s.stream.SetReadDeadline(time.Time{})
+	return ctx.Err()
+}
+
+// read handles what the hub sends until the session ends.
+func (s *session) read(ctx context.Context) error {
+	for {
+		var m protocol.Message
+		if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, io.EOF) {
+				return errors.New("the hub closed the control stream")
+			}
+			return fmt.Errorf("read control stream: %w", err)
+		}
+		switch m.Kind {
+		case protocol.KindNetmap:
+			var n protocol.Netmap
+			if err := m.Decode(&n); err != nil {
+				if err := s.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()}); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := s.send(protocol.KindNetmapAck, s.c.cfg.Netmap(ctx, n)); err != nil {
+				return err
+			}
+			s.c.Changed()
+		case protocol.KindLeft:
+			s.once.Do(func() { close(s.left) })
+			return errLeft
+		case protocol.KindError:
+			if err := s.hubError(m); err != nil {
+				return err
+			}
+		case protocol.KindWelcome:
+			// Once is enough; a second one says nothing new.
+		default:
+			e := protocol.Error{Code: protocol.ErrorUnknownKind, Message: fmt.Sprintf("this agent does not know messages of kind %.40q", m.Kind)}
+			if err := s.send(protocol.KindError, e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// hubError returns the error that ends the session, or nil for one that is
+// only worth a line.
+func (s *session) hubError(m protocol.Message) error {
+	var e protocol.Error
+	if err := m.Decode(&e); err != nil {
+		return err
+	}
+	switch e.Code {
+	case protocol.ErrorRevoked:
+		return ErrRevoked
+	case protocol.ErrorUnknownKind:
+		s.c.cfg.Log.Debug().Str("err", e.Message).Msg("the hub does not know a message of ours")
+		return nil
+	}
+	return fmt.Errorf("the hub says: %.300q", e.Message)
+}
+
+func (s *session) status(ctx context.Context) error {
+	t := time.NewTicker(protocol.StatusInterval)
+	defer t.Stop()
+	for {
+		if err := s.send(protocol.KindStatus, s.c.cfg.Status()); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(minStatus):
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		case <-s.c.changed:
+		}
+	}
+}
+
+// accept hands over the streams that the hub opens.
+func (c *Client) accept(ctx context.Context, m *mux.Session) {
+	defer m.Close()
+	for {
+		st, err := m.Accept(ctx)
+		if err != nil {
+			return
+		}
+		go func() { // ends with the stream, and that with the session
+			h, err := mux.ReadHeader(st)
+			if err == nil && h.Kind == protocol.StreamDebug {
+				c.cfg.Debug(st)
+				return
+			}
+			if err == nil {
+				c.cfg.Log.Debug().Str("kind", fmt.Sprintf("%.40q", h.Kind)).Msg("refused a stream of the hub")
+			}
+			st.Close()
+		}()
+	}
+}
+
+// Connected reports whether a hub has welcomed us.
+func (c *Client) Connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cur != nil
+}
+
+// Ack tells the hub that what was taken of a netmap has changed since it was
+// acknowledged. Without a session it does nothing: the next one begins afresh.
+func (c *Client) Ack(a protocol.NetmapAck) error {
+	c.mu.Lock()
+	s := c.cur
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.send(protocol.KindNetmapAck, a)
+}
+
+// Leave tells the hub that this node goes for good, and waits until the hub
+// confirms, for 3 s at most.
+func (c *Client) Leave(ctx context.Context) error {
+	c.mu.Lock()
+	s := c.cur
+	c.mu.Unlock()
+	if s == nil {
+		return ErrNoSession
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	if err := s.send(protocol.KindLeave, struct{}{}); err != nil {
+		select {
+		case <-s.left: // the answer overtook the end of the write
+			return nil
+		default:
+			return err
+		}
+	}
+	select {
+	case <-s.left:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the hub did not confirm within %s", leaveTimeout)
+	}
+}

@@ -1,0 +1,199 @@
+package debug
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"causeway/protocol"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func testServer() *Server {
+	reg := prometheus.NewRegistry()
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_test_total"})
+	reg.MustRegister(c)
+	return New(Config{
+		Status: func() Status {
+			return Status{Name: "n1", OK: false, Conditions: []protocol.Condition{{Name: "tunnel", OK: true}, {Name: "hub", Cause: "gone"}}}
+		},
+		Peers: func() []Peer { return nil },
+		Paths: func() []protocol.PathStatus { return nil },
+		Netmap: func() Netmap {
+			return Netmap{Held: true, Netmap: protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 2}}}
+		},
+		Routes: func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
+		Ping: func(_ context.Context, q PingRequest) PingResult {
+			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
+		},
+		Leave:   func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		Metrics: reg,
+	})
+}
+
+func call(h http.Handler, method, path, body string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	return w
+}
+
+func TestEndpoints(t *testing.T) {
+	s := testServer()
+	for _, c := range []struct {
+		method, path, body string
+		local, remote      int
+		want               string
+	}{
+		{"GET", "/v1/health", "", 200, 200, `{"ok":false,"conditions":[{"name":"tunnel","ok":true`},
+		{"GET", "/v1/status", "", 200, 200, `"name":"n1"`},
+		{"GET", "/v1/peers", "", 200, 200, `[]`},
+		{"GET", "/v1/paths", "", 200, 200, `[]`},
+		{"GET", "/v1/netmap", "", 200, 200, `"version":2`},
+		{"GET", "/v1/routes", "", 200, 200, `"planned":["ip link set cw0 up"]`},
+		{"GET", "/metrics", "", 200, 200, "causeway_agent_test_total 0"},
+		{"POST", "/v1/ping", `{"to":"198.18.0.3"}`, 200, 200, `"sent":3,"received":0,"min_rtt":"1s"`},
+		{"POST", "/v1/ping", `{"to":"198.18.0.3","count":21}`, 400, 400, "count 1 to 20"},
+		{"POST", "/v1/ping", `{"to":""}`, 400, 400, "to has to be"},
+		{"POST", "/v1/ping", `{"to":"x","timeout":"1m"}`, 400, 400, "timeout up to 10s"},
+		{"POST", "/v1/ping", `{"to":"x","timeout":"-1s"}`, 400, 400, "timeout up to 10s"},
+		{"POST", "/v1/ping", `{`, 400, 400, "no ping request"},
+		{"POST", "/v1/ping", `{"to":"` + strings.Repeat("a", 8192) + `"}`, 400, 400, "no ping request"},
+		{"POST", "/v1/leave", "", 200, 404, ""},
+		{"GET", "/debug/pprof/", "", 200, 404, ""},
+		{"GET", "/debug/pprof/cmdline", "", 200, 404, ""},
+		{"GET", "/debug/pprof/symbol", "", 200, 404, ""},
+		{"GET", "/debug/pprof/goroutine", "", 200, 404, ""},
+		{"GET", "/debug/pprof/profile?seconds=1", "", 200, 404, ""},
+		{"GET", "/debug/pprof/trace?seconds=1", "", 200, 404, ""},
+		{"GET", "/v1/leave", "", 404, 404, "no such endpoint"},
+		{"DELETE", "/v1/status", "", 404, 404, ""},
+		{"GET", "/", "", 404, 404, "no such endpoint"},
+	} {
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			w := call(s.Local(), c.method, c.path, c.body)
+			require.Equal(t, c.local, w.Code, w.Body)
+			require.Contains(t, w.Body.String(), c.want)
+			w = call(s.Remote(), c.method, c.path, c.body)
+			require.Equal(t, c.remote, w.Code, w.Body)
+			if strings.HasPrefix(c.path, "/v1/") {
+				require.True(t, json.Valid(w.Body.Bytes()))
+			}
+		})
+	}
+}
+
+func TestConcurrencyIsBounded(t *testing.T) {
+	s := testServer()
+	for range maxPings {
+		s.pings <- struct{}{}
+	}
+	require.Equal(t, http.StatusTooManyRequests, call(s.Local(), "POST", "/v1/ping", `{"to":"x"}`).Code)
+	for range maxRequests {
+		s.requests <- struct{}{}
+	}
+	require.Equal(t, http.StatusServiceUnavailable, call(s.Local(), "GET", "/v1/status", "").Code)
+}
+
+// Over a real socket and a real stream, until the end.
+func TestRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "causeway", "agent.sock")
+	l, err := Listen(context.Background(), path)
+	require.NoError(t, err)
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
+
+	s := testServer()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, l) }()
+
+	_, err = Listen(context.Background(), path)
+	require.ErrorContains(t, err, "another process answers there")
+
+	c := NewClient(path)
+	var got Status
+	require.NoError(t, c.Get(ctx, "/v1/status", &got))
+	require.Equal(t, "n1", got.Name)
+	require.ErrorContains(t, c.Get(ctx, "/v1/none", &got), "no such endpoint")
+	r, err := c.Leave(ctx)
+	require.NoError(t, err)
+	require.True(t, r.Told)
+
+	a, b := net.Pipe()
+	go s.ServeConn(a)
+	b.SetDeadline(time.Now().Add(5 * time.Second))
+	go io.WriteString(b, "GET /v1/health HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+	answer, err := io.ReadAll(b)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "200 OK")
+	require.Contains(t, string(answer), `"cause":"gone"`)
+
+	cancel()
+	require.NoError(t, <-done)
+	_, err = os.Stat(path)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorIs(t, c.Get(context.Background(), "/v1/status", &got), ErrNotRunning)
+	a, b = net.Pipe()
+	s.ServeConn(a)
+	_, err = b.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	ctx := context.Background()
+	stale := filepath.Join(dir, "stale.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	require.NoError(t, err)
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	n, err := Listen(ctx, stale)
+	require.NoError(t, err, "a socket left over from a killed agent")
+	n.Close()
+
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+	_, err = Listen(ctx, file)
+	require.ErrorContains(t, err, "no socket is there")
+	_, err = Listen(ctx, filepath.Join(file, "below", "a.sock"))
+	require.ErrorContains(t, err, "make its directory")
+	_, err = Listen(ctx, filepath.Join(dir, strings.Repeat("a", 120)))
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "\n")
+}
+
+func TestPing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root: raw sockets")
+		}
+		t.Skip("needs root: raw sockets")
+	}
+	lo := netip.MustParseAddr("127.0.0.1")
+	r := Ping(context.Background(), lo, lo, 2, time.Second)
+	require.Empty(t, r.Error)
+	require.Equal(t, 2, r.Sent)
+	require.Equal(t, 2, r.Received)
+	require.Positive(t, r.MinRTT)
+	require.GreaterOrEqual(t, r.MaxRTT, r.AvgRTT)
+
+	// A source that is no address of this host.
+	r = Ping(context.Background(), netip.MustParseAddr("192.0.2.77"), lo, 1, 50*time.Millisecond)
+	require.NotEmpty(t, r.Error)
+	require.Zero(t, r.Received)
+}

@@ -1,0 +1,267 @@
+package debug
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"causeway/protocol"
+)
+
+// Limits of one request and of all.
+const (
+	maxBody      = 4 << 10
+	maxRequests  = 16 // at once, socket and hub together
+	maxPings     = 4
+	writeTimeout = 60 * time.Second
+	pprofTimeout = 5 * time.Minute
+)
+
+// Server serves the endpoints.
+type Server struct {
+	cfg      Config
+	requests chan struct{}
+	pings    chan struct{}
+	remote   *connListener
+}
+
+// New opens nothing.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, requests: make(chan struct{}, maxRequests), pings: make(chan struct{}, maxPings),
+		remote: &connListener{conns: make(chan net.Conn), done: make(chan struct{})}}
+}
+
+// Listen makes the unix socket path, for this user alone, and its directory.
+// A socket that nobody answers on is left over from an agent that was killed
+// and is replaced.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("debug socket %s: make its directory: %w; choose another with --debug-socket", path, errnoOf(err))
+	}
+	if st, err := os.Lstat(path); err == nil {
+		if st.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("debug socket %s: a file that is no socket is there; remove it or choose another with --debug-socket", path)
+		}
+		if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("debug socket %s: another process answers there; stop it or choose another with --debug-socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("debug socket %s: remove the old one: %w", path, errnoOf(err))
+		}
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		// The mode of the unbound socket becomes that of its file: there is no
+		// moment at which others may connect.
+		var err error
+		if e := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("debug socket %s: %w; choose another with --debug-socket", path, errnoOf(err))
+	}
+	return l, nil
+}
+
+// errnoOf leaves out the path that the message names already.
+func errnoOf(err error) error {
+	var e syscall.Errno
+	if errors.As(err, &e) {
+		return e
+	}
+	return err
+}
+
+// Run serves l and the streams given to ServeConn until ctx ends.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	local, remote := s.httpServer(s.Local()), s.httpServer(s.Remote())
+	g, gctx := errgroup.WithContext(ctx)
+	serve := func(srv *http.Server, l net.Listener, what string) {
+		g.Go(func() error {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
+				return fmt.Errorf("serve %s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	serve(local, l, "debug socket")
+	serve(remote, s.remote, "debug streams")
+	g.Go(func() error {
+		<-gctx.Done()
+		s.remote.Close()
+		// A leave is answered by the very request that ends the agent.
+		short, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if local.Shutdown(short) != nil {
+			local.Close()
+		}
+		remote.Close()
+		return nil
+	})
+	return g.Wait()
+}
+
+func (s *Server) httpServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+}
+
+// ServeConn takes over a stream that the hub opened.
+func (s *Server) ServeConn(c net.Conn) {
+	select {
+	case s.remote.conns <- c:
+	case <-s.remote.done:
+		c.Close()
+	}
+}
+
+// Local is everything, for the socket.
+func (s *Server) Local() http.Handler {
+	m := s.common()
+	m.HandleFunc("POST /v1/leave", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, http.StatusOK, s.cfg.Leave(r.Context()))
+	})
+	for path, h := range map[string]http.HandlerFunc{
+		"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
+		"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+	} {
+		m.HandleFunc("GET "+path, h)
+	}
+	return s.limit(m)
+}
+
+// Remote is what the hub may see and do: look, and ping.
+func (s *Server) Remote() http.Handler { return s.limit(s.common()) }
+
+func (s *Server) common() *http.ServeMux {
+	m := http.NewServeMux()
+	get := func(path string, f func(context.Context) any) {
+		m.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, f(r.Context())) })
+	}
+	get("/v1/health", func(context.Context) any {
+		st := s.cfg.Status()
+		return Health{OK: st.OK, Conditions: st.Conditions}
+	})
+	get("/v1/status", func(context.Context) any { return s.cfg.Status() })
+	get("/v1/peers", func(context.Context) any { return notNil(s.cfg.Peers()) })
+	get("/v1/paths", func(context.Context) any { return notNil(s.cfg.Paths()) })
+	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
+	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
+	m.HandleFunc("POST /v1/ping", s.ping)
+	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes}, POST /v1/ping, GET /metrics")
+	})
+	return m
+}
+
+// notNil keeps an empty list from becoming JSON's null.
+func notNil[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
+
+func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.pings <- struct{}{}:
+		defer func() { <-s.pings }()
+	default:
+		fail(w, http.StatusTooManyRequests, "too many pings at once; try again")
+		return
+	}
+	var q PingRequest
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	if err := d.Decode(&q); err != nil {
+		fail(w, http.StatusBadRequest, "body is no ping request: "+err.Error())
+		return
+	}
+	if q.Count == 0 {
+		q.Count = 3
+	}
+	if q.Timeout == 0 {
+		q.Timeout = Duration(time.Second)
+	}
+	if q.Count < 1 || q.Count > 20 || q.Timeout < 0 || q.Timeout > Duration(10*time.Second) || q.To == "" || len(q.To) > 253 {
+		fail(w, http.StatusBadRequest, "to has to be an address or node name, count 1 to 20, timeout up to 10s")
+		return
+	}
+	reply(w, http.StatusOK, s.cfg.Ping(r.Context(), q))
+}
+
+// limit bounds how many requests run at once and how long an answer takes.
+func (s *Server) limit(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.requests <- struct{}{}:
+			defer func() { <-s.requests }()
+		default:
+			fail(w, http.StatusServiceUnavailable, "too many requests at once; try again")
+			return
+		}
+		d := writeTimeout
+		if strings.HasPrefix(r.URL.Path, "/debug/pprof/") {
+			d = pprofTimeout
+		}
+		if r.Method == http.MethodPost && r.URL.Path == "/v1/ping" {
+			d = 20*10*time.Second + writeTimeout
+		}
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d))
+		h.ServeHTTP(w, r)
+	})
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		code, b = http.StatusInternalServerError, []byte(`{"error":"the answer could not be encoded"}`)
+	}
+	if len(b) > protocol.MaxToAgent+1<<20 {
+		code, b = http.StatusInternalServerError, []byte(`{"error":"the answer is too long"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(append(b, '\n'))
+}
+
+func fail(w http.ResponseWriter, code int, msg string) { reply(w, code, problem{msg}) }
+
+// connListener is a net.Listener over connections that come by themselves.
+type connListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *connListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *connListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *connListener) Addr() net.Addr { return &net.UnixAddr{Name: "hub", Net: "stream"} }

@@ -1,0 +1,148 @@
+// Package debug serves what an agent knows of itself as HTTP: whole on a unix
+// socket of the host, read only on streams that the hub opens. The CLI reads
+// the same answers. No answer holds a secret.
+//
+//	GET  /v1/health   Health
+//	GET  /v1/status   Status
+//	GET  /v1/peers    []Peer
+//	GET  /v1/paths    []protocol.PathStatus
+//	GET  /v1/netmap   Netmap
+//	GET  /v1/routes   Routes
+//	POST /v1/ping     PingRequest -> PingResult
+//	POST /v1/leave    LeaveResult          (socket only)
+//	GET  /metrics     Prometheus' text format
+//	GET  /debug/pprof/…                    (socket only)
+package debug
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"causeway/protocol"
+)
+
+// Config is where answers come from.
+type Config struct {
+	Status  func() Status
+	Peers   func() []Peer
+	Paths   func() []protocol.PathStatus
+	Netmap  func() Netmap
+	Routes  func(context.Context) Routes
+	Ping    func(context.Context, PingRequest) PingResult
+	Leave   func(context.Context) LeaveResult
+	Metrics prometheus.Gatherer
+}
+
+// Health is the list of conditions. OK: all of them hold.
+type Health struct {
+	OK         bool                 `json:"ok"`
+	Conditions []protocol.Condition `json:"conditions"`
+}
+
+// Status is the agent on one screen.
+type Status struct {
+	Name       string                 `json:"name"`
+	Site       string                 `json:"site"`
+	Number     protocol.NodeNumber    `json:"number"`
+	Overlay    []netip.Addr           `json:"overlay"`
+	Version    string                 `json:"version"`
+	Engine     string                 `json:"engine"`
+	BootID     protocol.BootID        `json:"boot_id"`
+	Started    time.Time              `json:"started"`
+	Interface  string                 `json:"interface"`
+	Hub        protocol.NodeNumber    `json:"hub"` // of the control session; 0: none
+	HubVersion string                 `json:"hub_version,omitempty"`
+	Netmap     protocol.NetmapVersion `json:"netmap"`
+	Peers      int                    `json:"peers"`
+	Routes     []netip.Prefix         `json:"routes"` // announced
+	Candidates []netip.AddrPort       `json:"candidates"`
+	OK         bool                   `json:"ok"`
+	Conditions []protocol.Condition   `json:"conditions"`
+}
+
+// Peer is another node as this one takes it.
+type Peer struct {
+	Number     protocol.NodeNumber `json:"number"`
+	Name       string              `json:"name"`
+	Site       string              `json:"site"`
+	Overlay    []netip.Addr        `json:"overlay"`
+	Routes     []netip.Prefix      `json:"routes"`
+	Candidates []netip.AddrPort    `json:"candidates"`
+	Direct     bool                `json:"direct"`
+	Key        string              `json:"wireguard_key"`
+	KeyEpoch   uint32              `json:"key_epoch"`
+	Path       protocol.PathKind   `json:"path"`
+}
+
+// Netmap is the netmap as it was sent, and what was made of it.
+type Netmap struct {
+	Held      bool                   `json:"held"`
+	Confirmed time.Time              `json:"confirmed"` // when a hub last stood by it
+	Expires   time.Time              `json:"expires"`   // zero: never
+	Expired   bool                   `json:"expired"`
+	Refused   []protocol.RefusedPart `json:"refused"`
+	Errors    []string               `json:"errors"`
+	Netmap    protocol.Netmap        `json:"netmap"`
+}
+
+// Routes is the host's network as planned and as found, one command a line.
+type Routes struct {
+	Announced []protocol.AnnouncedRoute `json:"announced"`
+	Planned   []string                  `json:"planned"`
+	Found     []string                  `json:"found"`
+	Missing   []string                  `json:"missing"` // planned and not found
+	Extra     []string                  `json:"extra"`   // found and not planned
+	Refused   []protocol.RefusedPart    `json:"refused"`
+	Error     string                    `json:"error,omitempty"`
+}
+
+// PingRequest asks the agent to ping an address or a node of its netmap.
+type PingRequest struct {
+	To      string   `json:"to"`
+	Count   int      `json:"count,omitempty"`   // 1 to 20, default 3
+	Timeout Duration `json:"timeout,omitempty"` // of each, up to 10s, default 1s
+}
+
+// PingResult has the JSON form of the admin API's result of the same name.
+type PingResult struct {
+	From     string     `json:"from"`
+	To       string     `json:"to"`
+	Addr     netip.Addr `json:"addr"`
+	Sent     int        `json:"sent"`
+	Received int        `json:"received"`
+	MinRTT   Duration   `json:"min_rtt"`
+	AvgRTT   Duration   `json:"avg_rtt"`
+	MaxRTT   Duration   `json:"max_rtt"`
+	Path     string     `json:"path,omitempty"`
+	Error    string     `json:"error,omitempty"`
+}
+
+// LeaveResult says whether a hub confirmed the leave. The agent ends either way.
+type LeaveResult struct {
+	Told  bool   `json:"told"`
+	Error string `json:"error,omitempty"`
+}
+
+// Duration is a time.Duration whose JSON form is Go's text, such as 1.5s.
+type Duration time.Duration
+
+// String is Go's text form.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes Go's text form.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads Go's text form.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// problem is the body of every error.
+type problem struct {
+	Error string `json:"error"`
+}

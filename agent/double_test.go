@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/agent/config"
+	"causeway/agent/identity"
+	"causeway/netns"
+	"causeway/protocol"
+	"causeway/tunnel"
+	"causeway/tunnel/mux"
+)
+
+const wait = 10 * time.Second
+
+// doubleTunnel remembers what it was told.
+type doubleTunnel struct {
+	mu        sync.Mutex
+	hubs      []tunnel.NodeHub
+	peers     []tunnel.NodePeer
+	bound     bool
+	restarted chan protocol.NodeNumber
+	ready     chan struct{}
+}
+
+func newTunnel() *doubleTunnel {
+	return &doubleTunnel{restarted: make(chan protocol.NodeNumber), ready: make(chan struct{})}
+}
+
+func (d *doubleTunnel) Run(ctx context.Context) error {
+	close(d.ready)
+	<-ctx.Done()
+	return nil
+}
+func (d *doubleTunnel) Ready() <-chan struct{} { return d.ready }
+func (d *doubleTunnel) SetHubs(h []tunnel.NodeHub) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hubs = h
+	return nil
+}
+func (d *doubleTunnel) SetPeers(p []tunnel.NodePeer) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.peers = p
+	return nil
+}
+func (d *doubleTunnel) Candidates() []netip.AddrPort {
+	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1234")}
+}
+func (d *doubleTunnel) Paths() []protocol.PathStatus {
+	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, RxBytes: 5, TxBytes: 6}}
+}
+func (d *doubleTunnel) HubBound(protocol.NodeNumber) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bound
+}
+func (d *doubleTunnel) setBound(b bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bound = b
+}
+func (d *doubleTunnel) HubRestarted() <-chan protocol.NodeNumber { return d.restarted }
+func (d *doubleTunnel) CandidatesChanged() <-chan struct{}       { return nil }
+func (d *doubleTunnel) HubsChanged() <-chan struct{}             { return nil }
+func (d *doubleTunnel) EngineName() string                       { return "double" }
+func (d *doubleTunnel) Dropped() map[string]uint64               { return map[string]uint64{"mac": 3} }
+
+func (d *doubleTunnel) peerNumbers() (out []protocol.NodeNumber) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.peers {
+		out = append(out, p.Number)
+	}
+	return out
+}
+
+// doubleHost remembers the last plan.
+type doubleHost struct {
+	mu      sync.Mutex
+	plan    netns.Plan
+	applies int
+	err     error
+	foreign []netip.Prefix
+	blocked string
+	watch   chan struct{}
+}
+
+func (d *doubleHost) Apply(_ context.Context, p netns.Plan) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.plan, d.applies = p, d.applies+1
+	return d.err
+}
+func (d *doubleHost) Found(context.Context, netns.Config) ([]string, error) {
+	return []string{"ip link set cw0 up", "ip route add 203.0.113.0/24 dev cw0"}, nil
+}
+func (d *doubleHost) ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.foreign, nil
+}
+func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.blocked, nil
+}
+func (d *doubleHost) Watch(context.Context) <-chan struct{} { return d.watch }
+
+func (d *doubleHost) routed(p string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Contains(d.plan.Routes, netip.MustParsePrefix(p))
+}
+
+// world is an agent between doubles, and the hub's end of its control channel.
+type world struct {
+	t       *testing.T
+	cluster protocol.ClusterPrivateKey
+	list    protocol.HubList
+	store   *identity.Store
+	tunnel  *doubleTunnel
+	host    *doubleHost
+	dials   chan net.Conn
+	socket  string
+	now     func() time.Time
+	set     func(*config.Config)
+
+	agent  *Agent
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, host: &doubleHost{watch: make(chan struct{})}, socket: filepath.Join(t.TempDir(), "a.sock")}
+	var err error
+	w.cluster, err = protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	w.list = protocol.HubList{Version: 1, Serial: 1, Overlay: []netip.Prefix{protocol.DefaultOverlay4},
+		Hubs: []protocol.Hub{{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{1}, UDP: []string{"hub.example:51820", "192.0.2.1:51820"}, HTTPS: []string{"192.0.2.1:443"}}}}
+	signed, err := w.list.Sign(w.cluster)
+	require.NoError(t, err)
+	w.store, err = identity.Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	t.Cleanup(func() { w.store.Close() })
+	wg, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	ik, err := protocol.NewIdentityPrivateKey()
+	require.NoError(t, err)
+	require.NoError(t, w.store.SaveIdentity(identity.Identity{Number: 2, Name: "n2", Site: "idc-sh", Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2")},
+		WireGuardKey: wg, IdentityKey: ik, KeyEpoch: 1, Pin: w.cluster.Public().Pin(), HubList: signed}))
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// start runs an agent on the state directory, with a tunnel of its own.
+func (w *world) start() {
+	w.t.Helper()
+	id, err := w.store.Identity()
+	require.NoError(w.t, err)
+	w.tunnel, w.dials = newTunnel(), make(chan net.Conn)
+	settings := config.Default()
+	settings.Routes = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}
+	if w.set != nil {
+		w.set(&settings)
+	}
+	dial := func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+		if from.String() != "198.18.0.2" || to.String() != "198.18.0.1:4710" {
+			return nil, errors.New("dialled from " + from.String() + " to " + to.String())
+		}
+		a, b := net.Pipe()
+		select {
+		case w.dials <- b:
+			return a, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	lookup := func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1")}, nil
+	}
+	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, w.host, dial, lookup)
+	require.NoError(w.t, err)
+	if w.now != nil {
+		w.agent.now = w.now
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel, w.done = cancel, make(chan error, 1)
+	go func() { w.done <- w.agent.Run(ctx) }()
+	select {
+	case <-w.agent.Ready():
+	case err := <-w.done:
+		w.t.Fatal(err)
+	case <-time.After(wait):
+		w.t.Fatal("the agent does not become ready")
+	}
+}
+
+func (w *world) stop() {
+	if w.cancel == nil {
+		return
+	}
+	w.cancel()
+	require.NoError(w.t, <-w.done)
+	w.cancel = nil
+}
+
+func (w *world) eventually(f func() bool, msg string) {
+	w.t.Helper()
+	require.Eventually(w.t, f, wait, 5*time.Millisecond, msg)
+}
+
+// hubEnd is the hub's end of one control session.
+type hubEnd struct {
+	w       *world
+	m       *mux.Session
+	control net.Conn
+	hello   protocol.Hello
+	msgs    chan protocol.Message
+}
+
+// session waits for the agent to dial and welcomes it.
+func (w *world) session() *hubEnd {
+	w.t.Helper()
+	h := w.dialled()
+	h.send(protocol.KindWelcome, protocol.Welcome{Hub: 1, Number: 2, HubVersion: "h", Time: time.Now()})
+	w.eventually(w.agent.control.Connected, "connected")
+	return h
+}
+
+func (w *world) dialled() *hubEnd {
+	w.t.Helper()
+	var conn net.Conn
+	select {
+	case conn = <-w.dials:
+	case <-time.After(wait):
+		w.t.Fatal("the agent does not dial")
+	}
+	m, err := mux.Server(conn)
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { m.Close() })
+	h := &hubEnd{w: w, m: m, msgs: make(chan protocol.Message, 100)}
+	h.control, err = m.Accept(context.Background())
+	require.NoError(w.t, err)
+	_, err = mux.ReadHeader(h.control)
+	require.NoError(w.t, err)
+	var first protocol.Message
+	require.NoError(w.t, protocol.ReadFrame(h.control, &first, protocol.MaxToHub))
+	require.NoError(w.t, first.Decode(&h.hello))
+	go func() { // the session's end ends it
+		for {
+			var msg protocol.Message
+			if protocol.ReadFrame(h.control, &msg, protocol.MaxToHub) != nil {
+				return
+			}
+			h.msgs <- msg
+		}
+	}()
+	go func() { // nats streams are refused
+		for {
+			c, err := m.Accept(context.Background())
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	return h
+}
+
+func (h *hubEnd) send(kind protocol.MessageKind, body any) {
+	h.w.t.Helper()
+	m, err := protocol.NewMessage(kind, body)
+	require.NoError(h.w.t, err)
+	if err := protocol.WriteFrame(h.control, m, protocol.MaxToAgent); err != nil {
+		h.w.t.Logf("send %s: %v", kind, err)
+	}
+}
+
+func (h *hubEnd) next(kind protocol.MessageKind, v any) {
+	h.w.t.Helper()
+	for {
+		select {
+		case m := <-h.msgs:
+			if m.Kind == kind {
+				require.NoError(h.w.t, m.Decode(v))
+				return
+			}
+		case <-time.After(wait):
+			h.w.t.Fatalf("no %s from the agent", kind)
+		}
+	}
+}
+
+// give sends a netmap and waits for the answer to it.
+func (h *hubEnd) give(n protocol.Netmap) (ack protocol.NetmapAck) {
+	h.w.t.Helper()
+	h.send(protocol.KindNetmap, n)
+	h.next(protocol.KindNetmapAck, &ack)
+	return ack
+}
+
+func testPeer(n protocol.NodeNumber, routes ...string) protocol.Peer {
+	a, _ := n.Overlay(protocol.DefaultOverlay4)
+	p := protocol.Peer{Statement: protocol.NodeStatement{Number: n, WireGuardKey: protocol.WireGuardPublicKey{byte(n), 7}, Epoch: 1}.Sign(protocol.IdentityPrivateKey{byte(n)}),
+		Name: "p", Site: "s", Overlay: []netip.Addr{a}}
+	for _, r := range routes {
+		p.Routes = append(p.Routes, netip.MustParsePrefix(r))
+	}
+	return p
+}
+
+func testNetmap(version uint64, peers ...protocol.Peer) protocol.Netmap {
+	return protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: version}, Peers: peers,
+		Self: protocol.NetmapSelf{Number: 2, Routes: []protocol.AnnouncedRoute{{Prefix: netip.MustParsePrefix("10.2.0.0/24"), State: protocol.RouteApproved}}}}
+}

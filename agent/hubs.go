@@ -1,0 +1,209 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"golang.org/x/sys/unix"
+
+	"causeway/netns"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+const (
+	// resolveEvery is how often names of reachable hubs are looked up again,
+	// resolveLost how often those of hubs that do not answer.
+	resolveEvery = 5 * time.Minute
+	resolveLost  = 15 * time.Second
+	lookupWait   = 5 * time.Second
+)
+
+// resolveLoop keeps the tunnel's hubs what the hub list and DNS say. Addresses
+// that were found once stay until others are found.
+func (a *Agent) resolveLoop(ctx context.Context) error {
+	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(resolveLost), backoff.WithMaxElapsedTime(0))
+	known := map[string][]netip.AddrPort{}
+	var last string
+	// Before the sockets are open the first handshake would be lost, and
+	// WireGuard repeats it after 5 s only.
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-a.tunnel.Ready():
+	}
+	for {
+		a.mu.Lock()
+		list := a.hubs
+		a.mu.Unlock()
+		if err := list.ValidAt(a.now()); err != nil {
+			a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
+		}
+		hubs, err := a.resolve(ctx, list, known)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if text := fmt.Sprint(hubs); text != last {
+			if e := a.tunnel.SetHubs(hubs); e != nil {
+				err = errors.Join(err, e)
+			} else {
+				last = text
+			}
+		}
+		wait := resolveEvery
+		switch {
+		case err != nil:
+			wait = b.NextBackOff()
+			a.log.Warn().Err(err).Dur("retry_in", wait).Msg("not every hub could be set")
+		case a.boundHub(0) == 0:
+			b.Reset()
+			wait = resolveLost
+		default:
+			b.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.listChanged:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// resolve looks up the UDP addresses of all hubs. Its error is the first name
+// that did not resolve.
+func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[string][]netip.AddrPort) (out []tunnel.NodeHub, first error) {
+	for _, h := range list.Hubs {
+		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number)}
+		for _, hp := range h.UDP {
+			as, err := a.resolveOne(ctx, hp)
+			if err != nil {
+				if first == nil {
+					first = err
+				}
+			} else {
+				known[hp] = as
+			}
+			for _, ap := range known[hp] {
+				if !slices.Contains(t.UDP, ap) {
+					t.UDP = append(t.UDP, ap)
+				}
+			}
+		}
+		out = append(out, t)
+	}
+	return out, first
+}
+
+func (a *Agent) resolveOne(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, err
+	}
+	p, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(p))}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupWait)
+	defer cancel()
+	ips, err := a.lookup(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", host, err)
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(p)))
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out), nil
+}
+
+// hubOverlay are a hub's addresses in the overlay.
+func hubOverlay(list protocol.HubList, n protocol.NodeNumber) (out []netip.Addr) {
+	for _, p := range list.Overlay {
+		if a, err := n.Overlay(p); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// boundHub is a hub that answers, prefer if it does; 0 if none.
+func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
+	if prefer != 0 && a.tunnel.HubBound(prefer) {
+		return prefer
+	}
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	for _, h := range list.Hubs {
+		if a.tunnel.HubBound(h.Number) {
+			return h.Number
+		}
+	}
+	return 0
+}
+
+// hubNames says where hubs are looked for, for a condition's cause.
+func (a *Agent) hubNames() string {
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	var out []string
+	for _, h := range list.Hubs {
+		out = append(out, h.UDP...)
+	}
+	return strings.Join(out[:min(len(out), 5)], ", ")
+}
+
+// lookup resolves a name through sockets that never take tunnel routes: a DNS
+// server may lie inside an approved route.
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if e := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, netns.DefaultMark)
+			}); e != nil {
+				return e
+			}
+			return err
+		}}
+		return d.DialContext(ctx, network, addr)
+	}}
+	return r.LookupNetIP(ctx, "ip", host)
+}
+
+// dialer dials TCP from an overlay address through the tunnel's interface and
+// through no other, whatever the routes are at that moment.
+func dialer(iface string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
+	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+		d := net.Dialer{
+			LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
+			// The tunnel's probes judge liveness; this is a long backstop.
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4},
+			Control: func(_, _ string, c syscall.RawConn) error {
+				var err error
+				if e := c.Control(func(fd uintptr) {
+					err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface)
+				}); e != nil {
+					return e
+				}
+				return err
+			},
+		}
+		return d.DialContext(ctx, "tcp", to.String())
+	}
+}

@@ -1,0 +1,371 @@
+// Package identity is what a node keeps on disk: who it is (keys, number,
+// name, hub list), the join that is under way, the last netmap and the
+// identity keys of its peers. It leaves the meaning of all of these to others.
+//
+// Start with Open, which takes the state directory for this process alone.
+package identity
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"causeway/protocol"
+)
+
+// DefaultDir is the state directory of a host's agent.
+const DefaultDir = "/var/lib/causeway-agent"
+
+// Files of a state directory.
+const (
+	identityFile = "identity.json"
+	pendingFile  = "pending.json"
+	netmapFile   = "netmap.json"
+	pinsFile     = "pins.json"
+)
+
+// maxFile bounds what is read back: the largest is a netmap.
+const maxFile = protocol.MaxToAgent + 1<<20
+
+// Errors that callers tell apart.
+var (
+	ErrNotJoined = errors.New("this host has not joined")
+	ErrLocked    = errors.New("another causeway-agent uses this state directory")
+)
+
+// Identity is a joined node.
+type Identity struct {
+	Number       protocol.NodeNumber
+	Name         string
+	Site         string
+	Overlay      []netip.Addr
+	WireGuardKey protocol.WireGuardPrivateKey
+	IdentityKey  protocol.IdentityPrivateKey
+	KeyEpoch     uint32
+	Pin          protocol.Pin
+	HubList      protocol.SignedHubList
+	// MadeDir says that join made the state directory, so that leave takes it
+	// away again.
+	MadeDir bool
+}
+
+// Statement is what peers pin, signed.
+func (i Identity) Statement() protocol.SignedNodeStatement {
+	return protocol.NodeStatement{Number: i.Number, WireGuardKey: i.WireGuardKey.Public(), Epoch: i.KeyEpoch}.Sign(i.IdentityKey)
+}
+
+// fileIdentity is identity.json. Private keys are written by their Secret
+// form, which their own MarshalText refuses.
+type fileIdentity struct {
+	Version      int                    `json:"v"`
+	Number       protocol.NodeNumber    `json:"number"`
+	Name         string                 `json:"name"`
+	Site         string                 `json:"site"`
+	Overlay      []netip.Addr           `json:"overlay"`
+	WireGuardKey string                 `json:"wireguard_private_key"`
+	IdentityKey  string                 `json:"identity_private_key"`
+	KeyEpoch     uint32                 `json:"key_epoch"`
+	Pin          []byte                 `json:"pin"`
+	HubList      protocol.SignedHubList `json:"hub_list"`
+	MadeDir      bool                   `json:"made_dir,omitempty"`
+}
+
+const fileVersion = 1
+
+// Pending is a join whose answer has not been stored yet. It holds no token
+// secret: a retry is given the token again, and only has to use the same keys.
+type Pending struct {
+	TokenID      protocol.TokenID
+	WireGuardKey protocol.WireGuardPrivateKey
+	IdentityKey  protocol.IdentityPrivateKey
+	MadeDir      bool
+}
+
+type filePending struct {
+	Version      int              `json:"v"`
+	TokenID      protocol.TokenID `json:"token_id"`
+	WireGuardKey string           `json:"wireguard_private_key"`
+	IdentityKey  string           `json:"identity_private_key"`
+	MadeDir      bool             `json:"made_dir,omitempty"`
+}
+
+// StoredNetmap is the last netmap that a hub sent, as it was sent.
+type StoredNetmap struct {
+	Netmap protocol.Netmap `json:"netmap"`
+	// Confirmed is when a hub was last heard to stand by it; MaxAge counts
+	// from here.
+	Confirmed time.Time `json:"confirmed"`
+	// Revoked says that a hub told this node that it is none any more.
+	Revoked bool `json:"revoked,omitempty"`
+}
+
+// Pin is what is remembered of a peer for good.
+type Pin struct {
+	IdentityKey  protocol.IdentityPublicKey  `json:"identity_key"`
+	WireGuardKey protocol.WireGuardPublicKey `json:"wireguard_key"`
+	Epoch        uint32                      `json:"epoch"`
+}
+
+// Store is a state directory, held by this process alone until Close.
+type Store struct {
+	dir  string
+	lock *os.File
+	made bool
+}
+
+// Create opens dir as Open does and makes it (0700) if it is missing.
+func Create(dir string) (*Store, error) {
+	made := false
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, unusable(dir, err)
+	}
+	switch err := os.Mkdir(dir, 0o700); {
+	case err == nil:
+		made = true
+	case !errors.Is(err, fs.ErrExist):
+		return nil, unusable(dir, err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	s.made = made
+	return s, nil
+}
+
+// Open takes the state directory dir. It fails with ErrNotJoined if there is
+// none and with ErrLocked if another process has it. The lock is on the
+// directory itself, so that there is no file to be left behind.
+func Open(dir string) (*Store, error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there is no %s; run 'causeway-agent join TOKEN' first", ErrNotJoined, dir)
+	}
+	if err != nil {
+		return nil, unusable(dir, err)
+	}
+	if st, err := f.Stat(); err != nil || !st.IsDir() {
+		f.Close()
+		return nil, fmt.Errorf("state directory %s is not a directory; move it away or choose another with --state-dir", dir)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s; stop it first, or choose another with --state-dir", ErrLocked, dir)
+		}
+		return nil, fmt.Errorf("lock state directory %s: %w", dir, err)
+	}
+	return &Store{dir: dir, lock: f}, nil
+}
+
+func unusable(dir string, err error) error {
+	return fmt.Errorf("state directory %s cannot be used: %w; run as root or choose another with --state-dir", dir, cause(err))
+}
+
+// cause strips the operation and path that os puts before an error, where the
+// message names the path already.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// Dir is the directory's path.
+func (s *Store) Dir() string { return s.dir }
+
+// Made reports whether Create made the directory.
+func (s *Store) Made() bool { return s.made }
+
+// Close gives the directory to others.
+func (s *Store) Close() error { return s.lock.Close() }
+
+// Identity reads the node's identity. It fails with ErrNotJoined if there is
+// none.
+func (s *Store) Identity() (Identity, error) {
+	var f fileIdentity
+	if err := s.read(identityFile, &f); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
+		}
+		return Identity{}, err
+	}
+	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, HubList: f.HubList, MadeDir: f.MadeDir}
+	err := func() (err error) {
+		if f.Version != fileVersion {
+			return fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
+		}
+		if id.WireGuardKey, err = protocol.ParseWireGuardPrivateKey(f.WireGuardKey); err != nil {
+			return err
+		}
+		if id.IdentityKey, err = protocol.ParseIdentityPrivateKey(f.IdentityKey); err != nil {
+			return err
+		}
+		if len(f.Pin) != len(id.Pin) {
+			return errors.New("pin has the wrong length")
+		}
+		copy(id.Pin[:], f.Pin)
+		if !f.Number.Valid() || !protocol.ValidName(f.Name) || !protocol.ValidName(f.Site) || len(f.Overlay) == 0 {
+			return errors.New("number, name, site or overlay address is missing or wrong")
+		}
+		return nil
+	}()
+	if err != nil {
+		return Identity{}, fmt.Errorf("read %s: %w; join again with 'causeway-agent join --replace TOKEN'", filepath.Join(s.dir, identityFile), err)
+	}
+	return id, nil
+}
+
+// SaveIdentity stores the identity, durable when it returns.
+func (s *Store) SaveIdentity(id Identity) error {
+	return s.write(identityFile, fileIdentity{
+		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
+		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
+		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir,
+	})
+}
+
+// Pending reads the join under way; ok is false if there is none. A file that
+// does not read is none: it can be of no use to a retry.
+func (s *Store) Pending() (p Pending, ok bool) {
+	var f filePending
+	if err := s.read(pendingFile, &f); err != nil || f.Version != fileVersion {
+		return Pending{}, false
+	}
+	var err1, err2 error
+	p.TokenID, p.MadeDir = f.TokenID, f.MadeDir
+	p.WireGuardKey, err1 = protocol.ParseWireGuardPrivateKey(f.WireGuardKey)
+	p.IdentityKey, err2 = protocol.ParseIdentityPrivateKey(f.IdentityKey)
+	return p, err1 == nil && err2 == nil
+}
+
+// SavePending stores the join under way, durable when it returns.
+func (s *Store) SavePending(p Pending) error {
+	return s.write(pendingFile, filePending{fileVersion, p.TokenID, p.WireGuardKey.Secret(), p.IdentityKey.Secret(), p.MadeDir})
+}
+
+// RemovePending forgets the join under way.
+func (s *Store) RemovePending() error { return s.remove(pendingFile) }
+
+// Netmap reads the last netmap; nil if there is none.
+func (s *Store) Netmap() (*StoredNetmap, error) {
+	var n StoredNetmap
+	if err := s.read(netmapFile, &n); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return &n, nil
+}
+
+// SaveNetmap stores the last netmap.
+func (s *Store) SaveNetmap(n StoredNetmap) error { return s.write(netmapFile, n) }
+
+// Pins reads the peers' pinned keys.
+func (s *Store) Pins() (map[protocol.NodeNumber]Pin, error) {
+	p := map[protocol.NodeNumber]Pin{}
+	if err := s.read(pinsFile, &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return p, nil
+}
+
+// SavePins stores the peers' pinned keys.
+func (s *Store) SavePins(p map[protocol.NodeNumber]Pin) error { return s.write(pinsFile, p) }
+
+// RemoveIdentity takes the identity away, so that nothing can start with it.
+func (s *Store) RemoveIdentity() error { return s.remove(identityFile) }
+
+// RemoveNetmap forgets netmap and pins: they belong to another identity.
+func (s *Store) RemoveNetmap() error {
+	return errors.Join(s.remove(netmapFile), s.remove(pinsFile))
+}
+
+// RemoveAll takes away every file of the store, and the directory if it is
+// empty then and dir is true.
+func (s *Store) RemoveAll(dir bool) error {
+	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap())
+	if dir {
+		if e := os.Remove(s.dir); e != nil && !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
+			err = errors.Join(err, fmt.Errorf("remove state directory: %w", e))
+		}
+	}
+	return err
+}
+
+func (s *Store) remove(name string) error {
+	if err := os.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state file: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) read(name string, v any) error {
+	path := filepath.Join(s.dir, name)
+	st, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if st.Size() > maxFile {
+		return fmt.Errorf("read %s: %d bytes are more than any agent writes", path, st.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// write replaces a file whole: a reader, or a host that loses power, finds the
+// old one or the new one.
+func (s *Store) write(name string, v any) (err error) {
+	path := filepath.Join(s.dir, name)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("write %s: %w; check that the directory is writable and the disk not full", path, cause(err))
+		}
+	}()
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, "."+name+".*") // 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(append(b, '\n')); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return s.lock.Sync() // the directory: the new name is durable too
+}
+
+// Peek reads the identity in dir without taking the directory, for a command
+// that talks to the agent which has it.
+func Peek(dir string) (Identity, error) { return (&Store{dir: dir}).Identity() }

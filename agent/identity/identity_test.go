@@ -1,0 +1,147 @@
+package identity
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"causeway/protocol"
+)
+
+func sample(t *testing.T) Identity {
+	t.Helper()
+	wg, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	id, err := protocol.NewIdentityPrivateKey()
+	require.NoError(t, err)
+	ck, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	l, err := protocol.HubList{Version: 1, Serial: 3}.Sign(ck)
+	require.NoError(t, err)
+	return Identity{Number: 7, Name: "n7", Site: "idc-sh", Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.7")},
+		WireGuardKey: wg, IdentityKey: id, KeyEpoch: 4, Pin: ck.Public().Pin(), HubList: l, MadeDir: true}
+}
+
+func TestRoundTrip(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s, err := Create(dir)
+	require.NoError(t, err)
+	defer s.Close()
+	require.True(t, s.Made())
+	_, err = s.Identity()
+	require.ErrorIs(t, err, ErrNotJoined)
+
+	want := sample(t)
+	require.NoError(t, s.SaveIdentity(want))
+	got, err := s.Identity()
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.True(t, got.Statement().Valid())
+
+	_, ok := s.Pending()
+	require.False(t, ok)
+	p := Pending{TokenID: protocol.TokenID{1, 2}, WireGuardKey: want.WireGuardKey, IdentityKey: want.IdentityKey, MadeDir: true}
+	require.NoError(t, s.SavePending(p))
+	gp, ok := s.Pending()
+	require.True(t, ok)
+	require.Equal(t, p, gp)
+	require.NoError(t, s.RemovePending())
+
+	n, err := s.Netmap()
+	require.NoError(t, err)
+	require.Nil(t, n)
+	nm := StoredNetmap{Netmap: protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 9}}, Confirmed: time.Unix(1700000000, 0).UTC()}
+	require.NoError(t, s.SaveNetmap(nm))
+	n, err = s.Netmap()
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(nm, *n, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })))
+
+	pins := map[protocol.NodeNumber]Pin{3: {IdentityKey: want.IdentityKey.Public(), WireGuardKey: want.WireGuardKey.Public(), Epoch: 2}}
+	require.NoError(t, s.SavePins(pins))
+	got2, err := s.Pins()
+	require.NoError(t, err)
+	require.Equal(t, pins, got2)
+
+	for _, f := range []string{identityFile, netmapFile, pinsFile} {
+		st, err := os.Stat(filepath.Join(dir, f))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), st.Mode().Perm(), f)
+	}
+	st, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), st.Mode().Perm())
+
+	require.NoError(t, s.RemoveAll(true))
+	_, err = os.Stat(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, s.RemoveAll(true), "removing twice")
+}
+
+func TestOneProcessAlone(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir)
+	require.NoError(t, err)
+	_, err = Open(dir)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NotContains(t, err.Error(), "\n")
+	require.NoError(t, s.Close())
+	s, err = Open(dir)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+}
+
+func TestBadStates(t *testing.T) {
+	_, err := Open(filepath.Join(t.TempDir(), "none"))
+	require.ErrorIs(t, err, ErrNotJoined)
+
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err = Create(file)
+	require.ErrorContains(t, err, "is not a directory")
+	_, err = Create(filepath.Join(file, "below"))
+	require.ErrorContains(t, err, "not a directory")
+
+	s, err := Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.SaveIdentity(sample(t)))
+	path := filepath.Join(s.Dir(), identityFile)
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for name, edit := range map[string]func(string) string{
+		"cut off":     func(s string) string { return s[:len(s)/2] },
+		"empty":       func(string) string { return "" },
+		"version":     func(s string) string { return strings.Replace(s, `"v": 1`, `"v": 99`, 1) },
+		"no key":      func(s string) string { return strings.Replace(s, "wgkey:", "wgpub:", 1) },
+		"bad number":  func(s string) string { return strings.Replace(s, `"number": 7`, `"number": 0`, 1) },
+		"bad name":    func(s string) string { return strings.Replace(s, `"name": "n7"`, `"name": "N 7"`, 1) },
+		"no identity": func(s string) string { return strings.Replace(s, "idkey:", "", 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile(path, []byte(edit(string(good))), 0o600))
+			_, err := s.Identity()
+			require.Error(t, err)
+			require.NotErrorIs(t, err, ErrNotJoined)
+			require.Contains(t, err.Error(), path)
+			require.NotContains(t, err.Error(), "\n")
+		})
+	}
+}
+
+// A write that fails leaves the old file and no other.
+func TestFailedWriteLeavesNothing(t *testing.T) {
+	s, err := Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, os.Mkdir(filepath.Join(s.Dir(), netmapFile), 0o700)) // a rename onto it fails, for root too
+	require.ErrorContains(t, s.SaveNetmap(StoredNetmap{}), "netmap.json")
+	e, err := os.ReadDir(s.Dir())
+	require.NoError(t, err)
+	require.Len(t, e, 1)
+}

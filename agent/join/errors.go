@@ -1,0 +1,68 @@
+package join
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// unreachable says in one line why addr was not reached and what to look at.
+func unreachable(addr string, err error) error {
+	_, port, _ := net.SplitHostPort(addr)
+	what, todo := "", ""
+	var dns *net.DNSError
+	var rec tls.RecordHeaderError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &dns) && dns.IsNotFound:
+		what, todo = fmt.Sprintf("the name %s does not resolve", dns.Name), "check the name and this host's DNS"
+	case errors.As(err, &dns):
+		what, todo = fmt.Sprintf("DNS does not answer for %s", dns.Name), "check this host's DNS"
+	case errors.Is(err, unix.ECONNREFUSED):
+		what, todo = "connection refused", "check that causeway-hub runs there and listens on TCP port "+port
+	case isTimeout(err):
+		what, todo = "no answer within 10s", "check that causeway-hub runs there and that TCP port "+port+" is open from this host"
+	case errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH):
+		what, todo = "no route to it", "check this host's network"
+	case errors.As(err, &rec):
+		what, todo = "it does not speak TLS", "check the token's address and port"
+	default:
+		what, todo = strip(err).Error(), "check the address, the proxy settings and that TCP port "+port+" is open from this host"
+	}
+	return &UnreachableError{addr, what + "; " + todo, err}
+}
+
+// UnreachableError says that no hub answered at the token's address.
+type UnreachableError struct {
+	Addr  string
+	text  string
+	cause error
+}
+
+// Error is one line: what, where, what to do.
+func (e *UnreachableError) Error() string { return "cannot reach the hub at " + e.Addr + ": " + e.text }
+
+// Unwrap is the cause.
+func (e *UnreachableError) Unwrap() error { return e.cause }
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
+}
+
+// strip takes off the method and URL that net/http puts before an error.
+func strip(err error) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), "\n", " "))
+}

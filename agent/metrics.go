@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"causeway/protocol"
+)
+
+// metrics are the agent's own, read from its state when they are asked for.
+type metrics struct {
+	a                       *Agent
+	sessions, ended         prometheus.Counter
+	inventory               *prometheus.CounterVec
+	info, condition, peers  *prometheus.Desc
+	refused, netmap, netAge *prometheus.Desc
+	rx, tx, dropped         *prometheus.Desc
+}
+
+func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("causeway_agent_"+name, help, labels, nil)
+	}
+	m := &metrics{a: a,
+		sessions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_total", Help: "Control sessions that a hub welcomed."}),
+		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
+		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory snapshots by outcome."}, []string{"outcome"}),
+		info:      desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
+		condition: desc("condition", "1 where a health condition holds.", "condition"),
+		peers:     desc("peers", "Peers and hubs by the path chosen.", "path"),
+		refused:   desc("netmap_refused_parts", "Parts of the held netmap that were refused."),
+		netmap:    desc("netmap_version", "Version of the netmap held: the sequence of the hub's state log."),
+		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
+		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
+		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
+		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
+	}
+	reg.MustRegister(m, m.sessions, m.ended, m.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) sessionBegan() { m.sessions.Inc() }
+func (m *metrics) sessionEnded() { m.ended.Inc() }
+
+func (m *metrics) published(err error) {
+	if err != nil {
+		m.inventory.WithLabelValues("error").Inc()
+		return
+	}
+	m.inventory.WithLabelValues("acknowledged").Inc()
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	a := m.a
+	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.id.Name, a.id.Site)
+	for _, c := range a.board.List() {
+		v := 0.0
+		if c.OK {
+			v = 1
+		}
+		gauge(m.condition, v, c.Name)
+	}
+	kinds := map[protocol.PathKind]int{protocol.PathNone: 0, protocol.PathDirect: 0, protocol.PathRelay: 0, protocol.PathStream: 0}
+	for _, p := range a.tunnel.Paths() {
+		if _, ok := kinds[p.Path]; ok {
+			kinds[p.Path]++
+		}
+	}
+	for k, n := range kinds {
+		gauge(m.peers, float64(n), string(k))
+	}
+	a.mu.Lock()
+	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0
+	if a.held != nil {
+		version, confirmed = a.held.Netmap.Version, float64(a.held.Confirmed.Unix())
+	}
+	a.mu.Unlock()
+	gauge(m.refused, float64(refused))
+	gauge(m.netmap, float64(version))
+	gauge(m.netAge, confirmed)
+	for reason, n := range a.tunnel.Dropped() {
+		ch <- prometheus.MustNewConstMetric(m.dropped, prometheus.CounterValue, float64(n), reason)
+	}
+	rx, tx := a.traffic()
+	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
+	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))
+}

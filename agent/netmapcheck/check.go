@@ -1,0 +1,261 @@
+// Package netmapcheck decides what an agent takes of a netmap. The hub's word
+// is not enough: a prefix has to lie inside what this host accepts, a key has
+// to be signed by the identity that was pinned for its node. It is pure: what
+// it needs to know of the host is passed in.
+package netmapcheck
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go4.org/netipx"
+
+	"causeway/agent/identity"
+	"causeway/protocol"
+)
+
+// Input is a full netmap and what it is held against.
+type Input struct {
+	Netmap  protocol.Netmap
+	Self    protocol.NodeNumber
+	SelfKey protocol.WireGuardPublicKey
+	Hubs    protocol.HubList
+	Accept  []netip.Prefix // ranges that the hub may route into the tunnel
+	Named   []netip.Prefix // of these the ones that an operator wrote: they may cover Foreign ones
+	Foreign []netip.Prefix // the host's own non-default routes
+	Pins    map[protocol.NodeNumber]identity.Pin
+	// Features are those of Netmap.Requires that this agent has.
+	Features []string
+}
+
+// Result is what may be applied.
+type Result struct {
+	Peers   []protocol.Peer // with the prefixes that are accepted, sorted by number
+	Routes  []netip.Prefix  // of all Peers, without overlay addresses, sorted
+	Local   []netip.Prefix  // the node's own approved routes, sorted
+	Refused []protocol.RefusedPart
+	// Pins are Input.Pins and what was learned.
+	Pins map[protocol.NodeNumber]identity.Pin
+}
+
+// Reserved ranges that no route may touch.
+var reserved = []struct {
+	prefix netip.Prefix
+	what   string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "'this network'"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local addresses"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
+	{netip.MustParsePrefix("240.0.0.0/4"), "reserved addresses"},
+	{netip.MustParsePrefix("::/127"), "loopback"},
+	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4 addresses in IPv6 form"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local addresses"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"},
+}
+
+// Check applies the rules. Peers are taken in the order of their numbers, so
+// that the outcome does not depend on the order in which they were sent.
+func Check(in Input) Result {
+	c := checker{Input: in, prefixes: map[netip.Prefix]protocol.NodeNumber{}, keys: map[protocol.WireGuardPublicKey]protocol.NodeNumber{in.SelfKey: in.Self}}
+	c.Result.Pins = maps.Clone(in.Pins)
+	if c.Result.Pins == nil {
+		c.Result.Pins = map[protocol.NodeNumber]identity.Pin{}
+	}
+	if missing := missingFeatures(in); missing != "" {
+		// Closed: what this agent does not understand may be what forbids the rest.
+		c.refuse(0, "", "this agent lacks "+missing+", which the netmap requires; install a newer version")
+		return c.Result
+	}
+	var b netipx.IPSetBuilder
+	for _, p := range in.Foreign {
+		b.AddPrefix(p)
+	}
+	c.foreign, _ = b.IPSet()
+	for _, h := range in.Hubs.Hubs {
+		c.keys[h.WireGuardKey] = h.Number
+	}
+	peers := slices.Clone(in.Netmap.Peers)
+	slices.SortStableFunc(peers, func(a, b protocol.Peer) int { return int(a.Number()) - int(b.Number()) })
+	for _, p := range peers {
+		c.peer(p)
+	}
+	c.local()
+	slices.SortFunc(c.Result.Routes, netipx.ComparePrefix)
+	slices.SortFunc(c.Result.Local, netipx.ComparePrefix)
+	return c.Result
+}
+
+func missingFeatures(in Input) string {
+	var missing []string
+	for _, f := range in.Netmap.Requires {
+		if !slices.Contains(in.Features, f) {
+			missing = append(missing, fmt.Sprintf("%.40q", f))
+		}
+	}
+	if len(missing) > 5 {
+		missing = append(missing[:5], "…")
+	}
+	return strings.Join(missing, ", ")
+}
+
+type checker struct {
+	Input
+	Result
+	foreign  *netipx.IPSet
+	prefixes map[netip.Prefix]protocol.NodeNumber
+	keys     map[protocol.WireGuardPublicKey]protocol.NodeNumber
+	last     protocol.NodeNumber
+}
+
+func (c *checker) refuse(n protocol.NodeNumber, prefix, reason string) {
+	c.Refused = append(c.Refused, protocol.RefusedPart{Peer: n, Prefix: prefix, Reason: reason})
+}
+
+func (c *checker) peer(p protocol.Peer) {
+	n := p.Number()
+	if why := c.identity(p.Statement); why != "" {
+		c.refuse(n, "", why)
+		return
+	}
+	c.last = n
+	c.keys[p.Statement.WireGuardKey] = n
+	c.Result.Pins[n] = identity.Pin{IdentityKey: p.Statement.IdentityKey, WireGuardKey: p.Statement.WireGuardKey, Epoch: p.Statement.Epoch}
+
+	overlay := make([]netip.Addr, 0, len(p.Overlay))
+	for _, a := range p.Overlay {
+		x := netip.PrefixFrom(a, a.BitLen())
+		if !c.isOverlayOf(n, a) {
+			c.refuse(n, x.String(), "it is not the overlay address of node number "+fmt.Sprint(n))
+			continue
+		}
+		if c.prefixes[x] != 0 {
+			c.refuse(n, x.String(), "it is there twice")
+			continue
+		}
+		c.prefixes[x] = n
+		overlay = append(overlay, a)
+	}
+	routes := make([]netip.Prefix, 0, len(p.Routes))
+	for _, r := range p.Routes {
+		if why := c.route(r); why != "" {
+			c.refuse(n, r.String(), why)
+			continue
+		}
+		c.prefixes[r] = n
+		routes = append(routes, r)
+	}
+	p.Overlay, p.Routes = overlay, routes
+	c.Result.Peers = append(c.Result.Peers, p)
+	c.Result.Routes = append(c.Result.Routes, routes...)
+}
+
+// identity says why a peer is not who the netmap says; "" if it is.
+func (c *checker) identity(s protocol.SignedNodeStatement) string {
+	switch {
+	case !s.Number.Valid():
+		return fmt.Sprintf("%d is no node number", s.Number)
+	case s.Number == c.Self:
+		return "it is this node's own number"
+	case s.Number == c.last:
+		return "its number is there twice"
+	case slices.ContainsFunc(c.Hubs.Hubs, func(h protocol.Hub) bool { return h.Number == s.Number }):
+		return "it is a hub's number"
+	case s.WireGuardKey.IsZero():
+		return "it has no key"
+	case !s.Valid():
+		return "its identity key did not sign its WireGuard key"
+	}
+	if n, ok := c.keys[s.WireGuardKey]; ok {
+		return fmt.Sprintf("its WireGuard key is that of node %d", n)
+	}
+	pin, ok := c.Input.Pins[s.Number]
+	switch {
+	case !ok:
+		return ""
+	case pin.IdentityKey != s.IdentityKey:
+		return "its identity key is not the one that was seen first for this node"
+	case s.Epoch < pin.Epoch:
+		return fmt.Sprintf("its key epoch %d is lower than %d, which was seen before", s.Epoch, pin.Epoch)
+	case s.Epoch == pin.Epoch && s.WireGuardKey != pin.WireGuardKey:
+		return "its WireGuard key changed without a higher epoch"
+	}
+	return ""
+}
+
+func (c *checker) isOverlayOf(n protocol.NodeNumber, a netip.Addr) bool {
+	return slices.ContainsFunc(c.Hubs.Overlay, func(p netip.Prefix) bool {
+		want, err := n.Overlay(p)
+		return err == nil && want == a
+	})
+}
+
+// shape says what is wrong with a prefix by itself.
+func (c *checker) shape(r netip.Prefix) string {
+	switch {
+	case !r.IsValid() || r.Addr().Zone() != "":
+		return "it is no prefix"
+	case r != r.Masked():
+		return "it has host bits set"
+	case r.Bits() == 0:
+		return "it is a default route"
+	}
+	for _, x := range reserved {
+		if x.prefix.Overlaps(r) {
+			return "it overlaps " + x.what
+		}
+	}
+	for _, o := range c.Hubs.Overlay {
+		if o.Overlaps(r) {
+			return fmt.Sprintf("it overlaps the overlay range %s, which nobody may claim", o)
+		}
+	}
+	return ""
+}
+
+// route says why a prefix is not routed into the tunnel; "" if it is.
+func (c *checker) route(r netip.Prefix) string {
+	if why := c.shape(r); why != "" {
+		return why
+	}
+	if n := c.prefixes[r]; n != 0 {
+		return fmt.Sprintf("node %d has it already", n)
+	}
+	if !slices.ContainsFunc(c.Accept, func(a netip.Prefix) bool { return a.Bits() <= r.Bits() && a.Contains(r.Addr()) }) {
+		return "it is outside this host's accept ranges"
+	}
+	if c.foreign != nil && c.foreign.OverlapsPrefix(r) && !slices.Contains(c.Named, r) {
+		for _, f := range c.Foreign {
+			if f.Overlaps(r) {
+				return fmt.Sprintf("it overlaps this host's own route %s; name it exactly in accept: to allow it", f)
+			}
+		}
+	}
+	return ""
+}
+
+// local takes the node's own approved routes.
+func (c *checker) local() {
+	for _, r := range c.Netmap.Self.Routes {
+		if r.State != protocol.RouteApproved || slices.Contains(c.Local, r.Prefix) {
+			continue
+		}
+		if why := c.shape(r.Prefix); why != "" {
+			c.refuse(c.Self, r.Prefix.String(), why)
+			continue
+		}
+		c.Local = append(c.Local, r.Prefix)
+	}
+}
+
+// Newer says why next must not replace held; "" if it may. The same version
+// may come again: it says the same.
+func Newer(held, next protocol.NetmapVersion) string {
+	if next.Less(held) {
+		return fmt.Sprintf("netmap %s is older than %s, which this agent holds", next, held)
+	}
+	return ""
+}

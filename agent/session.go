@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"causeway/agent/control"
+	"causeway/protocol"
+)
+
+const (
+	dialTimeout = 3 * time.Second
+	// lostAfter is how long a hub may not answer probes before its control
+	// session is given up: TCP would wait far longer after an outage.
+	lostAfter = 3 * time.Second
+	// revokedRetry is how often a revoked node asks again.
+	revokedRetry = time.Minute
+	// pathPoll is how often paths are compared for a status of their own.
+	pathPoll = 500 * time.Millisecond
+)
+
+// errRestarted and errLost are why a session is given up from this side.
+var (
+	errRestarted = errors.New("the hub was restarted")
+	errLost      = errors.New("the hub does not answer any more")
+)
+
+// controlLoop keeps a control session with one hub that answers.
+func (a *Agent) controlLoop(ctx context.Context) error {
+	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
+	var prefer protocol.NodeNumber
+	poll := time.NewTicker(250 * time.Millisecond)
+	defer poll.Stop()
+	for ctx.Err() == nil {
+		n := a.boundHub(prefer)
+		if n == 0 {
+			select {
+			case <-ctx.Done():
+			case <-poll.C:
+			}
+			continue
+		}
+		start := time.Now()
+		err := a.controlSession(ctx, n)
+		a.mu.Lock()
+		a.hub = 0
+		a.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil
+		}
+		a.metrics.sessionEnded()
+		wait := b.NextBackOff()
+		switch {
+		case errors.Is(err, control.ErrRevoked):
+			a.setRevoked(ctx)
+			wait = revokedRetry
+		case errors.Is(err, errRestarted), time.Since(start) > 10*time.Second:
+			b.Reset()
+			wait = b.NextBackOff()
+		}
+		if err == nil { // a leave: Run ends now
+			return nil
+		}
+		prefer = n
+		if !errors.Is(err, errRestarted) && !errors.Is(err, errLost) {
+			prefer = 0 // the next in the list gets its turn
+		}
+		a.board.Set(condControl, err.Error())
+		a.log.Debug().Err(err).Uint32("peer", uint32(n)).Dur("retry_in", wait).Msg("control session ended")
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+// controlSession dials hub n and serves until the session ends.
+func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error {
+	from, to, err := a.controlAddrs(n)
+	if err != nil {
+		return err
+	}
+	// What was signalled before this session began is not about it.
+	for stale := true; stale; {
+		select {
+		case <-a.tunnel.HubRestarted():
+		default:
+			stale = false
+		}
+	}
+	dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	conn, err := a.dial(dctx, from, to)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("dial hub %d at %s: %w", n, to, err)
+	}
+	sctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.watchHub(sctx, n, end)
+	}()
+	a.mu.Lock()
+	a.hub = n
+	a.mu.Unlock()
+	err = a.control.Serve(sctx, conn)
+	if c := context.Cause(sctx); c != nil && ctx.Err() == nil {
+		err = c
+	}
+	end(nil)
+	<-done
+	if ctx.Err() == nil && a.board.OK(condNATS) {
+		a.board.Set(condNATS, "no control session")
+	}
+	return err
+}
+
+// watchHub ends a session when its hub was restarted or is lost.
+func (a *Agent) watchHub(ctx context.Context, n protocol.NodeNumber, end context.CancelCauseFunc) {
+	t := time.NewTicker(250 * time.Millisecond)
+	defer t.Stop()
+	seen := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-a.tunnel.HubRestarted():
+			if r == n {
+				end(errRestarted)
+				return
+			}
+		case <-t.C:
+			if a.tunnel.HubBound(n) {
+				seen = time.Now()
+			} else if time.Since(seen) > lostAfter {
+				end(errLost)
+				return
+			}
+		}
+	}
+}
+
+// controlAddrs are the two ends of the control connection, in one family.
+func (a *Agent) controlAddrs(n protocol.NodeNumber) (netip.Addr, netip.AddrPort, error) {
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	for _, h := range hubOverlay(list, n) {
+		for _, o := range a.id.Overlay {
+			if o.Is4() == h.Is4() {
+				return o, netip.AddrPortFrom(h, protocol.ControlPort), nil
+			}
+		}
+	}
+	return netip.Addr{}, netip.AddrPort{}, fmt.Errorf("hub %d and this node have no overlay address of one family", n)
+}
+
+// hello is the first message of a session.
+func (a *Agent) hello() protocol.Hello {
+	return protocol.Hello{AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
+		Routes: a.cfg.Settings.Routes, Accept: a.cfg.Settings.Accept, Labels: a.cfg.Settings.Labels,
+		Have: a.have(), Engine: a.tunnel.EngineName()}
+}
+
+// welcome hears that the hub knows this node: what it holds is good again.
+func (a *Agent) welcome(w protocol.Welcome) {
+	a.mu.Lock()
+	a.hub, a.hubVersion = w.Hub, w.HubVersion
+	again := false
+	if a.held != nil {
+		again = a.held.Revoked || a.expired
+		held := *a.held
+		held.Revoked, held.Confirmed = false, a.now().UTC()
+		a.held = &held
+	}
+	a.mu.Unlock()
+	if again {
+		if err := a.save(); err != nil {
+			a.log.Error().Err(err).Msg("netmap was not stored")
+		}
+		a.reapply(context.Background())
+	}
+	a.board.Set(condControl, "")
+	a.metrics.sessionBegan()
+	a.log.Info().Uint32("peer", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")
+	if d := time.Since(w.Time); d.Abs() > time.Minute && !w.Time.IsZero() {
+		a.log.Warn().Dur("difference", d).Msg("this host's clock and the hub's differ")
+	}
+}
+
+// status is what the hub is told now.
+func (a *Agent) status() protocol.Status {
+	rx, tx := a.traffic()
+	return protocol.Status{Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List(),
+		Routes: notNil(a.cfg.Settings.Routes), Counters: map[string]uint64{"rx_bytes": rx, "tx_bytes": tx}}
+}
+
+func notNil[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
+
+// traffic sums what all peers and hubs sent and received.
+func (a *Agent) traffic() (rx, tx uint64) {
+	for _, p := range a.tunnel.Paths() {
+		rx += p.RxBytes
+		tx += p.TxBytes
+	}
+	return rx, tx
+}
+
+// followTunnel keeps the hub condition and asks for a status when paths or
+// candidates changed.
+func (a *Agent) followTunnel(ctx context.Context) error {
+	t := time.NewTicker(pathPoll)
+	defer t.Stop()
+	var last string
+	for {
+		if a.boundHub(0) != 0 {
+			a.board.Set(condHub, "")
+		} else {
+			a.board.Set(condHub, "no hub answers at "+a.hubNames()+" (UDP); check that it runs and that UDP may leave this host")
+		}
+		text := ""
+		for _, p := range a.tunnel.Paths() {
+			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)
+		}
+		if text != last {
+			last = text
+			a.control.Changed()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.tunnel.CandidatesChanged():
+			a.control.Changed()
+		case <-a.tunnel.HubsChanged():
+		case <-t.C:
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go4.org/netipx"
+
+	"causeway/agent/debug"
+	"causeway/agent/inventory"
+	"causeway/protocol"
+)
+
+// announced are the routes that the node announces: those of its config and
+// those that came with its token.
+func (a *Agent) announced() []netip.Prefix {
+	out := slices.Clone(a.cfg.Settings.Routes)
+	a.mu.Lock()
+	if a.held != nil {
+		for _, r := range a.held.Netmap.Self.Routes {
+			out = append(out, r.Prefix)
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(out, netipx.ComparePrefix)
+	return slices.Compact(out)
+}
+
+// snapshot is the node's inventory.
+func (a *Agent) snapshot(ctx context.Context) protocol.Inventory {
+	inv := inventory.Facts(ctx)
+	inv.BootID, inv.AgentVersion, inv.Engine = a.boot, a.cfg.Version, a.tunnel.EngineName()
+	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.cfg.Settings.Labels
+	return inv
+}
+
+func allOK(l []protocol.Condition) bool {
+	return !slices.ContainsFunc(l, func(c protocol.Condition) bool { return !c.OK })
+}
+
+func (a *Agent) debugStatus() debug.Status {
+	conds := a.board.List()
+	s := debug.Status{Name: a.id.Name, Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
+		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.cfg.Settings.Tunnel.Interface,
+		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
+	if a.control.Connected() {
+		a.mu.Lock()
+		s.Hub, s.HubVersion = a.hub, a.hubVersion
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	s.Peers = len(a.result.Peers)
+	a.mu.Unlock()
+	return s
+}
+
+func (a *Agent) debugPeers() []debug.Peer {
+	paths := map[protocol.NodeNumber]protocol.PathKind{}
+	for _, p := range a.tunnel.Paths() {
+		paths[p.Peer] = p.Path
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make([]debug.Peer, 0, len(a.result.Peers))
+	for _, p := range a.result.Peers {
+		kind := paths[p.Number()]
+		if kind == "" {
+			kind = protocol.PathNone
+		}
+		out = append(out, debug.Peer{Number: p.Number(), Name: p.Name, Site: p.Site, Overlay: p.Overlay, Routes: p.Routes,
+			Candidates: notNil(p.Candidates), Direct: p.Direct, Key: p.Statement.WireGuardKey.String(), KeyEpoch: p.Statement.Epoch, Path: kind})
+	}
+	return out
+}
+
+func (a *Agent) debugNetmap() debug.Netmap {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs)}
+	if a.held == nil {
+		return n
+	}
+	n.Held, n.Confirmed, n.Expired, n.Netmap = true, a.held.Confirmed, a.expired, a.held.Netmap
+	if m := a.held.Netmap.MaxAge; m > 0 {
+		n.Expires = a.held.Confirmed.Add(m)
+	}
+	return n
+}
+
+func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
+	a.mu.Lock()
+	plan, refused := a.plan, a.result.Refused
+	var announced []protocol.AnnouncedRoute
+	if a.held != nil {
+		announced = a.held.Netmap.Self.Routes
+	}
+	a.mu.Unlock()
+	r := debug.Routes{Announced: notNil(announced), Planned: notNil(plan.Lines()), Refused: notNil(refused), Missing: []string{}, Extra: []string{}}
+	found, err := a.host.Found(ctx, plan.Config)
+	if err != nil {
+		r.Error = err.Error()
+	}
+	r.Found = notNil(found)
+	for _, l := range r.Planned {
+		if !slices.Contains(r.Found, l) {
+			r.Missing = append(r.Missing, l)
+		}
+	}
+	for _, l := range r.Found {
+		if !slices.Contains(r.Planned, l) {
+			r.Extra = append(r.Extra, l)
+		}
+	}
+	return r
+}
+
+// ping pings an address, or a node or hub by name, from the node's own
+// overlay address.
+func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
+	dst, err := a.target(q.To)
+	if err != nil {
+		return debug.PingResult{From: a.id.Name, To: q.To, Error: err.Error()}
+	}
+	var src netip.Addr
+	for _, o := range a.id.Overlay {
+		if o.Is4() == dst.Is4() {
+			src = o
+		}
+	}
+	r := debug.Ping(ctx, src, dst, q.Count, time.Duration(q.Timeout))
+	r.From, r.To, r.Path = a.id.Name, q.To, a.pathTo(dst)
+	return r
+}
+
+func (a *Agent) target(to string) (netip.Addr, error) {
+	if ip, err := netip.ParseAddr(to); err == nil {
+		return ip.Unmap(), nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.result.Peers {
+		if p.Name == to && len(p.Overlay) > 0 {
+			return p.Overlay[0], nil
+		}
+	}
+	if to == a.id.Name {
+		return a.id.Overlay[0], nil
+	}
+	return netip.Addr{}, fmt.Errorf("%q is neither an address nor a node of this node's netmap", to)
+}
+
+// pathTo is the path to the peer or hub that has addr, by the longest prefix;
+// empty where it is none's.
+func (a *Agent) pathTo(addr netip.Addr) string {
+	a.mu.Lock()
+	var owner protocol.NodeNumber
+	bits := -1
+	for _, p := range a.result.Peers {
+		for _, x := range p.Prefixes() {
+			if x.Contains(addr) && x.Bits() > bits {
+				owner, bits = p.Number(), x.Bits()
+			}
+		}
+	}
+	for _, h := range a.hubs.Hubs {
+		if slices.Contains(hubOverlay(a.hubs, h.Number), addr) {
+			owner = h.Number
+		}
+	}
+	a.mu.Unlock()
+	if owner == 0 {
+		return ""
+	}
+	for _, p := range a.tunnel.Paths() {
+		if p.Peer == owner {
+			return string(p.Path)
+		}
+	}
+	return string(protocol.PathNone)
+}
+
+// leave tells the hub, if there is one, gives the identity up and ends Run.
+func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
+	r := debug.LeaveResult{Told: true}
+	if err := a.control.Leave(ctx); err != nil {
+		r = debug.LeaveResult{Error: err.Error()}
+	}
+	a.mu.Lock()
+	a.left = true
+	a.mu.Unlock()
+	// Here, not in the command that asked: a service manager may start the
+	// agent again before that command has the state directory.
+	if err := a.cfg.Store.RemoveIdentity(); err != nil {
+		r.Error = err.Error()
+	}
+	a.stop(errLeft)
+	return r
+}
+
+// LeaveWhenConnected waits for a hub, tells it that this node leaves and ends
+// Run. It fails, with the identity still there, if ctx ends first.
+func (a *Agent) LeaveWhenConnected(ctx context.Context) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for !a.control.Connected() {
+		select {
+		case <-ctx.Done():
+			for _, c := range a.board.List() {
+				if !c.OK {
+					return fmt.Errorf("%s: %s", c.Name, c.Cause)
+				}
+			}
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+	if r := a.leave(ctx); !r.Told {
+		return fmt.Errorf("%s", r.Error)
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+// Command labtool is the traffic of tests and demo: a server and its clients,
+// static, so that it runs in pods and containers alike.
+//
+//	labtool serve                        TCP 7000 checksum, 7002 echo; UDP 7001 transfer; HTTP 7080
+//	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
+//	labtool udp ADDR -bytes N -size S    the same over UDP, resending what is lost
+//	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
+//	labtool http URL                     prints the answer
+//	labtool ping ADDR…                   one ICMP echo to each
+//
+// Results are one JSON object on standard output.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "labtool:", err)
+		os.Exit(1)
+	}
+}
+
+// Ports of serve.
+const (
+	portTCP  = "7000"
+	portUDP  = "7001"
+	portEcho = "7002"
+	portHTTP = "7080"
+)
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("want serve, tcp, udp, hold, http or ping")
+	}
+	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
+	size := fs.Int("size", 1200, "bytes in a datagram")
+	marker := fs.String("marker", "", "text that the payload is made of")
+	dur := fs.Duration("for", time.Hour, "how long to hold the connection")
+	target := ""
+	rest := args[1:]
+	if len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
+		target, rest = rest[0], rest[1:]
+	}
+	if args[0] == "ping" {
+		return ping(ctx, args[1:])
+	}
+	if err := fs.Parse(rest); err != nil {
+		return err
+	}
+	switch args[0] {
+	case "serve":
+		return serve(ctx)
+	case "tcp":
+		return show(sendTCP(ctx, target, *bytes, *marker))
+	case "udp":
+		return show(sendUDP(ctx, target, *bytes, *size, *marker))
+	case "hold":
+		return show(hold(ctx, target, *dur))
+	case "http":
+		return get(ctx, target)
+	}
+	return fmt.Errorf("no command %q", args[0])
+}
+
+// Transfer is what tcp and udp print.
+type Transfer struct {
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+	Mbits   float64 `json:"mbit_per_s"`
+	SHA256  string  `json:"sha256"`
+	Resent  int64   `json:"resent_datagrams,omitempty"`
+}
+
+// Held is what hold prints.
+type Held struct {
+	Lines  int     `json:"lines"` // that came back
+	MaxGap float64 `json:"max_gap_seconds"`
+}
+
+func show[T any](v T, err error) error {
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(v)
+}

@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/netns/lab"
+)
+
+// snapshot is all that can be seen of a host's network, but for counters.
+func snapshot(h *lab.Host) string {
+	// A bridge's state and timers change by themselves.
+	return h.Sh(`ip -d link | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g'; ip -d addr | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g; s/valid_lft.*//'
+		ip -d -4 route show table all; ip -d -6 route show table all; ip -d -4 rule; ip -d -6 rule; nft -s list ruleset
+		sysctl -a 2>/dev/null | grep '^net\.' | grep -v -e nf_conntrack_count -e nf_conntrack_max -e stable_secret -e tcp_fastopen_key`)
+}
+
+// Leaving takes everything back, byte for byte, after crashes too.
+func TestLeaveRestoresHost(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 2)
+	n := nodes[0]
+	n.Host.Sh(`sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.rp_filter=1
+		nft add table inet own; nft 'add chain inet own f { type filter hook forward priority 0; }'; nft add rule inet own f counter accept
+		ip rule add pref 100 fwmark 7 lookup 77; ip route add 10.77.0.0/16 dev eth0 table 77`)
+	before := snapshot(n.Host)
+	joinSmall(t, s, nodes, 1)
+	joinSmall(t, s, nodes, 2)
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	require.NoError(t, Ping(step(t), n.Pod.Host, nodes[1].Pod.V4))
+	require.NotEmpty(t, cmp.Diff(before, snapshot(n.Host)))
+	one := installed(n.Host)
+	for range 2 {
+		n.Proc.Kill()
+		require.NoError(t, n.Start())
+		require.NoError(t, s.WaitReady(step(t), "n1"))
+		require.NoError(t, Ping(within(t, backWithin), n.Pod.Host, nodes[1].Pod.V4))
+		require.Empty(t, cmp.Diff(one, installed(n.Host)), "exactly one set")
+	}
+	require.NoError(t, n.Leave(step(t)))
+	require.Empty(t, cmp.Diff(before, snapshot(n.Host)))
+	require.NoDirExists(t, n.StateDir)
+	require.NoFileExists(t, n.Socket)
+	require.NoError(t, Wait(t, func() error {
+		list, err := s.Nodes(step(t))
+		if err != nil {
+			return err
+		}
+		if st := list["n1"].State; st != api.NodeLeft && st != "" {
+			return errState(st)
+		}
+		return nil
+	}))
+	require.Error(t, PingOnce(within(t, 5*time.Second), nodes[1].Pod.Host, n.Pod.V4))
+
+	// And a second life on the same host.
+	joinSmall(t, s, nodes[:1], 1)
+}
+
+// Without a hub the host is restored all the same.
+func TestLeaveWithoutHub(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 1)
+	n := nodes[0]
+	before := snapshot(n.Host)
+	joinSmall(t, s, nodes, 1)
+	require.NoError(t, s.WaitReady(step(t), "n1"))
+	s.Hub.Proc.Kill()
+	n.Proc.Kill()
+	require.NoError(t, n.Leave(step(t)), "the hub was not told, which is no failure")
+	require.Empty(t, cmp.Diff(before, snapshot(n.Host)))
+}

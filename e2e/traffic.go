@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"causeway/netns/lab"
+)
+
+// Transfer is what labtool says of a transfer whose checksum was right.
+type Transfer struct {
+	Bytes   int64   `json:"bytes"`
+	Seconds float64 `json:"seconds"`
+	Mbits   float64 `json:"mbit_per_s"`
+	Resent  int64   `json:"resent_datagrams"`
+}
+
+// Serve starts the traffic server on a host or pod.
+func (s *System) Serve(ctx context.Context, h *lab.Host) (*lab.Process, error) {
+	p, err := h.Start(lab.Program{Name: "serve", Args: []string{s.Bin.Labtool, "serve"}})
+	if err != nil {
+		return nil, err
+	}
+	return p, lab.Wait(ctx, "the server on "+h.Name, func(ctx context.Context) error {
+		if !p.Running() {
+			return lab.Permanent(errors.New(p.Output()))
+		}
+		_, err := h.Run(ctx, s.Bin.Labtool, "http", "http://127.0.0.1:7080/ready")
+		return err
+	})
+}
+
+// Ping waits until a host reaches an address by ICMP.
+func Ping(ctx context.Context, from *lab.Host, addr string) error {
+	return lab.Wait(ctx, fmt.Sprintf("ping from %s to %s", from.Name, addr), func(ctx context.Context) error {
+		_, err := from.Run(ctx, "ping", "-nqc1", "-W1", addr)
+		return err
+	})
+}
+
+// PingOnce pings once, within a second.
+func PingOnce(ctx context.Context, from *lab.Host, addr string) error {
+	_, err := from.Run(ctx, "ping", "-nqc1", "-W1", addr)
+	return err
+}
+
+// Send sends bytes from a host to a server by "tcp" or "udp" and compares
+// checksums.
+func (s *System) Send(ctx context.Context, proto string, from *lab.Host, addr string, bytes int64, args ...string) (Transfer, error) {
+	var t Transfer
+	out, err := from.Run(ctx, append([]string{s.Bin.Labtool, proto, addr, "-bytes", fmt.Sprint(bytes)}, args...)...)
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal([]byte(out), &t); err != nil {
+		return t, fmt.Errorf("read result: %w\n%s", err, out)
+	}
+	if t.Bytes != bytes {
+		return t, fmt.Errorf("%d of %d bytes", t.Bytes, bytes)
+	}
+	return t, nil
+}
+
+// PingAll pings every address from a host at once and returns the ones that
+// did not answer.
+func (s *System) PingAll(ctx context.Context, from *lab.Host, addrs ...string) (rtt map[string]float64, missing []string, err error) {
+	out, err := from.Run(ctx, append([]string{s.Bin.Labtool, "ping"}, addrs...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var ps []struct {
+		Addr string  `json:"addr"`
+		OK   bool    `json:"ok"`
+		RTT  float64 `json:"rtt_ms"`
+	}
+	if err := json.Unmarshal([]byte(out), &ps); err != nil {
+		return nil, nil, fmt.Errorf("read result: %w\n%s", err, out)
+	}
+	rtt = map[string]float64{}
+	for _, p := range ps {
+		if p.OK {
+			rtt[p.Addr] = p.RTT
+		} else {
+			missing = append(missing, p.Addr)
+		}
+	}
+	return rtt, missing, nil
+}
+
+// Held is a TCP connection between two hosts that has to survive.
+type Held struct{ p *lab.Process }
+
+// Hold opens a TCP connection that sends a line every 50 ms and wants it back.
+func (s *System) Hold(ctx context.Context, from *lab.Host, addr string) (*Held, error) {
+	p, err := from.Start(lab.Program{Name: "hold", Args: []string{s.Bin.Labtool, "hold", addr}})
+	if err != nil {
+		return nil, err
+	}
+	return &Held{p}, p.WaitOutput(ctx, "connected")
+}
+
+// Alive reports whether the connection has not broken.
+func (h *Held) Alive() bool { return h.p.Running() }
+
+// End ends the connection and says how many lines came back, all in order, and
+// the longest time without one.
+func (h *Held) End(ctx context.Context) (lines int, maxGap float64, err error) {
+	h.p.Signal(syscall.SIGTERM)
+	if err := h.p.Wait(ctx); err != nil {
+		return 0, 0, fmt.Errorf("%w\n%s", err, h.p.Output())
+	}
+	out := strings.TrimSpace(h.p.Output())
+	var r struct {
+		Lines  int     `json:"lines"`
+		MaxGap float64 `json:"max_gap_seconds"`
+	}
+	if err := json.Unmarshal([]byte(out[strings.LastIndexByte(out, '\n')+1:]), &r); err != nil {
+		return 0, 0, fmt.Errorf("read result: %w\n%s", err, out)
+	}
+	return r.Lines, r.MaxGap, nil
+}

@@ -1,0 +1,319 @@
+// Package admin serves the admin API on a unix socket: every operation of
+// hub/api, described by OpenAPI, with the asking user taken from the socket's
+// peer credentials.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"causeway/hub/api"
+	"causeway/hub/control"
+	"causeway/hub/event"
+	"causeway/hub/inventory"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// Limits of the server.
+const (
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxBody       = 1 << 20
+)
+
+// Config configures a Server.
+type Config struct {
+	Version   string
+	Number    protocol.NodeNumber
+	Pin       protocol.Pin
+	Store     *state.Store
+	Control   *control.Server
+	Inventory *inventory.Store
+	Events    *event.Log
+	Relay     func() tunnel.RelayStats
+	Bound     func(protocol.NodeNumber) []netip.AddrPort
+	Log       zerolog.Logger
+}
+
+// Server is the admin API. Its methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	started time.Time
+	handler http.Handler
+}
+
+// New builds the API. It listens on nothing.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, started: time.Now().UTC()}
+	mux := http.NewServeMux()
+	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
+	hc.CreateHooks = nil // no $schema in answers: field names are a contract
+	hc.DocsPath, hc.SchemasPath = "", ""
+	a := humago.New(mux, hc)
+	s.registerSites(a)
+	s.registerNodes(a)
+	s.registerReads(a)
+	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
+	s.handler = http.MaxBytesHandler(mux, maxBody)
+	return s
+}
+
+// Listen makes the unix socket at path, mode 0660, and its directory if that
+// is missing. A socket that nobody answers at is replaced. It sets the process's
+// umask for a moment, so it belongs at the start, before other files are made.
+func Listen(path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("admin socket: make directory %s: %w; make it for the user that runs the hub, or choose another path with --admin-socket", dir, reason(err))
+	}
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("admin socket: %s exists and is no socket; remove it, or choose another path with --admin-socket", path)
+		}
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("admin socket: another hub answers at %s; choose another path with --admin-socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("admin socket: %w", err)
+		}
+	}
+	// The mode holds from the first moment: a connection made before a later
+	// chmod would wait and be served.
+	old := unix.Umask(0o117)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: listen at %s: %w; is the directory writable for the user that runs the hub?", path, reason(err))
+	}
+	return l, nil
+}
+
+// reason returns the innermost error, such as 'permission denied'.
+func reason(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// Serve answers on l, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	hs := &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
+		ErrorLog: stdlog.New(io.Discard, "", 0),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, whoKey{}, peerUser(c))
+		},
+	}
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		<-ctx.Done()
+		sctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if hs.Shutdown(sctx) != nil {
+			hs.Close()
+		}
+	}()
+	err := hs.Serve(l)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-end
+		return nil
+	}
+	return fmt.Errorf("serve admin api: %w", err)
+}
+
+type whoKey struct{}
+
+// who names the asking user: unix:<user>.
+func who(ctx context.Context) string {
+	if w, ok := ctx.Value(whoKey{}).(string); ok {
+		return w
+	}
+	return "unix:unknown"
+}
+
+// peerUser asks the kernel who is at the other end of a unix connection.
+func peerUser(c net.Conn) string {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		return "unix:unknown"
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return "unix:unknown"
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); cerr != nil || err != nil {
+		return "unix:unknown"
+	}
+	uid := strconv.FormatUint(uint64(cred.Uid), 10)
+	if u, err := user.LookupId(uid); err == nil {
+		return "unix:" + u.Username
+	}
+	return "unix:" + uid
+}
+
+// problem turns an error into a problem document.
+func problem(err error) error {
+	var e *state.Error
+	switch {
+	case errors.As(err, &e):
+		switch e.Kind {
+		case state.NotFound:
+			return huma.Error404NotFound(e.Text)
+		case state.Conflict, state.Full:
+			return huma.Error409Conflict(e.Text)
+		case state.Refused:
+			return huma.Error403Forbidden(e.Text)
+		}
+		return huma.Error422UnprocessableEntity(e.Text)
+	case errors.Is(err, state.ErrBusy):
+		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")
+	case errors.Is(err, control.ErrOffline):
+		return huma.Error409Conflict(err.Error())
+	}
+	return huma.Error500InternalServerError(err.Error())
+}
+
+// update decides on behalf of the asking user.
+func (s *Server) update(ctx context.Context, why string, decide func(*state.Draft) error) (*state.State, error) {
+	st, err := s.cfg.Store.Update(ctx, who(ctx), why, decide)
+	if err != nil {
+		return nil, problem(err)
+	}
+	s.cfg.Log.Info().Str("who", who(ctx)).Msg(why)
+	return st, nil
+}
+
+// body wraps an answer as huma wants it.
+type body[T any] struct{ Body T }
+
+func answer[T any](v T, err error) (*body[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &body[T]{v}, nil
+}
+
+type named struct {
+	Name string `path:"name" maxLength:"63"`
+}
+
+// hub returns this hub as the hub list has it.
+func (s *Server) hub(st *state.State) protocol.Hub {
+	for _, h := range st.Hubs.Hubs {
+		if h.Number == s.cfg.Number {
+			return h
+		}
+	}
+	return protocol.Hub{}
+}
+
+func first(l []string) string {
+	if len(l) == 0 {
+		return ""
+	}
+	return l[0]
+}
+
+func (s *Server) registerReads(a huma.API) {
+	huma.Get(a, "/v1/version", func(context.Context, *struct{}) (*body[api.Version], error) {
+		return answer(api.Version{Version: s.cfg.Version, Protocol: protocol.Version}, nil)
+	})
+	huma.Get(a, "/v1/status", func(context.Context, *struct{}) (*body[api.Status], error) { return answer(s.status(), nil) })
+	huma.Get(a, "/v1/audit", func(ctx context.Context, in *limited) (*body[[]api.AuditEntry], error) {
+		txs, err := s.cfg.Store.Audit(ctx, in.Limit)
+		if err != nil {
+			return nil, problem(err)
+		}
+		out := []api.AuditEntry{}
+		for _, t := range txs {
+			e := api.AuditEntry{Sequence: t.Sequence, Time: t.Time, Who: t.Who, Why: t.Why, Changes: []string{}}
+			for _, c := range t.Changes {
+				e.Changes = append(e.Changes, c.Describe())
+			}
+			out = append(out, e)
+		}
+		return answer(out, nil)
+	})
+	huma.Get(a, "/v1/events", func(_ context.Context, in *limited) (*body[[]api.Event], error) {
+		return answer(s.cfg.Events.Newest(in.Limit), nil)
+	})
+}
+
+type limited struct {
+	Limit int `query:"limit" default:"100" minimum:"1" maximum:"1000"`
+}
+
+func (s *Server) status() api.Status {
+	st := s.cfg.Store.State()
+	h := s.hub(st)
+	out := api.Status{
+		Hub: api.HubStatus{Version: s.cfg.Version, Number: s.cfg.Number, Started: s.started, PublicUDP: first(h.UDP), PublicHTTP: first(h.HTTPS),
+			Overlay: st.Overlay, LogLength: st.Seq},
+		Sites: []api.SiteStatus{}, Conditions: []protocol.Condition{},
+	}
+	bySite := map[string]*api.SiteStatus{}
+	for _, site := range sortedSites(st) {
+		out.Sites = append(out.Sites, api.SiteStatus{Name: site.Name})
+	}
+	for i := range out.Sites {
+		bySite[out.Sites[i].Name] = &out.Sites[i]
+	}
+	for _, n := range st.LiveNodes() {
+		site := bySite[n.Site]
+		if site == nil {
+			continue
+		}
+		site.Nodes++
+		switch s.cfg.Control.Info(n).State {
+		case api.NodeReady:
+			site.Ready++
+		case api.NodeDegraded:
+			site.Degraded++
+		default:
+			site.Unreachable++
+		}
+	}
+	r := s.cfg.Relay()
+	out.Relay = api.RelayStatus{Bound: r.BoundNodes, Forwarded: r.Datagrams, ForwardedBytes: r.Bytes, Dropped: r.Dropped}
+	if out.Relay.Dropped == nil {
+		out.Relay.Dropped = map[string]uint64{}
+	}
+	bad := s.cfg.Inventory.Dropped()
+	inv := protocol.Condition{Name: "inventory", OK: bad == 0, Since: s.started}
+	if bad > 0 {
+		inv.Cause = fmt.Sprintf("%d inventory messages made no sense; see 'causeway events'", bad)
+	}
+	out.Conditions = append(out.Conditions,
+		protocol.Condition{Name: "state", OK: true, Since: s.started},
+		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
+	return out
+}

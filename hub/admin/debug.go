@@ -1,0 +1,154 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Limits of asking agents.
+const (
+	debugTimeout = 60 * time.Second // pprof profiles take 30 s
+	maxDebug     = 64 << 20
+	pingDefault  = 3
+	pingMax      = 20
+)
+
+// agentClient speaks HTTP with node n's agent through a debug stream.
+func (s *Server) agentClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{
+		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.cfg.Control.Debug(ctx, n) },
+	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// agentError words why an agent did not answer.
+func agentError(node string, err error) error {
+	if errors.Is(err, state.ErrBusy) {
+		return problem(err)
+	}
+	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, reason(err), node))
+}
+
+// debug passes a read of an agent's debug endpoints on.
+func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
+	n, err := s.cfg.Store.State().FindNode(r.PathValue("name"))
+	if err != nil {
+		writeProblem(w, problem(err))
+		return
+	}
+	u := "http://agent/" + strings.TrimPrefix(r.PathValue("path"), "/")
+	if r.URL.RawQuery != "" {
+		u += "?" + r.URL.RawQuery
+	}
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, u, nil)
+	if err != nil {
+		writeProblem(w, huma.Error422UnprocessableEntity("not a path"))
+		return
+	}
+	resp, err := s.agentClient(n.Number, debugTimeout).Do(req)
+	if err != nil {
+		writeProblem(w, agentError(n.Name, err))
+		return
+	}
+	defer resp.Body.Close()
+	if ct := resp.Header.Get("Content-Type"); ct != "" {
+		w.Header().Set("Content-Type", ct)
+	}
+	w.WriteHeader(resp.StatusCode)
+	io.Copy(w, io.LimitReader(resp.Body, maxDebug))
+}
+
+func writeProblem(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	var se huma.StatusError
+	if errors.As(err, &se) {
+		status = se.GetStatus()
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(err)
+}
+
+// agentPing is what the agent is asked; its answer has the fields of
+// api.PingResult.
+type agentPing struct {
+	To      string       `json:"to"` // an address
+	Count   int          `json:"count"`
+	Timeout api.Duration `json:"timeout"`
+}
+
+// ping asks node From to ping To, a node's name or an address.
+func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, error) {
+	st := s.cfg.Store.State()
+	from, err := st.FindNode(in.From)
+	if err != nil {
+		return api.PingResult{}, problem(err)
+	}
+	if in.Count == 0 {
+		in.Count = pingDefault
+	}
+	if in.Timeout == 0 {
+		in.Timeout = api.Duration(time.Second)
+	}
+	if t := time.Duration(in.Timeout); in.Count < 1 || in.Count > pingMax || t < time.Millisecond || t > 10*time.Second {
+		return api.PingResult{}, huma.Error422UnprocessableEntity("a ping sends 1 to 20 packets and waits 1ms to 10s for each")
+	}
+	addr, err := netip.ParseAddr(in.To)
+	if err != nil {
+		to, err := st.FindNode(in.To)
+		if err != nil {
+			return api.PingResult{}, problem(err)
+		}
+		overlay, err := st.OverlayOf(to.Number)
+		if err != nil || len(overlay) == 0 {
+			return api.PingResult{}, huma.Error409Conflict("node " + in.To + " has no overlay address")
+		}
+		addr = overlay[0]
+	}
+	b, err := json.Marshal(agentPing{addr.String(), in.Count, in.Timeout})
+	if err != nil {
+		return api.PingResult{}, problem(err)
+	}
+	budget := time.Duration(in.Count)*(time.Duration(in.Timeout)+time.Second) + 10*time.Second
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/v1/ping", bytes.NewReader(b))
+	if err != nil {
+		return api.PingResult{}, problem(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.agentClient(from.Number, budget).Do(req)
+	if err != nil {
+		return api.PingResult{}, agentError(from.Name, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return api.PingResult{}, agentError(from.Name, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return api.PingResult{}, huma.Error502BadGateway(fmt.Sprintf("node %s refused to ping: %.300q", from.Name, strings.TrimSpace(string(answer))))
+	}
+	out := api.PingResult{}
+	if err := json.Unmarshal(answer, &out); err != nil {
+		return api.PingResult{}, huma.Error502BadGateway(fmt.Sprintf("node %s answered no ping result", from.Name))
+	}
+	out.From, out.To = from.Name, in.To
+	if !out.Addr.IsValid() {
+		out.Addr = addr
+	}
+	return out, nil
+}

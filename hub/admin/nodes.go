@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// shownNodes lists the nodes that an operator thinks of: for every name the
+// live one or else the last one that had it, by site and name.
+func shownNodes(st *state.State) []state.Node {
+	last := map[string]state.Node{}
+	for _, n := range st.Nodes {
+		if o, ok := last[n.Name]; !ok || n.Live() || !o.Live() && n.Number > o.Number {
+			last[n.Name] = n
+		}
+	}
+	out := make([]state.Node, 0, len(last))
+	for _, n := range last {
+		out = append(out, n)
+	}
+	slices.SortFunc(out, func(a, b state.Node) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Name, b.Name)) })
+	return out
+}
+
+func (s *Server) toNode(st *state.State, n state.Node) api.Node {
+	i := s.cfg.Control.Info(n)
+	out := api.Node{
+		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
+		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
+		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
+	}
+	out.Overlay, _ = st.OverlayOf(n.Number)
+	out.Labels = map[string]string{}
+	for k, v := range i.Hello.Labels {
+		out.Labels[k] = v
+	}
+	for k, v := range n.Labels { // what an admin or the token says wins
+		out.Labels[k] = v
+	}
+	for _, r := range st.NodeRoutes(n.Number) {
+		out.Routes = append(out.Routes, s.toRoute(st, r))
+	}
+	if !i.Connected {
+		out.Paths = nil // of the past
+	}
+	for p := range out.Paths {
+		out.Paths[p].Name = st.Nodes[out.Paths[p].Peer].Name
+		if st.HubNumbers[out.Paths[p].Peer] {
+			out.Paths[p].Name = "hub"
+		}
+	}
+	if out.Paths == nil {
+		out.Paths = []protocol.PathStatus{}
+	}
+	if out.Conditions == nil {
+		out.Conditions = []protocol.Condition{}
+	}
+	if out.Underlay == nil {
+		out.Underlay = []netip.AddrPort{}
+	}
+	return out
+}
+
+func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
+	n := st.Nodes[r.Node]
+	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By}
+	owner := s.cfg.Control.Owner(r.Prefix)
+	out.Owner = owner == r.Node && r.Carried()
+	switch {
+	case r.State == protocol.RouteRejected && r.By == state.ByRule:
+		if err := state.CheckPrefix(r.Prefix, st.Overlay); err != nil {
+			out.Why = err.Error()
+		}
+	case r.State != protocol.RouteApproved || out.Owner:
+	case !r.Carried():
+		out.Why = "the node does not announce it now"
+	case n.Statement == nil:
+		out.Why = "the node's agent was never seen"
+	case owner != 0:
+		out.Why = "node " + st.Nodes[owner].Name + " carries it"
+	default:
+		out.Why = "the next netmap brings it"
+	}
+	return out
+}
+
+func (s *Server) registerNodes(a huma.API) {
+	huma.Get(a, "/v1/nodes", func(context.Context, *struct{}) (*body[[]api.Node], error) {
+		st := s.cfg.Store.State()
+		out := []api.Node{}
+		for _, n := range shownNodes(st) {
+			out = append(out, s.toNode(st, n))
+		}
+		return answer(out, nil)
+	})
+	huma.Get(a, "/v1/nodes/{name}", func(_ context.Context, in *named) (*body[api.Node], error) {
+		st := s.cfg.Store.State()
+		n, ok := st.NodeByName(in.Name)
+		if !ok {
+			_, err := st.FindNode(in.Name)
+			return nil, problem(err)
+		}
+		return answer(s.toNode(st, n), nil)
+	})
+	huma.Delete(a, "/v1/nodes/{name}", func(ctx context.Context, in *named) (*struct{}, error) {
+		_, err := s.update(ctx, "node revoke "+in.Name, func(d *state.Draft) error {
+			n, err := d.FindNode(in.Name)
+			if err != nil {
+				return err
+			}
+			return state.Remove(d, n.Number, state.GoneRevoked)
+		})
+		return nil, err
+	})
+	huma.Patch(a, "/v1/nodes/{name}", func(ctx context.Context, in *struct {
+		named
+		Body api.NodePatch
+	}) (*body[api.Node], error) {
+		st, err := s.update(ctx, "node label "+in.Name, func(d *state.Draft) error { return state.Label(d, in.Name, in.Body.Labels) })
+		if err != nil {
+			return nil, err
+		}
+		n, _ := st.NodeByName(in.Name)
+		return answer(s.toNode(st, n), nil)
+	})
+
+	huma.Get(a, "/v1/routes", func(context.Context, *struct{}) (*body[[]api.Route], error) {
+		st := s.cfg.Store.State()
+		out := []api.Route{}
+		for _, n := range st.LiveNodes() {
+			for _, r := range st.NodeRoutes(n.Number) {
+				out = append(out, s.toRoute(st, r))
+			}
+		}
+		slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
+		return answer(out, nil)
+	})
+	huma.Post(a, "/v1/routes/decide", func(ctx context.Context, in *struct{ Body api.RouteDecision }) (*body[api.Route], error) {
+		verb := "reject"
+		if in.Body.Approve {
+			verb = "approve"
+		}
+		st, err := s.update(ctx, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), func(d *state.Draft) error {
+			return state.DecideRoute(d, in.Body.Node, in.Body.Prefix, in.Body.Approve, who(ctx))
+		})
+		if err != nil {
+			return nil, err
+		}
+		n, _ := st.NodeByName(in.Body.Node)
+		return answer(s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), nil)
+	})
+
+	huma.Get(a, "/v1/inventory", func(context.Context, *struct{}) (*body[[]api.Inventory], error) {
+		st := s.cfg.Store.State()
+		out := []api.Inventory{}
+		for _, n := range shownNodes(st) {
+			if f, ok := s.cfg.Inventory.Get(n.Number); ok && n.Live() {
+				out = append(out, api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory})
+			}
+		}
+		return answer(out, nil)
+	})
+	huma.Get(a, "/v1/inventory/{name}", func(_ context.Context, in *named) (*body[api.Inventory], error) {
+		st := s.cfg.Store.State()
+		n, err := st.FindNode(in.Name)
+		if err != nil {
+			return nil, problem(err)
+		}
+		f, ok := s.cfg.Inventory.Get(n.Number)
+		if !ok {
+			return nil, huma.Error404NotFound("no inventory of node " + in.Name + " has arrived yet; it is sent when its agent is connected")
+		}
+		return answer(api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory}, nil)
+	})
+	huma.Post(a, "/v1/diag/ping", func(ctx context.Context, in *struct{ Body api.PingRequest }) (*body[api.PingResult], error) {
+		return answer(s.ping(ctx, in.Body))
+	})
+}

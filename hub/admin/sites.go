@@ -1,0 +1,140 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Bounds of a token's life.
+const (
+	defaultTTL = time.Hour
+	maxTTL     = 366 * 24 * time.Hour
+)
+
+func sortedSites(st *state.State) []state.Site {
+	out := make([]state.Site, 0, len(st.Sites))
+	for _, s := range st.Sites {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b state.Site) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func toSite(st *state.State, site state.Site) api.Site {
+	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges}, Created: site.Created}
+	for _, n := range st.LiveNodes() {
+		if n.Site == site.Name {
+			out.Nodes++
+		}
+	}
+	return out
+}
+
+func (s *Server) registerSites(a huma.API) {
+	huma.Get(a, "/v1/sites", func(context.Context, *struct{}) (*body[[]api.Site], error) {
+		st := s.cfg.Store.State()
+		out := []api.Site{}
+		for _, site := range sortedSites(st) {
+			out = append(out, toSite(st, site))
+		}
+		return answer(out, nil)
+	})
+	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*body[api.Site], error) {
+		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
+			return d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges})
+		})
+		if err != nil {
+			return nil, err
+		}
+		return answer(toSite(st, st.Sites[in.Body.Name]), nil)
+	})
+	huma.Get(a, "/v1/sites/{name}", func(_ context.Context, in *named) (*body[api.Site], error) {
+		st := s.cfg.Store.State()
+		site, err := st.FindSite(in.Name)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return answer(toSite(st, site), nil)
+	})
+	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *named) (*struct{}, error) {
+		_, err := s.update(ctx, "site delete "+in.Name, func(d *state.Draft) error { return d.Add(state.SiteDeleted{Name: in.Name}) })
+		return nil, err
+	})
+
+	huma.Get(a, "/v1/tokens", func(context.Context, *struct{}) (*body[[]api.Token], error) {
+		st := s.cfg.Store.State()
+		out := []api.Token{}
+		for _, k := range st.Tokens {
+			out = append(out, toToken(st, k))
+		}
+		slices.SortFunc(out, func(a, b api.Token) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
+		return answer(out, nil)
+	})
+	huma.Post(a, "/v1/tokens", func(ctx context.Context, in *struct{ Body api.TokenSpec }) (*body[api.TokenCreated], error) {
+		return answer(s.createToken(ctx, in.Body))
+	})
+	huma.Delete(a, "/v1/tokens/{id}", func(ctx context.Context, in *struct {
+		ID string `path:"id" maxLength:"64"`
+	}) (*struct{}, error) {
+		var id protocol.TokenID
+		if err := id.UnmarshalText([]byte(in.ID)); err != nil {
+			return nil, huma.Error404NotFound("there is no token " + in.ID + "; see 'causeway token list'")
+		}
+		_, err := s.update(ctx, "token revoke "+in.ID, func(d *state.Draft) error { return d.Add(state.TokenCancelled{ID: id}) })
+		return nil, err
+	})
+}
+
+func toToken(st *state.State, k state.Token) api.Token {
+	t := api.Token{
+		TokenSpec: api.TokenSpec{Site: k.Site, TTL: api.Duration(k.Expires.Sub(k.Created)), Routes: k.Routes, Labels: k.Labels, Replace: k.Replace},
+		ID:        k.ID.String(), Created: k.Created, Expires: k.Expires, State: string(k.State(time.Now())),
+	}
+	if k.UsedBy != 0 {
+		t.UsedBy = st.Nodes[k.UsedBy].Name
+	}
+	return t
+}
+
+func (s *Server) createToken(ctx context.Context, spec api.TokenSpec) (api.TokenCreated, error) {
+	ttl := time.Duration(spec.TTL)
+	if ttl == 0 {
+		ttl = defaultTTL
+	}
+	if ttl < time.Second || ttl > maxTTL {
+		return api.TokenCreated{}, huma.Error422UnprocessableEntity("ttl " + ttl.String() + ": a token lives from 1s to 8784h")
+	}
+	for _, p := range spec.Routes {
+		if p != p.Masked() {
+			return api.TokenCreated{}, huma.Error422UnprocessableEntity(p.String() + " has host bits set; write " + p.Masked().String())
+		}
+	}
+	addr := first(s.hub(s.cfg.Store.State()).HTTPS)
+	tok, err := protocol.NewToken(s.cfg.Pin, addr)
+	if err != nil {
+		return api.TokenCreated{}, problem(err)
+	}
+	hash := tok.Secret.Hash()
+	st, err := s.update(ctx, "token create --site "+spec.Site, func(d *state.Draft) error {
+		return d.Add(state.TokenCreated{ID: tok.ID, Hash: hash[:], Site: spec.Site, Expires: d.Now.Add(ttl), Routes: uniq(spec.Routes), Labels: spec.Labels, Replace: spec.Replace})
+	})
+	if err != nil {
+		return api.TokenCreated{}, err
+	}
+	return api.TokenCreated{Text: tok.Text(), Token: toToken(st, st.Tokens[tok.ID])}, nil
+}
+
+func uniq(ps []netip.Prefix) []netip.Prefix {
+	out := slices.Clone(ps)
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}

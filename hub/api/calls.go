@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// get reads a value; the zero value comes with every error.
+func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
+	if err = c.do(ctx, http.MethodGet, path, nil, &v); err != nil {
+		var zero T
+		return zero, err
+	}
+	return v, nil
+}
+
+func send[T any](ctx context.Context, c *Client, method, path string, in any) (v T, err error) {
+	if err = c.do(ctx, method, path, in, &v); err != nil {
+		var zero T
+		return zero, err
+	}
+	return v, nil
+}
+
+// Status returns the hub on one screen.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status")
+}
+
+// Version returns the hub's version.
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	return get[Version](ctx, c, "/v1/version")
+}
+
+// Sites lists all sites.
+func (c *Client) Sites(ctx context.Context) ([]Site, error) { return get[[]Site](ctx, c, "/v1/sites") }
+
+// Site returns one site.
+func (c *Client) Site(ctx context.Context, name string) (Site, error) {
+	return get[Site](ctx, c, "/v1/sites/"+url.PathEscape(name))
+}
+
+// CreateSite makes a site.
+func (c *Client) CreateSite(ctx context.Context, s SiteSpec) (Site, error) {
+	return send[Site](ctx, c, http.MethodPost, "/v1/sites", s)
+}
+
+// DeleteSite removes a site.
+func (c *Client) DeleteSite(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/sites/"+url.PathEscape(name), nil, nil)
+}
+
+// Tokens lists all join tokens, without their secrets.
+func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
+	return get[[]Token](ctx, c, "/v1/tokens")
+}
+
+// CreateToken makes a join token. Its text is in this answer and nowhere else.
+func (c *Client) CreateToken(ctx context.Context, t TokenSpec) (TokenCreated, error) {
+	return send[TokenCreated](ctx, c, http.MethodPost, "/v1/tokens", t)
+}
+
+// RevokeToken makes an open token useless.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil)
+}
+
+// Nodes lists all nodes.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) { return get[[]Node](ctx, c, "/v1/nodes") }
+
+// Node returns one node.
+func (c *Client) Node(ctx context.Context, name string) (Node, error) {
+	return get[Node](ctx, c, "/v1/nodes/"+url.PathEscape(name))
+}
+
+// PatchNode changes a node.
+func (c *Client) PatchNode(ctx context.Context, name string, p NodePatch) (Node, error) {
+	return send[Node](ctx, c, http.MethodPatch, "/v1/nodes/"+url.PathEscape(name), p)
+}
+
+// RevokeNode takes a node out for good.
+func (c *Client) RevokeNode(ctx context.Context, name string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/nodes/"+url.PathEscape(name), nil, nil)
+}
+
+// Routes lists every node's announced routes.
+func (c *Client) Routes(ctx context.Context) ([]Route, error) {
+	return get[[]Route](ctx, c, "/v1/routes")
+}
+
+// DecideRoute approves or rejects a route.
+func (c *Client) DecideRoute(ctx context.Context, d RouteDecision) (Route, error) {
+	return send[Route](ctx, c, http.MethodPost, "/v1/routes/decide", d)
+}
+
+// Inventories lists the present facts of all nodes.
+func (c *Client) Inventories(ctx context.Context) ([]Inventory, error) {
+	return get[[]Inventory](ctx, c, "/v1/inventory")
+}
+
+// Inventory returns the present facts of one node.
+func (c *Client) Inventory(ctx context.Context, node string) (Inventory, error) {
+	return get[Inventory](ctx, c, "/v1/inventory/"+url.PathEscape(node))
+}
+
+// Audit lists the last transactions of the state log, newest first. A limit of
+// zero leaves the number to the hub.
+func (c *Client) Audit(ctx context.Context, limit int) ([]AuditEntry, error) {
+	return get[[]AuditEntry](ctx, c, "/v1/audit"+limitQuery(limit))
+}
+
+// Events lists the last events, newest first. A limit of zero leaves the
+// number to the hub.
+func (c *Client) Events(ctx context.Context, limit int) ([]Event, error) {
+	return get[[]Event](ctx, c, "/v1/events"+limitQuery(limit))
+}
+
+func limitQuery(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return "?limit=" + strconv.Itoa(n)
+}
+
+// Ping asks a node to ping another. It waits as long as the pings may take on
+// top of the client's own timeout.
+func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {
+	count, each := p.Count, time.Duration(p.Timeout)
+	if count == 0 {
+		count = 3
+	}
+	if each == 0 {
+		each = time.Second
+	}
+	var r PingResult
+	err := c.doWithin(ctx, c.cfg.Timeout+time.Duration(count)*(each+time.Second), http.MethodPost, "/v1/diag/ping", p, &r)
+	return r, err
+}

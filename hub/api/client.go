@@ -1,0 +1,245 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DefaultSocket is where a hub serves its admin API on its own host.
+const DefaultSocket = "/run/causeway/hub.sock"
+
+// Limits of Client, so that neither a stuck nor a wrong server can hold or
+// fill a caller.
+const (
+	// DefaultTimeout bounds one request from dial to the last byte.
+	DefaultTimeout = 15 * time.Second
+	// MaxResponse bounds the body of an answer.
+	MaxResponse = 64 << 20
+	// maxProblem bounds the body of an error answer.
+	maxProblem = 64 << 10
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNoHub says that nothing answers where the hub was expected.
+	ErrNoHub = errors.New("no hub")
+	// ErrNotFound is matched by an Error of status 404.
+	ErrNotFound = errors.New("not found")
+)
+
+// Error is the hub's answer to a request that it refused: an RFC 9457 problem
+// document.
+type Error struct {
+	Status int         `json:"status"`
+	Title  string      `json:"title"`
+	Detail string      `json:"detail"`
+	Parts  []ErrorPart `json:"errors"`
+}
+
+// ErrorPart is one of several things wrong with a request.
+type ErrorPart struct {
+	Message  string `json:"message"`
+	Location string `json:"location"`
+}
+
+// Error is the problem in one line.
+func (e *Error) Error() string {
+	s := e.Detail
+	if s == "" {
+		s = strings.ToLower(e.Title)
+	}
+	for i, p := range e.Parts {
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		s += sep + p.Message
+		if p.Location != "" {
+			s += " (" + p.Location + ")"
+		}
+	}
+	if s == "" {
+		s = "status " + strconv.Itoa(e.Status)
+	}
+	return oneLine(s)
+}
+
+// Is makes errors.Is(err, ErrNotFound) work.
+func (e *Error) Is(target error) bool {
+	return target == ErrNotFound && e.Status == http.StatusNotFound
+}
+
+// oneLine keeps what a server sent from breaking lines or a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case r < ' ' || r >= 0x7f && r < 0xa0:
+			return -1
+		}
+		return r
+	}, strings.TrimSpace(s))
+}
+
+// ClientConfig says how a hub is reached. The zero value means DefaultSocket.
+type ClientConfig struct {
+	// Socket is the path of the hub's unix socket; empty means DefaultSocket.
+	// It is not used when Transport is set.
+	Socket string
+	// Transport reaches the hub in another way, such as mutual TLS; with it
+	// goes BaseURL, for example https://hub.example.net:8443.
+	Transport http.RoundTripper
+	BaseURL   string
+	// Timeout bounds each request; zero means DefaultTimeout.
+	Timeout time.Duration
+}
+
+// Client calls a hub's admin API. Its methods may be called concurrently.
+type Client struct {
+	cfg  ClientConfig
+	http *http.Client
+}
+
+// NewClient checks cfg. It opens nothing; the first call dials.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultTimeout
+	}
+	if cfg.Transport != nil {
+		if u, err := url.Parse(cfg.BaseURL); err != nil || u.Host == "" {
+			return nil, fmt.Errorf("base URL %q names no host", cfg.BaseURL)
+		}
+		cfg.BaseURL = strings.TrimSuffix(cfg.BaseURL, "/")
+	} else {
+		if cfg.Socket == "" {
+			cfg.Socket = DefaultSocket
+		}
+		var d net.Dialer
+		cfg.BaseURL = "http://hub" // the name stands in the Host header alone
+		cfg.Transport = &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "unix", cfg.Socket)
+			},
+			MaxIdleConns:    2,
+			IdleConnTimeout: 30 * time.Second,
+		}
+	}
+	return &Client{cfg, &http.Client{Transport: cfg.Transport}}, nil
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// do sends one request with the JSON of in (nil: no body) and reads the answer
+// into out (nil: ignored).
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	return c.doWithin(ctx, c.cfg.Timeout, method, path, in, out)
+}
+
+func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.cfg.BaseURL+path, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json, application/problem+json")
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err, timeout)
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		return readProblem(res)
+	}
+	if out == nil {
+		return nil
+	}
+	if res.ContentLength > MaxResponse {
+		return fmt.Errorf("answer of the hub is %d bytes long, more than %d", res.ContentLength, MaxResponse)
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, MaxResponse+1))
+	if err != nil {
+		return c.explain(err, timeout)
+	}
+	if len(b) > MaxResponse {
+		return fmt.Errorf("answer of the hub is longer than %d bytes", MaxResponse)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("read the hub's answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// readProblem makes an Error of any answer that is not a success.
+func readProblem(res *http.Response) error {
+	e := &Error{Status: res.StatusCode, Title: http.StatusText(res.StatusCode)}
+	b, _ := io.ReadAll(io.LimitReader(res.Body, maxProblem))
+	switch kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); kind {
+	case "application/problem+json", "application/json":
+		if json.Unmarshal(b, e) != nil {
+			*e = Error{Title: http.StatusText(res.StatusCode)}
+		}
+		e.Status = res.StatusCode
+	case "text/plain":
+		e.Detail = string(b[:min(len(b), 300)])
+	}
+	return e
+}
+
+// explain turns an error of the transport into what a person can act on.
+func (c *Client) explain(err error, timeout time.Duration) error {
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err // drops the made-up URL
+	}
+	where := c.cfg.Socket
+	if where == "" {
+		where = c.cfg.BaseURL
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the hub at %s did not answer within %s", where, timeout)
+	case c.cfg.Socket == "":
+		return fmt.Errorf("reach the hub at %s: %w", where, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w at %s: is causeway-hub running on this host? (use --socket)", ErrNoHub, where)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w at %s: the socket is there, but causeway-hub does not run", ErrNoHub, where)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("open %s: permission denied: run as root or as the user of causeway-hub", where)
+	case errors.Is(err, syscall.EINVAL):
+		return fmt.Errorf("socket path %s is too long: unix sockets allow 107 characters", where)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the hub at %s closed the connection before it answered: %w", where, err)
+	}
+	return fmt.Errorf("reach the hub at %s: %w", where, err)
+}

@@ -1,0 +1,200 @@
+package bus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"causeway/protocol"
+)
+
+// Limits of what an agent may send.
+const (
+	maxLine        = 4096             // of a protocol line, as the server's own limit
+	connectTimeout = 30 * time.Second // for the first line
+	writeTimeout   = 30 * time.Second
+)
+
+// ErrProtocol wraps what an agent may not say on a nats stream; it ends the
+// stream.
+var ErrProtocol = errors.New("nats stream")
+
+// agentPermissions are all that node n of site may do: publish its own inventory
+// and listen on its own inboxes.
+func agentPermissions(site string, n protocol.NodeNumber) *server.Permissions {
+	return &server.Permissions{
+		Publish:   &server.SubjectPermission{Allow: []string{fmt.Sprintf("causeway.v1.inventory.%s.%d.>", site, n)}},
+		Subscribe: &server.SubjectPermission{Allow: []string{protocol.InboxPrefix(n) + ".>"}},
+	}
+}
+
+// ServeAgent speaks NATS with the agent at the other end of conn as node n of
+// site, until either side ends or ctx does. It closes conn. The agent's credentials, if it
+// sends any, are replaced; those made for this session are dropped at its end.
+func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n protocol.NodeNumber) error {
+	defer conn.Close()
+	if !protocol.ValidName(site) || !n.Valid() {
+		return fmt.Errorf("%w: no valid site and number", ErrProtocol)
+	}
+	cred, err := s.open(session{accountAgents, agentPermissions(site, n)})
+	if err != nil {
+		return err
+	}
+	defer s.drop(cred)
+	srv, err := s.ns.InProcessConn()
+	if err != nil {
+		return fmt.Errorf("connect to nats: %w", err)
+	}
+	defer srv.Close()
+	stop := context.AfterFunc(ctx, func() { srv.Close(); conn.Close() })
+	defer stop()
+
+	down := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(deadlineWriter{conn}, srv)
+		conn.Close() // ends the filter below
+		down <- err
+	}()
+	up := filter(srv, conn, cred, protocol.InboxPrefix(n)+".")
+	srv.Close()
+	conn.Close()
+	<-down
+	if errors.Is(up, ErrProtocol) {
+		return up
+	}
+	return nil
+}
+
+// deadlineWriter gives each write its time: an agent that does not read is cut off.
+type deadlineWriter struct{ net.Conn }
+
+func (w deadlineWriter) Write(b []byte) (int, error) {
+	w.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return w.Conn.Write(b)
+}
+
+// filter copies the NATS protocol of a client from r to w: CONNECT once, rewritten,
+// then PUB, HPUB, SUB, UNSUB, PING and PONG. The server's permissions cover
+// subjects but not the reply subject of a publish, to which JetStream would
+// answer with its own rights; so a reply has to begin with inbox.
+func filter(w io.Writer, r net.Conn, cred credential, inbox string) error {
+	br := bufio.NewReaderSize(r, maxLine)
+	r.SetReadDeadline(time.Now().Add(connectTimeout))
+	line, err := readLine(br)
+	if err != nil {
+		return err
+	}
+	connect, err := rewriteConnect(line, cred)
+	if err != nil {
+		return err
+	}
+	r.SetReadDeadline(time.Time{})
+	if _, err := w.Write(connect); err != nil {
+		return err
+	}
+	for {
+		line, err := readLine(br)
+		if err != nil {
+			return err
+		}
+		payload, err := checkLine(line, inbox)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(line); err != nil {
+			return err
+		}
+		if payload > 0 {
+			if _, err := io.CopyN(w, br, payload); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// readLine returns the next line with its end. It is valid until the next read.
+func readLine(br *bufio.Reader) ([]byte, error) {
+	line, err := br.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		return nil, fmt.Errorf("%w: line longer than %d bytes", ErrProtocol, maxLine)
+	}
+	return line, err
+}
+
+// checkLine returns how many bytes of payload, with its end of line, follow.
+func checkLine(line []byte, inbox string) (payload int64, err error) {
+	// The same separators as the server's: what it takes for one word we do too.
+	f := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' })
+	if len(f) == 0 {
+		return 0, nil
+	}
+	op := strings.ToUpper(f[0])
+	counts := 1
+	switch op {
+	case "PING", "PONG", "SUB", "UNSUB":
+		return 0, nil
+	case "HPUB":
+		counts = 2
+	case "PUB":
+	default:
+		return 0, fmt.Errorf("%w: operation %.20q is not for agents", ErrProtocol, op)
+	}
+	// PUB subject [reply] size, HPUB subject [reply] header-size total-size
+	switch len(f) - counts {
+	case 2:
+	case 3:
+		if !strings.HasPrefix(f[2], inbox) {
+			return 0, fmt.Errorf("%w: reply subject %.80q is not below %s", ErrProtocol, f[2], inbox)
+		}
+	default:
+		return 0, fmt.Errorf("%w: malformed %s", ErrProtocol, op)
+	}
+	n, err := strconv.ParseUint(f[len(f)-1], 10, 31)
+	if err != nil || n > maxPayload {
+		return 0, fmt.Errorf("%w: payload size %.20q, at most %d", ErrProtocol, f[len(f)-1], maxPayload)
+	}
+	return int64(n) + 2, nil
+}
+
+// connectOptions are those of CONNECT that are a client's to choose. Anything else,
+// credentials first, is left out.
+type connectOptions struct {
+	Verbose      bool   `json:"verbose"`
+	Pedantic     bool   `json:"pedantic"`
+	Name         string `json:"name,omitempty"`
+	Lang         string `json:"lang,omitempty"`
+	Version      string `json:"version,omitempty"`
+	Protocol     int    `json:"protocol"`
+	Echo         *bool  `json:"echo,omitempty"`
+	Headers      bool   `json:"headers"`
+	NoResponders bool   `json:"no_responders"`
+	Token        string `json:"auth_token"`
+}
+
+// rewriteConnect returns the CONNECT line with cred for credentials.
+func rewriteConnect(line []byte, cred credential) ([]byte, error) {
+	op, arg, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(" "))
+	if !ok || !bytes.EqualFold(op, []byte("CONNECT")) {
+		return nil, fmt.Errorf("%w: it does not begin with CONNECT", ErrProtocol)
+	}
+	var o connectOptions
+	if err := json.Unmarshal(arg, &o); err != nil {
+		return nil, fmt.Errorf("%w: CONNECT is no JSON", ErrProtocol)
+	}
+	o.Token = string(cred)
+	b, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]byte("CONNECT "), b...), '\r', '\n'), nil
+}

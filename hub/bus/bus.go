@@ -1,0 +1,236 @@
+// Package bus is the hub's NATS server, embedded: the state log and the
+// inventory live in its JetStream. It listens on no socket. The hub's own
+// clients reach it in-process; an agent reaches it through a stream of its
+// control session, as that session's node and nobody else (Server.ServeAgent).
+//
+// Two accounts share nothing: the state log's, which only the hub's own client
+// ever enters, and the agents'.
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"causeway/protocol"
+)
+
+// Accounts of the server.
+const (
+	accountState  = "CAUSEWAY_STATE"
+	accountAgents = "CAUSEWAY_AGENTS"
+)
+
+// Limits of the JetStream store.
+const (
+	MaxStateBytes     = 4 << 30
+	MaxInventoryBytes = 2 << 30
+	maxMemory         = 64 << 20
+	// maxPayload leaves room for headers beside the largest payload.
+	maxPayload   = protocol.MaxInventory + 64<<10
+	readyTimeout = 30 * time.Second
+)
+
+// Config configures a Server.
+type Config struct {
+	Dir string // of JetStream's files
+	Log zerolog.Logger
+}
+
+// Server is a running NATS server. Its methods may be called concurrently.
+type Server struct {
+	log    zerolog.Logger
+	ns     *server.Server
+	state  credential
+	agents credential
+
+	mu       sync.Mutex
+	sessions map[[32]byte]session // by SHA-256 of the credential
+	closed   bool
+}
+
+// session is what a credential stands for.
+type session struct {
+	account string
+	perms   *server.Permissions // nil: everything in the account
+}
+
+// credential opens one session. It is random, lives in memory alone and never
+// leaves the process.
+type credential string
+
+func newCredential() (credential, error) {
+	var b [32]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return "", err
+	}
+	return credential(hex.EncodeToString(b[:])), nil
+}
+
+// Start starts the server and returns when JetStream works. Close ends it.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{log: cfg.Log, sessions: map[[32]byte]session{}}
+	var err error
+	if s.state, err = s.open(session{account: accountState}); err != nil {
+		return nil, err
+	}
+	if s.agents, err = s.open(session{account: accountAgents}); err != nil {
+		return nil, err
+	}
+	opts := &server.Options{
+		ServerName: "causeway-hub", DontListen: true, NoSigs: true, NoLog: true,
+		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
+		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes,
+		MaxPayload: maxPayload, MaxPending: 16 << 20, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
+		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
+		CustomClientAuthentication: s,
+	}
+	if s.ns, err = server.NewServer(opts); err != nil {
+		return nil, fmt.Errorf("start nats: %w", err)
+	}
+	lg := &logger{log: cfg.Log, fatal: make(chan string, 1)}
+	s.ns.SetLoggerV2(lg, false, false, false)
+	s.ns.Start()
+	if err := s.waitReady(ctx, lg); err != nil {
+		s.Close()
+		return nil, err
+	}
+	for name, limit := range map[string]int64{accountState: MaxStateBytes, accountAgents: MaxInventoryBytes} {
+		a, err := s.ns.LookupAccount(name)
+		if err == nil && !a.JetStreamEnabled() {
+			err = a.EnableJetStream(map[string]server.JetStreamAccountLimits{"": {
+				MaxMemory: maxMemory / 2, MaxStore: limit, MaxStreams: 8, MaxConsumers: 256, MaxAckPending: -1,
+				MemoryMaxStreamBytes: -1, StoreMaxStreamBytes: -1,
+			}}, nil)
+		}
+		if err != nil {
+			s.Close()
+			return nil, fmt.Errorf("start nats: jetstream of account %s: %w", name, err)
+		}
+	}
+	return s, nil
+}
+
+// waitReady waits until the server works, or says why it does not.
+func (s *Server) waitReady(ctx context.Context, lg *logger) error {
+	deadline := time.NewTimer(readyTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !s.ns.ReadyForConnections(time.Millisecond) || !s.ns.JetStreamEnabled() {
+		select {
+		case reason := <-lg.fatal:
+			return fmt.Errorf("start nats: %s", reason)
+		case <-deadline.C:
+			return errors.New("start nats: not ready after " + readyTimeout.String())
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	select {
+	case reason := <-lg.fatal:
+		return fmt.Errorf("start nats: %s", reason)
+	default:
+		return nil
+	}
+}
+
+// Close stops the server and waits until its files are closed.
+func (s *Server) Close() {
+	s.mu.Lock()
+	done := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if done {
+		return
+	}
+	s.ns.Shutdown()
+	s.ns.WaitForShutdown()
+}
+
+// StateConn connects to the account of the state log.
+func (s *Server) StateConn() (*nats.Conn, error) { return s.connect("state", s.state) }
+
+// AgentsConn connects to the agents' account, with every right in it.
+func (s *Server) AgentsConn() (*nats.Conn, error) { return s.connect("agents", s.agents) }
+
+func (s *Server) connect(name string, c credential) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Name("causeway-hub "+name), nats.Token(string(c)),
+		nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(), nats.IgnoreDiscoveredServers(),
+		nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			s.log.Warn().Err(err).Str("account", name).Msg("nats client")
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to nats: %w", err)
+	}
+	return nc, nil
+}
+
+// open makes a credential for ses.
+func (s *Server) open(ses session) (credential, error) {
+	c, err := newCredential()
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	s.sessions[sha256.Sum256([]byte(c))] = ses
+	s.mu.Unlock()
+	return c, nil
+}
+
+// drop makes c worthless. Connections that it opened stay until they are closed.
+func (s *Server) drop(c credential) {
+	s.mu.Lock()
+	delete(s.sessions, sha256.Sum256([]byte(c)))
+	s.mu.Unlock()
+}
+
+// Check decides whether a client may connect, and as whom (server.Authentication).
+// Credentials are looked up by hash, so that the time taken says nothing.
+func (s *Server) Check(c server.ClientAuthentication) bool {
+	s.mu.Lock()
+	ses, ok := s.sessions[sha256.Sum256([]byte(c.GetOpts().Token))]
+	s.mu.Unlock()
+	if !ok || c.Kind() != server.CLIENT {
+		return false
+	}
+	a, err := s.ns.LookupAccount(ses.account)
+	if err != nil {
+		return false
+	}
+	c.RegisterUser(&server.User{Account: a, Permissions: ses.perms})
+	return true
+}
+
+// logger passes the server's log on and catches its fatal errors, with which the
+// server would only log and stay half started.
+type logger struct {
+	log   zerolog.Logger
+	fatal chan string
+}
+
+func (l *logger) Noticef(f string, v ...any) { l.log.Debug().Msg("nats: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Warnf(f string, v ...any)   { l.log.Warn().Msg("nats: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Errorf(f string, v ...any)  { l.log.Error().Msg("nats: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Debugf(string, ...any)      {}
+func (l *logger) Tracef(string, ...any)      {}
+
+func (l *logger) Fatalf(f string, v ...any) {
+	msg := fmt.Sprintf(f, v...)
+	l.log.Error().Msg("nats: " + msg)
+	select {
+	case l.fatal <- msg:
+	default:
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/pflag"
+
+	"causeway/hub"
+	"causeway/protocol"
+)
+
+const defaultConfig = "/etc/causeway/hub.yaml"
+
+// flags are the flags of 'run', and with them the keys of the configuration file.
+type flags struct {
+	file     string
+	settings settings
+}
+
+// settings is the configuration file.
+type settings struct {
+	DataDir         string   `yaml:"data_dir"`
+	ListenUDP       string   `yaml:"listen_udp"`
+	ListenHTTPS     string   `yaml:"listen_https"`
+	PublicHost      string   `yaml:"public_host"`
+	PublicUDPPort   uint16   `yaml:"public_udp_port"`
+	PublicHTTPSPort uint16   `yaml:"public_https_port"`
+	AdminSocket     string   `yaml:"admin_socket"`
+	Overlay         []string `yaml:"overlay"`
+	NATSURL         string   `yaml:"nats_url"`
+	NATSCreds       string   `yaml:"nats_creds"`
+	ListenNATS      string   `yaml:"listen_nats"`
+}
+
+func (f *flags) register(fs *pflag.FlagSet) {
+	s := &f.settings
+	fs.StringVar(&f.file, "config", defaultConfig, "configuration file; the default one may be missing")
+	fs.StringVar(&s.DataDir, "data-dir", hub.DefaultDataDir, "directory of keys and state")
+	fs.StringVar(&s.ListenUDP, "listen-udp", hub.DefaultListenUDP, "ADDRESS:PORT for WireGuard and the relay")
+	fs.StringVar(&s.ListenHTTPS, "listen-https", hub.DefaultListenHTTPS, "ADDRESS:PORT for joins")
+	fs.StringVar(&s.PublicHost, "public-host", "", "name or address at which agents reach the hub (default: the first global address)")
+	fs.Uint16Var(&s.PublicUDPPort, "public-udp-port", 0, "UDP port at which agents reach the hub (default: the one listened on)")
+	fs.Uint16Var(&s.PublicHTTPSPort, "public-https-port", 0, "HTTPS port at which agents reach the hub (default: the one listened on)")
+	fs.StringVar(&s.AdminSocket, "admin-socket", hub.DefaultAdminSocket, "unix socket of the admin API")
+	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; fixed once the cluster exists")
+	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS cluster (a later release)")
+	fs.StringVar(&s.NATSCreds, "nats-creds", "", "credentials for --nats-url (a later release)")
+	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
+}
+
+// config merges the file and the flags.
+func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
+	file, err := readSettings(f.file, set.Changed("config"))
+	if err != nil {
+		return hub.Config{}, err
+	}
+	s := f.settings // flags or their defaults
+	merge(set, "data-dir", &s.DataDir, file.DataDir)
+	merge(set, "listen-udp", &s.ListenUDP, file.ListenUDP)
+	merge(set, "listen-https", &s.ListenHTTPS, file.ListenHTTPS)
+	merge(set, "public-host", &s.PublicHost, file.PublicHost)
+	merge(set, "public-udp-port", &s.PublicUDPPort, file.PublicUDPPort)
+	merge(set, "public-https-port", &s.PublicHTTPSPort, file.PublicHTTPSPort)
+	merge(set, "admin-socket", &s.AdminSocket, file.AdminSocket)
+	merge(set, "nats-url", &s.NATSURL, file.NATSURL)
+	merge(set, "nats-creds", &s.NATSCreds, file.NATSCreds)
+	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
+	if len(file.Overlay) > 0 && !set.Changed("overlay") {
+		s.Overlay = file.Overlay
+	}
+	if s.NATSURL != "" || s.NATSCreds != "" {
+		return hub.Config{}, errors.New("nats-url: an external NATS cluster comes with a later release; leave it out to use the NATS server inside the hub")
+	}
+	if s.ListenNATS != "" {
+		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
+	}
+	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket}
+	for _, o := range s.Overlay {
+		p, err := netip.ParsePrefix(strings.TrimSpace(o))
+		if err != nil {
+			return hub.Config{}, fmt.Errorf("overlay %.80q is no CIDR such as 198.18.0.0/15", o)
+		}
+		c.Overlay = append(c.Overlay, p)
+	}
+	return c, nil
+}
+
+// merge takes the file's value where no flag was given.
+func merge[T comparable](set *pflag.FlagSet, flag string, dst *T, file T) {
+	var zero T
+	if file != zero && !set.Changed(flag) {
+		*dst = file
+	}
+}
+
+// readSettings reads the configuration file. Unknown keys are errors.
+func readSettings(path string, asked bool) (s settings, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !asked {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("config: %w", err)
+	}
+	defer f.Close()
+	if err := yaml.NewDecoder(f, yaml.Strict()).Decode(&s); err != nil && !errors.Is(err, io.EOF) {
+		return s, fmt.Errorf("config %s: %s", path, yamlError(err))
+	}
+	return s, nil
+}
+
+// yamlError returns an error of the YAML library on one line, without the piece
+// of the file that it quotes.
+func yamlError(err error) string {
+	text := yaml.FormatError(err, false, false)
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}

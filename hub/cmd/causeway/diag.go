@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+)
+
+func (c *cli) diag() *cobra.Command {
+	return c.group("diag", "Ask nodes to look for themselves", "", c.ping())
+}
+
+func (c *cli) ping() *cobra.Command {
+	var count int
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "ping NODE NODE|ADDRESS",
+		Short: "Let one node ping another through the tunnel",
+		Long: `Ask the first node to ping the second, or an address, and show what it saw.
+Exit status is 1 when no answer came.`,
+		Args:              exactly("NODE", "NODE or ADDRESS"),
+		ValidArgsFunction: c.completer(2, nodeNames),
+	}
+	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to send, 1 to 20")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Second, "wait this long for each answer, at most 10s")
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		if _, err := netip.ParseAddr(args[1]); err != nil {
+			if err := checkName("node", args[1]); err != nil {
+				return usagef("%q is neither an address nor the name of a node", args[1])
+			}
+		}
+		if count < 1 || count > 20 {
+			return usagef("--count %d is not between 1 and 20", count)
+		}
+		if timeout <= 0 || timeout > 10*time.Second {
+			return usagef("--timeout %s is not between 1ms and 10s", timeout)
+		}
+		r, err := hub.Ping(ctx, api.PingRequest{From: args[0], To: args[1], Count: count, Timeout: api.Duration(timeout)})
+		if err != nil {
+			return err
+		}
+		if err := c.show(r, []string{r.To}, func(p *page) { pingPage(p, r) }); err != nil {
+			return err
+		}
+		if r.Received == 0 {
+			msg := fmt.Sprintf("%s got no answer from %s", r.From, r.To)
+			if r.Error != "" {
+				msg += ": " + r.Error
+			}
+			return errors.New(printable(msg))
+		}
+		return nil
+	})
+}
+
+func pingPage(p *page, r api.PingResult) {
+	to := r.To
+	if r.Addr.IsValid() && r.Addr.String() != r.To {
+		to += " (" + r.Addr.String() + ")"
+	}
+	if r.Path != "" {
+		to += " over " + r.Path
+	}
+	p.line("%s to %s: %d sent, %d received, %d lost", printable(r.From), printable(to), r.Sent, r.Received, r.Sent-r.Received)
+	if r.Received > 0 {
+		p.line("round trip: min %s, average %s, max %s", millis(time.Duration(r.MinRTT)), millis(time.Duration(r.AvgRTT)), millis(time.Duration(r.MaxRTT)))
+	}
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+func flatten(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, s := range c.Commands() {
+		all = append(all, flatten(s)...)
+	}
+	return all
+}
+
+// fakeToken is well formed: zeros for id, secret and pin.
+var fakeToken = protocol.Token{Addr: "hub.example.net:443"}
+
+// newFakeHub serves two nodes in two sites and refuses what a hub would.
+func newFakeHub() http.Handler {
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	px := netip.MustParsePrefix
+	conditions := []protocol.Condition{
+		{Name: "state", OK: true, Since: ago(3 * time.Hour)},
+		{Name: "inventory", OK: false, Since: ago(10 * time.Minute), Cause: "stream is full", DependsOn: []string{"disk"}},
+	}
+	route := api.Route{Node: "sh-1", Site: "idc-sh", Prefix: px("10.201.1.0/24"), State: protocol.RouteApproved, By: "token", Owner: true}
+	pending := api.Route{Node: "eu-1", Site: "cloud-eu", Prefix: px("10.202.1.0/24"), State: protocol.RoutePending}
+	sites := []api.Site{
+		{SiteSpec: api.SiteSpec{Name: "idc-sh", Ranges: []netip.Prefix{px("10.201.0.0/16")}}, Created: ago(72 * time.Hour), Nodes: 1},
+		{SiteSpec: api.SiteSpec{Name: "cloud-eu"}, Created: ago(71 * time.Hour), Nodes: 1},
+	}
+	nodes := []api.Node{{
+		Name: "sh-1", Site: "idc-sh", Number: 2, State: api.NodeReady, StateSince: ago(3 * time.Hour),
+		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
+		Paths: []protocol.PathStatus{
+			{Peer: 1, Name: "hub", Path: protocol.PathDirect, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 21340 * time.Microsecond, Since: ago(3 * time.Hour), RxBytes: 4096, TxBytes: 2048},
+			{Peer: 3, Name: "eu-1", Path: protocol.PathRelay, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 43 * time.Millisecond, Since: ago(5 * time.Minute), RxBytes: 3 << 30, TxBytes: 1 << 20},
+		},
+		Routes: []api.Route{route}, Labels: map[string]string{"rack": "r12"}, AgentVersion: "v0.1.0", Engine: "inline",
+		Underlay: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:40112")}, Joined: ago(72 * time.Hour),
+		Netmap: protocol.NetmapVersion{Epoch: 1, Version: 42}, Conditions: []protocol.Condition{{Name: "tunnel", OK: true, Since: ago(3 * time.Hour)}},
+		WireGuardKey: "cwwg:AAAA",
+	}, {
+		Name: "eu-1", Site: "cloud-eu", Number: 3, State: api.NodeUnreachable, StateSince: ago(10 * time.Minute),
+		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.3")}, Reasons: []string{"no control channel\x1b[2J"}, Joined: ago(71 * time.Hour),
+		Routes: []api.Route{pending},
+	}}
+	facts := api.Inventory{Node: "sh-1", Site: "idc-sh", Number: 2, Received: ago(4 * time.Minute), Inventory: protocol.Inventory{
+		Version: 1, Sequence: 7, Hostname: "sh-1.example.net", OS: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0-18-amd64", Arch: "amd64",
+		CPUModel: "AMD EPYC 7313", CPUs: 2, MemoryTotal: 8 << 30, MemoryUsed: 3 << 30, HostBootTime: ago(50 * time.Hour), AgentVersion: "v0.1.0", Engine: "inline",
+		PodCIDRs:   []netip.Prefix{px("10.201.1.0/24")},
+		Interfaces: []protocol.Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", MTU: 1500, Up: true, Addresses: []netip.Prefix{px("192.168.1.10/24")}}, {Name: "eth1", MTU: 9000}},
+	}}
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/status", answer(api.Status{
+		Hub: api.HubStatus{Version: "v0.1.0", Number: 1, Started: ago(3 * time.Hour), PublicUDP: "203.0.113.10:51820", PublicHTTP: "hub.example.net:443",
+			Overlay: []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6}, LogLength: 42},
+		Sites:      []api.SiteStatus{{Name: "idc-sh", Nodes: 1, Ready: 1}, {Name: "cloud-eu", Nodes: 1, Unreachable: 1}},
+		Conditions: conditions,
+		Relay:      api.RelayStatus{Bound: 2, ForwardedBytes: 5 << 30, Forwarded: 4000000, Dropped: map[string]uint64{"unbound": 10, "policy": 2, "malformed": 0}},
+	}))
+	m.HandleFunc("GET /v1/version", answer(api.Version{Version: "v0.1.0", Protocol: 1}))
+	m.HandleFunc("GET /v1/sites", answer(sites))
+	m.HandleFunc("GET /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {
+		for _, s := range sites {
+			if s.Name == r.PathValue("name") {
+				answer(s)(w, r)
+				return
+			}
+		}
+		problem(w, 404, "there is no site "+r.PathValue("name"))
+	})
+	m.HandleFunc("POST /v1/sites", func(w http.ResponseWriter, r *http.Request) {
+		var s api.SiteSpec
+		if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
+			problem(w, 400, err.Error())
+		} else if s.Name == "idc-sh" {
+			problem(w, 409, "site idc-sh exists already")
+		} else {
+			answer(api.Site{SiteSpec: s, Created: now})(w, r)
+		}
+	})
+	m.HandleFunc("DELETE /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") == "idc-sh" {
+			problem(w, 409, "site idc-sh has 1 node: revoke it first")
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	m.HandleFunc("GET /v1/tokens", answer([]api.Token{
+		{TokenSpec: api.TokenSpec{Site: "idc-sh", Routes: []netip.Prefix{px("10.201.1.0/24")}}, ID: "AAAAAAAAAAAAAAAA", Created: ago(72 * time.Hour), Expires: ago(71 * time.Hour), State: "used", UsedBy: "sh-1"},
+		{TokenSpec: api.TokenSpec{Site: "cloud-eu"}, ID: "AAAAAAAAAAAAAAAB", Created: ago(5 * time.Minute), Expires: now.Add(55*time.Minute + 30*time.Second), State: "open"},
+	}))
+	m.HandleFunc("POST /v1/tokens", func(w http.ResponseWriter, r *http.Request) {
+		var s api.TokenSpec
+		if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
+			problem(w, 400, err.Error())
+		} else if s.Site != "idc-sh" {
+			problem(w, 404, "there is no site "+s.Site)
+		} else {
+			answer(api.TokenCreated{Text: fakeToken.Text(), Token: api.Token{TokenSpec: s, ID: fakeToken.ID.String(), Created: now, Expires: now.Add(time.Duration(s.TTL)), State: "open"}})(w, r)
+		}
+	})
+	m.HandleFunc("DELETE /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	m.HandleFunc("GET /v1/nodes", answer(nodes))
+	m.HandleFunc("GET /v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		for _, n := range nodes {
+			if n.Name == r.PathValue("name") {
+				answer(n)(w, r)
+				return
+			}
+		}
+		problem(w, 404, "there is no node "+r.PathValue("name"))
+	})
+	m.HandleFunc("PATCH /v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var p api.NodePatch
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		n := nodes[0]
+		n.Labels = map[string]string{"rack": "r12"}
+		for k, v := range p.Labels {
+			if n.Labels[k] = v; v == "" {
+				delete(n.Labels, k)
+			}
+		}
+		answer(n)(w, r)
+	})
+	m.HandleFunc("DELETE /v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	m.HandleFunc("GET /v1/routes", answer([]api.Route{route, pending}))
+	m.HandleFunc("POST /v1/routes/decide", func(w http.ResponseWriter, r *http.Request) {
+		var d api.RouteDecision
+		if err := json.NewDecoder(r.Body).Decode(&d); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		state := protocol.RouteRejected
+		if d.Approve {
+			state = protocol.RouteApproved
+		}
+		answer(api.Route{Node: d.Node, Site: "cloud-eu", Prefix: d.Prefix, State: state, By: "unix:root", Owner: d.Approve})(w, r)
+	})
+	m.HandleFunc("GET /v1/inventory", answer([]api.Inventory{facts}))
+	m.HandleFunc("GET /v1/inventory/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") != "sh-1" {
+			problem(w, 404, "node "+r.PathValue("name")+" has not reported any facts yet")
+			return
+		}
+		answer(facts)(w, r)
+	})
+	m.HandleFunc("GET /v1/audit", answer([]api.AuditEntry{{Sequence: 42, Time: at, Who: "unix:root", Why: "route approve", Changes: []string{"route 10.201.1.0/24 of sh-1 approved"}}}))
+	m.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("limit") == "1" {
+			answer([]api.Event(nil))(w, r)
+			return
+		}
+		answer([]api.Event{{Time: at, Kind: "join_refused", Message: "token AAAAAAAAAAAAAAAA was used already"}})(w, r)
+	})
+	m.HandleFunc("POST /v1/diag/ping", func(w http.ResponseWriter, r *http.Request) {
+		var p api.PingRequest
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		res := api.PingResult{From: p.From, To: p.To, Addr: netip.MustParseAddr("198.18.0.3"), Sent: p.Count}
+		if p.To != "198.18.0.99" {
+			res.Received, res.Path = p.Count, "relay"
+			res.MinRTT, res.AvgRTT, res.MaxRTT = api.Duration(41*time.Millisecond), api.Duration(42500*time.Microsecond), api.Duration(45*time.Millisecond)
+		}
+		answer(res)(w, r)
+	})
+	return m
+}
+
+func answer(v any) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(v)
+	}
+}
+
+func problem(w http.ResponseWriter, status int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(status), "status": status, "detail": strings.TrimSpace(detail)})
+}

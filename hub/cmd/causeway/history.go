@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+)
+
+// stamp is a moment in the reader's time zone.
+func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+func limitFlag(cmd *cobra.Command, n *int) {
+	cmd.Flags().IntVarP(n, "limit", "n", 50, "show at most this many, 1 to 1000")
+}
+
+func checkLimit(n int) error {
+	if n < 1 || n > 1000 {
+		return usagef("--limit %d is not between 1 and 1000", n)
+	}
+	return nil
+}
+
+func (c *cli) events() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "events",
+		Short: "Show what happened lately, newest first",
+		Long: `Show what happened since the hub's start and changed no state: nodes that came
+and went, joins that were refused. What changed state is in 'causeway audit'.`,
+		Args: exactly(),
+	}
+	limitFlag(cmd, &limit)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := checkLimit(limit); err != nil {
+			return err
+		}
+		events, err := hub.Events(ctx, limit)
+		if err != nil {
+			return err
+		}
+		return list(c, events, func(e api.Event) string { return e.Kind }, "No events since the hub's start",
+			[]string{"TIME", "KIND", "NODE", "MESSAGE"},
+			func(_ *page, e api.Event) []any {
+				node := e.Node
+				if node == "" {
+					node = "-"
+				}
+				return []any{stamp(e.Time), e.Kind, node, e.Message}
+			})
+	})
+}
+
+func (c *cli) audit() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Show who changed what, newest first",
+		Long:  `Show the transactions of the hub's state log: who made each change, why, and what it was.`,
+		Args:  exactly(),
+	}
+	limitFlag(cmd, &limit)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := checkLimit(limit); err != nil {
+			return err
+		}
+		entries, err := hub.Audit(ctx, limit)
+		if err != nil {
+			return err
+		}
+		return list(c, entries, func(e api.AuditEntry) string { return fmt.Sprint(e.Sequence) }, "The state log is empty",
+			[]string{"SEQ", "TIME", "WHO", "WHY", "CHANGES"},
+			func(_ *page, e api.AuditEntry) []any {
+				return []any{e.Sequence, stamp(e.Time), e.Who, e.Why, strings.Join(e.Changes, "; ")}
+			})
+	})
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+func (c *cli) node() *cobra.Command {
+	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRevoke())
+}
+
+func (c *cli) nodeList() *cobra.Command {
+	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: exactly()},
+		func(ctx context.Context, hub *api.Client, _ []string) error {
+			nodes, err := hub.Nodes(ctx)
+			if err != nil {
+				return err
+			}
+			return list(c, nodes, func(n api.Node) string { return n.Name },
+				"No nodes yet: causeway token create --site SITE",
+				[]string{"NODE", "SITE", "NUMBER", "OVERLAY", "STATE", "SINCE", "PATHS", "WHY"},
+				func(_ *page, n api.Node) []any {
+					addr := "-"
+					if len(n.Overlay) > 0 {
+						addr = n.Overlay[0].String()
+					}
+					why := ""
+					if len(n.Reasons) > 0 {
+						why = n.Reasons[0]
+					}
+					return []any{n.Name, n.Site, n.Number, addr, stateCell(n.State), age(n.StateSince), pathSummary(n.Paths), why}
+				})
+		})
+}
+
+func stateCell(s string) cell {
+	switch s {
+	case api.NodeReady:
+		return cell{s, good}
+	case api.NodeDegraded, api.NodeJoined:
+		return cell{s, warn}
+	case api.NodeUnreachable, api.NodeRevoked:
+		return cell{s, bad}
+	}
+	return cell{s, plain}
+}
+
+func (c *cli) nodeShow() *cobra.Command {
+	return c.leaf(&cobra.Command{Use: "show NODE", Short: "Show one node: paths, routes, conditions", Args: exactly("NODE"), ValidArgsFunction: c.completer(1, nodeNames)},
+		func(ctx context.Context, hub *api.Client, args []string) error {
+			if err := checkName("node", args[0]); err != nil {
+				return err
+			}
+			n, err := hub.Node(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.showNode(n)
+		})
+}
+
+func (c *cli) showNode(n api.Node) error {
+	return c.show(n, []string{n.Name}, func(p *page) {
+		p.facts(
+			"Node", n.Name,
+			"Site", n.Site,
+			"Number", fmt.Sprint(n.Number),
+			"State", fmt.Sprintf("%s for %s", n.State, age(n.StateSince)),
+			"Why", optional(n.Reasons),
+			"Overlay", join(n.Overlay),
+			"Underlay", join(n.Underlay),
+			"Labels", labelText(n.Labels),
+			"Agent", agentText(n),
+			"Netmap", fmt.Sprintf("epoch %d, version %d", n.Netmap.Epoch, n.Netmap.Version),
+			"Key", n.WireGuardKey,
+			"Joined", age(n.Joined)+" ago",
+		)
+		if len(n.Paths) > 0 {
+			p.gap()
+			p.table([]string{"PEER", "PATH", "RTT", "SINCE", "RECEIVED", "SENT", "ADDRESS"}, pathRows(n.Paths))
+		}
+		if len(n.Routes) > 0 {
+			rows := make([][]any, len(n.Routes))
+			for i, r := range n.Routes {
+				rows[i] = []any{r.Prefix, routeCell(r.State), by(r), carried(r)}
+			}
+			p.gap()
+			p.table([]string{"ROUTE", "STATE", "BY", "CARRIED"}, rows)
+		}
+		if len(n.Refused) > 0 {
+			rows := make([][]any, len(n.Refused))
+			for i, r := range n.Refused {
+				rows[i] = []any{r.Peer, r.Prefix, r.Reason}
+			}
+			p.gap()
+			p.table([]string{"REFUSED OF PEER", "PREFIX", "REASON"}, rows)
+		}
+		p.conditions(n.Conditions)
+	})
+}
+
+func pathRows(paths []protocol.PathStatus) [][]any {
+	rows := make([][]any, len(paths))
+	for i, t := range paths {
+		peer := t.Name
+		if peer == "" {
+			peer = fmt.Sprintf("number %d", t.Peer)
+		}
+		addr, kind := "-", cell{string(t.Path), plain}
+		if t.Addr.IsValid() {
+			addr = t.Addr.String()
+		}
+		if t.Path == protocol.PathNone {
+			kind.text = "-"
+		}
+		rows[i] = []any{peer, kind, millis(t.RTT), age(t.Since), size(t.RxBytes), size(t.TxBytes), addr}
+	}
+	return rows
+}
+
+func agentText(n api.Node) string {
+	switch {
+	case n.AgentVersion == "":
+		return "never seen"
+	case n.Engine == "":
+		return n.AgentVersion
+	}
+	return n.AgentVersion + ", engine " + n.Engine
+}
+
+// optional is join, with nothing for nothing.
+func optional(s []string) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return join(s)
+}
+
+func (c *cli) nodeLabel() *cobra.Command {
+	return c.leaf(&cobra.Command{
+		Use:               "label NODE KEY=VALUE… KEY-…",
+		Short:             "Set and remove labels of a node",
+		Example:           "  causeway node label sh-1 rack=r12 spare-",
+		ValidArgsFunction: c.completer(1, nodeNames),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return exactly("NODE", "KEY=VALUE or KEY-")(cmd, args)
+			}
+			return nil
+		},
+	}, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		l, err := parseLabelChanges(args[1:])
+		if err != nil {
+			return err
+		}
+		n, err := hub.PatchNode(ctx, args[0], api.NodePatch{Labels: l})
+		if err != nil {
+			return err
+		}
+		return c.show(n, []string{n.Name}, func(p *page) { p.facts("Node", n.Name, "Labels", labelText(n.Labels)) })
+	})
+}
+
+func (c *cli) nodeRevoke() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "revoke NODE",
+		Short: "Take a node out, at once and for good",
+		Long: `Take a node out: every other node drops its sessions, routes and addresses at
+once. Its number and keys are never accepted again; the host comes back only as
+a new node, with a new token.`,
+		Args:              exactly("NODE"),
+		ValidArgsFunction: c.completer(1, nodeNames),
+	}
+	yesFlag(cmd, &yes)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		if err := c.confirm(yes, "Revoke node %s? Its traffic stops at once, and it cannot be taken back.", args[0]); err != nil {
+			return err
+		}
+		if err := hub.RevokeNode(ctx, args[0]); err != nil {
+			return err
+		}
+		return c.done(args[0], "revoked")
+	})
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// Exit statuses. Scripts tell a refused request from a wrong command line.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// envSocket names the admin socket when --socket does not.
+const envSocket = "CAUSEWAY_SOCKET"
+
+// cli is what every command shares: global flags and standard streams.
+type cli struct {
+	socket  string
+	context string
+	format  format
+	in      io.Reader
+	out     io.Writer
+	err     io.Writer
+}
+
+// failed marks an error of a request that was well formed; every other error
+// is one of usage.
+type failed struct{ error }
+
+func (f failed) Unwrap() error { return f.error }
+
+// run is main without the process around it. It returns the exit status.
+func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) int {
+	c := &cli{format: formatTable, in: in, out: out, err: errw}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	cmd, err := root.ExecuteContextC(ctx)
+	var f failed
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &f):
+		if errors.Is(err, context.Canceled) {
+			err = errors.New("interrupted")
+		}
+		fmt.Fprintf(errw, "causeway: %v\n", err)
+		return exitFailed
+	}
+	msg, _, _ := strings.Cut(err.Error(), "\n") // cobra adds suggestions below
+	fmt.Fprintf(errw, "causeway: %s (see '%s --help')\n", msg, cmd.CommandPath())
+	return exitUsage
+}
+
+// root builds the command tree.
+func (c *cli) root() *cobra.Command {
+	root := c.group("causeway", "Administer a Causeway hub",
+		`Administer a Causeway hub: its sites, join tokens, nodes and routes.
+
+causeway talks to the hub over the unix socket on the hub's host. Where it is
+not the default, name it with --socket or in the environment variable
+`+envSocket+`. Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.DisableAutoGenTag = true
+	p := root.PersistentFlags()
+	p.StringVar(&c.socket, "socket", "", "`PATH` of the hub's admin socket (default $"+envSocket+" or "+api.DefaultSocket+")")
+	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere")
+	p.VarP(&c.format, "output", "o", "table, json, yaml or name")
+	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
+	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.version())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	asUsage(root)
+	return root
+}
+
+// asUsage gives generated commands the same strictness as ours: cobra's own
+// ones print help for an unknown subcommand and exit with 0.
+func asUsage(root *cobra.Command) {
+	for _, sub := range root.Commands() {
+		if sub.Name() == "completion" {
+			sub.Args, sub.RunE = noSubcommand, showHelp
+		}
+	}
+}
+
+// group is a command that only holds others.
+func (c *cli) group(use, short, long string, subs ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{Use: use, Short: short, Long: long, Args: noSubcommand, RunE: showHelp, SuggestionsMinimumDistance: 2}
+	g.AddCommand(subs...)
+	return g
+}
+
+func noSubcommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		return fmt.Errorf("unknown command %q, did you mean %q?", args[0], s[0])
+	}
+	return fmt.Errorf("unknown command %q", args[0])
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// leaf finishes a command that calls the hub. Errors that do come back are
+// failures; what is wrong with the command line is found before that by args
+// and by f's first return through usage.
+func (c *cli) leaf(cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		hub, err := c.hub()
+		if err != nil {
+			return err
+		}
+		defer hub.Close()
+		return fail(f(cmd.Context(), hub, args))
+	}
+	return cmd
+}
+
+// usage is an error of the command line found late, inside a leaf.
+type usage struct{ error }
+
+func usagef(msg string, args ...any) error { return usage{fmt.Errorf(msg, args...)} }
+
+func fail(err error) error {
+	var u usage
+	if err == nil || errors.As(err, &u) {
+		return err
+	}
+	return failed{err}
+}
+
+// hub makes the client that the global flags ask for.
+func (c *cli) hub() (*api.Client, error) {
+	if c.context != "" {
+		return nil, usagef("--context: this version has no stored contexts; run causeway on the hub's host, with --socket if need be")
+	}
+	s := c.socket
+	if s == "" {
+		s = os.Getenv(envSocket)
+	}
+	return api.NewClient(api.ClientConfig{Socket: s})
+}
+
+// confirm asks before what cannot be undone. Without an answer it refuses.
+func (c *cli) confirm(yes bool, question string, args ...any) error {
+	if yes {
+		return nil
+	}
+	fmt.Fprintf(c.err, question+" [y/N] ", args...)
+	line, err := bufio.NewReader(io.LimitReader(c.in, 100)).ReadString('\n')
+	if err != nil {
+		fmt.Fprintln(c.err)
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return nil
+	}
+	return errors.New("nothing done: not confirmed (answer y, or use --yes)")
+}
+
+// exactly takes the named arguments, no more and no fewer.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return fmt.Errorf("%s is missing", names[len(args)])
+		}
+		if len(args) > len(names) {
+			return fmt.Errorf("unexpected argument %q", args[len(names)])
+		}
+		return nil
+	}
+}
+
+// checkName refuses what no site or node can be called before it is sent.
+func checkName(what, s string) error {
+	if !protocol.ValidName(s) {
+		return usagef("%q cannot name a %s: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", s, what)
+	}
+	return nil
+}
+
+// must is for errors that only a mistake in this program can cause.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

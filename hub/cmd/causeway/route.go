@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+func (c *cli) route() *cobra.Command {
+	return c.group("route", "CIDRs that nodes announce", "", c.routeList(),
+		c.routeDecide("approve", "Let other nodes reach a route through its node", true),
+		c.routeDecide("reject", "Refuse a route, or take an approval back", false))
+}
+
+func (c *cli) routeList() *cobra.Command {
+	var pending bool
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List announced routes and what became of them", Args: exactly()}
+	cmd.Flags().BoolVar(&pending, "pending", false, "only those that wait for a decision")
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		routes, err := hub.Routes(ctx)
+		if err != nil {
+			return err
+		}
+		none := "No routes: nodes announce those of their token and of routes: in agent.yaml"
+		if pending {
+			all := routes
+			routes, none = nil, "No route waits for a decision"
+			for _, r := range all {
+				if r.State == protocol.RoutePending {
+					routes = append(routes, r)
+				}
+			}
+		}
+		return list(c, routes, func(r api.Route) string { return r.Node + " " + r.Prefix.String() }, none,
+			[]string{"NODE", "SITE", "ROUTE", "STATE", "BY", "CARRIED"},
+			func(_ *page, r api.Route) []any {
+				return []any{r.Node, r.Site, r.Prefix, routeCell(r.State), by(r), carried(r)}
+			})
+	})
+}
+
+func routeCell(s protocol.RouteState) cell {
+	m := plain
+	switch s {
+	case protocol.RouteApproved:
+		m = good
+	case protocol.RoutePending:
+		m = warn
+	case protocol.RouteRejected:
+		m = bad
+	}
+	return cell{string(s), m}
+}
+
+func by(r api.Route) string {
+	if r.By == "" {
+		return "-"
+	}
+	return r.By
+}
+
+// carried says whether netmaps hold the route, and why not where that differs
+// from its state.
+func carried(r api.Route) string {
+	switch {
+	case r.Owner:
+		return "yes"
+	case r.Why != "":
+		return "no: " + r.Why
+	}
+	return "no"
+}
+
+func (c *cli) routeDecide(verb, short string, approve bool) *cobra.Command {
+	return c.leaf(&cobra.Command{
+		Use:               verb + " NODE CIDR",
+		Short:             short,
+		Args:              exactly("NODE", "CIDR"),
+		ValidArgsFunction: c.completer(2, routeArgs),
+	}, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		prefix, err := parsePrefix(args[1])
+		if err != nil {
+			return usagef("route %q: %w", args[1], err)
+		}
+		r, err := hub.DecideRoute(ctx, api.RouteDecision{Node: args[0], Prefix: prefix, Approve: approve})
+		if err != nil {
+			return err
+		}
+		return c.show(r, []string{r.Node + " " + r.Prefix.String()}, func(p *page) {
+			p.line("%s of %s: %s, carried: %s", r.Prefix, printable(r.Node), printable(string(r.State)), printable(carried(r)))
+		})
+	})
+}

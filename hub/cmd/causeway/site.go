@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+)
+
+func (c *cli) site() *cobra.Command {
+	return c.group("site", "Data centres and cloud regions", "", c.siteCreate(), c.siteList(), c.siteShow(), c.siteDelete())
+}
+
+func (c *cli) siteCreate() *cobra.Command {
+	var ranges prefixes
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make a site",
+		Long: `Make a site. Routes that its nodes announce inside a --range are approved by
+themselves; all others wait for 'causeway route approve'.`,
+		Example: "  causeway site create idc-sh --range 10.201.0.0/16",
+		Args:    exactly("NAME"),
+	}
+	cmd.Flags().Var(&ranges, "range", "routes inside this range need no approval (repeatable)")
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("site", args[0]); err != nil {
+			return err
+		}
+		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges})
+		if err != nil {
+			return err
+		}
+		return c.showSite(s)
+	})
+}
+
+func (c *cli) siteList() *cobra.Command {
+	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
+		func(ctx context.Context, hub *api.Client, _ []string) error {
+			sites, err := hub.Sites(ctx)
+			if err != nil {
+				return err
+			}
+			return list(c, sites, func(s api.Site) string { return s.Name },
+				"No sites yet: causeway site create NAME",
+				[]string{"SITE", "NODES", "AGE", "RANGES"},
+				func(_ *page, s api.Site) []any { return []any{s.Name, s.Nodes, age(s.Created), join(s.Ranges)} })
+		})
+}
+
+func (c *cli) siteShow() *cobra.Command {
+	return c.leaf(&cobra.Command{Use: "show NAME", Short: "Show one site", Args: exactly("NAME"), ValidArgsFunction: c.completer(1, siteNames)},
+		func(ctx context.Context, hub *api.Client, args []string) error {
+			if err := checkName("site", args[0]); err != nil {
+				return err
+			}
+			s, err := hub.Site(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.showSite(s)
+		})
+}
+
+func (c *cli) showSite(s api.Site) error {
+	return c.show(s, []string{s.Name}, func(p *page) {
+		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
+	})
+}
+
+func (c *cli) siteDelete() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:               "delete NAME",
+		Short:             "Delete a site that has no nodes",
+		Args:              exactly("NAME"),
+		ValidArgsFunction: c.completer(1, siteNames),
+	}
+	yesFlag(cmd, &yes)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("site", args[0]); err != nil {
+			return err
+		}
+		if err := c.confirm(yes, "Delete site %s? Its open tokens stop working.", args[0]); err != nil {
+			return err
+		}
+		if err := hub.DeleteSite(ctx, args[0]); err != nil {
+			return err
+		}
+		return c.done(args[0], "deleted")
+	})
+}
+
+func yesFlag(cmd *cobra.Command, yes *bool) {
+	cmd.Flags().BoolVarP(yes, "yes", "y", false, "do not ask")
+}
+
+// done tells of something that leaves no object to show.
+func (c *cli) done(name, what string) error {
+	return c.show(struct {
+		Name   string `json:"name"`
+		Result string `json:"result"`
+	}{name, what}, []string{name}, func(p *page) { p.line("%s %s", printable(name), what) })
+}

@@ -1,0 +1,156 @@
+// Package hub puts the cloud side together: join authority, state log, control
+// sessions, netmaps, inventory, admin API, and the tunnel's switchboard. New
+// checks a Config; Run works until its context ends.
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Defaults of Config.
+const (
+	DefaultDataDir     = "/var/lib/causeway-hub"
+	DefaultAdminSocket = "/run/causeway/hub.sock"
+	DefaultListenUDP   = ":51820"
+	DefaultListenHTTPS = ":443"
+)
+
+// Config is what an operator can set. The zero value of a field means its
+// default.
+type Config struct {
+	DataDir         string
+	ListenUDP       string // host:port; an empty host means every address
+	ListenHTTPS     string
+	PublicHost      string         // name or address at which agents reach the hub; default: the host's first global address
+	PublicUDPPort   uint16         // default: the port listened on
+	PublicHTTPSPort uint16         // likewise
+	AdminSocket     string         // unix socket
+	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
+	Version         string         // of this build
+	Log             zerolog.Logger
+}
+
+// Hub is the cloud side.
+type Hub struct {
+	cfg   Config
+	udp   netip.AddrPort
+	https string
+	ready chan struct{}
+
+	newTunnel func(tunnelConfig) (Tunnel, error)
+}
+
+// New checks cfg and fills in defaults. It opens nothing.
+func New(cfg Config) (*Hub, error) {
+	def := func(s *string, d string) {
+		if *s == "" {
+			*s = d
+		}
+	}
+	def(&cfg.DataDir, DefaultDataDir)
+	def(&cfg.ListenUDP, DefaultListenUDP)
+	def(&cfg.ListenHTTPS, DefaultListenHTTPS)
+	def(&cfg.AdminSocket, DefaultAdminSocket)
+	def(&cfg.Version, "unknown")
+	if len(cfg.Overlay) == 0 {
+		cfg.Overlay = []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6}
+	}
+	if err := state.ValidOverlay(cfg.Overlay); err != nil {
+		return nil, fmt.Errorf("overlay: %w", err)
+	}
+	h := &Hub{cfg: cfg, ready: make(chan struct{}), newTunnel: newTunnel}
+	var err error
+	if h.udp, err = listenAddr(cfg.ListenUDP); err != nil {
+		return nil, fmt.Errorf("listen-udp %q: %w", cfg.ListenUDP, err)
+	}
+	https, err := listenAddr(cfg.ListenHTTPS)
+	if err != nil {
+		return nil, fmt.Errorf("listen-https %q: %w", cfg.ListenHTTPS, err)
+	}
+	h.https = https.String()
+	if !https.Addr().IsValid() {
+		h.https = fmt.Sprintf(":%d", https.Port())
+	}
+	if cfg.PublicUDPPort == 0 {
+		h.cfg.PublicUDPPort = h.udp.Port()
+	}
+	if h.cfg.PublicUDPPort == 0 {
+		return nil, fmt.Errorf("listen-udp %q: agents have to know the port; choose one", cfg.ListenUDP)
+	}
+	if p := cfg.PublicHost; p != "" {
+		if strings.ContainsAny(p, " /@?#\\[]") || strings.Contains(p, ":") && !isAddr(p) || len(p) > 253 {
+			return nil, fmt.Errorf("public-host %.80q: give a host name or an address, without a port (the ports are --public-udp-port and --public-https-port)", p)
+		}
+	}
+	return h, nil
+}
+
+func isAddr(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// listenAddr reads host:port, where host is empty or an address. Without a host the
+// address is not valid, which means every address.
+func listenAddr(s string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, errors.New("give ADDRESS:PORT or :PORT")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, errors.New("the port is no number from 0 to 65535")
+	}
+	var a netip.Addr
+	if host != "" {
+		if a, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, errors.New("the host is no IP address; leave it out to listen on every address")
+		}
+	}
+	return netip.AddrPortFrom(a, uint16(n)), nil
+}
+
+// publicHost returns where agents reach the hub if the operator did not say:
+// the first global address of the host, IPv4 first, public before private.
+func publicHost() (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("find the host's addresses: %w", err)
+	}
+	best, rank := "", 0
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		ip = ip.Unmap()
+		if !ok || !ip.IsGlobalUnicast() {
+			continue
+		}
+		r := 1
+		if ip.Is4() {
+			r++
+		}
+		if !ip.IsPrivate() {
+			r += 2
+		}
+		if r > rank {
+			best, rank = ip.String(), r
+		}
+	}
+	if best == "" {
+		return "", errors.New("this host has no global address; say with --public-host where agents reach the hub")
+	}
+	return best, nil
+}

@@ -1,0 +1,47 @@
+package hub
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestNewChecksConfig(t *testing.T) {
+	for _, tt := range []struct {
+		cfg  Config
+		says string
+	}{
+		{Config{ListenUDP: "51820"}, "ADDRESS:PORT"},
+		{Config{ListenUDP: ":0"}, "choose one"},
+		{Config{ListenUDP: ":70000"}, "port"},
+		{Config{ListenHTTPS: "example.org:443"}, "no IP address"},
+		{Config{PublicHost: "hub.example.org:443"}, "without a port"},
+		{Config{PublicHost: "https://hub"}, "host name or an address"},
+		{Config{Overlay: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("10.0.0.0/8")}}, "more than one"},
+		{Config{Overlay: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}, "loopback"},
+	} {
+		_, err := New(tt.cfg)
+		require.ErrorContains(t, err, tt.says)
+		require.NotContains(t, err.Error(), "\n")
+	}
+	h, err := New(Config{PublicHost: "2001:db8::1"})
+	require.NoError(t, err)
+	require.Equal(t, uint16(51820), h.cfg.PublicUDPPort)
+	require.Equal(t, ":443", h.https)
+}
+
+func TestDataDirNotWritable(t *testing.T) {
+	f := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(f, nil, 0o600))
+	_, err := openDataDir(filepath.Join(f, "data"))
+	require.ErrorContains(t, err, "--data-dir")
+	if os.Geteuid() != 0 {
+		dir := filepath.Join(t.TempDir(), "ro")
+		require.NoError(t, os.Mkdir(dir, 0o500))
+		_, err = openDataDir(dir)
+		require.ErrorContains(t, err, "not writable")
+	}
+}

@@ -1,0 +1,182 @@
+package control
+
+import (
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/time/rate"
+
+	"causeway/hub/api"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// live is what is known of a node from its sessions. Server.mu guards it.
+type live struct {
+	session *session // nil: none now
+	leaving bool     // gone from the state, and being told
+	down    time.Time
+	hello   protocol.Hello
+	status  protocol.Status
+	heard   bool // a status came in this session
+	acked   protocol.NetmapVersion
+	refused []protocol.RefusedPart
+	errors  []string
+	state   string
+	since   time.Time
+	hellos  *rate.Limiter
+}
+
+// Info is what is known live of a node.
+type Info struct {
+	State      string // api.Node…
+	Since      time.Time
+	Reasons    []string
+	Hello      protocol.Hello
+	Status     protocol.Status
+	Acked      protocol.NetmapVersion
+	Refused    []protocol.RefusedPart
+	Connected  bool
+	Underlay   int // addresses bound at the hub
+	Conditions []protocol.Condition
+}
+
+// Info returns what is known of node n.
+func (s *Server) Info(n state.Node) Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[n.Number]
+	if l == nil {
+		l = &live{}
+	}
+	i := Info{Hello: l.hello, Status: l.status, Acked: l.acked, Refused: slices.Clone(l.refused), Connected: l.session != nil,
+		Conditions: slices.Clone(l.status.Conditions), Since: l.since}
+	i.State, i.Reasons = judge(n, l)
+	switch {
+	case n.Gone != "":
+		i.Since = n.GoneTime
+	case n.Statement == nil:
+		i.Since = n.Joined
+	case l.since.IsZero():
+		i.Since = s.started
+	}
+	return i
+}
+
+// judge returns a node's state and why it is not ready.
+func judge(n state.Node, l *live) (string, []string) {
+	switch {
+	case n.Gone == state.GoneLeft:
+		return api.NodeLeft, []string{"it left the cluster"}
+	case n.Gone == state.GoneRevoked:
+		return api.NodeRevoked, []string{"it was revoked"}
+	case n.Statement == nil && l.session == nil:
+		return api.NodeJoined, []string{"it redeemed its token, but its agent was never seen on the tunnel; is 'causeway-agent run' running there?"}
+	case l.session == nil:
+		return api.NodeUnreachable, []string{"no control session"}
+	}
+	reasons := []string{}
+	for _, c := range l.status.Conditions {
+		if !c.OK {
+			r := c.Name
+			if c.Cause != "" {
+				r += ": " + c.Cause
+			}
+			reasons = append(reasons, r)
+		}
+	}
+	reasons = append(reasons, l.errors...)
+	if !l.heard {
+		reasons = append(reasons, "no status yet")
+	}
+	if len(reasons) > 0 {
+		return api.NodeDegraded, reasons
+	}
+	return api.NodeReady, reasons
+}
+
+// node returns the record of node n, making it. s.mu is held.
+func (s *Server) node(n protocol.NodeNumber) *live {
+	l, ok := s.nodes[n]
+	if !ok {
+		l = &live{hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst)}
+		s.nodes[n] = l
+	}
+	return l
+}
+
+// judged notes since when a node is in its state. s.mu is held.
+func (s *Server) judged(n state.Node, l *live) {
+	if now, _ := judge(n, l); now != l.state {
+		l.state, l.since = now, time.Now().UTC()
+	}
+}
+
+// Bounds of what agents report, beyond the size of a message.
+const (
+	maxText       = 300
+	maxConditions = 64
+	maxPaths      = 10000
+	maxCounters   = 256
+	maxAddrs      = 64
+	maxParts      = 256
+)
+
+// clean makes text of an agent fit for one line on a terminal.
+func clean(s string, limit int) string {
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "")
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func cleanHello(h *protocol.Hello) {
+	h.AgentVersion, h.Engine = clean(h.AgentVersion, 64), clean(h.Engine, 32)
+	h.Features = h.Features[:min(len(h.Features), maxParts)]
+	for i := range h.Features {
+		h.Features[i] = clean(h.Features[i], 64)
+	}
+	if state.CheckLabels(h.Labels) != nil {
+		h.Labels = nil
+	}
+}
+
+func cleanStatus(st *protocol.Status) {
+	st.Candidates = st.Candidates[:min(len(st.Candidates), maxAddrs)]
+	st.Paths = st.Paths[:min(len(st.Paths), maxPaths)]
+	for i := range st.Paths {
+		st.Paths[i].Name = clean(st.Paths[i].Name, 64)
+		st.Paths[i].Path = protocol.PathKind(clean(string(st.Paths[i].Path), 16))
+	}
+	st.Conditions = st.Conditions[:min(len(st.Conditions), maxConditions)]
+	for i := range st.Conditions {
+		c := &st.Conditions[i]
+		c.Name, c.Cause = clean(c.Name, 64), clean(c.Cause, maxText)
+		c.DependsOn = c.DependsOn[:min(len(c.DependsOn), maxConditions)]
+		for j := range c.DependsOn {
+			c.DependsOn[j] = clean(c.DependsOn[j], 64)
+		}
+	}
+	if len(st.Counters) > maxCounters {
+		st.Counters = nil
+	}
+	st.Routes = nil // routes are announced by Hello
+}
+
+func cleanAck(a *protocol.NetmapAck) {
+	a.Refused = a.Refused[:min(len(a.Refused), maxParts)]
+	for i := range a.Refused {
+		a.Refused[i].Prefix, a.Refused[i].Reason = clean(a.Refused[i].Prefix, 64), clean(a.Refused[i].Reason, maxText)
+	}
+	a.Errors = a.Errors[:min(len(a.Errors), maxConditions)]
+	for i := range a.Errors {
+		a.Errors[i] = clean(a.Errors[i], maxText)
+	}
+}

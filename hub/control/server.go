@@ -1,0 +1,281 @@
+// Package control is the hub's side of the control channel: it knows each
+// connection's node by the overlay address it comes from (WireGuard's cryptokey
+// routing vouches for it), takes Hello and status, pushes netmaps, hands nats
+// streams to the bus and opens debug streams.
+//
+// It also keeps the tunnel's list of nodes in step with the state, because a
+// node that is revoked shall first hear so.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"causeway/hub/event"
+	"causeway/hub/netmap"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// Times of the control channel.
+const (
+	gather        = 100 * time.Millisecond // changes within it make one netmap
+	helloTimeout  = 10 * time.Second
+	silence       = 4 * protocol.StatusInterval // without a word a session is dead
+	writeTimeout  = 15 * time.Second
+	ackTimeout    = 10 * time.Second
+	farewell      = 500 * time.Millisecond // for a revoked node to hear so
+	onlineGrace   = 10 * time.Second       // a node that restarts keeps its routes
+	redialLull    = 50 * time.Millisecond
+	maxStreams    = 16 // open at once in one session, of the agent's making
+	maxConnsTotal = 1 << 16
+	helloEvery    = 2 * time.Second // of one node in the long run: a hello may be a transaction
+	helloBurst    = 20
+)
+
+// Tunnel is what of tunnel.Hub is needed here.
+type Tunnel interface {
+	// SetNodes replaces the nodes; whole state.
+	SetNodes([]tunnel.HubNode) error
+	// Bound lists the underlay addresses bound for a node, newest first.
+	Bound(protocol.NodeNumber) []netip.AddrPort
+	// BoundChanged receives, coalesced, when any of these change.
+	BoundChanged() <-chan struct{}
+}
+
+// Bus takes over nats streams.
+type Bus interface {
+	// ServeAgent speaks NATS over conn as node n of site, and closes it.
+	ServeAgent(ctx context.Context, conn net.Conn, site string, n protocol.NodeNumber) error
+}
+
+// Config configures a Server.
+type Config struct {
+	Number  protocol.NodeNumber // this hub's
+	Version string              // of this build
+	Store   *state.Store
+	Bus     Bus
+	Tunnel  Tunnel
+	Events  *event.Log
+	Log     zerolog.Logger
+}
+
+// Server holds the control sessions. Its methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	started time.Time
+	dirty   chan struct{} // something that netmaps depend on changed
+
+	mu    sync.Mutex
+	nodes map[protocol.NodeNumber]*live
+	view  *netmap.View
+}
+
+// New starts nothing.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*live{}}
+}
+
+// Serve accepts control connections on l, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	slots := make(chan struct{}, maxConnsTotal)
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				c.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept control connections: %w", err)
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			c.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			s.serveConn(ctx, c)
+		})
+	}
+}
+
+// Run computes netmaps and keeps the tunnel's nodes until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	changed, stop := s.cfg.Store.Watch()
+	defer stop()
+	var timer <-chan time.Time
+	last := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			s.dismiss(s.cfg.Store.State())
+			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
+				return err
+			}
+		case <-s.cfg.Tunnel.BoundChanged():
+		case <-s.dirty:
+			s.dismiss(s.cfg.Store.State()) // a session that came up while its node was revoked
+			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
+				return err
+			}
+		case <-timer:
+			timer = nil
+			s.compute()
+			continue
+		}
+		if timer == nil {
+			timer = time.After(gather)
+		}
+	}
+}
+
+// touch asks for new netmaps.
+func (s *Server) touch() {
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// setNodes gives the tunnel the live nodes, and those that are gone but have
+// not heard so yet.
+func (s *Server) setNodes(st *state.State, last *string) error {
+	nodes := st.LiveNodes()
+	s.mu.Lock()
+	for n, l := range s.nodes {
+		if node, ok := st.Nodes[n]; ok && !node.Live() && l.leaving {
+			nodes = append(nodes, node)
+		}
+	}
+	s.mu.Unlock()
+	out := make([]tunnel.HubNode, 0, len(nodes))
+	fingerprint := ""
+	for _, n := range nodes {
+		overlay, err := st.OverlayOf(n.Number)
+		if err != nil {
+			continue
+		}
+		out = append(out, tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, KeyEpoch: n.KeyEpoch(), Overlay: overlay})
+		fingerprint += fmt.Sprintf("%d/%d ", n.Number, n.KeyEpoch())
+	}
+	if fingerprint == *last && fingerprint != "" {
+		return nil
+	}
+	if err := s.cfg.Tunnel.SetNodes(out); err != nil {
+		return fmt.Errorf("set the tunnel's nodes: %w", err)
+	}
+	*last = fingerprint
+	return nil
+}
+
+// dismiss tells sessions of nodes that are gone so and closes them, within the
+// time of a farewell.
+func (s *Server) dismiss(st *state.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, l := range s.nodes {
+		if node, ok := st.Nodes[n]; !ok || node.Live() || l.leaving {
+			continue
+		}
+		if l.session == nil {
+			delete(s.nodes, n)
+			continue
+		}
+		l.leaving = true
+		ses := l.session
+		s.cfg.Events.Add(event.NodeDown, st.Nodes[n].Name, "the node was revoked")
+		ses.log.Info().Msg("node revoked")
+		go func() {
+			ses.farewell()
+			s.mu.Lock()
+			if s.nodes[n] == l {
+				delete(s.nodes, n)
+			}
+			s.mu.Unlock()
+			s.touch()
+		}()
+	}
+}
+
+// compute makes the netmaps anew and wakes the sessions.
+func (s *Server) compute() {
+	st := s.cfg.Store.State()
+	known := map[protocol.NodeNumber]netmap.Live{}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, node := range st.LiveNodes() {
+		n := node.Number
+		info := netmap.Live{Candidates: s.cfg.Tunnel.Bound(n)}
+		if l, ok := s.nodes[n]; ok {
+			info.Online = l.session != nil || now.Sub(l.down) < onlineGrace
+			info.Candidates = append(info.Candidates, l.status.Candidates...)
+		}
+		known[n] = info
+	}
+	var owners map[netip.Prefix]protocol.NodeNumber
+	if s.view != nil {
+		owners = s.view.Owners
+	}
+	next := netmap.Compute(st, known, owners)
+	if next.SameAs(s.view) {
+		return // most transactions and many statuses change no netmap
+	}
+	s.view = next
+	for _, l := range s.nodes {
+		if l.session != nil {
+			l.session.wake()
+		}
+	}
+}
+
+func (s *Server) currentView() *netmap.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view
+}
+
+// Owner returns the node that carries a prefix in netmaps, 0 for none.
+func (s *Server) Owner(p netip.Prefix) protocol.NodeNumber {
+	if v := s.currentView(); v != nil {
+		return v.Owners[p]
+	}
+	return 0
+}
+
+// ErrOffline says that a node has no control session.
+var ErrOffline = errors.New("the node has no control session with this hub")
+
+// Debug opens a debug stream to node n: HTTP/1.1 to the agent's debug endpoints.
+func (s *Server) Debug(ctx context.Context, n protocol.NodeNumber) (net.Conn, error) {
+	s.mu.Lock()
+	l := s.nodes[n]
+	var ses *session
+	if l != nil {
+		ses = l.session
+	}
+	s.mu.Unlock()
+	if ses == nil {
+		return nil, ErrOffline
+	}
+	return ses.mux.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamDebug})
+}

@@ -1,0 +1,423 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"causeway/hub/event"
+	"causeway/hub/netmap"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel/mux"
+)
+
+// session is one control connection of a node.
+type session struct {
+	s    *Server
+	node protocol.NodeNumber
+	site string
+	mux  *mux.Session
+	log  zerolog.Logger
+
+	awake  chan struct{}
+	acks   chan protocol.NetmapAck
+	accept sync.Once // the control stream: the first one
+
+	mu      sync.Mutex
+	control net.Conn // after Hello
+	welcome bool
+	wmu     sync.Mutex // writes on control
+}
+
+// serveConn runs the session on c, which it closes.
+func (s *Server) serveConn(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	from, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		return
+	}
+	node, ok := s.cfg.Store.State().NodeByOverlay(from.Addr())
+	if !ok {
+		return
+	}
+	m, err := mux.Server(c)
+	if err != nil {
+		return
+	}
+	defer m.Close()
+	stop := context.AfterFunc(ctx, func() { m.Close() })
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
+		log: s.cfg.Log.With().Str("node", node.Name).Str("site", node.Site).Logger()}
+	hello := time.AfterFunc(helloTimeout, func() {
+		if !ses.welcomed() {
+			m.Close()
+		}
+	})
+	defer hello.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	defer m.Close()
+	slots := make(chan struct{}, maxStreams)
+	for {
+		st, err := m.Accept(ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			st.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			defer st.Close()
+			ses.serveStream(ctx, st)
+		})
+	}
+}
+
+func (ses *session) serveStream(ctx context.Context, st net.Conn) {
+	h, err := mux.ReadHeader(st)
+	if err != nil {
+		return
+	}
+	switch h.Kind {
+	case protocol.StreamControl:
+		first := false
+		ses.accept.Do(func() { first = true })
+		if !first {
+			refuseStream(st, protocol.ErrorBadMessage, "there is a control stream already")
+			return
+		}
+		defer ses.mux.Close() // a session without it is of no use
+		if err := ses.serveControl(ctx, st); err != nil && ctx.Err() == nil {
+			ses.log.Debug().Err(err).Msg("control stream ended")
+		}
+	case protocol.StreamNATS:
+		if !ses.welcomed() {
+			refuseStream(st, protocol.ErrorBadMessage, "hello comes first")
+			return
+		}
+		if err := ses.s.cfg.Bus.ServeAgent(ctx, st, ses.site, ses.node); err != nil && ctx.Err() == nil {
+			ses.log.Warn().Err(err).Msg("nats stream refused")
+		}
+	default:
+		refuseStream(st, protocol.ErrorUnknownKind, fmt.Sprintf("this hub does not know streams of kind %.40q from an agent", h.Kind))
+	}
+}
+
+// refuseStream says why before the stream is closed.
+func refuseStream(st net.Conn, code, text string) {
+	m, err := protocol.NewMessage(protocol.KindError, protocol.Error{Code: code, Message: text})
+	if err != nil {
+		return
+	}
+	st.SetWriteDeadline(time.Now().Add(writeTimeout))
+	protocol.WriteFrame(st, m, protocol.MaxToAgent)
+}
+
+func (ses *session) welcomed() bool {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	return ses.welcome
+}
+
+func (ses *session) wake() {
+	select {
+	case ses.awake <- struct{}{}:
+	default:
+	}
+}
+
+// send writes one message on the control stream.
+func (ses *session) send(kind protocol.MessageKind, body any) error {
+	m, err := protocol.NewMessage(kind, body)
+	if err != nil {
+		return err
+	}
+	ses.mu.Lock()
+	c := ses.control
+	ses.mu.Unlock()
+	if c == nil {
+		return ErrOffline
+	}
+	ses.wmu.Lock()
+	defer ses.wmu.Unlock()
+	c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := protocol.WriteFrame(c, m, protocol.MaxToAgent); err != nil {
+		return fmt.Errorf("send %s: %w", kind, err)
+	}
+	return nil
+}
+
+// serveControl runs the control stream.
+func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
+	ses.mu.Lock()
+	ses.control = st
+	ses.mu.Unlock()
+	var m protocol.Message
+	st.SetReadDeadline(time.Now().Add(helloTimeout))
+	if err := protocol.ReadFrame(st, &m, protocol.MaxToHub); err != nil {
+		return fmt.Errorf("wait for hello: %w", err)
+	}
+	if m.Kind != protocol.KindHello {
+		return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: fmt.Sprintf("hello comes first, not %.40q", m.Kind)})
+	}
+	var h protocol.Hello
+	if err := m.Decode(&h); err != nil {
+		return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()})
+	}
+	cleanHello(&h)
+	node, err := ses.hello(ctx, h)
+	if err != nil {
+		code := protocol.ErrorBadMessage
+		if state.IsKind(err, state.NotFound) {
+			code = protocol.ErrorRevoked
+		}
+		ses.s.cfg.Events.Add(event.NodeRefused, node.Name, clean(err.Error(), maxText))
+		ses.log.Warn().Err(err).Msg("hello refused")
+		return ses.send(protocol.KindError, protocol.Error{Code: code, Message: err.Error()})
+	}
+	ses.mu.Lock()
+	ses.welcome = true // before the agent can know: it opens other streams at once
+	ses.mu.Unlock()
+	if err := ses.send(protocol.KindWelcome, protocol.Welcome{
+		HubVersion: ses.s.cfg.Version, Hub: ses.s.cfg.Number, Number: node.Number, Name: node.Name, Site: node.Site, Time: time.Now().UTC(),
+	}); err != nil {
+		return err
+	}
+	ses.s.up(ses, node, h)
+	defer ses.s.gone(ses)
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	pctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() {
+		if err := ses.push(pctx, h.Have); err != nil && pctx.Err() == nil {
+			ses.log.Debug().Err(err).Msg("netmap not sent")
+			ses.mux.Close()
+		}
+	})
+	return ses.read(ctx, st)
+}
+
+// hello checks and records what the node says of itself.
+func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, error) {
+	ses.s.mu.Lock()
+	allowed := ses.s.node(ses.node).hellos.Allow()
+	ses.s.mu.Unlock()
+	if !allowed {
+		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
+	}
+	st, err := ses.s.cfg.Store.Update(ctx, "node:"+ses.name(), "hello", func(d *state.Draft) error {
+		return state.Announce(d, ses.node, h.Statement, h.Routes)
+	})
+	if err != nil {
+		return ses.s.cfg.Store.State().Nodes[ses.node], err
+	}
+	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
+		ses.log.Warn().Stringer("have", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")
+	}
+	return st.Nodes[ses.node], nil
+}
+
+func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes[ses.node].Name }
+
+// up makes ses the node's session, in place of another.
+func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
+	s.mu.Lock()
+	l := s.node(node.Number)
+	old := l.session
+	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
+	s.judged(node, l)
+	s.mu.Unlock()
+	if old != nil {
+		old.mux.Close()
+	}
+	s.cfg.Events.Add(event.NodeUp, node.Name, fmt.Sprintf("control session up, agent %s, engine %s", h.AgentVersion, h.Engine))
+	ses.log.Info().Str("version", h.AgentVersion).Msg("node connected")
+	ses.wake()
+	s.touch()
+}
+
+// gone takes ses out, unless another took its place.
+func (s *Server) gone(ses *session) {
+	node := s.cfg.Store.State().Nodes[ses.node]
+	s.mu.Lock()
+	l := s.nodes[ses.node]
+	mine := l != nil && l.session == ses
+	if mine {
+		l.session, l.down = nil, time.Now()
+		s.judged(node, l)
+	}
+	s.mu.Unlock()
+	if !mine {
+		return
+	}
+	s.cfg.Events.Add(event.NodeDown, node.Name, "control session ended")
+	ses.log.Info().Msg("node disconnected")
+	s.touch()
+	time.AfterFunc(onlineGrace+redialLull, s.touch)
+}
+
+// farewell tells a node that is gone so and ends its session.
+func (ses *session) farewell() {
+	t := time.AfterFunc(farewell, func() { ses.mux.Close() })
+	defer t.Stop()
+	if ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorRevoked, Message: "this node is no longer part of the cluster"}) == nil {
+		<-ses.mux.Done()
+	}
+	ses.mux.Close()
+}
+
+// read handles what the agent sends until the stream ends.
+func (ses *session) read(ctx context.Context, st net.Conn) error {
+	pace := rate.NewLimiter(50, 200) // beyond it the agent waits
+	for {
+		if err := pace.Wait(ctx); err != nil {
+			return err
+		}
+		st.SetReadDeadline(time.Now().Add(silence))
+		var m protocol.Message
+		if err := protocol.ReadFrame(st, &m, protocol.MaxToHub); err != nil {
+			return err
+		}
+		switch m.Kind {
+		case protocol.KindStatus:
+			var v protocol.Status
+			if err := m.Decode(&v); err != nil {
+				if err := ses.bad(err); err != nil {
+					return err
+				}
+				continue
+			}
+			cleanStatus(&v)
+			ses.s.status(ses, v)
+		case protocol.KindNetmapAck:
+			var v protocol.NetmapAck
+			if err := m.Decode(&v); err != nil {
+				if err := ses.bad(err); err != nil {
+					return err
+				}
+				continue
+			}
+			cleanAck(&v)
+			ses.s.acked(ses, v)
+			select {
+			case ses.acks <- v:
+			default: // nobody waits for so many
+			}
+		case protocol.KindLeave:
+			return ses.leave(ctx)
+		case protocol.KindError:
+			var e protocol.Error
+			if m.Decode(&e) == nil {
+				ses.log.Warn().Str("code", clean(e.Code, 40)).Str("err", clean(e.Message, maxText)).Msg("node reports an error")
+			}
+		case protocol.KindHello:
+			if err := ses.bad(errors.New("a second hello; dial again instead")); err != nil {
+				return err
+			}
+		default:
+			e := protocol.Error{Code: protocol.ErrorUnknownKind, Message: fmt.Sprintf("this hub does not know messages of kind %.40q", m.Kind)}
+			if err := ses.send(protocol.KindError, e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (ses *session) bad(err error) error {
+	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: clean(err.Error(), maxText)})
+}
+
+func (ses *session) leave(ctx context.Context) error {
+	s := ses.s
+	s.mu.Lock()
+	if l := s.nodes[ses.node]; l != nil && l.session == ses {
+		l.leaving = true // its own wish: no farewell, and the tunnel stays until it heard the answer
+	}
+	s.mu.Unlock()
+	_, err := s.cfg.Store.Update(ctx, "node:"+ses.name(), "leave", func(d *state.Draft) error {
+		return state.Remove(d, ses.node, state.GoneLeft)
+	})
+	if err == nil {
+		s.cfg.Events.Add(event.NodeDown, ses.name(), "the node left the cluster")
+		ses.log.Info().Msg("node left")
+		err = ses.send(protocol.KindLeft, struct{}{})
+	} else {
+		ses.bad(errors.New("the hub cannot store that the node leaves"))
+	}
+	// The agent closes once it heard; until then the tunnel to it stays.
+	t := time.AfterFunc(farewell, func() { ses.mux.Close() })
+	defer t.Stop()
+	<-ses.mux.Done()
+	s.mu.Lock()
+	if l := s.nodes[ses.node]; l != nil && l.session == ses {
+		if err == nil {
+			delete(s.nodes, ses.node)
+		} else {
+			l.leaving = false
+		}
+	}
+	s.mu.Unlock()
+	s.touch()
+	return err
+}
+
+// status takes what the agent reports.
+func (s *Server) status(ses *session, v protocol.Status) {
+	node := s.cfg.Store.State().Nodes[ses.node]
+	s.mu.Lock()
+	l := s.nodes[ses.node]
+	moved := false
+	if l != nil && l.session == ses {
+		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
+		l.status, l.heard = v, true
+		s.judged(node, l)
+	}
+	s.mu.Unlock()
+	if moved {
+		s.touch()
+	}
+}
+
+// acked takes what the agent made of a netmap.
+func (s *Server) acked(ses *session, a protocol.NetmapAck) {
+	node := s.cfg.Store.State().Nodes[ses.node]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[ses.node]
+	if l == nil || l.session != ses || a.Full {
+		return
+	}
+	if len(a.Refused) > 0 && !slices.Equal(a.Refused, l.refused) {
+		s.cfg.Events.Add(event.PartRefused, node.Name, fmt.Sprintf("%d parts of netmap %s refused, the first: %s %s: %s",
+			len(a.Refused), a.NetmapVersion, peerName(s.cfg.Store.State(), a.Refused[0].Peer), a.Refused[0].Prefix, a.Refused[0].Reason))
+	}
+	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
+	s.judged(node, l)
+}
+
+func peerName(st *state.State, n protocol.NodeNumber) string {
+	if p, ok := st.Nodes[n]; ok {
+		return "peer " + p.Name
+	}
+	return fmt.Sprintf("peer %d", n)
+}

@@ -1,0 +1,63 @@
+package hub
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"causeway/hub/join"
+	"causeway/hub/state"
+)
+
+// Names below the data directory, beside those of hub/join.
+const (
+	natsDir    = "nats"
+	markerFile = "log.json"
+	lockFile   = "lock"
+)
+
+// openDataDir makes the directory if it is missing, checks that it can be
+// written to and locks it: two hubs on one log would be one too many.
+func openDataDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, innermost(err))
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %s is not writable for the user that runs the hub: %w; give it to that user, or choose another with --data-dir", dir, innermost(err))
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data directory: another causeway-hub uses %s; stop it, or choose another with --data-dir", dir)
+	}
+	return func() { f.Close() }, nil
+}
+
+// openMarker returns the marker of the state log, a new one for a new hub. A
+// directory that has keys or a log but no marker lost it.
+func openMarker(dir string) (m *state.Marker, err error) {
+	path := filepath.Join(dir, markerFile)
+	m, err = state.OpenMarker(path)
+	if !errors.Is(err, state.ErrNoMarker) {
+		return m, err
+	}
+	_, logErr := os.Stat(filepath.Join(dir, natsDir))
+	if join.Have(dir) || logErr == nil {
+		return nil, fmt.Errorf("data directory %s is incomplete: it holds keys or a state log, but no %s; restore the whole directory from a backup", dir, markerFile)
+	}
+	return state.NewMarker(path)
+}
+
+// innermost returns what the system said, such as 'permission denied'.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}

@@ -1,0 +1,67 @@
+// Package event keeps what happened on the hub and is no change of state, such
+// as joins refused and nodes coming and going, in memory, for the admin API.
+package event
+
+import (
+	"sync"
+	"time"
+
+	"causeway/hub/api"
+)
+
+// size is how many events are kept.
+const size = 2000
+
+// Kinds of events.
+const (
+	JoinRefused   = "join_refused"
+	NodeUp        = "node_up"
+	NodeDown      = "node_down"
+	NodeRefused   = "node_refused" // a Hello that the hub did not accept
+	PartRefused   = "netmap_refused"
+	InventoryBad  = "inventory_bad"
+	RouteConflict = "route_conflict"
+)
+
+// Log is a bounded list of events. The zero value is ready.
+type Log struct {
+	mu     sync.Mutex
+	ring   []api.Event
+	next   int
+	counts map[string]uint64
+}
+
+// Add appends an event and forgets the oldest beyond the bound.
+func (l *Log) Add(kind, node, message string) {
+	e := api.Event{Time: time.Now().UTC(), Kind: kind, Node: node, Message: message}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.counts == nil {
+		l.counts = map[string]uint64{}
+	}
+	l.counts[kind]++
+	if len(l.ring) < size {
+		l.ring = append(l.ring, e)
+		return
+	}
+	l.ring[l.next] = e
+	l.next = (l.next + 1) % size
+}
+
+// Newest returns up to n events, newest first.
+func (l *Log) Newest(n int) []api.Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := []api.Event{}
+	for i := range min(n, len(l.ring)) {
+		out = append(out, l.ring[(l.next-1-i+2*len(l.ring))%len(l.ring)])
+	}
+	return out
+}
+
+// Count returns how many events of kind there were since the start.
+func (l *Log) Count(kind string) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.counts[kind]
+}

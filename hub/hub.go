@@ -1,0 +1,258 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"causeway/hub/admin"
+	"causeway/hub/bus"
+	"causeway/hub/control"
+	"causeway/hub/event"
+	"causeway/hub/inventory"
+	"causeway/hub/join"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// Tunnel is the hub's side of the tunnel: tunnel.Hub.
+type Tunnel interface {
+	control.Tunnel
+	Run(context.Context) error
+	Ready() <-chan struct{}
+	Listen(netip.AddrPort) (net.Listener, error)
+	RelayStats() tunnel.RelayStats
+}
+
+type tunnelConfig = tunnel.HubConfig
+
+func newTunnel(c tunnelConfig) (Tunnel, error) { return tunnel.NewHub(c) }
+
+// startTimeout bounds opening the state log and the inventory.
+const startTimeout = 2 * time.Minute
+
+// Ready is closed when the hub answers joins, agents and admins.
+func (h *Hub) Ready() <-chan struct{} { return h.ready }
+
+// Run works until ctx ends, and then returns nil. An error is one line that says
+// what to do.
+func (h *Hub) Run(ctx context.Context) error {
+	log := h.cfg.Log
+	unlock, err := openDataDir(h.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	// What another process may hold comes first: nothing is made if it fails.
+	httpsListener, err := listenHTTPS(ctx, h.https)
+	if err != nil {
+		return err
+	}
+	defer httpsListener.Close()
+	adminListener, err := admin.Listen(h.cfg.AdminSocket)
+	if err != nil {
+		return err
+	}
+	defer adminListener.Close()
+
+	marker, err := openMarker(h.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	keys, err := join.LoadKeys(h.cfg.DataDir, marker.New())
+	if err != nil {
+		return err
+	}
+	sctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	nats, err := bus.Start(sctx, bus.Config{Dir: filepath.Join(h.cfg.DataDir, natsDir), Log: log})
+	if err != nil {
+		return err
+	}
+	defer nats.Close()
+	stateConn, err := nats.StateConn()
+	if err != nil {
+		return err
+	}
+	defer stateConn.Close()
+	agentsConn, err := nats.AgentsConn()
+	if err != nil {
+		return err
+	}
+	defer agentsConn.Close()
+	stateJS, err := jetstream.New(stateConn)
+	if err != nil {
+		return err
+	}
+	agentsJS, err := jetstream.New(agentsConn)
+	if err != nil {
+		return err
+	}
+	store, err := state.Open(sctx, state.StoreConfig{JetStream: stateJS, Marker: marker, Log: log})
+	if err != nil {
+		return err
+	}
+	public, err := h.publicHub(keys.Hub.Public(), httpsListener.Addr())
+	if err != nil {
+		return err
+	}
+	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay)
+	if err != nil {
+		return err
+	}
+	overlay, err := store.State().OverlayOf(number)
+	if err != nil {
+		return err
+	}
+	boot, err := protocol.NewBootID()
+	if err != nil {
+		return err
+	}
+	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay, Log: log})
+	if err != nil {
+		return err
+	}
+	var events event.Log
+	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, MaxBytes: bus.MaxInventoryBytes / 2, Events: &events, Log: log})
+	if err != nil {
+		return err
+	}
+	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Log: log})
+	if err != nil {
+		return err
+	}
+	sessions := control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events, Log: log})
+	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
+		Inventory: inv, Events: &events, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
+	cancel()
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return sessions.Run(ctx) })
+	g.Go(func() error { return h.renewList(ctx, store, keys, public) })
+	g.Go(func() error { return inv.Run(ctx) })
+	g.Go(func() error { return explainUDP(h.udp, tun.Run(ctx)) })
+	g.Go(func() error {
+		select {
+		case <-tun.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		for _, a := range overlay {
+			l, err := tun.Listen(netip.AddrPortFrom(a, protocol.ControlPort))
+			if err != nil {
+				return fmt.Errorf("listen for control connections: %w", err)
+			}
+			g.Go(func() error { return sessions.Serve(ctx, l) })
+		}
+		g.Go(func() error { return joins.Serve(ctx, httpsListener) })
+		g.Go(func() error { return api.Serve(ctx, adminListener) })
+		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).
+			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
+		close(h.ready)
+		return nil
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info().Msg("hub stopped")
+	return nil
+}
+
+// renewList signs the hub list anew before it expires, until ctx ends.
+func (h *Hub) renewList(ctx context.Context, store *state.Store, keys join.Keys, public protocol.Hub) error {
+	t := time.NewTicker(24 * time.Hour)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if _, err := join.EnsureHub(ctx, store, keys, public, h.cfg.Overlay); err != nil && ctx.Err() == nil {
+				h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
+			}
+		}
+	}
+}
+
+// publicHub is how the hub list names this hub.
+func (h *Hub) publicHub(key protocol.WireGuardPublicKey, https net.Addr) (protocol.Hub, error) {
+	host := h.cfg.PublicHost
+	if host == "" {
+		var err error
+		if host, err = publicHost(); err != nil {
+			return protocol.Hub{}, err
+		}
+		h.cfg.Log.Warn().Str("addr", host).Msg("no public host given, agents are told this address; set --public-host if they reach the hub at another")
+	}
+	httpsPort := h.cfg.PublicHTTPSPort
+	if a, ok := https.(*net.TCPAddr); ok && httpsPort == 0 {
+		httpsPort = uint16(a.Port)
+	}
+	at := func(port uint16) []string { return []string{net.JoinHostPort(host, strconv.Itoa(int(port)))} }
+	return protocol.Hub{WireGuardKey: key, UDP: at(h.cfg.PublicUDPPort), HTTPS: at(httpsPort)}, nil
+}
+
+// anyAddress makes 'every address' explicit: the IPv6 one, which takes IPv4 too,
+// where the host has IPv6.
+func anyAddress(a netip.AddrPort) netip.AddrPort {
+	if a.Addr().IsValid() {
+		return a
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())
+	}
+	unix.Close(fd)
+	return netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
+}
+
+func listenHTTPS(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, explainPort("listen-https", "tcp", addr, err)
+	}
+	return l, nil
+}
+
+func explainUDP(addr netip.AddrPort, err error) error {
+	if err == nil {
+		return nil
+	}
+	at := fmt.Sprintf(":%d", addr.Port())
+	if addr.Addr().IsValid() {
+		at = addr.String()
+	}
+	var no syscall.Errno
+	if !errors.As(err, &no) {
+		return fmt.Errorf("tunnel: %w", err)
+	}
+	return explainPort("listen-udp", "udp", at, err)
+}
+
+// explainPort says what to do about a port that cannot be had.
+func explainPort(flag, network, addr string, err error) error {
+	_, port, _ := net.SplitHostPort(addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: port %s/%s is taken by another program; stop that, or choose another with --%s", flag, port, network, flag)
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("%s: an ordinary user may not listen on port %s/%s; set the sysctl net.ipv4.ip_unprivileged_port_start=%s, or choose a port above 1023 with --%s", flag, port, network, port, flag)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: this host has no address %s", flag, addr)
+	}
+	return fmt.Errorf("%s %s: %w", flag, addr, err)
+}

@@ -1,0 +1,808 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/flynn/noise"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/hub/control/controltest"
+	"causeway/protocol"
+	"causeway/tunnel/mux"
+)
+
+const patience = 20 * time.Second
+
+// world is a running hub, with a tunnel in memory under it.
+type world struct {
+	t      *testing.T
+	dir    string
+	tun    *controltest.Tunnel
+	admin  *http.Client
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func start(t *testing.T, dir string) *world {
+	t.Helper()
+	w, err := tryStart(t, dir, nil)
+	require.NoError(t, err)
+	return w
+}
+
+func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
+	t.Helper()
+	sock := filepath.Join(dir, "run", "hub.sock")
+	cfg := Config{DataDir: filepath.Join(dir, "data"), AdminSocket: sock, ListenHTTPS: "127.0.0.1:0", PublicHost: "127.0.0.1", Version: "test", Log: zerolog.New(zerolog.NewTestWriter(t))}
+	if edit != nil {
+		edit(&cfg)
+	}
+	h, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
+	h.newTunnel = func(tunnelConfig) (Tunnel, error) { return w.tun, nil }
+	var ctx context.Context
+	ctx, w.cancel = context.WithCancel(context.Background())
+	go func() { w.done <- h.Run(ctx) }()
+	w.admin = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", sock)
+	}}}
+	select {
+	case err := <-w.done:
+		w.cancel()
+		return nil, err
+	case <-h.Ready():
+	case <-time.After(patience):
+		t.Fatal("hub not ready")
+	}
+	t.Cleanup(w.stop)
+	return w, nil
+}
+
+func (w *world) stop() {
+	if w.cancel == nil {
+		return
+	}
+	w.cancel()
+	w.cancel = nil
+	select {
+	case err := <-w.done:
+		require.NoError(w.t, err)
+	case <-time.After(patience):
+		w.t.Error("hub does not stop")
+	}
+}
+
+// call asks the admin API; it returns the status and, of a problem, the detail.
+func (w *world) call(method, path string, in, out any) (int, string) {
+	w.t.Helper()
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		require.NoError(w.t, err)
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequest(method, "http://hub"+path, body)
+	require.NoError(w.t, err)
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := w.admin.Do(req)
+	require.NoError(w.t, err)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(w.t, err)
+	if resp.StatusCode >= 400 {
+		var p struct{ Detail string }
+		require.NoError(w.t, json.Unmarshal(b, &p), string(b))
+		require.NotContains(w.t, p.Detail, "\n")
+		return resp.StatusCode, p.Detail
+	}
+	if out != nil {
+		require.NoError(w.t, json.Unmarshal(b, out), string(b))
+	}
+	return resp.StatusCode, ""
+}
+
+func (w *world) must(method, path string, in, out any) {
+	w.t.Helper()
+	code, detail := w.call(method, path, in, out)
+	require.Less(w.t, code, 300, detail)
+}
+
+func (w *world) site(name string, ranges ...string) {
+	w.t.Helper()
+	spec := api.SiteSpec{Name: name}
+	for _, r := range ranges {
+		spec.Ranges = append(spec.Ranges, netip.MustParsePrefix(r))
+	}
+	w.must("POST", "/v1/sites", spec, nil)
+}
+
+func (w *world) token(spec api.TokenSpec) protocol.Token {
+	w.t.Helper()
+	var c api.TokenCreated
+	w.must("POST", "/v1/tokens", spec, &c)
+	tok, err := protocol.ParseToken(c.Text)
+	require.NoError(w.t, err)
+	return tok
+}
+
+// host is a host that joins, or has.
+type host struct {
+	wg     protocol.WireGuardPrivateKey
+	id     protocol.IdentityPrivateKey
+	answer protocol.JoinAnswer
+	hubs   protocol.HubList
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{}
+	var err error
+	h.wg, err = protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	h.id, err = protocol.NewIdentityPrivateKey()
+	require.NoError(t, err)
+	return h
+}
+
+var insecure = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
+// join redeems tok over HTTPS.
+func (h *host) join(t *testing.T, tok protocol.Token, name string, edit func(*protocol.JoinRequest)) protocol.JoinAnswer {
+	t.Helper()
+	resp, err := insecure.Get("https://" + tok.Addr + protocol.PathHubList)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var signed protocol.SignedHubList
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&signed))
+	h.hubs, err = signed.Open(tok.Pin)
+	require.NoError(t, err)
+	require.NoError(t, h.hubs.ValidAt(time.Now()))
+
+	pub, hub := h.wg.Public(), h.hubs.Hubs[0].WireGuardKey
+	hs, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite: noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s), Pattern: noise.HandshakeIK, Initiator: true,
+		Prologue: []byte(protocol.JoinPrologue), StaticKeypair: noise.DHKey{Private: h.wg[:], Public: pub[:]}, PeerStatic: hub[:],
+	})
+	require.NoError(t, err)
+	req := protocol.JoinRequest{Version: protocol.Version, TokenID: tok.ID, Secret: tok.Secret[:], Name: name, IdentityKey: h.id.Public()}
+	if edit != nil {
+		edit(&req)
+	}
+	b, err := json.Marshal(req)
+	require.NoError(t, err)
+	msg, _, _, err := hs.WriteMessage(nil, b)
+	require.NoError(t, err)
+	resp, err = insecure.Post("https://"+tok.Addr+protocol.PathJoin, "application/octet-stream", bytes.NewReader(msg))
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	b, err = io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	b, _, _, err = hs.ReadMessage(nil, b)
+	require.NoError(t, err)
+	var ans protocol.JoinAnswer
+	require.NoError(t, json.Unmarshal(b, &ans))
+	if ans.Refused == nil {
+		h.answer = ans
+	}
+	return ans
+}
+
+func joined(t *testing.T, w *world, name string, spec api.TokenSpec) *host {
+	t.Helper()
+	h := newHost(t)
+	ans := h.join(t, w.token(spec), name, nil)
+	require.Nil(t, ans.Refused)
+	return h
+}
+
+// agent is a control session of a host.
+type agent struct {
+	t       *testing.T
+	h       *host
+	m       *mux.Session
+	control net.Conn
+
+	mu     sync.Mutex
+	netmap *protocol.Netmap
+	deltas int
+	errs   []protocol.Error
+	left   bool
+	mute   bool // does not acknowledge
+	ended  chan struct{}
+}
+
+func (w *world) dial(h *host, edit func(*protocol.Hello)) *agent {
+	w.t.Helper()
+	a, err := w.tryDial(h, edit)
+	require.NoError(w.t, err)
+	return a
+}
+
+func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
+	hub, err := h.hubs.Hubs[0].Number.Overlay(h.hubs.Overlay[0])
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var c net.Conn
+	for { // the tunnel learns of the node a moment after the join
+		if c, err = w.tun.Dial(ctx, h.answer.Overlay[0], hub); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	a := &agent{t: w.t, h: h, ended: make(chan struct{})}
+	if a.m, err = mux.Client(c); err != nil {
+		return nil, err
+	}
+	w.t.Cleanup(func() { a.m.Close(); <-a.ended })
+	if a.control, err = a.m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamControl}); err != nil {
+		close(a.ended)
+		return nil, err
+	}
+	hello := protocol.Hello{AgentVersion: "test", Engine: "wireguard-go",
+		Statement: protocol.NodeStatement{Number: h.answer.Number, WireGuardKey: h.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(h.id)}
+	if edit != nil {
+		edit(&hello)
+	}
+	a.send(protocol.KindHello, hello)
+	var m protocol.Message
+	a.control.SetReadDeadline(time.Now().Add(patience))
+	if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
+		close(a.ended)
+		return nil, err
+	}
+	a.control.SetReadDeadline(time.Time{})
+	if m.Kind == protocol.KindError {
+		close(a.ended)
+		var e protocol.Error
+		m.Decode(&e)
+		return nil, fmt.Errorf("%s: %s", e.Code, e.Message)
+	}
+	require.Equal(w.t, protocol.KindWelcome, m.Kind)
+	go a.read()
+	return a, nil
+}
+
+func (a *agent) send(k protocol.MessageKind, body any) {
+	m, err := protocol.NewMessage(k, body)
+	if err == nil {
+		protocol.WriteFrame(a.control, m, protocol.MaxToHub)
+	}
+}
+
+func (a *agent) read() {
+	defer close(a.ended)
+	for {
+		var m protocol.Message
+		if protocol.ReadFrame(a.control, &m, protocol.MaxToAgent) != nil {
+			return
+		}
+		a.mu.Lock()
+		switch m.Kind {
+		case protocol.KindNetmap:
+			var n protocol.Netmap
+			if m.Decode(&n) != nil {
+				a.t.Error("netmap does not decode")
+			}
+			if n.Base != nil {
+				a.deltas++
+			}
+			if a.netmap != nil && !a.netmap.Less(n.NetmapVersion) {
+				a.t.Errorf("netmap %s after %s", n.NetmapVersion, a.netmap.NetmapVersion)
+			}
+			full, err := n.Apply(a.netmap)
+			ack := protocol.NetmapAck{NetmapVersion: n.NetmapVersion, Full: err != nil}
+			if err == nil {
+				a.netmap = &full
+			}
+			if !a.mute {
+				a.mu.Unlock()
+				a.send(protocol.KindNetmapAck, ack)
+				a.mu.Lock()
+			}
+		case protocol.KindError:
+			var e protocol.Error
+			m.Decode(&e)
+			a.errs = append(a.errs, e)
+		case protocol.KindLeft:
+			a.left = true
+		}
+		a.mu.Unlock()
+	}
+}
+
+// until waits until the agent's netmap fulfils cond.
+func (a *agent) until(what string, cond func(protocol.Netmap) bool) protocol.Netmap {
+	a.t.Helper()
+	var last protocol.Netmap
+	require.Eventually(a.t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.netmap == nil {
+			return false
+		}
+		last = *a.netmap
+		return cond(last)
+	}, patience, 2*time.Millisecond, what)
+	return last
+}
+
+func (a *agent) ready() {
+	a.send(protocol.KindStatus, protocol.Status{Conditions: []protocol.Condition{{Name: "tunnel", OK: true}}})
+}
+
+func routesOf(n protocol.Netmap, peer string) []string {
+	out := []string{}
+	for _, p := range n.Peers {
+		if p.Name == peer {
+			for _, r := range p.Routes {
+				out = append(out, r.String())
+			}
+		}
+	}
+	return out
+}
+
+func prefixes(s ...string) (out []netip.Prefix) {
+	for _, p := range s {
+		out = append(out, netip.MustParsePrefix(p))
+	}
+	return out
+}
+
+func TestJoinConnectApprove(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("idc-sh", "10.1.0.0/16")
+	w.site("cloud-eu")
+	one := joined(t, w, "sh-01", api.TokenSpec{Site: "idc-sh"})
+	two := joined(t, w, "eu-01", api.TokenSpec{Site: "cloud-eu", Routes: prefixes("10.9.0.0/24")})
+	require.Equal(t, protocol.NodeNumber(2), one.answer.Number)
+	require.Equal(t, "198.18.0.2", one.answer.Overlay[0].String())
+
+	a := w.dial(one, func(h *protocol.Hello) { h.Routes = prefixes("10.1.2.0/24", "172.16.0.0/16") })
+	b := w.dial(two, nil)
+	n := b.until("peer", func(n protocol.Netmap) bool { return len(routesOf(n, "sh-01")) == 1 })
+	require.Equal(t, []string{"10.1.2.0/24"}, routesOf(n, "sh-01"))
+	require.True(t, n.Peers[0].Statement.Valid())
+	require.True(t, n.Peers[0].Direct)
+	require.Equal(t, []protocol.AnnouncedRoute{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), State: protocol.RouteApproved}}, n.Self.Routes)
+	a.until("token route", func(n protocol.Netmap) bool { return len(routesOf(n, "eu-01")) == 1 })
+
+	// Approve: in the other agent's netmap well under a second.
+	t0 := time.Now()
+	w.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "sh-01", Prefix: netip.MustParsePrefix("172.16.0.0/16"), Approve: true}, nil)
+	b.until("approved route", func(n protocol.Netmap) bool { return len(routesOf(n, "sh-01")) == 2 })
+	require.Less(t, time.Since(t0), 900*time.Millisecond)
+	b.mu.Lock()
+	require.Positive(t, b.deltas, "changes come as deltas")
+	b.mu.Unlock()
+
+	code, detail := w.call("POST", "/v1/routes/decide", api.RouteDecision{Node: "sh-01", Prefix: netip.MustParsePrefix("172.17.0.0/16"), Approve: true}, nil)
+	require.Equal(t, 404, code)
+	require.Contains(t, detail, "172.16.0.0/16")
+
+	// Candidates change without a transaction: same log sequence, another minor.
+	before := b.until("any", func(protocol.Netmap) bool { return true })
+	w.tun.Bind(one.answer.Number, netip.MustParseAddrPort("203.0.113.5:4444"))
+	after := b.until("candidate", func(n protocol.Netmap) bool { return len(n.Peers[0].Candidates) == 1 })
+	require.Equal(t, before.Version, after.Version)
+	require.Greater(t, after.Minor, before.Minor)
+	a.send(protocol.KindStatus, protocol.Status{Candidates: []netip.AddrPort{netip.MustParseAddrPort("192.168.7.7:5"), netip.MustParseAddrPort("127.0.0.1:9"), netip.MustParseAddrPort("198.18.0.9:9")}})
+	b.until("own candidate", func(n protocol.Netmap) bool { return len(n.Peers[0].Candidates) == 2 })
+
+	// States.
+	var nodes []api.Node
+	b.ready()
+	require.Eventually(t, func() bool {
+		w.must("GET", "/v1/nodes", nil, &nodes)
+		return len(nodes) == 2 && nodes[0].State == api.NodeReady
+	}, patience, 5*time.Millisecond)
+	require.Equal(t, "eu-01", nodes[0].Name)
+	a.send(protocol.KindStatus, protocol.Status{Conditions: []protocol.Condition{{Name: "firewall", Cause: "docker drops"}}})
+	require.Eventually(t, func() bool {
+		w.must("GET", "/v1/nodes/sh-01", nil, &nodes[1])
+		return nodes[1].State == api.NodeDegraded && strings.Contains(nodes[1].Reasons[0], "docker drops")
+	}, patience, 5*time.Millisecond)
+	a.m.Close()
+	require.Eventually(t, func() bool {
+		w.must("GET", "/v1/nodes/sh-01", nil, &nodes[1])
+		return nodes[1].State == api.NodeUnreachable
+	}, patience, 5*time.Millisecond)
+	var st api.Status
+	w.must("GET", "/v1/status", nil, &st)
+	require.Equal(t, 1, st.Sites[0].Ready)
+	require.Equal(t, 1, st.Sites[1].Unreachable)
+}
+
+func TestTokenIsRedeemedOnce(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	w.site("a")
+	tok := w.token(api.TokenSpec{Site: "a"})
+	h := newHost(t)
+	first := h.join(t, tok, "one", nil)
+	require.Nil(t, first.Refused)
+	require.Equal(t, first, h.join(t, tok, "one", nil), "the same key's retry gets the same answer")
+	other := newHost(t).join(t, tok, "two", nil)
+	require.Equal(t, protocol.RefusedToken, other.Refused.Code)
+	foreign, err := protocol.NewToken(tok.Pin, tok.Addr)
+	require.NoError(t, err)
+	unknown := newHost(t).join(t, foreign, "two", nil)
+	require.Equal(t, other.Refused, unknown.Refused, "every doubt is told alike")
+	short := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "two", func(r *protocol.JoinRequest) { r.Secret = r.Secret[:16] })
+	require.Equal(t, other.Refused, short.Refused)
+	revoked := w.token(api.TokenSpec{Site: "a"})
+	w.must("DELETE", "/v1/tokens/"+revoked.ID.String(), nil, nil)
+	require.Equal(t, other.Refused, newHost(t).join(t, revoked, "two", nil).Refused)
+	old := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "two", func(r *protocol.JoinRequest) { r.Version = 7 })
+	require.Equal(t, protocol.RefusedVersion, old.Refused.Code)
+	var events []api.Event
+	w.must("GET", "/v1/events", nil, &events)
+	require.Len(t, events, 5)
+
+	w.stop()
+	w = start(t, dir)
+	tok.Addr = w.token(api.TokenSpec{Site: "a"}).Addr // another port
+	again := h.join(t, tok, "one", nil)
+	require.Nil(t, again.Refused)
+	require.Equal(t, first.Number, again.Number)
+	other = newHost(t).join(t, tok, "two", nil)
+	require.Equal(t, protocol.RefusedToken, other.Refused.Code)
+	var tokens []api.Token
+	w.must("GET", "/v1/tokens", nil, &tokens)
+	used := 0
+	for _, k := range tokens {
+		if k.State == "used" {
+			used++
+			require.Equal(t, "one", k.UsedBy)
+		}
+	}
+	require.Equal(t, 1, used)
+	b, err := os.ReadFile(filepath.Join(dir, "data", "log.json"))
+	require.NoError(t, err)
+	require.Contains(t, string(b), "last_sequence")
+	filepath.Walk(dir, func(p string, fi os.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
+			b, err := os.ReadFile(p)
+			require.NoError(t, err)
+			require.False(t, bytes.Contains(b, tok.Secret[:]), p)
+		}
+		return nil
+	})
+}
+
+func TestRestartKeepsAgentsGoing(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	w.site("a", "10.0.0.0/8")
+	one, two := joined(t, w, "one", api.TokenSpec{Site: "a"}), joined(t, w, "two", api.TokenSpec{Site: "a"})
+	w.dial(one, func(h *protocol.Hello) { h.Routes = prefixes("10.1.0.0/16") })
+	b := w.dial(two, nil)
+	held := b.until("route", func(n protocol.Netmap) bool { return len(routesOf(n, "one")) == 1 })
+	w.stop()
+	w = start(t, dir)
+	b = w.dial(two, func(h *protocol.Hello) { h.Have = held.NetmapVersion })
+	b.mu.Lock()
+	b.netmap = &held
+	b.mu.Unlock()
+	n := b.until("newer netmap", func(n protocol.Netmap) bool { return held.Less(n.NetmapVersion) })
+	require.Equal(t, []string{"10.1.0.0/16"}, routesOf(n, "one"), "an agent that is away keeps its routes")
+}
+
+func TestRevokeAndLeave(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	one, two, three := joined(t, w, "one", api.TokenSpec{Site: "a"}), joined(t, w, "two", api.TokenSpec{Site: "a"}), joined(t, w, "three", api.TokenSpec{Site: "a"})
+	a, b, c := w.dial(one, nil), w.dial(two, nil), w.dial(three, nil)
+	c.until("both", func(n protocol.Netmap) bool { return len(n.Peers) == 2 })
+	w.must("DELETE", "/v1/nodes/one", nil, nil)
+	<-a.ended
+	require.Equal(t, protocol.ErrorRevoked, a.errs[0].Code)
+	require.Eventually(t, func() bool { return !w.tun.Has(one.answer.Number) }, patience, time.Millisecond)
+	c.until("one gone", func(n protocol.Netmap) bool { return len(n.Peers) == 1 && n.Peers[0].Name == "two" })
+	b.send(protocol.KindLeave, struct{}{})
+	<-b.ended
+	require.True(t, b.left)
+	c.until("two gone", func(n protocol.Netmap) bool { return len(n.Peers) == 0 })
+	require.Eventually(t, func() bool { return !w.tun.Has(two.answer.Number) }, patience, time.Millisecond)
+	var nodes []api.Node
+	w.must("GET", "/v1/nodes", nil, &nodes)
+	got := map[string]string{}
+	for _, n := range nodes {
+		got[n.Name] = n.State
+	}
+	require.Equal(t, api.NodeRevoked, got["one"])
+	require.Equal(t, api.NodeLeft, got["two"])
+	code, detail := w.call("DELETE", "/v1/nodes/one", nil, nil)
+	require.Equal(t, 404, code)
+	require.Contains(t, detail, "revoked")
+	// The name is free again; the number is not used again.
+	again := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	require.Equal(t, protocol.NodeNumber(5), again.answer.Number)
+}
+
+func TestReplace(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	joined(t, w, "one", api.TokenSpec{Site: "a"})
+	tok := w.token(api.TokenSpec{Site: "a", Replace: "one"})
+	h := newHost(t)
+	require.Equal(t, protocol.RefusedName, h.join(t, tok, "one", nil).Refused.Code)
+	ans := h.join(t, tok, "one", func(r *protocol.JoinRequest) { r.Replace = true })
+	require.Nil(t, ans.Refused)
+	require.Equal(t, protocol.NodeNumber(3), ans.Number)
+	require.Eventually(t, func() bool { return !w.tun.Has(2) && w.tun.Has(3) }, patience, time.Millisecond)
+}
+
+func TestHelloIsChecked(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	one, two := joined(t, w, "one", api.TokenSpec{Site: "a"}), joined(t, w, "two", api.TokenSpec{Site: "a"})
+	for name, edit := range map[string]func(*protocol.Hello){
+		"other number":   func(h *protocol.Hello) { h.Statement.Number = two.answer.Number },
+		"other identity": func(h *protocol.Hello) { h.Statement = h.Statement.NodeStatement.Sign(two.id) },
+		"other key": func(h *protocol.Hello) {
+			h.Statement.WireGuardKey = two.wg.Public()
+			h.Statement = h.Statement.NodeStatement.Sign(one.id)
+		},
+		"no signature": func(h *protocol.Hello) { h.Statement.Signature = nil },
+	} {
+		_, err := w.tryDial(one, edit)
+		require.ErrorContains(t, err, "bad_message", name)
+	}
+	// A second session takes the place of the first.
+	a := w.dial(one, nil)
+	b := w.dial(one, nil)
+	<-a.ended
+	b.ready()
+	var n api.Node
+	require.Eventually(t, func() bool { w.must("GET", "/v1/nodes/one", nil, &n); return n.State == api.NodeReady }, patience, 5*time.Millisecond)
+	// Unknown kinds are answered; the stream goes on.
+	b.send("teleport", struct{}{})
+	require.Eventually(t, func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.errs) == 1 && b.errs[0].Code == protocol.ErrorUnknownKind
+	}, patience, time.Millisecond)
+	st, err := b.m.Open(t.Context(), protocol.StreamHeader{Kind: "teleport"})
+	require.NoError(t, err)
+	var m protocol.Message
+	st.SetReadDeadline(time.Now().Add(patience))
+	require.NoError(t, protocol.ReadFrame(st, &m, protocol.MaxToAgent))
+	require.Equal(t, protocol.KindError, m.Kind)
+	w.dial(two, nil) // the hub still works
+}
+
+type natsDialer struct{ a *agent }
+
+func (d natsDialer) Dial(_, _ string) (net.Conn, error) {
+	return d.a.m.Open(context.Background(), protocol.StreamHeader{Kind: protocol.StreamNATS})
+}
+
+func (natsDialer) SkipTLSHandshake() bool { return true }
+
+func TestInventoryOverNATS(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	w.site("a")
+	one := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	a := w.dial(one, nil)
+	nc, err := nats.Connect("nats://hub:4222", nats.SetCustomDialer(natsDialer{a}), nats.SkipHostLookup(), nats.NoReconnect(), nats.CustomInboxPrefix(protocol.InboxPrefix(one.answer.Number)))
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	subject := protocol.InventorySubject("a", one.answer.Number)
+	_, err = js.Publish(ctx, subject, []byte(`{"nonsense":`))
+	require.NoError(t, err)
+	b, err := json.Marshal(protocol.Inventory{Version: 1, Sequence: 1, Hostname: "one\x1b[31m", Kernel: "6.1", CPUs: 4})
+	require.NoError(t, err)
+	_, err = js.Publish(ctx, subject, b)
+	require.NoError(t, err)
+	check := func() {
+		var inv api.Inventory
+		require.Eventually(t, func() bool {
+			code, _ := w.call("GET", "/v1/inventory/one", nil, &inv)
+			return code == 200
+		}, patience, 5*time.Millisecond)
+		require.Equal(t, "one [31m", inv.Hostname)
+		require.Equal(t, 4, inv.CPUs)
+		require.Equal(t, one.answer.Number, inv.Number)
+	}
+	check()
+	var events []api.Event
+	w.must("GET", "/v1/events", nil, &events)
+	require.Equal(t, "inventory_bad", events[0].Kind)
+	nc.Close()
+	w.stop()
+	w = start(t, dir)
+	check()
+	code, detail := w.call("GET", "/v1/inventory/nobody", nil, nil)
+	require.Equal(t, 404, code)
+	require.Contains(t, detail, "nobody")
+}
+
+func TestDebugAndPing(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	one := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	joined(t, w, "two", api.TokenSpec{Site: "a"})
+	code, detail := w.call("POST", "/v1/diag/ping", api.PingRequest{From: "one", To: "two"}, nil)
+	require.Equal(t, 502, code)
+	require.Contains(t, detail, "no control session")
+	a := w.dial(one, nil)
+	srv := http.NewServeMux()
+	srv.HandleFunc("POST /v1/ping", func(rw http.ResponseWriter, r *http.Request) {
+		var in struct {
+			To      string
+			Count   int
+			Timeout string
+		}
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil || in.To != "198.18.0.3" || in.Timeout != "1s" {
+			http.Error(rw, fmt.Sprint(in, err), 400)
+			return
+		}
+		fmt.Fprintf(rw, `{"addr":%q,"sent":%d,"received":%d,"min_rtt":"1ms","avg_rtt":"1ms","max_rtt":"2ms"}`, in.To, in.Count, in.Count)
+	})
+	srv.HandleFunc("GET /v1/health", func(rw http.ResponseWriter, r *http.Request) { io.WriteString(rw, `{"ok":true}`) })
+	go func() {
+		for {
+			st, err := a.m.Accept(context.Background())
+			if err != nil {
+				return
+			}
+			if h, err := mux.ReadHeader(st); err != nil || h.Kind != protocol.StreamDebug {
+				st.Close()
+				continue
+			}
+			go http.Serve(&once{c: st, end: make(chan struct{})}, srv)
+		}
+	}()
+	var res api.PingResult
+	w.must("POST", "/v1/diag/ping", api.PingRequest{From: "one", To: "two", Count: 2}, &res)
+	require.Equal(t, 2, res.Received)
+	require.Equal(t, "two", res.To)
+	require.Equal(t, "198.18.0.3", res.Addr.String())
+	var health struct{ OK bool }
+	w.must("GET", "/v1/nodes/one/debug/v1/health", nil, &health)
+	require.True(t, health.OK)
+	code, _ = w.call("GET", "/v1/nodes/two/debug/v1/health", nil, nil)
+	require.Equal(t, 502, code)
+	code, _ = w.call("POST", "/v1/diag/ping", api.PingRequest{From: "one", To: "nobody"}, nil)
+	require.Equal(t, 404, code)
+	code, _ = w.call("POST", "/v1/diag/ping", api.PingRequest{From: "one", To: "two", Count: 1000}, nil)
+	require.Equal(t, 422, code)
+}
+
+// once is a listener of one connection.
+type once struct {
+	c   net.Conn
+	end chan struct{}
+	mu  sync.Mutex
+}
+
+func (o *once) Accept() (net.Conn, error) {
+	o.mu.Lock()
+	c := o.c
+	o.c = nil
+	o.mu.Unlock()
+	if c == nil {
+		return nil, errors.New("done")
+	}
+	return c, nil
+}
+func (o *once) Close() error   { return nil }
+func (o *once) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestAdminErrorsSayWhatToDo(t *testing.T) {
+	w := start(t, t.TempDir())
+	for _, c := range []struct {
+		method, path string
+		in           any
+		code         int
+		says         string
+	}{
+		{"POST", "/v1/tokens", api.TokenSpec{Site: "nowhere"}, 404, "site create"},
+		{"GET", "/v1/sites/nowhere", nil, 404, "site create"},
+		{"GET", "/v1/nodes/nobody", nil, 404, "node list"},
+		{"POST", "/v1/sites", api.SiteSpec{Name: "Not A Name"}, 422, "site name"},
+		{"POST", "/v1/sites", api.SiteSpec{Name: "x", Ranges: prefixes("0.0.0.0/0")}, 422, "default route"},
+		{"POST", "/v1/sites", api.SiteSpec{Name: "x", Ranges: prefixes("198.18.0.0/16")}, 422, "overlay"},
+		{"POST", "/v1/sites", api.SiteSpec{Name: "x", Ranges: prefixes("10.0.0.1/8")}, 422, "10.0.0.0/8"},
+		{"DELETE", "/v1/tokens/abc", nil, 404, "token list"},
+	} {
+		code, detail := w.call(c.method, c.path, c.in, nil)
+		require.Equal(t, c.code, code, "%s %s: %s", c.method, c.path, detail)
+		require.Contains(t, detail, c.says)
+	}
+	w.site("x")
+	code, detail := w.call("POST", "/v1/sites", api.SiteSpec{Name: "x"}, nil)
+	require.Equal(t, 409, code)
+	require.Contains(t, detail, "exists")
+	code, detail = w.call("POST", "/v1/tokens", api.TokenSpec{Site: "y"}, nil)
+	require.Equal(t, 404, code)
+	require.Contains(t, detail, "there are x")
+	var audit []api.AuditEntry
+	w.must("GET", "/v1/audit?limit=1", nil, &audit)
+	require.Len(t, audit, 1)
+	require.Equal(t, "site create x", audit[0].Why)
+	require.True(t, strings.HasPrefix(audit[0].Who, "unix:") && audit[0].Who != "unix:unknown", audit[0].Who)
+}
+
+func TestStartRefuses(t *testing.T) {
+	dir := t.TempDir()
+	w := start(t, dir)
+	w.site("a")
+	_, err := tryStart(t, dir, nil)
+	require.ErrorContains(t, err, "another causeway-hub uses")
+	_, err = tryStart(t, t.TempDir(), func(c *Config) { c.AdminSocket = filepath.Join(dir, "run", "hub.sock") })
+	require.ErrorContains(t, err, "another hub answers")
+	w.stop()
+
+	_, err = tryStart(t, dir, func(c *Config) { c.Overlay = prefixes("198.19.0.0/16") })
+	require.ErrorContains(t, err, "cannot be changed")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = tryStart(t, dir, func(c *Config) { c.ListenHTTPS = l.Addr().String() })
+	require.ErrorContains(t, err, "taken by another program")
+
+	// The log is lost: refused, not taken for a new cluster.
+	data := filepath.Join(dir, "data")
+	require.NoError(t, os.Rename(filepath.Join(data, "nats"), filepath.Join(data, "nats.away")))
+	_, err = tryStart(t, dir, nil)
+	require.ErrorContains(t, err, "restore")
+	require.NoError(t, os.RemoveAll(filepath.Join(data, "nats")))
+	require.NoError(t, os.Rename(filepath.Join(data, "nats.away"), filepath.Join(data, "nats")))
+	require.NoError(t, os.Rename(filepath.Join(data, "log.json"), filepath.Join(data, "log.away")))
+	_, err = tryStart(t, dir, nil)
+	require.ErrorContains(t, err, "incomplete")
+	require.NoError(t, os.Rename(filepath.Join(data, "log.away"), filepath.Join(data, "log.json")))
+	key, err := os.ReadFile(filepath.Join(data, "cluster.key"))
+	require.NoError(t, err)
+	fi, err := os.Stat(filepath.Join(data, "cluster.key"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), fi.Mode().Perm())
+	require.NoError(t, os.WriteFile(filepath.Join(data, "cluster.key"), []byte("garbage"), 0o600))
+	_, err = tryStart(t, dir, nil)
+	require.ErrorContains(t, err, "no key file")
+	require.NotContains(t, err.Error(), "garbage")
+	require.NoError(t, os.Remove(filepath.Join(data, "cluster.key")))
+	_, err = tryStart(t, dir, nil)
+	require.ErrorContains(t, err, "is missing")
+	require.NoError(t, os.WriteFile(filepath.Join(data, "cluster.key"), key, 0o600))
+	start(t, dir).must("GET", "/v1/sites/a", nil, nil)
+}

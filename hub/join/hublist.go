@@ -1,0 +1,91 @@
+package join
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Validity of hub lists: a new one is signed when half of it is over. Agents
+// without a hub for so long fall back on nothing worse than an old address.
+const (
+	listValidity = 365 * 24 * time.Hour
+	listBackdate = 24 * time.Hour // hosts' clocks differ
+)
+
+// EnsureHub brings the cluster, this hub's number and the signed hub list into
+// the state. hub has every field but the number, which is returned. overlay is
+// for a new cluster; an existing one keeps its own.
+func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.Hub, overlay []netip.Prefix) (protocol.NodeNumber, error) {
+	var number protocol.NodeNumber
+	_, err := store.Update(ctx, "hub", "hub list", func(d *state.Draft) error {
+		if d.Epoch == 0 {
+			if err := d.Add(state.ClusterCreated{Cluster: keys.Cluster.Public(), Epoch: 1, Overlay: overlay}); err != nil {
+				return err
+			}
+		}
+		if d.Cluster != keys.Cluster.Public() {
+			return state.Errorf(state.Conflict, "the cluster key is not the one of the state log; restore both from the same backup")
+		}
+		if !sameRanges(d.Overlay, overlay) {
+			return state.Errorf(state.Conflict, "the overlay of this cluster is %v and cannot be changed to %v; start with the same --overlay as before", d.Overlay, overlay)
+		}
+		number = 0
+		for _, h := range d.Hubs.Hubs {
+			if h.WireGuardKey == hub.WireGuardKey {
+				number = h.Number
+			}
+		}
+		if number == 0 {
+			if len(d.HubNumbers) > 0 {
+				return state.Errorf(state.Conflict, "the hub key is not the one of the state log; restore both from the same backup")
+			}
+			number = d.NextNumber
+			if err := d.Add(state.HubAdded{Number: number}); err != nil {
+				return err
+			}
+		}
+		h := hub
+		h.Number = number
+		return signList(d, keys.Cluster, h)
+	})
+	return number, err
+}
+
+// signList adds a new hub list if the present one does not say what h says, or
+// half of its validity is over.
+func signList(d *state.Draft, key protocol.ClusterPrivateKey, h protocol.Hub) error {
+	hubs := slices.Clone(d.Hubs.Hubs)
+	i := slices.IndexFunc(hubs, func(x protocol.Hub) bool { return x.Number == h.Number })
+	same := i >= 0 && reflect.DeepEqual(hubs[i], h)
+	if i < 0 {
+		hubs = append(hubs, h)
+	} else {
+		hubs[i] = h
+	}
+	slices.SortFunc(hubs, func(a, b protocol.Hub) int { return cmp.Compare(a.Number, b.Number) })
+	if same && d.Hubs.NotAfter.Sub(d.Now) > listValidity/2 {
+		return nil
+	}
+	signed, err := protocol.HubList{
+		Version: protocol.Version, Serial: d.Hubs.Serial + 1, Hubs: hubs, Overlay: d.Overlay,
+		NotBefore: d.Now.Add(-listBackdate).Truncate(time.Second), NotAfter: d.Now.Add(listValidity).Truncate(time.Second),
+	}.Sign(key)
+	if err != nil {
+		return err
+	}
+	return d.Add(state.HubListSigned{List: signed})
+}
+
+func sameRanges(a, b []netip.Prefix) bool {
+	a, b = slices.Clone(a), slices.Clone(b)
+	slices.SortFunc(a, netip.Prefix.Compare)
+	slices.SortFunc(b, netip.Prefix.Compare)
+	return slices.Equal(a, b)
+}

@@ -1,0 +1,146 @@
+package join
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/flynn/noise"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/event"
+	"causeway/protocol"
+)
+
+func server(t testing.TB) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	keys, err := LoadKeys(dir, true)
+	require.NoError(t, err)
+	s, err := New(Config{Dir: dir, Keys: keys, Events: &event.Log{}, Log: zerolog.Nop()})
+	require.NoError(t, err)
+	return s
+}
+
+// message makes Noise message 1 with payload.
+func message(t testing.TB, hub protocol.WireGuardPublicKey, prologue string, payload []byte) []byte {
+	t.Helper()
+	k, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	pub := k.Public()
+	hs, err := noise.NewHandshakeState(noise.Config{CipherSuite: suite, Pattern: noise.HandshakeIK, Initiator: true,
+		Prologue: []byte(prologue), StaticKeypair: noise.DHKey{Private: k[:], Public: pub[:]}, PeerStatic: hub[:]})
+	require.NoError(t, err)
+	b, _, _, err := hs.WriteMessage(nil, payload)
+	require.NoError(t, err)
+	return b
+}
+
+// What is no join message for this hub gets a bare 400 and touches no state
+// (the server has none here).
+func TestJunkIsRefusedBare(t *testing.T) {
+	s := server(t)
+	other, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(t, err)
+	good, err := json.Marshal(protocol.JoinRequest{Version: 1})
+	require.NoError(t, err)
+	hub := s.cfg.Keys.Hub.Public()
+	cut := message(t, hub, protocol.JoinPrologue, good)
+	for name, body := range map[string][]byte{
+		"empty": nil, "junk": bytes.Repeat([]byte{7}, 300), "huge": make([]byte, protocol.MaxJoinMessage+1),
+		"another hub's key": message(t, other.Public(), protocol.JoinPrologue, good),
+		"another prologue":  message(t, hub, "causeway join v9", good),
+		"no json":           message(t, hub, protocol.JoinPrologue, []byte("{")),
+		"cut":               cut[:len(cut)-1],
+	} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("POST", protocol.PathJoin, bytes.NewReader(body)))
+		require.Equal(t, http.StatusBadRequest, w.Code, name)
+		require.Empty(t, w.Body.Bytes(), name)
+	}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	require.Equal(t, http.StatusNotFound, w.Code)
+}
+
+func TestRateLimit(t *testing.T) {
+	s := server(t)
+	codes := map[int]int{}
+	for range perSourceBurst + 20 {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("POST", protocol.PathJoin, nil))
+		codes[w.Code]++
+	}
+	require.GreaterOrEqual(t, codes[http.StatusBadRequest], perSourceBurst)
+	require.Positive(t, codes[http.StatusTooManyRequests])
+	r := httptest.NewRequest("POST", protocol.PathJoin, nil)
+	r.RemoteAddr = "[2001:db8::5]:1"
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	require.Equal(t, http.StatusBadRequest, w.Code, "another source is not held back")
+}
+
+func TestSourcesAreBounded(t *testing.T) {
+	s := sources{m: map[netip.Addr]*source{}}
+	now := time.Unix(1000, 0)
+	a := netip.MustParseAddr("10.0.0.0")
+	for range maxSources {
+		require.True(t, s.allow(a, now))
+		a = a.Next()
+	}
+	require.False(t, s.allow(a, now))
+	require.True(t, s.allow(a, now.Add(time.Minute)))
+	require.Len(t, s.m, 1)
+	// One host has a /64: its addresses are one source.
+	require.True(t, s.allow(netip.MustParseAddr("2001:db8::1"), now.Add(time.Minute)))
+	require.True(t, s.allow(netip.MustParseAddr("2001:db8::2"), now.Add(time.Minute)))
+	require.Len(t, s.m, 2)
+}
+
+func TestKeysAndCertificateStay(t *testing.T) {
+	dir := t.TempDir()
+	require.False(t, Have(dir))
+	_, err := LoadKeys(dir, false)
+	require.ErrorContains(t, err, "is missing")
+	a, err := LoadKeys(dir, true)
+	require.NoError(t, err)
+	b, err := LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, a, b)
+	require.True(t, Have(dir))
+	c1, err := certificate(dir, time.Now())
+	require.NoError(t, err)
+	c2, err := certificate(dir, time.Now())
+	require.NoError(t, err)
+	require.Equal(t, c1.Certificate, c2.Certificate)
+	c3, err := certificate(dir, time.Now().AddDate(30, 0, 0))
+	require.NoError(t, err)
+	require.NotEqual(t, c1.Certificate, c3.Certificate)
+	for _, f := range []string{ClusterKeyFile, HubKeyFile, certFile} {
+		fi, err := os.Stat(filepath.Join(dir, f))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), fi.Mode().Perm(), f)
+	}
+}
+
+// Anyone on the Internet can send a join. The message is either refused or its
+// request is what an initiator with the returned key encrypted to this hub.
+func FuzzOpenRequest(f *testing.F) {
+	key := protocol.WireGuardPrivateKey{8, 31: 64}
+	good, _ := json.Marshal(protocol.JoinRequest{Version: 1, Secret: make([]byte, 32), Name: "one"})
+	f.Add(message(f, key.Public(), protocol.JoinPrologue, good))
+	f.Add(make([]byte, 96))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		hs, k, _, err := openRequest(key, b)
+		if err == nil && (hs == nil || k.IsZero()) {
+			t.Fatal("accepted without a key")
+		}
+	})
+}

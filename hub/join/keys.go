@@ -1,0 +1,154 @@
+// Package join is the hub as join authority: its keys, the signed hub list,
+// and the HTTPS endpoints at which a host redeems a token.
+package join
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Files of the data directory.
+const (
+	ClusterKeyFile = "cluster.key"
+	HubKeyFile     = "hub.key"
+	certFile       = "tls.pem"
+)
+
+// Keys are the hub's private keys.
+type Keys struct {
+	Cluster protocol.ClusterPrivateKey // signs hub lists; to be backed up apart
+	Hub     protocol.WireGuardPrivateKey
+}
+
+// Have reports whether any key file is in dir.
+func Have(dir string) bool {
+	for _, f := range []string{ClusterKeyFile, HubKeyFile} {
+		if _, err := os.Stat(filepath.Join(dir, f)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// LoadKeys reads the keys in dir and makes those that are missing, if it may.
+func LoadKeys(dir string, create bool) (k Keys, err error) {
+	k.Cluster, err = loadKey(filepath.Join(dir, ClusterKeyFile), create, protocol.ParseClusterPrivateKey, func() (string, error) {
+		n, err := protocol.NewClusterPrivateKey()
+		return n.Secret(), err
+	})
+	if err != nil {
+		return Keys{}, fmt.Errorf("cluster key: %w", err)
+	}
+	k.Hub, err = loadKey(filepath.Join(dir, HubKeyFile), create, protocol.ParseWireGuardPrivateKey, func() (string, error) {
+		n, err := protocol.NewWireGuardPrivateKey()
+		return n.Secret(), err
+	})
+	if err != nil {
+		return Keys{}, fmt.Errorf("hub key: %w", err)
+	}
+	return k, nil
+}
+
+func loadKey[K any](path string, create bool, parse func(string) (K, error), make func() (string, error)) (k K, err error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !create:
+		return k, fmt.Errorf("%s is missing; restore it from a backup", path)
+	case errors.Is(err, fs.ErrNotExist):
+		text, err := make()
+		if err != nil {
+			return k, err
+		}
+		b = []byte(text + "\n")
+		if err := writeSecret(path, b); err != nil {
+			return k, err
+		}
+	case err != nil:
+		return k, err
+	}
+	k, err = parse(strings.TrimSpace(string(b)))
+	if err != nil {
+		return k, fmt.Errorf("%s is no key file; restore it from a backup", path) // never quotes what is in it
+	}
+	return k, nil
+}
+
+// writeSecret makes path with b, mode 0600, whole or not at all.
+func writeSecret(path string, b []byte) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return err
+}
+
+// certificate loads the HTTPS certificate in dir, or makes one. It is
+// transport only: nobody checks it, the token's pin authenticates the hub.
+func certificate(dir string, now time.Time) (tls.Certificate, error) {
+	path := filepath.Join(dir, certFile)
+	if b, err := os.ReadFile(path); err == nil {
+		if c, err := tls.X509KeyPair(b, b); err == nil && now.Before(c.Leaf.NotAfter) {
+			return c, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "causeway-hub"}, DNSNames: []string{"causeway-hub"},
+		NotBefore: now.Add(-24 * time.Hour), NotAfter: now.AddDate(20, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	kd, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})...)
+	if err := writeSecret(path, b); err != nil {
+		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
+	}
+	return tls.X509KeyPair(b, b)
+}

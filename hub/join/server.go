@@ -1,0 +1,287 @@
+package join
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/flynn/noise"
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"causeway/hub/event"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Limits of the HTTPS server. Joins are rare; what is above these rates is an
+// attack or a mistake.
+const (
+	readTimeout     = 10 * time.Second
+	writeTimeout    = 30 * time.Second
+	maxConns        = 4096
+	perSourceRate   = 10 // requests a second
+	perSourceBurst  = 100
+	overallRate     = 500
+	overallBurst    = 1000
+	maxSources      = 10000
+	redeemTimeout   = 20 * time.Second
+	maxAgentVersion = 64
+)
+
+// Config configures a Server.
+type Config struct {
+	Dir    string // for the certificate
+	Keys   Keys
+	Store  *state.Store
+	Events *event.Log
+	Log    zerolog.Logger
+}
+
+// Server answers joins. Its methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	cert    tls.Certificate
+	overall *rate.Limiter
+	sources sources
+}
+
+// New loads or makes the certificate. It listens on nothing.
+func New(cfg Config) (*Server, error) {
+	cert, err := certificate(cfg.Dir, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: sources{m: map[netip.Addr]*source{}}}, nil
+}
+
+// Handler returns the endpoints.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+protocol.PathHubList, s.hubList)
+	mux.HandleFunc("POST "+protocol.PathJoin, s.join)
+	return mux
+}
+
+// Serve answers HTTPS on l, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	hs := &http.Server{
+		Handler: s.Handler(), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12},
+		ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: readTimeout, MaxHeaderBytes: 16 << 10,
+		ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
+	}
+	end := make(chan struct{})
+	go func() {
+		defer close(end)
+		<-ctx.Done()
+		sctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if hs.Shutdown(sctx) != nil {
+			hs.Close()
+		}
+	}()
+	err := hs.ServeTLS(&limitListener{Listener: l, slots: make(chan struct{}, maxConns)}, "", "")
+	if errors.Is(err, http.ErrServerClosed) {
+		<-end
+		return nil
+	}
+	return fmt.Errorf("serve https: %w", err)
+}
+
+func (s *Server) allow(w http.ResponseWriter, r *http.Request) bool {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && s.sources.allow(ap.Addr(), time.Now()) && s.overall.Allow() {
+		return true
+	}
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, "too many requests, try again", http.StatusTooManyRequests)
+	return false
+}
+
+func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
+	if !s.allow(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(s.cfg.Store.State().HubList)
+}
+
+func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	if !s.allow(w, r) {
+		return
+	}
+	msg, err := io.ReadAll(http.MaxBytesReader(w, r.Body, protocol.MaxJoinMessage))
+	if err != nil {
+		bad(w)
+		return
+	}
+	hs, key, req, err := openRequest(s.cfg.Keys.Hub, msg)
+	if err != nil {
+		bad(w)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), redeemTimeout)
+	defer cancel()
+	answer := s.redeem(ctx, r.RemoteAddr, key, req)
+	b, err := json.Marshal(answer)
+	if err == nil {
+		b, _, _, err = hs.WriteMessage(nil, b)
+	}
+	if err != nil {
+		s.cfg.Log.Error().Err(err).Msg("join answer not written")
+		bad(w)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(b)
+}
+
+// bad is the whole answer to what is no join message for this hub.
+func bad(w http.ResponseWriter) { w.WriteHeader(http.StatusBadRequest) }
+
+var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
+
+// openRequest opens Noise message 1. The key is the initiator's static key, whose
+// possession it proved.
+func openRequest(hub protocol.WireGuardPrivateKey, msg []byte) (*noise.HandshakeState, protocol.WireGuardPublicKey, protocol.JoinRequest, error) {
+	var key protocol.WireGuardPublicKey
+	var req protocol.JoinRequest
+	pub := hub.Public()
+	hs, err := noise.NewHandshakeState(noise.Config{
+		CipherSuite: suite, Pattern: noise.HandshakeIK, Initiator: false, Prologue: []byte(protocol.JoinPrologue),
+		StaticKeypair: noise.DHKey{Private: hub[:], Public: pub[:]},
+	})
+	if err != nil {
+		return nil, key, req, err
+	}
+	payload, _, _, err := hs.ReadMessage(nil, msg)
+	if err != nil {
+		return nil, key, req, err
+	}
+	if len(hs.PeerStatic()) != len(key) {
+		return nil, key, req, errors.New("no static key")
+	}
+	copy(key[:], hs.PeerStatic())
+	// A low-order key would agree with everybody on the same secret.
+	if _, err := hub.SharedSecret(key); err != nil {
+		return nil, key, req, err
+	}
+	if err := json.Unmarshal(payload, &req); err != nil {
+		return nil, key, req, err
+	}
+	return hs, key, req, nil
+}
+
+// redeem decides the join and words the answer.
+func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuardPublicKey, req protocol.JoinRequest) protocol.JoinAnswer {
+	ans := protocol.JoinAnswer{Version: protocol.Version}
+	refuse := func(code, told, reason string) protocol.JoinAnswer {
+		s.cfg.Log.Warn().Str("addr", from).Str("token", req.TokenID.String()).Str("reason", reason).Msg("join refused")
+		s.cfg.Events.Add(event.JoinRefused, "", fmt.Sprintf("from %s, token %s, wanted name %.80q: %s", from, req.TokenID, req.Name, reason))
+		ans.Refused = &protocol.Refusal{Code: code, Message: told}
+		return ans
+	}
+	if req.Version < 1 || req.Version > protocol.Version+1 {
+		told := fmt.Sprintf("the hub speaks protocol version %d, the agent %d", protocol.Version, req.Version)
+		return refuse(protocol.RefusedVersion, told, told)
+	}
+	rr := state.RedeemRequest{Token: req.TokenID, WireGuardKey: key, IdentityKey: req.IdentityKey, Name: req.Name, Replace: req.Replace}
+	whole := copy(rr.Secret[:], req.Secret) == len(rr.Secret) && len(req.Secret) == len(rr.Secret) && !req.IdentityKey.IsZero()
+	if !whole { // decided all the same, so that it is refused like any wrong secret
+		rr.Secret = protocol.TokenSecret{}
+	}
+	before := s.cfg.Store.State().Seq
+	st, err := s.cfg.Store.Update(ctx, "token:"+req.TokenID.String(), fmt.Sprintf("join from %s", from), func(d *state.Draft) error {
+		return state.Redeem(d, rr)
+	})
+	var r *state.Refusal
+	switch {
+	case errors.As(err, &r):
+		return refuse(r.Code, r.Told, r.Reason)
+	case err != nil:
+		return refuse(protocol.RefusedBusy, "the hub cannot store the join now", err.Error())
+	}
+	n, ok := st.NodeByKey(key)
+	overlay, err := st.OverlayOf(n.Number)
+	if !ok || err != nil {
+		return refuse(protocol.RefusedBusy, "the hub cannot store the join now", "the node is not in the state")
+	}
+	if st.Seq != before {
+		s.cfg.Log.Info().Str("node", n.Name).Str("site", n.Site).Uint32("number", uint32(n.Number)).Str("addr", from).Msg("node joined")
+	}
+	ans.Number, ans.Name, ans.Site, ans.Overlay, ans.HubList = n.Number, n.Name, n.Site, overlay, st.HubList
+	return ans
+}
+
+// sources limits the rate of each source, of the IPv6 ones by /64.
+type sources struct {
+	mu sync.Mutex
+	m  map[netip.Addr]*source
+}
+
+type source struct {
+	lim  *rate.Limiter
+	last time.Time
+}
+
+func (s *sources) allow(a netip.Addr, now time.Time) bool {
+	a = a.Unmap()
+	if a.Is6() {
+		p, _ := a.WithZone("").Prefix(64)
+		a = p.Addr()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	src, ok := s.m[a]
+	if !ok {
+		if len(s.m) >= maxSources {
+			// Whoever was silent long enough to have a full burst again is as good as new.
+			for k, v := range s.m {
+				if now.Sub(v.last) > perSourceBurst/perSourceRate*time.Second {
+					delete(s.m, k)
+				}
+			}
+			if len(s.m) >= maxSources {
+				return false
+			}
+		}
+		src = &source{lim: rate.NewLimiter(perSourceRate, perSourceBurst)}
+		s.m[a] = src
+	}
+	src.last = now
+	return src.lim.AllowN(now, 1)
+}
+
+// limitListener bounds the connections open at once: beyond it, accepting waits.
+type limitListener struct {
+	net.Listener
+	slots chan struct{}
+}
+
+func (l *limitListener) Accept() (net.Conn, error) {
+	l.slots <- struct{}{} // freed by the timeouts of the connections that hold them
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+type limitConn struct {
+	net.Conn
+	free func()
+}
+
+func (c *limitConn) Close() error {
+	c.free()
+	return c.Conn.Close()
+}

@@ -1,0 +1,207 @@
+// Package netmap computes what the hub tells each agent, from the state and
+// from what is known live of nodes. It is pure: values in, values out.
+//
+// The rules are those of 'Claims': no prefix is in two peers of one netmap, and
+// of nodes of a site that announce the same prefix exactly one owns it; nothing
+// that an agent's own node announces comes back to it.
+package netmap
+
+import (
+	"cmp"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// MaxAge is how long agents go on without any hub.
+const MaxAge = 7 * 24 * time.Hour
+
+// Live is what is known of a node beyond the state.
+type Live struct {
+	Online     bool             // its control session is up, or ended a moment ago
+	Candidates []netip.AddrPort // where it may be reached, bound at the hub or by its own word
+}
+
+// View is the part of all netmaps that is computed once.
+type View struct {
+	Version protocol.NetmapVersion // without Minor
+	Peers   []protocol.Peer        // every node that peers may know, by number
+	// Owners says which node carries a prefix. The next View is computed from it, so that a
+	// prefix stays where it is while its owner is online.
+	Owners map[netip.Prefix]protocol.NodeNumber
+
+	self map[protocol.NodeNumber]protocol.NetmapSelf
+	hubs *protocol.SignedHubList
+	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
+}
+
+// Compute makes the view. owners are those of the View before, or nil.
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip.Prefix]protocol.NodeNumber) *View {
+	v := &View{
+		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
+		Owners:  map[netip.Prefix]protocol.NodeNumber{},
+		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
+		hubs:    s.HubList,
+		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
+	}
+	routes := make([]state.Route, 0, len(s.Routes))
+	for _, r := range s.Routes {
+		routes = append(routes, r)
+	}
+	state.SortRoutes(routes)
+
+	candidates := map[netip.Prefix][]protocol.NodeNumber{} // who could own a prefix, by number
+	announced := map[protocol.NodeNumber][]protocol.AnnouncedRoute{}
+	for _, r := range routes {
+		if !r.Announced && !r.FromToken {
+			continue
+		}
+		announced[r.Node] = append(announced[r.Node], protocol.AnnouncedRoute{Prefix: r.Prefix, State: r.State})
+		if v.own[r.Node] == nil {
+			v.own[r.Node] = map[netip.Prefix]bool{}
+		}
+		v.own[r.Node][r.Prefix] = true
+		if r.Carried() && s.Nodes[r.Node].Live() && s.Nodes[r.Node].Statement != nil && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
+			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
+		}
+	}
+	owned := map[protocol.NodeNumber][]netip.Prefix{}
+	for p, nodes := range candidates {
+		o := owner(nodes, owners[p], live)
+		v.Owners[p] = o
+		owned[o] = append(owned[o], p)
+	}
+	for _, n := range s.LiveNodes() {
+		overlay, err := s.OverlayOf(n.Number)
+		if err != nil { // joins beyond the range are refused
+			continue
+		}
+		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number]}
+		if n.Statement == nil {
+			continue // peers could not check its key
+		}
+		r := owned[n.Number]
+		slices.SortFunc(r, comparePrefixes)
+		v.Peers = append(v.Peers, protocol.Peer{
+			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r,
+			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
+		})
+	}
+	return v
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// owner chooses one of nodes (by number): the owner so far while it is online,
+// else the first that is, else the owner so far, else the first.
+func owner(nodes []protocol.NodeNumber, before protocol.NodeNumber, live map[protocol.NodeNumber]Live) protocol.NodeNumber {
+	had := slices.Contains(nodes, before)
+	if had && live[before].Online {
+		return before
+	}
+	for _, n := range nodes {
+		if live[n].Online {
+			return n
+		}
+	}
+	if had {
+		return before
+	}
+	return nodes[0]
+}
+
+// Candidates returns addrs without repetition, without what cannot be another
+// host's underlay address, sorted and bounded.
+func Candidates(addrs []netip.AddrPort, overlay []netip.Prefix) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, len(addrs))
+	for _, a := range addrs {
+		ip := a.Addr().Unmap().WithZone("")
+		if !ip.IsValid() || a.Port() == 0 || ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.IsLinkLocalUnicast() ||
+			slices.ContainsFunc(overlay, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			continue
+		}
+		out = append(out, netip.AddrPortFrom(ip, a.Port()))
+	}
+	if len(out) > protocol.MaxNodeCandidates { // the first ones are the best known
+		out = out[:protocol.MaxNodeCandidates]
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
+// For returns node n's full netmap; ok is false if n is no live node. The
+// version has no Minor.
+func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
+	self, ok := v.self[n]
+	if !ok {
+		return protocol.Netmap{}, false
+	}
+	m = protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, Peers: make([]protocol.Peer, 0, len(v.Peers)), MaxAge: MaxAge}
+	for _, p := range v.Peers {
+		if p.Number() == n {
+			continue
+		}
+		if own := v.own[n]; len(own) > 0 && slices.ContainsFunc(p.Routes, func(r netip.Prefix) bool { return own[r] }) {
+			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return own[r] })
+		}
+		m.Peers = append(m.Peers, p)
+	}
+	return m, true
+}
+
+// Same reports whether two full netmaps say the same, whatever their versions.
+func Same(a, b protocol.Netmap) bool {
+	a.NetmapVersion, b.NetmapVersion = protocol.NetmapVersion{}, protocol.NetmapVersion{}
+	return reflect.DeepEqual(a, b)
+}
+
+// SameAs reports whether every netmap of v and w says the same, whatever their
+// versions.
+func (v *View) SameAs(w *View) bool {
+	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) &&
+		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
+}
+
+// Next returns the version after have for a netmap computed at v.Version: the
+// log's sequence where it grew, else one Minor more.
+func (v *View) Next(have protocol.NetmapVersion) protocol.NetmapVersion {
+	if have.Epoch == v.Version.Epoch && have.Version >= v.Version.Version {
+		have.Minor++
+		return have
+	}
+	return v.Version
+}
+
+// Delta returns the change from base, which the agent holds, to full. Applied to
+// base it yields full.
+func Delta(base, full protocol.Netmap) protocol.Netmap {
+	d := full
+	v := base.NetmapVersion
+	d.Base = &v
+	if reflect.DeepEqual(base.HubList, full.HubList) {
+		d.HubList = nil
+	}
+	held := make(map[protocol.NodeNumber]protocol.Peer, len(base.Peers))
+	for _, p := range base.Peers {
+		held[p.Number()] = p
+	}
+	d.Peers = []protocol.Peer{}
+	for _, p := range full.Peers {
+		if h, ok := held[p.Number()]; !ok || !reflect.DeepEqual(h, p) {
+			d.Peers = append(d.Peers, p)
+		}
+		delete(held, p.Number())
+	}
+	d.Removed = nil
+	for n := range held {
+		d.Removed = append(d.Removed, n)
+	}
+	slices.Sort(d.Removed)
+	return d
+}

@@ -1,0 +1,236 @@
+package netmap
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// cluster builds states by hand: netmap does not depend on how they came to be.
+type cluster struct {
+	t testing.TB
+	d *state.Draft
+}
+
+func newCluster(t testing.TB) *cluster {
+	c := &cluster{t, &state.Draft{State: state.New()}}
+	c.add(state.ClusterCreated{Cluster: protocol.ClusterPublicKey{1}, Epoch: 3, Overlay: []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6}},
+		state.HubAdded{Number: 1})
+	c.d.Seq = 50
+	return c
+}
+
+func (c *cluster) add(cs ...state.Change) {
+	c.t.Helper()
+	for _, x := range cs {
+		require.NoError(c.t, c.d.Add(x))
+	}
+}
+
+// node joins a node to site, which is made if it is missing, with approved routes.
+func (c *cluster) node(site, name string, routes ...string) protocol.NodeNumber {
+	c.t.Helper()
+	if _, ok := c.d.Sites[site]; !ok {
+		c.add(state.SiteCreated{Name: site})
+	}
+	n := c.d.NextNumber
+	id := protocol.TokenID{byte(n), byte(n >> 8)}
+	seed := protocol.IdentityPrivateKey{byte(n), byte(n >> 8), 9}
+	secret := protocol.TokenSecret{byte(n)}
+	h := secret.Hash()
+	c.add(state.TokenCreated{ID: id, Hash: h[:], Site: site, Expires: c.d.Now.Add(1)})
+	key := protocol.WireGuardPublicKey{byte(n), byte(n >> 8), 9}
+	require.NoError(c.t, state.Redeem(c.d, state.RedeemRequest{Token: id, Secret: secret, Name: name, WireGuardKey: key, IdentityKey: seed.Public()}))
+	st := protocol.NodeStatement{Number: n, WireGuardKey: key, Epoch: 1}.Sign(seed)
+	var ps []netip.Prefix
+	for _, r := range routes {
+		ps = append(ps, pfx(r))
+	}
+	require.NoError(c.t, state.Announce(c.d, n, st, ps))
+	for _, p := range ps {
+		require.NoError(c.t, state.DecideRoute(c.d, name, p, true, "x"))
+	}
+	return n
+}
+
+func owned(m protocol.Netmap) map[string][]string {
+	out := map[string][]string{}
+	for _, p := range m.Peers {
+		for _, r := range p.Routes {
+			out[p.Name] = append(out[p.Name], r.String())
+		}
+	}
+	return out
+}
+
+func TestGroupHasOneOwner(t *testing.T) {
+	c := newCluster(t)
+	a1, a2 := c.node("a", "a1", "10.1.0.0/16"), c.node("a", "a2", "10.1.0.0/16", "10.1.7.0/24")
+	b := c.node("b", "b1", "10.2.0.0/16")
+	p := pfx("10.1.0.0/16")
+	online := func(ns ...protocol.NodeNumber) map[protocol.NodeNumber]Live {
+		m := map[protocol.NodeNumber]Live{}
+		for _, n := range ns {
+			m[n] = Live{Online: true}
+		}
+		return m
+	}
+	for _, tt := range []struct {
+		name   string
+		live   map[protocol.NodeNumber]Live
+		before protocol.NodeNumber
+		want   protocol.NodeNumber
+	}{
+		{"nobody known: the first", nil, 0, a1},
+		{"the one that is online", online(a2), 0, a2},
+		{"both online: the first", online(a1, a2), 0, a1},
+		{"both online: it stays", online(a1, a2), a2, a2},
+		{"the owner went: the other", online(a1), a2, a1},
+		{"all went: it stays", nil, a2, a2},
+		{"a former owner that announces it no more", online(a1), b, a1},
+	} {
+		v := Compute(c.d.State, tt.live, map[netip.Prefix]protocol.NodeNumber{p: tt.before})
+		require.Equal(t, tt.want, v.Owners[p], tt.name)
+	}
+
+	v := Compute(c.d.State, nil, nil)
+	m, ok := v.For(b)
+	require.True(t, ok)
+	require.Equal(t, protocol.NetmapVersion{Epoch: 3, Version: 50}, m.NetmapVersion)
+	require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m), "a longer prefix inside has its own owner")
+	m, _ = v.For(a2)
+	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}}, owned(m), "what a node announces does not come back to it")
+	m, _ = v.For(a1)
+	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m))
+	_, ok = v.For(1)
+	require.False(t, ok)
+	_, ok = v.For(99)
+	require.False(t, ok)
+}
+
+func TestOnlyWhatIsApprovedAndAnnounced(t *testing.T) {
+	c := newCluster(t)
+	a, b := c.node("a", "a1", "10.1.0.0/16", "10.3.0.0/16"), c.node("b", "b1")
+	require.NoError(t, state.DecideRoute(c.d, "a1", pfx("10.3.0.0/16"), false, "x"))
+	require.NoError(t, state.AnnounceRoutes(c.d, a, []netip.Prefix{pfx("10.1.0.0/16"), pfx("10.3.0.0/16"), pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}))
+	v := Compute(c.d.State, nil, nil)
+	m, _ := v.For(b)
+	require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}}, owned(m))
+	m, _ = v.For(a)
+	require.Equal(t, []protocol.AnnouncedRoute{
+		{Prefix: pfx("10.1.0.0/16"), State: protocol.RouteApproved}, {Prefix: pfx("10.3.0.0/16"), State: protocol.RouteRejected},
+		{Prefix: pfx("10.4.0.0/16"), State: protocol.RoutePending}, {Prefix: pfx("127.0.0.0/8"), State: protocol.RouteRejected},
+	}, m.Self.Routes)
+	require.NoError(t, state.AnnounceRoutes(c.d, a, nil))
+	m, _ = Compute(c.d.State, nil, nil).For(b)
+	require.Empty(t, owned(m))
+	require.NoError(t, state.Remove(c.d, a, state.GoneRevoked))
+	v = Compute(c.d.State, nil, nil)
+	m, _ = v.For(b)
+	require.Empty(t, m.Peers)
+	_, ok := v.For(a)
+	require.False(t, ok)
+}
+
+func TestCandidates(t *testing.T) {
+	got := Candidates([]netip.AddrPort{
+		ap("203.0.113.5:1"), ap("10.0.0.1:2"), ap("203.0.113.5:1"), ap("127.0.0.1:2"), ap("169.254.1.1:3"), ap("[fe80::1%eth0]:3"), ap("224.0.0.1:4"),
+		ap("0.0.0.0:5"), ap("[::]:5"), ap("198.18.0.7:6"), ap("[fd63:7761:7900::7]:6"), ap("10.0.0.9:0"), ap("[::ffff:192.0.2.1]:7"), ap("[2001:db8::1]:8"), {},
+	}, []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6})
+	require.Equal(t, []netip.AddrPort{ap("10.0.0.1:2"), ap("192.0.2.1:7"), ap("203.0.113.5:1"), ap("[2001:db8::1]:8")}, got)
+	var many []netip.AddrPort
+	for i := range 100 {
+		many = append(many, netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(100+i)))
+	}
+	require.Len(t, Candidates(many, nil), protocol.MaxNodeCandidates)
+}
+
+func TestNext(t *testing.T) {
+	v := &View{Version: protocol.NetmapVersion{Epoch: 2, Version: 10}}
+	for have, want := range map[protocol.NetmapVersion]protocol.NetmapVersion{
+		{}:                                 {Epoch: 2, Version: 10},
+		{Epoch: 2, Version: 9, Minor: 7}:   {Epoch: 2, Version: 10},
+		{Epoch: 2, Version: 10, Minor: 7}:  {Epoch: 2, Version: 10, Minor: 8},
+		{Epoch: 2, Version: 12}:            {Epoch: 2, Version: 12, Minor: 1}, // another hub was ahead
+		{Epoch: 1, Version: 99, Minor: 99}: {Epoch: 2, Version: 10},
+	} {
+		got := v.Next(have)
+		require.Equal(t, want, got)
+		require.True(t, have.Less(got))
+	}
+}
+
+// Whatever changes between two netmaps, the delta applied to the first gives
+// the second; and no netmap has a prefix twice.
+func TestDeltaProperty(t *testing.T) {
+	pool := []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "172.16.0.0/12"}
+	rapid.Check(t, func(rt *rapid.T) {
+		c := newCluster(t)
+		var nodes []protocol.NodeNumber
+		var owners map[netip.Prefix]protocol.NodeNumber
+		var before *protocol.Netmap
+		for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
+			if rapid.Bool().Draw(rt, "join") || len(nodes) == 0 {
+				n := c.node("a", fmt.Sprintf("n%d", i))
+				nodes = append(nodes, n)
+				p := pfx(rapid.SampledFrom(pool).Draw(rt, "route"))
+				require.NoError(rt, state.AnnounceRoutes(c.d, n, []netip.Prefix{p}))
+				require.NoError(rt, state.DecideRoute(c.d, fmt.Sprintf("n%d", i), p, true, "x"))
+			} else if n := rapid.SampledFrom(nodes).Draw(rt, "gone"); n != nodes[0] {
+				require.NoError(rt, state.Remove(c.d, n, state.GoneLeft))
+			}
+			c.d.Seq++
+			live := map[protocol.NodeNumber]Live{}
+			for _, n := range nodes {
+				live[n] = Live{Online: rapid.Bool().Draw(rt, "online"), Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(rapid.IntRange(1, 3).Draw(rt, "port")))}}
+			}
+			v := Compute(c.d.State, live, owners)
+			owners = v.Owners
+			full, ok := v.For(nodes[0])
+			require.True(rt, ok)
+			seen := map[netip.Prefix]bool{}
+			for _, p := range full.Peers {
+				for _, r := range p.Prefixes() {
+					require.False(rt, seen[r], "%s twice", r)
+					seen[r] = true
+				}
+			}
+			if before != nil {
+				got, err := Delta(*before, full).Apply(before)
+				require.NoError(rt, err)
+				if d := cmp.Diff(full, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+					rt.Fatal(d)
+				}
+				require.Equal(rt, full.NetmapVersion == before.NetmapVersion, false)
+				require.True(rt, Same(full, full))
+			}
+			before = &full
+		}
+	})
+}
+
+func BenchmarkCompute1000(b *testing.B) {
+	c := newCluster(b)
+	for i := range 1000 {
+		c.node("a", fmt.Sprintf("n%d", i))
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		v := Compute(c.d.State, nil, nil)
+		if _, ok := v.For(2); !ok {
+			b.Fatal()
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"causeway/protocol"
+)
+
+// SiteCreated is a new site.
+type SiteCreated struct {
+	Name   string         `json:"name"`
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
+}
+
+func (c SiteCreated) apply(s *State, t time.Time) error {
+	if !protocol.ValidName(c.Name) {
+		return Errorf(Invalid, "site name %.80q: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", c.Name)
+	}
+	if _, ok := s.Sites[c.Name]; ok {
+		return Errorf(Conflict, "site %s exists already", c.Name)
+	}
+	if len(c.Ranges) > protocol.MaxNodeRoutes {
+		return Errorf(Invalid, "%d ranges; at most %d", len(c.Ranges), protocol.MaxNodeRoutes)
+	}
+	for _, p := range c.Ranges {
+		if err := s.checkRange(c.Name, p); err != nil {
+			return err
+		}
+	}
+	s.Sites[c.Name] = Site{c.Name, c.Ranges, t}
+	return nil
+}
+
+// Describe returns one line.
+func (c SiteCreated) Describe() string {
+	if len(c.Ranges) == 0 {
+		return "site " + c.Name + " created"
+	}
+	return fmt.Sprintf("site %s created, ranges %s", c.Name, join(c.Ranges))
+}
+
+// SiteDeleted removes a site without live nodes and revokes its open tokens.
+type SiteDeleted struct {
+	Name string `json:"name"`
+}
+
+func (c SiteDeleted) apply(s *State, t time.Time) error {
+	if _, ok := s.Sites[c.Name]; !ok {
+		return noSite(s, c.Name)
+	}
+	for _, n := range s.LiveNodes() {
+		if n.Site == c.Name {
+			return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, n.Name)
+		}
+	}
+	for id, tok := range s.Tokens {
+		if tok.Site == c.Name && tok.State(t) == TokenOpen {
+			tok.Revoked = true
+			s.Tokens[id] = tok
+		}
+	}
+	delete(s.Sites, c.Name)
+	return nil
+}
+
+// Describe returns one line.
+func (c SiteDeleted) Describe() string { return "site " + c.Name + " deleted" }
+
+// TokenCreated is a new join token.
+type TokenCreated struct {
+	ID      protocol.TokenID  `json:"id"`
+	Hash    []byte            `json:"secret_sha256"`
+	Site    string            `json:"site"`
+	Expires time.Time         `json:"expires"`
+	Routes  []netip.Prefix    `json:"routes,omitempty"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Replace string            `json:"replace,omitempty"`
+}
+
+func (c TokenCreated) apply(s *State, t time.Time) error {
+	if _, ok := s.Tokens[c.ID]; ok || len(c.Hash) != 32 {
+		return Errorf(Conflict, "token %s exists already or has no hash", c.ID)
+	}
+	if _, ok := s.Sites[c.Site]; !ok {
+		return noSite(s, c.Site)
+	}
+	if !c.Expires.After(t) {
+		return Errorf(Invalid, "the token would expire at once")
+	}
+	if len(c.Routes) > protocol.MaxNodeRoutes {
+		return Errorf(Invalid, "%d routes; at most %d", len(c.Routes), protocol.MaxNodeRoutes)
+	}
+	for _, p := range c.Routes {
+		if err := s.checkClaim(c.Site, p); err != nil {
+			return err
+		}
+	}
+	if err := CheckLabels(c.Labels); err != nil {
+		return err
+	}
+	if c.Replace != "" {
+		n, ok := s.names[c.Replace]
+		if !ok {
+			return noNode(s, c.Replace)
+		}
+		if site := s.Nodes[n].Site; site != c.Site {
+			return Errorf(Conflict, "node %s belongs to site %s, not %s", c.Replace, site, c.Site)
+		}
+	}
+	s.Tokens[c.ID] = Token{ID: c.ID, Hash: [32]byte(c.Hash), Site: c.Site, Routes: c.Routes, Labels: c.Labels,
+		Replace: c.Replace, Created: t, Expires: c.Expires}
+	return nil
+}
+
+// Describe returns one line.
+func (c TokenCreated) Describe() string {
+	d := fmt.Sprintf("token %s created for site %s, expires %s", c.ID, c.Site, c.Expires.UTC().Format(time.RFC3339))
+	if len(c.Routes) > 0 {
+		d += ", routes " + join(c.Routes)
+	}
+	if c.Replace != "" {
+		d += ", replaces node " + c.Replace
+	}
+	return d
+}
+
+// TokenState is where a token is in its life.
+type TokenState string
+
+// Token states.
+const (
+	TokenOpen    TokenState = "open"
+	TokenUsed    TokenState = "used"
+	TokenExpired TokenState = "expired"
+	TokenRevoked TokenState = "revoked"
+)
+
+// State returns the token's state at time t.
+func (k Token) State(t time.Time) TokenState {
+	switch {
+	case k.UsedBy != 0:
+		return TokenUsed
+	case k.Revoked:
+		return TokenRevoked
+	case !t.Before(k.Expires):
+		return TokenExpired
+	}
+	return TokenOpen
+}
+
+// TokenCancelled revokes an open token.
+type TokenCancelled struct {
+	ID protocol.TokenID `json:"id"`
+}
+
+func (c TokenCancelled) apply(s *State, t time.Time) error {
+	k, ok := s.Tokens[c.ID]
+	if !ok {
+		return Errorf(NotFound, "there is no token %s; see 'causeway token list'", c.ID)
+	}
+	if st := k.State(t); st != TokenOpen {
+		return Errorf(Conflict, "token %s is %s already", c.ID, st)
+	}
+	k.Revoked = true
+	s.Tokens[c.ID] = k
+	return nil
+}
+
+// Describe returns one line.
+func (c TokenCancelled) Describe() string { return "token " + c.ID.String() + " revoked" }
+
+// TokenRedeemed marks a token as used by the node that joins in the same transaction.
+type TokenRedeemed struct {
+	ID   protocol.TokenID    `json:"id"`
+	Node protocol.NodeNumber `json:"node"`
+}
+
+func (c TokenRedeemed) apply(s *State, t time.Time) error {
+	k, ok := s.Tokens[c.ID]
+	if !ok || k.State(t) != TokenOpen {
+		return Errorf(Refused, "token %s is not open", c.ID)
+	}
+	if c.Node != s.NextNumber {
+		return Errorf(Conflict, "number %d is not the next one, %d", c.Node, s.NextNumber)
+	}
+	k.UsedBy = c.Node
+	s.Tokens[c.ID] = k
+	return nil
+}
+
+// Describe returns one line.
+func (c TokenRedeemed) Describe() string {
+	return fmt.Sprintf("token %s used by node %d", c.ID, c.Node)
+}

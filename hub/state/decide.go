@@ -1,0 +1,275 @@
+package state
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Draft is a decision in the making: a state, already with the changes added
+// so far. A decide function may run several times, on newer and newer states.
+type Draft struct {
+	*State
+	Now     time.Time // the transaction's time
+	changes []Change
+}
+
+// Add applies c. If an invariant forbids it, the whole draft is void.
+func (d *Draft) Add(c Change) error {
+	if err := c.apply(d.State, d.Now); err != nil {
+		return err
+	}
+	d.changes = append(d.changes, c)
+	return nil
+}
+
+func noSite(s *State, name string) error {
+	if len(s.Sites) == 0 {
+		return Errorf(NotFound, "there is no site %.80q, nor any other; make one with 'causeway site create NAME'", name)
+	}
+	return Errorf(NotFound, "there is no site %.80q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(s.Sites)), ", "))
+}
+
+func noNode(s *State, name string) error {
+	return Errorf(NotFound, "there is no node %.80q; see 'causeway node list'", name)
+}
+
+// FindNode returns the live node of that name, or an error for a person.
+func (s *State) FindNode(name string) (Node, error) {
+	n, ok := s.names[name]
+	if ok {
+		return s.Nodes[n], nil
+	}
+	if old, ok := s.NodeByName(name); ok {
+		return Node{}, Errorf(NotFound, "node %s %s at %s", name, map[Gone]string{GoneLeft: "left", GoneRevoked: "was revoked"}[old.Gone], old.GoneTime.UTC().Format(time.RFC3339))
+	}
+	return Node{}, noNode(s, name)
+}
+
+// FindSite returns the site of that name, or an error for a person.
+func (s *State) FindSite(name string) (Site, error) {
+	if site, ok := s.Sites[name]; ok {
+		return site, nil
+	}
+	return Site{}, noSite(s, name)
+}
+
+// RedeemRequest is a node's wish to join.
+type RedeemRequest struct {
+	Token        protocol.TokenID
+	Secret       protocol.TokenSecret
+	WireGuardKey protocol.WireGuardPublicKey // proven by the Noise handshake
+	IdentityKey  protocol.IdentityPublicKey
+	Name         string
+	Replace      bool
+}
+
+// Refusal codes the reasons of Redeem, for the joining host and for events.
+type Refusal struct {
+	Code   string // protocol.Refused…
+	Told   string // what the joining host reads
+	Reason string // what the operator reads
+}
+
+// Error returns the operator's reason.
+func (r *Refusal) Error() string { return r.Reason }
+
+const toldToken = "the token is not valid here: it was used, has expired, was revoked or belongs to another hub"
+
+func refuseToken(reason string) error {
+	return &Refusal{protocol.RefusedToken, toldToken, reason}
+}
+
+// Redeem decides a join. The same key's retry adds nothing and so finds the
+// node that the first attempt made; every other doubt about the token is refused alike.
+func Redeem(d *Draft, r RedeemRequest) error {
+	tok, ok := d.Tokens[r.Token]
+	hash := sha256.Sum256(r.Secret[:])
+	if match := subtle.ConstantTimeCompare(hash[:], tok.Hash[:]) == 1; !ok || !match {
+		if ok {
+			return refuseToken("wrong secret")
+		}
+		return refuseToken("unknown token")
+	}
+	switch tok.State(d.Now) {
+	case TokenUsed:
+		n := d.Nodes[tok.UsedBy]
+		if n.WireGuardKey == r.WireGuardKey && n.IdentityKey == r.IdentityKey && n.Live() {
+			return nil
+		}
+		return refuseToken(fmt.Sprintf("used already by node %s", n.Name))
+	case TokenRevoked:
+		return refuseToken("revoked")
+	case TokenExpired:
+		return refuseToken("expired at " + tok.Expires.UTC().Format(time.RFC3339))
+	}
+	if !protocol.ValidName(r.Name) {
+		told := fmt.Sprintf("%.80q is no node name: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-' (join --name NAME)", r.Name)
+		return &Refusal{protocol.RefusedName, told, told}
+	}
+	owner, used := d.keys[r.WireGuardKey]
+	if !used {
+		owner, used = d.identities[r.IdentityKey]
+	}
+	if used {
+		told := fmt.Sprintf("this host's keys belong to node %s already; run 'causeway-agent leave' before it joins again", d.Nodes[owner].Name)
+		return &Refusal{protocol.RefusedKey, told, told}
+	}
+	if old, ok := d.names[r.Name]; ok {
+		if tok.Replace != r.Name || !r.Replace {
+			told := fmt.Sprintf("the name %s is taken by a node of site %s; join with --name, or make a token with --replace %s and join with --replace", r.Name, d.Nodes[old].Site, r.Name)
+			return &Refusal{protocol.RefusedName, told, told}
+		}
+		if err := d.Add(NodeGone{old, GoneRevoked}); err != nil {
+			return err
+		}
+	}
+	number := d.NextNumber
+	if _, err := d.OverlayOf(number); err != nil {
+		return &Refusal{protocol.RefusedOverlay, "the hub's overlay range is used up; the operator has to enlarge it", err.Error()}
+	}
+	if err := d.Add(TokenRedeemed{r.Token, number}); err != nil {
+		return err
+	}
+	if err := d.Add(NodeJoined{number, r.Name, tok.Site, r.WireGuardKey, r.IdentityKey, tok.Labels, r.Token}); err != nil {
+		return err
+	}
+	for _, p := range tok.Routes {
+		c := RouteAnnounced{number, p, protocol.RouteApproved, ByToken, true}
+		if d.checkClaim(tok.Site, p) != nil { // claimed by another site since the token was made
+			c.State, c.By = protocol.RoutePending, ""
+		}
+		if err := d.Add(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Announce records a node's statement and the routes of its configuration, as
+// its Hello says. What is recorded already adds nothing.
+func Announce(d *Draft, n protocol.NodeNumber, st protocol.SignedNodeStatement, routes []netip.Prefix) error {
+	node, err := d.live(n)
+	if err != nil {
+		return err
+	}
+	if st.Number != n {
+		return Errorf(Refused, "the statement of node %s is about number %d, not %d", node.Name, st.Number, n)
+	}
+	if node.Statement == nil || node.Statement.NodeStatement != st.NodeStatement || node.Statement.IdentityKey != st.IdentityKey {
+		if err := d.Add(NodeStated{st}); err != nil {
+			return err
+		}
+	} else if !st.Valid() {
+		return Errorf(Refused, "the statement of node %s is not signed by its identity key", node.Name)
+	}
+	return AnnounceRoutes(d, n, routes)
+}
+
+// AnnounceRoutes records the whole list of routes that a node's configuration
+// announces.
+func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) error {
+	node, err := d.live(n)
+	if err != nil {
+		return err
+	}
+	if len(routes) > protocol.MaxNodeRoutes {
+		return Errorf(Refused, "node %s announces %d routes; at most %d", node.Name, len(routes), protocol.MaxNodeRoutes)
+	}
+	now := make(map[netip.Prefix]bool, len(routes))
+	for _, p := range routes {
+		if !p.IsValid() {
+			return Errorf(Refused, "node %s announces a route that is no CIDR", node.Name)
+		}
+		now[p] = true
+	}
+	for _, r := range d.NodeRoutes(n) {
+		if r.Announced && !now[r.Prefix] {
+			if err := d.Add(RouteWithdrawn{n, r.Prefix}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range routes {
+		if r, ok := d.Routes[RouteKey{n, p}]; ok && r.Announced {
+			continue
+		}
+		c := RouteAnnounced{Node: n, Prefix: p, State: protocol.RoutePending}
+		switch {
+		case CheckPrefix(p, d.Overlay) != nil:
+			c.State, c.By = protocol.RouteRejected, ByRule
+		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil:
+			c.State, c.By = protocol.RouteApproved, ByRange
+		}
+		if err := d.Add(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DecideRoute approves or rejects a route that a node announces. A decision
+// that holds already adds nothing.
+func DecideRoute(d *Draft, name string, p netip.Prefix, approve bool, who string) error {
+	n, err := d.FindNode(name)
+	if err != nil {
+		return err
+	}
+	r, ok := d.Routes[RouteKey{n.Number, p}]
+	if !ok {
+		var has []netip.Prefix
+		for _, r := range d.NodeRoutes(n.Number) {
+			has = append(has, r.Prefix)
+		}
+		if len(has) == 0 {
+			return Errorf(NotFound, "node %s announces no route; routes: in its agent.yaml or 'token create --route' do that", name)
+		}
+		return Errorf(NotFound, "node %s does not announce %s; it announces %s", name, p, join(has))
+	}
+	want := protocol.RouteRejected
+	if approve {
+		want = protocol.RouteApproved
+	}
+	if r.State == want {
+		return nil
+	}
+	return d.Add(RouteDecided{n.Number, p, want, who})
+}
+
+// Label sets and, where the value is empty, removes labels of a node.
+func Label(d *Draft, name string, patch map[string]string) error {
+	n, err := d.FindNode(name)
+	if err != nil {
+		return err
+	}
+	l := maps.Clone(n.Labels)
+	if l == nil {
+		l = map[string]string{}
+	}
+	for k, v := range patch {
+		if v == "" {
+			delete(l, k)
+		} else {
+			l[k] = v
+		}
+	}
+	if maps.Equal(l, n.Labels) {
+		return nil
+	}
+	return d.Add(NodeLabelled{n.Number, l})
+}
+
+// Remove takes a live node out.
+func Remove(d *Draft, n protocol.NodeNumber, how Gone) error {
+	if node, ok := d.Nodes[n]; ok && !node.Live() {
+		return nil
+	}
+	return d.Add(NodeGone{n, how})
+}

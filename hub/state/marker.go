@@ -1,0 +1,116 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Marker is a file beside the log that remembers which log this hub has seen
+// and how far. It is how an empty, shorter or foreign log is told from a new
+// cluster: such a log is refused, never folded into 'nothing is there'.
+type Marker struct {
+	path string
+
+	mu   sync.Mutex
+	data markerData
+}
+
+type markerData struct {
+	Version int       `json:"v"`
+	Created time.Time `json:"stream_created"` // zero: no log yet
+	Last    uint64    `json:"last_sequence"`
+	Hash    []byte    `json:"last_sha256,omitempty"` // of transaction Last
+}
+
+// ErrNoMarker says that there is no marker file: a new data directory, or one
+// that lost it.
+var ErrNoMarker = errors.New("no marker of the state log")
+
+// OpenMarker reads the marker at path. It fails with ErrNoMarker if there is none.
+func OpenMarker(path string) (*Marker, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w at %s", ErrNoMarker, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read marker of the state log: %w", err)
+	}
+	m := &Marker{path: path}
+	if err := json.Unmarshal(b, &m.data); err != nil || m.data.Version != 1 {
+		return nil, fmt.Errorf("marker of the state log %s is unreadable; restore it from a backup", path)
+	}
+	return m, nil
+}
+
+// NewMarker makes the marker of a log that does not exist yet.
+func NewMarker(path string) (*Marker, error) {
+	m := &Marker{path: path, data: markerData{Version: 1}}
+	return m, m.save(m.data)
+}
+
+func (m *Marker) save(d markerData) error {
+	b, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	if err := writeFileSync(m.path, append(b, '\n')); err != nil {
+		return fmt.Errorf("write marker of the state log: %w", err)
+	}
+	m.data = d
+	return nil
+}
+
+// record remembers that the log made at created reaches seq.
+func (m *Marker) record(created time.Time, seq uint64, hash []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if seq == m.data.Last && m.data.Created.Equal(created) {
+		return nil
+	}
+	return m.save(markerData{1, created, seq, hash})
+}
+
+func (m *Marker) read() markerData {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.data
+}
+
+// writeFileSync replaces path by b, whole or not at all, and on disk when it
+// returns.
+func writeFileSync(path string, b []byte) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// New reports whether no log was made yet: keys may be made, too.
+func (m *Marker) New() bool { return m.read().Created.IsZero() }

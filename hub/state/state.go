@@ -1,0 +1,242 @@
+// Package state is the hub's truth: one log of transactions in JetStream and
+// the fold over it.
+//
+// State is the fold. A transaction's changes are applied in order by
+// Change.apply, which checks every invariant and so guards the log twice: when
+// a decision is drafted, and when anyone folds the log later. Store reads the
+// log, appends to it with the expected last sequence of the whole stream, and
+// tells watchers about new states.
+//
+// A snapshot is the fold at a sequence: {v, seq, state} with the fields of
+// State as JSON. No snapshot is written yet; the log is kept whole.
+package state
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"causeway/protocol"
+)
+
+// State is the fold of the log up to Seq. A State that a Store hands out is
+// never changed again; it may be read by any number of goroutines, and its
+// maps and slices must not be written to.
+type State struct {
+	Seq        uint64    // sequence of the last transaction
+	Time       time.Time // of the last transaction
+	Cluster    protocol.ClusterPublicKey
+	Epoch      uint64 // of netmaps
+	Overlay    []netip.Prefix
+	NextNumber protocol.NodeNumber // the next node or hub gets it; numbers are never used again
+
+	HubList *protocol.SignedHubList // the last one signed
+	Hubs    protocol.HubList        // its content
+
+	HubNumbers map[protocol.NodeNumber]bool
+	Sites      map[string]Site
+	Tokens     map[protocol.TokenID]Token
+	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
+	Routes     map[RouteKey]Route           // of live nodes
+
+	names      map[string]protocol.NodeNumber                      // live nodes
+	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
+	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
+}
+
+// Site is a data centre or cloud region. Routes inside Ranges are approved by
+// themselves.
+type Site struct {
+	Name    string
+	Ranges  []netip.Prefix
+	Created time.Time
+}
+
+// Token is a join token. Of its secret only the SHA-256 is known.
+type Token struct {
+	ID      protocol.TokenID
+	Hash    [32]byte
+	Site    string
+	Routes  []netip.Prefix
+	Labels  map[string]string
+	Replace string // name that the joining host may take over
+	Created time.Time
+	Expires time.Time
+	Revoked bool
+	UsedBy  protocol.NodeNumber // 0: not used
+}
+
+// Node is a host that joined.
+type Node struct {
+	Number       protocol.NodeNumber
+	Name         string
+	Site         string
+	WireGuardKey protocol.WireGuardPublicKey
+	IdentityKey  protocol.IdentityPublicKey
+	Labels       map[string]string
+	Token        protocol.TokenID
+	Joined       time.Time
+	Statement    *protocol.SignedNodeStatement // nil: no Hello yet
+	Gone         Gone
+	GoneTime     time.Time
+}
+
+// Gone says how a node went.
+type Gone string
+
+// Values of Gone. The zero value is a live node.
+const (
+	GoneLeft    Gone = "left"
+	GoneRevoked Gone = "revoked"
+)
+
+// Live reports whether the node still belongs to the cluster.
+func (n Node) Live() bool { return n.Gone == "" }
+
+// KeyEpoch is the epoch of the node's WireGuard key.
+func (n Node) KeyEpoch() uint32 {
+	if n.Statement == nil {
+		return protocol.FirstKeyEpoch
+	}
+	return n.Statement.Epoch
+}
+
+// RouteKey names a route: a node and a prefix that it announces.
+type RouteKey struct {
+	Node   protocol.NodeNumber
+	Prefix netip.Prefix
+}
+
+// Route is what became of an announced prefix. A decision outlives the
+// announcement: a node that announces the prefix again finds it.
+type Route struct {
+	RouteKey
+	State     protocol.RouteState
+	By        string // token, range, rule, or who decided
+	FromToken bool   // announced by the node's token
+	Announced bool   // announced by the node's configuration
+}
+
+// Carried reports whether the route may be in netmaps.
+func (r Route) Carried() bool {
+	return r.State == protocol.RouteApproved && (r.Announced || r.FromToken)
+}
+
+// New is the state before the first transaction.
+func New() *State {
+	return &State{
+		NextNumber: 1,
+		HubNumbers: map[protocol.NodeNumber]bool{},
+		Sites:      map[string]Site{},
+		Tokens:     map[protocol.TokenID]Token{},
+		Nodes:      map[protocol.NodeNumber]Node{},
+		Routes:     map[RouteKey]Route{},
+		names:      map[string]protocol.NodeNumber{},
+		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
+		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
+	}
+}
+
+// clone copies the maps. What is in them is replaced, never changed in place.
+func (s *State) clone() *State {
+	c := *s
+	c.HubNumbers = maps.Clone(s.HubNumbers)
+	c.Sites = maps.Clone(s.Sites)
+	c.Tokens = maps.Clone(s.Tokens)
+	c.Nodes = maps.Clone(s.Nodes)
+	c.Routes = maps.Clone(s.Routes)
+	c.names = maps.Clone(s.names)
+	c.keys = maps.Clone(s.keys)
+	c.identities = maps.Clone(s.identities)
+	return &c
+}
+
+// NodeByName returns the live node of that name or, if there is none, the
+// last one that had it.
+func (s *State) NodeByName(name string) (Node, bool) {
+	if n, ok := s.names[name]; ok {
+		return s.Nodes[n], true
+	}
+	var found Node
+	for _, n := range s.Nodes {
+		if n.Name == name && n.Number > found.Number {
+			found = n
+		}
+	}
+	return found, found.Number != 0
+}
+
+// NodeByKey returns the node that has or had this WireGuard key.
+func (s *State) NodeByKey(k protocol.WireGuardPublicKey) (Node, bool) {
+	n, ok := s.keys[k]
+	return s.Nodes[n], ok
+}
+
+// LiveNodes lists the live nodes by number.
+func (s *State) LiveNodes() []Node {
+	out := make([]Node, 0, len(s.names))
+	for _, n := range s.names {
+		out = append(out, s.Nodes[n])
+	}
+	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.Number, b.Number) })
+	return out
+}
+
+// NodeRoutes lists a node's routes by prefix.
+func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
+	var out []Route
+	for k, r := range s.Routes {
+		if k.Node == n {
+			out = append(out, r)
+		}
+	}
+	SortRoutes(out)
+	return out
+}
+
+// SortRoutes sorts by node and prefix.
+func SortRoutes(r []Route) {
+	slices.SortFunc(r, func(a, b Route) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+	})
+}
+
+// OverlayOf returns the overlay addresses of a node or hub.
+func (s *State) OverlayOf(n protocol.NodeNumber) ([]netip.Addr, error) {
+	out := make([]netip.Addr, 0, len(s.Overlay))
+	for _, p := range s.Overlay {
+		a, err := n.Overlay(p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// NodeByOverlay returns the live node that has overlay address a.
+func (s *State) NodeByOverlay(a netip.Addr) (Node, bool) {
+	a = a.Unmap()
+	for _, p := range s.Overlay {
+		if !p.Contains(a) {
+			continue
+		}
+		b, base := a.AsSlice(), p.Masked().Addr().AsSlice()
+		var diff uint64
+		for i := range b {
+			diff = diff<<8 + uint64(b[i]) - uint64(base[i]) // wraps back when a lower byte borrowed
+		}
+		n := protocol.NodeNumber(diff)
+		if uint64(n) != diff {
+			return Node{}, false
+		}
+		if have, err := n.Overlay(p); err != nil || have != a {
+			return Node{}, false
+		}
+		node, ok := s.Nodes[n]
+		return node, ok && node.Live()
+	}
+	return Node{}, false
+}

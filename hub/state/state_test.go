@@ -1,0 +1,301 @@
+package state
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/protocol"
+)
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+var epoch0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func key(n byte) (k protocol.WireGuardPublicKey) { k[0], k[1] = n, 1; return k }
+
+func identity(n byte) protocol.IdentityPrivateKey { return protocol.IdentityPrivateKey{n, 2} }
+
+func secretOf(n byte) protocol.TokenSecret { return protocol.TokenSecret{n, 3} }
+
+// draft is a draft on a cluster with one hub and sites a (10.1.0.0/16) and b.
+func draft(t testing.TB) *Draft {
+	t.Helper()
+	d := &Draft{State: New(), Now: epoch0}
+	add(t, d, ClusterCreated{protocol.ClusterPublicKey{1}, 1, []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6}})
+	add(t, d, HubAdded{1})
+	add(t, d, SiteCreated{"a", []netip.Prefix{prefix("10.1.0.0/16")}})
+	add(t, d, SiteCreated{"b", nil})
+	return d
+}
+
+func add(t testing.TB, d *Draft, cs ...Change) {
+	t.Helper()
+	for _, c := range cs {
+		require.NoError(t, d.Add(c), "%T", c)
+	}
+}
+
+func token(t testing.TB, d *Draft, n byte, c TokenCreated) protocol.TokenID {
+	t.Helper()
+	h := secretOf(n).Hash()
+	c.ID, c.Hash, c.Expires = protocol.TokenID{n}, h[:], d.Now.Add(time.Hour)
+	add(t, d, c)
+	return c.ID
+}
+
+func redeem(n byte, name string) RedeemRequest {
+	return RedeemRequest{Token: protocol.TokenID{n}, Secret: secretOf(n), WireGuardKey: key(n), IdentityKey: identity(n).Public(), Name: name}
+}
+
+// node makes a live node of site with number n and key n.
+func node(t testing.TB, d *Draft, n byte, site, name string) protocol.NodeNumber {
+	t.Helper()
+	token(t, d, n, TokenCreated{Site: site})
+	num := d.NextNumber
+	require.NoError(t, Redeem(d, redeem(n, name)))
+	return num
+}
+
+func refusal(t *testing.T, err error) string {
+	t.Helper()
+	var r *Refusal
+	require.ErrorAs(t, err, &r)
+	return r.Code
+}
+
+func TestRedeem(t *testing.T) {
+	d := draft(t)
+	token(t, d, 1, TokenCreated{Site: "a", Routes: []netip.Prefix{prefix("10.9.0.0/24")}, Labels: map[string]string{"rack": "r1"}})
+	r := redeem(1, "sh-01")
+
+	bad := r
+	bad.Secret[31]++
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, bad)))
+	bad = r
+	bad.Token = protocol.TokenID{99}
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, bad)))
+	bad = r
+	bad.Name = "Not A Label"
+	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, bad)))
+
+	require.NoError(t, Redeem(d, r))
+	n, err := d.FindNode("sh-01")
+	require.NoError(t, err)
+	require.Equal(t, protocol.NodeNumber(2), n.Number)
+	require.Equal(t, "a", n.Site)
+	require.Equal(t, "r1", n.Labels["rack"])
+	require.True(t, d.Routes[RouteKey{2, prefix("10.9.0.0/24")}].Carried())
+
+	// The same key again: the same node, nothing added, long after the token expired.
+	before := len(d.changes)
+	d.Now = d.Now.Add(100 * time.Hour)
+	require.NoError(t, Redeem(d, r))
+	require.Len(t, d.changes, before)
+
+	other := redeem(1, "sh-02")
+	other.WireGuardKey = key(77)
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, other)))
+	other = redeem(1, "sh-02")
+	other.IdentityKey = identity(77).Public()
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, other)))
+
+	// A node that is gone does not come back by its old token.
+	require.NoError(t, Remove(d, 2, GoneLeft))
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, r)))
+	require.Empty(t, d.Routes)
+}
+
+func TestRedeemRefusesExpiredAndRevoked(t *testing.T) {
+	d := draft(t)
+	token(t, d, 1, TokenCreated{Site: "a"})
+	id := token(t, d, 2, TokenCreated{Site: "a"})
+	add(t, d, TokenCancelled{id})
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, redeem(2, "x"))))
+	d.Now = d.Now.Add(time.Hour)
+	require.Equal(t, protocol.RefusedToken, refusal(t, Redeem(d, redeem(1, "x"))))
+	require.True(t, IsKind(d.Add(TokenCancelled{id}), Conflict))
+	require.True(t, IsKind(d.Add(TokenCancelled{protocol.TokenID{9}}), NotFound))
+}
+
+func TestRedeemKeysAndNames(t *testing.T) {
+	d := draft(t)
+	node(t, d, 1, "a", "one")
+	token(t, d, 2, TokenCreated{Site: "a"})
+	r := redeem(2, "one")
+	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, r)))
+	r.Replace = true // the token does not permit it
+	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, r)))
+	r = redeem(2, "two")
+	r.WireGuardKey = key(1)
+	require.Equal(t, protocol.RefusedKey, refusal(t, Redeem(d, r)))
+	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{2}].State(d.Now))
+
+	token(t, d, 3, TokenCreated{Site: "a", Replace: "one"})
+	r = redeem(3, "one")
+	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, r))) // the host did not ask
+	r.Replace = true
+	require.NoError(t, Redeem(d, r))
+	n, err := d.FindNode("one")
+	require.NoError(t, err)
+	require.Equal(t, protocol.NodeNumber(3), n.Number)
+	require.Equal(t, GoneRevoked, d.Nodes[2].Gone)
+
+	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "one", Expires: d.Now.Add(1)}), Conflict))
+	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "nobody", Expires: d.Now.Add(1)}), NotFound))
+}
+
+func TestOverlayUsedUp(t *testing.T) {
+	d := &Draft{State: New(), Now: epoch0}
+	add(t, d, ClusterCreated{protocol.ClusterPublicKey{1}, 1, []netip.Prefix{prefix("198.18.0.0/30")}}, HubAdded{1}, SiteCreated{"a", nil})
+	node(t, d, 1, "a", "one")
+	node(t, d, 2, "a", "two")
+	token(t, d, 3, TokenCreated{Site: "a"})
+	require.Equal(t, protocol.RefusedOverlay, refusal(t, Redeem(d, redeem(3, "three"))))
+	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{3}].State(d.Now))
+}
+
+func TestAnnounceAndDecide(t *testing.T) {
+	d := draft(t)
+	n := node(t, d, 1, "a", "one")
+	st := protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}
+	routes := []netip.Prefix{prefix("10.1.2.0/24"), prefix("172.16.0.0/16"), prefix("127.0.0.0/8"), prefix("198.18.4.0/24"), prefix("0.0.0.0/0"), prefix("10.1.2.3/24")}
+	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
+	state := func(p string) string { r := d.Routes[RouteKey{n, prefix(p)}]; return string(r.State) + " " + r.By }
+	require.Equal(t, "approved range", state("10.1.2.0/24"))
+	require.Equal(t, "pending ", state("172.16.0.0/16"))
+	for _, p := range []string{"127.0.0.0/8", "198.18.4.0/24", "0.0.0.0/0", "10.1.2.3/24"} {
+		require.Equal(t, "rejected rule", state(p))
+		require.True(t, IsKind(DecideRoute(d, "one", prefix(p), true, "unix:root"), Invalid), p)
+	}
+	before := len(d.changes)
+	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
+	require.Len(t, d.changes, before)
+
+	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), true, "unix:root"))
+	require.True(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.True(t, IsKind(DecideRoute(d, "one", prefix("172.17.0.0/16"), true, "unix:root"), NotFound))
+	require.True(t, IsKind(DecideRoute(d, "two", prefix("172.17.0.0/16"), true, "unix:root"), NotFound))
+
+	// A decision outlives the announcement.
+	require.NoError(t, Announce(d, n, st.Sign(identity(1)), nil))
+	require.False(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.NotContains(t, d.Routes, RouteKey{n, prefix("10.1.2.0/24")})
+	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
+	require.True(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), false, "unix:root"))
+	require.False(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+}
+
+func TestStatements(t *testing.T) {
+	d := draft(t)
+	n := node(t, d, 1, "a", "one")
+	st := protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 2}
+	require.True(t, IsKind(Announce(d, n, st.Sign(identity(2)), nil), Refused))
+	forged := st.Sign(identity(1))
+	forged.Epoch = 3
+	require.True(t, IsKind(Announce(d, n, forged, nil), Refused))
+	wrong := st
+	wrong.Number = 9
+	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
+	wrong = st
+	wrong.WireGuardKey = key(5)
+	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
+	require.NoError(t, Announce(d, n, st.Sign(identity(1)), nil))
+	bad := st.Sign(identity(1))
+	bad.Signature = nil
+	require.True(t, IsKind(Announce(d, n, bad, nil), Refused))
+	wrong = st
+	wrong.Epoch = 1
+	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
+	require.NoError(t, Remove(d, n, GoneRevoked))
+	require.True(t, IsKind(Announce(d, n, st.Sign(identity(1)), nil), NotFound))
+}
+
+func TestClaimsBetweenSites(t *testing.T) {
+	d := draft(t)
+	a, b := node(t, d, 1, "a", "one"), node(t, d, 2, "b", "two")
+	a2 := node(t, d, 3, "a", "three")
+	require.NoError(t, AnnounceRoutes(d, b, []netip.Prefix{prefix("10.1.5.0/24"), prefix("10.0.0.0/8"), prefix("192.168.0.0/16")}))
+	require.NoError(t, AnnounceRoutes(d, a, []netip.Prefix{prefix("192.168.1.0/24")}))
+	require.NoError(t, AnnounceRoutes(d, a2, []netip.Prefix{prefix("192.168.1.0/24"), prefix("192.168.1.128/25")}))
+	for _, p := range []string{"10.1.5.0/24", "10.0.0.0/8"} { // inside and around site a's range
+		require.True(t, IsKind(DecideRoute(d, "two", prefix(p), true, "x"), Conflict), p)
+	}
+	require.NoError(t, DecideRoute(d, "one", prefix("192.168.1.0/24"), true, "x"))
+	require.NoError(t, DecideRoute(d, "three", prefix("192.168.1.0/24"), true, "x"), "same site: one HA group")
+	require.NoError(t, DecideRoute(d, "three", prefix("192.168.1.128/25"), true, "x"), "same site: a longer prefix inside")
+	require.True(t, IsKind(DecideRoute(d, "two", prefix("192.168.0.0/16"), true, "x"), Conflict))
+	require.True(t, IsKind(d.Add(SiteCreated{"c", []netip.Prefix{prefix("192.168.1.0/25")}}), Conflict))
+	require.True(t, IsKind(d.Add(SiteCreated{"c", []netip.Prefix{prefix("10.1.0.0/24")}}), Conflict))
+	require.True(t, IsKind(d.Add(SiteDeleted{"b"}), Conflict))
+	require.NoError(t, Remove(d, b, GoneRevoked))
+	require.NoError(t, d.Add(SiteDeleted{"b"}))
+}
+
+func TestTransactionsSurviveTheLog(t *testing.T) {
+	d := draft(t)
+	n := node(t, d, 1, "a", "one")
+	require.NoError(t, Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}.Sign(identity(1)), []netip.Prefix{prefix("172.16.0.0/16"), prefix("172.17.0.0/16")}))
+	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), true, "unix:root"))
+	require.NoError(t, Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}.Sign(identity(1)), nil))
+	require.NoError(t, Label(d, "one", map[string]string{"a": "b"}))
+	add(t, d, TokenCancelled{token(t, d, 4, TokenCreated{Site: "b"})}, SiteDeleted{"b"})
+	require.NoError(t, Remove(d, n, GoneLeft))
+	tx := Transaction{Sequence: 1, ID: "x", Time: epoch0, Who: "hub", Why: "test", Changes: d.changes}
+	b, err := tx.encode()
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "secret\"")
+	got, err := decodeTransaction(1, b)
+	require.NoError(t, err)
+	require.Equal(t, tx, got)
+	folded, err := Fold([]Transaction{got})
+	require.NoError(t, err)
+	want := *d.State
+	want.Seq, want.Time = 1, epoch0
+	require.Equal(t, &want, folded)
+	for _, c := range got.Changes {
+		require.NotEmpty(t, c.Describe())
+		require.NotContains(t, c.Describe(), "\n")
+	}
+
+	_, err = decodeTransaction(7, []byte(`{"v":1,"changes":[{"kind":"from_the_future","body":{}}]}`))
+	require.ErrorContains(t, err, "from_the_future")
+	_, err = decodeTransaction(7, []byte(`{"v":2}`))
+	require.ErrorContains(t, err, "version 2")
+}
+
+func TestNodeByOverlay(t *testing.T) {
+	d := draft(t)
+	n := node(t, d, 1, "a", "one")
+	as, err := d.OverlayOf(n)
+	require.NoError(t, err)
+	require.Equal(t, "[198.18.0.2 fd63:7761:7900::2]", jsonless(as))
+	for _, a := range as {
+		got, ok := d.NodeByOverlay(a)
+		require.True(t, ok)
+		require.Equal(t, n, got.Number)
+	}
+	for _, a := range []string{"198.18.0.1", "198.18.0.3", "198.17.255.255", "10.0.0.2", "fd63:7761:7900::1:0:2", "fd63:7761:7900::", "::2"} {
+		_, ok := d.NodeByOverlay(netip.MustParseAddr(a))
+		require.False(t, ok, a)
+	}
+}
+
+func jsonless(as []netip.Addr) string {
+	b, _ := json.Marshal(as)
+	out := ""
+	for _, c := range string(b) {
+		switch c {
+		case '"':
+		case ',':
+			out += " "
+		default:
+			out += string(c)
+		}
+	}
+	return out
+}

@@ -1,0 +1,430 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Names of the log in JetStream.
+const (
+	StreamName = "CAUSEWAY_STATE"
+	subject    = "causeway.state.v1.log"
+)
+
+const (
+	// maxAttempts bounds how often a decision is made again after conflicts:
+	// with jitter, far more than hubs are.
+	maxAttempts = 20
+	// pollInterval is how often the log is asked for its end, in case the
+	// consumer that follows it stalls.
+	pollInterval = 5 * time.Second
+	replyTimeout = 10 * time.Second
+)
+
+// StoreConfig configures a Store.
+type StoreConfig struct {
+	JetStream jetstream.JetStream // in the account of the state log
+	Marker    *Marker             // nil: nothing is remembered (tests)
+	Now       func() time.Time    // nil: time.Now
+	Log       zerolog.Logger
+	// MaxBytes bounds the log; 0: the account's limit.
+	MaxBytes int64
+}
+
+// Store reads the log, decides and appends. Its methods may be called
+// concurrently.
+type Store struct {
+	cfg     StoreConfig
+	stream  jetstream.Stream
+	created time.Time
+
+	deciding chan struct{} // one decision at a time in this process: conflicts come from other hubs alone
+
+	mu       sync.Mutex
+	state    *State // never changed once published
+	lastHash []byte
+	watchers map[chan struct{}]bool
+	failed   error // the log cannot be folded further
+}
+
+// Open opens the log, makes it where the marker says that there never was one,
+// and folds it. It refuses a log that is not the one remembered, or shorter.
+func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}}
+	var seen markerData
+	if cfg.Marker != nil {
+		seen = cfg.Marker.read()
+	}
+	var err error
+	s.stream, err = cfg.JetStream.Stream(ctx, StreamName)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !seen.Created.IsZero() {
+			return nil, fmt.Errorf("the state log is gone: it had %d transactions when this hub ran last; restore the data directory from a backup", seen.Last)
+		}
+		s.stream, err = cfg.JetStream.CreateStream(ctx, jetstream.StreamConfig{
+			Name: StreamName, Description: "transactions of the hub's state",
+			Subjects: []string{subject}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
+			Discard: jetstream.DiscardNew, MaxMsgSize: maxTransaction + 4096, MaxBytes: cfg.MaxBytes,
+			DenyDelete: true, DenyPurge: true, AllowDirect: false,
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the state log: %w", err)
+	}
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open the state log: %w", err)
+	}
+	s.created = info.Created
+	switch {
+	case !seen.Created.IsZero() && !seen.Created.Equal(info.Created):
+		return nil, fmt.Errorf("the state log is another one than this hub ran with last (made %s, not %s); restore the data directory from a backup", info.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339))
+	case info.State.LastSeq < seen.Last:
+		return nil, fmt.Errorf("the state log is shorter than when this hub ran last: %d transactions, not %d; restore the data directory from a backup", info.State.LastSeq, seen.Last)
+	case info.State.LastSeq > 0 && (info.State.FirstSeq != 1 || info.State.NumDeleted > 0):
+		return nil, fmt.Errorf("the state log has gaps: first transaction %d, %d missing; restore the data directory from a backup", info.State.FirstSeq, info.State.NumDeleted)
+	}
+	if err := s.replay(ctx, info.State.LastSeq, seen); err != nil {
+		return nil, err
+	}
+	return s, s.remember()
+}
+
+// replay folds the log up to last.
+func (s *Store) replay(ctx context.Context, last uint64, seen markerData) error {
+	st := New()
+	if last > 0 {
+		cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
+		if err != nil {
+			return fmt.Errorf("read the state log: %w", err)
+		}
+		it, err := cons.Messages()
+		if err != nil {
+			return fmt.Errorf("read the state log: %w", err)
+		}
+		defer it.Stop()
+		for st.Seq < last {
+			msg, err := it.Next(jetstream.NextContext(ctx))
+			if err != nil {
+				return fmt.Errorf("read the state log after transaction %d: %w", st.Seq, err)
+			}
+			meta, err := msg.Metadata()
+			if err != nil {
+				return fmt.Errorf("read the state log: %w", err)
+			}
+			if meta.Sequence.Stream <= st.Seq {
+				continue
+			}
+			t, err := decodeTransaction(meta.Sequence.Stream, msg.Data())
+			if err != nil {
+				return err
+			}
+			if err := st.apply(t); err != nil {
+				return err
+			}
+			s.lastHash = hashOf(msg.Data())
+			if st.Seq == seen.Last && !bytes.Equal(s.lastHash, seen.Hash) {
+				return fmt.Errorf("the state log is another one than this hub ran with last: transaction %d differs; restore the data directory from a backup", st.Seq)
+			}
+		}
+	}
+	s.state = st
+	return nil
+}
+
+func hashOf(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
+}
+
+// remember writes the marker.
+func (s *Store) remember() error {
+	if s.cfg.Marker == nil {
+		return nil
+	}
+	s.mu.Lock()
+	seq, hash := s.state.Seq, s.lastHash
+	s.mu.Unlock()
+	return s.cfg.Marker.record(s.created, seq, hash)
+}
+
+// Run follows the log until ctx ends. It fails if the log cannot be folded
+// further.
+func (s *Store) Run(ctx context.Context) error {
+	defer func() {
+		if err := s.remember(); err != nil {
+			s.cfg.Log.Error().Err(err).Msg("state log marker not written")
+		}
+	}()
+	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.State().Seq + 1,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("follow the state log: %w", err)
+	}
+	fresh := make(chan struct{}, 1)
+	cc, err := cons.Consume(func(msg jetstream.Msg) {
+		if meta, err := msg.Metadata(); err == nil {
+			s.advance(meta.Sequence.Stream, msg.Data())
+		}
+		select {
+		case fresh <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("follow the state log: %w", err)
+	}
+	defer cc.Stop()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-fresh:
+		case <-tick.C:
+			if err := s.catchUp(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Msg("state log not readable")
+			}
+		}
+		if err := s.err(); err != nil {
+			return err
+		}
+		if err := s.remember(); err != nil {
+			s.cfg.Log.Error().Err(err).Msg("state log marker not written")
+		}
+	}
+}
+
+// State returns the newest state known.
+func (s *Store) State() *State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// err says why the log cannot be folded further, or nil.
+func (s *Store) err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// Watch returns a channel that receives after the state changed; changes are
+// gathered into one receipt. It receives once at the start. stop ends it.
+func (s *Store) Watch() (changed <-chan struct{}, stop func()) {
+	ch := make(chan struct{}, 1)
+	ch <- struct{}{}
+	s.mu.Lock()
+	s.watchers[ch] = true
+	s.mu.Unlock()
+	return ch, func() {
+		s.mu.Lock()
+		delete(s.watchers, ch)
+		s.mu.Unlock()
+	}
+}
+
+// advance folds transaction seq if it is the next one.
+func (s *Store) advance(seq uint64, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seq != s.state.Seq+1 || s.failed != nil {
+		return // known already, or catchUp will fetch what is missing
+	}
+	t, err := decodeTransaction(seq, data)
+	if err == nil {
+		next := s.state.clone()
+		if err = next.apply(t); err == nil {
+			s.publish(next, data)
+			return
+		}
+	}
+	s.failed = err
+}
+
+// publish makes next the state. s.mu is held.
+func (s *Store) publish(next *State, data []byte) {
+	s.state, s.lastHash = next, hashOf(data)
+	for ch := range s.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// catchUp folds everything that is in the log now.
+func (s *Store) catchUp(ctx context.Context) error {
+	for {
+		seq := s.State().Seq + 1
+		msg, err := s.stream.GetMsg(ctx, seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read transaction %d: %w", seq, err)
+		}
+		s.advance(seq, msg.Data)
+		if err := s.err(); err != nil {
+			return err
+		}
+	}
+}
+
+// ErrBusy says that a decision could not be stored now; it may be tried again.
+var ErrBusy = errors.New("state not writable now, try again")
+
+// Update decides and appends. decide adds changes to the draft, made on the
+// state at the log's end; on a conflict it is called again on a newer one. If
+// it adds nothing, nothing is appended. Its error is returned as it is. The
+// state returned contains the changes.
+func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft) error) (*State, error) {
+	select {
+	case s.deciding <- struct{}{}:
+		defer func() { <-s.deciding }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	id, err := newTxID()
+	if err != nil {
+		return nil, err
+	}
+	doubtful := false // an append may have arrived without our knowing
+	for attempt := range maxAttempts {
+		if attempt > 0 {
+			if err := s.wait(ctx, attempt); err != nil {
+				return nil, err
+			}
+			if err := s.catchUp(ctx); err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+			}
+		}
+		if err := s.err(); err != nil {
+			return nil, err
+		}
+		base := s.State()
+		if doubtful && s.contains(ctx, base, id) {
+			return base, nil
+		}
+		now := s.cfg.Now().UTC()
+		if now.Before(base.Time) {
+			now = base.Time // the log's time never falls
+		}
+		d := &Draft{State: base.clone(), Now: now}
+		if err := decide(d); err != nil || len(d.changes) == 0 {
+			// Nothing will be appended, so no expected sequence says whether this
+			// state is the newest. Another hub may have moved on.
+			if cerr := s.catchUp(ctx); cerr != nil {
+				return nil, fmt.Errorf("%w: %w", ErrBusy, cerr)
+			}
+			if s.State() != base {
+				continue
+			}
+			return base, err
+		}
+		tx := Transaction{Sequence: base.Seq + 1, ID: id, Time: now, Who: who, Why: why, Changes: d.changes}
+		if err := d.State.check(tx); err != nil {
+			return nil, err
+		}
+		data, err := tx.encode()
+		if err != nil {
+			return nil, err
+		}
+		st, err := s.append(ctx, tx, data)
+		if err == nil {
+			return st, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+			doubtful = true
+			s.cfg.Log.Warn().Err(err).Msg("append to the state log")
+		}
+		s.cfg.Log.Debug().Err(err).Int("attempt", attempt+1).Msg("transaction not appended, deciding again")
+	}
+	return nil, ErrBusy
+}
+
+// append stores tx behind the state it was decided on and folds it as it was
+// encoded, so that this hub sees what every other will see.
+func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State, error) {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	msg := &nats.Msg{Subject: subject, Data: data}
+	ack, err := s.cfg.JetStream.PublishMsg(ctx, msg,
+		jetstream.WithExpectStream(StreamName), jetstream.WithExpectLastSequence(tx.Sequence-1), jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return nil, err
+	}
+	if ack.Sequence != tx.Sequence {
+		return nil, fmt.Errorf("transaction %d was stored as %d", tx.Sequence, ack.Sequence)
+	}
+	s.advance(ack.Sequence, data)
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	return s.State(), nil
+}
+
+// contains reports whether the transaction with this id is among the newest of
+// st: an append whose answer was lost.
+func (s *Store) contains(ctx context.Context, st *State, id string) bool {
+	for seq := st.Seq; seq > 0 && seq+maxAttempts > st.Seq; seq-- {
+		msg, err := s.stream.GetMsg(ctx, seq)
+		if err != nil {
+			return false
+		}
+		if t, err := decodeTransaction(seq, msg.Data); err == nil && t.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) wait(ctx context.Context, attempt int) error {
+	t := time.NewTimer(time.Duration(rand.Int64N(int64(min(attempt, 8)) * int64(4*time.Millisecond))))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Audit returns up to limit transactions, newest first.
+func (s *Store) Audit(ctx context.Context, limit int) ([]Transaction, error) {
+	var out []Transaction
+	for seq := s.State().Seq; seq > 0 && len(out) < limit; seq-- {
+		msg, err := s.stream.GetMsg(ctx, seq)
+		if err != nil {
+			return nil, fmt.Errorf("read transaction %d: %w", seq, err)
+		}
+		t, err := decodeTransaction(seq, msg.Data)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}

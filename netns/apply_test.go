@@ -1,0 +1,333 @@
+package netns
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+	vns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root: makes network namespaces")
+		}
+		t.Skip("needs root: makes network namespaces")
+	}
+}
+
+// inNamespace runs the rest of the test on a thread in a network namespace of
+// its own, which goes away with the thread.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	ns, err := vns.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { ns.Close() })
+	sh(t, "ip link set lo up")
+}
+
+func sh(t *testing.T, script string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+	require.NoError(t, err, "%s\n%s", script, out)
+	return string(out)
+}
+
+// host is a namespace with an underlay link and the tunnel's device.
+func host(t *testing.T) *Host {
+	t.Helper()
+	inNamespace(t)
+	sh(t, `ip link add eth0 type veth peer name far0; ip link set eth0 up; ip link set far0 up
+		ip addr add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1
+		ip link add pods type bridge; ip link set pods up; ip addr add 10.1.0.1/16 dev pods; ip -6 addr add fd10:1::1/64 dev pods nodad`)
+	tun(t)
+	return NewHost(t.TempDir(), zerolog.New(zerolog.NewTestWriter(t)))
+}
+
+func tun(t *testing.T) { t.Helper(); sh(t, "ip tuntap add cw0 mode tun") }
+
+func plan(t *testing.T, c Config) Plan {
+	t.Helper()
+	p, err := NewPlan(c)
+	require.NoError(t, err)
+	return p
+}
+
+func requireFound(t *testing.T, h *Host, p Plan) {
+	t.Helper()
+	found, err := h.Found(context.Background(), p.Config)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(p.Lines(), found))
+}
+
+// dump is all that other tools see of the host's network.
+func dump(t *testing.T) string {
+	t.Helper()
+	// Counters and ages of what is not ours change by themselves.
+	return sh(t, `ip -d link | sed "s, [a-z_]*_timer *[0-9.]*,,g"; ip -d addr | sed 's/valid_lft.*//' | sed "s, [a-z_]*_timer *[0-9.]*,,g"; ip -d -4 route show table all; ip -d -6 route show table all; ip -4 rule; ip -6 rule
+		nft -s list ruleset; sysctl -a 2>/dev/null | grep '^net\.' | grep -v -e nf_conntrack_count -e nf_conntrack_max -e stable_secret`)
+}
+
+func TestApplyMakesThePlan(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	ctx := context.Background()
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+	before := dump(t)
+	for range 3 {
+		require.NoError(t, h.Apply(ctx, p))
+	}
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p), "after a restart")
+	require.Empty(t, cmp.Diff(before, dump(t)))
+}
+
+func TestLinesAreCommands(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, strings.Join(p.Lines(), "\n"))
+	requireFound(t, h, p)
+}
+
+func TestApplyMakesChanges(t *testing.T) {
+	h := host(t)
+	ctx := context.Background()
+	c := testConfig()
+	require.NoError(t, h.Apply(ctx, plan(t, c)))
+	// What a crash or a meddler may have left.
+	sh(t, `ip route add 10.9.0.0/16 dev cw0 table 51806 proto 202
+		ip route add throw 10.8.0.0/16 table 51806 proto 202
+		ip route replace 10.2.0.0/16 dev eth0 table 51806 proto 202
+		ip -6 route add fd10:9::/64 dev cw0 table 51806 proto 202
+		ip -6 route add fd10:2::/64 dev eth0 table 51806 proto 202 metric 5
+		ip rule add pref 77 fwmark 1 lookup 51806
+		ip rule add not fwmark 0xca5e lookup 51806 pref 5205
+		ip addr add 198.18.7.7/32 dev cw0
+		ip link set cw0 down; ip link set cw0 up
+		nft add rule inet causeway forward counter drop
+		sysctl -qw net.ipv4.ip_forward=0`)
+	c.Routes = prefixes("10.0.0.0/8", "10.3.0.0/16", "198.18.0.0/15", "fd63:7761:7900::/96", "10.1.0.0/17")
+	c.Overlay = []netip.Addr{netip.MustParseAddr("198.18.0.3"), netip.MustParseAddr("fd63:7761:7900::3")}
+	c.Local = prefixes("10.2.0.0/16", "fd10:1::/64", "10.1.0.1/32")
+	c.MTU = 1300
+	p := plan(t, c)
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+
+	// Another interface and table: nothing of the first stays.
+	sh(t, "ip tuntap add cw1 mode tun")
+	c.Interface, c.Table = "cw1", 777
+	p = plan(t, c)
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+	require.Empty(t, sh(t, "ip route show table 51806; ip -6 route show table 51806; ip rule | grep 51806 || :"))
+}
+
+// Only what carries our protocol number in our table is ours.
+func TestApplyLeavesOthersAlone(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, `ip route add 10.77.0.0/16 dev eth0 table 51806; ip route add 10.78.0.0/16 dev eth0 proto 202
+		ip rule add pref 5206 fwmark 9 lookup 99; nft add table inet other`)
+	require.NoError(t, h.Apply(context.Background(), p))
+	require.NoError(t, h.Remove(context.Background(), p.Config))
+	require.Contains(t, sh(t, "ip route show table 51806"), "10.77.0.0/16")
+	require.Contains(t, sh(t, "ip route"), "10.78.0.0/16")
+	require.Contains(t, sh(t, "ip rule"), "fwmark 0x9 lookup 99")
+	require.Contains(t, sh(t, "nft list tables"), "inet other")
+}
+
+func TestRemoveRestores(t *testing.T) {
+	for name, prepare := range map[string]string{
+		"plain":    "true",
+		"hardened": "sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.all.rp_filter=1 net.ipv6.conf.pods.forwarding=1 net.ipv4.conf.pods.forwarding=1",
+		"router":   "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.src_valid_mark=1",
+		"no ipv6":  "sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
+		"docker":   "iptables-nft -N DOCKER-USER; iptables-nft -A DOCKER-USER -j RETURN; iptables-nft -P FORWARD DROP; sysctl -qw net.ipv4.ip_forward=1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := host(t)
+			sh(t, "ip link del cw0; "+prepare)
+			ctx, p := context.Background(), plan(t, testConfig())
+			before := dump(t)
+			require.NoError(t, h.Remove(ctx, p.Config), "nothing there")
+			require.Empty(t, cmp.Diff(before, dump(t)))
+			tun(t)
+			require.NoError(t, h.Apply(ctx, p))
+			require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p), "after a crash")
+			for range 2 {
+				require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, p.Config))
+				require.Empty(t, cmp.Diff(before, dump(t)))
+			}
+			require.NoFileExists(t, filepath.Join(h.stateDir, recordName))
+		})
+	}
+}
+
+// A setting that someone changed after us is theirs.
+func TestRemoveLeavesNewerSysctl(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	require.NoError(t, h.Apply(context.Background(), p))
+	sh(t, "sysctl -qw net.ipv4.conf.all.src_valid_mark=0 net.ipv4.ip_forward=0 net.ipv4.ip_forward=1")
+	require.NoError(t, h.Remove(context.Background(), p.Config))
+	require.Equal(t, "0\n0\n", sh(t, "sysctl -n net.ipv4.conf.all.src_valid_mark net.ipv4.ip_forward"))
+}
+
+// The record is on disk before the setting changes: a crash between the two
+// still restores.
+func TestRecordComesFirst(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	require.NoError(t, os.Chmod(h.stateDir, 0o700))
+	h.stateDir = filepath.Join(h.stateDir, "missing")
+	require.ErrorContains(t, h.Apply(context.Background(), p), "write host record")
+	require.Equal(t, "0\n", sh(t, "sysctl -n net.ipv4.ip_forward"))
+}
+
+func TestDamagedRecordIsNoLicence(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	require.NoError(t, os.WriteFile(h.recordPath(), []byte("{"), 0o600))
+	require.ErrorContains(t, h.Apply(context.Background(), p), "is damaged")
+	require.ErrorContains(t, h.Remove(context.Background(), p.Config), "is damaged")
+}
+
+func TestDockerUserIsOpened(t *testing.T) {
+	for prog, list := range map[string]string{
+		"iptables-nft":    "nft list chain ip filter DOCKER-USER",
+		"iptables-legacy": "iptables-legacy -S DOCKER-USER",
+	} {
+		t.Run(prog, func(t *testing.T) {
+			h, p := host(t), plan(t, testConfig())
+			sh(t, prog+" -P FORWARD DROP; "+prog+" -N DOCKER-USER; "+prog+" -I FORWARD -j DOCKER-USER; "+prog+" -A DOCKER-USER -j RETURN")
+			before := sh(t, prog+"-save | grep -v '^#' | sed 's/\\[.*//'")
+			ctx := context.Background()
+			require.NoError(t, h.Apply(ctx, p))
+			require.NoError(t, h.Apply(ctx, p))
+			out := sh(t, list)
+			require.Equal(t, 2, strings.Count(out, "cw0"), out)
+			why, err := h.ForwardBlockedBy(ctx)
+			require.NoError(t, err)
+			require.Empty(t, why)
+			require.NoError(t, h.Remove(ctx, p.Config))
+			require.Equal(t, before, sh(t, prog+"-save | grep -v '^#' | sed 's/\\[.*//'"))
+			require.Equal(t, "1\n", sh(t, "sysctl -n net.ipv4.ip_forward"), "Docker needs it by now")
+		})
+	}
+}
+
+func TestForwardBlockedBy(t *testing.T) {
+	for prepare, want := range map[string]string{
+		"true":                            "",
+		"iptables-nft -P FORWARD DROP":    "chain ip filter FORWARD drops",
+		"iptables-legacy -P FORWARD DROP": "iptables-legacy chain FORWARD has the policy DROP",
+		"nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; policy drop; }'": "chain inet fw f drops",
+		`nft add table inet firewalld; nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }'
+			nft add rule inet firewalld filter_FORWARD ct state established,related accept
+			nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited`: "chain inet firewalld filter_FORWARD drops",
+		`nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; policy drop; }'
+			nft add rule inet fw f iifname cw0 accept; nft add rule inet fw f oifname cw0 accept`: "",
+	} {
+		t.Run(want, func(t *testing.T) {
+			h, p := host(t), plan(t, testConfig())
+			sh(t, prepare)
+			require.NoError(t, h.Apply(context.Background(), p))
+			why, err := h.ForwardBlockedBy(context.Background())
+			require.NoError(t, err)
+			if want == "" {
+				require.Empty(t, why)
+			}
+			require.Contains(t, why, want)
+		})
+	}
+}
+
+// The kernel agrees with what the plan is for.
+func TestRouting(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	require.NoError(t, h.Apply(context.Background(), p))
+	for dst, want := range map[string]string{
+		"10.2.0.9":                "dev cw0 table 51806 src 198.18.0.2",
+		"10.9.0.9":                "dev cw0 table 51806 src 198.18.0.2",
+		"10.1.0.9":                "dev pods src 10.1.0.1", // behind ourselves, although 10/8 is not
+		"10.2.0.9 mark 0xca5e":    "via 192.0.2.1 dev eth0",
+		"192.0.2.9":               "dev eth0 src 192.0.2.2",
+		"fd10:2::9":               "dev cw0 table 51806 proto 202 src fd63:7761:7900::2",
+		"fd10:1::9":               "dev pods",
+		"198.18.0.2":              "local 198.18.0.2 dev lo",
+		"203.0.113.7 mark 0xca5e": "via 192.0.2.1 dev eth0",
+	} {
+		require.Contains(t, sh(t, "ip route get "+dst), want)
+	}
+}
+
+func TestForeignRoutes(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, "ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")
+	require.NoError(t, h.Apply(context.Background(), p))
+	got, err := h.ForeignRoutes(context.Background(), p.Config)
+	require.NoError(t, err)
+	require.Equal(t, prefixes("10.1.0.0/16", "172.20.0.0/16", "172.21.0.0/16", "192.0.2.0/24", "fd10:1::/64"), got)
+}
+
+func TestWatch(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	ctx, cancel := context.WithCancel(context.Background())
+	require.NoError(t, h.Apply(ctx, p))
+	w := h.Watch(ctx)
+	for _, meddle := range []string{
+		"nft flush ruleset",
+		"ip route flush table 51806",
+		"ip rule del pref 5206",
+		"ip addr del 198.18.0.2/32 dev cw0",
+		"ip link set cw0 down",
+	} {
+		sh(t, meddle)
+		deadline := time.After(5 * time.Second)
+		for fixed := false; !fixed; {
+			select {
+			case <-w:
+				require.NoError(t, h.Apply(ctx, p))
+				found, err := h.Found(ctx, p.Config)
+				require.NoError(t, err)
+				fixed = cmp.Diff(p.Lines(), found) == ""
+			case <-deadline:
+				t.Fatalf("%s was not noticed", meddle)
+			}
+		}
+	}
+	cancel()
+	for range w { // ends when it is closed
+	}
+}
+
+func TestApplySaysWhatIsMissing(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	ctx := context.Background()
+	t.Setenv("PATH", "/nowhere")
+	_, err := nftPath()
+	require.NoError(t, err, "found without PATH")
+	t.Setenv("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+
+	sh(t, "ip link del cw0")
+	require.ErrorIs(t, h.Apply(ctx, p), ErrNoInterface)
+
+	// Removal must not take away what is not a TUN device.
+	sh(t, "ip link add cw0 type bridge")
+	require.ErrorContains(t, h.Remove(ctx, p.Config), "left alone")
+
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	require.NoError(t, unix.Capset(&hdr, &none[0])) // of this thread, which ends with the test
+	require.ErrorIs(t, h.Apply(ctx, p), ErrPrivilege)
+	require.ErrorIs(t, h.Remove(ctx, p.Config), ErrPrivilege)
+}

@@ -1,0 +1,211 @@
+package netns
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// dockerUser is the chain that Docker leaves to the host's owner: an accept
+// there comes before Docker's own drops.
+const dockerUser = "DOCKER-USER"
+
+const ruleComment = "causeway"
+
+// ipPrograms lists the iptables programs whose filter table is in use in this
+// namespace. The legacy ones are asked only if the kernel has a table of
+// theirs here already: to ask makes one.
+func ipPrograms(ctx context.Context) (out []string) {
+	for _, v := range []struct{ family, nft, legacy, names string }{
+		{"ip", "iptables-nft", "iptables-legacy", "/proc/thread-self/net/ip_tables_names"},
+		{"ip6", "ip6tables-nft", "ip6tables-legacy", "/proc/thread-self/net/ip6_tables_names"},
+	} {
+		if b, err := os.ReadFile(v.names); err == nil && slices.Contains(strings.Fields(string(b)), "filter") {
+			if _, err := lookPath(v.legacy); err == nil {
+				out = append(out, v.legacy)
+			}
+		}
+		if _, err := run(ctx, "", "nft", "list", "table", v.family, "filter"); err == nil {
+			if _, err := lookPath(v.nft); err == nil {
+				out = append(out, v.nft)
+			}
+		}
+	}
+	return out
+}
+
+func accepts(dev string) [][]string {
+	c := []string{"-m", "comment", "--comment", ruleComment, "-j", "ACCEPT"}
+	return [][]string{append([]string{"-i", dev}, c...), append([]string{"-o", dev}, c...)}
+}
+
+// openFirewalls lets traffic of our interface through firewalls that leave a
+// place for it: Docker's FORWARD drop by DOCKER-USER. An accept in our own
+// table would not undo their drop.
+func (h *Host) openFirewalls(ctx context.Context, rec *record, dev string) error {
+	for _, prog := range ipPrograms(ctx) {
+		if _, err := run(ctx, "", prog, "-w", "5", "-n", "-L", dockerUser); err != nil {
+			continue // no such chain
+		}
+		for _, rule := range accepts(dev) {
+			f := savedFirewall{Program: prog, Chain: dockerUser, Rule: rule}
+			if _, err := run(ctx, "", prog, f.args("-C")...); err == nil {
+				continue
+			}
+			if !slices.ContainsFunc(rec.Firewall, f.equal) {
+				rec.Firewall = append(rec.Firewall, f)
+				if err := h.writeRecord(rec); err != nil {
+					return err
+				}
+			}
+			if _, err := run(ctx, "", prog, f.args("-I")...); err != nil {
+				return fmt.Errorf("open %s for %s: %w", dockerUser, dev, err)
+			}
+			h.log.Info().Str("iface", dev).Str("chain", dockerUser).Strs("rule", rule).Msg("opened firewall")
+		}
+	}
+	return nil
+}
+
+func (f savedFirewall) args(op string) []string {
+	return append([]string{"-w", "5", op, f.Chain}, f.Rule...)
+}
+
+func (f savedFirewall) equal(g savedFirewall) bool {
+	return f.Program == g.Program && f.Chain == g.Chain && slices.Equal(f.Rule, g.Rule)
+}
+
+// closeFirewalls takes back what openFirewalls put in.
+func (h *Host) closeFirewalls(ctx context.Context, rec *record) error {
+	for _, f := range rec.Firewall {
+		for range 16 { // a bound, not a guess: -C ends the loop
+			if _, err := run(ctx, "", f.Program, f.args("-C")...); err != nil {
+				break // gone, with its chain or alone
+			}
+			if _, err := run(ctx, "", f.Program, f.args("-D")...); err != nil {
+				return fmt.Errorf("take rule out of %s: %w", f.Chain, err)
+			}
+		}
+	}
+	return nil
+}
+
+// containersForward reports whether a container engine that needs forwarding
+// has its chains here.
+func containersForward(ctx context.Context) bool {
+	for _, prog := range ipPrograms(ctx) {
+		s, err := run(ctx, "", prog, "-w", "5", "-S")
+		if err != nil {
+			continue
+		}
+		for _, c := range []string{"DOCKER-USER", "DOCKER-FORWARD", "CNI-FORWARD", "NETAVARK_FORWARD", "KUBE-FORWARD"} {
+			if strings.Contains(s, "-N "+c+"\n") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// nftChain is what 'nft -j list chains' says of one.
+type nftChain struct {
+	Family string `json:"family"`
+	Table  string `json:"table"`
+	Name   string `json:"name"`
+	Hook   string `json:"hook"`
+	Policy string `json:"policy"`
+}
+
+// ForwardBlockedBy names the foreign firewall that drops forwarded traffic of
+// our interface, empty if none does as far as its rules can be read: a chain
+// at the forward hook whose policy is drop, or which ends in a drop or reject,
+// and which names our interface in no accept. Uses the interface of the last
+// Apply.
+func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
+	h.mu.Lock()
+	dev := h.last.Interface
+	h.mu.Unlock()
+	if dev == "" {
+		dev = DefaultInterface
+	}
+	s, err := run(ctx, "", "nft", "-j", "list", "chains")
+	if err != nil {
+		return "", fmt.Errorf("list nftables chains: %w", err)
+	}
+	var list struct {
+		Nftables []struct {
+			Chain *nftChain `json:"chain"`
+		} `json:"nftables"`
+	}
+	if err := json.Unmarshal([]byte(s), &list); err != nil {
+		return "", fmt.Errorf("read nftables chains: %w", err)
+	}
+	for _, e := range list.Nftables {
+		c := e.Chain
+		if c == nil || c.Hook != "forward" || c.Family == "inet" && c.Table == NftTable {
+			continue
+		}
+		table, err := run(ctx, "", "nft", "list", "table", c.Family, c.Table)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		if blocks(table, *c) && !opened(table, dev) {
+			return fmt.Sprintf("nftables chain %s %s %s drops forwarded traffic and has no rule that accepts interface %s", c.Family, c.Table, c.Name, dev), nil
+		}
+	}
+	for _, prog := range ipPrograms(ctx) {
+		if !strings.HasSuffix(prog, "-legacy") {
+			continue // seen as nftables
+		}
+		s, err := run(ctx, "", prog, "-w", "5", "-S")
+		if err != nil {
+			return "", fmt.Errorf("list %s rules: %w", prog, err)
+		}
+		if strings.Contains(s, "-P FORWARD DROP\n") && !openedIptables(s, dev) {
+			return fmt.Sprintf("%s chain FORWARD has the policy DROP and no rule that accepts interface %s", prog, dev), nil
+		}
+	}
+	return "", nil
+}
+
+// blocks reports whether a chain in the listing of its table drops what no
+// earlier rule accepted.
+func blocks(table string, c nftChain) bool {
+	if c.Policy == "drop" {
+		return true
+	}
+	_, body, ok := strings.Cut(table, "chain "+c.Name+" {\n")
+	if !ok {
+		return false
+	}
+	body, _, _ = strings.Cut(body, "\n\t}")
+	rules := strings.Split(strings.TrimSpace(body), "\n")
+	last := strings.TrimSpace(rules[len(rules)-1])
+	if f := strings.Fields(last); len(f) > 5 && f[0] == "counter" { // counter packets N bytes N
+		last = strings.Join(f[5:], " ")
+	}
+	return last == "drop" || strings.HasPrefix(last, "reject")
+}
+
+// opened reports whether some rule of a table accepts or passes on traffic of
+// the interface.
+func opened(table, dev string) bool {
+	for _, l := range strings.Split(table, "\n") {
+		if strings.Contains(l, `ifname "`+dev+`"`) && (strings.Contains(l, " accept") || strings.Contains(l, "goto ") || strings.Contains(l, "jump ")) {
+			return true
+		}
+	}
+	return false
+}
+
+func openedIptables(rules, dev string) bool {
+	for _, l := range strings.Split(rules, "\n") {
+		if strings.Contains(l+" ", " "+dev+" ") && strings.Contains(l, "-j ACCEPT") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,86 @@
+package netns
+
+import (
+	"context"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Found returns what is there of ours, in the form of Plan.Lines, so that the
+// two can be compared line by line. Kernel settings are those that any plan
+// for c could set, with the values of now. Nothing is changed.
+func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
+	var out []string
+	link, err := linkByName(c.Interface)
+	if err != nil {
+		return nil, err
+	}
+	index := -1
+	if link != nil {
+		index = link.Attrs().Index
+		if link.Attrs().Flags&unix.IFF_UP != 0 {
+			out = append(out, linkLine(c.Interface))
+		}
+		as, err := linkAddrs(link)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range as {
+			out = append(out, addrLine(c.Interface, a))
+		}
+	}
+	var rules []string
+	var routes []route
+	for _, v6 := range families() {
+		rs, err := ourRoutes(v6, c.Table)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rs {
+			if f, ok := toRoute(r, func(i int) string { return linkName(i, index, c.Interface) }); ok {
+				routes = append(routes, f)
+			}
+		}
+		us, err := ourRules(v6, c.Table)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range us {
+			if u.Invert && u.Protocol == RouteProtocol {
+				rules = append(rules, ruleLine(v6, u.Mark, u.Table, u.Priority))
+			} else {
+				rules = append(rules, "# "+u.String())
+			}
+		}
+	}
+	slices.SortStableFunc(routes, func(a, b route) int { return a.prefix.Compare(b.prefix) })
+	for _, r := range routes {
+		out = append(out, r.line(c.Table))
+	}
+	out = append(out, rules...)
+	for _, s := range (Plan{c}).sysctls() {
+		if v, err := readSysctl(s.key); err == nil {
+			out = append(out, sysctl{s.key, v}.line())
+		}
+	}
+	nft, err := foundNft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range nft {
+		out = append(out, nftLine(l))
+	}
+	return out, nil
+}
+
+func linkName(i, own int, name string) string {
+	if i == own {
+		return name
+	}
+	if l, err := netlink.LinkByIndex(i); err == nil {
+		return l.Attrs().Name
+	}
+	return "?"
+}

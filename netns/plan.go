@@ -1,0 +1,278 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Plan is the desired state, a value that prints as the commands that would
+// make it (ip, nft, sysctl), one a line.
+type Plan struct{ Config }
+
+// maxInterface is IFNAMSIZ without the zero at the end.
+const maxInterface = 15
+
+// NewPlan computes the plan. It fails on a Config that makes no sense: nothing
+// is ever routed by default, and loopback, link-local and multicast ranges
+// never go into the tunnel. Prefixes are masked, sorted and made unique.
+func NewPlan(c Config) (Plan, error) {
+	if c.Interface == "" || len(c.Interface) > maxInterface || strings.ContainsAny(c.Interface, "/ \t\n\"'\\:") || c.Interface == "lo" {
+		return Plan{}, fmt.Errorf("interface name %q: want 1 to %d characters without spaces, quotes, '/' and ':'", c.Interface, maxInterface)
+	}
+	if c.MTU < 1280 || c.MTU > 65535 {
+		return Plan{}, fmt.Errorf("route mtu %d is not between 1280 and 65535", c.MTU)
+	}
+	if c.Mark == 0 {
+		return Plan{}, errors.New("the underlay's mark must not be zero: the tunnel would ride inside itself")
+	}
+	if c.Table < 1 || c.Table >= 253 && c.Table <= 255 {
+		return Plan{}, fmt.Errorf("routing table %d: the tunnel needs one of its own", c.Table)
+	}
+	if len(c.Overlay) == 0 {
+		return Plan{}, errors.New("no overlay address")
+	}
+	p := Plan{c}
+	p.Overlay = slices.Clone(c.Overlay)
+	for _, a := range p.Overlay {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a.IsLinkLocalUnicast() {
+			return Plan{}, fmt.Errorf("overlay address %v is no plain unicast address", a)
+		}
+	}
+	slices.SortFunc(p.Overlay, netip.Addr.Compare)
+	p.Overlay = slices.Compact(p.Overlay)
+	var err error
+	if p.Routes, err = normal("route", c.Routes); err != nil {
+		return Plan{}, err
+	}
+	if p.Local, err = normal("local prefix", c.Local); err != nil {
+		return Plan{}, err
+	}
+	return p, nil
+}
+
+// normal masks, sorts and checks prefixes.
+func normal(what string, in []netip.Prefix) ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(in))
+	for _, x := range in {
+		if err := CheckPrefix(x); err != nil {
+			return nil, fmt.Errorf("%s %w", what, err)
+		}
+		out = append(out, x.Masked())
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out), nil
+}
+
+// never are ranges that no route into the tunnel may touch.
+var never = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved, broadcast
+	netip.MustParsePrefix("::/127"),      // unspecified, loopback
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// CheckPrefix says why a prefix can never be routed into a tunnel, nil if it
+// can: it is a default route (or half of one: anything wider than /3), or
+// holds loopback, link-local or multicast addresses.
+func CheckPrefix(p netip.Prefix) error {
+	switch {
+	case !p.IsValid():
+		return errors.New("is not valid")
+	case p.Addr().Is4In6():
+		return fmt.Errorf("%s is an IPv4 prefix written as IPv6", p)
+	case p.Bits() == 0:
+		return fmt.Errorf("%s is a default route, which the tunnel never takes", p)
+	case p.Bits() < 3:
+		return fmt.Errorf("%s is nearly a default route, which the tunnel never takes", p)
+	}
+	for _, n := range never {
+		if p.Overlaps(n) {
+			return fmt.Errorf("%s overlaps %s (loopback, link-local, multicast or reserved)", p, n)
+		}
+	}
+	return nil
+}
+
+// without6 is the plan for a host that has no IPv6.
+func (p Plan) without6() Plan {
+	is6 := func(x netip.Prefix) bool { return x.Addr().Is6() }
+	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), is6)
+	p.Local = slices.DeleteFunc(slices.Clone(p.Local), is6)
+	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
+	return p
+}
+
+// src is the overlay address that local programs use as their source, invalid
+// if the plan has none of this family.
+func (p Plan) src(v6 bool) netip.Addr {
+	for _, a := range p.Overlay {
+		if a.Is6() == v6 {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// route is one entry of our table: into the tunnel, or a throw, which sends
+// the lookup on to the host's own tables.
+type route struct {
+	prefix netip.Prefix
+	throw  bool
+	src    netip.Addr
+	mtu    int
+	dev    string
+}
+
+// routes are the entries of our table. What lies behind the node itself must
+// not be caught by a wider prefix of another node: our rule comes before
+// main, so that a throw route hands these back to main.
+func (p Plan) routes() []route {
+	var out []route
+	for _, x := range p.Local {
+		out = append(out, route{prefix: x, throw: true})
+	}
+	for _, x := range p.Routes {
+		if slices.Contains(p.Local, x) {
+			continue // ours as well: another node of the same group
+		}
+		out = append(out, route{prefix: x, src: p.src(x.Addr().Is6()), mtu: p.MTU, dev: p.Interface})
+	}
+	slices.SortStableFunc(out, func(a, b route) int { return a.prefix.Compare(b.prefix) })
+	return out
+}
+
+// has reports whether the plan has anything of a family.
+func (p Plan) has(v6 bool) bool {
+	is := func(x netip.Prefix) bool { return x.Addr().Is6() == v6 }
+	return p.src(v6).IsValid() || slices.ContainsFunc(p.Routes, is) || slices.ContainsFunc(p.Local, is)
+}
+
+// sysctl is one kernel setting by its dotted name; an interface name in it is
+// written as it is.
+type sysctl struct{ key, value string }
+
+// sysctls are the kernel settings that the plan needs.
+func (p Plan) sysctls() []sysctl {
+	out := []sysctl{
+		{"net.ipv4.ip_forward", "1"},
+		// The path back to a marked socket is looked up with its mark, or
+		// strict rp_filter would drop the hub's answers when a tunnel route
+		// covers the hub's address.
+		{"net.ipv4.conf.all.src_valid_mark", "1"},
+		{"net.ipv4.conf." + p.Interface + ".rp_filter", "2"},
+	}
+	if p.has(true) {
+		// 1 is none: no link-local address, and so no router solicitations
+		// into the tunnel.
+		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"})
+		if slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() }) {
+			out = append(out, sysctl{"net.ipv6.conf.all.forwarding", "1"})
+		}
+	}
+	return out
+}
+
+// nft is the content of our table in nft's own words, in the order and form of
+// 'nft -y -s list table', each line an 'add' command without that word.
+func (p Plan) nft() []string {
+	t := " inet " + NftTable + " "
+	out := []string{"table inet " + NftTable}
+	// SYNs into the tunnel carry an MSS that fits the route.
+	out = append(out,
+		"chain"+t+"forward { type filter hook forward priority -150; policy accept; }",
+		fmt.Sprintf("rule%sforward oifname %q tcp flags syn tcp option maxseg size set rt mtu", t, p.Interface))
+	// An identity mapping ahead of every other tool's source NAT: once a
+	// connection has a mapping, later chains do not get to see it.
+	out = append(out, "chain"+t+"identity { type nat hook postrouting priority 90; policy accept; }")
+	for _, x := range p.Local {
+		f := "ip"
+		if x.Addr().Is6() {
+			f = "ip6"
+		}
+		out = append(out, fmt.Sprintf("rule%sidentity oifname %q %s saddr %s snat %s to %s saddr", t, p.Interface, f, nftPrefix(x), f, f))
+	}
+	// Answers to the underlay's sockets carry its mark too, for src_valid_mark.
+	out = append(out,
+		"chain"+t+"mark-out { type filter hook postrouting priority -150; policy accept; }",
+		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
+		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
+		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
+	return out
+}
+
+// nftPrefix is how nft prints a prefix: a single address without its length.
+func nftPrefix(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// Lines returns the plan as commands, sorted by kind. Each is one that a shell
+// takes as it stands.
+func (p Plan) Lines() []string {
+	out := []string{linkLine(p.Interface)}
+	for _, a := range p.Overlay {
+		out = append(out, addrLine(p.Interface, netip.PrefixFrom(a, a.BitLen())))
+	}
+	for _, r := range p.routes() {
+		out = append(out, r.line(p.Table))
+	}
+	for _, v6 := range []bool{false, true} {
+		if p.has(v6) {
+			out = append(out, ruleLine(v6, p.Mark, p.Table, RulePreference))
+		}
+	}
+	for _, s := range p.sysctls() {
+		out = append(out, s.line())
+	}
+	for _, l := range p.nft() {
+		out = append(out, nftLine(l))
+	}
+	return out
+}
+
+func linkLine(dev string) string { return fmt.Sprintf("ip link set %s up", dev) }
+
+func addrLine(dev string, p netip.Prefix) string {
+	if p.Addr().Is6() {
+		return fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, dev)
+	}
+	return fmt.Sprintf("ip -4 addr add %s dev %s", p, dev)
+}
+
+func (r route) line(table int) string {
+	f := family(r.prefix.Addr().Is6())
+	if r.throw {
+		return fmt.Sprintf("ip %s route add throw %s proto %d table %d", f, r.prefix, RouteProtocol, table)
+	}
+	s := fmt.Sprintf("ip %s route add %s dev %s proto %d", f, r.prefix, r.dev, RouteProtocol)
+	if r.src.IsValid() {
+		s += " src " + r.src.String()
+	}
+	if r.mtu > 0 {
+		s += fmt.Sprintf(" mtu %d", r.mtu)
+	}
+	return s + fmt.Sprintf(" table %d", table)
+}
+
+func ruleLine(v6 bool, mark uint32, table, pref int) string {
+	return fmt.Sprintf("ip %s rule add not fwmark 0x%x lookup %d pref %d protocol %d", family(v6), mark, table, pref, RouteProtocol)
+}
+
+func (s sysctl) line() string { return fmt.Sprintf("sysctl -w %s=%s", s.key, s.value) }
+
+func nftLine(s string) string { return "nft 'add " + s + "'" }
+
+func family(v6 bool) string {
+	if v6 {
+		return "-6"
+	}
+	return "-4"
+}

@@ -1,0 +1,142 @@
+package netns
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func prefixes(s ...string) (out []netip.Prefix) {
+	for _, x := range s {
+		out = append(out, netip.MustParsePrefix(x))
+	}
+	return out
+}
+
+func testConfig() Config {
+	return Config{
+		Interface: DefaultInterface,
+		MTU:       1380,
+		Mark:      DefaultMark,
+		Table:     DefaultTable,
+		Overlay:   []netip.Addr{netip.MustParseAddr("fd63:7761:7900::2"), netip.MustParseAddr("198.18.0.2")},
+		Routes:    prefixes("10.0.0.0/8", "198.18.0.0/15", "fd63:7761:7900::/96", "fd10:2::/64", "10.2.3.4/16", "10.2.0.0/16"),
+		Local:     prefixes("10.1.0.0/16", "fd10:1::/64"),
+	}
+}
+
+const goldenLines = `ip link set cw0 up
+ip -4 addr add 198.18.0.2/32 dev cw0
+ip -6 addr add fd63:7761:7900::2/128 dev cw0 nodad
+ip -4 route add 10.0.0.0/8 dev cw0 proto 202 src 198.18.0.2 mtu 1380 table 51806
+ip -4 route add throw 10.1.0.0/16 proto 202 table 51806
+ip -4 route add 10.2.0.0/16 dev cw0 proto 202 src 198.18.0.2 mtu 1380 table 51806
+ip -4 route add 198.18.0.0/15 dev cw0 proto 202 src 198.18.0.2 mtu 1380 table 51806
+ip -6 route add throw fd10:1::/64 proto 202 table 51806
+ip -6 route add fd10:2::/64 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1380 table 51806
+ip -6 route add fd63:7761:7900::/96 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1380 table 51806
+ip -4 rule add not fwmark 0xca5e lookup 51806 pref 5206 protocol 202
+ip -6 rule add not fwmark 0xca5e lookup 51806 pref 5206 protocol 202
+sysctl -w net.ipv4.ip_forward=1
+sysctl -w net.ipv4.conf.all.src_valid_mark=1
+sysctl -w net.ipv4.conf.cw0.rp_filter=2
+sysctl -w net.ipv6.conf.cw0.addr_gen_mode=1
+sysctl -w net.ipv6.conf.all.forwarding=1
+nft 'add table inet causeway'
+nft 'add chain inet causeway forward { type filter hook forward priority -150; policy accept; }'
+nft 'add rule inet causeway forward oifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
+nft 'add chain inet causeway identity { type nat hook postrouting priority 90; policy accept; }'
+nft 'add rule inet causeway identity oifname "cw0" ip saddr 10.1.0.0/16 snat ip to ip saddr'
+nft 'add rule inet causeway identity oifname "cw0" ip6 saddr fd10:1::/64 snat ip6 to ip6 saddr'
+nft 'add chain inet causeway mark-out { type filter hook postrouting priority -150; policy accept; }'
+nft 'add rule inet causeway mark-out meta mark 0x0000ca5e ct mark set meta mark'
+nft 'add chain inet causeway mark-in { type filter hook prerouting priority -150; policy accept; }'
+nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'`
+
+func TestPlanLines(t *testing.T) {
+	p, err := NewPlan(testConfig())
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(strings.Split(goldenLines, "\n"), p.Lines()))
+}
+
+func TestPlanIsIndependentOfOrder(t *testing.T) {
+	c := testConfig()
+	want, err := NewPlan(c)
+	require.NoError(t, err)
+	rapid.Check(t, func(t *rapid.T) {
+		d := c
+		d.Routes = rapid.Permutation(c.Routes).Draw(t, "routes")
+		d.Local = rapid.Permutation(c.Local).Draw(t, "local")
+		d.Overlay = rapid.Permutation(c.Overlay).Draw(t, "overlay")
+		p, err := NewPlan(d)
+		if err != nil || cmp.Diff(want.Lines(), p.Lines()) != "" {
+			t.Fatalf("another plan: %v", err)
+		}
+	})
+}
+
+func TestPlanWithoutIPv6(t *testing.T) {
+	p, err := NewPlan(testConfig())
+	require.NoError(t, err)
+	for _, l := range p.without6().Lines() {
+		require.NotContains(t, l, "ip -6")
+		require.NotContains(t, l, "ipv6")
+		require.NotContains(t, l, "fd10")
+	}
+}
+
+// A prefix that the node announces itself stays with it when another node
+// of the same group carries it.
+func TestPlanLocalWins(t *testing.T) {
+	c := testConfig()
+	c.Routes = append(c.Routes, c.Local...)
+	p, err := NewPlan(c)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(strings.Split(goldenLines, "\n"), p.Lines()))
+}
+
+func TestNewPlanRefuses(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		`interface name "": want`:                       func(c *Config) { c.Interface = "" },
+		`interface name "a b"`:                          func(c *Config) { c.Interface = "a b" },
+		`interface name "lo"`:                           func(c *Config) { c.Interface = "lo" },
+		`interface name "abcdefghijklmnop"`:             func(c *Config) { c.Interface = "abcdefghijklmnop" },
+		"route mtu 1279":                                func(c *Config) { c.MTU = 1279 },
+		"mark must not be zero":                         func(c *Config) { c.Mark = 0 },
+		"routing table 254":                             func(c *Config) { c.Table = 254 },
+		"routing table 0":                               func(c *Config) { c.Table = 0 },
+		"no overlay address":                            func(c *Config) { c.Overlay = nil },
+		"overlay address 127.0.0.1":                     func(c *Config) { c.Overlay = []netip.Addr{netip.MustParseAddr("127.0.0.1")} },
+		"overlay address invalid IP":                    func(c *Config) { c.Overlay = []netip.Addr{{}} },
+		"route 0.0.0.0/0 is a default route":            func(c *Config) { c.Routes = prefixes("0.0.0.0/0") },
+		"route ::/0 is a default route":                 func(c *Config) { c.Routes = prefixes("::/0") },
+		"route 128.0.0.0/1 is nearly":                   func(c *Config) { c.Routes = prefixes("128.0.0.0/1") },
+		"route 127.1.0.0/16 overlaps 127.0.0.0/8":       func(c *Config) { c.Routes = prefixes("127.1.0.0/16") },
+		"route 169.254.1.1/32 overlaps 169.254.0.0/16":  func(c *Config) { c.Routes = prefixes("169.254.1.1/32") },
+		"route 224.0.0.0/4 overlaps":                    func(c *Config) { c.Routes = prefixes("224.0.0.0/4") },
+		"route fe80::/64 overlaps":                      func(c *Config) { c.Routes = prefixes("fe80::/64") },
+		"route ff02::1/128 overlaps":                    func(c *Config) { c.Routes = prefixes("ff02::1/128") },
+		"route ::1/128 overlaps":                        func(c *Config) { c.Routes = prefixes("::1/128") },
+		"route ::ffff:10.0.0.0/104 is an IPv4 prefix":   func(c *Config) { c.Routes = prefixes("::ffff:10.0.0.0/104") },
+		"route is not valid":                            func(c *Config) { c.Routes = []netip.Prefix{{}} },
+		"local prefix 0.0.0.0/0 is a default route":     func(c *Config) { c.Local = prefixes("0.0.0.0/0") },
+		"local prefix 255.255.255.255/32 overlaps":      func(c *Config) { c.Local = prefixes("255.255.255.255/32") },
+		"local prefix 96.0.0.0/3 overlaps 127.0.0.0/8":  func(c *Config) { c.Local = prefixes("96.0.0.0/3") },
+		`interface name "a:b": want 1 to 15 characters`: func(c *Config) { c.Interface = "a:b" },
+	} {
+		c := testConfig()
+		change(&c)
+		_, err := NewPlan(c)
+		require.ErrorContains(t, err, name)
+	}
+}
+
+func TestSysctlPath(t *testing.T) {
+	require.Equal(t, "/proc/sys/net/ipv4/ip_forward", sysctlPath("net.ipv4.ip_forward"))
+	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net.ipv4.conf.eth0.5.rp_filter"))
+	require.Equal(t, "/proc/sys/net/ipv6/conf/all/forwarding", sysctlPath("net.ipv6.conf.all.forwarding"))
+}

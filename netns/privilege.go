@@ -1,0 +1,68 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+)
+
+// Errors of CheckHost.
+var (
+	ErrPrivilege = errors.New("neither root nor CAP_NET_ADMIN: run as root, or give the service AmbientCapabilities=CAP_NET_ADMIN")
+	ErrNoNft     = errors.New("the program nft is missing: install the package nftables")
+)
+
+// CheckHost says in one line why this process cannot set up the host's
+// network: ErrPrivilege or ErrNoNft.
+func CheckHost() error {
+	if err := checkPrivilege(); err != nil {
+		return err
+	}
+	if _, err := nftPath(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func checkPrivilege() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return ErrPrivilege
+	}
+	return nil
+}
+
+// lookPath finds a program of the system; services often have a PATH without
+// the sbin directories.
+func lookPath(name string) (string, error) {
+	if p, err := exec.LookPath(name); err == nil {
+		return p, nil
+	}
+	for _, d := range []string{"/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"} {
+		if st, err := os.Stat(d + name); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return d + name, nil
+		}
+	}
+	return "", fmt.Errorf("program %s is missing", name)
+}
+
+func nftPath() (string, error) {
+	p, err := lookPath("nft")
+	if err != nil {
+		return "", ErrNoNft
+	}
+	return p, nil
+}
+
+// HasIPv6 reports whether the network namespace has IPv6 and has it enabled.
+func HasIPv6() bool {
+	s, err := readSysctl("net.ipv6.conf.all.disable_ipv6")
+	return err == nil && s == "0"
+}

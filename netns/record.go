@@ -1,0 +1,125 @@
+package netns
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// recordName is the file in the state directory that says what was changed
+// beyond our own objects. It is on disk before the change.
+const recordName = "host.json"
+
+const recordVersion = 1
+
+// record is what Remove needs to put the host back.
+type record struct {
+	Version   int             `json:"v"`
+	Interface string          `json:"interface"`
+	Table     int             `json:"table"`
+	Sysctls   []savedSysctl   `json:"sysctls,omitempty"`
+	Firewall  []savedFirewall `json:"firewall,omitempty"`
+}
+
+// savedSysctl is a setting as it was. Set is what we wrote; a setting with
+// Beside was changed by the kernel when that key was written.
+type savedSysctl struct {
+	Key    string `json:"key"`
+	Was    string `json:"was"`
+	Set    string `json:"set,omitempty"`
+	Beside string `json:"beside,omitempty"`
+}
+
+// savedFirewall is a rule that we put into another tool's chain, in the words
+// of an iptables program: -I CHAIN made it, -D CHAIN takes it back.
+type savedFirewall struct {
+	Program string   `json:"program"`
+	Chain   string   `json:"chain"`
+	Rule    []string `json:"rule"`
+}
+
+func (r *record) hasSysctl(key string) bool {
+	return slices.ContainsFunc(r.Sysctls, func(s savedSysctl) bool { return s.Key == key && s.Beside == "" })
+}
+
+func (h *Host) recordPath() string { return filepath.Join(h.stateDir, recordName) }
+
+// readRecord returns nil if there is none.
+func (h *Host) readRecord() (*record, error) {
+	b, err := os.ReadFile(h.recordPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read host record: %w", err)
+	}
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("host record %s is damaged: %w; it says how to put the host's settings back: restore it, or remove it and check the sysctls yourself", h.recordPath(), err)
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("host record %s has version %d, this build knows %d", h.recordPath(), r.Version, recordVersion)
+	}
+	return &r, nil
+}
+
+// writeRecord replaces the record; it is durable when this returns.
+func (h *Host) writeRecord(r *record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode host record: %w", err)
+	}
+	if err := replaceFile(h.recordPath(), append(b, '\n')); err != nil {
+		return fmt.Errorf("write host record: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(path string, b []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if e := d.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func (h *Host) deleteRecord() error {
+	if err := os.Remove(h.recordPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove host record: %w", err)
+	}
+	return nil
+}

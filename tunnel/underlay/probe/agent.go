@@ -1,0 +1,465 @@
+package probe
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Bounds of what one peer can make us keep.
+const (
+	maxCandidates = 16 // from the netmap
+	maxObserved   = 8  // sources seen in authenticated questions
+)
+
+// Hub is a hub of the hub list.
+type Hub struct {
+	Number protocol.NodeNumber
+	Key    protocol.WireGuardPublicKey
+	Addrs  []netip.AddrPort
+}
+
+// Peer is a peer of the netmap.
+type Peer struct {
+	Number     protocol.NodeNumber
+	Key        protocol.WireGuardPublicKey
+	Candidates []netip.AddrPort
+	Direct     bool
+}
+
+// Hop is where a datagram goes and what its reserved bytes say.
+type Hop struct {
+	Addr   netip.AddrPort
+	Number protocol.NodeNumber
+}
+
+// Route is how a peer or hub is reached now.
+type Route struct {
+	Kind  protocol.PathKind // PathNone: not at all
+	Hop   Hop
+	Live  []Hop // every live path, the chosen one first: for handshakes
+	Since time.Time
+	RTT   time.Duration
+}
+
+func (r Route) same(o Route) bool {
+	return r.Kind == o.Kind && r.Hop == o.Hop && slices.Equal(r.Live, o.Live)
+}
+
+// hub is a hub as an agent probes it.
+type hub struct {
+	Hub
+	keys
+	proof
+	paths   []*path
+	chosen  *path
+	counter uint64
+	route   Route
+}
+
+// peer is a peer as an agent probes it.
+type peer struct {
+	Peer
+	keys
+	proof
+	paths       []*path
+	chosen      *path
+	chosenSince time.Time
+	traffic     time.Time // last one
+	wanted      time.Time // last question of a peer that has traffic
+	answers     bucket
+	strangers   bucket // answers to boot ids that are not proven
+	seen        seen
+	route       Route
+}
+
+// Agent judges an agent's paths.
+type Agent struct {
+	cfg      Config
+	hubs     map[protocol.NodeNumber]*hub
+	peers    map[protocol.NodeNumber]*peer
+	active   map[protocol.NodeNumber]*peer
+	hubAddrs map[netip.AddrPort]*path
+	hubOf    map[netip.AddrPort]*hub
+	seq      uint64
+	pathID   uint16
+}
+
+// NewAgent returns an Agent that knows nobody yet.
+func NewAgent(cfg Config) *Agent {
+	cfg.fill()
+	return &Agent{cfg: cfg, hubs: map[protocol.NodeNumber]*hub{}, peers: map[protocol.NodeNumber]*peer{}, active: map[protocol.NodeNumber]*peer{},
+		hubAddrs: map[netip.AddrPort]*path{}, hubOf: map[netip.AddrPort]*hub{}}
+}
+
+func (a *Agent) newPath(kind protocol.PathKind) *path {
+	a.pathID++
+	return &path{id: a.pathID, kind: kind}
+}
+
+// SetHubs replaces the hubs. It fails, changing nothing, if a number or an
+// address is there twice.
+func (a *Agent) SetHubs(now time.Time, hubs []Hub, out *Output) error {
+	numbers, addrs := map[protocol.NodeNumber]bool{}, map[netip.AddrPort]bool{}
+	for _, h := range hubs {
+		if !h.Number.Valid() || h.Number == a.cfg.Self || numbers[h.Number] {
+			return fmt.Errorf("set hubs: hub number %d is not valid, our own, or there twice", h.Number)
+		}
+		numbers[h.Number] = true
+		for _, ad := range h.Addrs {
+			if !ad.IsValid() || addrs[ad] {
+				return fmt.Errorf("set hubs: address %s of hub %d is not valid or there twice", ad, h.Number)
+			}
+			addrs[ad] = true
+		}
+	}
+	old := a.hubs
+	a.hubs = map[protocol.NodeNumber]*hub{}
+	clear(a.hubAddrs)
+	clear(a.hubOf)
+	for _, c := range hubs {
+		h := old[c.Number]
+		if h == nil || h.Key != c.Key {
+			h = &hub{}
+		}
+		h.Hub = c
+		keep := h.paths
+		h.paths = nil
+		for _, ad := range c.Addrs {
+			i := slices.IndexFunc(keep, func(p *path) bool { return p.addr == ad })
+			var p *path
+			if i >= 0 {
+				p = keep[i]
+			} else {
+				p = a.newPath(protocol.PathNone)
+				p.addr, p.next = ad, now
+			}
+			h.paths = append(h.paths, p)
+			a.hubAddrs[ad], a.hubOf[ad] = p, h
+		}
+		if !slices.Contains(h.paths, h.chosen) {
+			h.chosen = nil
+		}
+		a.hubs[c.Number] = h
+		a.chooseHub(now, h, out)
+	}
+	for n := range old {
+		if a.hubs[n] == nil {
+			out.Routes = append(out.Routes, n)
+		}
+	}
+	for _, p := range a.peers {
+		p.paths = slices.DeleteFunc(p.paths, func(q *path) bool {
+			return q.kind == protocol.PathRelay && a.hubs[q.hub.Number] != q.hub || q.kind == protocol.PathDirect && a.hubAddrs[q.addr] != nil
+		})
+		a.choose(now, p, out)
+	}
+	out.Changed = true
+	return nil
+}
+
+// SetPeers replaces the peers. It fails, changing nothing, if a number is
+// there twice.
+func (a *Agent) SetPeers(now time.Time, peers []Peer, out *Output) error {
+	numbers := map[protocol.NodeNumber]bool{}
+	for _, p := range peers {
+		if !p.Number.Valid() || p.Number == a.cfg.Self || numbers[p.Number] {
+			return fmt.Errorf("set peers: peer number %d is not valid, our own, or there twice", p.Number)
+		}
+		numbers[p.Number] = true
+	}
+	old := a.peers
+	a.peers = make(map[protocol.NodeNumber]*peer, len(peers))
+	for _, c := range peers {
+		p := old[c.Number]
+		if p == nil || p.Key != c.Key {
+			p = &peer{}
+			delete(a.active, c.Number)
+		}
+		p.Peer = c
+		a.peers[c.Number] = p
+		a.setCandidates(now, p)
+		a.choose(now, p, out)
+	}
+	for n := range old {
+		if a.peers[n] == nil {
+			delete(a.active, n)
+			out.Routes = append(out.Routes, n)
+		}
+	}
+	out.Changed = true
+	return nil
+}
+
+func (a *Agent) setCandidates(now time.Time, p *peer) {
+	want := map[netip.AddrPort]bool{}
+	if p.Direct {
+		for _, c := range p.Candidates {
+			if c.IsValid() && len(want) < maxCandidates && a.hubAddrs[c] == nil {
+				want[c] = true
+			}
+		}
+	}
+	p.paths = slices.DeleteFunc(p.paths, func(q *path) bool {
+		if q.kind != protocol.PathDirect {
+			return false
+		}
+		q.netmap = want[q.addr]
+		delete(want, q.addr)
+		// A path that answers outlives the candidate that led to it.
+		return !p.Direct || !q.netmap && !q.alive(now) && now.Sub(q.lastSeen) > seenFor
+	})
+	for _, c := range p.Candidates { // in order, so that runs are repeatable
+		if want[c] {
+			delete(want, c)
+			q := a.newPath(protocol.PathDirect)
+			q.addr, q.netmap, q.next = c, true, now
+			p.paths = append(p.paths, q)
+		}
+	}
+}
+
+// Traffic says that data was sent to or came from peer n at the time now. An
+// idle peer's paths are looked for at the next Tick.
+func (a *Agent) Traffic(now time.Time, n protocol.NodeNumber) {
+	if p := a.peers[n]; p != nil {
+		if now.After(p.traffic) {
+			p.traffic = now
+		}
+		a.activate(now, p)
+	}
+}
+
+func (a *Agent) activate(now time.Time, p *peer) {
+	if a.active[p.Number] != nil {
+		return
+	}
+	a.active[p.Number] = p
+	for _, q := range p.paths {
+		q.tries, q.next, q.unanswered, q.asked = 0, now, time.Time{}, q.asked[:0]
+	}
+}
+
+// Hold says that a handshake initiation of peer or hub n has arrived over src.
+// Once n has proven its boot id by a question asked from now on, n is in
+// Output.Released: then the initiation may be used without the risk that news
+// of a restart, coming later, throws the new session away. renew says that it
+// is another initiation than the one held before.
+func (a *Agent) Hold(now time.Time, n protocol.NodeNumber, src netip.AddrPort, renew bool) {
+	if h := a.hubs[n]; h != nil {
+		if !h.holding || renew {
+			h.holding, h.holdSeq = true, a.seq
+		}
+		for _, p := range h.paths {
+			if p.addr == src || p.alive(now) {
+				p.soon(now)
+			}
+		}
+		return
+	}
+	p := a.peers[n]
+	if p == nil {
+		return
+	}
+	if !p.holding || renew {
+		p.holding, p.holdSeq = true, a.seq
+	}
+	p.wanted = now
+	a.activate(now, p)
+	a.relays(now, p)
+	for _, q := range p.paths {
+		if q.alive(now) || q.addr == src || q.kind == protocol.PathRelay && a.hubOf[src] == q.hub {
+			q.soon(now)
+		}
+	}
+}
+
+// relays makes sure that p has one relay path for each hub.
+func (a *Agent) relays(now time.Time, p *peer) {
+	for _, n := range a.hubNumbers() {
+		a.relay(now, p, a.hubs[n])
+	}
+}
+
+func (a *Agent) relay(now time.Time, p *peer, h *hub) *path {
+	for _, q := range p.paths {
+		if q.kind == protocol.PathRelay && q.hub == h {
+			return q
+		}
+	}
+	q := a.newPath(protocol.PathRelay)
+	q.hub, q.next = h, now
+	p.paths = append(p.paths, q)
+	return q
+}
+
+func (a *Agent) hubNumbers() []protocol.NodeNumber {
+	l := make([]protocol.NodeNumber, 0, len(a.hubs))
+	for n := range a.hubs {
+		l = append(l, n)
+	}
+	slices.Sort(l)
+	return l
+}
+
+// Tick sends the questions that are due, notices paths that have died and
+// peers that have gone idle. It returns when it wants to be called next, at
+// most a second later.
+func (a *Agent) Tick(now time.Time, out *Output) time.Time {
+	next := now.Add(time.Second)
+	for _, n := range a.hubNumbers() {
+		h := a.hubs[n]
+		for _, p := range h.paths {
+			if p.due(now) {
+				a.askHub(now, h, p, out)
+			}
+			next = earlier(next, p.wake(now))
+		}
+		a.chooseHub(now, h, out)
+	}
+	for n, p := range a.active {
+		idle := now.Sub(p.traffic) >= activeFor && now.Sub(p.wanted) >= askedFor
+		if idle {
+			delete(a.active, n)
+			a.choose(now, p, out)
+			out.Changed = out.Changed || a.prune(now, p)
+			continue
+		}
+		a.relays(now, p)
+		// Chosen first: a path that died just now is not the chosen one's pace.
+		a.choose(now, p, out)
+		for _, q := range p.paths {
+			if q.due(now) {
+				a.ask(now, p, q, out)
+			}
+			next = earlier(next, q.wake(now))
+		}
+	}
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// prune forgets observed sources that never answered.
+func (a *Agent) prune(now time.Time, p *peer) bool {
+	n := len(p.paths)
+	p.paths = slices.DeleteFunc(p.paths, func(q *path) bool {
+		return q.kind == protocol.PathDirect && !q.netmap && q.lastAnswer.IsZero() && now.Sub(q.lastSeen) > seenFor && q != p.chosen
+	})
+	return len(p.paths) != n
+}
+
+func (a *Agent) question(now time.Time) question {
+	a.seq++
+	return question{nonce: a.cfg.Rand(), seq: a.seq, at: now}
+}
+
+// ask sends a question over q, if it leads anywhere now.
+func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
+	to, number := q.addr, a.cfg.Self
+	if q.kind == protocol.PathRelay {
+		if q.hub.chosen == nil || !q.hub.chosen.alive(now) {
+			q.next = now.Add(suspectEvery)
+			return
+		}
+		to, number = q.hub.chosen.addr, p.Number
+	}
+	if !p.keys.get(a.cfg.PrivateKey, p.Key) {
+		q.next = now.Add(searchEvery)
+		return
+	}
+	qu := a.question(now)
+	q.sent(qu)
+	q.next = now.Add(q.pause(now, q == p.chosen))
+	m := protocol.Probe{Number: number, Kind: protocol.ProbeQuestion, From: a.cfg.Self, To: p.Number, KeyEpoch: a.cfg.KeyEpoch,
+		PathID: q.id, Boot: a.cfg.Boot, Nonce: qu.nonce}
+	if now.Sub(p.traffic) < activeFor {
+		m.Flags |= protocol.ProbeActive
+	}
+	out.Sends = append(out.Sends, Send{to, m.Append(nil, &p.keys.Send)})
+}
+
+func (a *Agent) askHub(now time.Time, h *hub, p *path, out *Output) {
+	if !h.keys.get(a.cfg.PrivateKey, h.Key) {
+		p.next = now.Add(searchEvery)
+		return
+	}
+	q := a.question(now)
+	p.sent(q)
+	p.next = now.Add(p.pause(now, p == h.chosen))
+	m := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
+		PathID: p.id, Boot: a.cfg.Boot, Nonce: q.nonce}
+	out.Sends = append(out.Sends, Send{p.addr, m.Append(nil, &h.keys.Send)})
+}
+
+// Route is how peer or hub n is reached now.
+func (a *Agent) Route(n protocol.NodeNumber) Route {
+	if h := a.hubs[n]; h != nil {
+		return h.route
+	}
+	if p := a.peers[n]; p != nil {
+		r := p.route
+		if p.chosen != nil {
+			r.RTT = p.chosen.rtt
+		}
+		return r
+	}
+	return Route{Kind: protocol.PathNone}
+}
+
+// HubAlive reports whether hub n has bound our address and answered lately.
+func (a *Agent) HubAlive(now time.Time, n protocol.NodeNumber) bool {
+	h := a.hubs[n]
+	return h != nil && h.chosen != nil && h.chosen.alive(now)
+}
+
+// Sources lists the addresses from which a peer's datagrams are taken on a
+// direct path: proven ones, and those that authenticated questions came from
+// and that are being proven now.
+func (a *Agent) Sources() map[netip.AddrPort]protocol.NodeNumber {
+	m := map[netip.AddrPort]protocol.NodeNumber{}
+	taken := map[netip.AddrPort]time.Time{}
+	for n, p := range a.peers {
+		for _, q := range p.paths {
+			if q.kind != protocol.PathDirect || q.lastAnswer.IsZero() && q.lastSeen.IsZero() {
+				continue
+			}
+			// Where two peers were seen at one address, the last one to prove it has it.
+			if at, ok := taken[q.addr]; ok && (at.After(q.lastAnswer) || at.Equal(q.lastAnswer) && m[q.addr] < n) {
+				continue
+			}
+			m[q.addr], taken[q.addr] = n, q.lastAnswer
+		}
+	}
+	return m
+}
+
+// Statuses lists hubs, and peers that are or were talked to, by number.
+func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
+	var l []protocol.PathStatus
+	for n, h := range a.hubs {
+		s := protocol.PathStatus{Peer: n, Path: h.route.Kind, Addr: h.route.Hop.Addr, Since: h.route.Since}
+		if h.chosen != nil {
+			s.RTT = h.chosen.rtt
+		}
+		l = append(l, s)
+	}
+	for n, p := range a.peers {
+		if p.traffic.IsZero() && !p.known {
+			continue
+		}
+		r := a.Route(n)
+		l = append(l, protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT})
+	}
+	slices.SortFunc(l, func(x, y protocol.PathStatus) int { return cmp.Compare(x.Peer, y.Peer) })
+	return l
+}

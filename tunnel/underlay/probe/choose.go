@@ -1,0 +1,146 @@
+package probe
+
+import (
+	"time"
+
+	"causeway/protocol"
+)
+
+// How good a path is; a higher one is taken.
+const (
+	rankNone     = iota
+	rankLast     // proven once, silent now: better than dropping when no hub is there
+	rankRelay    // the hub has us bound: data can start, though the peer has not answered over it yet
+	rankUnsteady // answers, and failed a short time ago
+	rankAlive    // a relay that the peer answers over
+	rankDirect
+)
+
+func (a *Agent) rank(now time.Time, p *peer, q *path) int {
+	// An idle peer's paths are not probed, so nothing is known of them.
+	live := q.alive(now) && a.active[p.Number] != nil
+	if q.kind == protocol.PathRelay {
+		switch {
+		case q.hub.chosen == nil || !q.hub.chosen.alive(now):
+			return rankNone
+		case live:
+			return rankAlive
+		}
+		return rankRelay
+	}
+	switch {
+	case live && q.steady(now):
+		return rankDirect
+	case live:
+		return rankUnsteady
+	case !q.lastAnswer.IsZero():
+		return rankLast
+	}
+	return rankNone
+}
+
+// better reports whether challenger c, of the same rank, beats the chosen one.
+// A path keeps its place unless another one is clearly shorter.
+func better(c, chosen *path) bool {
+	return c.rtt > 0 && chosen.rtt > 0 && c.rtt+time.Millisecond < chosen.rtt*3/4
+}
+
+// prefer decides between q and the best so far, of the same rank.
+func prefer(q, best, chosen *path) bool {
+	switch chosen {
+	case q:
+		return !better(best, q)
+	case best:
+		return better(q, best)
+	}
+	return q.rtt > 0 && (best.rtt == 0 || q.rtt < best.rtt)
+}
+
+// choose decides over p's path and publishes its route.
+func (a *Agent) choose(now time.Time, p *peer, out *Output) {
+	if c := p.chosen; c != nil && c.silent(now) && c.kind == protocol.PathDirect && !c.goodSince.IsZero() {
+		c.fails++
+		c.goodSince = time.Time{}
+	}
+	a.relays(now, p)
+	var best *path
+	bestRank := rankNone
+	for _, q := range p.paths {
+		r := a.rank(now, p, q)
+		if r > bestRank || r == bestRank && best != nil && prefer(q, best, p.chosen) {
+			best, bestRank = q, r
+		}
+	}
+	if best != p.chosen {
+		p.chosen, p.chosenSince = best, now
+	}
+	r := Route{Kind: protocol.PathNone, Since: p.chosenSince}
+	if best != nil {
+		r.Kind, r.Hop = best.kind, a.hop(p, best)
+		r.Live = append(r.Live, r.Hop)
+		for _, q := range p.paths {
+			if q != best && (q.alive(now) || a.rank(now, p, q) == rankRelay) {
+				if h := a.hop(p, q); h.Addr.IsValid() {
+					r.Live = append(r.Live, h)
+				}
+			}
+		}
+	}
+	if !r.same(p.route) {
+		p.route = r
+		out.Routes = append(out.Routes, p.Number)
+	}
+}
+
+func (a *Agent) hop(p *peer, q *path) Hop {
+	if q.kind != protocol.PathRelay {
+		return Hop{q.addr, a.cfg.Self}
+	}
+	if q.hub.chosen == nil {
+		return Hop{}
+	}
+	return Hop{q.hub.chosen.addr, p.Number}
+}
+
+// chooseHub decides over the path to h: it stays while it answers.
+func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
+	if h.chosen == nil || !h.chosen.alive(now) {
+		var best *path
+		for _, p := range h.paths {
+			if p.alive(now) && (best == nil || p.rtt < best.rtt) {
+				best = p
+			}
+		}
+		if best != nil && best != h.chosen {
+			h.chosen = best
+			// Only a confirmation over it makes the hub send there.
+			best.soon(now)
+		}
+	}
+	r := Route{Kind: protocol.PathNone, Since: h.route.Since}
+	if h.chosen != nil && h.chosen.alive(now) {
+		r.Kind, r.Hop = protocol.PathDirect, Hop{Addr: h.chosen.addr}
+		r.Live = append(r.Live, r.Hop)
+		for _, p := range h.paths {
+			if p != h.chosen && p.alive(now) {
+				r.Live = append(r.Live, Hop{Addr: p.addr})
+			}
+		}
+	}
+	if r.same(h.route) {
+		return
+	}
+	if r.Kind != h.route.Kind || r.Hop != h.route.Hop {
+		r.Since = now
+	}
+	h.route = r
+	out.Routes = append(out.Routes, h.Number)
+	for _, p := range a.active {
+		a.choose(now, p, out)
+	}
+	for _, p := range a.peers { // idle ones follow the hub too
+		if a.active[p.Number] == nil {
+			a.choose(now, p, out)
+		}
+	}
+}

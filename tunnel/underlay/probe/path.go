@@ -1,0 +1,191 @@
+package probe
+
+import (
+	"net/netip"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Timing of an agent's probes. A path is left within two seconds of its last
+// answer: the next question goes out after half a second, further ones in
+// short order once an answer is late, and deadAfter after the first
+// unanswered one the path is dead.
+const (
+	chosenEvery  = 500 * time.Millisecond
+	standbyEvery = time.Second
+	suspectEvery = 200 * time.Millisecond
+	searchEvery  = 5 * time.Second // of candidates that did not answer the first tries
+	hubEvery     = time.Second
+	hubDeadEvery = 500 * time.Millisecond
+	minEvery     = 50 * time.Millisecond // between two questions over one path
+
+	late      = 300 * time.Millisecond // plus twice the round trip: an answer is late
+	deadAfter = 1300 * time.Millisecond
+	staleAt   = 4 * time.Second // an answer this old says nothing any more
+	lostAfter = 5 * time.Second // a question this old is answered no more
+
+	activeFor = 10 * time.Second // after the last traffic
+	askedFor  = 3 * time.Second  // after a question of a peer that has traffic
+	seenFor   = 10 * time.Second // a source of authenticated questions
+)
+
+// searchTries are the pauses between the first questions over a candidate.
+var searchTries = [...]time.Duration{150 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second}
+
+type question struct {
+	nonce uint64
+	seq   uint64
+	at    time.Time
+}
+
+// path is one way to a peer (direct, or relay through a hub) or to a hub.
+type path struct {
+	id   uint16
+	kind protocol.PathKind
+	addr netip.AddrPort // the peer's or hub's; not set for a relay, which goes where its hub is
+	hub  *hub           // relay
+
+	netmap bool // direct: a candidate of the netmap, not an observed source
+
+	asked      []question // open ones, oldest first
+	next       time.Time  // of the next question
+	lastAsked  time.Time
+	unanswered time.Time // the first question after the last answer; zero: none
+	lastAnswer time.Time // to our own question: the only proof
+	lastSeen   time.Time // authenticated question over it
+	rtt        time.Duration
+	tries      int
+	fails      int       // times it died while chosen
+	goodSince  time.Time // answers without a death since
+}
+
+// alive reports whether the path was proven lately.
+func (p *path) alive(now time.Time) bool {
+	return !p.lastAnswer.IsZero() && now.Sub(p.lastAnswer) < staleAt && !p.silent(now)
+}
+
+func (p *path) silent(now time.Time) bool {
+	return !p.unanswered.IsZero() && now.Sub(p.unanswered) >= deadAfter+p.rtt
+}
+
+// steady reports whether a path that failed before has made up for it: each
+// failure doubles the time that it has to answer before it is chosen again.
+func (p *path) steady(now time.Time) bool {
+	if p.fails == 0 {
+		return true
+	}
+	return now.Sub(p.goodSince) >= time.Second<<min(p.fails, 5)
+}
+
+// sent notes a question.
+func (p *path) sent(q question) {
+	if len(p.asked) == 16 {
+		p.asked = append(p.asked[:0], p.asked[1:]...)
+	}
+	p.asked = append(p.asked, q)
+	p.lastAsked = q.at
+	if p.unanswered.IsZero() {
+		p.unanswered = q.at
+	}
+	p.tries++
+}
+
+// open finds the open question with this nonce.
+func (p *path) open(nonce uint64, now time.Time) (question, bool) {
+	for _, q := range p.asked {
+		if q.nonce == nonce && now.Sub(q.at) < lostAfter {
+			return q, true
+		}
+	}
+	return question{}, false
+}
+
+// measure takes the time from q to now into the round trip.
+func (p *path) measure(q question, now time.Time) {
+	if d := now.Sub(q.at); p.rtt == 0 {
+		p.rtt = d
+	} else {
+		p.rtt += (d - p.rtt) / 4
+	}
+}
+
+// answered closes q and all before it.
+func (p *path) answered(q question, now time.Time) {
+	if !p.alive(now) {
+		p.goodSince = now
+	} else if p.fails > 0 && now.Sub(p.goodSince) > time.Minute {
+		p.fails = 0
+	}
+	p.lastAnswer, p.unanswered, p.tries = now, time.Time{}, 0
+	keep := p.asked[:0]
+	for _, o := range p.asked {
+		if o.seq > q.seq {
+			if p.unanswered.IsZero() {
+				p.unanswered = o.at
+			}
+			keep = append(keep, o)
+		}
+	}
+	p.asked = keep
+}
+
+// pause is the time from a question sent now to the next one.
+func (p *path) pause(now time.Time, chosen bool) time.Duration {
+	if p.alive(now) {
+		switch {
+		case !p.unanswered.IsZero() && now.Sub(p.unanswered) >= late+2*p.rtt:
+			return suspectEvery
+		case p.kind == protocol.PathNone: // a hub
+			return hubEvery
+		case chosen:
+			return chosenEvery
+		}
+		return standbyEvery
+	}
+	if p.kind == protocol.PathNone {
+		return hubDeadEvery
+	}
+	if p.tries <= len(searchTries) {
+		return searchTries[max(p.tries-1, 0)]
+	}
+	return searchEvery
+}
+
+// soon brings the next question forward, to at most one per minEvery.
+func (p *path) soon(now time.Time) {
+	at := now
+	if e := p.lastAsked.Add(minEvery); at.Before(e) {
+		at = e
+	}
+	if p.next.After(at) || p.next.IsZero() {
+		p.next = at
+	}
+}
+
+// due recomputes whether an answer has become late, and reports whether a
+// question is to be sent.
+func (p *path) due(now time.Time) bool {
+	if !p.unanswered.IsZero() && p.alive(now) && now.Sub(p.unanswered) >= late+2*p.rtt && now.Sub(p.lastAsked) >= suspectEvery {
+		return true
+	}
+	return !now.Before(p.next)
+}
+
+// wake is when the path next has something to do.
+func (p *path) wake(now time.Time) time.Time {
+	w := p.next
+	if !p.unanswered.IsZero() && p.alive(now) {
+		s := p.unanswered.Add(late + 2*p.rtt)
+		if a := p.lastAsked.Add(suspectEvery); a.After(s) {
+			s = a
+		}
+		if d := p.unanswered.Add(deadAfter + p.rtt); d.Before(s) {
+			s = d
+		}
+		if s.Before(w) {
+			w = s
+		}
+	}
+	return w
+}

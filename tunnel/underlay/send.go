@@ -1,0 +1,108 @@
+package underlay
+
+import (
+	"time"
+
+	"causeway/protocol"
+	"causeway/tunnel/underlay/probe"
+	"causeway/tunnel/underlay/sock"
+)
+
+// pokeEvery is how often ongoing traffic is told to the runner.
+const pokeEvery = time.Second
+
+// Send implements the engine's Carrier: a run of WireGuard messages, each
+// segment bytes long (the last one may be shorter), goes to a peer or hub over
+// its chosen path. The reserved bytes are overwritten. Handshake messages go
+// over every live path and again until they are answered.
+func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
+	c := u.conns.Load()
+	if c == nil {
+		return ErrNotRunning
+	}
+	r := (*u.peers.Load())[to]
+	if r == nil {
+		return ErrUnknownPeer
+	}
+	if len(datagrams) < protocol.MinTransportSize {
+		return nil
+	}
+	if segment <= 0 || segment > len(datagrams) {
+		segment = len(datagrams)
+	}
+	r.tx.Add(uint64(len(datagrams)))
+	if u.cfg.Plain {
+		return u.write(r.route.Load().Hop, datagrams, segment)
+	}
+	switch t := protocol.MessageType(datagrams[0]); {
+	case t == protocol.MessageInitiation || t == protocol.MessageResponse:
+		u.touch(r)
+		for b := datagrams; len(b) > 0; b = b[min(segment, len(b)):] {
+			u.table.Sent(time.Now(), to, b[:min(segment, len(b))])
+		}
+		return nil
+	case t != protocol.MessageTransport || len(datagrams) > protocol.MinTransportSize:
+		// A keepalive alone is no traffic: it would keep idle paths probed.
+		u.touch(r)
+	}
+	route := r.route.Load()
+	if route.Kind == protocol.PathNone {
+		return ErrNoPath
+	}
+	return u.write(route.Hop, datagrams, segment)
+}
+
+// touch tells the runner, now and then, that there is traffic.
+func (u *Underlay) touch(r *remote) {
+	now := int64(time.Since(u.start))
+	last := r.poked.Load()
+	if r.hub || now-last < int64(pokeEvery) || !r.poked.CompareAndSwap(last, now) {
+		return
+	}
+	select {
+	case u.traffic <- r.number:
+	default: // the runner is busy; the next datagram tells it
+		r.poked.Store(last)
+	}
+}
+
+// poke wakes the runner.
+func (u *Underlay) poke() {
+	select {
+	case u.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write numbers the datagrams and sends them.
+func (u *Underlay) write(h probe.Hop, b []byte, segment int) error {
+	for o := 0; o+4 <= len(b); o += segment {
+		protocol.SetMessageNumber(b[o:], h.Number)
+	}
+	c := u.conns.Load()
+	if c == nil {
+		return ErrNotRunning
+	}
+	s := c.v6
+	if h.Addr.Addr().Unmap().Is4() {
+		s = c.v4
+	}
+	if s == nil {
+		return sock.ErrFamily
+	}
+	return s.Write(h.Addr, b, segment)
+}
+
+// sendHandshake sends one handshake message over every live path. What does
+// not get out is sent again by the table.
+func (u *Underlay) sendHandshake(to protocol.NodeNumber, msg []byte) {
+	r := (*u.peers.Load())[to]
+	if r == nil {
+		return
+	}
+	for _, h := range r.route.Load().Live {
+		if err := u.write(h, msg, len(msg)); err != nil {
+			u.cfg.Log.Debug().Uint32("peer", uint32(to)).Stringer("addr", h.Addr).Err(err).Msg("handshake message not sent")
+		}
+	}
+}

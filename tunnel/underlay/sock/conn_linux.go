@@ -1,0 +1,156 @@
+// Package sock is a UDP socket that reads and writes groups of datagrams:
+// recvmmsg with UDP_GRO, sendmsg with UDP_SEGMENT, each used where the kernel
+// has it. Agents and hubs share it. Nothing is allocated per datagram.
+package sock
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options says how to open a socket.
+type Options struct {
+	// Addr is the local address. An unspecified IPv6 address takes IPv4 too,
+	// unless Only6.
+	Addr      netip.AddrPort
+	Only6     bool
+	Mark      uint32 // SO_MARK; needs CAP_NET_ADMIN
+	NoOffload bool   // neither UDP_GRO nor UDP_SEGMENT
+}
+
+// Socket buffers, for bursts of whole groups. The kernel gives an ordinary
+// user no more than net.core.rmem_max and wmem_max.
+const bufferSize = 7 << 20
+
+// Conn is an open socket. Write may be called concurrently; Read by one
+// goroutine at a time.
+type Conn struct {
+	file *os.File
+	raw  syscall.RawConn
+	addr netip.AddrPort
+	six  bool // the socket's family
+	gso  bool
+
+	mu     sync.RWMutex // keeps fd open while it is written to
+	fd     int
+	closed bool
+
+	anyNoGSO atomic.Bool
+	noGSO    sync.Map // netip.AddrPort: where UDP_SEGMENT did not work
+}
+
+// Open opens a socket. Errors say what to do where an operator can help.
+func Open(o Options) (*Conn, error) {
+	six := o.Addr.Addr().Is6() && !o.Addr.Addr().Is4In6()
+	family := unix.AF_INET
+	if six {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open udp socket: %w", err)
+	}
+	c := &Conn{fd: fd, six: six}
+	if err := c.setup(o); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	c.file = os.NewFile(uintptr(fd), "udp")
+	if c.raw, err = c.file.SyscallConn(); err != nil {
+		c.file.Close()
+		return nil, fmt.Errorf("open udp socket: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Conn) setup(o Options) error {
+	for _, b := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[0], bufferSize) != nil {
+			unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[1], bufferSize) // as much as allowed
+		}
+	}
+	if o.Mark != 0 {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark)); err != nil {
+			return fmt.Errorf("mark udp socket (needs root or CAP_NET_ADMIN): %w", err)
+		}
+	}
+	// Never fragment, and never believe the kernel's idea of a path's MTU: the
+	// probes find it.
+	if c.six {
+		only := 0
+		if o.Only6 {
+			only = 1
+		}
+		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+			return fmt.Errorf("set up udp socket: %w", err)
+		}
+		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE); err != nil {
+			return fmt.Errorf("set up udp socket: %w", err)
+		}
+	}
+	if !c.six || !o.Only6 {
+		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE); err != nil && !c.six {
+			return fmt.Errorf("set up udp socket: %w", err)
+		}
+	}
+	if !o.NoOffload {
+		unix.SetsockoptInt(c.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // before Linux 5.0: datagrams come one by one
+		_, err := unix.GetsockoptInt(c.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		c.gso = err == nil
+	}
+	var sa unix.Sockaddr
+	if c.six {
+		sa = &unix.SockaddrInet6{Addr: o.Addr.Addr().As16(), Port: int(o.Addr.Port())}
+	} else {
+		s := &unix.SockaddrInet4{Port: int(o.Addr.Port())}
+		if o.Addr.Addr().IsValid() {
+			s.Addr = o.Addr.Addr().Unmap().As4()
+		}
+		sa = s
+	}
+	if err := unix.Bind(c.fd, sa); err != nil {
+		if errors.Is(err, unix.EADDRINUSE) {
+			return fmt.Errorf("listen on udp %s: the port is in use by another program: %w", o.Addr, err)
+		}
+		return fmt.Errorf("listen on udp %s: %w", o.Addr, err)
+	}
+	sa, err := unix.Getsockname(c.fd)
+	if err != nil {
+		return fmt.Errorf("listen on udp %s: %w", o.Addr, err)
+	}
+	switch s := sa.(type) {
+	case *unix.SockaddrInet4:
+		c.addr = netip.AddrPortFrom(netip.AddrFrom4(s.Addr), uint16(s.Port))
+	case *unix.SockaddrInet6:
+		c.addr = netip.AddrPortFrom(netip.AddrFrom16(s.Addr), uint16(s.Port))
+	}
+	return nil
+}
+
+// LocalAddr is the address that the socket is bound to.
+func (c *Conn) LocalAddr() netip.AddrPort { return c.addr }
+
+// Close closes the socket. A Read that waits returns net.ErrClosed.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.mu.Unlock()
+	return c.file.Close()
+}
+
+func (c *Conn) isClosed() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.closed
+}

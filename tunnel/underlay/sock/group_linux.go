@@ -1,0 +1,99 @@
+package sock
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group gathers datagrams for one addressee out of the buffers of a Batch,
+// without copying, until they are written as one. The zero value is empty.
+type Group struct {
+	iovs    [maxSegments]unix.Iovec
+	n       int // of iovs
+	count   int // of datagrams
+	bytes   int
+	segment int
+	short   bool // the last one is shorter: nothing may follow
+}
+
+// Len is the number of datagrams gathered; Bytes their length.
+func (g *Group) Len() int { return g.count }
+
+// Bytes is the length of what was gathered.
+func (g *Group) Bytes() int { return g.bytes }
+
+// Reset empties g.
+func (g *Group) Reset() {
+	clear(g.iovs[:g.n])
+	g.n, g.count, g.bytes, g.segment, g.short = 0, 0, 0, 0, false
+}
+
+// Add takes d, which is not empty and stays untouched until the group is
+// written. It reports false if d cannot go with what is there: write that first.
+func (g *Group) Add(d []byte) bool {
+	if g.count > 0 && (g.short || len(d) > g.segment || g.count == maxSegments || g.bytes+len(d) > maxGroup) {
+		return false
+	}
+	if g.count == 0 {
+		g.segment = len(d)
+	}
+	g.short = len(d) < g.segment
+	g.count++
+	g.bytes += len(d)
+	if g.n > 0 {
+		if l := &g.iovs[g.n-1]; unsafe.Add(unsafe.Pointer(l.Base), l.Len) == unsafe.Pointer(&d[0]) {
+			l.SetLen(int(l.Len) + len(d))
+			return true
+		}
+	}
+	g.iovs[g.n].Base = &d[0]
+	g.iovs[g.n].SetLen(len(d))
+	g.n++
+	return true
+}
+
+// WriteGroup sends what was gathered, with the same fallbacks as Write.
+func (c *Conn) WriteGroup(to netip.AddrPort, g *Group) error {
+	if g.count == 0 {
+		return nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	if !c.six && !to.Addr().Unmap().Is4() || !to.IsValid() {
+		return ErrFamily
+	}
+	if g.count == 1 {
+		return c.sendv(to, g.iovs[:1], 0)
+	}
+	if c.gso && !(c.anyNoGSO.Load() && c.refused(to)) {
+		err := c.sendv(to, g.iovs[:g.n], g.segment)
+		if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EMSGSIZE) {
+			return err
+		}
+		if err = c.groupSingly(to, g); err == nil {
+			c.noGSO.Store(to, struct{}{})
+			c.anyNoGSO.Store(true)
+		}
+		return err
+	}
+	return c.groupSingly(to, g)
+}
+
+func (c *Conn) groupSingly(to netip.AddrPort, g *Group) error {
+	var first error
+	for _, v := range g.iovs[:g.n] {
+		if err := c.writeSingly(to, unsafe.Slice(v.Base, int(v.Len)), g.segment); err != nil && first == nil {
+			first = err
+		}
+	}
+	runtime.KeepAlive(g)
+	return first
+}
