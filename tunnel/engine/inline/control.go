@@ -44,25 +44,34 @@ func (e *Engine) runControl(ctx context.Context) {
 		case <-e.changed:
 		case <-timer.C:
 		}
-		e.mu.Lock()
 		now := time.Now()
-		if m.n > 0 {
-			e.handle(&m, now)
-		}
-		e.events.take(func(p *peer, flags uint32) { e.machine.event(p, flags, now) })
-		next := e.machine.advance(now)
-		out, e.out = e.out, out[:0]
-		e.mu.Unlock()
-		for i := range out {
-			e.perform(&out[i])
-			out[i] = outgoing{}
-		}
+		var next instant
+		next, out = e.step(&m, now, out)
 		if next == 0 {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Duration(next - e.machine.instant(now)))
 		}
 	}
+}
+
+// step handles a message, if there is one, all events and all timers that are
+// due, and sends what comes of it. It returns the next deadline and, for the
+// next call, the emptied slice.
+func (e *Engine) step(m *message, t time.Time, out []outgoing) (instant, []outgoing) {
+	e.mu.Lock()
+	if m.n > 0 {
+		e.handle(m, t)
+	}
+	e.events.take(func(p *peer, flags uint32) { e.machine.event(p, flags, t) })
+	next := e.machine.advance(t)
+	out, e.out = e.out, out[:0]
+	e.mu.Unlock()
+	for i := range out {
+		e.perform(&out[i])
+		out[i] = outgoing{}
+	}
+	return next, out
 }
 
 func (e *Engine) handle(m *message, t time.Time) {
