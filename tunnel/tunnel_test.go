@@ -220,6 +220,10 @@ func TestRelay(t *testing.T) {
 		assert.True(t, a.reaches(pod(3)))
 		assert.Contains(t, w.children[1].report(&childState{Nodes: append([]HubNode{all.Nodes[0]}, all.Nodes...)}).Error, "twice")
 
+		// A node whose device is taken away says so and ends.
+		b.ip("link del cw0")
+		assert.Error(t, w.children[3].wait())
+
 		// Ended as systemd ends it, a node says nothing went wrong, and leaves cw0.
 		require.NoError(t, w.children[2].terminate())
 		a.ip("link show cw0")
