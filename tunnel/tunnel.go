@@ -4,16 +4,18 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
 	"causeway/protocol"
 	"causeway/tunnel/engine"
 	"causeway/tunnel/engine/inline"
 	"causeway/tunnel/engine/wggo"
 	"causeway/tunnel/tundev"
-
-	"github.com/rs/zerolog"
 )
 
 // Engine names for NodeConfig.
@@ -92,6 +94,34 @@ func openInline(c engineConfig) (engine.Engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// part is something that runs until its context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runStack runs an engine and what carries its datagrams. The carrier ends
+// first: its readers call the engine.
+func runStack(ctx context.Context, g *errgroup.Group, eng engine.Engine, carrier part) {
+	engCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return ended(engCtx, "engine", eng.Run(engCtx)) })
+	g.Go(func() error {
+		defer stop()
+		return ended(ctx, carrier.name, carrier.run(ctx))
+	})
+}
+
+// ended makes an error of a part that ended by itself.
+func ended(ctx context.Context, part string, err error) error {
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("it ended by itself")
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", part, err)
+	}
+	return nil
 }
 
 // notice is a coalescing notification.
