@@ -6,9 +6,11 @@ package tunnel
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"causeway/protocol"
 	"causeway/tunnel/engine"
+	"causeway/tunnel/engine/inline"
 	"causeway/tunnel/engine/wggo"
 	"causeway/tunnel/tundev"
 
@@ -17,7 +19,7 @@ import (
 
 // Engine names for NodeConfig.
 const (
-	EngineInline      = "inline"
+	EngineInline      = inline.Name
 	EngineWireGuardGo = wggo.Name
 	DefaultEngine     = EngineWireGuardGo
 )
@@ -43,12 +45,10 @@ type engineConfig struct {
 // checkEngine says whether this build has an engine of that name.
 func checkEngine(name string) error {
 	switch name {
-	case EngineWireGuardGo:
+	case EngineInline, EngineWireGuardGo:
 		return nil
-	case EngineInline:
-		return fmt.Errorf("engine %q is not part of this build: use %q", name, EngineWireGuardGo)
 	default:
-		return fmt.Errorf("unknown engine %q: use %q", name, EngineWireGuardGo)
+		return fmt.Errorf("unknown engine %q: use %q or %q", name, EngineInline, EngineWireGuardGo)
 	}
 }
 
@@ -58,6 +58,9 @@ func openEngine(name string, c engineConfig) (engine.Engine, error) {
 	if err := checkEngine(name); err != nil {
 		return nil, err
 	}
+	if name == EngineInline {
+		return openInline(c)
+	}
 	dev, err := tundev.Open(c.iface, c.mtu)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,22 @@ func openEngine(name string, c engineConfig) (engine.Engine, error) {
 	e, err := wggo.New(wggo.Config{Number: c.number, PrivateKey: c.key, TUN: dev, Carrier: c.carrier, Log: c.log})
 	if err != nil {
 		dev.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// openInline makes the inline engine on the device's bare descriptor.
+func openInline(c engineConfig) (engine.Engine, error) {
+	fd, err := tundev.OpenFD(c.iface, c.mtu)
+	if err != nil {
+		return nil, err
+	}
+	tso, uso := tundev.SetOffloads(fd)
+	e, err := inline.New(inline.Config{PrivateKey: c.key, Carrier: c.carrier, Log: c.log, Device: &inline.Device{
+		Name: c.iface, Queues: []int{fd}, Offloads: inline.Offloads{VNet: true, TSO: tso, USO: uso}, MTU: c.mtu}})
+	if err != nil {
+		os.NewFile(uintptr(fd), c.iface).Close()
 		return nil, err
 	}
 	return e, nil
