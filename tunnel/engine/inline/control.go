@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/device"
 
 	"causeway/tunnel/underlay"
@@ -77,6 +78,9 @@ func (e *Engine) step(m *message, t time.Time, out []outgoing) (instant, []outgo
 func (e *Engine) handle(m *message, t time.Time) {
 	now := e.machine.instant(t)
 	if len(e.queue) >= underLoadLength {
+		if now >= e.loadTill {
+			e.note(nil, "many handshakes at once, asking for cookies")
+		}
 		e.loadTill = now.add(underLoadTime)
 	}
 	e.machine.handle(t, m.from, m.data[:m.n], now < e.loadTill)
@@ -98,12 +102,19 @@ type outgoing struct {
 	msg     []byte
 	session *session
 	heard   bool
+	note    string
 }
 
 // perform sends one outgoing.
 func (e *Engine) perform(o *outgoing) {
 	var err error
 	switch {
+	case o.note != "":
+		ev := e.log.Debug()
+		if o.peer != nil {
+			ev = ev.Uint32("peer", uint32(o.peer.number))
+		}
+		ev.Msg(o.note)
 	case o.peer == nil && o.to.Peer != 0:
 		err = e.carrier.Send(o.to.Peer, o.msg, len(o.msg))
 	case o.peer == nil:
@@ -183,6 +194,13 @@ func (e *Engine) flush(p *peer) bool {
 func (e *Engine) empty(p *peer, s *session, now instant) {
 	p.noteSent(now, false)
 	e.out = append(e.out, outgoing{peer: p, session: s})
+}
+
+// note implements outlet.
+func (e *Engine) note(p *peer, what string) {
+	if e.log.GetLevel() <= zerolog.DebugLevel {
+		e.out = append(e.out, outgoing{peer: p, note: what})
+	}
 }
 
 // drop implements outlet.

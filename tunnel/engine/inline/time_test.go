@@ -24,13 +24,14 @@ type wire struct {
 type event struct {
 	at   time.Time
 	from protocol.NodeNumber
+	to   protocol.NodeNumber
 	kind byte // message type; 0: keepalive
 }
 
-func (w *wire) hook(from, _ protocol.NodeNumber, d []byte) [][]byte {
+func (w *wire) hook(from, to protocol.NodeNumber, d []byte) [][]byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := event{time.Now(), from, d[0]}
+	e := event{time.Now(), from, to, d[0]}
 	if d[0] == 4 && len(d) == 32 {
 		e.kind = 0
 	}
