@@ -284,9 +284,14 @@ func (p *process) kill() {
 }
 
 // terminate ends the child as systemd would and returns its error.
-func (p *process) terminate() (err error) {
+func (p *process) terminate() error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	return p.wait()
+}
+
+// wait waits for the child to end and returns its error.
+func (p *process) wait() (err error) {
 	p.once.Do(func() {
-		p.cmd.Process.Signal(syscall.SIGTERM)
 		timer := time.AfterFunc(patience, func() { p.cmd.Process.Signal(syscall.SIGQUIT) }) // its goroutines go to the log
 		defer timer.Stop()
 		err = p.cmd.Wait()

@@ -92,8 +92,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return ended(ctx, "engine", eng.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, "relay", h.relay.Run(ctx)) })
+	runStack(ctx, g, eng, part{"relay", h.relay.Run})
 	return g.Wait()
 }
 

@@ -146,8 +146,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return ended(ctx, "engine", eng.Run(ctx)) })
-	g.Go(func() error { return ended(ctx, "underlay", n.under.Run(ctx)) })
+	runStack(ctx, g, eng, part{"underlay", n.under.Run})
 	g.Go(func() error {
 		select {
 		case <-n.under.Ready():
@@ -157,17 +156,6 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
-}
-
-// ended makes an error of a part that ended by itself.
-func ended(ctx context.Context, part string, err error) error {
-	if err == nil && ctx.Err() == nil {
-		err = errors.New("it ended by itself")
-	}
-	if err != nil {
-		return fmt.Errorf("run %s: %w", part, err)
-	}
-	return nil
 }
 
 func (n *Node) start() (engine.Engine, error) {

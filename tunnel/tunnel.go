@@ -4,20 +4,23 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
 	"causeway/protocol"
 	"causeway/tunnel/engine"
+	"causeway/tunnel/engine/inline"
 	"causeway/tunnel/engine/wggo"
 	"causeway/tunnel/tundev"
-
-	"github.com/rs/zerolog"
 )
 
 // Engine names for NodeConfig.
 const (
-	EngineInline      = "inline"
+	EngineInline      = inline.Name
 	EngineWireGuardGo = wggo.Name
 	DefaultEngine     = EngineWireGuardGo
 )
@@ -40,24 +43,30 @@ type engineConfig struct {
 	log     zerolog.Logger
 }
 
-// checkEngine says whether this build has an engine of that name.
+// checkEngine says whether there is an engine of that name.
 func checkEngine(name string) error {
 	switch name {
-	case EngineWireGuardGo:
+	case EngineWireGuardGo, EngineInline:
 		return nil
-	case EngineInline:
-		return fmt.Errorf("engine %q is not part of this build: use %q", name, EngineWireGuardGo)
 	default:
-		return fmt.Errorf("unknown engine %q: use %q", name, EngineWireGuardGo)
+		return fmt.Errorf("unknown engine %q: use %q or %q", name, EngineWireGuardGo, EngineInline)
 	}
 }
 
 // openEngine opens the TUN device and makes an engine over it. The engine's Run
 // closes the device.
 func openEngine(name string, c engineConfig) (engine.Engine, error) {
-	if err := checkEngine(name); err != nil {
-		return nil, err
+	switch name {
+	case EngineWireGuardGo:
+		return openWireGuardGo(c)
+	case EngineInline:
+		return openInline(c)
+	default:
+		return nil, checkEngine(name)
 	}
+}
+
+func openWireGuardGo(c engineConfig) (engine.Engine, error) {
 	dev, err := tundev.Open(c.iface, c.mtu)
 	if err != nil {
 		return nil, err
@@ -68,6 +77,51 @@ func openEngine(name string, c engineConfig) (engine.Engine, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+// openInline gives the engine the bare descriptor: it does its own reading and
+// writing of super-packets.
+func openInline(c engineConfig) (engine.Engine, error) {
+	fd, err := tundev.OpenFD(c.iface, c.mtu)
+	if err != nil {
+		return nil, err
+	}
+	dev := &inline.Device{Name: c.iface, Queues: []int{fd}, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
+	dev.TSO, dev.USO = tundev.SetOffloads(fd)
+	e, err := inline.New(inline.Config{PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
+	if err != nil {
+		tundev.CloseFD(fd)
+		return nil, err
+	}
+	return e, nil
+}
+
+// part is something that runs until its context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runStack runs an engine and what carries its datagrams. The carrier ends
+// first: its readers call the engine.
+func runStack(ctx context.Context, g *errgroup.Group, eng engine.Engine, carrier part) {
+	engCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return ended(engCtx, "engine", eng.Run(engCtx)) })
+	g.Go(func() error {
+		defer stop()
+		return ended(ctx, carrier.name, carrier.run(ctx))
+	})
+}
+
+// ended makes an error of a part that ended by itself.
+func ended(ctx context.Context, part string, err error) error {
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("it ended by itself")
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", part, err)
+	}
+	return nil
 }
 
 // notice is a coalescing notification.

@@ -64,6 +64,9 @@ func OpenFD(name string, mtu int) (int, error) {
 	return fd, nil
 }
 
+// CloseFD closes what OpenFD returned.
+func CloseFD(fd int) error { return unix.Close(fd) }
+
 // SetOffloads asks for super-packets both ways and says which the kernel has:
 // of TCP, and of UDP (Linux 6.2).
 func SetOffloads(fd int) (tso, uso bool) {

@@ -20,3 +20,6 @@ func OpenFD(name string, mtu int) (int, error) { return -1, errors.ErrUnsupporte
 
 // SetOffloads is not supported on this system.
 func SetOffloads(fd int) (tso, uso bool) { return false, false }
+
+// CloseFD is not supported on this system.
+func CloseFD(fd int) error { return errors.ErrUnsupported }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/device"
 
 	"causeway/tunnel/underlay"
@@ -44,19 +45,9 @@ func (e *Engine) runControl(ctx context.Context) {
 		case <-e.changed:
 		case <-timer.C:
 		}
-		e.mu.Lock()
 		now := time.Now()
-		if m.n > 0 {
-			e.handle(&m, now)
-		}
-		e.events.take(func(p *peer, flags uint32) { e.machine.event(p, flags, now) })
-		next := e.machine.advance(now)
-		out, e.out = e.out, out[:0]
-		e.mu.Unlock()
-		for i := range out {
-			e.perform(&out[i])
-			out[i] = outgoing{}
-		}
+		var next instant
+		next, out = e.step(&m, now, out)
 		if next == 0 {
 			timer.Stop()
 		} else {
@@ -65,9 +56,31 @@ func (e *Engine) runControl(ctx context.Context) {
 	}
 }
 
+// step handles a message, if there is one, all events and all timers that are
+// due, and sends what comes of it. It returns the next deadline and, for the
+// next call, the emptied slice.
+func (e *Engine) step(m *message, t time.Time, out []outgoing) (instant, []outgoing) {
+	e.mu.Lock()
+	if m.n > 0 {
+		e.handle(m, t)
+	}
+	e.events.take(func(p *peer, flags uint32) { e.machine.event(p, flags, t) })
+	next := e.machine.advance(t)
+	out, e.out = e.out, out[:0]
+	e.mu.Unlock()
+	for i := range out {
+		e.perform(&out[i])
+		out[i] = outgoing{}
+	}
+	return next, out
+}
+
 func (e *Engine) handle(m *message, t time.Time) {
 	now := e.machine.instant(t)
 	if len(e.queue) >= underLoadLength {
+		if now >= e.loadTill {
+			e.note(nil, "many handshakes at once, asking for cookies")
+		}
 		e.loadTill = now.add(underLoadTime)
 	}
 	e.machine.handle(t, m.from, m.data[:m.n], now < e.loadTill)
@@ -89,12 +102,19 @@ type outgoing struct {
 	msg     []byte
 	session *session
 	heard   bool
+	note    string
 }
 
 // perform sends one outgoing.
 func (e *Engine) perform(o *outgoing) {
 	var err error
 	switch {
+	case o.note != "":
+		ev := e.log.Debug()
+		if o.peer != nil {
+			ev = ev.Uint32("peer", uint32(o.peer.number))
+		}
+		ev.Msg(o.note)
 	case o.peer == nil && o.to.Peer != 0:
 		err = e.carrier.Send(o.to.Peer, o.msg, len(o.msg))
 	case o.peer == nil:
@@ -174,6 +194,13 @@ func (e *Engine) flush(p *peer) bool {
 func (e *Engine) empty(p *peer, s *session, now instant) {
 	p.noteSent(now, false)
 	e.out = append(e.out, outgoing{peer: p, session: s})
+}
+
+// note implements outlet.
+func (e *Engine) note(p *peer, what string) {
+	if e.log.GetLevel() <= zerolog.DebugLevel {
+		e.out = append(e.out, outgoing{peer: p, note: what})
+	}
 }
 
 // drop implements outlet.

@@ -224,10 +224,12 @@ func (s *rawSink) writeSuper(sl *slot) bool {
 	case 0:
 		return true
 	case unix.EINVAL, unix.EMSGSIZE:
+		refused, kind := &s.d.noTCP, "tcp"
 		if sl.proto == protoUDP {
-			s.d.noUDP.Store(true)
-		} else {
-			s.d.noTCP.Store(true)
+			refused, kind = &s.d.noUDP, "udp"
+		}
+		if !refused.Swap(true) {
+			s.e.log.Warn().Str("iface", s.d.Name).Str("kind", kind).Err(errno).Msg("the kernel refuses super-packets, writing packets one by one")
 		}
 		return false
 	}

@@ -32,6 +32,7 @@ type side struct {
 func (s *side) send(_ *peer, m []byte)                { s.sent = append(s.sent, m) }
 func (s *side) answer(_ underlay.Source, m []byte)    { s.sent = append(s.sent, m) }
 func (s *side) heard(*peer, underlay.Source)          {}
+func (s *side) note(*peer, string)                    {}
 func (s *side) allow(netip.Addr) bool                 { return !s.refuse }
 func (s *side) drop(*peer)                            { s.drops += s.waits; s.waits = 0 }
 func (s *side) empty(p *peer, _ *session, at instant) { s.empty_++; p.noteSent(at, false) }

@@ -45,6 +45,8 @@ type outlet interface {
 	drop(p *peer)
 	// heard says that an authenticated handshake message of p came from there.
 	heard(p *peer, from underlay.Source)
+	// note is for the log: something happened to p, or (nil) to the device.
+	note(p *peer, what string)
 	// allow limits handshakes from one source under load.
 	allow(from netip.Addr) bool
 }
@@ -202,6 +204,7 @@ func (m *machine) responseReceived(t time.Time, from underlay.Source, msg []byte
 	s := m.establish(p, e, &keys, now)
 	m.complete(p)
 	p.completed.Store(t.UnixNano())
+	m.out.note(p, "session begun")
 	// The peer may use the session only after it has heard from us on it.
 	if !m.out.flush(p) {
 		m.out.empty(p, s, now)
@@ -292,6 +295,7 @@ func (m *machine) event(p *peer, flags uint32, t time.Time) {
 	now := m.instant(t)
 	if flags&eventConfirmed != 0 {
 		m.complete(p)
+		m.out.note(p, "session confirmed")
 		m.dropPending(p)
 		for _, s := range p.takeRetired() {
 			m.index.remove(s.entry)

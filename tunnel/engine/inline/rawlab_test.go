@@ -51,6 +51,10 @@ type host struct {
 	key    protocol.WireGuardPrivateKey
 	engine engine.Engine
 	udp    *udpCarrier
+
+	stop     func()
+	ended    chan struct{}
+	runError error
 }
 
 func newHost(t testing.TB, number protocol.NodeNumber) *host {
@@ -182,16 +186,20 @@ func (h *host) start(e engine.Engine) {
 	h.t.Helper()
 	h.engine = e
 	ctx, cancel := context.WithCancel(context.Background())
+	h.ended = make(chan struct{})
 	var wg sync.WaitGroup
-	var err error
-	wg.Go(func() { err = e.Run(ctx) })
+	wg.Go(func() {
+		defer close(h.ended)
+		h.runError = e.Run(ctx)
+	})
 	wg.Go(func() { h.udp.read(e.NewReader()) })
-	h.t.Cleanup(func() {
+	h.stop = sync.OnceFunc(func() {
 		cancel()
 		h.udp.stop()
 		wg.Wait()
-		require.NoError(h.t, err)
+		require.NoError(h.t, h.runError)
 	})
+	h.t.Cleanup(h.stop)
 }
 
 // newPair makes two hosts whose engines meet over UDP on a loopback device.

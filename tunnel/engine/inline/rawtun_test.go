@@ -4,16 +4,20 @@ package inline_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"causeway/tunnel/engine/inline"
 )
@@ -87,6 +91,73 @@ func datagrams(t testing.TB, from, to *host, at, src netip.Addr) {
 			}
 		}
 		require.True(t, ok, "datagram of %d bytes", size)
+	}
+}
+
+// openFiles counts this process's descriptors.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(d)
+}
+
+// Stopped under load, again and again, the engine leaves nothing open.
+func TestStopLeavesNothing(t *testing.T) {
+	needRoot(t)
+	var files int
+	for i := range 5 {
+		t.Run("", func(t *testing.T) {
+			a, b := newRawPair(t)
+			a.startInline(allOffloads, 1+i%2)
+			b.startInline(allOffloads, 1+i%2)
+			join(t, a, b)
+			transfer(t, a, b, b.addr4(), 1<<20)
+			c := a.packetConn(a.addr4())
+			flood := make(chan struct{})
+			go func() {
+				defer close(flood)
+				for {
+					if _, err := c.WriteTo(make([]byte, 1000), net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.addr4(), 9))); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
+						return
+					}
+				}
+			}()
+			t.Cleanup(func() { <-flood })
+			t.Cleanup(func() { c.Close() })
+			// The engines stop first: cleanups run backwards.
+			require.Eventually(t, func() bool { return a.udp.sends.Load() > 100 }, 10*time.Second, time.Millisecond)
+			a.stop()
+			b.stop()
+		})
+		if i == 0 {
+			files = openFiles(t)
+		}
+	}
+	require.LessOrEqual(t, openFiles(t), files)
+}
+
+// The device's end is the engine's.
+func TestDeviceTakenAway(t *testing.T) {
+	needRoot(t)
+	a, b := newRawPair(t)
+	a.startInline(allOffloads, 1)
+	b.startInline(allOffloads, 1)
+	join(t, a, b)
+	transfer(t, a, b, b.addr4(), 1<<20)
+	a.in(func() error {
+		l, err := netlink.LinkByName("cwtest0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	})
+	select {
+	case <-a.ended:
+		require.ErrorContains(t, a.runError, "cwtest0")
+		a.runError = nil
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "the engine goes on without its device")
 	}
 }
 

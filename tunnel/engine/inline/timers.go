@@ -139,6 +139,7 @@ func (m *machine) expire(p *peer, t time.Time, now instant) {
 		p.lastTx.Store(int64(now)) // also when nothing could be sent
 	}
 	if due(p.eraseAt) {
+		m.out.note(p, "keys erased after long silence")
 		m.erase(p)
 	}
 }
@@ -148,6 +149,7 @@ func (m *machine) giveUp(p *peer, now instant) {
 	p.unacked.Store(0)
 	p.another.Store(false)
 	m.out.drop(p)
+	m.out.note(p, "peer does not answer, given up until there is new traffic")
 	if p.eraseAt == 0 {
 		p.eraseAt = now.add(eraseAfter)
 	}

@@ -119,7 +119,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	dev.Close()
 	tender.Wait()
 	if closed {
-		return fmt.Errorf("wireguard-go: device closed: %w", t.failure())
+		return fmt.Errorf("wireguard-go: tun device failed: %w", t.failure())
 	}
 	return nil
 }
