@@ -19,9 +19,9 @@ import (
 // once all arrived the SHA-256 of the data (32).
 const (
 	udpHeader = 16
-	udpWindow = 64
+	udpWindow = 256
 	// udpAckEvery keeps answers from being half of the traffic.
-	udpAckEvery = 8
+	udpAckEvery = 32
 	udpTimeout  = 100 * time.Millisecond
 	udpGiveUp   = 30 * time.Second
 )
