@@ -73,6 +73,9 @@ func New(t testing.TB) *Lab {
 		if err := l.Close(); err != nil {
 			t.Errorf("close lab: %v", err)
 		}
+		if left := Leftovers(l.prefix); len(left) > 0 {
+			t.Errorf("the lab left behind: %s", strings.Join(left, "; "))
+		}
 	})
 	return l
 }

@@ -3,7 +3,7 @@
 //
 //	labtool serve                        TCP 7000 checksum, 7002 echo; UDP 7001 transfer; HTTP 7080
 //	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
-//	labtool udp ADDR -bytes N -size S    the same over UDP, resending what is lost
+//	labtool udp ADDR -bytes N -size S [-group G]   the same over UDP, resending what is lost
 //	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
 //	labtool http URL                     prints the answer
 //	labtool ping ADDR…                   one ICMP echo to each
@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
 	size := fs.Int("size", 1200, "bytes in a datagram")
+	group := fs.Int("group", 1, "datagrams in one system call (UDP_SEGMENT)")
 	marker := fs.String("marker", "", "text that the payload is made of")
 	dur := fs.Duration("for", time.Hour, "how long to hold the connection")
 	target := ""
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string) error {
 	case "tcp":
 		return show(sendTCP(ctx, target, *bytes, *marker))
 	case "udp":
-		return show(sendUDP(ctx, target, *bytes, *size, *marker))
+		return show(sendUDP(ctx, target, *bytes, *size, *group, *marker))
 	case "hold":
 		return show(hold(ctx, target, *dur))
 	case "http":

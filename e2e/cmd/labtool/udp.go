@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The UDP transfer is go-back-N. A datagram: transfer (8 bytes), sequence (4),
@@ -19,9 +21,9 @@ import (
 // once all arrived the SHA-256 of the data (32).
 const (
 	udpHeader = 16
-	udpWindow = 64
+	udpWindow = 256
 	// udpAckEvery keeps answers from being half of the traffic.
-	udpAckEvery = 8
+	udpAckEvery = 32
 	udpTimeout  = 100 * time.Millisecond
 	udpGiveUp   = 30 * time.Second
 )
@@ -82,7 +84,23 @@ func serveUDP(ctx context.Context) error {
 	}
 }
 
-func sendUDP(ctx context.Context, addr string, n int64, size int, marker string) (Transfer, error) {
+// setSegment makes the kernel cut every write into datagrams of that size
+// (UDP_SEGMENT, udp(7)), as QUIC stacks do.
+func setSegment(c *net.UDPConn, size int) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var e error
+	if err := rc.Control(func(fd uintptr) { e = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) }); err != nil {
+		return err
+	}
+	return e
+}
+
+// sendUDP sends n bytes in datagrams of size; with group, up to that many of
+// them in one system call.
+func sendUDP(ctx context.Context, addr string, n int64, size, group int, marker string) (Transfer, error) {
 	if size <= udpHeader || size > 65000 {
 		return Transfer{}, fmt.Errorf("datagram size %d", size)
 	}
@@ -92,6 +110,11 @@ func sendUDP(ctx context.Context, addr string, n int64, size int, marker string)
 	}
 	c := conn.(*net.UDPConn)
 	defer c.Close()
+	if group = max(1, min(group, 64, 65000/size)); group > 1 {
+		if err := setSegment(c, size); err != nil {
+			return Transfer{}, fmt.Errorf("set segment size: %w", err)
+		}
+	}
 	data := size - udpHeader
 	total := uint32((n + int64(data) - 1) / int64(data))
 	id := uint64(os.Getpid())<<32 | uint64(time.Now().UnixNano())&0xffffffff
@@ -102,6 +125,15 @@ func sendUDP(ctx context.Context, addr string, n int64, size int, marker string)
 	window := make([][]byte, udpWindow) // datagrams base to made-1, by sequence modulo the window
 	left := n
 	in := make([]byte, 128)
+	batch := make([]byte, 0, group*size)
+	// An error of a write is one like port unreachable: the loss timer
+	// decides.
+	flush := func() {
+		if len(batch) > 0 {
+			c.Write(batch)
+			batch = batch[:0]
+		}
+	}
 	for base < total {
 		for ; next < total && next < base+udpWindow; next++ {
 			i := next % udpWindow
@@ -117,9 +149,11 @@ func sendUDP(ctx context.Context, addr string, n int64, size int, marker string)
 			} else {
 				resent++
 			}
-			// An error is one like port unreachable: the loss timer decides.
-			c.Write(window[i])
+			if batch = append(batch, window[i]...); len(batch)+size > cap(batch) {
+				flush()
+			}
 		}
+		flush()
 		c.SetReadDeadline(time.Now().Add(udpTimeout))
 		k, err := c.Read(in)
 		switch {
