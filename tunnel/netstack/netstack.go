@@ -158,7 +158,7 @@ func (n *Net) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
-	tl := &listener{TCPListener: l, closed: make(chan struct{})}
+	tl := &listener{TCPListener: l, closed: make(chan struct{}), stack: n.ctx.Done()}
 	tl.stop = context.AfterFunc(n.ctx, func() { tl.Close() })
 	return tl, nil
 }
@@ -169,15 +169,19 @@ type listener struct {
 	*gonet.TCPListener
 	once   sync.Once
 	closed chan struct{}
+	stack  <-chan struct{} // closed with the stack, which may fail Accept before our Close runs
 	stop   func() bool
 }
 
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.TCPListener.Accept()
 	if err != nil {
+		closed := &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
 		select {
 		case <-l.closed:
-			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+			return nil, closed
+		case <-l.stack:
+			return nil, closed
 		default:
 		}
 	}

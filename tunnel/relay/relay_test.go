@@ -79,8 +79,8 @@ func TestForbiddenPair(t *testing.T) {
 	require.NoError(t, a.Send(b.number, transport(1, 1, 64), 64))
 	eventually(t, "counted", func() bool { return h.Stats().Dropped[relay.DropForbidden] >= 2 })
 	require.Len(t, h.Bound(a.number), 1, "the binding stays")
-	require.Empty(t, a.dev.got)
-	require.Empty(t, b.dev.got)
+	require.Zero(t, a.dev.count())
+	require.Zero(t, b.dev.count())
 
 	h.nodes[0].Talks = map[protocol.NodeNumber]bool{b.number: true}
 	require.NoError(t, h.SetNodes(h.nodes))

@@ -46,6 +46,12 @@ func (d *device) Receive(from underlay.Source, buf []byte, segment int) {
 	d.got = append(d.got, delivery{from, bytes.Clone(buf), segment})
 }
 
+func (d *device) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.got)
+}
+
 func (d *device) Flush() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
