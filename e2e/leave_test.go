@@ -13,8 +13,9 @@ import (
 
 // snapshot is all that can be seen of a host's network, but for counters.
 func snapshot(h *lab.Host) string {
-	// A bridge's state and timers change by themselves.
-	return h.Sh(`ip -d link | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g'; ip -d addr | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g; s/valid_lft.*//'
+	// A bridge's state and timers change by themselves, and ip complains of
+	// namespaces of other tests that end meanwhile.
+	return h.Sh(`exec 2>/dev/null; ip -d link | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g'; ip -d addr | sed 's/ state [A-Z]*//; s/ [a-z_]*_timer *[0-9.]*//g; s/valid_lft.*//'
 		ip -d -4 route show table all; ip -d -6 route show table all; ip -d -4 rule; ip -d -6 rule; nft -s list ruleset
 		sysctl -a 2>/dev/null | grep '^net\.' | grep -v -e nf_conntrack_count -e nf_conntrack_max -e stable_secret -e tcp_fastopen_key`)
 }

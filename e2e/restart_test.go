@@ -19,7 +19,7 @@ const backWithin = 10 * time.Second
 func installed(h *lab.Host) string {
 	// Without a program on the device its routes are shown as linkdown: they
 	// lead nowhere else all the same.
-	return h.Sh(`ip -d link show cw0 | grep -v qdisc; ip addr show cw0 | grep inet; ip -4 route show table 51806 | sed 's/ linkdown//'
+	return h.Sh(`exec 2>/dev/null; ip -d link show cw0 | grep -v qdisc; ip addr show cw0 | grep inet; ip -4 route show table 51806 | sed 's/ linkdown//'
 		ip -6 route show table 51806 | sed 's/ linkdown//'
 		ip -4 rule; ip -6 rule; nft -s list ruleset`)
 }

@@ -210,6 +210,7 @@ func register(l *Lab) {
 			}
 			signal.Reset(s)
 			syscall.Kill(os.Getpid(), s)
+			os.Exit(128 + int(s)) // a background job of a shell ignores SIGINT
 		}()
 	})
 	openMu.Lock()

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/buffer"
+	gvlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -63,6 +65,7 @@ type Net struct {
 
 // New makes a stack. It has goroutines of its own until it is closed.
 func New(cfg Config) (*Net, error) {
+	quiet()
 	if cfg.MTU == 0 {
 		cfg.MTU = DefaultMTU
 	}
@@ -90,6 +93,10 @@ func New(cfg Config) (*Net, error) {
 	n.events <- tun.EventUp
 	return n, nil
 }
+
+// quiet keeps gvisor from writing lines of its own form between the program's
+// log lines: what they tell of single segments reaches the caller as errors.
+var quiet = sync.OnceFunc(func() { gvlog.SetTarget(gvlog.GoogleEmitter{Writer: &gvlog.Writer{Next: io.Discard}}) })
 
 func (n *Net) setUp(addrs []netip.Addr) error {
 	sack := tcpip.TCPSACKEnabled(true)

@@ -46,12 +46,6 @@ func (d *device) Receive(from underlay.Source, buf []byte, segment int) {
 	d.got = append(d.got, delivery{from, bytes.Clone(buf), segment})
 }
 
-func (d *device) count() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.got)
-}
-
 func (d *device) Flush() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,6 +80,12 @@ func (d *device) from(n protocol.NodeNumber) (data []byte, deliveries int) {
 func (d *device) has(n protocol.NodeNumber, msg []byte) bool {
 	data, _ := d.from(n)
 	return bytes.Contains(data, msg)
+}
+
+func (d *device) all() []delivery {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]delivery(nil), d.got...)
 }
 
 func (d *device) clear() {
