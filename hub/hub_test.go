@@ -439,6 +439,9 @@ func TestJoinConnectApprove(t *testing.T) {
 		w.must("GET", "/v1/nodes/sh-01", nil, &nodes[1])
 		return nodes[1].State == api.NodeUnreachable
 	}, patience, 5*time.Millisecond)
+	w.must("PATCH", "/v1/nodes/sh-01", api.NodePatch{Labels: map[string]string{"rack": "7"}}, &nodes[1])
+	require.Equal(t, "sh-01", nodes[1].Name)
+	require.Equal(t, map[string]string{"rack": "7"}, nodes[1].Labels)
 	var st api.Status
 	w.must("GET", "/v1/status", nil, &st)
 	require.Equal(t, 1, st.Sites[0].Ready)

@@ -187,17 +187,19 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 func (n *Node) SetHubs(hubs []NodeHub) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	under := make([]underlay.Hub, len(hubs))
-	numbers := make(map[protocol.NodeNumber]bool, len(hubs))
-	for i, h := range hubs {
-		under[i] = underlay.Hub{Number: h.Number, Key: h.Key, Addrs: h.UDP}
-		numbers[h.Number] = true
-	}
-	if err := n.setEngine(hubs, n.peers); err != nil {
+	if err := n.checkEngine(hubs, n.peers); err != nil {
 		return fmt.Errorf("set hubs: %w", err)
 	}
-	if err := n.under.SetHubs(under); err != nil {
-		return n.undo(fmt.Errorf("set hubs: %w", err))
+	// The underlay first: an engine's first handshake leaves at once.
+	if err := n.under.SetHubs(underlayHubs(hubs)); err != nil {
+		return fmt.Errorf("set hubs: %w", err)
+	}
+	if err := n.setEngine(hubs, n.peers); err != nil {
+		return errors.Join(fmt.Errorf("set hubs: %w", err), n.under.SetHubs(underlayHubs(n.hubs)))
+	}
+	numbers := make(map[protocol.NodeNumber]bool, len(hubs))
+	for _, h := range hubs {
+		numbers[h.Number] = true
 	}
 	n.hubs = slices.Clone(hubs)
 	n.hubNumbers.Store(&numbers)
@@ -210,33 +212,50 @@ func (n *Node) SetHubs(hubs []NodeHub) error {
 func (n *Node) SetPeers(peers []NodePeer) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	under := make([]underlay.Peer, len(peers))
-	names := make(map[protocol.NodeNumber]string, len(peers))
-	for i, p := range peers {
-		under[i] = underlay.Peer{Number: p.Number, Key: p.Key, KeyEpoch: p.KeyEpoch, Candidates: p.Candidates, Direct: p.Direct}
-		names[p.Number] = p.Name
-	}
-	if err := n.setEngine(n.hubs, peers); err != nil {
+	if err := n.checkEngine(n.hubs, peers); err != nil {
 		return fmt.Errorf("set peers: %w", err)
 	}
-	if err := n.under.SetPeers(under); err != nil {
-		return n.undo(fmt.Errorf("set peers: %w", err))
+	if err := n.under.SetPeers(underlayPeers(peers)); err != nil {
+		return fmt.Errorf("set peers: %w", err)
+	}
+	if err := n.setEngine(n.hubs, peers); err != nil {
+		return errors.Join(fmt.Errorf("set peers: %w", err), n.under.SetPeers(underlayPeers(n.peers)))
+	}
+	names := make(map[protocol.NodeNumber]string, len(peers))
+	for _, p := range peers {
+		names[p.Number] = p.Name
 	}
 	n.peers, n.names = slices.Clone(peers), names
 	return nil
 }
 
-// setEngine gives the engine its peers, or checks them while there is none.
+// checkEngine says what an engine would refuse.
+func (n *Node) checkEngine(hubs []NodeHub, peers []NodePeer) error {
+	return engine.CheckPeers(n.cfg.PrivateKey.Public(), enginePeers(hubs, peers))
+}
+
+// setEngine gives the engine its peers, if there is one yet.
 func (n *Node) setEngine(hubs []NodeHub, peers []NodePeer) error {
 	if e := n.engine(); e != nil {
 		return e.SetPeers(enginePeers(hubs, peers))
 	}
-	return engine.CheckPeers(n.cfg.PrivateKey.Public(), enginePeers(hubs, peers))
+	return nil
 }
 
-// undo gives the engine back what it had before the underlay refused.
-func (n *Node) undo(err error) error {
-	return errors.Join(err, n.setEngine(n.hubs, n.peers))
+func underlayHubs(hubs []NodeHub) []underlay.Hub {
+	out := make([]underlay.Hub, len(hubs))
+	for i, h := range hubs {
+		out[i] = underlay.Hub{Number: h.Number, Key: h.Key, Addrs: h.UDP}
+	}
+	return out
+}
+
+func underlayPeers(peers []NodePeer) []underlay.Peer {
+	out := make([]underlay.Peer, len(peers))
+	for i, p := range peers {
+		out[i] = underlay.Peer{Number: p.Number, Key: p.Key, KeyEpoch: p.KeyEpoch, Candidates: p.Candidates, Direct: p.Direct}
+	}
+	return out
 }
 
 func enginePeers(hubs []NodeHub, peers []NodePeer) []engine.Peer {

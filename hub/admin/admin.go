@@ -312,8 +312,11 @@ func (s *Server) status() api.Status {
 	if bad > 0 {
 		inv.Cause = fmt.Sprintf("%d inventory messages made no sense; see 'causeway events'", bad)
 	}
-	out.Conditions = append(out.Conditions,
-		protocol.Condition{Name: "state", OK: true, Since: s.started},
+	log := protocol.Condition{Name: "state", OK: true, Since: s.started}
+	if err := s.cfg.Store.Err(); err != nil {
+		log.OK, log.Cause = false, err.Error()
+	}
+	out.Conditions = append(out.Conditions, log,
 		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
 	return out
 }

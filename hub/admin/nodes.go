@@ -61,6 +61,9 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	if out.Paths == nil {
 		out.Paths = []protocol.PathStatus{}
 	}
+	if out.Reasons == nil {
+		out.Reasons = []string{}
+	}
 	if out.Conditions == nil {
 		out.Conditions = []protocol.Condition{}
 	}
@@ -122,7 +125,7 @@ func (s *Server) registerNodes(a huma.API) {
 		return nil, err
 	})
 	huma.Patch(a, "/v1/nodes/{name}", func(ctx context.Context, in *struct {
-		named
+		Name string `path:"name" maxLength:"63"` // huma does not fill an embedded struct of an unexported type
 		Body api.NodePatch
 	}) (*body[api.Node], error) {
 		st, err := s.update(ctx, "node label "+in.Name, func(d *state.Draft) error { return state.Label(d, in.Name, in.Body.Labels) })

@@ -70,7 +70,7 @@ type RouteWithdrawn struct {
 }
 
 func (c RouteWithdrawn) apply(s *State, _ time.Time) error {
-	k := RouteKey{c.Node, c.Prefix}
+	k := RouteKey(c)
 	r, ok := s.Routes[k]
 	if !ok || !r.Announced {
 		return Errorf(NotFound, "node %d does not announce %s", c.Node, c.Prefix)

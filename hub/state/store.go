@@ -204,7 +204,7 @@ func (s *Store) Run(ctx context.Context) error {
 				s.cfg.Log.Warn().Err(err).Msg("state log not readable")
 			}
 		}
-		if err := s.err(); err != nil {
+		if err := s.Err(); err != nil {
 			return err
 		}
 		if err := s.remember(); err != nil {
@@ -220,8 +220,8 @@ func (s *Store) State() *State {
 	return s.state
 }
 
-// err says why the log cannot be folded further, or nil.
-func (s *Store) err() error {
+// Err says why the log cannot be folded further, or nil.
+func (s *Store) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failed
@@ -283,7 +283,7 @@ func (s *Store) catchUp(ctx context.Context) error {
 			return fmt.Errorf("read transaction %d: %w", seq, err)
 		}
 		s.advance(seq, msg.Data)
-		if err := s.err(); err != nil {
+		if err := s.Err(); err != nil {
 			return err
 		}
 	}
@@ -317,7 +317,7 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 				return nil, fmt.Errorf("%w: %w", ErrBusy, err)
 			}
 		}
-		if err := s.err(); err != nil {
+		if err := s.Err(); err != nil {
 			return nil, err
 		}
 		base := s.State()
@@ -380,7 +380,7 @@ func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State
 		return nil, fmt.Errorf("transaction %d was stored as %d", tx.Sequence, ack.Sequence)
 	}
 	s.advance(ack.Sequence, data)
-	if err := s.err(); err != nil {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
 	return s.State(), nil

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/buffer"
+	gvlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -63,6 +65,7 @@ type Net struct {
 
 // New makes a stack. It has goroutines of its own until it is closed.
 func New(cfg Config) (*Net, error) {
+	quiet()
 	if cfg.MTU == 0 {
 		cfg.MTU = DefaultMTU
 	}
@@ -90,6 +93,10 @@ func New(cfg Config) (*Net, error) {
 	n.events <- tun.EventUp
 	return n, nil
 }
+
+// quiet keeps gvisor from writing lines of its own form between the program's
+// log lines: what they tell of single segments reaches the caller as errors.
+var quiet = sync.OnceFunc(func() { gvlog.SetTarget(gvlog.GoogleEmitter{Writer: &gvlog.Writer{Next: io.Discard}}) })
 
 func (n *Net) setUp(addrs []netip.Addr) error {
 	sack := tcpip.TCPSACKEnabled(true)
@@ -158,7 +165,7 @@ func (n *Net) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
-	tl := &listener{TCPListener: l, closed: make(chan struct{})}
+	tl := &listener{TCPListener: l, closed: make(chan struct{}), stack: n.ctx.Done()}
 	tl.stop = context.AfterFunc(n.ctx, func() { tl.Close() })
 	return tl, nil
 }
@@ -169,15 +176,19 @@ type listener struct {
 	*gonet.TCPListener
 	once   sync.Once
 	closed chan struct{}
+	stack  <-chan struct{} // closed with the stack, which may fail Accept before our Close runs
 	stop   func() bool
 }
 
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.TCPListener.Accept()
 	if err != nil {
+		closed := &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
 		select {
 		case <-l.closed:
-			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+			return nil, closed
+		case <-l.stack:
+			return nil, closed
 		default:
 		}
 	}

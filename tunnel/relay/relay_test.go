@@ -31,8 +31,8 @@ func TestRelayedGroups(t *testing.T) {
 	require.Equal(t, 2, s.Bound)
 	require.GreaterOrEqual(t, s.Datagrams, uint64(3*40+1))
 	require.GreaterOrEqual(t, s.Bytes, uint64(39*1452))
-	require.Empty(t, h.dev.got, "nothing of it was for the hub")
-	for _, g := range b.dev.got {
+	require.Empty(t, h.dev.all(), "nothing of it was for the hub")
+	for _, g := range b.dev.all() {
 		require.Equal(t, h.addr, g.from.Addr)
 	}
 }
@@ -79,8 +79,8 @@ func TestForbiddenPair(t *testing.T) {
 	require.NoError(t, a.Send(b.number, transport(1, 1, 64), 64))
 	eventually(t, "counted", func() bool { return h.Stats().Dropped[relay.DropForbidden] >= 2 })
 	require.Len(t, h.Bound(a.number), 1, "the binding stays")
-	require.Empty(t, a.dev.got)
-	require.Empty(t, b.dev.got)
+	require.Empty(t, a.dev.all())
+	require.Empty(t, b.dev.all())
 
 	h.nodes[0].Talks = map[protocol.NodeNumber]bool{b.number: true}
 	require.NoError(t, h.SetNodes(h.nodes))
@@ -99,7 +99,7 @@ func TestRemovedNodeIsUnboundAtOnce(t *testing.T) {
 	require.ErrorIs(t, h.Send(a.number, transport(1, 1, 64), 64), underlay.ErrUnknownPeer)
 	require.NoError(t, b.Send(a.number, transport(1, 1, 64), 64))
 	eventually(t, "counted", func() bool { return h.Stats().Dropped[relay.DropAddressee] >= 1 })
-	require.Empty(t, h.dev.got)
+	require.Empty(t, h.dev.all())
 	eventually(t, "the agent notices", func() bool { return !a.HubBound(hubNumber) })
 }
 
@@ -132,8 +132,8 @@ func TestStranger(t *testing.T) {
 	require.NoError(t, c.SetReadDeadline(time.Now()))
 	_, err = c.Read(make([]byte, 2000))
 	require.Error(t, err, "a stranger got an answer")
-	require.Empty(t, h.dev.got)
-	require.Empty(t, b.dev.got)
+	require.Empty(t, h.dev.all())
+	require.Empty(t, b.dev.all())
 }
 
 // A node cannot speak in another's name: the relay writes the number.
@@ -156,10 +156,8 @@ func TestHubRestart(t *testing.T) {
 	eventually(t, "missed", func() bool { return !a.HubBound(hubNumber) && !b.HubBound(hubNumber) })
 	require.ErrorIs(t, a.Send(b.number, transport(1, 1, 64), 64), underlay.ErrNoPath)
 	h.start(nil)
-	start := time.Now()
-	a.bound()
+	a.bound() // how fast is shown in virtual time
 	b.bound()
-	require.Less(t, time.Since(start), 2*time.Second)
 	eventually(t, "told of the restart", func() bool { return len(a.dev.restartedBy()) == 1 && len(b.dev.restartedBy()) == 1 })
 	require.Equal(t, []protocol.NodeNumber{hubNumber}, a.dev.restartedBy())
 	msg := transport(3, 3, 90)
@@ -243,9 +241,8 @@ func TestDirectPath(t *testing.T) {
 	eventually(t, "b moves to direct", func() bool { return b.path(a.number) == protocol.PathDirect })
 	require.NoError(t, a.Send(b.number, bytes.Clone(msg), 100))
 	eventually(t, "direct delivery", func() bool {
-		b.dev.mu.Lock()
-		defer b.dev.mu.Unlock()
-		last := b.dev.got[len(b.dev.got)-1]
+		all := b.dev.all()
+		last := all[len(all)-1]
 		return last.from == underlay.Source{Peer: a.number, Addr: a.addr()} && bytes.Equal(last.data, msg)
 	})
 	// Policy takes it away again, and the relay carries on.
@@ -257,11 +254,11 @@ func TestDirectPath(t *testing.T) {
 	b.dev.clear()
 	require.NoError(t, a.Send(b.number, bytes.Clone(msg), 100))
 	eventually(t, "relay again", func() bool { return b.dev.has(a.number, msg) })
-	require.Equal(t, h.addr, b.dev.got[0].from.Addr)
+	require.Equal(t, h.addr, b.dev.all()[0].from.Addr)
 }
 
-// The direct path goes away, as with a firewall: the relay has the traffic
-// within two seconds.
+// The direct path goes away, as with a firewall: the relay has the traffic.
+// That it takes no more than two seconds is shown in virtual time.
 func TestDirectPathDies(t *testing.T) {
 	_, a, b := pair(t, true)
 	wall := newWall(t, b.addr())
@@ -270,7 +267,6 @@ func TestDirectPathDies(t *testing.T) {
 	require.NoError(t, a.Send(b.number, transport(1, 1, 100), 100))
 	eventually(t, "direct", func() bool { return a.path(b.number) == protocol.PathDirect })
 	wall.close()
-	start := time.Now()
 	i := byte(0)
 	eventually(t, "relayed", func() bool {
 		i++
@@ -280,7 +276,6 @@ func TestDirectPathDies(t *testing.T) {
 		}
 		return a.path(b.number) == protocol.PathRelay
 	})
-	require.Less(t, time.Since(start), 2500*time.Millisecond)
 }
 
 func TestRunFailsOnABusyPort(t *testing.T) {
@@ -303,5 +298,5 @@ func TestPlainMode(t *testing.T) {
 		require.NoError(t, a.Send(5, bytes.Clone(msg), min(300, len(msg))))
 		eventually(t, "delivered", func() bool { return b.dev.has(0, msg) })
 	}
-	require.Equal(t, underlay.Source{Addr: a.addr()}, b.dev.got[0].from)
+	require.Equal(t, underlay.Source{Addr: a.addr()}, b.dev.all()[0].from)
 }

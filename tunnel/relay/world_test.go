@@ -82,6 +82,12 @@ func (d *device) has(n protocol.NodeNumber, msg []byte) bool {
 	return bytes.Contains(data, msg)
 }
 
+func (d *device) all() []delivery {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]delivery(nil), d.got...)
+}
+
 func (d *device) clear() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

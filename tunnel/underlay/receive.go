@@ -42,11 +42,10 @@ type reader struct {
 	recv Receiver
 	now  time.Time
 
-	run   []byte // gathered, to be delivered
-	seg   int
-	from  Source
-	who   *remote
-	count int
+	run  []byte // gathered, to be delivered
+	seg  int
+	from Source
+	who  *remote
 }
 
 func (u *Underlay) read(c *sock.Conn) error {

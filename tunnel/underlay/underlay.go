@@ -237,9 +237,8 @@ func (u *Underlay) Paths() []protocol.PathStatus {
 
 // HubBound reports whether the hub has bound our address and answered lately.
 func (u *Underlay) HubBound(n protocol.NodeNumber) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.agent.HubAlive(time.Now(), n)
+	r := (*u.peers.Load())[n]
+	return r != nil && r.hub && r.route.Load().Kind != protocol.PathNone
 }
 
 // Port is the UDP port of the sockets; 0 before Ready.

@@ -5,7 +5,6 @@ package inline_test
 import (
 	"crypto/sha256"
 	"errors"
-	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -49,7 +48,7 @@ func transfer(t testing.TB, from, to *host, at netip.Addr, n int64) {
 	require.NoError(t, c.(*net.TCPConn).CloseWrite())
 	select {
 	case got := <-sums:
-		require.Equal(t, h.(hash.Hash).Sum(nil), got, "data was changed on the way")
+		require.Equal(t, h.Sum(nil), got, "data was changed on the way")
 	case <-time.After(30 * time.Second):
 		require.FailNow(t, "transfer did not end")
 	}

@@ -26,7 +26,7 @@ func TestBoundWithinTwoRoundTrips(t *testing.T) {
 		require.Equal(t, Hop{Addr: w.hub.addr}, w.agent(n).Route(simHubNumber).Hop)
 		require.Empty(t, w.agent(n).restarted)
 	}
-	w.pass(time.Hour)
+	w.pass(10 * time.Minute)
 	require.Empty(t, w.hub.restarted)
 	require.Len(t, w.hub.Bound(10), 1)
 	require.Zero(t, w.questions(), "idle peers are not probed")
@@ -55,7 +55,7 @@ func TestRelayAtOnceThenDirect(t *testing.T) {
 	delete(a.busy, 11)
 	w.pass(activeFor + askedFor + time.Second)
 	n := w.questions()
-	w.pass(time.Hour)
+	w.pass(10 * time.Minute)
 	require.Equal(t, n, w.questions(), "idle peers are not probed")
 	require.Equal(t, relayed, a.kind(11), "nothing is known of an idle peer's direct path")
 }

@@ -144,7 +144,6 @@ func TestAttacker(t *testing.T) {
 					w.deliver(packet{w.now, src, to, d})
 				}
 			},
-			"settle": func(t *rapid.T) { settle() },
 		})
 		settle()
 	})
