@@ -26,7 +26,8 @@ import (
 func TestSpeed(t *testing.T) {
 	rounds, _ := strconv.Atoi(os.Getenv("TUNNEL_SPEED"))
 	if rounds == 0 {
-		t.Skip("TUNNEL_SPEED=rounds runs it")
+		t.Log("TUNNEL_SPEED=rounds runs it")
+		return
 	}
 	paths := cmp.Or(os.Getenv("TUNNEL_SPEED_PATHS"), "direct relay")
 	engines := cmp.Or(os.Getenv("TUNNEL_SPEED_ENGINES"), EngineInline+" "+EngineWireGuardGo)
