@@ -262,7 +262,6 @@ func (m *machine) initiate(p *peer, t time.Time, retry bool) {
 		return
 	}
 	p.sent, p.pending = stamp, &initiation{hs, e}
-	p.initiationsOut++
 	p.cookies.AddMacs(msg)
 	p.noteSent(now, false)
 	p.retransmitAt = now.add(rekeyTimeout + rand.N(rekeyJitter))

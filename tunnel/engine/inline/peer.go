@@ -35,23 +35,22 @@ type peer struct {
 	staged   [][]byte
 
 	// The control side's, under its lock.
-	psk            [32]byte
-	keepalive      time.Duration
-	pending        *initiation // ours, waiting for its response
-	cookies        *device.CookieGenerator
-	received       tai64n.Timestamp // the latest initiation's
-	sent           tai64n.Timestamp
-	answeredAt     instant // when its last initiation was answered
-	lastHandshake  instant // when we last sent an initiation or response
-	attempts       int
-	lastMinute     bool // a new session was asked for while receiving
-	retransmitAt   instant
-	eraseAt        instant
-	jitter         time.Duration
-	scheduled      instant // deadline in the heap
-	heapIndex      int     // -1: not in the heap
-	completed      atomic.Int64
-	initiationsOut uint64
+	psk           [32]byte
+	keepalive     time.Duration
+	pending       *initiation // ours, waiting for its response
+	cookies       *device.CookieGenerator
+	received      tai64n.Timestamp // the latest initiation's
+	sent          tai64n.Timestamp
+	answeredAt    instant // when its last initiation was answered
+	lastHandshake instant // when we last sent an initiation or response
+	attempts      int
+	lastMinute    bool // a new session was asked for while receiving
+	retransmitAt  instant
+	eraseAt       instant
+	jitter        time.Duration
+	scheduled     instant // deadline in the heap
+	heapIndex     int     // -1: not in the heap
+	completed     atomic.Int64
 }
 
 func newPeer(number protocol.NodeNumber, key protocol.WireGuardPublicKey) *peer {

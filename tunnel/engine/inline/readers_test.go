@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -104,4 +105,72 @@ func BenchmarkPeers(b *testing.B) {
 			}
 		})
 	}
+}
+
+// plainStill is a carrier of plain mode: it can answer an address.
+type plainStill struct {
+	*still
+	answers []underlay.Source
+}
+
+func (p *plainStill) Answer(to underlay.Source, d []byte) error {
+	p.answers = append(p.answers, to)
+	return p.Send(0, d, len(d))
+}
+
+// In plain mode, where the underlay does not know who sends, the engine says
+// where authenticated messages come from, and answers an address by a cookie.
+func TestPlainMode(t *testing.T) {
+	a, b := stillPair(t, Offloads{VNet: true})
+	type move struct {
+		n    protocol.NodeNumber
+		addr netip.AddrPort
+	}
+	var moves []move
+	b.cfg.Roamed = func(n protocol.NodeNumber, at netip.AddrPort) { moves = append(moves, move{n, at}) }
+	c := &plainStill{still: b}
+	b.carrier = c
+	first, second := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[2001:db8::1]:2")
+	from := func(at netip.AddrPort, msgs ...[]byte) {
+		for _, m := range msgs {
+			b.r.Receive(underlay.Source{Addr: at}, bytes.Clone(m), len(m))
+		}
+		b.r.Flush()
+		b.control()
+	}
+	data := func() [][]byte {
+		a.tx.packet(nil, stillPacket(2, 3, 60), readHead, 60)
+		a.tx.flush()
+		return a.take()
+	}
+	from(first, data()...)
+	from(first, data()...)
+	moved := data()
+	from(second, moved...)
+	from(netip.MustParseAddrPort("198.51.100.1:1"), moved...) // a copy from elsewhere moves nothing
+	require.Equal(t, []move{{2, first}, {2, second}}, moves)
+
+	p := a.numbers[3]
+	initiate := func() []byte {
+		p.lastHandshake = 0
+		a.mu.Lock()
+		a.machine.initiate(p, time.Now(), false)
+		a.mu.Unlock()
+		a.control()
+		return a.take()[0]
+	}
+	b.take()
+	b.loadTill = b.now().add(time.Hour)
+	from(first, initiate())
+	require.Equal(t, []underlay.Source{{Addr: first}}, c.answers)
+	cookie := b.take()
+	require.Equal(t, []uint32{typeCookie}, kinds(cookie))
+	a.receive(3, cookie...)
+	b.numbers[2].answeredAt = 0
+	m := initiate()
+	from(second, m) // the cookie is the first address's
+	require.Equal(t, []uint32{typeCookie}, kinds(b.take()))
+	from(first, m)
+	require.Equal(t, []uint32{typeResponse}, kinds(b.take()))
+	require.Equal(t, []move{{2, first}, {2, second}, {2, first}}, moves)
 }
