@@ -284,6 +284,18 @@ func TestRouting(t *testing.T) {
 	}
 }
 
+// Without an agent the device has no carrier; a host that passes over such
+// routes must not send what is meant for other sites along its default route.
+func TestRoutingFailsClosed(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, "ip link del cw0; sysctl -qw net.ipv4.conf.default.ignore_routes_with_linkdown=1 net.ipv6.conf.default.ignore_routes_with_linkdown=1")
+	tun(t)
+	require.NoError(t, h.Apply(context.Background(), p))
+	require.Contains(t, sh(t, "ip link show cw0"), "NO-CARRIER")
+	require.Contains(t, sh(t, "ip route get 10.2.0.9"), "dev cw0")
+	require.Contains(t, sh(t, "ip route get fd10:2::9"), "dev cw0")
+}
+
 func TestForeignRoutes(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	sh(t, "ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")

@@ -166,11 +166,15 @@ func (p Plan) sysctls() []sysctl {
 		// covers the hub's address.
 		{"net.ipv4.conf.all.src_valid_mark", "1"},
 		{"net.ipv4.conf." + p.Interface + ".rp_filter", "2"},
+		// Without its agent the device has no carrier: its routes must count
+		// all the same, or packets for other sites take the default route.
+		{"net.ipv4.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"},
 	}
 	if p.has(true) {
 		// 1 is none: no link-local address, and so no router solicitations
 		// into the tunnel.
-		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"})
+		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"},
+			sysctl{"net.ipv6.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"})
 		if slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() }) {
 			out = append(out, sysctl{"net.ipv6.conf.all.forwarding", "1"})
 		}

@@ -44,7 +44,9 @@ ip -6 rule add not fwmark 0xca5e lookup 51806 pref 5206 protocol 202
 sysctl -w net.ipv4.ip_forward=1
 sysctl -w net.ipv4.conf.all.src_valid_mark=1
 sysctl -w net.ipv4.conf.cw0.rp_filter=2
+sysctl -w net.ipv4.conf.cw0.ignore_routes_with_linkdown=0
 sysctl -w net.ipv6.conf.cw0.addr_gen_mode=1
+sysctl -w net.ipv6.conf.cw0.ignore_routes_with_linkdown=0
 sysctl -w net.ipv6.conf.all.forwarding=1
 nft 'add table inet causeway'
 nft 'add chain inet causeway forward { type filter hook forward priority -150; policy accept; }'
