@@ -13,10 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-
+	"causeway/internal/strictyaml"
 	"causeway/protocol"
 )
 
@@ -34,8 +31,6 @@ const (
 	MaxMTU = 8920
 )
 
-// maxFile bounds what is read.
-const maxFile = 1 << 20
 
 // Config is the checked configuration.
 type Config struct {
@@ -109,7 +104,7 @@ func Load(path string) (Config, error) {
 	if optional && errors.Is(err, fs.ErrNotExist) {
 		return Default(), nil
 	}
-	if err == nil && st.Size() > maxFile {
+	if err == nil && st.Size() > strictyaml.MaxFile {
 		return Config{}, fmt.Errorf("config %s: larger than 1 MiB", path)
 	}
 	var b []byte
@@ -126,18 +121,17 @@ func Load(path string) (Config, error) {
 	return Parse(path, b)
 }
 
+const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine}, proxy, debug {socket}"
+
 // Parse checks the contents of a file; name is for errors.
 func Parse(name string, b []byte) (Config, error) {
-	tree, err := parser.ParseBytes(b, 0)
-	if err != nil {
-		return Config{}, yamlError(name, err)
-	}
 	var f file
-	if err := yaml.UnmarshalWithOptions(b, &f, yaml.Strict()); err != nil {
-		return Config{}, yamlError(name, err)
+	tree, err := strictyaml.Decode(name, b, &f, knownKeys)
+	if err != nil {
+		return Config{}, err
 	}
 	at := func(path, format string, args ...any) (Config, error) {
-		return Config{}, fmt.Errorf("config %s: %s: %s", position(name, tree, path), strings.TrimPrefix(path, "$."), fmt.Sprintf(format, args...))
+		return Config{}, fmt.Errorf("config %s: %s: %s", tree.At(path), strings.TrimPrefix(path, "$."), fmt.Sprintf(format, args...))
 	}
 	c := Default()
 	for _, l := range []struct {
@@ -239,47 +233,4 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%q has host bits set; did you mean %s?", s, p.Masked())
 	}
 	return p, nil
-}
-
-var errNoNode = errors.New("no such node")
-
-// position is name:line:column of the value at a YAML path, or name alone.
-func position(name string, tree *ast.File, path string) string {
-	n, err := nodeAt(tree, path)
-	if err != nil || n == nil || n.GetToken() == nil || n.GetToken().Position == nil {
-		return name
-	}
-	p := n.GetToken().Position
-	return fmt.Sprintf("%s:%d:%d", name, p.Line, p.Column)
-}
-
-func nodeAt(tree *ast.File, path string) (ast.Node, error) {
-	p, err := yaml.PathString(path)
-	if err != nil {
-		return nil, err
-	}
-	if len(tree.Docs) == 0 {
-		return nil, errNoNode
-	}
-	return p.FilterFile(tree)
-}
-
-// yamlError makes one line of go-yaml's errors, which draw the file.
-func yamlError(name string, err error) error {
-	var ye yaml.Error
-	if errors.As(err, &ye) && ye.GetToken() != nil && ye.GetToken().Position != nil {
-		p := ye.GetToken().Position
-		hint := ""
-		var uk *yaml.UnknownFieldError
-		if errors.As(err, &uk) {
-			hint = "; known keys: routes, accept, labels, tunnel {interface, listen_port, mtu, engine}, proxy, debug {socket}"
-		}
-		return fmt.Errorf("config %s:%d:%d: %s%s", name, p.Line, p.Column, oneLine(ye.GetMessage()), hint)
-	}
-	return fmt.Errorf("config %s: %s", name, oneLine(err.Error()))
-}
-
-func oneLine(s string) string {
-	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
-	return s
 }

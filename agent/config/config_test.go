@@ -90,6 +90,7 @@ func TestLoad(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("routes: [10.1.0.0/24]\ntunnel: {mtu: 1300}\n"))
+	f.Add([]byte("routes: !0000000000000000000000 00000000000"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse("a.yaml", b)
 		if err == nil && (c.Tunnel.MTU != 0 && c.Tunnel.MTU < MinMTU || c.Tunnel.Interface == "") {

@@ -9,10 +9,10 @@ import (
 	"os"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/pflag"
 
 	"causeway/hub"
+	"causeway/internal/strictyaml"
 	"causeway/protocol"
 )
 
@@ -101,6 +101,8 @@ func merge[T comparable](set *pflag.FlagSet, flag string, dst *T, file T) {
 	}
 }
 
+const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats"
+
 // readSettings reads the configuration file. Unknown keys are errors.
 func readSettings(path string, asked bool) (s settings, err error) {
 	f, err := os.Open(path)
@@ -111,16 +113,10 @@ func readSettings(path string, asked bool) (s settings, err error) {
 		return s, fmt.Errorf("config: %w", err)
 	}
 	defer f.Close()
-	if err := yaml.NewDecoder(f, yaml.Strict()).Decode(&s); err != nil && !errors.Is(err, io.EOF) {
-		return s, fmt.Errorf("config %s: %s", path, yamlError(err))
+	b, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxFile+1))
+	if err != nil {
+		return s, fmt.Errorf("config: %w", err)
 	}
-	return s, nil
-}
-
-// yamlError returns an error of the YAML library on one line, without the piece
-// of the file that it quotes.
-func yamlError(err error) string {
-	text := yaml.FormatError(err, false, false)
-	line, _, _ := strings.Cut(text, "\n")
-	return line
+	_, err = strictyaml.Decode(path, b, &s, knownKeys)
+	return s, err
 }
