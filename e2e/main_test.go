@@ -184,7 +184,8 @@ func newSmall(t *testing.T, hosts int) (*System, []*smallNode) {
 	}
 	s, err := NewSystem(step(t), l, bin, hub, HubAddr)
 	require.NoError(t, err)
-	for i := range out {
+	for i, n := range out {
+		require.NoError(t, n.Host.Settle(step(t)))
 		require.NoError(t, s.CreateSite(step(t), fmt.Sprintf("s%d", i+1)))
 	}
 	return s, out

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/lab"
 )
 
 func needRoot(t *testing.T) {
@@ -37,7 +40,8 @@ func inNamespace(t *testing.T) {
 	ns, err := vns.New()
 	require.NoError(t, err)
 	t.Cleanup(func() { ns.Close() })
-	sh(t, "ip link set lo up")
+	// Without duplicate address detection: it changes what is seen later on.
+	sh(t, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0; ip link set lo up")
 }
 
 func sh(t *testing.T, script string) string {
@@ -54,6 +58,16 @@ func host(t *testing.T) *Host {
 	sh(t, `ip link add eth0 type veth peer name far0; ip link set eth0 up; ip link set far0 up
 		ip addr add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1
 		ip link add pods type bridge; ip link set pods up; ip addr add 10.1.0.1/16 dev pods; ip -6 addr add fd10:1::1/64 dev pods nodad`)
+	// Carriers and link-local addresses come a moment later.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, lab.Wait(ctx, "the links", func(context.Context) error {
+		out := sh(t, "ip -6 addr; ip link")
+		if strings.Contains(out, "tentative") || strings.Contains(out, "NO-CARRIER") || strings.Count(out, "inet6 fe80") != 3 {
+			return errors.New(out)
+		}
+		return nil
+	}))
 	tun(t)
 	return NewHost(t.TempDir(), zerolog.New(zerolog.NewTestWriter(t)))
 }

@@ -1,3 +1,5 @@
+//go:build speed
+
 package tunnel
 
 import (
@@ -21,14 +23,10 @@ import (
 
 // TestSpeed measures the engines in turn, direct and through the relay, pod to
 // pod over veth, nodes and hub as processes. It prints figures and judges
-// nothing. TUNNEL_SPEED is the number of rounds; TUNNEL_SPEED_PATHS and
+// nothing, and is no part of the tests: go test -tags speed runs it. TUNNEL_SPEED is the number of rounds; TUNNEL_SPEED_PATHS and
 // TUNNEL_SPEED_ENGINES can name fewer than all.
 func TestSpeed(t *testing.T) {
-	rounds, _ := strconv.Atoi(os.Getenv("TUNNEL_SPEED"))
-	if rounds == 0 {
-		t.Log("TUNNEL_SPEED=rounds runs it")
-		return
-	}
+	rounds, _ := strconv.Atoi(cmp.Or(os.Getenv("TUNNEL_SPEED"), "1"))
 	paths := cmp.Or(os.Getenv("TUNNEL_SPEED_PATHS"), "direct relay")
 	engines := cmp.Or(os.Getenv("TUNNEL_SPEED_ENGINES"), EngineInline+" "+EngineWireGuardGo)
 	figures := map[string][]float64{}

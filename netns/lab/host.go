@@ -1,6 +1,8 @@
 package lab
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -169,6 +171,20 @@ func (h *Host) sh(script string) string {
 		h.lab.fail(fmt.Errorf("on %s: %s: %w\n%s", h.Name, script, err, out))
 	}
 	return out
+}
+
+// Settle waits until the host's links have their carriers and link-local
+// addresses, which come a moment after the links.
+func (h *Host) Settle(ctx context.Context) error {
+	return Wait(ctx, "the links of "+h.Name, func(context.Context) error {
+		out, err := h.output("", "sh", "-c", "exec 2>/dev/null; ip -6 addr; ip link")
+		for _, s := range []string{"tentative", "NO-CARRIER", "LOWERLAYERDOWN"} {
+			if err == nil && strings.Contains(out, s) {
+				err = errors.New(s)
+			}
+		}
+		return err
+	})
 }
 
 // Do runs f on a thread that is in the host's namespace: what f opens, reads
