@@ -74,12 +74,15 @@ func speed(t *testing.T, engine string, direct bool) map[string]float64 {
 		w.eventually("direct", func() bool { a.reaches(pod(3)); return w.path(2, 3).Path == protocol.PathDirect })
 	}
 	r := map[string]float64{}
+	r["idle ping p50 ms"], r["idle ping p99 ms"] = pings(a, pod(3))
 	for _, n := range []int{1, 8} {
 		before := [4]float64{}
 		for c, p := range w.children {
 			before[c], _ = p.usage(t)
 		}
-		gigabytes, seconds := sink(t, a, b, n)
+		var p50, p99 float64
+		gigabytes, seconds := sink(t, a, b, n, func() { p50, p99 = pings(a, pod(3)) })
+		r[fmt.Sprintf("tcp%d ping p50 ms", n)], r[fmt.Sprintf("tcp%d ping p99 ms", n)] = p50, p99
 		r[fmt.Sprintf("tcp%d Gbit/s", n)] = gigabytes * 8 / seconds
 		for c, p := range w.children {
 			cpu, _ := p.usage(t)
@@ -96,8 +99,26 @@ func speed(t *testing.T, engine string, direct bool) map[string]float64 {
 
 const speedTime = 2 * time.Second
 
-// sink sends n TCP streams for a while.
-func sink(t *testing.T, from, to *host, n int) (gigabytes, seconds float64) {
+// pings pings a hundred times and returns median and 99th percentile in
+// milliseconds; what is lost is left out.
+func pings(from *host, to netip.Addr) (p50, p99 float64) {
+	out, _ := from.run("ping", "-n", "-c", "100", "-i", "0.01", "-W", "1", to.String())
+	var ms []float64
+	for line := range strings.Lines(out) {
+		if _, rest, ok := strings.Cut(line, "time="); ok {
+			v, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			ms = append(ms, v)
+		}
+	}
+	if len(ms) == 0 {
+		return 0, 0
+	}
+	slices.Sort(ms)
+	return ms[len(ms)/2], ms[len(ms)*99/100]
+}
+
+// sink sends n TCP streams for a while, in which during is called.
+func sink(t *testing.T, from, to *host, n int, during func()) (gigabytes, seconds float64) {
 	var l net.Listener
 	var err error
 	to.do(func() { l, err = net.Listen("tcp", "[::]:0") })
@@ -140,7 +161,8 @@ func sink(t *testing.T, from, to *host, n int) (gigabytes, seconds float64) {
 			}
 		})
 	}
-	time.Sleep(speedTime)
+	during()
+	time.Sleep(speedTime - time.Since(begin))
 	gigabytes, seconds = float64(total.Load())/1e9, time.Since(begin).Seconds()
 	for _, c := range conns {
 		c.(*net.TCPConn).SetLinger(0)
