@@ -31,7 +31,6 @@ const (
 	MaxMTU = 8920
 )
 
-
 // Config is the checked configuration.
 type Config struct {
 	Routes []netip.Prefix    // what the node announces
