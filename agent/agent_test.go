@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -266,6 +267,12 @@ func TestHubList(t *testing.T) {
 	n = testNetmap(3)
 	n.HubList = &old
 	require.Contains(t, h.give(n).Refused[0].Reason, "serial 1 is lower than 2")
+	next.Overlay = append(slices.Clone(next.Overlay), netip.MustParsePrefix("10.0.0.0/8"))
+	wide, err := next.Sign(w.cluster)
+	require.NoError(t, err)
+	n = testNetmap(4)
+	n.HubList = &wide
+	require.Contains(t, h.give(n).Refused[0].Reason, "overlay range 10.0.0.0/8", "no range comes in beside accept: that way")
 	w.stop()
 	id, err := w.store.Identity()
 	require.NoError(t, err)

@@ -125,8 +125,8 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	if err := l.ValidAt(a.now()); err != nil {
 		return err.Error()
 	}
-	if !slices.Equal(l.Overlay, old.Overlay) && !containsOverlays(l, a.id) {
-		return "this node's overlay address is outside its overlay ranges"
+	if why := netmapcheck.Overlay(l.Overlay, a.id.Number, a.id.Overlay); why != "" {
+		return why
 	}
 	id := a.id
 	id.HubList = s
@@ -142,15 +142,6 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	}
 	a.log.Info().Uint64("serial", l.Serial).Int("hubs", len(l.Hubs)).Msg("new hub list")
 	return ""
-}
-
-func containsOverlays(l protocol.HubList, id identity.Identity) bool {
-	for _, o := range id.Overlay {
-		if !slices.ContainsFunc(l.Overlay, func(p netip.Prefix) bool { return p.Contains(o) }) {
-			return false
-		}
-	}
-	return true
 }
 
 // have is the version of the netmap held; zero for none.

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,6 +26,7 @@ import (
 	"github.com/flynn/noise"
 
 	"causeway/agent/identity"
+	"causeway/agent/netmapcheck"
 	"causeway/protocol"
 )
 
@@ -336,13 +336,8 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 	if len(a.Overlay) == 0 {
 		return bad("it has no overlay address")
 	}
-	for _, o := range a.Overlay {
-		if !slices.ContainsFunc(list.Overlay, func(r netip.Prefix) bool {
-			want, err := a.Number.Overlay(r)
-			return err == nil && want == o
-		}) {
-			return bad("overlay address %s is not that of node number %d", o, a.Number)
-		}
+	if why := netmapcheck.Overlay(list.Overlay, a.Number, a.Overlay); why != "" {
+		return bad("%s", why)
 	}
 	return identity.Identity{
 		Number: a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,

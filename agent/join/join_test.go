@@ -249,7 +249,13 @@ func TestRefusals(t *testing.T) {
 		}, "too long", true},
 		{"other overlay", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) { a.Overlay = []netip.Addr{netip.MustParseAddr("198.18.0.10")} }
-		}, "198.18.0.10 is not that of node number 9", true},
+		}, "overlay range 198.18.0.0/15 is not that of this node's own address", true},
+		{"another range as overlay", func(h *hub) {
+			l := h.list(func(l *protocol.HubList) { l.Overlay = append(l.Overlay, netip.MustParsePrefix("10.0.0.0/8")) })
+			h.answer = func(a *protocol.JoinAnswer) {
+				a.HubList, a.Overlay = &l, append(a.Overlay, netip.MustParseAddr("10.0.0.9"))
+			}
+		}, "overlay range 10.0.0.0/8 is the second one", true},
 		{"number of the hub", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) { a.Number = 1 }
 		}, "is a hub's", true},
