@@ -303,11 +303,16 @@ func (s *Store) RemoveAll(dir bool) error {
 }
 
 func (s *Store) remove(name string) error {
-	if err := os.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove state file: %w", err)
+	for _, path := range []string{s.temp(name), filepath.Join(s.dir, name)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove state file: %w", err)
+		}
 	}
 	return nil
 }
+
+// temp is where a file is written before it takes its name.
+func (s *Store) temp(name string) string { return filepath.Join(s.dir, "."+name+".new") }
 
 func (s *Store) read(name string, v any) error {
 	path := filepath.Join(s.dir, name)
@@ -341,14 +346,21 @@ func (s *Store) write(name string, v any) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, "."+name+".*") // 0600
+	// One name for each file, which the lock on the directory keeps from others:
+	// what a crash leaves, keys perhaps, is replaced by the next write or
+	// removed with the file.
+	tmp := s.temp(name)
+	if err = os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
 			f.Close()
-			os.Remove(f.Name())
+			os.Remove(tmp)
 		}
 	}()
 	if _, err = f.Write(append(b, '\n')); err != nil {
@@ -360,7 +372,7 @@ func (s *Store) write(name string, v any) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err = os.Rename(tmp, path); err != nil {
 		return err
 	}
 	return s.lock.Sync() // the directory: the new name is durable too

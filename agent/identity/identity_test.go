@@ -145,3 +145,28 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, e, 1)
 }
+
+// A write that a crash cut short leaves a part of a file, which may hold keys.
+func TestCrashLeavesNoKeys(t *testing.T) {
+	s, err := Create(filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, err)
+	defer s.Close()
+	crash := func(name string) {
+		require.NoError(t, os.WriteFile(s.temp(name), []byte("half a key"), 0o644))
+	}
+	id := sample(t)
+	crash(identityFile)
+	require.NoError(t, s.SaveIdentity(id))
+	st, err := os.Stat(filepath.Join(s.Dir(), identityFile))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), st.Mode())
+	e, err := os.ReadDir(s.Dir())
+	require.NoError(t, err)
+	require.Len(t, e, 1)
+
+	for _, name := range []string{identityFile, pendingFile, netmapFile, pinsFile} {
+		crash(name)
+	}
+	require.NoError(t, s.RemoveAll(true))
+	require.NoDirExists(t, s.Dir())
+}
