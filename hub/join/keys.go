@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -75,7 +76,7 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 			return k, err
 		}
 		b = []byte(text + "\n")
-		if err := writeSecret(path, b); err != nil {
+		if err := state.WriteFile(path, b); err != nil {
 			return k, err
 		}
 	case err != nil:
@@ -86,32 +87,6 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 		return k, fmt.Errorf("%s is no key file; restore it from a backup", path) // never quotes what is in it
 	}
 	return k, nil
-}
-
-// writeSecret makes path with b, mode 0600, whole or not at all.
-func writeSecret(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
 }
 
 // certificate loads the HTTPS certificate in dir, or makes one. It is
@@ -147,7 +122,7 @@ func certificate(dir string, now time.Time) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})...)
-	if err := writeSecret(path, b); err != nil {
+	if err := state.WriteFile(path, b); err != nil {
 		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
 	}
 	return tls.X509KeyPair(b, b)

@@ -59,7 +59,7 @@ func (m *Marker) save(d markerData) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFileSync(m.path, append(b, '\n')); err != nil {
+	if err := WriteFile(m.path, append(b, '\n')); err != nil {
 		return fmt.Errorf("write marker of the state log: %w", err)
 	}
 	m.data = d
@@ -82,11 +82,15 @@ func (m *Marker) read() markerData {
 	return m.data
 }
 
-// writeFileSync replaces path by b, whole or not at all, and on disk when it
-// returns.
-func writeFileSync(path string, b []byte) error {
+// WriteFile replaces path by b, mode 0600, whole or not at all, and on disk with
+// its name when it returns: what is done next may rely on it, as the first
+// transaction relies on the cluster key.
+func WriteFile(path string, b []byte) error {
 	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
