@@ -127,6 +127,10 @@ func Redeem(d *Draft, r RedeemRequest) error {
 			told := fmt.Sprintf("the name %s is taken by a node of site %s; join with --name, or make a token with --replace %s and join with --replace", r.Name, d.Nodes[old].Site, r.Name)
 			return &Refusal{protocol.RefusedName, told, told}
 		}
+		if site := d.Nodes[old].Site; site != tok.Site { // the name went to another site since the token was made
+			told := fmt.Sprintf("the name %s is taken by a node of site %s, and the token is for site %s; join with --name", r.Name, site, tok.Site)
+			return &Refusal{protocol.RefusedName, told, told}
+		}
 		if err := d.Add(NodeGone{old, GoneRevoked}); err != nil {
 			return err
 		}

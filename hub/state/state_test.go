@@ -3,6 +3,8 @@ package state
 import (
 	"encoding/json"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -146,6 +148,30 @@ func TestRedeemKeysAndNames(t *testing.T) {
 
 	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "one", Expires: d.Now.Add(1)}), Conflict))
 	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "nobody", Expires: d.Now.Add(1)}), NotFound))
+}
+
+// A token permits to replace a node of its own site, whoever has the name later.
+func TestRedeemReplacesWithinTheSite(t *testing.T) {
+	d := draft(t)
+	first := node(t, d, 1, "a", "one")
+	token(t, d, 2, TokenCreated{Site: "a", Replace: "one"})
+	require.NoError(t, Remove(d, first, GoneLeft))
+	second := node(t, d, 3, "b", "one")
+	r := redeem(2, "one")
+	r.Replace = true
+	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, r)))
+	require.True(t, d.Nodes[second].Live())
+	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{2}].State(d.Now))
+}
+
+func TestWriteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(path+".new", []byte("left by a crash"), 0o644))
+	require.NoError(t, WriteFile(path, []byte("x")))
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), st.Mode())
+	require.NoFileExists(t, path+".new")
 }
 
 func TestOverlayUsedUp(t *testing.T) {
