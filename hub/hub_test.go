@@ -607,6 +607,54 @@ func TestHelloIsChecked(t *testing.T) {
 	w.dial(two, nil) // the hub still works
 }
 
+// One node cannot use up what the hub has for all.
+func TestOneNodeIsBounded(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	h := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	a := w.dial(h, nil)
+	a.ready()
+
+	// Streams beyond a burst wait.
+	for i := range 40 {
+		st, err := a.m.Open(t.Context(), protocol.StreamHeader{Kind: "teleport"})
+		require.NoError(t, err)
+		defer st.Close()
+		var m protocol.Message
+		st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if err = protocol.ReadFrame(st, &m, protocol.MaxToAgent); err != nil {
+			require.True(t, timedOut(err), err)
+			require.Greater(t, i, 20)
+			break
+		}
+		require.Less(t, i, 39, "as many streams as it likes")
+	}
+
+	// So do connections that say nothing; what is there goes on.
+	hub, err := h.hubs.Hubs[0].Number.Overlay(h.hubs.Overlay[0])
+	require.NoError(t, err)
+	refused := false
+	for range 9 {
+		c, err := w.tun.Dial(t.Context(), h.answer.Overlay[0], hub)
+		require.NoError(t, err)
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		_, err = c.Read(make([]byte, 1))
+		refused = refused || !timedOut(err)
+	}
+	require.True(t, refused, "as many connections as it likes")
+	select {
+	case <-a.ended:
+		t.Fatal("the session ended")
+	default:
+	}
+}
+
+func timedOut(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
 type natsDialer struct{ a *agent }
 
 func (d natsDialer) Dial(_, _ string) (net.Conn, error) {

@@ -37,8 +37,13 @@ const (
 	redialLull    = 50 * time.Millisecond
 	maxStreams    = 16 // open at once in one session, of the agent's making
 	maxConnsTotal = 1 << 16
-	helloEvery    = 2 * time.Second // of one node in the long run: a hello may be a transaction
-	helloBurst    = 20
+	maxConnsNode  = 8 // of one node: the session, those that it replaces, some to spare
+	// A stream that was refused stays in the session until the agent closes it,
+	// with what the agent sent on it: so many may be opened at once and each second.
+	streamBurst = 32
+	streamRate  = 1
+	helloEvery  = 2 * time.Second // of one node in the long run: a hello may be a transaction
+	helloBurst  = 20
 )
 
 // Tunnel is what of tunnel.Hub is needed here.
@@ -76,12 +81,13 @@ type Server struct {
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
+	conns map[protocol.NodeNumber]int // open connections, with or without a session
 	view  *netmap.View
 }
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*live{}}
+	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{}}
 }
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
@@ -114,6 +120,23 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			s.serveConn(ctx, c)
 		})
 	}
+}
+
+// enter counts a connection of node n, if it may have one more; leave ends it.
+func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns[n] >= maxConnsNode {
+		return nil, false
+	}
+	s.conns[n]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.conns[n]--; s.conns[n] == 0 {
+			delete(s.conns, n)
+		}
+	}, true
 }
 
 // Run computes netmaps and keeps the tunnel's nodes until ctx ends.

@@ -49,6 +49,12 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	if !ok {
 		return
 	}
+	leave, ok := s.enter(node.Number)
+	if !ok {
+		s.cfg.Log.Debug().Str("node", node.Name).Msg("too many control connections of one node")
+		return
+	}
+	defer leave()
 	m, err := mux.Server(c)
 	if err != nil {
 		return
@@ -72,7 +78,11 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer cancel()
 	defer m.Close()
 	slots := make(chan struct{}, maxStreams)
+	pace := rate.NewLimiter(streamRate, streamBurst)
 	for {
+		if pace.Wait(ctx) != nil {
+			return
+		}
 		st, err := m.Accept(ctx)
 		if err != nil {
 			return
