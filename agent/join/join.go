@@ -125,10 +125,17 @@ func newClient(c Config) *http.Client {
 	if proxy == nil {
 		proxy = http.ProxyFromEnvironment
 	}
+	choose := func(r *http.Request) (*url.URL, error) {
+		u, err := proxy(r)
+		if err != nil { // it quotes the setting, and with it a password
+			return nil, errors.New("the proxy setting (HTTPS_PROXY) is no URL; write http://HOST:PORT")
+		}
+		return u, nil
+	}
 	return &http.Client{
 		Timeout: timeout,
 		Transport: &http.Transport{
-			Proxy: proxy,
+			Proxy: choose,
 			// The certificate is not looked at: whoever presents it may be a
 			// load balancer or an intercepting proxy. The hub is
 			// authenticated by the token's pin and by Noise.

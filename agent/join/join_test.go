@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -354,6 +355,15 @@ func TestProxy(t *testing.T) {
 	require.Equal(t, "CONNECT hub.invalid:443", <-used)
 	h.srv.CloseClientConnections()
 	wg.Wait()
+}
+
+func TestProxyPasswordIsNotShown(t *testing.T) {
+	h, s := newHub(t), store(t)
+	_, err := Join(context.Background(), s, Config{Token: h.token, Name: "n", Proxy: func(*http.Request) (*url.URL, error) {
+		return nil, errors.New(`invalid proxy address "http://me:pass%word@proxy:3128"`) // net/http's own words
+	}})
+	require.ErrorContains(t, err, "the proxy setting (HTTPS_PROXY) is no URL")
+	require.NotContains(t, err.Error(), "pass")
 }
 
 func TestDefaultName(t *testing.T) {
