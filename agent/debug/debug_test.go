@@ -103,7 +103,12 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	}
 	require.Equal(t, http.StatusTooManyRequests, call(s.Local(), "POST", "/v1/ping", `{"to":"x"}`).Code)
 	for range maxRequests {
-		s.requests <- struct{}{}
+		s.hub <- struct{}{}
+	}
+	require.Equal(t, http.StatusServiceUnavailable, call(s.Remote(), "GET", "/v1/status", "").Code)
+	require.Equal(t, http.StatusOK, call(s.Local(), "POST", "/v1/leave", "").Code, "the hub does not keep its host from leaving")
+	for range maxRequests {
+		s.local <- struct{}{}
 	}
 	require.Equal(t, http.StatusServiceUnavailable, call(s.Local(), "GET", "/v1/status", "").Code)
 }

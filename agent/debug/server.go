@@ -25,7 +25,7 @@ import (
 // Limits of one request and of all.
 const (
 	maxBody      = 4 << 10
-	maxRequests  = 16 // at once, socket and hub together
+	maxRequests  = 16 // at once, on the socket, and as many of the hub
 	maxPings     = 4
 	writeTimeout = 60 * time.Second
 	pprofTimeout = 5 * time.Minute
@@ -33,15 +33,16 @@ const (
 
 // Server serves the endpoints.
 type Server struct {
-	cfg      Config
-	requests chan struct{}
-	pings    chan struct{}
-	remote   *connListener
+	cfg    Config
+	local  chan struct{} // requests on the socket: a hub cannot keep its host from leaving
+	hub    chan struct{} // requests of the hub
+	pings  chan struct{}
+	remote *connListener
 }
 
 // New opens nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, requests: make(chan struct{}, maxRequests), pings: make(chan struct{}, maxPings),
+	return &Server{cfg: cfg, local: make(chan struct{}, maxRequests), hub: make(chan struct{}, maxRequests), pings: make(chan struct{}, maxPings),
 		remote: &connListener{conns: make(chan net.Conn), done: make(chan struct{})}}
 }
 
@@ -143,11 +144,11 @@ func (s *Server) Local() http.Handler {
 	} {
 		m.HandleFunc("GET "+path, h)
 	}
-	return s.limit(m)
+	return limit(m, s.local)
 }
 
 // Remote is what the hub may see and do: look, and ping.
-func (s *Server) Remote() http.Handler { return s.limit(s.common()) }
+func (s *Server) Remote() http.Handler { return limit(s.common(), s.hub) }
 
 func (s *Server) common() *http.ServeMux {
 	m := http.NewServeMux()
@@ -207,11 +208,11 @@ func (s *Server) ping(w http.ResponseWriter, r *http.Request) {
 }
 
 // limit bounds how many requests run at once and how long an answer takes.
-func (s *Server) limit(h http.Handler) http.Handler {
+func limit(h http.Handler, slots chan struct{}) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case s.requests <- struct{}{}:
-			defer func() { <-s.requests }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 		default:
 			fail(w, http.StatusServiceUnavailable, "too many requests at once; try again")
 			return
