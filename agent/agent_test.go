@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -135,6 +136,24 @@ func TestNetmapFlow(t *testing.T) {
 	require.True(t, w.host.routed("10.3.0.0/24"))
 	w.tunnel.setBound(true)
 	require.Equal(t, protocol.NetmapVersion{Epoch: 1, Version: 7}, w.session().hello.Have)
+}
+
+// Scripts read the netmap: a list is a list, empty or not, with a netmap or without.
+func TestNetmapHasNoNullLists(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	text := func() string {
+		b, err := json.Marshal(w.agent.debugNetmap())
+		require.NoError(t, err)
+		return string(b)
+	}
+	require.NotContains(t, text(), "null")
+	w.tunnel.setBound(true)
+	h := w.session()
+	n := testNetmap(1, testPeer(3))
+	n.Self.Routes, n.Peers[0].Routes, n.Peers[0].Candidates = nil, nil, nil
+	h.give(n)
+	require.NotContains(t, text(), "null")
 }
 
 func TestPinnedIdentitySurvivesRestart(t *testing.T) {

@@ -79,13 +79,24 @@ func (a *Agent) debugPeers() []debug.Peer {
 func (a *Agent) debugNetmap() debug.Netmap {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs)}
+	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs), Netmap: shown(protocol.Netmap{})}
 	if a.held == nil {
 		return n
 	}
-	n.Held, n.Confirmed, n.Expired, n.Netmap = true, a.held.Confirmed, a.expired, a.held.Netmap
+	n.Held, n.Confirmed, n.Expired, n.Netmap = true, a.held.Confirmed, a.expired, shown(a.held.Netmap)
 	if m := a.held.Netmap.MaxAge; m > 0 {
 		n.Expires = a.held.Confirmed.Add(m)
+	}
+	return n
+}
+
+// shown is n without a list that JSON would write as null.
+func shown(n protocol.Netmap) protocol.Netmap {
+	n.Self.Overlay, n.Self.Routes = notNil(n.Self.Overlay), notNil(n.Self.Routes)
+	n.Peers = append([]protocol.Peer{}, n.Peers...)
+	for i := range n.Peers {
+		p := &n.Peers[i]
+		p.Overlay, p.Routes, p.Candidates = notNil(p.Overlay), notNil(p.Routes), notNil(p.Candidates)
 	}
 	return n
 }
