@@ -199,9 +199,7 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		rr.Secret = protocol.TokenSecret{}
 	}
 	before := s.cfg.Store.State().Seq
-	st, err := s.cfg.Store.Update(ctx, "token:"+req.TokenID.String(), fmt.Sprintf("join from %s", from), func(d *state.Draft) error {
-		return state.Redeem(d, rr)
-	})
+	st, err := s.cfg.Store.Redeem(ctx, "token:"+req.TokenID.String(), "join from "+from, rr)
 	var r *state.Refusal
 	switch {
 	case errors.As(err, &r):

@@ -87,16 +87,25 @@ func refuseToken(reason string) error {
 	return &Refusal{protocol.RefusedToken, toldToken, reason}
 }
 
-// Redeem decides a join. The same key's retry adds nothing and so finds the
-// node that the first attempt made; every other doubt about the token is refused alike.
-func Redeem(d *Draft, r RedeemRequest) error {
-	tok, ok := d.Tokens[r.Token]
+// shownToken returns the token whose secret r shows.
+func (s *State) shownToken(r RedeemRequest) (Token, error) {
+	tok, ok := s.Tokens[r.Token]
 	hash := sha256.Sum256(r.Secret[:])
 	if match := subtle.ConstantTimeCompare(hash[:], tok.Hash[:]) == 1; !ok || !match {
 		if ok {
-			return refuseToken("wrong secret")
+			return Token{}, refuseToken("wrong secret")
 		}
-		return refuseToken("unknown token")
+		return Token{}, refuseToken("unknown token")
+	}
+	return tok, nil
+}
+
+// Redeem decides a join. The same key's retry adds nothing and so finds the
+// node that the first attempt made; every other doubt about the token is refused alike.
+func Redeem(d *Draft, r RedeemRequest) error {
+	tok, err := d.shownToken(r)
+	if err != nil {
+		return err
 	}
 	switch tok.State(d.Now) {
 	case TokenUsed:

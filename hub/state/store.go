@@ -365,6 +365,21 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 	return nil, ErrBusy
 }
 
+// Redeem decides a join and stores it. A request that does not show the token's
+// secret is refused without a turn among the decisions and without a copy of
+// the state: anybody can send it.
+func (s *Store) Redeem(ctx context.Context, who, why string, r RedeemRequest) (*State, error) {
+	if _, err := s.State().shownToken(r); err != nil {
+		if err := s.catchUp(ctx); err != nil { // another hub may have made the token just now
+			return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+		}
+		if _, err := s.State().shownToken(r); err != nil {
+			return nil, err
+		}
+	}
+	return s.Update(ctx, who, why, func(d *Draft) error { return Redeem(d, r) })
+}
+
 // append stores tx behind the state it was decided on and folds it as it was
 // encoded, so that this hub sees what every other will see.
 func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State, error) {

@@ -84,6 +84,51 @@ func request(id protocol.TokenID, s protocol.TokenSecret, host int, name string)
 		WireGuardKey: protocol.WireGuardPublicKey{byte(host), byte(host >> 8), 1}, IdentityKey: protocol.IdentityPublicKey{byte(host), byte(host >> 8), 2}}
 }
 
+// Whoever does not hold a token's secret does not keep others from deciding,
+// nor waits for them. A token of another hub is found.
+func TestRedeemWithoutSecretTakesNoTurn(t *testing.T) {
+	srv := start(t, t.TempDir())
+	one, two := srv.open(t, nil), srv.open(t, nil)
+	setUp(t, one)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	id, err := addToken(ctx, one, 1)
+	require.NoError(t, err)
+	inside, done := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := two.Update(ctx, "unix:root", "slow", func(*state.Draft) error {
+			select {
+			case <-inside:
+			default:
+				close(inside)
+			}
+			<-done
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-inside
+	var r *state.Refusal
+	short, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	_, err = two.Redeem(short, "token", "join", request(id, secret(2), 1, "n1"))
+	close(done)
+	require.ErrorAs(t, err, &r)
+	require.Equal(t, protocol.RefusedToken, r.Code)
+	_, err = two.Redeem(ctx, "token", "join", request(protocol.TokenID{9}, secret(9), 1, "n1"))
+	require.ErrorAs(t, err, &r)
+	id, err = addToken(ctx, one, 3)
+	require.NoError(t, err)
+	st, err := two.Redeem(ctx, "token", "join", request(id, secret(3), 1, "n1"))
+	require.NoError(t, err)
+	_, err = st.FindNode("n1")
+	require.NoError(t, err)
+	wg.Wait()
+}
+
 // Of any number of hosts that redeem a token at once, at two hubs, one wins.
 func TestRedeemConcurrently(t *testing.T) {
 	s := start(t, t.TempDir())
