@@ -2,9 +2,7 @@ package control
 
 import (
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/time/rate"
 
@@ -124,24 +122,11 @@ const (
 	maxParts      = 256
 )
 
-// clean makes text of an agent fit for one line on a terminal.
-func clean(s string, limit int) string {
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "")
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, s)
-}
-
 func cleanHello(h *protocol.Hello) {
-	h.AgentVersion, h.Engine = clean(h.AgentVersion, 64), clean(h.Engine, 32)
+	h.AgentVersion, h.Engine = protocol.OneLine(h.AgentVersion, 64), protocol.OneLine(h.Engine, 32)
 	h.Features = h.Features[:min(len(h.Features), maxParts)]
 	for i := range h.Features {
-		h.Features[i] = clean(h.Features[i], 64)
+		h.Features[i] = protocol.OneLine(h.Features[i], 64)
 	}
 	if state.CheckLabels(h.Labels) != nil {
 		h.Labels = nil
@@ -152,16 +137,16 @@ func cleanStatus(st *protocol.Status) {
 	st.Candidates = st.Candidates[:min(len(st.Candidates), maxAddrs)]
 	st.Paths = st.Paths[:min(len(st.Paths), maxPaths)]
 	for i := range st.Paths {
-		st.Paths[i].Name = clean(st.Paths[i].Name, 64)
-		st.Paths[i].Path = protocol.PathKind(clean(string(st.Paths[i].Path), 16))
+		st.Paths[i].Name = protocol.OneLine(st.Paths[i].Name, 64)
+		st.Paths[i].Path = protocol.PathKind(protocol.OneLine(string(st.Paths[i].Path), 16))
 	}
 	st.Conditions = st.Conditions[:min(len(st.Conditions), maxConditions)]
 	for i := range st.Conditions {
 		c := &st.Conditions[i]
-		c.Name, c.Cause = clean(c.Name, 64), clean(c.Cause, maxText)
+		c.Name, c.Cause = protocol.OneLine(c.Name, 64), protocol.OneLine(c.Cause, maxText)
 		c.DependsOn = c.DependsOn[:min(len(c.DependsOn), maxConditions)]
 		for j := range c.DependsOn {
-			c.DependsOn[j] = clean(c.DependsOn[j], 64)
+			c.DependsOn[j] = protocol.OneLine(c.DependsOn[j], 64)
 		}
 	}
 	if len(st.Counters) > maxCounters {
@@ -173,10 +158,10 @@ func cleanStatus(st *protocol.Status) {
 func cleanAck(a *protocol.NetmapAck) {
 	a.Refused = a.Refused[:min(len(a.Refused), maxParts)]
 	for i := range a.Refused {
-		a.Refused[i].Prefix, a.Refused[i].Reason = clean(a.Refused[i].Prefix, 64), clean(a.Refused[i].Reason, maxText)
+		a.Refused[i].Prefix, a.Refused[i].Reason = protocol.OneLine(a.Refused[i].Prefix, 64), protocol.OneLine(a.Refused[i].Reason, maxText)
 	}
 	a.Errors = a.Errors[:min(len(a.Errors), maxConditions)]
 	for i := range a.Errors {
-		a.Errors[i] = clean(a.Errors[i], maxText)
+		a.Errors[i] = protocol.OneLine(a.Errors[i], maxText)
 	}
 }

@@ -199,7 +199,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		if state.IsKind(err, state.NotFound) {
 			code = protocol.ErrorRevoked
 		}
-		ses.s.cfg.Events.Add(event.NodeRefused, node.Name, clean(err.Error(), maxText))
+		ses.s.cfg.Events.Add(event.NodeRefused, node.Name, protocol.OneLine(err.Error(), maxText))
 		ses.log.Warn().Err(err).Msg("hello refused")
 		return ses.send(protocol.KindError, protocol.Error{Code: code, Message: err.Error()})
 	}
@@ -339,7 +339,7 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 		case protocol.KindError:
 			var e protocol.Error
 			if m.Decode(&e) == nil {
-				ses.log.Warn().Str("code", clean(e.Code, 40)).Str("err", clean(e.Message, maxText)).Msg("node reports an error")
+				ses.log.Warn().Str("code", protocol.OneLine(e.Code, 40)).Str("err", protocol.OneLine(e.Message, maxText)).Msg("node reports an error")
 			}
 		case protocol.KindHello:
 			if err := ses.bad(errors.New("a second hello; dial again instead")); err != nil {
@@ -355,7 +355,7 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 }
 
 func (ses *session) bad(err error) error {
-	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: clean(err.Error(), maxText)})
+	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: protocol.OneLine(err.Error(), maxText)})
 }
 
 func (ses *session) leave(ctx context.Context) error {

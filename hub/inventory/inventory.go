@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -142,25 +141,12 @@ func decode(subject string, data []byte) (Facts, error) {
 		return Facts{}, errors.New("more interfaces, ranges or labels than a node has")
 	}
 	for _, t := range []*string{&f.Hostname, &f.OS, &f.Kernel, &f.Arch, &f.CPUModel, &f.AgentVersion, &f.Engine} {
-		*t = clean(*t)
+		*t = protocol.OneLine(*t, maxText)
 	}
 	for i := range f.Interfaces {
-		f.Interfaces[i].Name, f.Interfaces[i].MAC = clean(f.Interfaces[i].Name), clean(f.Interfaces[i].MAC)
+		f.Interfaces[i].Name, f.Interfaces[i].MAC = protocol.OneLine(f.Interfaces[i].Name, maxText), protocol.OneLine(f.Interfaces[i].MAC, maxText)
 	}
 	return f, nil
-}
-
-// clean makes a host's text fit for one line on a terminal.
-func clean(s string) string {
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "")
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // Get returns the facts of node n.
