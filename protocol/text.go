@@ -19,3 +19,15 @@ func OneLine(s string, limit int) string {
 		return r
 	}, s)
 }
+
+// OneLineLabels is OneLine for labels.
+func OneLineLabels(l map[string]string) map[string]string {
+	if l == nil {
+		return nil
+	}
+	out := make(map[string]string, len(l))
+	for k, v := range l {
+		out[OneLine(k, MaxLabelLength)] = OneLine(v, MaxLabelLength)
+	}
+	return out
+}

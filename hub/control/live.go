@@ -1,6 +1,7 @@
 package control
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -131,6 +132,7 @@ func cleanHello(h *protocol.Hello) {
 	if state.CheckLabels(h.Labels) != nil {
 		h.Labels = nil
 	}
+	h.Labels = protocol.OneLineLabels(h.Labels)
 }
 
 func cleanStatus(st *protocol.Status) {
@@ -138,6 +140,8 @@ func cleanStatus(st *protocol.Status) {
 	st.Paths = st.Paths[:min(len(st.Paths), maxPaths)]
 	for i := range st.Paths {
 		st.Paths[i].Name = protocol.OneLine(st.Paths[i].Name, 64)
+		at := st.Paths[i].Addr
+		st.Paths[i].Addr = netip.AddrPortFrom(at.Addr().WithZone(""), at.Port()) // a zone may be any text
 		st.Paths[i].Path = protocol.PathKind(protocol.OneLine(string(st.Paths[i].Path), 16))
 	}
 	st.Conditions = st.Conditions[:min(len(st.Conditions), maxConditions)]

@@ -143,10 +143,21 @@ func decode(subject string, data []byte) (Facts, error) {
 	for _, t := range []*string{&f.Hostname, &f.OS, &f.Kernel, &f.Arch, &f.CPUModel, &f.AgentVersion, &f.Engine} {
 		*t = protocol.OneLine(*t, maxText)
 	}
+	f.Labels = protocol.OneLineLabels(f.Labels)
+	f.Interfaces, f.PodCIDRs = notNil(f.Interfaces), notNil(f.PodCIDRs)
 	for i := range f.Interfaces {
+		f.Interfaces[i].Addresses = notNil(f.Interfaces[i].Addresses)
 		f.Interfaces[i].Name, f.Interfaces[i].MAC = protocol.OneLine(f.Interfaces[i].Name, maxText), protocol.OneLine(f.Interfaces[i].MAC, maxText)
 	}
 	return f, nil
+}
+
+// notNil keeps a list from being null in JSON.
+func notNil[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
 }
 
 // Get returns the facts of node n.

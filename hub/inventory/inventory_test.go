@@ -11,12 +11,16 @@ import (
 )
 
 func TestDecode(t *testing.T) {
-	good := `{"v":1,"hostname":"h","os":"x\u001b[2J"}`
+	good := `{"v":1,"hostname":"h","os":"x\u001b[2J","labels":{"rack":"a\u001b[2J"},"interfaces":[{"name":"eth0"}]}`
 	f, err := decode("causeway.v1.inventory.idc-sh.7.snapshot", []byte(good))
 	require.NoError(t, err)
 	require.Equal(t, protocol.NodeNumber(7), f.Number)
 	require.Equal(t, "idc-sh", f.Site)
 	require.Equal(t, "x [2J", f.OS)
+	require.Equal(t, "a [2J", f.Labels["rack"])
+	b, err := json.Marshal(f)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "null", "a list is a list, empty or not")
 	many, err := json.Marshal(protocol.Inventory{Version: 1, Hostname: "h", Interfaces: make([]protocol.Interface, maxInterfaces+1)})
 	require.NoError(t, err)
 	for _, tt := range []struct{ subject, data string }{
