@@ -18,6 +18,7 @@ import (
 
 	"causeway/agent/config"
 	"causeway/agent/debug"
+	"causeway/agent/identity"
 	"causeway/protocol"
 )
 
@@ -325,6 +326,23 @@ func TestLeave(t *testing.T) {
 	w.cancel = nil
 	_, err := os.Stat(filepath.Join(w.store.Dir(), "identity.json"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A netmap with a new hub list that comes while the node leaves does not bring
+// its identity back.
+func TestNetmapAfterLeave(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	next := w.list
+	next.Serial = 2
+	signed, err := next.Sign(w.cluster)
+	require.NoError(t, err)
+	n := testNetmap(1)
+	n.HubList = &signed
+	w.agent.leave(context.Background())
+	require.NotEmpty(t, w.agent.takeNetmap(context.Background(), n).Errors)
+	_, err = w.store.Identity()
+	require.ErrorIs(t, err, identity.ErrNotJoined)
 }
 
 func TestLeaveWithoutHub(t *testing.T) {

@@ -60,6 +60,10 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 		return protocol.NetmapAck{NetmapVersion: a.have(), Refused: []protocol.RefusedPart{{Reason: why}}}
 	}
 	a.mu.Lock()
+	if a.left { // a hub list would bring the identity back
+		a.mu.Unlock()
+		return protocol.NetmapAck{NetmapVersion: n.NetmapVersion, Errors: []string{"this node has left"}}
+	}
 	var held *protocol.Netmap
 	if a.held != nil {
 		h := a.held.Netmap

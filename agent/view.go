@@ -197,6 +197,8 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	r := debug.LeaveResult{Told: true}
 	err := a.control.Leave(ctx)
+	a.applyMu.Lock() // after a netmap that is being taken
+	defer a.applyMu.Unlock()
 	a.mu.Lock()
 	a.left = true
 	revoked := a.held != nil && a.held.Revoked
