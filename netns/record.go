@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"causeway/internal/durable"
 )
 
 // recordName is the file in the state directory that says what was changed
@@ -73,53 +75,17 @@ func (h *Host) writeRecord(r *record) error {
 	if err != nil {
 		return fmt.Errorf("encode host record: %w", err)
 	}
-	if err := replaceFile(h.recordPath(), append(b, '\n')); err != nil {
+	if err := durable.WriteFile(h.recordPath(), append(b, '\n')); err != nil {
 		return fmt.Errorf("write host record: %w", err)
 	}
 	return nil
 }
 
-func replaceFile(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
-}
-
 func (h *Host) deleteRecord() error {
-	if err := os.Remove(h.recordPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove host record: %w", err)
+	for _, path := range []string{durable.Temp(h.recordPath()), h.recordPath()} {
+		if err := durable.Remove(path); err != nil {
+			return fmt.Errorf("remove host record: %w", err)
+		}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"causeway/internal/durable"
 	"causeway/protocol"
 )
 
@@ -304,7 +305,7 @@ func (s *Store) RemoveAll(dir bool) error {
 
 func (s *Store) remove(name string) error {
 	for _, path := range []string{s.temp(name), filepath.Join(s.dir, name)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := durable.Remove(path); err != nil {
 			return fmt.Errorf("remove state file: %w", err)
 		}
 	}
@@ -312,7 +313,7 @@ func (s *Store) remove(name string) error {
 }
 
 // temp is where a file is written before it takes its name.
-func (s *Store) temp(name string) string { return filepath.Join(s.dir, "."+name+".new") }
+func (s *Store) temp(name string) string { return durable.Temp(filepath.Join(s.dir, name)) }
 
 func (s *Store) read(name string, v any) error {
 	path := filepath.Join(s.dir, name)
@@ -346,36 +347,7 @@ func (s *Store) write(name string, v any) (err error) {
 	if err != nil {
 		return err
 	}
-	// One name for each file, which the lock on the directory keeps from others:
-	// what a crash leaves, keys perhaps, is replaced by the next write or
-	// removed with the file.
-	tmp := s.temp(name)
-	if err = os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(tmp)
-		}
-	}()
-	if _, err = f.Write(append(b, '\n')); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return s.lock.Sync() // the directory: the new name is durable too
+	return durable.WriteFile(path, append(b, '\n'))
 }
 
 // Peek reads the identity in dir without taking the directory, for a command

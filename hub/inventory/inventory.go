@@ -72,25 +72,39 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 // Run follows the stream until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy})
-	if err != nil {
+	for {
+		err := s.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("follow the inventory: %w", err)
+		// Facts are no reason to end a hub: the last ones stay until the next.
+		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("inventory is not followed")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryAfter):
+		}
+	}
+}
+
+// retryAfter is how long Run waits before it follows the stream again.
+const retryAfter = 2 * time.Second
+
+// follow takes messages until one cannot be had.
+func (s *Store) follow(ctx context.Context) error {
+	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy})
+	if err != nil {
+		return err
 	}
 	it, err := cons.Messages()
 	if err != nil {
-		return fmt.Errorf("follow the inventory: %w", err)
+		return err
 	}
 	defer it.Stop()
 	for {
 		msg, err := it.Next(jetstream.NextContext(ctx))
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
-			return fmt.Errorf("follow the inventory: %w", err)
+			return err
 		}
 		meta, err := msg.Metadata()
 		if err != nil {

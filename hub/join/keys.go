@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"causeway/hub/state"
+	"causeway/internal/durable"
 	"causeway/protocol"
 )
 
@@ -76,7 +76,7 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 			return k, err
 		}
 		b = []byte(text + "\n")
-		if err := state.WriteFile(path, b); err != nil {
+		if err := durable.WriteFile(path, b); err != nil {
 			return k, err
 		}
 	case err != nil:
@@ -122,7 +122,7 @@ func certificate(dir string, now time.Time) (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})...)
-	if err := state.WriteFile(path, b); err != nil {
+	if err := durable.WriteFile(path, b); err != nil {
 		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
 	}
 	return tls.X509KeyPair(b, b)

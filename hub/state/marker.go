@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
+
+	"causeway/internal/durable"
 )
 
 // Marker is a file beside the log that remembers which log this hub has seen
@@ -59,7 +60,7 @@ func (m *Marker) save(d markerData) error {
 	if err != nil {
 		return err
 	}
-	if err := WriteFile(m.path, append(b, '\n')); err != nil {
+	if err := durable.WriteFile(m.path, append(b, '\n')); err != nil {
 		return fmt.Errorf("write marker of the state log: %w", err)
 	}
 	m.data = d
@@ -80,40 +81,6 @@ func (m *Marker) read() markerData {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.data
-}
-
-// WriteFile replaces path by b, mode 0600, whole or not at all, and on disk with
-// its name when it returns: what is done next may rely on it, as the first
-// transaction relies on the cluster key.
-func WriteFile(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // New reports whether no log was made yet: keys may be made, too.

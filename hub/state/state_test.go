@@ -3,8 +3,6 @@ package state
 import (
 	"encoding/json"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -162,16 +160,6 @@ func TestRedeemReplacesWithinTheSite(t *testing.T) {
 	require.Equal(t, protocol.RefusedName, refusal(t, Redeem(d, r)))
 	require.True(t, d.Nodes[second].Live())
 	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{2}].State(d.Now))
-}
-
-func TestWriteFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	require.NoError(t, os.WriteFile(path+".new", []byte("left by a crash"), 0o644))
-	require.NoError(t, WriteFile(path, []byte("x")))
-	st, err := os.Stat(path)
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o600), st.Mode())
-	require.NoFileExists(t, path+".new")
 }
 
 func TestOverlayUsedUp(t *testing.T) {

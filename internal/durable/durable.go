@@ -1,0 +1,61 @@
+// Package durable writes the small files that a restart relies on: keys,
+// identities, records of what was changed on a host.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Temp is the name under which WriteFile writes path first. A crash may leave
+// it behind; the next WriteFile replaces it, and whoever removes path for good
+// removes it too.
+func Temp(path string) string { return path + ".new" }
+
+// WriteFile replaces path by b, mode 0600, whole or not at all, and on disk
+// together with its name when it returns: what is done next may rely on it.
+// Only one writer of a path at a time.
+func WriteFile(path string, b []byte) error {
+	if err := Remove(Temp(path)); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(Temp(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(Temp(path), path)
+	}
+	if err != nil {
+		os.Remove(Temp(path))
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// Remove removes path; that it is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// SyncDir makes new and removed names in dir durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
