@@ -10,6 +10,9 @@ RUN      ?= .
 RACE     ?= -race
 FUZZTIME ?= 30s
 KEEP     ?=
+ROUNDS   ?= 10
+SECONDS  ?= 2
+MODE     ?= veth
 
 TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
@@ -23,7 +26,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build test unit e2e demo demo-clean soak lint fmt fuzz clean
+.PHONY: help deps build test unit e2e demo demo-clean soak bench lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +59,9 @@ demo-clean: ## Take away what 'make demo KEEP=1' left running (root)
 soak: deps build ## Repeat end-to-end cases and write results/ (root; COUNT=10, RUN=REGEXP)
 	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -repeat $(COUNT) -results results/soak-$$(date -u +%Y%m%dT%H%M%SZ).json \
 	  -- -count=1 -timeout 15m -run '$(RUN)' ./e2e/...
+
+bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
+	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)
 
 lint: ## Check formatting, vet, staticcheck, layering and go.mod
 	@echo "gofmt"; out=$$(gofmt -l -s .); if [ -n "$$out" ]; then echo "not gofmt'ed (make fmt):"; echo "$$out"; exit 1; fi

@@ -46,6 +46,7 @@ type Node struct {
 	StateDir   string
 	Socket     string // of the debug endpoints
 	Config     string
+	Engine     string // of the tunnel; empty: the agent's default
 	Proc       *lab.Process
 	bin        string
 }
@@ -57,6 +58,7 @@ type NodeSpec struct {
 	TokenRoutes []string // announced and approved by the token
 	Routes      []string // announced by the config, to be approved
 	Accept      []string // of the config; nil: the default
+	Engine      string   // of the tunnel; empty: the agent's default
 }
 
 // NewSystem prepares a hub on host, reachable at public, and starts it.
@@ -139,7 +141,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -165,6 +167,9 @@ func (n *Node) Configure(routes, accept []string) error {
 	}
 	list("routes", routes)
 	list("accept", accept)
+	if n.Engine != "" {
+		fmt.Fprintf(&b, "tunnel:\n  engine: %s\n", n.Engine)
+	}
 	if err := os.WriteFile(n.Config, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("write config: %w", err)
 	}

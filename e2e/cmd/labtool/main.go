@@ -1,12 +1,15 @@
-// Command labtool is the traffic of tests and demo: a server and its clients,
+// Command labtool is the traffic of tests, demo and benchmark: a server and its clients,
 // static, so that it runs in pods and containers alike.
 //
-//	labtool serve                        TCP 7000 checksum, 7002 echo; UDP 7001 transfer; HTTP 7080
+//	labtool serve                        TCP 7000 checksum, 7002 echo, 7003 count; UDP 7001 transfer, 7004 count; HTTP 7080
 //	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
 //	labtool udp ADDR -bytes N -size S [-group G]   the same over UDP, resending what is lost
 //	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
 //	labtool http URL                     prints the answer
 //	labtool ping ADDR…                   one ICMP echo to each
+//	labtool flood ADDR -streams N -for D   TCP as fast as it goes
+//	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
+//	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
 //
 // Results are one JSON object on standard output.
 package main
@@ -33,22 +36,27 @@ func main() {
 
 // Ports of serve.
 const (
-	portTCP  = "7000"
-	portUDP  = "7001"
-	portEcho = "7002"
-	portHTTP = "7080"
+	portTCP   = "7000"
+	portUDP   = "7001"
+	portEcho  = "7002"
+	portFlood = "7003"
+	portRate  = "7004"
+	portHTTP  = "7080"
 )
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, http or ping")
+		return fmt.Errorf("want serve, tcp, udp, hold, http, ping, flood, rate or rtt")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
 	size := fs.Int("size", 1200, "bytes in a datagram")
 	group := fs.Int("group", 1, "datagrams in one system call (UDP_SEGMENT)")
 	marker := fs.String("marker", "", "text that the payload is made of")
-	dur := fs.Duration("for", time.Hour, "how long to hold the connection")
+	dur := fs.Duration("for", time.Hour, "how long to hold the connection, send or ping")
+	streams := fs.Int("streams", 1, "connections at once")
+	pps := fs.Float64("pps", 1000, "datagrams in a second")
+	every := fs.Duration("every", 10*time.Millisecond, "time between echoes")
 	target := ""
 	rest := args[1:]
 	if len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
@@ -69,6 +77,12 @@ func run(ctx context.Context, args []string) error {
 		return show(sendUDP(ctx, target, *bytes, *size, *group, *marker))
 	case "hold":
 		return show(hold(ctx, target, *dur))
+	case "flood":
+		return show(flood(ctx, target, *streams, *dur))
+	case "rate":
+		return show(sendRate(ctx, target, *pps, *size, *dur))
+	case "rtt":
+		return show(roundTrips(ctx, target, *every, *dur))
 	case "http":
 		return get(ctx, target)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	probing "github.com/prometheus-community/pro-bing"
@@ -45,4 +46,35 @@ func ping(ctx context.Context, addrs []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// RoundTrips is what rtt prints, in milliseconds. Lost echoes are left out of
+// the percentiles.
+type RoundTrips struct {
+	Sent     int     `json:"sent"`
+	Received int     `json:"received"`
+	P50      float64 `json:"p50_ms"`
+	P99      float64 `json:"p99_ms"`
+}
+
+// roundTrips pings one address for a while.
+func roundTrips(ctx context.Context, addr string, every, d time.Duration) (RoundTrips, error) {
+	p, err := probing.NewPinger(addr)
+	if err != nil {
+		return RoundTrips{}, fmt.Errorf("ping %s: %w", addr, err)
+	}
+	p.SetPrivileged(true)
+	p.Interval, p.Count, p.Timeout = every, max(1, int(d/every)), d+time.Second
+	if err := p.RunWithContext(ctx); err != nil {
+		return RoundTrips{}, fmt.Errorf("ping %s: %w", addr, err)
+	}
+	s := p.Statistics()
+	r := RoundTrips{Sent: s.PacketsSent, Received: len(s.Rtts)}
+	if r.Received == 0 {
+		return r, fmt.Errorf("ping %s: no answer", addr)
+	}
+	slices.Sort(s.Rtts)
+	at := func(percent int) float64 { return float64(s.Rtts[min(r.Received-1, r.Received*percent/100)]) / 1e6 }
+	r.P50, r.P99 = at(50), at(99)
+	return r, nil
 }

@@ -101,7 +101,9 @@ func serve(ctx context.Context) error {
 		}
 	})
 	listen(portEcho, func(c net.Conn) { io.Copy(c, c) })
+	listen(portFlood, drain)
 	g.Go(func() error { return serveUDP(ctx) })
+	g.Go(func() error { return serveRate(ctx) })
 	srv := &http.Server{Addr: ":" + portHTTP, ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Printf("http %s %s from %s\n", r.Method, r.URL.Path, host)

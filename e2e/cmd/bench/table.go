@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// row is a line of the table: one figure, or several with a slash between.
+type row struct {
+	name    string
+	digits  int
+	figures []string
+}
+
+func byRole(figure string) (out []string) {
+	for _, r := range roles {
+		out = append(out, figure+r)
+	}
+	return out
+}
+
+var rows = []row{
+	{"TCP 1 stream Gbit/s", 2, []string{figTCP1}},
+	{"TCP 8 streams Gbit/s", 2, []string{figTCP8}},
+	{"UDP 200 B kpps", 0, []string{figUDP}},
+	{"ping idle p50/p99", 2, []string{figIdleP50, figIdleP99}},
+	{"ping TCP 1 p50/p99", 1, []string{figLoadedP50, figLoadedP99}},
+	{"CPU-s/GB TCP 1 s/h/r", 2, byRole(figCPU1)},
+	{"CPU-s/GB TCP 8 s/h/r", 2, byRole(figCPU8)},
+	{"MB idle s/h/r", 0, byRole(figIdleMB)},
+	{"MB TCP 8 s/h/r", 0, byRole(figLoadedMB)},
+}
+
+// table is what a person reads, 120 characters wide.
+func (r *result) table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n%d rounds of %g s, mode %s, %d CPUs, Linux %s, %s\ncommit %.12s%s, wireguard-go %s\n", r.Options.Rounds, r.Options.Seconds,
+		r.Options.Mode, r.Versions.CPUs, r.Versions.Kernel, r.Versions.Go, r.Versions.Commit,
+		map[bool]string{true: " and changes"}[r.Versions.Changed], r.Versions.WireGuard)
+	fmt.Fprintf(&b, "Medians. s/h/r: sender, hub, receiver. UDP: most that arrives with less than 1 %% lost. ping in ms.\n\n%-21s", "")
+	for _, c := range r.Options.Columns {
+		fmt.Fprintf(&b, "%14s", c)
+	}
+	b.WriteByte('\n')
+	for _, row := range rows {
+		fmt.Fprintf(&b, "%-21s", row.name)
+		for _, c := range r.Options.Columns {
+			fmt.Fprintf(&b, "%14s", r.cell(c, row))
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("\nRatios within a round                             median      interval       target\n")
+	few := false
+	for _, c := range r.Compared {
+		e := c.Estimate
+		fmt.Fprintf(&b, "%-48s %7.2f   %6.2f to %-6.2f  %s\n", c.What, e.Median, e.Low, e.High, c.Target)
+		few = few || !e.Enough
+	}
+	if few {
+		b.WriteString("Intervals are from the smallest to the largest: 95 % takes 6 rounds or more.\n")
+	} else {
+		b.WriteString("Intervals hold the median with 95 % confidence (order statistics).\n")
+	}
+	return b.String()
+}
+
+func (r *result) cell(column string, row row) string {
+	var parts []string
+	found := false
+	for _, f := range row.figures {
+		e, ok := r.Medians[f][column]
+		if !ok {
+			parts = append(parts, "-")
+			continue
+		}
+		found = true
+		parts = append(parts, fmt.Sprintf("%.*f", row.digits, e.Median))
+	}
+	if !found {
+		return "-"
+	}
+	return strings.Join(parts, "/")
+}
