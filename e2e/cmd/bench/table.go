@@ -25,8 +25,8 @@ var rows = []row{
 	{"UDP 200 B kpps", 0, []string{figUDP}},
 	{"ping idle p50/p99", 2, []string{figIdleP50, figIdleP99}},
 	{"ping TCP 1 p50/p99", 1, []string{figLoadedP50, figLoadedP99}},
-	{"CPU-s/GB TCP 1 s/h/r", 2, byRole(figCPU1)},
-	{"CPU-s/GB TCP 8 s/h/r", 2, byRole(figCPU8)},
+	{"CPU-s/GB TCP 1 s/h/r", 1, byRole(figCPU1)},
+	{"CPU-s/GB TCP 8 s/h/r", 1, byRole(figCPU8)},
 	{"MB idle s/h/r", 0, byRole(figIdleMB)},
 	{"MB TCP 8 s/h/r", 0, byRole(figLoadedMB)},
 }

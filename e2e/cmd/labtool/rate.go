@@ -3,25 +3,26 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A datagram of rate: run (8 bytes), then 0 and padding. A question has 1
-// there and nothing after it; the answer is run and the number of datagrams
-// that arrived of it (8).
+// A datagram of rate is its run (8 bytes) and padding. How many of a run
+// arrived is asked over HTTP, which gets through when datagrams do not.
 const (
-	rateQuestion = 9
-	rateAnswer   = 16
-	ratePause    = 100 * time.Microsecond
-	rateBurst    = 64
-	rateGiveUp   = 5 * time.Second
+	rateHeader = 8
+	ratePause  = 100 * time.Microsecond
+	rateGiveUp = 10 * time.Second
+	ratePath   = "/rate"
 )
 
 // Rate is what rate prints.
@@ -31,8 +32,24 @@ type Rate struct {
 	Seconds  float64 `json:"seconds"` // of sending
 }
 
-// serveRate counts datagrams of the newest run.
-func serveRate(ctx context.Context) error {
+// Counted is the server's answer: datagrams of the newest run.
+type Counted struct {
+	Run   uint64 `json:"run"`
+	Count int64  `json:"count"`
+}
+
+// counter counts datagrams of the newest run.
+type counter struct {
+	run   atomic.Uint64
+	count atomic.Int64
+}
+
+// ServeHTTP answers with a Counted.
+func (k *counter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	json.NewEncoder(w).Encode(Counted{k.run.Load(), k.count.Load()})
+}
+
+func (k *counter) serve(ctx context.Context) error {
 	c, err := net.ListenPacket("udp", ":"+portRate)
 	if err != nil {
 		return err
@@ -40,46 +57,50 @@ func serveRate(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	u := c.(*net.UDPConn)
 	u.SetReadBuffer(4 << 20)
-	var run uint64
-	var count uint64
-	b := make([]byte, 65536)
+	m, err := newMmsg(u, func() []byte { return make([]byte, 2048) })
+	if err != nil {
+		return err
+	}
 	for {
-		n, from, err := u.ReadFromUDPAddrPort(b)
+		n, err := m.receive()
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if n < rateQuestion {
-			continue
+		for i := range n {
+			b := m.at(i)
+			if len(b) < rateHeader {
+				continue
+			}
+			if run := binary.BigEndian.Uint64(b); run != k.run.Load() {
+				k.count.Store(0)
+				k.run.Store(run)
+			}
+			k.count.Add(1)
 		}
-		if id := binary.BigEndian.Uint64(b); id != run {
-			run, count = id, 0
-		}
-		if n > rateQuestion || b[8] != 1 {
-			count++
-			continue
-		}
-		a := binary.BigEndian.AppendUint64(nil, run)
-		u.WriteToUDPAddrPort(binary.BigEndian.AppendUint64(a, count), from) // a lost answer is asked for again
 	}
 }
 
-// sendRate offers pps datagrams of size bytes a second, each by a system call
-// of its own, and asks how many arrived.
+// sendRate offers pps datagrams of size bytes a second, each a packet of its
+// own, and asks how many arrived.
 func sendRate(ctx context.Context, addr string, pps float64, size int, d time.Duration) (Rate, error) {
-	if size <= rateQuestion || size > 65000 || pps <= 0 {
+	if size < rateHeader || size > 65000 || pps <= 0 {
 		return Rate{}, fmt.Errorf("size %d or rate %v is out of range", size, pps)
 	}
-	conn, err := net.Dial("udp", net.JoinHostPort(addr, portRate))
+	c, err := net.Dial("udp", net.JoinHostPort(addr, portRate))
 	if err != nil {
 		return Rate{}, err
 	}
-	c := conn.(*net.UDPConn)
 	defer c.Close()
 	b := make([]byte, size)
-	binary.BigEndian.PutUint64(b, uint64(os.Getpid())<<32|uint64(time.Now().UnixNano())&0xffffffff)
+	run := uint64(os.Getpid())<<32 | uint64(time.Now().UnixNano())&0xffffffff
+	binary.BigEndian.PutUint64(b, run)
+	m, err := newMmsg(c.(*net.UDPConn), func() []byte { return b })
+	if err != nil {
+		return Rate{}, err
+	}
 	// Go's timers are too coarse for even spacing: a thread that sleeps by
 	// itself.
 	runtime.LockOSThread()
@@ -91,42 +112,56 @@ func sendRate(ctx context.Context, addr string, pps float64, size int, d time.Du
 		if e >= d || ctx.Err() != nil {
 			break
 		}
-		due := int64(e.Seconds() * pps)
-		for k := 0; r.Sent < due && k < rateBurst; k++ {
-			// A full queue answers with an error: it counts as offered.
-			c.Write(b)
-			r.Sent++
+		due := int64(e.Seconds()*pps) - r.Sent
+		if due > 0 {
+			n, err := m.send(int(due))
+			if err != nil {
+				n = 1 // a full queue on the way: offered and lost
+			}
+			r.Sent += int64(n)
 		}
-		if r.Sent >= due {
+		if due <= mmsgBatch {
 			pause := unix.NsecToTimespec(int64(ratePause))
 			unix.Nanosleep(&pause, nil)
 		}
 	}
 	r.Seconds = time.Since(start).Seconds()
-	r.Received, err = askCount(ctx, c, b[:8])
+	r.Received, err = askCount(ctx, addr, run)
 	return r, err
 }
 
 // askCount asks until two answers in a row are the same: by then the queues
 // are empty.
-func askCount(ctx context.Context, c *net.UDPConn, run []byte) (int64, error) {
-	last := int64(-1)
-	question := append(append([]byte(nil), run...), 1)
-	in := make([]byte, 64)
-	for end := time.Now().Add(rateGiveUp); time.Now().Before(end) && ctx.Err() == nil; {
-		c.Write(question)
-		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		n, err := c.Read(in)
-		if err != nil || n != rateAnswer || string(in[:8]) != string(run) {
-			continue
-		}
-		got := int64(binary.BigEndian.Uint64(in[8:]))
-		if got == last {
-			return got, nil
-		}
-		last = got
-		pause := unix.NsecToTimespec(int64(20 * time.Millisecond))
-		unix.Nanosleep(&pause, nil)
+func askCount(ctx context.Context, addr string, run uint64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, rateGiveUp)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(addr, portHTTP)+ratePath, nil)
+	if err != nil {
+		return 0, err
 	}
-	return 0, errors.Join(errors.New("no count came back"), ctx.Err())
+	tick := time.NewTicker(30 * time.Millisecond)
+	defer tick.Stop()
+	for last := int64(-1); ; {
+		var k Counted
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			err = json.NewDecoder(resp.Body).Decode(&k)
+			resp.Body.Close()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("ask for the count: %w", err)
+		}
+		if k.Run != run {
+			k.Count = 0 // not one arrived
+		}
+		if k.Count == last {
+			return last, nil
+		}
+		last = k.Count
+		select {
+		case <-ctx.Done():
+			return 0, errors.New("the count does not come to rest")
+		case <-tick.C:
+		}
+	}
 }

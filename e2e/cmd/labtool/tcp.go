@@ -103,12 +103,16 @@ func serve(ctx context.Context) error {
 	listen(portEcho, func(c net.Conn) { io.Copy(c, c) })
 	listen(portFlood, drain)
 	g.Go(func() error { return serveUDP(ctx) })
-	g.Go(func() error { return serveRate(ctx) })
-	srv := &http.Server{Addr: ":" + portHTTP, ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	datagrams := &counter{}
+	g.Go(func() error { return datagrams.serve(ctx) })
+	mux := http.NewServeMux()
+	mux.Handle(ratePath, datagrams)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Printf("http %s %s from %s\n", r.Method, r.URL.Path, host)
 		fmt.Fprintf(w, "hello %s, here is %s\n", host, hostname())
-	})}
+	})
+	srv := &http.Server{Addr: ":" + portHTTP, ReadHeaderTimeout: 10 * time.Second, Handler: mux}
 	context.AfterFunc(ctx, func() { srv.Close() })
 	g.Go(func() error {
 		if err := srv.ListenAndServe(); ctx.Err() == nil {
