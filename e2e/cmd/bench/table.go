@@ -31,7 +31,7 @@ var rows = []row{
 	{"MB TCP 8 s/h/r", 0, byRole(figLoadedMB)},
 }
 
-// table is what a person reads, 120 characters wide.
+// table is what a person reads, 126 characters wide.
 func (r *result) table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%d rounds of %g s, mode %s, %d CPUs, Linux %s, %s\ncommit %.12s%s, wireguard-go %s\n", r.Options.Rounds, r.Options.Seconds,
@@ -39,13 +39,13 @@ func (r *result) table() string {
 		map[bool]string{true: " and changes"}[r.Versions.Changed], r.Versions.WireGuard)
 	fmt.Fprintf(&b, "Medians. s/h/r: sender, hub, receiver. UDP: most that arrives with less than 1 %% lost. ping in ms.\n\n%-21s", "")
 	for _, c := range r.Options.Columns {
-		fmt.Fprintf(&b, "%14s", c)
+		fmt.Fprintf(&b, "%15s", c)
 	}
 	b.WriteByte('\n')
 	for _, row := range rows {
 		fmt.Fprintf(&b, "%-21s", row.name)
 		for _, c := range r.Options.Columns {
-			fmt.Fprintf(&b, "%14s", r.cell(c, row))
+			fmt.Fprintf(&b, "%15s", r.cell(c, row))
 		}
 		b.WriteByte('\n')
 	}
