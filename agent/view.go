@@ -193,10 +193,25 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 	return string(protocol.PathNone)
 }
 
+// leaveReach is how long a leave waits for a hub to tell: one that can be
+// reached is within a second of an agent's start.
+const leaveReach = 3 * time.Second
+
 // leave tells the hub, if there is one, gives the identity up and ends Run.
 func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	r := debug.LeaveResult{Told: true}
-	err := a.control.Leave(ctx)
+	a.mu.Lock()
+	known := a.held != nil && a.held.Revoked
+	a.mu.Unlock()
+	var err error
+	if !known { // an agent that has just started is about to reach its hub
+		wait, cancel := context.WithTimeout(ctx, leaveReach)
+		err = a.connected(wait)
+		cancel()
+	}
+	if err == nil {
+		err = a.control.Leave(ctx)
+	}
 	a.applyMu.Lock() // after a netmap that is being taken
 	defer a.applyMu.Unlock()
 	a.mu.Lock()
@@ -218,6 +233,18 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 // LeaveWhenConnected waits for a hub, tells it that this node leaves and ends
 // Run. It fails, with the identity still there, if ctx ends first.
 func (a *Agent) LeaveWhenConnected(ctx context.Context) error {
+	if err := a.connected(ctx); err != nil {
+		return err
+	}
+	if r := a.leave(ctx); !r.Told {
+		return fmt.Errorf("%s", r.Error)
+	}
+	return nil
+}
+
+// connected waits for a control session. It fails with what keeps it away if
+// ctx ends first.
+func (a *Agent) connected(ctx context.Context) error {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for !a.control.Connected() {
@@ -231,9 +258,6 @@ func (a *Agent) LeaveWhenConnected(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-	}
-	if r := a.leave(ctx); !r.Told {
-		return fmt.Errorf("%s", r.Error)
 	}
 	return nil
 }
