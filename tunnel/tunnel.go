@@ -103,7 +103,7 @@ func openInline(c engineConfig) (engine.Engine, error) {
 	}
 	dev := &inline.Device{Name: c.iface, Queues: []int{fd}, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
 	dev.TSO, dev.USO = tundev.SetOffloads(fd)
-	e, err := inline.New(inline.Config{PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
+	e, err := inline.New(inline.Config{Number: c.number, PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
 	if err != nil {
 		tundev.CloseFD(fd)
 		return nil, err

@@ -123,7 +123,7 @@ func TestIdlePeerIsCheap(t *testing.T) {
 	for i := range protocol.NodeNumber(n) {
 		k, err := protocol.NewWireGuardPrivateKey()
 		require.NoError(t, err)
-		m := newMachine(k, time.Now(), out, &counters{})
+		m := newMachine(0, k, time.Now(), out, &counters{})
 		m.add(newPeer(2, hub.public), time.Now())
 		others[i+10] = m
 		peers = append(peers, engine.Peer{Number: i + 10, Key: k.Public(), AllowedIPs: []netip.Prefix{

@@ -36,6 +36,9 @@ const Name = "inline"
 // Config is what an engine needs. Exactly one of Device and TUN is set; the
 // engine owns it once New has succeeded and closes it when Run ends.
 type Config struct {
+	// Number is the node's own. Where initiations cross, the lower number's
+	// wins; zero, in plain mode, leaves that to WireGuard's timers.
+	Number     protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
 	Carrier    engine.Carrier
 	Device     *Device    // a kernel TUN device by its file descriptors: the fast path
@@ -132,7 +135,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e.mtu.Store(int32(e.device.mtu()))
 	e.routes.Store(&routes{})
-	e.machine = newMachine(cfg.PrivateKey, e.origin, e, &e.counts)
+	e.machine = newMachine(cfg.Number, cfg.PrivateKey, e.origin, e, &e.counts)
 	e.control = newSender(e)
 	return e, nil
 }
@@ -220,6 +223,7 @@ type counters struct {
 	badMAC       atomic.Uint64 // handshake message that fails the cheap checks
 	badHandshake atomic.Uint64 // handshake message that does not authenticate
 	replayed     atomic.Uint64 // initiation seen before, or too soon
+	crossed      atomic.Uint64 // initiation while ours, which wins, is under way
 	cookies      atomic.Uint64 // handshakes answered by a cookie
 	limited      atomic.Uint64 // handshakes beyond the rate limit
 	sendErrors   atomic.Uint64 // refused by the carrier
@@ -233,7 +237,7 @@ func (e *Engine) Counters() map[string]uint64 {
 		"unknown": c.unknown.Load(), "rejected": c.rejected.Load(), "malformed": c.malformed.Load(),
 		"spoofed": c.spoofed.Load(), "no_route": c.noRoute.Load(), "unstaged": c.unstaged.Load(),
 		"queue_full": c.queueFull.Load(), "bad_mac": c.badMAC.Load(), "bad_handshake": c.badHandshake.Load(),
-		"replayed": c.replayed.Load(), "cookies": c.cookies.Load(), "limited": c.limited.Load(),
+		"replayed": c.replayed.Load(), "crossed": c.crossed.Load(), "cookies": c.cookies.Load(), "limited": c.limited.Load(),
 		"send_errors": c.sendErrors.Load(), "write_errors": c.writeErrors.Load(),
 	}
 }

@@ -27,6 +27,10 @@ const (
 	// refreshReceiving is the age at which the initiator of a session that
 	// only receives asks for a new one.
 	refreshReceiving = rejectAfterTime - keepaliveTimeout - rekeyTimeout
+	// crossing is how long our own initiation makes us drop the other side's:
+	// not for good, ours may be lost. The underlay does the same before the
+	// engine; this is for carriers that do not.
+	crossing = time.Second
 	// initiationInterval is the shortest time between two initiations of one
 	// peer that are answered.
 	initiationInterval = device.HandshakeInitationRate

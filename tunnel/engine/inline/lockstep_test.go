@@ -63,7 +63,7 @@ func newPair(t *testing.T) *pair {
 		k, err := protocol.NewWireGuardPrivateKey()
 		require.NoError(t, err)
 		s := &side{t: t, key: k, number: n}
-		s.m = newMachine(k, start, s, &s.counts)
+		s.m = newMachine(0, k, start, s, &s.counts)
 		return s
 	}
 	p := &pair{T: t, a: mk(2), b: mk(3), now: start}

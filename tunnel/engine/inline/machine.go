@@ -20,7 +20,8 @@ import (
 // shares with it are the atomics of peer and session and the index table.
 type machine struct {
 	id      identity
-	origin  time.Time // of instants
+	number  protocol.NodeNumber // our own; zero: initiations that cross are not settled
+	origin  time.Time           // of instants
 	out     outlet
 	checker device.CookieChecker
 	index   *indexTable
@@ -51,9 +52,9 @@ type outlet interface {
 	allow(from netip.Addr) bool
 }
 
-func newMachine(key protocol.WireGuardPrivateKey, origin time.Time, out outlet, c *counters) *machine {
+func newMachine(number protocol.NodeNumber, key protocol.WireGuardPrivateKey, origin time.Time, out outlet, c *counters) *machine {
 	m := &machine{
-		id: newIdentity(key), origin: origin, out: out, counts: c,
+		id: newIdentity(key), number: number, origin: origin, out: out, counts: c,
 		index: newIndexTable(), peers: map[protocol.WireGuardPublicKey]*peer{},
 	}
 	m.checker.Init(device.NoisePublicKey(key.Public()))
@@ -163,6 +164,10 @@ func (m *machine) initiationReceived(t time.Time, from underlay.Source, msg []by
 	now := m.instant(t)
 	if !r.stamp.After(p.received) || !p.answeredAt.passed(now, initiationInterval) {
 		m.counts.replayed.Add(1)
+		return
+	}
+	if m.number != 0 && m.number < p.number && p.pending != nil && !p.lastHandshake.passed(now, crossing) {
+		m.counts.crossed.Add(1)
 		return
 	}
 	e := m.index.add(p)

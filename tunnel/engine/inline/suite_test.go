@@ -10,7 +10,7 @@ import (
 )
 
 func inlineEngine(c enginetest.Config) (engine.Engine, error) {
-	return inline.New(inline.Config{PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log})
+	return inline.New(inline.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log})
 }
 
 func wireguardGo(c enginetest.Config) (engine.Engine, error) {
