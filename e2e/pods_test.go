@@ -136,6 +136,30 @@ func TestInventory(t *testing.T) {
 	require.True(t, found, "its own address: %v", inv.Interfaces)
 }
 
+// Which engine runs is shown wherever a node is.
+func TestEngineIsReported(t *testing.T) {
+	w := sharedWorld(t)
+	t.Parallel()
+	for node, want := range map[string]string{"a1": EngineInline, otherEngineNode: EngineWireGuardGo} {
+		var n api.Node
+		require.NoError(t, w.Ask(step(t), &n, "node", "show", node))
+		require.Equal(t, want, n.Engine)
+		require.NoError(t, Wait(t, func() error {
+			var inv api.Inventory
+			if err := w.Ask(step(t), &inv, "inventory", "show", node); err != nil {
+				return err
+			}
+			if inv.Engine != want {
+				return errState(inv.Engine)
+			}
+			return nil
+		}))
+		out, err := w.Node(node).Agent(step(t), "status")
+		require.NoError(t, err)
+		require.Contains(t, out, "engine "+want)
+	}
+}
+
 // The debug endpoints by the agent's own commands.
 func TestAgentCommands(t *testing.T) {
 	w := sharedWorld(t)

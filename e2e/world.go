@@ -14,7 +14,7 @@ import (
 //	site      router                 nodes   pods
 //	idc-a     endpoint-independent   a1, a2  10.1.1.0/24, 10.1.2.0/24
 //	idc-b     symmetric              b1      10.2.1.0/24
-//	cloud-c   endpoint-independent   c1      10.3.1.0/24
+//	cloud-c   endpoint-independent   c1      10.3.1.0/24   (engine wireguard-go)
 //
 // Pods have IPv6 addresses as well: fd10:1:1::/64 and so on. Each site's LAN,
 // 192.168.S.0/24, has a host without an agent, .50.
@@ -37,6 +37,14 @@ type Pod struct {
 const (
 	HubAddr   = "203.0.113.1"
 	PublicNet = "203.0.113.0/24"
+)
+
+// Engines of the tunnel. One node runs the one that is not the default, so
+// that the cases it takes part in join the two.
+const (
+	EngineInline      = "inline"
+	EngineWireGuardGo = "wireguard-go"
+	otherEngineNode   = "c1"
 )
 
 // Where are the world's sites and nodes.
@@ -117,6 +125,9 @@ func (w *World) JoinAll(ctx context.Context, extra map[string][]string, say func
 				r := PodRoutes(s.n, i+1)
 				say(fmt.Sprintf("causeway token create --site %s --route %s; on %s: causeway-agent join TOKEN; causeway-agent run", s.name, r[0], name))
 				spec := NodeSpec{Name: name, Site: s.name, Host: w.Hosts[name], TokenRoutes: r[:1], Routes: append([]string{r[1]}, extra[name]...)}
+				if name == otherEngineNode {
+					spec.Engine = EngineWireGuardGo
+				}
 				if _, err := w.Join(ctx, spec); err != nil {
 					return fmt.Errorf("join %s: %w", name, err)
 				}

@@ -25,7 +25,7 @@ import (
 const (
 	EngineInline      = inline.Name
 	EngineWireGuardGo = wggo.Name
-	DefaultEngine     = EngineWireGuardGo
+	DefaultEngine     = EngineInline
 )
 
 // DefaultMTU of a node's TUN device: what an Ethernet frame of 1500 bytes

@@ -47,7 +47,7 @@ type Tunnel struct {
 	Interface  string
 	ListenPort uint16 // UDP; 0: any free port
 	MTU        int    // of the device and of routes into it; 0: chosen by the tunnel
-	Engine     string // inline or wireguard-go; empty: chosen by the tunnel
+	Engine     string // inline or wireguard-go; empty: inline
 }
 
 // Debug configures the debug endpoints.

@@ -33,10 +33,10 @@ var columns = []column{
 	{colPlain, connectPlain},
 	{colWGDirect, connectWireGuardDirect},
 	{colWGHub, connectWireGuardHub},
-	{colInlineDirect, causeway("inline", protocol.PathDirect)},
-	{colInlineRelay, causeway("inline", protocol.PathRelay)},
-	{colWggoDirect, causeway("wireguard-go", protocol.PathDirect)},
-	{colWggoRelay, causeway("wireguard-go", protocol.PathRelay)},
+	{colInlineDirect, causeway(e2e.EngineInline, protocol.PathDirect)},
+	{colInlineRelay, causeway(e2e.EngineInline, protocol.PathRelay)},
+	{colWggoDirect, causeway(e2e.EngineWireGuardGo, protocol.PathDirect)},
+	{colWggoRelay, causeway(e2e.EngineWireGuardGo, protocol.PathRelay)},
 }
 
 func columnNames() (out []string) {
