@@ -22,6 +22,8 @@ type Host struct {
 
 	links []string // for the report
 	mtu   int      // of a switch
+
+	queues int // netfilter queues in use, by Delay
 }
 
 // Host makes a host without links.

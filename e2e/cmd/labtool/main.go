@@ -10,6 +10,7 @@
 //	labtool flood ADDR -streams N -for D   TCP as fast as it goes
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
+//	labtool delay -queue N -delay D [-jitter D] [-loss P]   holds back and drops packets of a netfilter queue
 //
 // Results are one JSON object on standard output.
 package main
@@ -46,7 +47,7 @@ const (
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, http, ping, flood, rate or rtt")
+		return fmt.Errorf("want serve, tcp, udp, hold, http, ping, flood, rate, rtt or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -57,6 +58,10 @@ func run(ctx context.Context, args []string) error {
 	streams := fs.Int("streams", 1, "connections at once")
 	pps := fs.Float64("pps", 1000, "datagrams in a second")
 	every := fs.Duration("every", 10*time.Millisecond, "time between echoes")
+	queue := fs.Int("queue", 1, "number of the netfilter queue")
+	base := fs.Duration("delay", 0, "how long each packet is held back")
+	jitter := fs.Duration("jitter", 0, "up to this much more, which reorders")
+	loss := fs.Float64("loss", 0, "percent of packets to drop")
 	target := ""
 	rest := args[1:]
 	if len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
@@ -83,6 +88,8 @@ func run(ctx context.Context, args []string) error {
 		return show(sendRate(ctx, target, *pps, *size, *dur))
 	case "rtt":
 		return show(roundTrips(ctx, target, *every, *dur))
+	case "delay":
+		return delay(ctx, *queue, *base, *jitter, *loss)
 	case "http":
 		return get(ctx, target)
 	}
