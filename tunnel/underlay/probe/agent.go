@@ -20,7 +20,10 @@ const (
 type Hub struct {
 	Number protocol.NodeNumber
 	Key    protocol.WireGuardPublicKey
-	Addrs  []netip.AddrPort
+	Addrs  []netip.AddrPort // UDP
+	// Stream is what a stream to the hub is called here (protocol.StreamAddr);
+	// zero: there is none.
+	Stream netip.AddrPort
 }
 
 // Peer is a peer of the netmap.
@@ -39,15 +42,17 @@ type Hop struct {
 
 // Route is how a peer or hub is reached now.
 type Route struct {
-	Kind  protocol.PathKind // PathNone: not at all
-	Hop   Hop
-	Live  []Hop // every live path, the chosen one first: for handshakes
-	Since time.Time
-	RTT   time.Duration
+	Kind protocol.PathKind // PathNone: not at all
+	Hop  Hop
+	Live []Hop // every live path, the chosen one first: for handshakes
+	// Stream leads over a hub's stream, which has no path MTU; zero: none is up.
+	Stream Hop
+	Since  time.Time
+	RTT    time.Duration
 }
 
 func (r Route) same(o Route) bool {
-	return r.Kind == o.Kind && r.Hop == o.Hop && slices.Equal(r.Live, o.Live)
+	return r.Kind == o.Kind && r.Hop == o.Hop && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
 }
 
 // hub is a hub as an agent probes it.
@@ -87,6 +92,10 @@ type Agent struct {
 	hubOf    map[netip.AddrPort]*hub
 	seq      uint64
 	pathID   uint16
+
+	since       time.Time // hubs with streams were set
+	heard       bool      // a hub has answered over UDP once
+	streamUntil time.Time // streams are wanted
 }
 
 // NewAgent returns an Agent that knows nobody yet.
@@ -110,6 +119,12 @@ func (a *Agent) SetHubs(now time.Time, hubs []Hub, out *Output) error {
 		hubs[i].Addrs = plainAddrs(hubs[i].Addrs)
 	}
 	for _, h := range hubs {
+		if h.Stream.IsValid() {
+			if !protocol.IsStream(h.Stream) || addrs[h.Stream] {
+				return fmt.Errorf("set hubs: stream address %s of hub %d is not valid or there twice", h.Stream, h.Number)
+			}
+			addrs[h.Stream] = true
+		}
 		if !h.Number.Valid() || h.Number == a.cfg.Self || numbers[h.Number] {
 			return fmt.Errorf("set hubs: hub number %d is not valid, our own, or there twice", h.Number)
 		}
@@ -145,6 +160,7 @@ func (a *Agent) SetHubs(now time.Time, hubs []Hub, out *Output) error {
 			h.paths = append(h.paths, p)
 			a.hubAddrs[ad], a.hubOf[ad] = p, h
 		}
+		a.newStream(h, keep)
 		if !slices.Contains(h.paths, h.chosen) {
 			h.chosen = nil
 		}
@@ -411,10 +427,20 @@ func (a *Agent) askHub(now time.Time, h *hub, p *path, out *Output) {
 	}
 	q := a.question(now)
 	p.sent(q)
-	p.next = now.Add(p.pause(now, p == h.chosen))
+	p.next = now.Add(a.hubPause(now, h, p))
 	m := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
 		PathID: p.id, Boot: a.cfg.Boot, Nonce: q.nonce}
 	out.Sends = append(out.Sends, Send{p.addr, m.Append(nil, &h.keys.Send)})
+}
+
+// hubPause is path.pause for a hub's path: the one that data goes over is
+// watched as closely as any.
+func (a *Agent) hubPause(now time.Time, h *hub, p *path) time.Duration {
+	d := p.pause(now, p == h.chosen)
+	if p == h.chosen && len(a.active) > 0 {
+		d = min(d, chosenEvery)
+	}
+	return d
 }
 
 // Route is how peer or hub n is reached now.

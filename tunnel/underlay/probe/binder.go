@@ -120,6 +120,7 @@ func (b *Binder) cookie(secret *[32]byte, src netip.AddrPort, n protocol.NodeNum
 		panic(err)
 	}
 	h.Write(m[:])
+	h.Write([]byte(src.Addr().Zone())) // a stream's is nobody else's
 	h.Sum(c[:0])
 	return c
 }
@@ -165,7 +166,10 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, data []byte, out *Ou
 		if !b.bind(now, n, src, m, out) {
 			return Replayed
 		}
-		r.Kind, r.Counter, r.Observed = protocol.ProbeAcknowledge, m.Counter, src
+		r.Kind, r.Counter = protocol.ProbeAcknowledge, m.Counter
+		if !protocol.IsStream(src) {
+			r.Observed = src
+		}
 	}
 	out.Sends = append(out.Sends, Send{src, r.Append(nil, &n.keys.Send)})
 	return OK
@@ -234,6 +238,17 @@ func (b *Binder) bind(now time.Time, n *node, src netip.AddrPort, m protocol.Pro
 		b.change(n, out)
 	}
 	return true
+}
+
+// Unbind forgets an address that leads nowhere any more: of a stream that ended.
+func (b *Binder) Unbind(a netip.AddrPort, out *Output) {
+	n := b.addrs[a]
+	if n == nil {
+		return
+	}
+	delete(b.addrs, a)
+	n.bindings = slices.DeleteFunc(n.bindings, func(x binding) bool { return x.addr == a })
+	b.change(n, out)
 }
 
 func (b *Binder) change(n *node, out *Output) {

@@ -10,8 +10,10 @@ import (
 const (
 	rankNone     = iota
 	rankLast     // proven once, silent now: better than dropping when no hub is there
+	rankStream   // as rankRelay, over a stream
 	rankRelay    // the hub has us bound: data can start, though the peer has not answered over it yet
 	rankUnsteady // answers, and failed a short time ago
+	rankTCP      // a stream that the peer answers over
 	rankAlive    // a relay that the peer answers over
 	rankDirect
 )
@@ -23,8 +25,12 @@ func (a *Agent) rank(now time.Time, p *peer, q *path) int {
 		switch {
 		case q.hub.chosen == nil || !q.hub.chosen.alive(now):
 			return rankNone
+		case live && q.hub.chosen.stream:
+			return rankTCP
 		case live:
 			return rankAlive
+		case q.hub.chosen.stream:
+			return rankStream
 		}
 		return rankRelay
 	}
@@ -77,15 +83,19 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 	r := Route{Kind: protocol.PathNone, Since: p.chosenSince}
 	if best != nil {
 		r.Kind, r.Hop = best.kind, a.hop(p, best)
+		if protocol.IsStream(r.Hop.Addr) {
+			r.Kind = protocol.PathStream
+		}
 		r.Live = append(r.Live, r.Hop)
 		for _, q := range p.paths {
-			if q != best && (q.alive(now) || a.rank(now, p, q) == rankRelay) {
+			if q != best && (q.alive(now) || q.kind == protocol.PathRelay && a.rank(now, p, q) != rankNone) {
 				if h := a.hop(p, q); h.Addr.IsValid() {
 					r.Live = append(r.Live, h)
 				}
 			}
 		}
 	}
+	r.Stream = a.streamHop(now, p.Number)
 	if !r.same(p.route) {
 		p.route = r
 		out.Routes = append(out.Routes, p.Number)
@@ -102,24 +112,48 @@ func (a *Agent) hop(p *peer, q *path) Hop {
 	return Hop{q.hub.chosen.addr, p.Number}
 }
 
-// chooseHub decides over the path to h: it stays while it answers.
-func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
-	if h.chosen == nil || !h.chosen.alive(now) {
-		var best *path
-		for _, p := range h.paths {
-			if p.alive(now) && (best == nil || p.rtt < best.rtt) {
-				best = p
+// streamHop leads to peer n over the stream of a hub.
+func (a *Agent) streamHop(now time.Time, n protocol.NodeNumber) Hop {
+	for _, number := range a.hubNumbers() {
+		for _, p := range a.hubs[number].paths {
+			if p.stream && p.alive(now) {
+				return Hop{p.addr, n}
 			}
 		}
-		if best != nil && best != h.chosen {
-			h.chosen = best
-			// Only a confirmation over it makes the hub send there.
-			best.soon(now)
+	}
+	return Hop{}
+}
+
+// chooseHub decides over the path to h: it stays while it answers and no other
+// has a higher rank.
+func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
+	if c := h.chosen; c != nil && !c.stream && c.doubtful(now) && !c.goodSince.IsZero() {
+		c.fails++
+		c.goodSince = time.Time{}
+	}
+	var best *path
+	bestRank := 0
+	for _, p := range h.paths {
+		if !p.alive(now) {
+			continue
 		}
+		r := p.hubRank(now)
+		if best == nil || r > bestRank || r == bestRank && best != h.chosen && (p == h.chosen || p.rtt < best.rtt) {
+			best, bestRank = p, r
+		}
+	}
+	if best != nil && best != h.chosen {
+		h.chosen = best
+		// Only a confirmation over it makes the hub send there.
+		best.soon(now)
 	}
 	r := Route{Kind: protocol.PathNone, Since: h.route.Since}
 	if h.chosen != nil && h.chosen.alive(now) {
 		r.Kind, r.Hop = protocol.PathDirect, Hop{Addr: h.chosen.addr}
+		if h.chosen.stream {
+			r.Kind = protocol.PathStream
+		}
+		r.Stream = a.streamHop(now, 0)
 		r.Live = append(r.Live, r.Hop)
 		for _, p := range h.paths {
 			if p != h.chosen && p.alive(now) {

@@ -46,6 +46,9 @@ type path struct {
 	addr netip.AddrPort // the peer's or hub's; not set for a relay, which goes where its hub is
 	hub  *hub           // relay
 
+	stream bool // to a hub
+	down   bool // a stream that is not connected
+
 	netmap bool // direct: a candidate of the netmap, not an observed source
 
 	asked      []question // open ones, oldest first
@@ -62,11 +65,23 @@ type path struct {
 
 // alive reports whether the path was proven lately.
 func (p *path) alive(now time.Time) bool {
-	return !p.lastAnswer.IsZero() && now.Sub(p.lastAnswer) < staleAt && !p.silent(now)
+	stale := staleAt
+	if p.stream {
+		stale = streamStaleAt
+	}
+	return !p.lastAnswer.IsZero() && now.Sub(p.lastAnswer) < stale && !p.silent(now)
 }
 
 func (p *path) silent(now time.Time) bool {
-	return !p.unanswered.IsZero() && now.Sub(p.unanswered) >= deadAfter+p.rtt
+	return !p.unanswered.IsZero() && now.Sub(p.unanswered) >= p.patience()+p.rtt
+}
+
+// patience is how long a question may be unanswered before the path is dead.
+func (p *path) patience() time.Duration {
+	if p.stream {
+		return streamDeadAfter
+	}
+	return deadAfter
 }
 
 // steady reports whether a path that failed before has made up for it: each
@@ -112,7 +127,7 @@ func (p *path) measure(q question, now time.Time) {
 
 // answered closes q and all before it.
 func (p *path) answered(q question, now time.Time) {
-	if !p.alive(now) {
+	if !p.alive(now) || p.goodSince.IsZero() {
 		p.goodSince = now
 	} else if p.fails > 0 && now.Sub(p.goodSince) > time.Minute {
 		p.fails = 0
@@ -166,6 +181,9 @@ func (p *path) soon(now time.Time) {
 // due recomputes whether an answer has become late, and reports whether a
 // question is to be sent.
 func (p *path) due(now time.Time) bool {
+	if p.down {
+		return false
+	}
 	if !p.unanswered.IsZero() && p.alive(now) && now.Sub(p.unanswered) >= late+2*p.rtt && now.Sub(p.lastAsked) >= suspectEvery {
 		return true
 	}
@@ -174,13 +192,16 @@ func (p *path) due(now time.Time) bool {
 
 // wake is when the path next has something to do.
 func (p *path) wake(now time.Time) time.Time {
+	if p.down {
+		return now.Add(time.Second)
+	}
 	w := p.next
 	if !p.unanswered.IsZero() && p.alive(now) {
 		s := p.unanswered.Add(late + 2*p.rtt)
 		if a := p.lastAsked.Add(suspectEvery); a.After(s) {
 			s = a
 		}
-		if d := p.unanswered.Add(deadAfter + p.rtt); d.Before(s) {
+		if d := p.unanswered.Add(p.patience() + p.rtt); d.Before(s) {
 			s = d
 		}
 		if s.Before(w) {

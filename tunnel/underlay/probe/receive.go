@@ -35,6 +35,9 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 		return Misaddressed
 	}
 	via := a.hubOf[src]
+	if via == nil && protocol.IsStream(src) { // of a hub that is one no more
+		return UnknownSender
+	}
 	if via == nil && !p.Direct {
 		return Forbidden
 	}
@@ -160,14 +163,15 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 	}
 	if m.Kind == protocol.ProbeAcknowledge {
 		p.answered(q, now)
+		a.heard = a.heard || !p.stream
 		a.chooseHub(now, h, out)
-		p.next = p.lastAsked.Add(p.pause(now, p == h.chosen))
+		p.next = p.lastAsked.Add(a.hubPause(now, h, p))
 		return OK
 	}
 	p.measure(q, now)
 	r := protocol.Probe{Kind: protocol.ProbeConfirm, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
 		PathID: p.id, Boot: a.cfg.Boot, Nonce: m.Nonce, Stamp: m.Stamp, Cookie: m.Cookie}
-	if h.chosen == nil || h.chosen == p || !h.chosen.alive(now) {
+	if h.chosen == nil || h.chosen == p || !h.chosen.alive(now) || h.chosen.hubRank(now) < p.hubRank(now) {
 		h.counter++
 		r.Counter = h.counter
 	}

@@ -37,6 +37,19 @@ type world struct {
 	// lost says which packets get lost; nil: none.
 	lost   func(p packet) bool
 	random uint64
+
+	withStreams bool
+	streams     uint64 // connected so far
+	timers      []timer
+}
+
+type timer struct {
+	at time.Time
+	do func()
+}
+
+func (w *world) later(d time.Duration, do func()) {
+	w.timers = append(w.timers, timer{w.now.Add(d), do})
 }
 
 type simHub struct {
@@ -61,6 +74,38 @@ type simAgent struct {
 	released  []protocol.NodeNumber
 	boots     map[protocol.NodeNumber][]protocol.BootID // seen, in order
 	busy      map[protocol.NodeNumber]bool              // has traffic all the time
+
+	noStream bool
+	stream   netip.AddrPort // while connected, what the hub calls it
+	dialled  int
+}
+
+// simStream is what agents call their stream to the hub.
+var simStream = protocol.StreamAddr(1)
+
+// connect keeps the agent's stream as it is wanted; dialling takes three round trips.
+func (a *simAgent) connect() {
+	want := a.StreamsWanted(a.w.now) && !a.noStream
+	switch {
+	case want && !a.stream.IsValid() && a.dialled == 0:
+		a.dialled = 1
+		a.w.later(6*a.w.delay, func() {
+			a.dialled = 0
+			if a.noStream {
+				return
+			}
+			a.w.streams++
+			a.stream = protocol.StreamAddr(1000 + a.w.streams)
+			a.StreamUp(a.w.now, simStream)
+			a.next = a.w.now
+		})
+	case !want && a.stream.IsValid():
+		var out Output
+		a.w.hub.Unbind(a.stream, &out)
+		a.stream = netip.AddrPort{}
+		a.StreamDown(a.w.now, simStream, &out)
+		a.took(&out)
+	}
 }
 
 const simHubNumber = 1
@@ -132,7 +177,8 @@ func (a *simAgent) start() {
 	a.Agent = NewAgent(Config{Self: a.number, PrivateKey: a.key, Boot: a.boot, Rand: a.w.rand})
 	a.boots, a.busy = map[protocol.NodeNumber][]protocol.BootID{}, map[protocol.NodeNumber]bool{}
 	var out Output
-	h := Hub{Number: simHubNumber, Key: a.w.hub.key.Public(), Addrs: []netip.AddrPort{a.w.hub.addr}}
+	h := Hub{Number: simHubNumber, Key: a.w.hub.key.Public(), Addrs: []netip.AddrPort{a.w.hub.addr}, Stream: simStream}
+	a.noStream = a.noStream || !a.w.withStreams
 	require.NoError(a.w.t, a.SetHubs(a.w.now, []Hub{h}, &out))
 	require.NoError(a.w.t, a.SetPeers(a.w.now, a.peers, &out))
 	a.next = a.w.now
@@ -153,7 +199,12 @@ func (a *simAgent) candidates(n protocol.NodeNumber, c ...netip.AddrPort) {
 // took applies an output.
 func (a *simAgent) took(out *Output) {
 	for _, s := range out.Sends {
-		a.w.send(a.addr, s.To, s.Data)
+		switch {
+		case s.To != simStream:
+			a.w.send(a.addr, s.To, s.Data)
+		case a.stream.IsValid():
+			a.w.send(a.stream, a.w.hub.addr, s.Data)
+		}
 	}
 	a.restarted = append(a.restarted, out.Restarted...)
 	a.released = append(a.released, out.Released...)
@@ -188,9 +239,13 @@ func (w *world) deliver(p packet) Reason {
 		return w.toHub(p)
 	}
 	for _, n := range w.numbers() {
-		if a := w.agents[n]; a.addr == p.to {
+		if a := w.agents[n]; a.addr == p.to || a.stream.IsValid() && a.stream == p.to {
+			from := p.from
+			if p.to == a.stream {
+				from = simStream
+			}
 			var out Output
-			r := a.Receive(w.now, p.from, p.data, &out)
+			r := a.Receive(w.now, from, p.data, &out)
 			a.took(&out)
 			a.next = w.now
 			return r
@@ -234,8 +289,20 @@ func (w *world) pass(d time.Duration) {
 		if len(w.queue) > 0 {
 			next = earlier(next, w.queue[0].at)
 		}
+		for _, t := range w.timers {
+			next = earlier(next, t.at)
+		}
 		if next.After(w.now) {
 			w.now = next
+		}
+		timers := w.timers
+		w.timers = nil
+		for _, t := range timers {
+			if t.at.After(w.now) {
+				w.timers = append(w.timers, t)
+			} else {
+				t.do()
+			}
 		}
 		var out Output
 		w.hub.Tick(w.now, &out)
@@ -255,6 +322,7 @@ func (w *world) pass(d time.Duration) {
 			var out Output
 			a.next = a.Tick(w.now, &out)
 			a.took(&out)
+			a.connect()
 			if min := w.now.Add(time.Millisecond); a.next.Before(min) {
 				a.next = min
 			}
