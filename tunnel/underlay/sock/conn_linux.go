@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,17 +28,18 @@ type Options struct {
 const bufferSize = 7 << 20
 
 // Conn is an open socket. Write may be called concurrently; Read by one
-// goroutine at a time.
+// goroutine at a time, whose thread waits in the system call. The socket is no
+// part of the runtime's poller, which the kernel would wake for every group
+// that has left, because the poller asks for room to write as well.
 type Conn struct {
-	file *os.File
-	raw  syscall.RawConn
 	addr netip.AddrPort
 	six  bool // the socket's family
 	gso  bool
 
-	mu     sync.RWMutex // keeps fd open while it is written to
-	fd     int
-	closed bool
+	mu      sync.RWMutex // keeps fd open while it is written to
+	reading sync.Mutex   // and while it is read from
+	fd      int
+	closed  bool
 
 	anyNoGSO atomic.Bool
 	noGSO    sync.Map // netip.AddrPort: where UDP_SEGMENT did not work
@@ -53,7 +52,7 @@ func Open(o Options) (*Conn, error) {
 	if six {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open udp socket: %w", err)
 	}
@@ -61,11 +60,6 @@ func Open(o Options) (*Conn, error) {
 	if err := c.setup(o); err != nil {
 		unix.Close(fd)
 		return nil, err
-	}
-	c.file = os.NewFile(uintptr(fd), "udp")
-	if c.raw, err = c.file.SyscallConn(); err != nil {
-		c.file.Close()
-		return nil, fmt.Errorf("open udp socket: %w", err)
 	}
 	return c, nil
 }
@@ -146,7 +140,15 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	c.mu.Unlock()
-	return c.file.Close()
+	// Wakes the reader. ENOTCONN, as of every socket without a peer, comes
+	// after that.
+	unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if err := unix.Close(c.fd); err != nil {
+		return fmt.Errorf("close udp socket: %w", err)
+	}
+	return nil
 }
 
 func (c *Conn) isClosed() bool {

@@ -38,10 +38,6 @@ type Batch struct {
 	controls [batchSize][controlLen]byte
 	bufs     [batchSize][]byte
 	messages [batchSize]Message
-
-	n     int
-	errno unix.Errno
-	wait  func(fd uintptr) bool
 }
 
 // NewBatch allocates a batch.
@@ -57,20 +53,6 @@ func NewBatch() *Batch {
 		h.SetIovlen(1)
 		h.Control = &b.controls[i][0]
 	}
-	// One closure for good: a new one would be allocated with every Read.
-	b.wait = func(fd uintptr) bool {
-		for {
-			r, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.hdrs[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
-			switch e {
-			case unix.EINTR:
-				continue
-			case unix.EAGAIN:
-				return false
-			}
-			b.n, b.errno = int(r), e
-			return true
-		}
-	}
 	return b
 }
 
@@ -82,17 +64,26 @@ func (c *Conn) Read(b *Batch) ([]Message, error) {
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(controlLen)
 	}
-	if err := c.raw.Read(b.wait); err != nil {
-		if c.isClosed() { // the poller's own error for it is not exported
-			err = net.ErrClosed
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	var n int
+	for n == 0 {
+		if c.isClosed() {
+			return nil, net.ErrClosed
 		}
-		return nil, err
+		r, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&b.hdrs[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
+		switch {
+		case e == 0:
+			n = int(r)
+		case e != unix.EINTR && !c.isClosed():
+			return nil, e
+		}
 	}
-	if b.errno != 0 {
-		return nil, b.errno
+	if c.isClosed() { // an empty datagram comes of Close
+		return nil, net.ErrClosed
 	}
 	out := b.messages[:0]
-	for i := range b.n {
+	for i := range n {
 		h := &b.hdrs[i]
 		if h.hdr.Flags&unix.MSG_TRUNC != 0 || h.len == 0 {
 			continue
