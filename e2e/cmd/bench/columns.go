@@ -82,7 +82,7 @@ func newWorld(ctx context.Context, l *lab.Lab, bin e2e.Binaries, mode, name stri
 			addr: fmt.Sprintf("203.0.113.%d", 20+n),
 			pods: fmt.Sprintf("10.%d.1.0/24", n), at: fmt.Sprintf("10.%d.1.11", n),
 		}
-		s.host = l.Host(name+"-"+letter).Link("eth0", inet, s.addr+"/24").Sysctl("net.ipv4.ip_forward=1")
+		s.host = l.Host(name+"-"+letter).Link("eth0", inet, s.addr+"/24").Sysctl("net.ipv4.ip_forward=1").NoBridgeFilter()
 		s.pod = s.host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", n)).Pod(name+"-pod-"+letter, s.at+"/24")
 		w.sites[i] = s
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"net"
-	"syscall"
+	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,23 +21,24 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-// mmsg moves datagrams of a UDP socket by recvmmsg and sendmmsg. One goroutine
-// uses it.
+// mmsg moves datagrams of a UDP socket by recvmmsg and sendmmsg. The socket is
+// no part of the runtime's poller: that would have the kernel wake a thread for
+// each datagram, at more cost than the datagram's. One goroutine uses it.
 type mmsg struct {
-	conn syscall.RawConn
+	fd   int
 	hdrs [mmsgBatch]mmsghdr
 	iovs [mmsgBatch]unix.Iovec
 	bufs [mmsgBatch][]byte
 }
 
-// newMmsg prepares a socket; buf gives the memory of each datagram, which may
-// be the same for all when sending.
-func newMmsg(c *net.UDPConn, buf func() []byte) (*mmsg, error) {
-	rc, err := c.SyscallConn()
+// newMmsg opens a socket; buf gives the memory of each datagram, which may be
+// the same for all when sending.
+func newMmsg(buf func() []byte) (*mmsg, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open socket: %w", err)
 	}
-	m := &mmsg{conn: rc}
+	m := &mmsg{fd: fd}
 	for i := range m.hdrs {
 		m.bufs[i] = buf()
 		m.iovs[i].Base = &m.bufs[i][0]
@@ -46,31 +49,66 @@ func newMmsg(c *net.UDPConn, buf func() []byte) (*mmsg, error) {
 	return m, nil
 }
 
-// call makes one of the two system calls for n datagrams, waiting while the
-// socket is not ready.
-func (m *mmsg) call(wait func(func(uintptr) bool) error, trap uintptr, n int) (int, error) {
-	var done int
-	var errno unix.Errno
-	err := wait(func(fd uintptr) bool {
-		r, _, e := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(&m.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
-		if e == unix.EAGAIN {
-			return false
-		}
-		done, errno = int(r), e
-		return true
-	})
-	if err == nil && errno != 0 {
-		return 0, errno
+func (m *mmsg) close() { unix.Close(m.fd) }
+
+// listen binds to a port of every address, with a large buffer.
+func (m *mmsg) listen(port int) error {
+	const buffer = 4 << 20
+	if unix.SetsockoptInt(m.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
+		unix.SetsockoptInt(m.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
 	}
-	return done, err
+	if err := unix.Bind(m.fd, &unix.SockaddrInet6{Port: port}); err != nil {
+		return fmt.Errorf("listen on udp port %d: %w", port, err)
+	}
+	return nil
 }
 
-// receive fills up to a batch of datagrams; at gives each of them.
-func (m *mmsg) receive() (int, error) { return m.call(m.conn.Read, unix.SYS_RECVMMSG, mmsgBatch) }
+// dial connects to addr, host and port.
+func (m *mmsg) dial(addr string) error {
+	a, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return err
+	}
+	to := a.AddrPort()
+	sa := &unix.SockaddrInet6{Port: int(to.Port()), Addr: netip.AddrFrom16(to.Addr().As16()).As16()}
+	if err := unix.Connect(m.fd, sa); err != nil {
+		return fmt.Errorf("connect to udp %s: %w", addr, err)
+	}
+	return nil
+}
+
+// receive takes up to a batch of datagrams, none if there are none; at gives
+// each of them.
+func (m *mmsg) receive() (int, error) { return m.call(unix.SYS_RECVMMSG, mmsgBatch) }
 
 func (m *mmsg) at(i int) []byte { return m.bufs[i][:m.hdrs[i].len] }
 
-// send sends up to n datagrams and says how many went.
-func (m *mmsg) send(n int) (int, error) {
-	return m.call(m.conn.Write, unix.SYS_SENDMMSG, min(n, mmsgBatch))
+// send sends up to n datagrams and says how many went, none if the socket is
+// full.
+func (m *mmsg) send(n int) (int, error) { return m.call(unix.SYS_SENDMMSG, min(n, mmsgBatch)) }
+
+func (m *mmsg) call(trap uintptr, n int) (int, error) {
+	for {
+		r, _, e := unix.Syscall6(trap, uintptr(m.fd), uintptr(unsafe.Pointer(&m.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(r), nil
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, nil
+		default:
+			return 0, e
+		}
+	}
+}
+
+// wait waits until there is something to receive or the time is over.
+func (m *mmsg) wait(d time.Duration) {
+	unix.Poll([]unix.PollFd{{Fd: int32(m.fd), Events: unix.POLLIN}}, int(d.Milliseconds()))
+}
+
+// nap sleeps. Go's timers are too coarse for even spacing.
+func nap(d time.Duration) {
+	ts := unix.NsecToTimespec(int64(d))
+	unix.Nanosleep(&ts, nil)
 }

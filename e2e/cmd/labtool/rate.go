@@ -10,10 +10,9 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A datagram of rate is its run (8 bytes) and padding. How many of a run
@@ -21,6 +20,7 @@ import (
 const (
 	rateHeader = 8
 	ratePause  = 100 * time.Microsecond
+	rateIdle   = 50 * time.Millisecond // a pause that long ends a run
 	rateGiveUp = 10 * time.Second
 	ratePath   = "/rate"
 )
@@ -50,24 +50,36 @@ func (k *counter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (k *counter) serve(ctx context.Context) error {
-	c, err := net.ListenPacket("udp", ":"+portRate)
+	m, err := newMmsg(func() []byte { return make([]byte, 2048) })
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { c.Close() })()
-	u := c.(*net.UDPConn)
-	u.SetReadBuffer(4 << 20)
-	m, err := newMmsg(u, func() []byte { return make([]byte, 2048) })
+	defer m.close()
+	port, err := strconv.Atoi(portRate)
 	if err != nil {
 		return err
 	}
-	for {
+	if err := m.listen(port); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// A receiver that waits would be woken for each datagram, on the sender's
+	// time. During a run it looks now and then; the socket's buffer is deep.
+	for idle := rateIdle; ctx.Err() == nil; {
 		n, err := m.receive()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case n > 0:
+			idle = 0
+		case idle < rateIdle:
+			idle += ratePause
+		default:
+			m.wait(100 * time.Millisecond)
+		}
+		if n < mmsgBatch && idle < rateIdle {
+			nap(ratePause)
 		}
 		for i := range n {
 			b := m.at(i)
@@ -81,6 +93,7 @@ func (k *counter) serve(ctx context.Context) error {
 			k.count.Add(1)
 		}
 	}
+	return nil
 }
 
 // sendRate offers pps datagrams of size bytes a second, each a packet of its
@@ -89,20 +102,17 @@ func sendRate(ctx context.Context, addr string, pps float64, size int, d time.Du
 	if size < rateHeader || size > 65000 || pps <= 0 {
 		return Rate{}, fmt.Errorf("size %d or rate %v is out of range", size, pps)
 	}
-	c, err := net.Dial("udp", net.JoinHostPort(addr, portRate))
-	if err != nil {
-		return Rate{}, err
-	}
-	defer c.Close()
 	b := make([]byte, size)
 	run := uint64(os.Getpid())<<32 | uint64(time.Now().UnixNano())&0xffffffff
 	binary.BigEndian.PutUint64(b, run)
-	m, err := newMmsg(c.(*net.UDPConn), func() []byte { return b })
+	m, err := newMmsg(func() []byte { return b })
 	if err != nil {
 		return Rate{}, err
 	}
-	// Go's timers are too coarse for even spacing: a thread that sleeps by
-	// itself.
+	defer m.close()
+	if err := m.dial(net.JoinHostPort(addr, portRate)); err != nil {
+		return Rate{}, err
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var r Rate
@@ -121,8 +131,7 @@ func sendRate(ctx context.Context, addr string, pps float64, size int, d time.Du
 			r.Sent += int64(n)
 		}
 		if due <= mmsgBatch {
-			pause := unix.NsecToTimespec(int64(ratePause))
-			unix.Nanosleep(&pause, nil)
+			nap(ratePause)
 		}
 	}
 	r.Seconds = time.Since(start).Seconds()
