@@ -144,6 +144,8 @@ type PathStatus struct {
 	Path    PathKind       `json:"path"`
 	Addr    netip.AddrPort `json:"addr"` // where datagrams go: the peer, or the hub for a relay
 	RTT     time.Duration  `json:"rtt_ns"`
+	Loss    float64        `json:"loss"` // of the last probes there and back, 0 to 1
+	MTU     int            `json:"mtu"`  // of packets inside the tunnel; 0: not known yet
 	Since   time.Time      `json:"since"`
 	RxBytes uint64         `json:"rx_bytes"`
 	TxBytes uint64         `json:"tx_bytes"`

@@ -341,7 +341,7 @@ func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(
 // Port is the UDP port of the underlay; 0 before Ready.
 func (n *Node) Port() uint16 { return n.under.Port() }
 
-// Dropped counts received datagrams that were not delivered, by reason.
+// Dropped counts datagrams that were not delivered or not sent, by reason.
 func (n *Node) Dropped() map[string]uint64 { return maps.Clone(n.under.Dropped()) }
 
 // EngineName is the engine that runs.

@@ -15,6 +15,7 @@ const (
 	DropUnproven     = "unproven_source" // not from a hub's or a proven peer's address
 	DropPlain        = "plain_from_peer" // zeros from an address that is no hub's
 	DropCrossed      = "crossed_initiation"
+	DropTooLarge     = "larger_than_path"    // sent: the path carries no datagram of this size
 	DropNotYetProven = "unproven_initiation" // its sender did not answer our question
 )
 

@@ -132,15 +132,27 @@ func (u *Underlay) after(r *reader) {
 	hurry := u.publish(&out)
 	u.mu.Unlock()
 	for _, s := range out.Sends {
-		if err := u.writeRaw(s.To, s.Data); err != nil {
+		if err := u.writeRaw(s.To, s.Data); errors.Is(err, unix.EMSGSIZE) {
+			u.tooLarge(s.To, len(s.Data))
+		} else if err != nil {
 			u.cfg.Log.Trace().Stringer("addr", s.To).Err(err).Msg("probe not sent")
 		}
+	}
+	if out.Again {
+		u.poke()
 	}
 	u.drain(r)
 	now := time.Now()
 	for _, n := range hurry {
 		u.table.Hurry(now, n)
 	}
+}
+
+// tooLarge tells the state machine what our own interface refused.
+func (u *Underlay) tooLarge(to netip.AddrPort, size int) {
+	u.mu.Lock()
+	u.agent.TooLarge(time.Now(), to, size, &u.out)
+	u.after(nil)
 }
 
 func (u *Underlay) writeRaw(to netip.AddrPort, b []byte) error {

@@ -49,6 +49,12 @@ func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) e
 	if route.Kind == protocol.PathNone {
 		return ErrNoPath
 	}
+	if route.Size > 0 && segment > route.Size {
+		// The route's MTU keeps packets below this; what comes all the same (IPv6
+		// of 1280 bytes, packets made before the path changed) would be lost silently.
+		u.drops.Add(DropTooLarge, uint64((len(datagrams)+segment-1)/segment))
+		return ErrTooLarge
+	}
 	return u.write(route.Hop, datagrams, segment)
 }
 

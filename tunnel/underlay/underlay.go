@@ -74,6 +74,7 @@ var (
 	ErrUnknownPeer = errors.New("underlay: no such peer")
 	ErrNoPath      = errors.New("underlay: no path to the peer")
 	ErrNotRunning  = errors.New("underlay: not running")
+	ErrTooLarge    = errors.New("underlay: larger than what the path carries")
 )
 
 // Underlay is an agent's sockets and paths. Its methods may be called
@@ -253,5 +254,5 @@ func (u *Underlay) Port() uint16 {
 	return c.v6.LocalAddr().Port()
 }
 
-// Dropped counts received datagrams that were not delivered, by reason.
+// Dropped counts datagrams that were not delivered or not sent, by reason.
 func (u *Underlay) Dropped() map[string]uint64 { return u.drops.Map() }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -138,7 +139,7 @@ func writeConditions(w io.Writer, l []protocol.Condition) {
 }
 
 func writePaths(w io.Writer, l []protocol.PathStatus) {
-	t := newTable(w, "peer", "name", "path", "addr", "rtt", "since", "received", "sent")
+	t := newTable(w, "peer", "name", "path", "addr", "rtt", "loss", "mtu", "since", "received", "sent")
 	for _, p := range l {
 		addr := ""
 		if p.Addr.IsValid() {
@@ -148,7 +149,11 @@ func writePaths(w io.Writer, l []protocol.PathStatus) {
 		if p.RTT > 0 {
 			rtt = p.RTT.Round(10 * time.Microsecond).String()
 		}
-		t.AppendRow(table.Row{p.Peer, p.Name, p.Path, addr, rtt, ago(p.Since), bytes(p.RxBytes), bytes(p.TxBytes)})
+		mtu := ""
+		if p.MTU > 0 {
+			mtu = strconv.Itoa(p.MTU)
+		}
+		t.AppendRow(table.Row{p.Peer, p.Name, p.Path, addr, rtt, fmt.Sprintf("%.0f%%", 100*p.Loss), mtu, ago(p.Since), bytes(p.RxBytes), bytes(p.TxBytes)})
 	}
 	t.Render()
 }

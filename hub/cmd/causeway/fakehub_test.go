@@ -44,7 +44,7 @@ func newFakeHub() http.Handler {
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Paths: []protocol.PathStatus{
 			{Peer: 1, Name: "hub", Path: protocol.PathDirect, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 21340 * time.Microsecond, Since: ago(3 * time.Hour), RxBytes: 4096, TxBytes: 2048},
-			{Peer: 3, Name: "eu-1", Path: protocol.PathRelay, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 43 * time.Millisecond, Since: ago(5 * time.Minute), RxBytes: 3 << 30, TxBytes: 1 << 20},
+			{Peer: 3, Name: "eu-1", Path: protocol.PathRelay, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 43 * time.Millisecond, Loss: 0.04, MTU: 1440, Since: ago(5 * time.Minute), RxBytes: 3 << 30, TxBytes: 1 << 20},
 		},
 		Routes: []api.Route{route}, Labels: map[string]string{"rack": "r12"}, AgentVersion: "v0.1.0", Engine: "inline",
 		Underlay: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:40112")}, Joined: ago(72 * time.Hour),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -82,7 +83,7 @@ func (c *cli) showNode(n api.Node) error {
 		)
 		if len(n.Paths) > 0 {
 			p.gap()
-			p.table([]string{"PEER", "PATH", "RTT", "SINCE", "RECEIVED", "SENT", "ADDRESS"}, pathRows(n.Paths))
+			p.table([]string{"PEER", "PATH", "RTT", "LOSS", "MTU", "SINCE", "RECEIVED", "SENT", "ADDRESS"}, pathRows(n.Paths))
 		}
 		if len(n.Routes) > 0 {
 			rows := make([][]any, len(n.Routes))
@@ -118,7 +119,11 @@ func pathRows(paths []protocol.PathStatus) [][]any {
 		if t.Path == protocol.PathNone {
 			kind.text = "-"
 		}
-		rows[i] = []any{peer, kind, millis(t.RTT), age(t.Since), size(t.RxBytes), size(t.TxBytes), addr}
+		mtu := "-"
+		if t.MTU > 0 {
+			mtu = strconv.Itoa(t.MTU)
+		}
+		rows[i] = []any{peer, kind, millis(t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), mtu, age(t.Since), size(t.RxBytes), size(t.TxBytes), addr}
 	}
 	return rows
 }

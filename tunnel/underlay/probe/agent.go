@@ -49,10 +49,13 @@ type Route struct {
 	Stream Hop
 	Since  time.Time
 	RTT    time.Duration
+	// Size is the largest datagram, in bytes behind the UDP header, that is
+	// known to arrive; 0: not known yet. An idle peer keeps what it had.
+	Size int
 }
 
 func (r Route) same(o Route) bool {
-	return r.Kind == o.Kind && r.Hop == o.Hop && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
+	return r.Kind == o.Kind && r.Hop == o.Hop && r.Size == o.Size && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
 }
 
 // hub is a hub as an agent probes it.
@@ -273,6 +276,8 @@ func (a *Agent) activate(now time.Time, p *peer) {
 	a.active[p.Number] = p
 	for _, q := range p.paths {
 		q.tries, q.next, q.unanswered, q.asked = 0, now, time.Time{}, q.asked[:0]
+		q.udpSizes.again(now)
+		q.tcpSizes.again(now)
 	}
 }
 
@@ -370,6 +375,9 @@ func (a *Agent) Tick(now time.Time, out *Output) time.Time {
 			}
 			next = earlier(next, q.wake(now))
 		}
+		if w := a.findSizes(now, p, out); !w.IsZero() {
+			next = earlier(next, w)
+		}
 	}
 	return next
 }
@@ -397,13 +405,9 @@ func (a *Agent) question(now time.Time) question {
 
 // ask sends a question over q, if it leads anywhere now.
 func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
-	to, number := q.addr, a.cfg.Self
-	if q.kind == protocol.PathRelay {
-		if q.hub.chosen == nil || !q.hub.chosen.alive(now) {
-			q.next = now.Add(suspectEvery)
-			return
-		}
-		to, number = q.hub.chosen.addr, p.Number
+	if q.kind == protocol.PathRelay && (q.hub.chosen == nil || !q.hub.chosen.alive(now)) {
+		q.next = now.Add(suspectEvery)
+		return
 	}
 	if !p.keys.get(a.cfg.PrivateKey, p.Key) {
 		q.next = now.Add(searchEvery)
@@ -412,12 +416,65 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 	qu := a.question(now)
 	q.sent(qu)
 	q.next = now.Add(q.pause(now, q == p.chosen))
-	m := protocol.Probe{Number: number, Kind: protocol.ProbeQuestion, From: a.cfg.Self, To: p.Number, KeyEpoch: a.cfg.KeyEpoch,
+	a.sendQuestion(now, p, q, qu, out)
+}
+
+// sendQuestion sends qu over q, which leads somewhere; the keys are there.
+func (a *Agent) sendQuestion(now time.Time, p *peer, q *path, qu question, out *Output) {
+	h := a.hop(p, q)
+	m := protocol.Probe{Number: h.Number, Kind: protocol.ProbeQuestion, From: a.cfg.Self, To: p.Number, KeyEpoch: a.cfg.KeyEpoch,
 		PathID: q.id, Boot: a.cfg.Boot, Nonce: qu.nonce}
+	if qu.size > 0 {
+		m.Padding = uint16(qu.size - protocol.ProbeSize)
+	}
 	if now.Sub(p.traffic) < activeFor {
 		m.Flags |= protocol.ProbeActive
 	}
-	out.Sends = append(out.Sends, Send{to, m.Append(nil, &p.keys.Send)})
+	out.Sends = append(out.Sends, Send{h.Addr, m.Append(nil, &p.keys.Send)})
+}
+
+// findSizes sends the padded questions that are due to an active peer and
+// returns when it wants to be called next; zero: whenever. Of the paths that
+// carry nothing one at a time is searched, after the chosen one.
+func (a *Agent) findSizes(now time.Time, p *peer, out *Output) (next time.Time) {
+	mayStart := p.chosen == nil || p.chosen.sizes().size > 0
+	for _, q := range p.paths {
+		mayStart = mayStart && len(q.sizes().round) == 0
+	}
+	for _, q := range p.paths {
+		if q.kind == protocol.PathRelay && (q.hub.chosen == nil || !q.hub.chosen.alive(now)) {
+			continue
+		}
+		before := q.sizes().size
+		for _, size := range q.sizes().want(now, q, q == p.chosen, mayStart) {
+			qu := a.question(now)
+			qu.size = size
+			q.sizes().sent(qu)
+			a.sendQuestion(now, p, q, qu, out)
+		}
+		if q == p.chosen && q.sizes().size != before {
+			a.choose(now, p, out)
+		}
+		mayStart = mayStart && len(q.sizes().round) == 0
+		if w := q.sizes().wake(now, q, q == p.chosen); !w.IsZero() && (next.IsZero() || w.Before(next)) {
+			next = w
+		}
+	}
+	return next
+}
+
+// TooLarge says that our own interface takes no datagram of size bytes to an
+// address: nothing that anybody else can say. Call Tick soon after.
+func (a *Agent) TooLarge(now time.Time, to netip.AddrPort, size int, out *Output) {
+	for _, p := range a.active {
+		for _, q := range p.paths {
+			if a.hop(p, q).Addr == to {
+				q.sizes().refuse(now, q, size)
+			}
+		}
+		a.choose(now, p, out)
+	}
+	out.Again = true
 }
 
 func (a *Agent) askHub(now time.Time, h *hub, p *path, out *Output) {
@@ -509,7 +566,11 @@ func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 			continue
 		}
 		r := a.Route(n)
-		l = append(l, protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT})
+		s := protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
+		if r.Size > 0 {
+			s.MTU = r.Size - protocol.MinTransportSize
+		}
+		l = append(l, s)
 	}
 	slices.SortFunc(l, func(x, y protocol.PathStatus) int { return cmp.Compare(x.Peer, y.Peer) })
 	return l

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -22,6 +23,8 @@ import (
 // Whatever it does:
 //   - an address is bound only to the node that was at it;
 //   - traffic goes only where its addressee was;
+//   - no path is taken for wider than it is (what is too large for the path
+//     the attacker cannot get across either);
 //   - no old boot id comes back (checked in simAgent.took), and nobody is told
 //     of more restarts than there were;
 //   - once it stops, everybody is reachable within seconds.
@@ -32,6 +35,7 @@ func TestAttacker(t *testing.T) {
 		restarts := map[protocol.NodeNumber]int{}
 		fresh := byte(100)
 		loss := 0
+		w.limit = always(1472)
 		w.lost = func(packet) bool { return loss > 0 && int(w.rand()%100) < loss }
 		w.pass(time.Second)
 
@@ -80,6 +84,7 @@ func TestAttacker(t *testing.T) {
 						if m == n {
 							continue
 						}
+						require.LessOrEqual(t, a.Route(m).Size, 1472)
 						if r := a.Route(m); r.Kind == protocol.PathDirect {
 							for _, h := range r.Live {
 								o := w.agents[m]
@@ -141,10 +146,63 @@ func TestAttacker(t *testing.T) {
 					case 2:
 						d = d[:rapid.IntRange(0, len(d)).Draw(t, "cut")]
 					}
-					w.deliver(packet{w.now, src, to, d})
+					if len(d) <= 1472 {
+						w.deliver(packet{w.now, src, to, d})
+					}
 				}
 			},
 		})
 		settle()
+	})
+}
+
+// Without losing anything the attacker changes no size and moves no path,
+// whatever it repeats, reflects, reorders and changes.
+func TestAttackerChangesNoSize(t *testing.T) {
+	evil := netip.MustParseAddrPort("203.0.113.66:1")
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(t, 2)
+		w.limit = always(1472)
+		a, b := w.agent(10), w.agent(11)
+		a.candidates(11, b.addr)
+		b.candidates(10, a.addr)
+		a.busy[11], b.busy[10] = true, true
+		w.pass(5 * time.Second)
+		a.sizes, b.sizes = nil, nil
+		places := []netip.AddrPort{a.addr, b.addr, w.hub.addr, evil}
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) {
+				for _, x := range []*simAgent{a, b} {
+					r := x.Route(21 - x.number)
+					require.Equal(t, direct, r.Kind)
+					require.Equal(t, 1472, r.Size)
+					require.Empty(t, x.sizes)
+				}
+			},
+			"time": func(t *rapid.T) {
+				w.pass(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond)
+			},
+			"inject": func(t *rapid.T) {
+				for range rapid.IntRange(1, 20).Draw(t, "copies") {
+					p := w.log[rapid.IntRange(max(0, len(w.log)-60), len(w.log)-1).Draw(t, "packet")]
+					d := bytes.Clone(p.data)
+					src, to := rapid.SampledFrom(places).Draw(t, "src"), rapid.SampledFrom(places).Draw(t, "to")
+					switch rapid.IntRange(0, 3).Draw(t, "change") {
+					case 0:
+						d[rapid.IntRange(0, len(d)-1).Draw(t, "byte")] ^= 1 << rapid.IntRange(0, 7).Draw(t, "bit")
+					case 1: // another length, named or not
+						d = append(d[:protocol.ProbeSize], make([]byte, rapid.IntRange(0, 1472-protocol.ProbeSize).Draw(t, "padding"))...)
+						if rapid.Bool().Draw(t, "named") {
+							binary.BigEndian.PutUint16(d[22:], uint16(len(d)-protocol.ProbeSize))
+						}
+					case 2:
+						src, to = p.from, p.to
+					}
+					if len(d) <= 1472 {
+						w.deliver(packet{w.now, src, to, d})
+					}
+				}
+			},
+		})
 	})
 }

@@ -80,7 +80,10 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 	if best != p.chosen {
 		p.chosen, p.chosenSince = best, now
 	}
-	r := Route{Kind: protocol.PathNone, Since: p.chosenSince}
+	r := Route{Kind: protocol.PathNone, Since: p.chosenSince, Size: p.route.Size}
+	if best != nil && a.active[p.Number] != nil {
+		r.Size = best.sizes().size
+	}
 	if best != nil {
 		r.Kind, r.Hop = best.kind, a.hop(p, best)
 		if protocol.IsStream(r.Hop.Addr) {

@@ -37,6 +37,7 @@ type question struct {
 	nonce uint64
 	seq   uint64
 	at    time.Time
+	size  int // of a padded one
 }
 
 // path is one way to a peer (direct, or relay through a hub) or to a hub.
@@ -61,6 +62,17 @@ type path struct {
 	tries      int
 	fails      int       // times it died while chosen
 	goodSince  time.Time // answers without a death since
+	udpSizes   sizeSearch
+	tcpSizes   sizeSearch // of a relay, while its hub is reached over a stream
+}
+
+// sizes is the search that goes on over the path as it leads now.
+func (p *path) sizes() *sizeSearch {
+	if p.kind == protocol.PathRelay && p.hub.chosen != nil && p.hub.chosen.stream {
+		p.tcpSizes.most = streamSize
+		return &p.tcpSizes
+	}
+	return &p.udpSizes
 }
 
 // alive reports whether the path was proven lately.

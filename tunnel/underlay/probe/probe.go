@@ -58,6 +58,8 @@ type Output struct {
 	Routes []protocol.NodeNumber
 	// Changed says that Sources (Agent) or the bindings (Binder) have changed.
 	Changed bool
+	// Again says that Tick has something to do before the time it named.
+	Again bool
 }
 
 // Reset empties o.

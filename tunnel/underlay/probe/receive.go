@@ -132,6 +132,15 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	if q == nil || m.PathID != q.id {
 		return Replayed
 	}
+	if qu, ok := q.sizes().find(m.Nonce, now); ok {
+		if !p.proven(p.Number, m.Boot, qu.seq, out) {
+			return Replayed
+		}
+		q.sizes().answered(now, q, qu)
+		a.choose(now, p, out)
+		out.Again = true
+		return OK
+	}
 	qu, ok := q.open(m.Nonce, now)
 	if !ok || !p.proven(p.Number, m.Boot, qu.seq, out) {
 		return Replayed
@@ -139,6 +148,7 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	if q.kind == protocol.PathDirect && q.lastAnswer.IsZero() {
 		out.Changed = true
 	}
+	out.Again = out.Again || q.sizes().size == 0
 	q.measure(qu, now)
 	q.answered(qu, now)
 	a.choose(now, p, out)

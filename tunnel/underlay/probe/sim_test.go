@@ -35,8 +35,11 @@ type world struct {
 	log    []packet // all that was ever sent, as an attacker on the path sees it
 	delay  time.Duration
 	// lost says which packets get lost; nil: none.
-	lost   func(p packet) bool
-	random uint64
+	lost func(p packet) bool
+	// limit is the largest datagram that gets from one address to another; nil: any.
+	limit   func(from, to netip.AddrPort) int
+	reasons map[Reason]int // of what was delivered
+	random  uint64
 
 	withStreams bool
 	streams     uint64 // connected so far
@@ -74,6 +77,8 @@ type simAgent struct {
 	released  []protocol.NodeNumber
 	boots     map[protocol.NodeNumber][]protocol.BootID // seen, in order
 	busy      map[protocol.NodeNumber]bool              // has traffic all the time
+	iface     int                                       // largest datagram that its interface takes; 0: any
+	sizes     []int                                     // that any peer's route had, in order
 
 	noStream bool
 	stream   netip.AddrPort // while connected, what the hub calls it
@@ -132,7 +137,7 @@ func (w *world) newKey() (k protocol.WireGuardPrivateKey) {
 }
 
 func newWorld(t fataler, agents int) *world {
-	w := &world{t: t, now: time.Unix(1_000_000, 0), agents: map[protocol.NodeNumber]*simAgent{}, delay: 5 * time.Millisecond}
+	w := &world{t: t, now: time.Unix(1_000_000, 0), agents: map[protocol.NodeNumber]*simAgent{}, reasons: map[Reason]int{}, delay: 5 * time.Millisecond}
 	w.hub = &simHub{key: w.newKey(), addr: netip.MustParseAddrPort("192.0.2.1:51820")}
 	for i := range agents {
 		n := protocol.NodeNumber(10 + i)
@@ -200,10 +205,20 @@ func (a *simAgent) candidates(n protocol.NodeNumber, c ...netip.AddrPort) {
 func (a *simAgent) took(out *Output) {
 	for _, s := range out.Sends {
 		switch {
+		case a.iface > 0 && len(s.Data) > a.iface && s.To != simStream:
+			var more Output
+			a.TooLarge(a.w.now, s.To, len(s.Data), &more)
+			a.took(&more)
+			a.next = a.w.now
 		case s.To != simStream:
 			a.w.send(a.addr, s.To, s.Data)
 		case a.stream.IsValid():
 			a.w.send(a.stream, a.w.hub.addr, s.Data)
+		}
+	}
+	for _, n := range out.Routes {
+		if s := a.Route(n).Size; s > 0 && (len(a.sizes) == 0 || a.sizes[len(a.sizes)-1] != s) {
+			a.sizes = append(a.sizes, s)
 		}
 	}
 	a.restarted = append(a.restarted, out.Restarted...)
@@ -228,7 +243,7 @@ func (a *simAgent) took(out *Output) {
 func (w *world) send(from, to netip.AddrPort, data []byte) {
 	p := packet{w.now.Add(w.delay), from, to, data}
 	w.log = append(w.log, p)
-	if w.lost == nil || !w.lost(p) {
+	if (w.limit == nil || len(data) <= w.limit(from, to)) && (w.lost == nil || !w.lost(p)) {
 		w.queue = append(w.queue, p)
 	}
 }
@@ -246,6 +261,7 @@ func (w *world) deliver(p packet) Reason {
 			}
 			var out Output
 			r := a.Receive(w.now, from, p.data, &out)
+			w.reasons[r]++
 			a.took(&out)
 			a.next = w.now
 			return r

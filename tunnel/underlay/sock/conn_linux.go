@@ -42,7 +42,7 @@ type Conn struct {
 	closed  bool
 
 	anyNoGSO atomic.Bool
-	noGSO    sync.Map // netip.AddrPort: where UDP_SEGMENT did not work
+	noGSO    sync.Map // netip.AddrPort: time.Time until which UDP_SEGMENT is not used there
 }
 
 // Open opens a socket. Errors say what to do where an operator can help.

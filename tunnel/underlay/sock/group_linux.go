@@ -79,8 +79,7 @@ func (c *Conn) WriteGroup(to netip.AddrPort, g *Group) error {
 			return err
 		}
 		if err = c.groupSingly(to, g); err == nil {
-			c.noGSO.Store(to, struct{}{})
-			c.anyNoGSO.Store(true)
+			c.refuse(to)
 		}
 		return err
 	}

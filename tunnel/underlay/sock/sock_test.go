@@ -93,6 +93,15 @@ func TestSegmentFallback(t *testing.T) {
 		require.True(t, bytes.Equal(want, got))
 	}
 	require.True(t, a.refused(c.LocalAddr()))
+
+	// It is tried again after a while.
+	require.NoError(t, unix.SetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 0))
+	a.noGSO.Store(b.LocalAddr(), time.Now())
+	require.NoError(t, a.Write(b.LocalAddr(), want, 1000))
+	got, ms := receive(t, b, len(want))
+	require.True(t, bytes.Equal(want, got))
+	require.Less(t, len(ms), 3, "groups again")
+	require.False(t, a.refused(b.LocalAddr()))
 }
 
 func TestGroupGathers(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -64,8 +65,7 @@ func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
 		// fit the interface, or something on the way out cannot segment.
 		if n > segment && (errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)) {
 			if err = c.writeSingly(to, b[:n], segment); err == nil {
-				c.noGSO.Store(to, struct{}{})
-				c.anyNoGSO.Store(true)
+				c.refuse(to)
 			}
 		}
 		if err != nil && first == nil {
@@ -76,8 +76,21 @@ func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
 	return first
 }
 
+// retryGSO is how long UDP_SEGMENT is not used for a destination where it did
+// not work: routes and interfaces change.
+const retryGSO = time.Minute
+
+func (c *Conn) refuse(to netip.AddrPort) {
+	c.noGSO.Store(to, time.Now().Add(retryGSO))
+	c.anyNoGSO.Store(true)
+}
+
 func (c *Conn) refused(to netip.AddrPort) bool {
-	_, ok := c.noGSO.Load(to)
+	until, ok := c.noGSO.Load(to)
+	if ok && time.Now().After(until.(time.Time)) {
+		c.noGSO.Delete(to)
+		return false
+	}
 	return ok
 }
 
