@@ -18,6 +18,7 @@ import (
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
+	"causeway/tunnel/underlay/sock"
 )
 
 const (
@@ -171,19 +172,7 @@ func (a *Agent) hubNames() string {
 // lookup resolves a name through sockets that never take tunnel routes: a DNS
 // server may lie inside an approved route.
 func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if e := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, netns.DefaultMark)
-			}); e != nil {
-				return e
-			}
-			return err
-		}}
-		return d.DialContext(ctx, network, addr)
-	}}
-	return r.LookupNetIP(ctx, "ip", host)
+	return sock.Resolver(netns.DefaultMark).LookupNetIP(ctx, "ip", host)
 }
 
 // dialer dials TCP from an overlay address through the tunnel's interface and
