@@ -140,6 +140,25 @@ func TestApplyMakesChanges(t *testing.T) {
 	require.NoError(t, h.Apply(ctx, p))
 	requireFound(t, h, p)
 
+	// Other MTUs, in place: no moment without a route.
+	monitor := filepath.Join(t.TempDir(), "monitor")
+	sh(t, "ip -6 monitor route >"+monitor+" 2>&1 & echo $! >"+monitor+".pid")
+	t.Cleanup(func() { sh(t, "kill $(cat "+monitor+".pid) 2>/dev/null || :") })
+	x := netip.MustParsePrefix("fd63:7761:7900::/96")
+	for _, mtu := range []int{8928, 1200, 1400} {
+		c.MTUs = map[netip.Prefix]int{x: mtu, netip.MustParsePrefix("10.3.0.0/16"): mtu}
+		p = plan(t, c)
+		require.NoError(t, h.Apply(ctx, p))
+		requireFound(t, h, p)
+	}
+	require.Eventually(t, func() bool {
+		b, _ := os.ReadFile(monitor)
+		return strings.Contains(string(b), "mtu 1400")
+	}, 5*time.Second, 20*time.Millisecond)
+	b, err := os.ReadFile(monitor)
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "Deleted")
+
 	// Another interface and table: nothing of the first stays.
 	sh(t, "ip tuntap add cw1 mode tun")
 	c.Interface, c.Table = "cw1", 777

@@ -22,13 +22,21 @@ import (
 // Config is what an agent wants of its host.
 type Config struct {
 	Interface string         // the TUN device, made by the tunnel
-	MTU       int            // of routes into the tunnel
+	MTU       int            // of routes into the tunnel that MTUs does not name
 	Mark      uint32         // SO_MARK of underlay sockets: these never take tunnel routes
 	Table     int            // routing table of the tunnel's own
 	Overlay   []netip.Addr   // the node's overlay addresses
 	Routes    []netip.Prefix // what is routed into the tunnel, the overlay ranges included
 	Local     []netip.Prefix // what the node itself announces: pods and LANs behind it
+	// MTUs are those of single routes, by their masked prefix; from MinMTU on.
+	// Where IPv6 does not allow one so small, the route has 1280 and TCP alone
+	// is kept below by its MSS.
+	MTUs map[netip.Prefix]int
 }
+
+// MinMTU is the smallest MTU of a route: the smallest path that the tunnel
+// looks for carries more.
+const MinMTU = 256
 
 // Defaults of Config.
 const (

@@ -12,6 +12,9 @@ import (
 // make it (ip, nft, sysctl), one a line.
 type Plan struct{ Config }
 
+// ipv6MTU is the least that IPv6 needs (RFC 8200, section 5).
+const ipv6MTU = 1280
+
 // maxInterface is IFNAMSIZ without the zero at the end.
 const maxInterface = 15
 
@@ -22,8 +25,13 @@ func NewPlan(c Config) (Plan, error) {
 	if c.Interface == "" || len(c.Interface) > maxInterface || strings.ContainsAny(c.Interface, "/ \t\n\"'\\:") || c.Interface == "lo" {
 		return Plan{}, fmt.Errorf("interface name %q: want 1 to %d characters without spaces, quotes, '/' and ':'", c.Interface, maxInterface)
 	}
-	if c.MTU < 1280 || c.MTU > 65535 {
+	if c.MTU < ipv6MTU || c.MTU > 65535 {
 		return Plan{}, fmt.Errorf("route mtu %d is not between 1280 and 65535", c.MTU)
+	}
+	for x, mtu := range c.MTUs {
+		if mtu < MinMTU || mtu > 65535 {
+			return Plan{}, fmt.Errorf("route %s: mtu %d is not between %d and 65535", x, mtu, MinMTU)
+		}
 	}
 	if c.Mark == 0 {
 		return Plan{}, errors.New("the underlay's mark must not be zero: the tunnel would ride inside itself")
@@ -141,10 +149,22 @@ func (p Plan) routes() []route {
 		if slices.Contains(p.Local, x) {
 			continue // ours as well: another node of the same group
 		}
-		out = append(out, route{prefix: x, src: p.src(x.Addr().Is6()), mtu: p.MTU, dev: p.Interface})
+		mtu := p.mtu(x)
+		if x.Addr().Is6() {
+			mtu = max(mtu, ipv6MTU)
+		}
+		out = append(out, route{prefix: x, src: p.src(x.Addr().Is6()), mtu: mtu, dev: p.Interface})
 	}
 	slices.SortStableFunc(out, func(a, b route) int { return a.prefix.Compare(b.prefix) })
 	return out
+}
+
+// mtu is what the path behind a route carries.
+func (p Plan) mtu(x netip.Prefix) int {
+	if m, ok := p.MTUs[x]; ok {
+		return m
+	}
+	return p.MTU
 }
 
 // has reports whether the plan has anything of a family.
@@ -187,10 +207,22 @@ func (p Plan) sysctls() []sysctl {
 func (p Plan) nft() []string {
 	t := " inet " + NftTable + " "
 	out := []string{"table inet " + NftTable}
-	// SYNs into the tunnel carry an MSS that fits the route.
+	// SYNs carry an MSS that fits the route into the tunnel: those that go in,
+	// and those that come out, which say what is sent in. 'rt mtu' takes the
+	// smaller one of both directions' routes.
+	const syn = "tcp flags syn tcp option maxseg size set"
 	out = append(out,
 		"chain"+t+"forward { type filter hook forward priority -150; policy accept; }",
-		fmt.Sprintf("rule%sforward oifname %q tcp flags syn tcp option maxseg size set rt mtu", t, p.Interface))
+		fmt.Sprintf("rule%sforward oifname %q %s rt mtu", t, p.Interface, syn),
+		fmt.Sprintf("rule%sforward iifname %q %s rt mtu", t, p.Interface, syn))
+	for _, x := range p.Routes {
+		if m := p.mtu(x); x.Addr().Is6() && m < ipv6MTU && !slices.Contains(p.Local, x) {
+			const headers = 40 + 20
+			out = append(out,
+				fmt.Sprintf("rule%sforward oifname %q ip6 daddr %s %s %d", t, p.Interface, nftPrefix(x), syn, m-headers),
+				fmt.Sprintf("rule%sforward iifname %q ip6 saddr %s %s %d", t, p.Interface, nftPrefix(x), syn, m-headers))
+		}
+	}
 	// An identity mapping ahead of every other tool's source NAT: once a
 	// connection has a mapping, later chains do not get to see it.
 	out = append(out, "chain"+t+"identity { type nat hook postrouting priority 90; policy accept; }")

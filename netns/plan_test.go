@@ -51,6 +51,7 @@ sysctl -w net.ipv6.conf.all.forwarding=1
 nft 'add table inet causeway'
 nft 'add chain inet causeway forward { type filter hook forward priority -150; policy accept; }'
 nft 'add rule inet causeway forward oifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
+nft 'add rule inet causeway forward iifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
 nft 'add chain inet causeway identity { type nat hook postrouting priority 90; policy accept; }'
 nft 'add rule inet causeway identity oifname "cw0" ip saddr 10.1.0.0/16 snat ip to ip saddr'
 nft 'add rule inet causeway identity oifname "cw0" ip6 saddr fd10:1::/64 snat ip6 to ip6 saddr'
@@ -63,6 +64,34 @@ func TestPlanLines(t *testing.T) {
 	p, err := NewPlan(testConfig())
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(strings.Split(goldenLines, "\n"), p.Lines()))
+}
+
+func TestPlanMTUs(t *testing.T) {
+	c := testConfig()
+	c.MTUs = map[netip.Prefix]int{
+		netip.MustParsePrefix("10.2.0.0/16"):  8928,
+		netip.MustParsePrefix("10.0.0.0/8"):   1216,
+		netip.MustParsePrefix("fd10:2::/64"):  1200,
+		netip.MustParsePrefix("10.77.0.0/16"): 1300, // no route of ours
+	}
+	p, err := NewPlan(c)
+	require.NoError(t, err)
+	var changed []string
+	for _, l := range p.Lines() {
+		if !strings.Contains(goldenLines+"\n", l+"\n") {
+			changed = append(changed, l)
+		}
+	}
+	require.Empty(t, cmp.Diff([]string{
+		"ip -4 route add 10.0.0.0/8 dev cw0 proto 202 src 198.18.0.2 mtu 1216 table 51806",
+		"ip -4 route add 10.2.0.0/16 dev cw0 proto 202 src 198.18.0.2 mtu 8928 table 51806",
+		"ip -6 route add fd10:2::/64 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1280 table 51806",
+		`nft 'add rule inet causeway forward oifname "cw0" ip6 daddr fd10:2::/64 tcp flags syn tcp option maxseg size set 1140'`,
+		`nft 'add rule inet causeway forward iifname "cw0" ip6 saddr fd10:2::/64 tcp flags syn tcp option maxseg size set 1140'`,
+	}, changed))
+	c.MTUs[netip.MustParsePrefix("10.2.0.0/16")] = 100
+	_, err = NewPlan(c)
+	require.ErrorContains(t, err, "route 10.2.0.0/16: mtu 100 is not between")
 }
 
 func TestPlanIsIndependentOfOrder(t *testing.T) {

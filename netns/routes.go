@@ -70,6 +70,9 @@ func (r route) netlink(link netlink.Link, table int) *netlink.Route {
 	return n
 }
 
+// metric6 is the kernel's metric of an IPv6 route for which none was asked.
+const metric6 = 1024
+
 // applyRoutes makes our table match the plan. New and changed routes come
 // first, so that nothing that stays is ever missing.
 func applyRoutes(link netlink.Link, p Plan) error {
@@ -96,10 +99,17 @@ func applyRoutes(link netlink.Link, p Plan) error {
 			}
 			stale = append(stale, n)
 		}
-		// IPv6 takes a second route with the same destination as a further hop,
-		// so that what is wrong there goes first; an IPv4 route is replaced.
+		// IPv6 takes a second route of another kind with the same destination as
+		// a further hop, so that what is wrong there goes first; else a route is
+		// replaced, so that its packets never take the default route meanwhile.
 		if v6 {
-			if err := deleteRoutes(stale); err != nil {
+			gone := slices.DeleteFunc(slices.Clone(stale), func(n netlink.Route) bool {
+				r, ok := toRoute(n, name)
+				return ok && n.Priority == metric6 && slices.ContainsFunc(want, func(w route) bool {
+					return w.prefix == r.prefix && w.throw == r.throw && w.dev == r.dev && !right[r.prefix]
+				})
+			})
+			if err := deleteRoutes(gone); err != nil {
 				return err
 			}
 		}
