@@ -68,6 +68,7 @@ type Host interface {
 	Found(context.Context, netns.Config) ([]string, error)
 	ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error)
 	ForwardBlockedBy(context.Context) (string, error)
+	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Watch(context.Context) <-chan struct{}
 }
 
@@ -122,6 +123,7 @@ type Agent struct {
 	acked      string    // what was last told to the hub of result, as text
 	hub        protocol.NodeNumber
 	hubVersion string
+	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
 }
 
 // errLeft ends Run after a leave.
@@ -227,6 +229,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.tunnel.Ready():
 		}
 		a.board.Set(condTunnel, "")
+		a.recallMTUs(ctx)
 		a.reapply(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -235,6 +238,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
 		g.Go(func() error { return a.followHost(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
+		g.Go(func() error { return a.followMTUs(ctx) })
 		g.Go(func() error { return a.controlLoop(ctx) })
 		return nil
 	})

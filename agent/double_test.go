@@ -27,6 +27,7 @@ const wait = 10 * time.Second
 // doubleTunnel remembers what it was told.
 type doubleTunnel struct {
 	mu        sync.Mutex
+	mtu       int // of the path to node 3
 	hubs      []tunnel.NodeHub
 	peers     []tunnel.NodePeer
 	bound     bool
@@ -60,7 +61,14 @@ func (d *doubleTunnel) Candidates() []netip.AddrPort {
 	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1234")}
 }
 func (d *doubleTunnel) Paths() []protocol.PathStatus {
-	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, RxBytes: 5, TxBytes: 6}}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, MTU: d.mtu, RxBytes: 5, TxBytes: 6}}
+}
+func (d *doubleTunnel) setMTU(mtu int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mtu = mtu
 }
 func (d *doubleTunnel) HubBound(protocol.NodeNumber) bool {
 	d.mu.Lock()
@@ -92,6 +100,7 @@ type doubleHost struct {
 	mu      sync.Mutex
 	plan    netns.Plan
 	applies int
+	mtus    map[netip.Prefix]int // of an earlier run's routes
 	err     error
 	foreign []netip.Prefix
 	blocked string
@@ -118,6 +127,18 @@ func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	return d.blocked, nil
 }
 func (d *doubleHost) Watch(context.Context) <-chan struct{} { return d.watch }
+
+func (d *doubleHost) RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mtus, nil
+}
+
+func (d *doubleHost) mtu(p string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.plan.MTUs[netip.MustParsePrefix(p)]
+}
 
 func (d *doubleHost) routed(p string) bool {
 	d.mu.Lock()

@@ -175,6 +175,11 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return sock.Resolver(netns.DefaultMark).LookupNetIP(ctx, "ip", host)
 }
 
+// controlMSS bounds segments to and from a hub, so that control fits every
+// path that carries IPv6 (1280 bytes), before any MTU is found: 40 bytes of
+// IPv6, 8 of UDP and 32 of WireGuard outside, 60 of IPv6 and TCP inside.
+const controlMSS = 1280 - 40 - 8 - 32 - 60
+
 // dialer dials TCP from an overlay address through the tunnel's interface and
 // through no other, whatever the routes are at that moment.
 func dialer(iface string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
@@ -186,7 +191,8 @@ func dialer(iface string) func(context.Context, netip.Addr, netip.AddrPort) (net
 			Control: func(_, _ string, c syscall.RawConn) error {
 				var err error
 				if e := c.Control(func(fd uintptr) {
-					err = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface)
+					err = errors.Join(unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface),
+						unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS))
 				}); e != nil {
 					return e
 				}

@@ -23,8 +23,6 @@ const (
 	// confirmEvery is how often the time of the last contact with a hub is
 	// written to disk.
 	confirmEvery = 10 * time.Minute
-	// defaultRouteMTU is of routes into the tunnel where the config has none.
-	defaultRouteMTU = netns.DefaultMTU
 )
 
 // load reads the last netmap and the pins. A netmap that does not read is
@@ -183,19 +181,15 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 	return changed
 }
 
-// hostConfig is the plan's input for these routes.
-func (a *Agent) hostConfig(routes, local []netip.Prefix) netns.Config {
-	t := a.cfg.Settings.Tunnel
-	mtu := t.MTU
-	if mtu == 0 {
-		mtu = defaultRouteMTU
-	}
-	c := netns.Config{Interface: t.Interface, MTU: mtu, Mark: netns.DefaultMark, Table: netns.DefaultTable,
+// hostConfig is the plan's input for these routes and the peers behind them.
+func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
+	c := netns.Config{Interface: a.cfg.Settings.Tunnel.Interface, MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
 		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local}
+	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 		c.Overlay = slices.DeleteFunc(c.Overlay, netip.Addr.Is6)
-		c.Routes, c.Local = slices.DeleteFunc(slices.Clone(routes), v6), slices.DeleteFunc(slices.Clone(local), v6)
+		c.Routes, c.Local = slices.DeleteFunc(slices.Clone(c.Routes), v6), slices.DeleteFunc(slices.Clone(local), v6)
 	}
 	return c
 }
@@ -205,7 +199,7 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix) netns.Config {
 // the tunnel, where nobody takes the packets, and not to the host's default
 // route. Called with applyMu.
 func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
-	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil))
+	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	a.mu.Lock()
 	in := netmapcheck.Input{Self: a.id.Number, SelfKey: a.id.WireGuardKey.Public(), Hubs: a.hubs,
 		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins}
@@ -244,7 +238,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		routesErr = fmt.Errorf("set peers: %w", err)
 		fail(routesErr)
 	}
-	plan, err := netns.NewPlan(a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local))
+	plan, err := netns.NewPlan(a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers))
 	if err == nil {
 		err = a.host.Apply(ctx, plan)
 	}

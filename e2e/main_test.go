@@ -159,7 +159,8 @@ type smallNode struct {
 	*Node
 	Host *lab.Host
 	Pod  *Pod
-	LAN  string // its underlay address
+	LAN  string    // its underlay address
+	Inet *lab.Host // the switch
 }
 
 // newSmall is a system of a hub and hosts on one public network, without
@@ -175,7 +176,7 @@ func newSmall(t *testing.T, hosts int) (*System, []*smallNode) {
 	hub := l.Host("hub").Link("eth0", inet, HubAddr+"/24")
 	var out []*smallNode
 	for i := 1; i <= hosts; i++ {
-		n := &smallNode{LAN: fmt.Sprintf("203.0.113.%d", 20+i)}
+		n := &smallNode{Inet: inet, LAN: fmt.Sprintf("203.0.113.%d", 20+i)}
 		n.Host = l.Host(fmt.Sprintf("n%d", i)).Link("eth0", inet, n.LAN+"/24")
 		net := n.Host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", i), fmt.Sprintf("fd10:%d:1::1/64", i))
 		v4, v6 := fmt.Sprintf("10.%d.1.11", i), fmt.Sprintf("fd10:%d:1::11", i)

@@ -150,6 +150,11 @@ func TestApplyMakesChanges(t *testing.T) {
 		p = plan(t, c)
 		require.NoError(t, h.Apply(ctx, p))
 		requireFound(t, h, p)
+		mtus, err := h.RouteMTUs(ctx, c)
+		require.NoError(t, err)
+		require.Equal(t, mtu, mtus[netip.MustParsePrefix("10.3.0.0/16")])
+		require.Equal(t, 1300, mtus[netip.MustParsePrefix("10.0.0.0/8")])
+		require.NotContains(t, mtus, netip.MustParsePrefix("10.2.0.0/16"), "a throw route")
 	}
 	require.Eventually(t, func() bool {
 		b, _ := os.ReadFile(monitor)

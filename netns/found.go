@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -71,6 +72,24 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 	}
 	for _, l := range nft {
 		out = append(out, nftLine(l))
+	}
+	return out, nil
+}
+
+// RouteMTUs returns the MTUs of the routes into the tunnel that are there, by
+// prefix: what an earlier run of the agent found out.
+func (h *Host) RouteMTUs(_ context.Context, c Config) (map[netip.Prefix]int, error) {
+	out := map[netip.Prefix]int{}
+	for _, v6 := range families() {
+		rs, err := ourRoutes(v6, c.Table)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range rs {
+			if r, ok := toRoute(n, func(int) string { return "" }); ok && !r.throw && r.mtu > 0 {
+				out[r.prefix] = r.mtu
+			}
+		}
 	}
 	return out, nil
 }

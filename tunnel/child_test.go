@@ -132,7 +132,8 @@ func child(role string) error {
 }
 
 func childNode(ctx context.Context, c childConfig, boot protocol.BootID, log zerolog.Logger) (func(context.Context) error, <-chan struct{}, func(*childState) childReport, error) {
-	n, err := NewNode(NodeConfig{Number: c.Number, PrivateKey: c.Key, BootID: boot, Interface: "cw0", ListenPort: nodePort, Engine: c.Engine, Log: log,
+	// No routes with MTUs here: the device itself is what the underlay carries.
+	n, err := NewNode(NodeConfig{Number: c.Number, PrivateKey: c.Key, BootID: boot, Interface: "cw0", MTU: 1408, ListenPort: nodePort, Engine: c.Engine, Log: log,
 		Excluded: func(name string, _ netip.Addr) bool { return name == "cw0" || name == "lo" }})
 	if err != nil {
 		return nil, nil, nil, err

@@ -41,7 +41,7 @@ func TestNewNode(t *testing.T) {
 	n, err := NewNode(nodeConfig(t))
 	require.NoError(t, err)
 	assert.Equal(t, DefaultEngine, n.EngineName())
-	assert.Equal(t, 1420, n.cfg.MTU)
+	assert.Equal(t, 9184, n.cfg.MTU)
 	for want, spoil := range map[string]func(*NodeConfig){
 		"0 is not a node number":           func(c *NodeConfig) { c.Number = 0 },
 		"16777216 is not a node number":    func(c *NodeConfig) { c.Number = protocol.MaxNodeNumber + 1 },

@@ -328,6 +328,7 @@ func (n *Node) Paths() []protocol.PathStatus {
 	}
 	for i, p := range paths {
 		s := stats[p.Peer]
+		paths[i].MTU = min(p.MTU, n.cfg.MTU)
 		paths[i].Name, paths[i].RxBytes, paths[i].TxBytes = names[p.Peer], s.RxBytes, s.TxBytes
 	}
 	slices.SortFunc(paths, func(a, b protocol.PathStatus) int { return int(a.Peer) - int(b.Peer) })

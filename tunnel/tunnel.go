@@ -28,9 +28,11 @@ const (
 	DefaultEngine     = EngineInline
 )
 
-// DefaultMTU of a node's TUN device: what an Ethernet frame of 1500 bytes
-// leaves inside IPv6, UDP and WireGuard. The relay adds nothing.
-const DefaultMTU = 1500 - 40 - 8 - 32
+// DefaultMTU of a node's TUN device: what the largest datagram that paths are
+// searched for carries. Routes into the device have the MTU of the path behind
+// them (protocol.PathStatus). It must be a multiple of WireGuard's padding, 16:
+// engines pad up to the device's MTU and no further.
+const DefaultMTU = protocol.ProbeSize + protocol.MaxProbePadding - protocol.MinTransportSize
 
 // ErrNotRunning says that a call needs Run to have come to Ready, and not to
 // have ended.

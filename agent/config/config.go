@@ -46,7 +46,7 @@ type Config struct {
 type Tunnel struct {
 	Interface  string
 	ListenPort uint16 // UDP; 0: any free port
-	MTU        int    // of the device and of routes into it; 0: chosen by the tunnel
+	MTU        int    // the most that device and routes have; 0: what each path carries
 	Engine     string // inline or wireguard-go; empty: inline
 }
 

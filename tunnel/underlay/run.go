@@ -115,6 +115,9 @@ func (u *Underlay) tick(ctx context.Context) {
 		for _, n := range busy {
 			u.agent.Traffic(now, n)
 		}
+		if u.streamNeeded.Swap(false) {
+			u.agent.NeedStreams(now)
+		}
 		next := u.agent.Tick(now, &u.out)
 		u.after(nil)
 		if t := u.table.Tick(now); !t.IsZero() && t.Before(next) {

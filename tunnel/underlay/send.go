@@ -50,12 +50,24 @@ func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) e
 		return ErrNoPath
 	}
 	if route.Size > 0 && segment > route.Size {
-		// The route's MTU keeps packets below this; what comes all the same (IPv6
-		// of 1280 bytes, packets made before the path changed) would be lost silently.
-		u.drops.Add(DropTooLarge, uint64((len(datagrams)+segment-1)/segment))
-		return ErrTooLarge
+		return u.sendLarge(route, datagrams, segment)
 	}
 	return u.write(route.Hop, datagrams, segment)
+}
+
+// sendLarge sends what the path does not carry over a hub's stream. The
+// route's MTU keeps most packets below that; there are still IPv6 packets of
+// 1280 bytes, which no route may forbid, and packets made before the path
+// changed. Without a stream they would be lost silently.
+func (u *Underlay) sendLarge(route *probe.Route, datagrams []byte, segment int) error {
+	if route.Stream.Addr.IsValid() {
+		return u.write(route.Stream, datagrams, segment)
+	}
+	u.drops.Add(DropTooLarge, uint64((len(datagrams)+segment-1)/segment))
+	if !u.streamNeeded.Swap(true) {
+		u.poke()
+	}
+	return ErrTooLarge
 }
 
 // touch tells the runner, now and then, that there is traffic.

@@ -93,7 +93,8 @@ type Underlay struct {
 	wake    chan struct{}
 	traffic chan protocol.NodeNumber // peers that were idle
 
-	candidates atomic.Pointer[[]netip.AddrPort]
+	candidates   atomic.Pointer[[]netip.AddrPort]
+	streamNeeded atomic.Bool // for what no path by UDP carries
 
 	mu       sync.Mutex // guards what follows
 	agent    *probe.Agent

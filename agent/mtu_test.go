@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/netns"
+	"causeway/protocol"
+)
+
+func TestMTUFollower(t *testing.T) {
+	now := time.Unix(1000, 0)
+	f := mtuFollower{normal: 1380, most: 8000}
+	at := func(mtus ...int) bool {
+		now = now.Add(mtuPoll)
+		var l []protocol.PathStatus
+		for i, m := range mtus {
+			l = append(l, protocol.PathStatus{Peer: protocol.NodeNumber(10 + i), MTU: m})
+		}
+		return f.step(now, l)
+	}
+	changes := func(n int, mtus ...int) (c int) {
+		for range n {
+			if at(mtus...) {
+				c++
+			}
+		}
+		return c
+	}
+	require.False(t, at(0, 1380), "nothing is known, or nothing differs")
+	require.True(t, at(1216, 1380), "a smaller one at once")
+	require.Equal(t, 1216, f.used[10])
+	require.Zero(t, changes(4, 1440, 1440), "a larger one has to last")
+	require.Equal(t, 1, changes(8, 1440, 1440), "both in one apply")
+	require.Equal(t, map[protocol.NodeNumber]int{10: 1440, 11: 1440}, f.used)
+
+	// One that comes and goes stays down.
+	require.Equal(t, 1, changes(1, 1328, 1440))
+	for range 20 {
+		require.Zero(t, changes(3, 1440, 1440))
+		require.Zero(t, changes(3, 1328, 1440))
+	}
+	require.Equal(t, 1, changes(20, 8928, 1440))
+	require.Equal(t, 8000, f.used[10], "no more than the config allows")
+	require.Zero(t, changes(20, 0, 1440), "while nothing is known it stays")
+	require.Equal(t, 8000, f.used[10])
+	require.False(t, f.step(now, nil))
+
+	// Many that rise one by one share their applies.
+	many := make([]int, 40)
+	n := 0
+	for i := range many {
+		many[i] = 1440
+		n += changes(1, many...)
+	}
+	n += changes(20, many...)
+	require.LessOrEqual(t, n, 7)
+	require.Equal(t, 1440, f.used[49])
+}
+
+// Routes to a peer have the MTU of its path; its overlay address has a route
+// of its own only where that differs.
+func TestRoutesFollowThePathsMTU(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	h.give(testNetmap(5, testPeer(3, "10.3.0.0/24"), testPeer(4, "10.4.0.0/24")))
+	require.Zero(t, w.host.mtu("10.3.0.0/24"))
+	require.Equal(t, netns.DefaultMTU, w.host.plan.MTU)
+	overlay := testPeer(3).Overlay[0]
+	own := netip.PrefixFrom(overlay, overlay.BitLen()).String()
+	require.False(t, w.host.routed(own))
+
+	w.tunnel.setMTU(1216)
+	require.Eventually(t, func() bool { return w.host.mtu("10.3.0.0/24") == 1216 }, 5*time.Second, 10*time.Millisecond)
+	require.Equal(t, 1216, w.host.mtu(own))
+	require.True(t, w.host.routed(own))
+	require.Zero(t, w.host.mtu("10.4.0.0/24"))
+
+	w.tunnel.setMTU(8928)
+	require.Eventually(t, func() bool { return w.host.mtu("10.3.0.0/24") == 8928 }, 8*time.Second, 10*time.Millisecond)
+	w.tunnel.setMTU(netns.DefaultMTU)
+	require.Eventually(t, func() bool { return w.host.mtu("10.3.0.0/24") == 0 && !w.host.routed(own) }, 5*time.Second, 10*time.Millisecond)
+	w.host.mu.Lock()
+	applies := w.host.applies
+	w.host.mu.Unlock()
+	// The next run begins with the MTUs that are there.
+	w.host.mu.Lock()
+	w.host.mtus = map[netip.Prefix]int{netip.MustParsePrefix(own): 8928, netip.MustParsePrefix("10.3.0.0/24"): 8928}
+	w.host.mu.Unlock()
+	require.Never(t, func() bool {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		return w.host.applies != applies
+	}, time.Second, 50*time.Millisecond, "nothing is applied while nothing changes")
+	w.stop()
+	w.tunnel.setMTU(0)
+	w.start()
+	w.eventually(func() bool { return w.host.mtu("10.3.0.0/24") == 8928 && w.host.mtu(own) == 8928 }, "MTUs of the last run")
+}
