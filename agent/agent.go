@@ -58,6 +58,7 @@ type Tunnel interface {
 	HubRestarted() <-chan protocol.NodeNumber
 	CandidatesChanged() <-chan struct{}
 	HubsChanged() <-chan struct{}
+	UDPBlocked() bool
 	EngineName() string
 	Dropped() map[string]uint64
 }
@@ -143,7 +144,7 @@ func New(cfg Config) (*Agent, error) {
 	overlay := id.Overlay
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine,
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine, Proxy: proxyFor(cfg.Settings),
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)
@@ -257,7 +258,11 @@ func (a *Agent) Run(ctx context.Context) error {
 // conditionChanged logs a condition and tells the hub.
 func (a *Agent) conditionChanged(c protocol.Condition) {
 	if c.OK {
-		a.log.Info().Str("condition", c.Name).Msg("condition holds")
+		e := a.log.Info().Str("condition", c.Name)
+		if c.Note != "" {
+			e = e.Str("note", c.Note)
+		}
+		e.Msg("condition holds")
 	} else {
 		a.log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
 	}

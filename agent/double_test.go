@@ -31,6 +31,7 @@ type doubleTunnel struct {
 	hubs      []tunnel.NodeHub
 	peers     []tunnel.NodePeer
 	bound     bool
+	blocked   bool
 	restarted chan protocol.NodeNumber
 	ready     chan struct{}
 }
@@ -83,8 +84,13 @@ func (d *doubleTunnel) setBound(b bool) {
 func (d *doubleTunnel) HubRestarted() <-chan protocol.NodeNumber { return d.restarted }
 func (d *doubleTunnel) CandidatesChanged() <-chan struct{}       { return nil }
 func (d *doubleTunnel) HubsChanged() <-chan struct{}             { return nil }
-func (d *doubleTunnel) EngineName() string                       { return "double" }
-func (d *doubleTunnel) Dropped() map[string]uint64               { return map[string]uint64{"mac": 3} }
+func (d *doubleTunnel) UDPBlocked() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.blocked
+}
+func (d *doubleTunnel) EngineName() string         { return "double" }
+func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
 
 func (d *doubleTunnel) peerNumbers() (out []protocol.NodeNumber) {
 	d.mu.Lock()

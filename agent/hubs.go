@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"golang.org/x/sys/unix"
 
+	"causeway/agent/config"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -42,9 +45,17 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 		return nil
 	case <-a.tunnel.Ready():
 	}
+	// Streams need no DNS here, which may not answer: an HTTP proxy may be all
+	// that there is.
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	if err := a.tunnel.SetHubs(unresolved(list)); err != nil {
+		a.log.Warn().Err(err).Msg("hubs cannot be set")
+	}
 	for {
 		a.mu.Lock()
-		list := a.hubs
+		list = a.hubs
 		a.mu.Unlock()
 		if err := list.ValidAt(a.now()); err != nil {
 			a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
@@ -84,7 +95,7 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 // that did not resolve.
 func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[string][]netip.AddrPort) (out []tunnel.NodeHub, first error) {
 	for _, h := range list.Hubs {
-		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number)}
+		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
 		for _, hp := range h.UDP {
 			as, err := a.resolveOne(ctx, hp)
 			if err != nil {
@@ -103,6 +114,28 @@ func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[st
 		out = append(out, t)
 	}
 	return out, first
+}
+
+// unresolved is the hubs without any name looked up.
+func unresolved(list protocol.HubList) (out []tunnel.NodeHub) {
+	for _, h := range list.Hubs {
+		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
+		for _, hp := range h.UDP {
+			if ap, err := netip.ParseAddrPort(hp); err == nil {
+				t.UDP = append(t.UDP, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// proxyFor chooses the HTTP proxy for streams: the config's, or the environment's.
+func proxyFor(c config.Config) func(*url.URL) (*url.URL, error) {
+	if c.Proxy != nil {
+		return func(*url.URL) (*url.URL, error) { return c.Proxy, nil }
+	}
+	return func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
 }
 
 func (a *Agent) resolveOne(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
@@ -158,16 +191,19 @@ func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
 }
 
 // hubNames says where hubs are looked for, for a condition's cause.
-func (a *Agent) hubNames() string {
+func (a *Agent) hubNames(of func(protocol.Hub) []string) string {
 	a.mu.Lock()
 	list := a.hubs
 	a.mu.Unlock()
 	var out []string
 	for _, h := range list.Hubs {
-		out = append(out, h.UDP...)
+		out = append(out, of(h)...)
 	}
 	return strings.Join(out[:min(len(out), 5)], ", ")
 }
+
+func udpNames(h protocol.Hub) []string   { return h.UDP }
+func httpsNames(h protocol.Hub) []string { return h.HTTPS }
 
 // lookup resolves a name through sockets that never take tunnel routes: a DNS
 // server may lie inside an approved route.

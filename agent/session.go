@@ -225,10 +225,13 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 	defer t.Stop()
 	var last string
 	for {
-		if a.boundHub(0) != 0 {
+		switch {
+		case a.boundHub(0) == 0:
+			a.board.Set(condHub, "no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host")
+		case a.tunnel.UDPBlocked():
+			a.board.SetNote(condHub, "reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed")
+		default:
 			a.board.Set(condHub, "")
-		} else {
-			a.board.Set(condHub, "no hub answers at "+a.hubNames()+" (UDP); check that it runs and that UDP may leave this host")
 		}
 		text := ""
 		for _, p := range a.tunnel.Paths() {

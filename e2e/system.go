@@ -47,6 +47,8 @@ type Node struct {
 	Socket     string // of the debug endpoints
 	Config     string
 	Engine     string // of the tunnel; empty: the agent's default
+	Proxy      string // of the config
+	Env        []string
 	Proc       *lab.Process
 	bin        string
 }
@@ -59,6 +61,8 @@ type NodeSpec struct {
 	Routes      []string // announced by the config, to be approved
 	Accept      []string // of the config; nil: the default
 	Engine      string   // of the tunnel; empty: the agent's default
+	Proxy       string   // of the config; empty: none
+	Env         []string // of join and agent
 }
 
 // NewSystem prepares a hub on host, reachable at public, and starts it.
@@ -141,7 +145,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -169,6 +173,9 @@ func (n *Node) Configure(routes, accept []string) error {
 	list("accept", accept)
 	if n.Engine != "" {
 		fmt.Fprintf(&b, "tunnel:\n  engine: %s\n", n.Engine)
+	}
+	if n.Proxy != "" {
+		fmt.Fprintf(&b, "proxy: %q\n", n.Proxy)
 	}
 	if err := os.WriteFile(n.Config, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("write config: %w", err)
@@ -198,12 +205,13 @@ func (s *System) Join(ctx context.Context, spec NodeSpec) (*Node, error) {
 
 // Redeem runs 'causeway-agent join'.
 func (n *Node) Redeem(ctx context.Context, token string, args ...string) (string, error) {
-	return n.Host.Run(ctx, append([]string{n.bin, "join", token, "--state-dir", n.StateDir, "--name", n.Name}, args...)...)
+	env := append([]string{"env"}, n.Env...)
+	return n.Host.Run(ctx, append(append(env, n.bin, "join", token, "--config", n.Config, "--state-dir", n.StateDir, "--name", n.Name), args...)...)
 }
 
 // Start starts the agent.
 func (n *Node) Start() error {
-	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Args: []string{
+	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: []string{
 		n.bin, "run", "--config", n.Config, "--state-dir", n.StateDir, "--debug-socket", n.Socket,
 	}})
 	n.Proc = p

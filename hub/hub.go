@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -33,6 +34,7 @@ type Tunnel interface {
 	Ready() <-chan struct{}
 	Listen(netip.AddrPort) (net.Listener, error)
 	RelayStats() tunnel.RelayStats
+	StreamHandler() http.Handler
 }
 
 type tunnelConfig = tunnel.HubConfig
@@ -129,7 +131,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Log: log})
+	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), Log: log})
 	if err != nil {
 		return err
 	}

@@ -157,5 +157,6 @@ type Condition struct {
 	OK        bool      `json:"ok"`
 	Since     time.Time `json:"since"`
 	Cause     string    `json:"cause,omitempty"`      // why it is not ok, for a person
+	Note      string    `json:"note,omitempty"`       // what a person may want to know though it is ok
 	DependsOn []string  `json:"depends_on,omitempty"` // conditions that explain this one
 }

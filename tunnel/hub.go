@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -186,8 +187,15 @@ func (h *Hub) Listen(addr netip.AddrPort) (net.Listener, error) {
 	return n.ListenTCP(addr)
 }
 
-// Bound lists the underlay addresses bound for a node, newest first.
-func (h *Hub) Bound(n protocol.NodeNumber) []netip.AddrPort { return h.relay.Bound(n) }
+// Bound lists the UDP addresses bound for a node, the one that is sent to
+// first. A stream's is of no use to anybody else.
+func (h *Hub) Bound(n protocol.NodeNumber) []netip.AddrPort {
+	return slices.DeleteFunc(h.relay.Bound(n), protocol.IsStream)
+}
+
+// StreamHandler takes agents' requests for streams, at protocol.PathStreams of an
+// HTTPS server over stream.Listener.
+func (h *Hub) StreamHandler() http.Handler { return h.relay.StreamHandler() }
 
 // BoundChanged receives (coalesced) when any node's bound addresses change.
 func (h *Hub) BoundChanged() <-chan struct{} { return h.relay.BoundChanged() }

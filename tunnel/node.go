@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,7 +37,9 @@ type NodeConfig struct {
 	ListenPort uint16 // UDP; 0: any free port
 	Mark       uint32 // SO_MARK of every underlay socket
 	Engine     string // EngineInline or EngineWireGuardGo; empty: DefaultEngine
-	Log        zerolog.Logger
+	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
+	Proxy func(*url.URL) (*url.URL, error)
+	Log   zerolog.Logger
 	// Excluded says which of the host's own addresses are no candidates
 	// (container bridges, the tunnel itself). Called when addresses change.
 	Excluded func(ifname string, a netip.Addr) bool
@@ -59,6 +62,7 @@ type NodeHub struct {
 	Key     protocol.WireGuardPublicKey
 	Overlay []netip.Addr
 	UDP     []netip.AddrPort
+	HTTPS   []string // host:port, for streams where UDP does not pass; names are looked up when one is dialled
 }
 
 // Node is an agent's side of the tunnel. Its methods may be called
@@ -120,6 +124,8 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		NewReader:    func() underlay.Receiver { return n.engine().NewReader() },
 		OnRestart:    n.peerRestarted,
 		OnHubBound:   func(protocol.NodeNumber, bool) { n.hubsBound.send() },
+		OnUDPBlocked: n.hubsBound.send,
+		Proxy:        cfg.Proxy,
 		OnCandidates: n.candidates.send,
 		Excluded:     cfg.Excluded,
 		Log:          cfg.Log,
@@ -245,7 +251,7 @@ func (n *Node) setEngine(hubs []NodeHub, peers []NodePeer) error {
 func underlayHubs(hubs []NodeHub) []underlay.Hub {
 	out := make([]underlay.Hub, len(hubs))
 	for i, h := range hubs {
-		out[i] = underlay.Hub{Number: h.Number, Key: h.Key, Addrs: h.UDP}
+		out[i] = underlay.Hub{Number: h.Number, Key: h.Key, Addrs: h.UDP, HTTPS: h.HTTPS}
 	}
 	return out
 }
@@ -306,7 +312,7 @@ func (n *Node) HubRestarted() <-chan protocol.NodeNumber { return n.restarted }
 // CandidatesChanged receives (coalesced) when Candidates has changed.
 func (n *Node) CandidatesChanged() <-chan struct{} { return n.candidates }
 
-// HubsChanged receives (coalesced) when HubBound has changed for any hub.
+// HubsChanged receives (coalesced) when HubBound has changed for any hub, or UDPBlocked.
 func (n *Node) HubsChanged() <-chan struct{} { return n.hubsBound }
 
 // Candidates are the host's own underlay addresses, for the hub to pass on.
@@ -338,6 +344,9 @@ func (n *Node) Paths() []protocol.PathStatus {
 // HubBound reports whether the hub with this number has bound our address and
 // answered lately.
 func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(hub) }
+
+// UDPBlocked reports whether hubs are reached over streams alone.
+func (n *Node) UDPBlocked() bool { return n.under.UDPBlocked() }
 
 // Port is the UDP port of the underlay; 0 before Ready.
 func (n *Node) Port() uint16 { return n.under.Port() }

@@ -39,7 +39,12 @@ func New(now time.Time, changed func(protocol.Condition), specs ...Spec) *Board 
 
 // Set says whether a condition holds: cause is empty if it does. Names that
 // were not declared are ignored.
-func (b *Board) Set(name, cause string) {
+func (b *Board) Set(name, cause string) { b.set(name, cause, "") }
+
+// SetNote says that a condition holds, and what there is to know about it.
+func (b *Board) SetNote(name, note string) { b.set(name, "", note) }
+
+func (b *Board) set(name, cause, note string) {
 	b.mu.Lock()
 	i, ok := b.index[name]
 	if !ok {
@@ -47,14 +52,14 @@ func (b *Board) Set(name, cause string) {
 		return
 	}
 	c := &b.list[i]
-	if c.OK == (cause == "") && c.Cause == cause {
+	if c.OK == (cause == "") && c.Cause == cause && c.Note == note {
 		b.mu.Unlock()
 		return
 	}
 	if c.OK != (cause == "") {
 		c.Since = time.Now().UTC()
 	}
-	c.OK, c.Cause = cause == "", cause
+	c.OK, c.Cause, c.Note = cause == "", cause, note
 	now := *c
 	b.mu.Unlock()
 	b.changed(now)

@@ -148,6 +148,7 @@ func cleanStatus(st *protocol.Status) {
 	for i := range st.Conditions {
 		c := &st.Conditions[i]
 		c.Name, c.Cause = protocol.OneLine(c.Name, 64), protocol.OneLine(c.Cause, maxText)
+		c.Note = protocol.OneLine(c.Note, maxText)
 		c.DependsOn = c.DependsOn[:min(len(c.DependsOn), maxConditions)]
 		for j := range c.DependsOn {
 			c.DependsOn[j] = protocol.OneLine(c.DependsOn[j], 64)

@@ -21,6 +21,7 @@ import (
 	"causeway/hub/event"
 	"causeway/hub/state"
 	"causeway/protocol"
+	"causeway/tunnel/underlay/stream"
 )
 
 // Limits of the HTTPS server. Joins are rare; what is above these rates is an
@@ -44,7 +45,9 @@ type Config struct {
 	Keys   Keys
 	Store  *state.Store
 	Events *event.Log
-	Log    zerolog.Logger
+	// Streams takes the requests for streams; nil: there are none.
+	Streams http.Handler
+	Log     zerolog.Logger
 }
 
 // Server answers joins. Its methods may be called concurrently.
@@ -69,13 +72,16 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+protocol.PathHubList, s.hubList)
 	mux.HandleFunc("POST "+protocol.PathJoin, s.join)
+	if s.cfg.Streams != nil {
+		mux.Handle("GET "+protocol.PathStreams, s.cfg.Streams)
+	}
 	return mux
 }
 
 // Serve answers HTTPS on l, which it closes, until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	hs := &http.Server{
-		Handler: s.Handler(), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12},
+		Handler: s.Handler(), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true},
 		ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: readTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
 	}
@@ -89,7 +95,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			hs.Close()
 		}
 	}()
-	err := hs.ServeTLS(&limitListener{Listener: l, slots: make(chan struct{}, maxConns)}, "", "")
+	err := hs.ServeTLS(&limitListener{Listener: stream.Listener(l), slots: make(chan struct{}, maxConns)}, "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		<-end
 		return nil
@@ -231,11 +237,7 @@ type source struct {
 }
 
 func (s *sources) allow(a netip.Addr, now time.Time) bool {
-	a = a.Unmap()
-	if a.Is6() {
-		p, _ := a.WithZone("").Prefix(64)
-		a = p.Addr()
-	}
+	a = stream.SourceOf(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	src, ok := s.m[a]
@@ -278,6 +280,12 @@ type limitConn struct {
 	net.Conn
 	free func()
 }
+
+// NetConn is the connection itself.
+func (c *limitConn) NetConn() net.Conn { return c.Conn }
+
+// Detach gives the slot back: a stream has a bound of its own.
+func (c *limitConn) Detach() { c.free() }
 
 func (c *limitConn) Close() error {
 	c.free()

@@ -51,7 +51,8 @@ func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*
 		bind(n, c.LocalAddr())
 		to = append(to, c)
 	}
-	return &reader{r: r, conn: open(), recv: nobody{}}, from, to, numbers
+	r.conn.Store(open())
+	return &reader{r: r, recv: nobody{}}, from, to, numbers
 }
 
 // burst is n datagrams of the given size, to the addressees in turn, run at a time.

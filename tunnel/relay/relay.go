@@ -77,6 +77,7 @@ type Relay struct {
 	conn    atomic.Pointer[sock.Conn]
 	table   *handshake.Table
 	drops   underlay.Drops
+	streams streams
 
 	datagrams, bytes atomic.Uint64
 
@@ -94,8 +95,6 @@ type entry struct {
 	number protocol.NodeNumber
 	talks  map[protocol.NodeNumber]bool
 	bound  atomic.Pointer[[]netip.AddrPort] // the one to send to first
-	// group belongs to the reader.
-	group *sock.Group
 }
 
 func (e *entry) allows(n protocol.NodeNumber) bool { return e.talks == nil || e.talks[n] }
@@ -213,8 +212,7 @@ func (r *Relay) publish() probe.Output {
 // WireGuard (zeros) to the address that the node named. Handshake messages go
 // to every bound address and again until they are answered.
 func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
-	c := r.conn.Load()
-	if c == nil {
+	if r.conn.Load() == nil {
 		return underlay.ErrNotRunning
 	}
 	e := (*r.nodes.Load())[to]
@@ -237,16 +235,16 @@ func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) erro
 	if len(bound) == 0 {
 		return underlay.ErrNoPath
 	}
-	return c.Write(bound[0], datagrams, segment)
+	return r.write(bound[0], datagrams, segment)
 }
 
 func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
-	c, e := r.conn.Load(), (*r.nodes.Load())[to]
-	if c == nil || e == nil {
+	e := (*r.nodes.Load())[to]
+	if e == nil {
 		return
 	}
 	for _, a := range *e.bound.Load() {
-		if err := c.Write(a, msg, len(msg)); err != nil {
+		if err := r.write(a, msg, len(msg)); err != nil {
 			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a).Err(err).Msg("handshake message not sent")
 		}
 	}

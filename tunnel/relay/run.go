@@ -28,10 +28,12 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 	r.conn.Store(c)
 	g, ctx := errgroup.WithContext(ctx)
+	r.streams.open(ctx)
 	g.Go(func() error { r.read(c); return nil })
 	g.Go(func() error { r.tick(ctx); return nil })
 	g.Go(func() error {
 		<-ctx.Done()
+		r.streams.close()
 		r.conn.Store(nil)
 		c.Close()
 		return nil
@@ -59,6 +61,7 @@ func (r *Relay) tick(ctx context.Context) {
 			r.binder.Tick(now, &r.out)
 			r.publish()
 			r.mu.Unlock()
+			r.judgeStreams()
 		}
 		next := expire
 		if t := r.table.Tick(now); !t.IsZero() && t.Before(next) {
@@ -68,16 +71,19 @@ func (r *Relay) tick(ctx context.Context) {
 	}
 }
 
-// reader is the socket's goroutine.
+// reader is the goroutine of a socket or a stream.
 type reader struct {
 	r    *Relay
-	conn *sock.Conn
 	recv underlay.Receiver
 	now  time.Time
 
-	nodes  map[protocol.NodeNumber]*entry
-	open   []*entry // with a group under way
-	groups []*sock.Group
+	nodes     map[protocol.NodeNumber]*entry
+	open      map[*entry]*sock.Group // under way
+	order     []*entry               // of open
+	last      *entry                 // that was forwarded to, with its group
+	lastGroup *sock.Group
+	groups    []*sock.Group
+	pieces    [][]byte // of a group
 
 	run  []byte // for the hub's own device
 	seg  int
@@ -85,7 +91,7 @@ type reader struct {
 }
 
 func (r *Relay) read(c *sock.Conn) {
-	d := &reader{r: r, conn: c, recv: r.cfg.NewReader()}
+	d := &reader{r: r, recv: r.cfg.NewReader()}
 	b := sock.NewBatch()
 	for {
 		messages, err := c.Read(b)
@@ -109,13 +115,15 @@ func (d *reader) batch(messages []sock.Message) {
 	for i := range messages {
 		d.message(&messages[i])
 	}
-	for _, e := range d.open {
-		d.flush(e)
-		d.groups = append(d.groups, e.group)
-		e.group = nil
+	for _, e := range d.order {
+		g := d.open[e]
+		d.flush(e, g)
+		d.groups = append(d.groups, g)
 	}
 	clear(d.open)
-	d.open = d.open[:0]
+	clear(d.order)
+	d.order = d.order[:0]
+	d.last, d.lastGroup = nil, nil
 	d.recv.Flush()
 }
 
@@ -193,36 +201,51 @@ func (d *reader) addressee(from *entry, n protocol.NodeNumber) *entry {
 }
 
 func (d *reader) forward(to *entry, b []byte) {
-	if to.group == nil {
-		if n := len(d.groups); n > 0 {
-			to.group, d.groups = d.groups[n-1], d.groups[:n-1]
-		} else {
-			to.group = new(sock.Group)
-		}
-		d.open = append(d.open, to)
+	g := d.lastGroup
+	if to != d.last {
+		g = d.group(to)
+		d.last, d.lastGroup = to, g
 	}
-	if !to.group.Add(b) {
-		d.flush(to)
-		to.group.Add(b)
+	if !g.Add(b) {
+		d.flush(to, g)
+		g.Add(b)
 	}
 }
 
-func (d *reader) flush(to *entry) {
-	n, bytes := uint64(to.group.Len()), uint64(to.group.Bytes())
+// group is the one under way to an addressee.
+func (d *reader) group(to *entry) *sock.Group {
+	g := d.open[to]
+	if g == nil {
+		if n := len(d.groups); n > 0 {
+			g, d.groups = d.groups[n-1], d.groups[:n-1]
+		} else {
+			g = new(sock.Group)
+		}
+		if d.open == nil {
+			d.open = map[*entry]*sock.Group{}
+		}
+		d.open[to] = g
+		d.order = append(d.order, to)
+	}
+	return g
+}
+
+func (d *reader) flush(to *entry, g *sock.Group) {
+	n, bytes := uint64(g.Len()), uint64(g.Bytes())
 	if n == 0 {
 		return
 	}
-	bound := *to.bound.Load()
-	switch {
-	case len(bound) == 0:
-		d.r.drops.Add(DropNowhere, n)
-	case d.conn.WriteGroup(bound[0], to.group) != nil:
-		d.r.drops.Add(DropSend, n)
-	default:
+	reason := DropNowhere
+	if bound := *to.bound.Load(); len(bound) > 0 {
+		reason = d.writeGroup(bound[0], g)
+	}
+	if reason == "" {
 		d.r.datagrams.Add(n)
 		d.r.bytes.Add(bytes)
+	} else {
+		d.r.drops.Add(reason, n)
 	}
-	to.group.Reset()
+	g.Reset()
 }
 
 // gather adds the n bytes at offset o to the run for the hub's own device.
@@ -264,11 +287,7 @@ func (d *reader) probe(src netip.AddrPort, b []byte) {
 			r.cfg.OnRestart(n)
 		}
 	}
-	for _, s := range out.Sends {
-		if err := d.conn.Write(s.To, s.Data, len(s.Data)); err != nil {
-			r.cfg.Log.Debug().Stringer("addr", s.To).Err(err).Msg("probe not answered")
-		}
-	}
+	r.sendProbes(out.Sends)
 	for _, n := range out.Routes {
 		r.table.Hurry(d.now, n)
 	}

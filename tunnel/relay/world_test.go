@@ -193,6 +193,7 @@ type node struct {
 	hub    *hub
 	peers  []underlay.Peer
 	port   uint16
+	https  []string // the hub's; then it is reached over streams alone
 }
 
 func newNode(t *testing.T, h *hub, n protocol.NodeNumber) *node {
@@ -214,7 +215,11 @@ func (x *node) start(change func(*underlay.Config)) {
 	var err error
 	x.Underlay, err = underlay.New(cfg)
 	require.NoError(x.t, err)
-	require.NoError(x.t, x.SetHubs([]underlay.Hub{{Number: hubNumber, Key: x.hub.key.Public(), Addrs: []netip.AddrPort{x.hub.addr}}}))
+	hub := underlay.Hub{Number: hubNumber, Key: x.hub.key.Public(), Addrs: []netip.AddrPort{x.hub.addr}, HTTPS: x.https}
+	if len(x.https) > 0 {
+		hub.Addrs = nil
+	}
+	require.NoError(x.t, x.SetHubs([]underlay.Hub{hub}))
 	require.NoError(x.t, x.SetPeers(x.peers))
 	x.stop = run(x.t, x.Run, x.Ready())
 	x.port = x.Port()

@@ -12,8 +12,9 @@ type Drops struct{ m sync.Map } // string: *atomic.Uint64
 const (
 	DropMalformed    = "malformed"
 	DropUnknownPeer  = "unknown_peer"
-	DropUnproven     = "unproven_source" // not from a hub's or a proven peer's address
-	DropPlain        = "plain_from_peer" // zeros from an address that is no hub's
+	DropUnproven     = "unproven_source"   // not from a hub's or a proven peer's address
+	DropPlain        = "plain_from_peer"   // zeros from an address that is no hub's
+	DropStreamFull   = "stream_queue_full" // on the way out
 	DropCrossed      = "crossed_initiation"
 	DropTooLarge     = "larger_than_path"    // sent: the path carries no datagram of this size
 	DropNotYetProven = "unproven_initiation" // its sender did not answer our question

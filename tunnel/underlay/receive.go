@@ -34,6 +34,7 @@ type event struct {
 	released  protocol.NodeNumber
 	hub       protocol.NodeNumber // with bound
 	bound     bool
+	blocked   bool // whether UDP is blocked has changed
 }
 
 // reader is one socket's goroutine.

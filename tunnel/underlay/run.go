@@ -32,6 +32,7 @@ func (u *Underlay) Run(ctx context.Context) error {
 	g.Go(func() error { return u.watchAddresses(ctx) })
 	if !u.cfg.Plain {
 		g.Go(func() error { u.tick(ctx); return nil })
+		g.Go(func() error { u.runStreams(ctx); return nil })
 	}
 	g.Go(func() error {
 		<-ctx.Done()
@@ -119,6 +120,7 @@ func (u *Underlay) tick(ctx context.Context) {
 			u.agent.NeedStreams(now)
 		}
 		next := u.agent.Tick(now, &u.out)
+		u.judgeStreams(now)
 		u.after(nil)
 		if t := u.table.Tick(now); !t.IsZero() && t.Before(next) {
 			next = t
@@ -135,7 +137,7 @@ func (u *Underlay) after(r *reader) {
 	hurry := u.publish(&out)
 	u.mu.Unlock()
 	for _, s := range out.Sends {
-		if err := u.writeRaw(s.To, s.Data); errors.Is(err, unix.EMSGSIZE) {
+		if err := u.writeRaw(s.To, s.Data, len(s.Data)); errors.Is(err, unix.EMSGSIZE) {
 			u.tooLarge(s.To, len(s.Data))
 		} else if err != nil {
 			u.cfg.Log.Trace().Stringer("addr", s.To).Err(err).Msg("probe not sent")
@@ -158,7 +160,10 @@ func (u *Underlay) tooLarge(to netip.AddrPort, size int) {
 	u.after(nil)
 }
 
-func (u *Underlay) writeRaw(to netip.AddrPort, b []byte) error {
+func (u *Underlay) writeRaw(to netip.AddrPort, b []byte, segment int) error {
+	if protocol.IsStream(to) {
+		return u.writeStream(to, b, segment)
+	}
 	c := u.conns.Load()
 	if c == nil {
 		return ErrNotRunning
@@ -170,7 +175,7 @@ func (u *Underlay) writeRaw(to netip.AddrPort, b []byte) error {
 	if s == nil {
 		return sock.ErrFamily
 	}
-	return s.Write(to, b, len(b))
+	return s.Write(to, b, segment)
 }
 
 // publish makes routes and sources visible to Send and the readers, and queues
@@ -240,6 +245,10 @@ func (u *Underlay) drain(r *reader) {
 			}
 		case e.released != 0:
 			r.release(e.released)
+		case e.blocked:
+			if u.cfg.OnUDPBlocked != nil {
+				u.cfg.OnUDPBlocked()
+			}
 		case e.hub != 0:
 			if e.bound {
 				u.cfg.Log.Info().Uint32("peer", uint32(e.hub)).Msg("hub has bound our address")

@@ -5,7 +5,6 @@ import (
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay/probe"
-	"causeway/tunnel/underlay/sock"
 )
 
 // pokeEvery is how often ongoing traffic is told to the runner.
@@ -97,18 +96,7 @@ func (u *Underlay) write(h probe.Hop, b []byte, segment int) error {
 	for o := 0; o+4 <= len(b); o += segment {
 		protocol.SetMessageNumber(b[o:], h.Number)
 	}
-	c := u.conns.Load()
-	if c == nil {
-		return ErrNotRunning
-	}
-	s := c.v6
-	if h.Addr.Addr().Unmap().Is4() {
-		s = c.v4
-	}
-	if s == nil {
-		return sock.ErrFamily
-	}
-	return s.Write(h.Addr, b, segment)
+	return u.writeRaw(h.Addr, b, segment)
 }
 
 // sendHandshake sends one handshake message over every live path. What does

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,10 @@ type Config struct {
 	OnHubBound func(hub protocol.NodeNumber, bound bool)
 	// OnCandidates is called when Candidates has changed. It must not block. May be nil.
 	OnCandidates func()
+	// OnUDPBlocked is called when UDPBlocked has changed. It must not block. May be nil.
+	OnUDPBlocked func()
+	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
+	Proxy func(*url.URL) (*url.URL, error)
 	// Excluded says which of the host's own addresses are no candidates. May be nil.
 	Excluded func(ifname string, a netip.Addr) bool
 
@@ -57,7 +62,8 @@ type Config struct {
 type Hub struct {
 	Number protocol.NodeNumber
 	Key    protocol.WireGuardPublicKey
-	Addrs  []netip.AddrPort // resolved
+	Addrs  []netip.AddrPort // UDP, resolved
+	HTTPS  []string         // host:port, for streams; empty: none
 }
 
 // Peer is another node as an agent reaches it.
@@ -96,11 +102,19 @@ type Underlay struct {
 	candidates   atomic.Pointer[[]netip.AddrPort]
 	streamNeeded atomic.Bool // for what no path by UDP carries
 
-	mu       sync.Mutex // guards what follows
-	agent    *probe.Agent
-	out      probe.Output
-	held     map[protocol.NodeNumber]*held
-	events   []event
+	streams        atomic.Pointer[map[netip.AddrPort]*hubStream]
+	streamsChanged chan struct{}
+	streamsWanted  atomic.Bool
+	udpBlocked     atomic.Bool
+
+	mu     sync.Mutex // guards what follows
+	agent  *probe.Agent
+	out    probe.Output
+	held   map[protocol.NodeNumber]*held
+	events []event
+
+	lastStream uint64
+
 	draining sync.Mutex // held while events are worked off, in order
 }
 
@@ -124,12 +138,13 @@ func New(cfg Config) (*Underlay, error) {
 		return nil, errors.New("underlay: node number, private key or boot id is missing")
 	}
 	u := &Underlay{cfg: cfg, start: time.Now(), ready: make(chan struct{}), wake: make(chan struct{}, 1),
-		traffic: make(chan protocol.NodeNumber, 256), held: map[protocol.NodeNumber]*held{}}
+		streamsChanged: make(chan struct{}, 1), traffic: make(chan protocol.NodeNumber, 256), held: map[protocol.NodeNumber]*held{}}
 	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID})
 	u.table = handshake.New(cfg.Self, u.sendHandshake, u.poke)
 	u.peers.Store(&map[protocol.NodeNumber]*remote{})
 	u.sources.Store(&map[netip.AddrPort]*remote{})
 	u.candidates.Store(&[]netip.AddrPort{})
+	u.streams.Store(&map[netip.AddrPort]*hubStream{})
 	return u, nil
 }
 
@@ -138,13 +153,9 @@ func (u *Underlay) Ready() <-chan struct{} { return u.ready }
 
 // SetHubs replaces the hubs. A hub that stays keeps what is known of it.
 func (u *Underlay) SetHubs(hubs []Hub) error {
-	l := make([]probe.Hub, len(hubs))
-	for i, h := range hubs {
-		l[i] = probe.Hub{Number: h.Number, Key: h.Key, Addrs: h.Addrs}
-	}
 	u.mu.Lock()
 	defer u.after(nil)
-	if err := u.agent.SetHubs(time.Now(), l, &u.out); err != nil {
+	if err := u.setHubs(hubs); err != nil {
 		return err
 	}
 	u.setRemotes(true, func(yield func(protocol.NodeNumber) bool) {
@@ -228,6 +239,7 @@ func (u *Underlay) Paths() []protocol.PathStatus {
 	u.mu.Lock()
 	l := u.agent.Statuses(time.Now())
 	u.mu.Unlock()
+	u.shown(l)
 	peers := *u.peers.Load()
 	for i := range l {
 		if r := peers[l[i].Peer]; r != nil {

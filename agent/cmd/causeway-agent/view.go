@@ -133,7 +133,7 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 func writeConditions(w io.Writer, l []protocol.Condition) {
 	t := newTable(w, "condition", "ok", "since", "cause")
 	for _, c := range l {
-		t.AppendRow(table.Row{c.Name, yesNo(c.OK), ago(c.Since), c.Cause})
+		t.AppendRow(table.Row{c.Name, yesNo(c.OK), ago(c.Since), c.Cause + c.Note})
 	}
 	t.Render()
 }

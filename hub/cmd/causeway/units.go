@@ -130,7 +130,7 @@ func (p *page) conditions(cs []protocol.Condition) {
 		if !c.OK {
 			state = cell{"not ok", bad}
 		}
-		cause := c.Cause
+		cause := c.Cause + c.Note
 		if len(c.DependsOn) > 0 && !c.OK {
 			cause += " (follows from " + strings.Join(c.DependsOn, ", ") + ")"
 		}

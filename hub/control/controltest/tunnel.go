@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 
@@ -104,6 +105,9 @@ func (t *Tunnel) Bound(n protocol.NodeNumber) []netip.AddrPort {
 	defer t.mu.Unlock()
 	return append([]netip.AddrPort{}, t.bound[n]...)
 }
+
+// StreamHandler has no streams.
+func (t *Tunnel) StreamHandler() http.Handler { return http.NotFoundHandler() }
 
 // BoundChanged receives after Bind.
 func (t *Tunnel) BoundChanged() <-chan struct{} { return t.changed }

@@ -27,6 +27,18 @@ func (g *Group) Len() int { return g.count }
 // Bytes is the length of what was gathered.
 func (g *Group) Bytes() int { return g.bytes }
 
+// Segment is the length of each datagram; the last one may be shorter.
+func (g *Group) Segment() int { return g.segment }
+
+// Pieces appends what was gathered to dst, piece by piece. They are good until
+// Reset.
+func (g *Group) Pieces(dst [][]byte) [][]byte {
+	for _, v := range g.iovs[:g.n] {
+		dst = append(dst, unsafe.Slice(v.Base, int(v.Len)))
+	}
+	return dst
+}
+
 // Reset empties g.
 func (g *Group) Reset() {
 	clear(g.iovs[:g.n])
