@@ -19,7 +19,8 @@ func TestTokens(t *testing.T) {
 	s, nodes := newSmall(t, 2)
 	host := nodes[1].Host
 	clean := snapshot(host)
-	refused := func(t *testing.T, name, token string, want ...string) {
+	hubSays := map[string]bool{} // what the hub let these hosts read
+	refused := func(t *testing.T, name, token string, want ...string) string {
 		t.Helper()
 		n, err := s.Prepare(NodeSpec{Name: name, Site: "s2", Host: host})
 		require.NoError(t, err)
@@ -27,13 +28,18 @@ func TestTokens(t *testing.T) {
 		requireOneLine(t, err, want...)
 		require.Equal(t, 1, exitCode(t, failed(t, err)))
 		requireNoSecret(t, err.Error(), token)
-		_, err = n.Host.Run(step(t), n.bin, "run", "--state-dir", n.StateDir, "--config", n.Config, "--debug-socket", n.Socket)
-		requireOneLine(t, err, "join")
+		_, runErr := n.Host.Run(step(t), n.bin, "run", "--state-dir", n.StateDir, "--config", n.Config, "--debug-socket", n.Socket)
+		requireOneLine(t, runErr, "join")
 		require.NoFileExists(t, filepath.Join(n.StateDir, "identity.json"))
 		require.Equal(t, clean, snapshot(host))
-		list, err := s.Nodes(step(t))
-		require.NoError(t, err)
+		list, listErr := s.Nodes(step(t))
+		require.NoError(t, listErr)
 		require.NotContains(t, list, name)
+		return failed(t, err).Stderr
+	}
+	refusedByHub := func(t *testing.T, name, token string) {
+		t.Helper()
+		hubSays[refused(t, name, token, "the hub refused", "token")] = true
 	}
 
 	good, err := s.Token(step(t), "s1")
@@ -50,11 +56,11 @@ func TestTokens(t *testing.T) {
 		// Made by no hub: the right pin, but an id that nobody knows.
 		x, err := protocol.NewToken(parsed.Pin, parsed.Addr)
 		require.NoError(t, err)
-		refused(t, "foreign", x.Text(), "token")
+		refusedByHub(t, "foreign", x.Text())
 		// The right id with another secret.
 		y := x
 		y.ID = parsed.ID
-		refused(t, "secret", y.Text(), "token")
+		refusedByHub(t, "secret", y.Text())
 		// Made by another cluster: the pin does not fit the hub's key.
 		z := parsed
 		z.Pin[0] ^= 1
@@ -82,7 +88,7 @@ func TestTokens(t *testing.T) {
 			}
 			return errState("not expired")
 		}))
-		refused(t, "expired", old, "token")
+		refusedByHub(t, "expired", old)
 	})
 	t.Run("revoked", func(t *testing.T) {
 		x, err := s.Token(step(t), "s1")
@@ -91,14 +97,14 @@ func TestTokens(t *testing.T) {
 		require.NoError(t, err)
 		_, err = s.CLI(step(t), "token", "revoke", p.ID.String())
 		require.NoError(t, err)
-		refused(t, "revoked", x, "token")
+		refusedByHub(t, "revoked", x)
 	})
 	t.Run("used", func(t *testing.T) {
 		n, err := s.Prepare(NodeSpec{Name: "n1", Site: "s1", Host: nodes[0].Host})
 		require.NoError(t, err)
 		_, err = n.Redeem(step(t), good)
 		require.NoError(t, err, "the refused ones did not use it up")
-		refused(t, "second", good, "token")
+		refusedByHub(t, "second", good)
 		require.NoError(t, n.Start())
 		require.NoError(t, s.WaitReady(step(t), "n1"), "the first one is not harmed")
 	})
@@ -118,6 +124,12 @@ func TestTokens(t *testing.T) {
 		_, err = host.Run(step(t), "sh", "-c", "echo "+x+" | "+n.bin+" join - --state-dir "+n.StateDir+" --name n3")
 		require.NoError(t, err)
 	})
+	require.Len(t, hubSays, 1, "told alike whatever the reason: %v", hubSays)
+	out, err := s.CLI(step(t), "audit")
+	require.NoError(t, err)
+	for _, reason := range []string{"unknown token", "wrong secret", "expired at", "revoked", "used already by node n1"} {
+		require.Contains(t, out, "join refused: "+reason)
+	}
 	require.NotContains(t, s.Hub.Proc.Output(), secretOf(good), "never logged")
 }
 

@@ -468,15 +468,32 @@ func TestTokenIsRedeemedOnce(t *testing.T) {
 	revoked := w.token(api.TokenSpec{Site: "a"})
 	w.must("DELETE", "/v1/tokens/"+revoked.ID.String(), nil, nil)
 	require.Equal(t, other.Refused, newHost(t).join(t, revoked, "two", nil).Refused)
+	require.Equal(t, other.Refused, newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "one", nil).Refused, "a taken name, too")
+	require.Equal(t, other.Refused, newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "No Name", nil).Refused)
 	old := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "two", func(r *protocol.JoinRequest) { r.Version = 7 })
 	require.Equal(t, protocol.RefusedVersion, old.Refused.Code)
 	var events []api.Event
 	w.must("GET", "/v1/events", nil, &events)
-	require.Len(t, events, 5)
+	require.Len(t, events, 7)
+	// The reasons are in the audit, and stay there.
+	reasons := func() (out []string) {
+		var audit []api.AuditEntry
+		w.must("GET", "/v1/audit", nil, &audit)
+		for _, e := range audit {
+			if e.Why == "join refused" {
+				out = append(out, e.Changes[0])
+			}
+		}
+		return out
+	}
+	for i, want := range []string{"protocol version", "is no node name", "name one is taken", "revoked", "wrong secret", "unknown token", "used already by node one"} {
+		require.Contains(t, reasons()[i], want)
+	}
 
 	w.stop()
 	w = start(t, dir)
 	tok.Addr = w.token(api.TokenSpec{Site: "a"}).Addr // another port
+	require.Len(t, reasons(), 7)
 	again := h.join(t, tok, "one", nil)
 	require.Nil(t, again.Refused)
 	require.Equal(t, first.Number, again.Number)
@@ -561,7 +578,7 @@ func TestReplace(t *testing.T) {
 	joined(t, w, "one", api.TokenSpec{Site: "a"})
 	tok := w.token(api.TokenSpec{Site: "a", Replace: "one"})
 	h := newHost(t)
-	require.Equal(t, protocol.RefusedName, h.join(t, tok, "one", nil).Refused.Code)
+	require.Equal(t, protocol.RefusedToken, h.join(t, tok, "one", nil).Refused.Code)
 	ans := h.join(t, tok, "one", func(r *protocol.JoinRequest) { r.Replace = true })
 	require.Nil(t, ans.Refused)
 	require.Equal(t, protocol.NodeNumber(3), ans.Number)

@@ -4,10 +4,6 @@ package protocol
 // node joined with. A hub assumes it until the node's first Hello.
 const FirstKeyEpoch = 1
 
-// RefusedKey refuses a join whose WireGuard or identity key belongs to another node
-// already; the token is not consumed.
-const RefusedKey = "key"
-
 // Limits of what one node may announce and carry, checked by the hub.
 const (
 	MaxNodeRoutes     = 256

@@ -46,8 +46,9 @@ type JoinAnswer struct {
 	HubList *SignedHubList `json:"hub_list,omitempty"`
 }
 
-// Refusal says why a join was refused. Whoever does not hold a token's secret
-// learns RefusedToken and nothing more.
+// Refusal says that a join was refused. Whatever it is about the token, the
+// host, its name or its keys, the host is told the same, RefusedToken; the hub's
+// audit has the reason.
 type Refusal struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -55,10 +56,8 @@ type Refusal struct {
 
 // Refusal codes.
 const (
-	RefusedToken   = "token"    // unknown, used by another key, expired, revoked or wrong secret: told alike
-	RefusedName    = "name"     // the name is taken or not a DNS label; the token is not consumed
-	RefusedOverlay = "overlay"  // the overlay range is used up
-	RefusedBusy    = "busy"     // rate limit or state not writable: try again
+	RefusedToken   = "token"    // the token is not consumed by it
+	RefusedBusy    = "busy"     // state not writable: try again
 	RefusedVersion = "protocol" // the hub does not speak this version
 )
 

@@ -199,10 +199,7 @@ type RefusedError struct {
 // Error says what the hub said and what to do.
 func (e *RefusedError) Error() string {
 	todo := map[string]string{
-		protocol.RefusedToken:   "ask for a new token ('causeway token create')",
-		protocol.RefusedName:    "give another with --name, or ask for a token made with --replace and join with --replace",
-		protocol.RefusedKey:     "try again, with a fresh key",
-		protocol.RefusedOverlay: "the hub's operator has to widen --overlay",
+		protocol.RefusedToken:   "'causeway audit' on the hub has the reason; 'causeway token create' makes a new token",
 		protocol.RefusedBusy:    "try again with the same token",
 		protocol.RefusedVersion: "install the agent version that fits the hub",
 	}[e.Code]

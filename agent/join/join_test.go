@@ -227,12 +227,12 @@ func TestRefusals(t *testing.T) {
 		want   string
 		keeps  bool // pending stays for a retry
 	}{
-		{"wrong secret", func(h *hub) { h.token.Secret[0] ^= 1 }, "the hub refused to join this host: the token is not valid; ask for a new token", false},
-		{"name", func(h *hub) {
+		{"wrong secret", func(h *hub) { h.token.Secret[0] ^= 1 }, "the hub refused to join this host: the token is not valid; 'causeway audit' on the hub has the reason", false},
+		{"dirty text", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) {
-				*a = protocol.JoinAnswer{Refused: &protocol.Refusal{Code: protocol.RefusedName, Message: "name n\x1b[31m is\ntaken."}}
+				*a = protocol.JoinAnswer{Refused: &protocol.Refusal{Code: protocol.RefusedToken, Message: "name n\x1b[31m is\ntaken."}}
 			}
-		}, "name n [31m is taken; give another with --name", false},
+		}, "name n [31m is taken; 'causeway audit'", false},
 		{"busy", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) {
 				*a = protocol.JoinAnswer{Refused: &protocol.Refusal{Code: protocol.RefusedBusy}}

@@ -88,20 +88,45 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestSourcesAreBounded(t *testing.T) {
-	s := sources{m: map[netip.Addr]*source{}}
+	s := newSources()
 	now := time.Unix(1000, 0)
 	a := netip.MustParseAddr("10.0.0.0")
 	for range maxSources {
 		require.True(t, s.allow(a, now))
 		a = a.Next()
 	}
+	// Beyond the table all others share one limit, and nobody is remembered.
+	for range strangersBurst {
+		require.True(t, s.allow(a, now))
+		a = a.Next()
+	}
 	require.False(t, s.allow(a, now))
+	require.Len(t, s.m, maxSources)
 	require.True(t, s.allow(a, now.Add(time.Minute)))
 	require.Len(t, s.m, 1)
 	// One host has a /64: its addresses are one source.
 	require.True(t, s.allow(netip.MustParseAddr("2001:db8::1"), now.Add(time.Minute)))
 	require.True(t, s.allow(netip.MustParseAddr("2001:db8::2"), now.Add(time.Minute)))
 	require.Len(t, s.m, 2)
+}
+
+// However many joins are refused, the log grows slowly, and no refusal goes uncounted.
+func TestAuditIsBounded(t *testing.T) {
+	a := newAuditor()
+	now := time.Unix(1000, 0)
+	entries, counted := map[bool]int{}, 0
+	for i := range 24 * 3600 * 100 { // a day at 100 a second, one in ten with a secret
+		shown := i%10 == 0
+		if missed, ok := a.take(shown, now); ok {
+			entries[shown]++
+			counted += missed + 1
+		}
+		now = now.Add(10 * time.Millisecond)
+	}
+	require.LessOrEqual(t, entries[false], blindBurst+24*12)
+	require.LessOrEqual(t, entries[true], shownBurst+24*360)
+	require.GreaterOrEqual(t, entries[true], shownBurst+24*360-1)
+	require.Equal(t, 24*3600*100, counted+a.missed)
 }
 
 func TestKeysAndCertificateStay(t *testing.T) {

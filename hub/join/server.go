@@ -30,11 +30,8 @@ const (
 	readTimeout     = 10 * time.Second
 	writeTimeout    = 30 * time.Second
 	maxConns        = 4096
-	perSourceRate   = 10 // requests a second
-	perSourceBurst  = 100
-	overallRate     = 500
+	overallRate     = 500 // requests a second
 	overallBurst    = 1000
-	maxSources      = 10000
 	redeemTimeout   = 20 * time.Second
 	maxAgentVersion = 64
 )
@@ -56,6 +53,7 @@ type Server struct {
 	cert    tls.Certificate
 	overall *rate.Limiter
 	sources sources
+	audit   auditor
 }
 
 // New loads or makes the certificate. It listens on nothing.
@@ -64,7 +62,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: sources{m: map[netip.Addr]*source{}}}, nil
+	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(), audit: newAuditor()}, nil
 }
 
 // Handler returns the endpoints.
@@ -189,15 +187,19 @@ func openRequest(hub protocol.WireGuardPrivateKey, msg []byte) (*noise.Handshake
 // redeem decides the join and words the answer.
 func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuardPublicKey, req protocol.JoinRequest) protocol.JoinAnswer {
 	ans := protocol.JoinAnswer{Version: protocol.Version}
-	refuse := func(code, told, reason string) protocol.JoinAnswer {
-		s.cfg.Log.Warn().Str("addr", from).Str("token", req.TokenID.String()).Str("reason", reason).Msg("join refused")
-		s.cfg.Events.Add(event.JoinRefused, "", fmt.Sprintf("from %s, token %s, wanted name %.80q: %s", from, req.TokenID, req.Name, reason))
+	refuse := func(code, told, reason string, shown bool) protocol.JoinAnswer {
+		s.refused(ctx, state.JoinRefused{From: from, Token: req.TokenID, Name: protocol.OneLine(req.Name, 80), Reason: reason}, shown)
 		ans.Refused = &protocol.Refusal{Code: code, Message: told}
+		return ans
+	}
+	busy := func(err error) protocol.JoinAnswer {
+		s.cfg.Log.Error().Err(err).Str("addr", from).Str("token", req.TokenID.String()).Msg("join not stored")
+		ans.Refused = &protocol.Refusal{Code: protocol.RefusedBusy, Message: "the hub cannot store the join now"}
 		return ans
 	}
 	if req.Version < 1 || req.Version > protocol.Version+1 {
 		told := fmt.Sprintf("the hub speaks protocol version %d, the agent %d", protocol.Version, req.Version)
-		return refuse(protocol.RefusedVersion, told, told)
+		return refuse(protocol.RefusedVersion, told, told, false)
 	}
 	rr := state.RedeemRequest{Token: req.TokenID, WireGuardKey: key, IdentityKey: req.IdentityKey, Name: req.Name, Replace: req.Replace}
 	whole := copy(rr.Secret[:], req.Secret) == len(rr.Secret) && len(req.Secret) == len(rr.Secret) && !req.IdentityKey.IsZero()
@@ -209,55 +211,20 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	var r *state.Refusal
 	switch {
 	case errors.As(err, &r):
-		return refuse(r.Code, r.Told, r.Reason)
+		return refuse(protocol.RefusedToken, told, r.Reason, r.Shown)
 	case err != nil:
-		return refuse(protocol.RefusedBusy, "the hub cannot store the join now", err.Error())
+		return busy(err)
 	}
 	n, ok := st.NodeByKey(key)
 	overlay, err := st.OverlayOf(n.Number)
 	if !ok || err != nil {
-		return refuse(protocol.RefusedBusy, "the hub cannot store the join now", "the node is not in the state")
+		return busy(fmt.Errorf("node of token %s is not in the state: %w", req.TokenID, err))
 	}
 	if st.Seq != before {
 		s.cfg.Log.Info().Str("node", n.Name).Str("site", n.Site).Uint32("number", uint32(n.Number)).Str("addr", from).Msg("node joined")
 	}
 	ans.Number, ans.Name, ans.Site, ans.Overlay, ans.HubList = n.Number, n.Name, n.Site, overlay, st.HubList
 	return ans
-}
-
-// sources limits the rate of each source, of the IPv6 ones by /64.
-type sources struct {
-	mu sync.Mutex
-	m  map[netip.Addr]*source
-}
-
-type source struct {
-	lim  *rate.Limiter
-	last time.Time
-}
-
-func (s *sources) allow(a netip.Addr, now time.Time) bool {
-	a = stream.SourceOf(a)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	src, ok := s.m[a]
-	if !ok {
-		if len(s.m) >= maxSources {
-			// Whoever was silent long enough to have a full burst again is as good as new.
-			for k, v := range s.m {
-				if now.Sub(v.last) > perSourceBurst/perSourceRate*time.Second {
-					delete(s.m, k)
-				}
-			}
-			if len(s.m) >= maxSources {
-				return false
-			}
-		}
-		src = &source{lim: rate.NewLimiter(perSourceRate, perSourceBurst)}
-		s.m[a] = src
-	}
-	src.last = now
-	return src.lim.AllowN(now, 1)
 }
 
 // limitListener bounds the connections open at once: beyond it, accepting waits.

@@ -34,6 +34,7 @@ var kinds = map[string]reflect.Type{
 	"site_deleted":    reflect.TypeFor[SiteDeleted](),
 	"token_created":   reflect.TypeFor[TokenCreated](),
 	"token_revoked":   reflect.TypeFor[TokenCancelled](),
+	"join_refused":    reflect.TypeFor[JoinRefused](),
 	"token_redeemed":  reflect.TypeFor[TokenRedeemed](),
 	"node_joined":     reflect.TypeFor[NodeJoined](),
 	"node_stated":     reflect.TypeFor[NodeStated](),

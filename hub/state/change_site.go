@@ -194,3 +194,24 @@ func (c TokenRedeemed) apply(s *State, t time.Time) error {
 func (c TokenRedeemed) Describe() string {
 	return fmt.Sprintf("token %s used by node %d", c.ID, c.Node)
 }
+
+// JoinRefused tells the audit of joins that were refused; it changes nothing.
+type JoinRefused struct {
+	From   string           `json:"from"` // address and port
+	Token  protocol.TokenID `json:"token"`
+	Name   string           `json:"name"` // wanted
+	Reason string           `json:"reason"`
+	// Missed counts the joins refused since the last entry that have none of their own.
+	Missed int `json:"missed,omitempty"`
+}
+
+func (c JoinRefused) apply(*State, time.Time) error { return nil }
+
+// Describe returns one line.
+func (c JoinRefused) Describe() string {
+	d := fmt.Sprintf("join refused: %s (from %s, token %s, wanted name %q)", c.Reason, c.From, c.Token, c.Name)
+	if c.Missed > 0 {
+		d += fmt.Sprintf("; %d more since the last such entry", c.Missed)
+	}
+	return d
+}

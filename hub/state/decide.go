@@ -71,20 +71,18 @@ type RedeemRequest struct {
 	Replace      bool
 }
 
-// Refusal codes the reasons of Redeem, for the joining host and for events.
+// Refusal is why Redeem refuses, for the operator alone: the joining host is
+// told the same whatever the reason.
 type Refusal struct {
-	Code   string // protocol.Refused…
-	Told   string // what the joining host reads
-	Reason string // what the operator reads
+	Reason string
+	Shown  bool // the host showed the token's secret
 }
 
-// Error returns the operator's reason.
+// Error returns the reason.
 func (r *Refusal) Error() string { return r.Reason }
 
-const toldToken = "the token is not valid here: it was used, has expired, was revoked or belongs to another hub"
-
-func refuseToken(reason string) error {
-	return &Refusal{protocol.RefusedToken, toldToken, reason}
+func refuse(format string, args ...any) error {
+	return &Refusal{Reason: fmt.Sprintf(format, args...), Shown: true}
 }
 
 // shownToken returns the token whose secret r shows.
@@ -93,15 +91,16 @@ func (s *State) shownToken(r RedeemRequest) (Token, error) {
 	hash := sha256.Sum256(r.Secret[:])
 	if match := subtle.ConstantTimeCompare(hash[:], tok.Hash[:]) == 1; !ok || !match {
 		if ok {
-			return Token{}, refuseToken("wrong secret")
+			return Token{}, &Refusal{Reason: "wrong secret"}
 		}
-		return Token{}, refuseToken("unknown token")
+		return Token{}, &Refusal{Reason: "unknown token"}
 	}
 	return tok, nil
 }
 
 // Redeem decides a join. The same key's retry adds nothing and so finds the
-// node that the first attempt made; every other doubt about the token is refused alike.
+// node that the first attempt made. Everything is checked before the token is
+// consumed, so that a refusal leaves it open.
 func Redeem(d *Draft, r RedeemRequest) error {
 	tok, err := d.shownToken(r)
 	if err != nil {
@@ -113,32 +112,31 @@ func Redeem(d *Draft, r RedeemRequest) error {
 		if n.WireGuardKey == r.WireGuardKey && n.IdentityKey == r.IdentityKey && n.Live() {
 			return nil
 		}
-		return refuseToken(fmt.Sprintf("used already by node %s", n.Name))
+		return refuse("used already by node %s", n.Name)
 	case TokenRevoked:
-		return refuseToken("revoked")
+		return refuse("revoked")
 	case TokenExpired:
-		return refuseToken("expired at " + tok.Expires.UTC().Format(time.RFC3339))
+		return refuse("expired at %s", tok.Expires.UTC().Format(time.RFC3339))
 	}
 	if !protocol.ValidName(r.Name) {
-		told := fmt.Sprintf("%.80q is no node name: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-' (join --name NAME)", r.Name)
-		return &Refusal{protocol.RefusedName, told, told}
+		return refuse("%.80q is no node name", r.Name)
 	}
 	owner, used := d.keys[r.WireGuardKey]
 	if !used {
 		owner, used = d.identities[r.IdentityKey]
 	}
 	if used {
-		told := fmt.Sprintf("this host's keys belong to node %s already; run 'causeway-agent leave' before it joins again", d.Nodes[owner].Name)
-		return &Refusal{protocol.RefusedKey, told, told}
+		return refuse("the host's keys belong to node %s", d.Nodes[owner].Name)
 	}
 	if old, ok := d.names[r.Name]; ok {
-		if tok.Replace != r.Name || !r.Replace {
-			told := fmt.Sprintf("the name %s is taken by a node of site %s; join with --name, or make a token with --replace %s and join with --replace", r.Name, d.Nodes[old].Site, r.Name)
-			return &Refusal{protocol.RefusedName, told, told}
-		}
-		if site := d.Nodes[old].Site; site != tok.Site { // the name went to another site since the token was made
-			told := fmt.Sprintf("the name %s is taken by a node of site %s, and the token is for site %s; join with --name", r.Name, site, tok.Site)
-			return &Refusal{protocol.RefusedName, told, told}
+		site := d.Nodes[old].Site
+		switch {
+		case tok.Replace != r.Name:
+			return refuse("the name %s is taken by a node of site %s; join with another --name, or make the token with --replace %s", r.Name, site, r.Name)
+		case !r.Replace:
+			return refuse("the name %s is taken by a node of site %s, and the host did not join with --replace", r.Name, site)
+		case site != tok.Site: // the name went to another site since the token was made
+			return refuse("the name %s is taken by a node of site %s, and the token is for site %s", r.Name, site, tok.Site)
 		}
 		if err := d.Add(NodeGone{old, GoneRevoked}); err != nil {
 			return err
@@ -146,7 +144,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	}
 	number := d.NextNumber
 	if _, err := d.OverlayOf(number); err != nil {
-		return &Refusal{protocol.RefusedOverlay, "the hub's overlay range is used up; the operator has to enlarge it", err.Error()}
+		return refuse("the overlay range is used up: %v; the hub needs a wider --overlay", err)
 	}
 	if err := d.Add(TokenRedeemed{r.Token, number}); err != nil {
 		return err

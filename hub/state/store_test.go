@@ -117,7 +117,7 @@ func TestRedeemWithoutSecretTakesNoTurn(t *testing.T) {
 	_, err = two.Redeem(short, "token", "join", request(id, secret(2), 1, "n1"))
 	close(done)
 	require.ErrorAs(t, err, &r)
-	require.Equal(t, protocol.RefusedToken, r.Code)
+	require.False(t, r.Shown)
 	_, err = two.Redeem(ctx, "token", "join", request(protocol.TokenID{9}, secret(9), 1, "n1"))
 	require.ErrorAs(t, err, &r)
 	id, err = addToken(ctx, one, 3)
@@ -155,7 +155,7 @@ func TestRedeemConcurrently(t *testing.T) {
 					continue
 				case err == nil:
 					won.Add(1)
-				case errors.As(err, &no) && no.Code == protocol.RefusedToken:
+				case errors.As(err, &no) && no.Shown:
 					refused.Add(1)
 				default:
 					other.Add(1)

@@ -60,8 +60,9 @@ func (c *cli) audit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Show who changed what, newest first",
-		Long:  `Show the transactions of the hub's state log: who made each change, why, and what it was.`,
-		Args:  exactly(),
+		Long: `Show the transactions of the hub's state log: who made each change, why, and
+what it was; and joins that were refused, with the reason.`,
+		Args: exactly(),
 	}
 	limitFlag(cmd, &limit)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
