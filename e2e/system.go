@@ -35,6 +35,7 @@ type Hub struct {
 	Dir    string // its data directory
 	Socket string // of the admin API
 	Public string // its public host
+	Env    []string
 	Proc   *lab.Process
 	bin    string
 }
@@ -85,7 +86,7 @@ func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, pu
 // StartHub starts the hub's process and waits until it answers.
 func (s *System) StartHub(ctx context.Context) error {
 	h := s.Hub
-	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Args: []string{
+	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: []string{
 		h.bin, "run", "--data-dir", h.Dir, "--public-host", h.Public, "--admin-socket", h.Socket,
 	}})
 	if err != nil {

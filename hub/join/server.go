@@ -19,6 +19,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/event"
+	"causeway/hub/failpoint"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/stream"
@@ -127,14 +128,17 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		bad(w)
 		return
 	}
+	failpoint.Hit("join-read")
 	hs, key, req, err := openRequest(s.cfg.Keys.Hub, msg)
 	if err != nil {
 		bad(w)
 		return
 	}
+	failpoint.Hit("join-opened")
 	ctx, cancel := context.WithTimeout(r.Context(), redeemTimeout)
 	defer cancel()
 	answer := s.redeem(ctx, r.RemoteAddr, key, req)
+	failpoint.Hit("join-stored")
 	b, err := json.Marshal(answer)
 	if err == nil {
 		b, _, _, err = hs.WriteMessage(nil, b)
@@ -145,7 +149,9 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	failpoint.Hit("join-sealed")
 	w.Write(b)
+	failpoint.Hit("join-written")
 }
 
 // bad is the whole answer to what is no join message for this hub.
