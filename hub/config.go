@@ -25,6 +25,12 @@ const (
 	DefaultListenHTTPS = ":443"
 )
 
+// Bounds of Config.SocketBuffer: a group of datagrams has to fit.
+const (
+	minSocketBuffer = 128 << 10
+	maxSocketBuffer = 256 << 20
+)
+
 // Config is what an operator can set. The zero value of a field means its
 // default.
 type Config struct {
@@ -36,6 +42,7 @@ type Config struct {
 	PublicHTTPSPort uint16         // likewise
 	AdminSocket     string         // unix socket
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
+	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
 	Version         string         // of this build
 	Log             zerolog.Logger
 }
@@ -67,6 +74,9 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if err := state.ValidOverlay(cfg.Overlay); err != nil {
 		return nil, fmt.Errorf("overlay: %w", err)
+	}
+	if b := cfg.SocketBuffer; b != 0 && (b < minSocketBuffer || b > maxSocketBuffer) {
+		return nil, fmt.Errorf("socket-buffer %d: give %d to %d bytes", b, minSocketBuffer, maxSocketBuffer)
 	}
 	h := &Hub{cfg: cfg, ready: make(chan struct{}), newTunnel: newTunnel}
 	var err error

@@ -33,6 +33,13 @@ func TestNewChecksConfig(t *testing.T) {
 	require.Equal(t, ":443", h.https)
 }
 
+func TestSocketBufferIsBounded(t *testing.T) {
+	for bytes, ok := range map[int]bool{0: true, 212992: true, minSocketBuffer - 1: false, maxSocketBuffer + 1: false, -1: false} {
+		_, err := New(Config{DataDir: t.TempDir(), SocketBuffer: bytes})
+		require.Equal(t, ok, err == nil, "%d bytes: %v", bytes, err)
+	}
+}
+
 func TestDataDirNotWritable(t *testing.T) {
 	f := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(f, nil, 0o600))

@@ -29,7 +29,10 @@ type HubConfig struct {
 	BootID     protocol.BootID
 	Listen     netip.AddrPort // UDP
 	Overlay    []netip.Addr   // the hub's own overlay addresses, on its netstack
-	Log        zerolog.Logger
+	// SocketBuffer is how many bytes each socket may buffer each way; 0: the
+	// default. The kernel gives an ordinary user less.
+	SocketBuffer int
+	Log          zerolog.Logger
 }
 
 // HubNode is a node as the hub knows it.
@@ -78,7 +81,8 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 				e.ResetPeer(n)
 			}
 		},
-		Log: cfg.Log,
+		SocketBuffer: cfg.SocketBuffer,
+		Log:          cfg.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)

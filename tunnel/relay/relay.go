@@ -20,7 +20,7 @@ import (
 	"causeway/tunnel/underlay/sock"
 )
 
-// Config configures a switchboard. All but OnRestart, NoOffload and Log are needed.
+// Config configures a switchboard. All but OnRestart, NoOffload, SocketBuffer and Log are needed.
 type Config struct {
 	Self       protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
@@ -35,6 +35,9 @@ type Config struct {
 	OnRestart func(protocol.NodeNumber)
 	// NoOffload leaves UDP_GRO and UDP_SEGMENT unused.
 	NoOffload bool
+	// SocketBuffer is how many bytes each socket may buffer each way; 0: sock's
+	// default.
+	SocketBuffer int
 
 	Log zerolog.Logger
 }

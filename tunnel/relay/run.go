@@ -22,7 +22,7 @@ const expireEvery = time.Second
 // Run opens the socket and works until ctx ends. It owns every goroutine, and
 // runs once.
 func (r *Relay) Run(ctx context.Context) error {
-	c, err := sock.Open(sock.Options{Addr: r.cfg.Listen, NoOffload: r.cfg.NoOffload})
+	c, err := sock.Open(sock.Options{Addr: r.cfg.Listen, NoOffload: r.cfg.NoOffload, Buffer: r.cfg.SocketBuffer})
 	if err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}

@@ -37,6 +37,7 @@ type settings struct {
 	NATSURL         string   `yaml:"nats_url"`
 	NATSCreds       string   `yaml:"nats_creds"`
 	ListenNATS      string   `yaml:"listen_nats"`
+	SocketBuffer    int      `yaml:"socket_buffer"`
 }
 
 func (f *flags) register(fs *pflag.FlagSet) {
@@ -53,6 +54,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS cluster (a later release)")
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "credentials for --nats-url (a later release)")
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
+	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 }
 
 // config merges the file and the flags.
@@ -72,6 +74,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "nats-url", &s.NATSURL, file.NATSURL)
 	merge(set, "nats-creds", &s.NATSCreds, file.NATSCreds)
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
+	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
 	if len(file.Overlay) > 0 && !set.Changed("overlay") {
 		s.Overlay = file.Overlay
 	}
@@ -82,7 +85,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
-		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket}
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, SocketBuffer: s.SocketBuffer}
 	for _, o := range s.Overlay {
 		p, err := netip.ParsePrefix(strings.TrimSpace(o))
 		if err != nil {
@@ -101,7 +104,7 @@ func merge[T comparable](set *pflag.FlagSet, flag string, dst *T, file T) {
 	}
 }
 
-const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats"
+const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats, socket_buffer"
 
 // readSettings reads the configuration file. Unknown keys are errors.
 func readSettings(path string, asked bool) (s settings, err error) {

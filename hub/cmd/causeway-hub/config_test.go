@@ -42,6 +42,7 @@ func TestBadConfigIsOneLine(t *testing.T) {
 		"frobnicate: 1\n":                "frobnicate",
 		"data_dir: [\n":                  "hub.yaml",
 		"public_udp_port: many\n":        "hub.yaml:1:",
+		"socket_buffer: many\n":          "hub.yaml:1:",
 		"overlay: [banana]\n":            "no CIDR",
 		"nats_url: nats://x\n":           "later release",
 		"listen_nats: :4222\n":           "later release",

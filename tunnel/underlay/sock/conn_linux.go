@@ -21,6 +21,7 @@ type Options struct {
 	Only6     bool
 	Mark      uint32 // SO_MARK; needs CAP_NET_ADMIN
 	NoOffload bool   // neither UDP_GRO nor UDP_SEGMENT
+	Buffer    int    // bytes, each way; 0: 7 MiB
 }
 
 // Socket buffers, for bursts of whole groups. The kernel gives an ordinary
@@ -65,9 +66,13 @@ func Open(o Options) (*Conn, error) {
 }
 
 func (c *Conn) setup(o Options) error {
+	size := o.Buffer
+	if size == 0 {
+		size = bufferSize
+	}
 	for _, b := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[0], bufferSize) != nil {
-			unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[1], bufferSize) // as much as allowed
+		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[0], size) != nil {
+			unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, b[1], size) // as much as allowed
 		}
 	}
 	if o.Mark != 0 {

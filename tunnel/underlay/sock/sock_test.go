@@ -188,3 +188,15 @@ func TestNothingIsAllocated(t *testing.T) {
 		}
 	}))
 }
+
+func TestBuffer(t *testing.T) {
+	const bytes = 212992
+	c, err := Open(Options{Addr: netip.MustParseAddrPort("127.0.0.1:0"), Buffer: bytes})
+	require.NoError(t, err)
+	defer c.Close()
+	for _, opt := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+		got, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, opt)
+		require.NoError(t, err)
+		require.Equal(t, 2*bytes, got, "the kernel doubles it for its own use") // socket(7)
+	}
+}
