@@ -32,9 +32,10 @@ type System struct {
 // capabilities.
 type Hub struct {
 	Host   *lab.Host
-	Dir    string // its data directory
-	Socket string // of the admin API
-	Public string // its public host
+	Dir    string   // its data directory
+	Socket string   // of the admin API
+	Public string   // its public host
+	Args   []string // of 'run', besides those that every hub gets
 	Env    []string
 	Proc   *lab.Process
 	bin    string
@@ -48,6 +49,7 @@ type Node struct {
 	Socket     string // of the debug endpoints
 	Config     string
 	Engine     string // of the tunnel; empty: the agent's default
+	Queues     int    // of the TUN device; 0: the agent's default
 	Proxy      string // of the config
 	Env        []string
 	Proc       *lab.Process
@@ -62,12 +64,14 @@ type NodeSpec struct {
 	Routes      []string // announced by the config, to be approved
 	Accept      []string // of the config; nil: the default
 	Engine      string   // of the tunnel; empty: the agent's default
+	Queues      int      // of the TUN device; 0: the agent's default
 	Proxy       string   // of the config; empty: none
 	Env         []string // of join and agent
 }
 
-// NewSystem prepares a hub on host, reachable at public, and starts it.
-func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, public string) (*System, error) {
+// NewSystem prepares a hub on host, reachable at public, and starts it; args
+// are further ones of 'causeway-hub run'.
+func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, public string, args ...string) (*System, error) {
 	// Ports below 1024 for the hub's user.
 	host.Sysctl("net.ipv4.ip_unprivileged_port_start=0")
 	dir := filepath.Join(host.Dir(), "hub")
@@ -78,7 +82,7 @@ func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, pu
 		return nil, fmt.Errorf("make hub directory: %w", err)
 	}
 	s := &System{Lab: l, Bin: bin, nodes: map[string]*Node{}, Hub: &Hub{
-		Host: host, Dir: filepath.Join(dir, "data"), Socket: filepath.Join(dir, "admin.sock"), Public: public, bin: bin.Hub,
+		Host: host, Dir: filepath.Join(dir, "data"), Socket: filepath.Join(dir, "admin.sock"), Public: public, Args: args, bin: bin.Hub,
 	}}
 	return s, s.StartHub(ctx)
 }
@@ -86,9 +90,9 @@ func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, pu
 // StartHub starts the hub's process and waits until it answers.
 func (s *System) StartHub(ctx context.Context) error {
 	h := s.Hub
-	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: []string{
+	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: append([]string{
 		h.bin, "run", "--data-dir", h.Dir, "--public-host", h.Public, "--admin-socket", h.Socket,
-	}})
+	}, h.Args...)})
 	if err != nil {
 		return err
 	}
@@ -146,7 +150,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -172,8 +176,15 @@ func (n *Node) Configure(routes, accept []string) error {
 	}
 	list("routes", routes)
 	list("accept", accept)
+	var tunnel []string
 	if n.Engine != "" {
-		fmt.Fprintf(&b, "tunnel:\n  engine: %s\n", n.Engine)
+		tunnel = append(tunnel, "engine: "+n.Engine)
+	}
+	if n.Queues > 0 {
+		tunnel = append(tunnel, fmt.Sprintf("queues: %d", n.Queues))
+	}
+	if tunnel != nil {
+		fmt.Fprintf(&b, "tunnel: {%s}\n", strings.Join(tunnel, ", "))
 	}
 	if n.Proxy != "" {
 		fmt.Fprintf(&b, "proxy: %q\n", n.Proxy)

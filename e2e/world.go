@@ -12,7 +12,7 @@ import (
 // behind a NAT router of its own that lets nothing in:
 //
 //	site      router                 nodes   pods
-//	idc-a     endpoint-independent   a1, a2  10.1.1.0/24, 10.1.2.0/24
+//	idc-a     endpoint-independent   a1, a2  10.1.1.0/24, 10.1.2.0/24   (a2 with two TUN queues)
 //	idc-b     symmetric              b1      10.2.1.0/24
 //	cloud-c   endpoint-independent   c1      10.3.1.0/24   (engine wireguard-go)
 //
@@ -45,6 +45,7 @@ const (
 	EngineInline      = "inline"
 	EngineWireGuardGo = "wireguard-go"
 	otherEngineNode   = "c1"
+	queuesNode        = "a2" // has two queues, whatever the machine has
 )
 
 // Where are the world's sites and nodes.
@@ -125,8 +126,11 @@ func (w *World) JoinAll(ctx context.Context, extra map[string][]string, say func
 				r := PodRoutes(s.n, i+1)
 				say(fmt.Sprintf("causeway token create --site %s --route %s; on %s: causeway-agent join TOKEN; causeway-agent run", s.name, r[0], name))
 				spec := NodeSpec{Name: name, Site: s.name, Host: w.Hosts[name], TokenRoutes: r[:1], Routes: append([]string{r[1]}, extra[name]...)}
-				if name == otherEngineNode {
+				switch name {
+				case otherEngineNode:
 					spec.Engine = EngineWireGuardGo
+				case queuesNode:
+					spec.Queues = 2
 				}
 				if _, err := w.Join(ctx, spec); err != nil {
 					return fmt.Errorf("join %s: %w", name, err)

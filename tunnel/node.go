@@ -37,6 +37,7 @@ type NodeConfig struct {
 	ListenPort uint16 // UDP; 0: any free port
 	Mark       uint32 // SO_MARK of every underlay socket
 	Engine     string // EngineInline or EngineWireGuardGo; empty: DefaultEngine
+	Queues     int    // of the TUN device, for the inline engine; 0: by the number of processors
 	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
 	Proxy func(*url.URL) (*url.URL, error)
 	Log   zerolog.Logger
@@ -102,6 +103,9 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		return nil, errors.New("tunnel: no private key")
 	case cfg.MTU < tundev.MinMTU || cfg.MTU > tundev.MaxMTU:
 		return nil, fmt.Errorf("tunnel: mtu %d is not between %d and %d", cfg.MTU, tundev.MinMTU, tundev.MaxMTU)
+	}
+	if cfg.Queues < 0 || cfg.Queues > tundev.MaxQueues {
+		return nil, fmt.Errorf("tunnel: %d queues are more than %d", cfg.Queues, tundev.MaxQueues)
 	}
 	if err := tundev.CheckName(cfg.Interface); err != nil {
 		return nil, fmt.Errorf("tunnel: %w", err)
@@ -171,7 +175,7 @@ func (n *Node) start() (engine.Engine, error) {
 		return nil, errors.New("tunnel: Run was called before")
 	}
 	eng, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.cfg.PrivateKey, iface: n.cfg.Interface,
-		mtu: n.cfg.MTU, carrier: n.under, log: n.cfg.Log})
+		mtu: n.cfg.MTU, queues: n.cfg.Queues, carrier: n.under, log: n.cfg.Log})
 	if err != nil {
 		return nil, err
 	}

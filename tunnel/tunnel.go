@@ -44,6 +44,7 @@ type engineConfig struct {
 	key     protocol.WireGuardPrivateKey
 	iface   string
 	mtu     int
+	queues  int // of the TUN device; 0: by the number of processors
 	carrier engine.Carrier
 	log     zerolog.Logger
 }
@@ -84,30 +85,54 @@ func openWireGuardGo(c engineConfig) (engine.Engine, error) {
 	return e, nil
 }
 
+// maxQueues is how many queues of a TUN device are used where nothing else was
+// said.
+const maxQueues = 4
+
+// defaultQueues for a number of processors. With two, a second queue only
+// takes turns with the first and the sockets' reader.
+func defaultQueues(processors int) int {
+	if processors <= 2 {
+		return 1
+	}
+	return min(processors, maxQueues)
+}
+
 // spareProcs lets the data path's threads go on at once when they come back
 // from a system call that blocked: with no more Ps than processors they may
 // have to wait for one. On two processors it takes a tenth of the receiver's
 // CPU time off (median of 7 pairs). An operator's GOMAXPROCS counts.
-var spareProcs = sync.OnceFunc(func() {
-	const threads = 2 // a TUN queue's and a socket's
+func spareProcs(queues int) {
+	const readers = 1 // of the sockets, all but one of which are idle
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + threads)
+		onceProcs.Do(func() { runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + queues + readers) })
 	}
-})
+}
 
-// openInline gives the engine the bare descriptor: it does its own reading and
+var onceProcs sync.Once
+
+// openInline gives the engine the bare descriptors: it does its own reading and
 // writing of super-packets.
 func openInline(c engineConfig) (engine.Engine, error) {
-	spareProcs()
-	fd, err := tundev.OpenFD(c.iface, c.mtu)
+	queues := c.queues
+	if queues == 0 {
+		queues = defaultQueues(runtime.NumCPU())
+	}
+	fds, err := tundev.OpenFDs(c.iface, c.mtu, queues)
 	if err != nil {
 		return nil, err
 	}
-	dev := &inline.Device{Name: c.iface, Queues: []int{fd}, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
-	dev.TSO, dev.USO = tundev.SetOffloads(fd)
+	if len(fds) < queues {
+		c.log.Info().Str("iface", c.iface).Int("queues", len(fds)).Msg("the tun device was made with one queue; it gets more when it is made anew, as after a reboot")
+	}
+	spareProcs(len(fds))
+	dev := &inline.Device{Name: c.iface, Queues: fds, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
+	dev.TSO, dev.USO = tundev.SetOffloads(fds[0]) // of the device, not of a queue
 	e, err := inline.New(inline.Config{Number: c.number, PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
 	if err != nil {
-		tundev.CloseFD(fd)
+		for _, fd := range fds {
+			tundev.CloseFD(fd)
+		}
 		return nil, err
 	}
 	return e, nil

@@ -24,6 +24,9 @@ const (
 	DefaultInterface   = "cw0"
 )
 
+// MaxQueues of a tunnel device.
+const MaxQueues = 16
+
 // MTU limits: IPv6 needs 1280; the upper one is a jumbo frame less WireGuard's
 // own bytes.
 const (
@@ -48,6 +51,7 @@ type Tunnel struct {
 	ListenPort uint16 // UDP; 0: any free port
 	MTU        int    // the most that device and routes have; 0: what each path carries
 	Engine     string // inline or wireguard-go; empty: inline
+	Queues     int    // of the device, for engine inline; 0: by the number of processors
 }
 
 // Debug configures the debug endpoints.
@@ -85,6 +89,7 @@ type file struct {
 		ListenPort *int    `yaml:"listen_port"`
 		MTU        *int    `yaml:"mtu"`
 		Engine     *string `yaml:"engine"`
+		Queues     *int    `yaml:"queues"`
 	} `yaml:"tunnel"`
 	Proxy string `yaml:"proxy"`
 	Debug struct {
@@ -120,7 +125,7 @@ func Load(path string) (Config, error) {
 	return Parse(path, b)
 }
 
-const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine}, proxy, debug {socket}"
+const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine, queues}, proxy, debug {socket}"
 
 // Parse checks the contents of a file; name is for errors.
 func Parse(name string, b []byte) (Config, error) {
@@ -195,6 +200,12 @@ func Parse(name string, b []byte) (Config, error) {
 			return at("$.tunnel.engine", "%q is no engine; use inline or wireguard-go", *v)
 		}
 		c.Tunnel.Engine = *v
+	}
+	if v := f.Tunnel.Queues; v != nil {
+		if *v < 0 || *v > MaxQueues {
+			return at("$.tunnel.queues", "%d is not between 1 and %d, or 0 for as many as fit the processors", *v, MaxQueues)
+		}
+		c.Tunnel.Queues = *v
 	}
 	if f.Proxy != "" {
 		u, err := url.Parse(f.Proxy)

@@ -20,6 +20,7 @@ tunnel:
   listen_port: 51821
   mtu: 1300
   engine: inline
+  queues: 2
 proxy: http://proxy.example:3128
 debug:
   socket: /run/x.sock
@@ -27,7 +28,7 @@ debug:
 	require.NoError(t, err)
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00:1::/64")}, c.Routes)
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, c.Accept)
-	require.Equal(t, Tunnel{"cw7", 51821, 1300, "inline"}, c.Tunnel)
+	require.Equal(t, Tunnel{"cw7", 51821, 1300, "inline", 2}, c.Tunnel)
 	require.Equal(t, "proxy.example:3128", c.Proxy.Host)
 	require.Equal(t, "/run/x.sock", c.Debug.Socket)
 	require.Equal(t, map[string]string{"rack": "r1"}, c.Labels)
@@ -57,6 +58,7 @@ func TestParseErrors(t *testing.T) {
 		{"port", "tunnel:\n  listen_port: 70000\n", "config a.yaml:2:16: tunnel.listen_port: 70000 is no UDP port"},
 		{"mtu", "tunnel: {mtu: 500}\n", "tunnel.mtu: 500 is not between 1280"},
 		{"engine", "tunnel: {engine: kernel}\n", "use inline or wireguard-go"},
+		{"queues", "tunnel: {queues: 17}\n", "tunnel.queues: 17 is not between 1 and 16"},
 		{"interface", "tunnel: {interface: a-very-long-interface}\n", "is no interface name"},
 		{"proxy", "proxy: socks5://u:secret@p:1\n", "proxy: not a proxy's URL"},
 		{"socket", "debug: {socket: agent.sock}\n", "no absolute path"},

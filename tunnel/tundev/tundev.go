@@ -15,6 +15,9 @@ const (
 	MaxMTU = 65535 - 80
 )
 
+// MaxQueues of a device; the kernel has more.
+const MaxQueues = 16
+
 // CheckName says what is wrong with the name of an interface: 1 to 15 bytes,
 // no '/', '%', ':' or white space, not '.' or '..' (dev_valid_name in Linux'
 // net/core/dev.c; '%' would be a pattern).

@@ -1,9 +1,11 @@
 package tundev
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
@@ -34,34 +36,108 @@ func Open(name string, mtu int) (tun.Device, error) {
 	return d, nil
 }
 
-// OpenFile is Open without a device around the descriptor; see OpenFD.
+// OpenFile is Open without a device around the descriptor; see OpenFDs.
 func OpenFile(name string, mtu int) (*os.File, error) {
-	fd, err := OpenFD(name, mtu)
+	fds, err := OpenFDs(name, mtu, 1)
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), devicePath), nil
+	return os.NewFile(uintptr(fds[0]), devicePath), nil
 }
 
-// OpenFD returns the bare descriptor, non-blocking. Every packet read or
-// written has a virtio_net_hdr of 10 bytes in front; offloads are off until
-// SetOffloads.
-func OpenFD(name string, mtu int) (int, error) {
+// OpenFDs returns the bare descriptors of up to queues queues, non-blocking.
+// Every packet read or written has a virtio_net_hdr of 10 bytes in front;
+// offloads are off until SetOffloads.
+//
+// Whether a device has several queues is fixed when it is made. One that is
+// there is taken as it is, because making it anew would break what runs over
+// it: of a device made with one queue there comes one descriptor, whatever was
+// asked for.
+func OpenFDs(name string, mtu, queues int) ([]int, error) {
 	if err := CheckName(name); err != nil {
-		return -1, fmt.Errorf("open tun: %w", err)
+		return nil, fmt.Errorf("open tun: %w", err)
 	}
 	if mtu < MinMTU || mtu > MaxMTU {
-		return -1, fmt.Errorf("open tun %q: mtu %d is not between %d and %d", name, mtu, MinMTU, MaxMTU)
+		return nil, fmt.Errorf("open tun %q: mtu %d is not between %d and %d", name, mtu, MinMTU, MaxMTU)
 	}
-	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if queues < 1 || queues > MaxQueues {
+		return nil, fmt.Errorf("open tun %q: %d queues are not between 1 and %d", name, queues, MaxQueues)
+	}
+	multi := queues > 1
+	fds, err := openQueues(name, mtu, queues, multi)
+	if errors.Is(err, unix.EINVAL) {
+		// The device may be of the other kind. If it is not ours at all, this
+		// fails alike.
+		if multi {
+			queues = 1
+		}
+		fds, err = openQueues(name, mtu, queues, !multi)
+	}
 	if err != nil {
-		return -1, fmt.Errorf("open tun %q: %w", name, explainOpen(err))
+		return nil, fmt.Errorf("open tun %q: %w", name, err)
 	}
-	if err := attach(fd, name, mtu); err != nil {
-		unix.Close(fd)
-		return -1, fmt.Errorf("open tun %q: %w", name, err)
+	return fds, nil
+}
+
+// openQueues opens a device of one kind, every queue or none.
+func openQueues(name string, mtu, queues int, multi bool) (fds []int, err error) {
+	defer func() {
+		if err != nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+			fds = nil
+		}
+	}()
+	if multi {
+		// The kernel gives a further queue to whoever asks; of a device with one
+		// queue it says itself that it is taken.
+		if used, err := inUse(name); err != nil {
+			return nil, err
+		} else if used {
+			return nil, explainAttach(unix.EBUSY)
+		}
 	}
-	return fd, nil
+	for range queues {
+		fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fds, explainOpen(err)
+		}
+		fds = append(fds, fd)
+		if err := attach(fd, name, multi); err != nil {
+			return fds, err
+		}
+	}
+	return fds, setup(fds[0], name, mtu)
+}
+
+// inUse reports whether an interface that is up has a carrier: a TUN device
+// has one while somebody holds a queue.
+func inUse(name string) (bool, error) {
+	b, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	if err != nil {
+		return false, fmt.Errorf("list interfaces: %w", err)
+	}
+	messages, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return false, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+			continue
+		}
+		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil {
+			return false, fmt.Errorf("list interfaces: %w", err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_IFNAME && unix.ByteSliceToString(a.Value) == name {
+				// struct ifinfomsg (rtnetlink(7)): the flags are at 8.
+				return binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_LOWER_UP != 0, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // CloseFD closes what OpenFD returned.
@@ -77,15 +153,25 @@ func SetOffloads(fd int) (tso, uso bool) {
 	return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp) == nil, false
 }
 
-func attach(fd int, name string, mtu int) error {
+// attach makes fd a queue of the device, which is made if it is missing.
+func attach(fd int, name string, multi bool) error {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if multi {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	ifr.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return explainAttach(err)
 	}
+	return unix.SetNonblock(fd, true)
+}
+
+// setup sets what all queues share.
+func setup(fd int, name string, mtu int) error {
 	// An earlier owner may have left another size behind.
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHeader); err != nil {
 		return fmt.Errorf("set header size: %w", err)
@@ -97,9 +183,6 @@ func attach(fd int, name string, mtu int) error {
 	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("make it persistent: %w", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return err
 	}
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

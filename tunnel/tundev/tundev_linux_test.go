@@ -182,3 +182,97 @@ func TestExplain(t *testing.T) {
 	}
 	assert.ErrorIs(t, explainAttach(unix.ENOMEM), unix.ENOMEM)
 }
+
+// queuesOf opens, counts and closes.
+func queuesOf(t *testing.T, name string, queues int) int {
+	t.Helper()
+	fds, err := OpenFDs(name, 1420, queues)
+	require.NoError(t, err)
+	for _, fd := range fds {
+		require.NoError(t, CloseFD(fd))
+	}
+	return len(fds)
+}
+
+// A device keeps the kind it was made with, and its index, addresses and
+// routes, whoever opens it afterwards: what runs over it goes on.
+func TestQueuesOfAnEarlierDevice(t *testing.T) {
+	inNamespace(t)
+	for name, made := range map[string]int{"cw1": 1, "cw2": 2} {
+		require.Equal(t, made, queuesOf(t, name, made))
+		ip(t, "addr", "add", "198.18.0.7/32", "dev", name)
+		ip(t, "link", "set", name, "up")
+		index := strings.SplitN(ip(t, "link", "show", name), ":", 2)[0]
+		for _, asked := range []int{1, 2, 3, 1} {
+			want := asked
+			if made == 1 {
+				want = 1
+			}
+			assert.Equal(t, want, queuesOf(t, name, asked), "made with %d, asked for %d", made, asked)
+		}
+		d, err := Open(name, 1420) // the other engine
+		require.NoError(t, err)
+		closeDevice(t, d)
+		assert.Equal(t, index, strings.SplitN(ip(t, "link", "show", name), ":", 2)[0], "another interface")
+		assert.Contains(t, ip(t, "addr", "show", name), "198.18.0.7/32")
+	}
+}
+
+// The kernel would let a second agent have further queues.
+func TestQueuesInUse(t *testing.T) {
+	inNamespace(t)
+	fds, err := OpenFDs("cw7", 1420, 2)
+	require.NoError(t, err)
+	ip(t, "link", "set", "cw7", "up")
+	for _, queues := range []int{1, 2} {
+		_, err := OpenFDs("cw7", 1420, queues)
+		require.ErrorContains(t, err, "another agent runs", "%d queues", queues)
+	}
+	for _, fd := range fds {
+		require.NoError(t, CloseFD(fd))
+	}
+	require.Equal(t, 2, queuesOf(t, "cw7", 2), "free at once")
+	_, err = OpenFDs("lo", 1420, 2)
+	require.ErrorContains(t, err, "not ours to use")
+	_, err = OpenFDs("cw7", 1420, MaxQueues+1)
+	require.ErrorContains(t, err, "queues are not between")
+}
+
+// What was written by one queue is answered there: so a flow stays on a thread.
+func TestFlowStaysOnItsQueue(t *testing.T) {
+	inNamespace(t)
+	fds, err := OpenFDs("cw7", 1420, 2)
+	require.NoError(t, err)
+	ip(t, "addr", "add", "198.18.0.7/32", "dev", "cw7")
+	ip(t, "link", "set", "cw7", "up")
+	ip(t, "link", "set", "lo", "up")
+	ip(t, "route", "add", "10.9.0.0/16", "dev", "cw7")
+	defer func() {
+		for _, fd := range fds {
+			CloseFD(fd)
+		}
+	}()
+	sock, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(sock)
+	require.NoError(t, unix.Bind(sock, &unix.SockaddrInet4{Addr: [4]byte{198, 18, 0, 7}, Port: 7000}))
+	for flow := range 8 {
+		q := flow % 2
+		// From 10.9.1.2, port 9000 + flow, to the socket; no checksum (RFC 768).
+		p := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 1, 2, 198, 18, 0, 7, 0x23, byte(0x28 + flow), 0x1b, 0x58, 0, 8, 0, 0}
+		var sum uint32
+		for i := 0; i < 20; i += 2 {
+			sum += uint32(p[i])<<8 | uint32(p[i+1])
+		}
+		sum = ^(sum&0xffff + sum>>16)
+		p[10], p[11] = byte(sum>>8), byte(sum)
+		_, err := unix.Write(fds[q], append(make([]byte, vnetHeader), p...))
+		require.NoError(t, err)
+		require.NoError(t, unix.Sendto(sock, []byte("answer"), 0, &unix.SockaddrInet4{Addr: [4]byte{10, 9, 1, 2}, Port: 9000 + flow}))
+		b := make([]byte, 2048)
+		require.Eventually(t, func() bool {
+			n, err := unix.Read(fds[q], b)
+			return err == nil && n > vnetHeader && b[vnetHeader]>>4 == 4
+		}, 5*time.Second, time.Millisecond, "flow %d is not answered on queue %d", flow, q)
+	}
+}

@@ -15,8 +15,8 @@ func Open(name string, mtu int) (tun.Device, error) { return nil, errors.ErrUnsu
 // OpenFile is not supported on this system.
 func OpenFile(name string, mtu int) (*os.File, error) { return nil, errors.ErrUnsupported }
 
-// OpenFD is not supported on this system.
-func OpenFD(name string, mtu int) (int, error) { return -1, errors.ErrUnsupported }
+// OpenFDs is not supported on this system.
+func OpenFDs(name string, mtu, queues int) ([]int, error) { return nil, errors.ErrUnsupported }
 
 // SetOffloads is not supported on this system.
 func SetOffloads(fd int) (tso, uso bool) { return false, false }

@@ -1,6 +1,7 @@
 package inline
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -23,7 +24,6 @@ type rawDevice struct {
 	*Device
 	wake     int // eventfd that ends the waiting
 	stopping atomic.Bool
-	readers  atomic.Uint32
 	// What the kernel refused when it was written is not tried again.
 	noTCP, noUDP atomic.Bool
 }
@@ -165,23 +165,53 @@ func rawWrite(fd int, b []byte) unix.Errno {
 	return e
 }
 
-func (d *rawDevice) sink(e *Engine) sink {
-	return &rawSink{e: e, d: d, fd: d.Queues[int(d.readers.Add(1)-1)%len(d.Queues)]}
+func (d *rawDevice) sink(e *Engine) sink { return &rawSink{e: e, d: d, queues: d.Queues} }
+
+// queue is where a packet is written: the kernel sends what answers a flow to
+// the queue at which the flow came in. So flows, not readers, choose it, and
+// both directions of one choose the same.
+func (s *rawSink) queue(p []byte, v6 bool) int {
+	if len(s.queues) == 1 {
+		return s.queues[0]
+	}
+	return s.queues[flowHash(p, v6)%uint32(len(s.queues))]
+}
+
+// flowHash is the same for both directions of a flow.
+func flowHash(p []byte, v6 bool) uint32 {
+	var h uint32
+	l4 := minIPv6
+	proto := p[6]
+	if v6 {
+		for i := 8; i < minIPv6; i += 4 {
+			h ^= binary.BigEndian.Uint32(p[i:])
+		}
+	} else {
+		h = binary.BigEndian.Uint32(p[12:]) ^ binary.BigEndian.Uint32(p[16:])
+		l4, proto = int(p[0]&15)*4, p[9]
+		if p[6]&0x3f|p[7] != 0 { // fragments go together
+			proto = 0
+		}
+	}
+	if (proto == protoTCP || proto == protoUDP) && len(p) >= l4+4 {
+		h ^= uint32(binary.BigEndian.Uint16(p[l4:]) ^ binary.BigEndian.Uint16(p[l4+2:]))
+	}
+	return h * 0x9e3779b1 >> 16 // low bits alone would be those of the ports' difference
 }
 
 // rawSink writes packets and super-packets for one reader.
 type rawSink struct {
-	e   *Engine
-	d   *rawDevice
-	fd  int
-	c   coalescer
-	iov [maxMerge + 1]unix.Iovec
+	e      *Engine
+	d      *rawDevice
+	queues []int
+	c      coalescer
+	iov    [maxMerge + 1]unix.Iovec
 }
 
 func (s *rawSink) add(msg []byte, v6 bool) {
 	p := msg[headerSize:]
 	if !s.d.VNet {
-		s.count(rawWrite(s.fd, p))
+		s.count(rawWrite(s.queue(p, v6), p))
 		return
 	}
 	if !s.c.add(p, v6, s.d.TSO && !s.d.noTCP.Load(), s.d.USO && !s.d.noUDP.Load()) {
@@ -195,7 +225,7 @@ func (s *rawSink) flush() {
 			continue
 		}
 		for _, p := range sl.pkts[:sl.n] {
-			s.count(s.writeOne(p))
+			s.count(s.writeOne(p, sl.v6))
 		}
 	}
 	s.c.reset()
@@ -203,10 +233,10 @@ func (s *rawSink) flush() {
 
 // writeOne writes a packet behind an empty virtio header, which is put over
 // the end of the message's header in front of it.
-func (s *rawSink) writeOne(p []byte) unix.Errno {
+func (s *rawSink) writeOne(p []byte, v6 bool) unix.Errno {
 	b := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(p)), -vnetSize)), vnetSize+len(p))
 	clear(b[:vnetSize])
-	return rawWrite(s.fd, b)
+	return rawWrite(s.queue(p, v6), b)
 }
 
 // writeSuper reports whether the kernel took the slot whole. If it does not
@@ -219,7 +249,7 @@ func (s *rawSink) writeSuper(sl *slot) bool {
 		s.iov[i+1].Base = &p[sl.headers]
 		s.iov[i+1].SetLen(len(p) - sl.headers)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(s.fd), uintptr(unsafe.Pointer(&s.iov[0])), uintptr(sl.n+1))
+	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(s.queue(sl.pkts[0], sl.v6)), uintptr(unsafe.Pointer(&s.iov[0])), uintptr(sl.n+1))
 	switch errno {
 	case 0:
 		return true

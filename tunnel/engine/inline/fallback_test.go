@@ -17,7 +17,7 @@ func TestRefusedSuperPackets(t *testing.T) {
 	require.NoError(t, err)
 	defer unix.Close(fd)
 	d := e.device.(*rawDevice)
-	s := &rawSink{e: e.Engine, d: d, fd: fd}
+	s := &rawSink{e: e.Engine, d: d, queues: []int{fd}}
 	two := func(in inner) {
 		for range 2 {
 			p := in.build(false)
