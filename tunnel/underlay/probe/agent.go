@@ -557,7 +557,7 @@ func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 	for n, h := range a.hubs {
 		s := protocol.PathStatus{Peer: n, Path: h.route.Kind, Addr: h.route.Hop.Addr, Since: h.route.Since}
 		if h.chosen != nil {
-			s.RTT = h.chosen.rtt
+			s.RTT, s.Loss = h.chosen.rtt, h.chosen.loss(now)
 		}
 		l = append(l, s)
 	}
@@ -569,6 +569,9 @@ func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 		s := protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
 		if r.Size > 0 {
 			s.MTU = r.Size - protocol.MinTransportSize
+		}
+		if p.chosen != nil {
+			s.Loss = p.chosen.loss(now)
 		}
 		l = append(l, s)
 	}

@@ -12,7 +12,8 @@ const (
 	rankLast     // proven once, silent now: better than dropping when no hub is there
 	rankStream   // as rankRelay, over a stream
 	rankRelay    // the hub has us bound: data can start, though the peer has not answered over it yet
-	rankUnsteady // answers, and failed a short time ago
+	rankLossy    // a relay that the peer answers over, and that loses much
+	rankUnsteady // answers, and loses much or failed a short time ago
 	rankTCP      // a stream that the peer answers over
 	rankAlive    // a relay that the peer answers over
 	rankDirect
@@ -27,6 +28,8 @@ func (a *Agent) rank(now time.Time, p *peer, q *path) int {
 			return rankNone
 		case live && q.hub.chosen.stream:
 			return rankTCP
+		case live && (q.lossy || !q.steady(now)):
+			return rankLossy
 		case live:
 			return rankAlive
 		case q.hub.chosen.stream:
@@ -35,7 +38,7 @@ func (a *Agent) rank(now time.Time, p *peer, q *path) int {
 		return rankRelay
 	}
 	switch {
-	case live && q.steady(now):
+	case live && !q.lossy && q.steady(now):
 		return rankDirect
 	case live:
 		return rankUnsteady
@@ -69,6 +72,11 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 		c.goodSince = time.Time{}
 	}
 	a.relays(now, p)
+	if a.active[p.Number] != nil {
+		for _, q := range p.paths {
+			q.judgeLoss(now, q == p.chosen)
+		}
+	}
 	var best *path
 	bestRank := rankNone
 	for _, q := range p.paths {

@@ -2,17 +2,18 @@ package probe
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"causeway/protocol"
 )
 
 // Timing of an agent's probes. A path is left within two seconds of its last
-// answer: the next question goes out after half a second, further ones in
+// answer: the next question goes out after 0.3 seconds, further ones in
 // short order once an answer is late, and deadAfter after the first
 // unanswered one the path is dead.
 const (
-	chosenEvery  = 500 * time.Millisecond
+	chosenEvery  = 300 * time.Millisecond
 	standbyEvery = time.Second
 	suspectEvery = 200 * time.Millisecond
 	searchEvery  = 5 * time.Second // of candidates that did not answer the first tries
@@ -37,7 +38,8 @@ type question struct {
 	nonce uint64
 	seq   uint64
 	at    time.Time
-	size  int // of a padded one
+	size  int  // of a padded one
+	done  bool // answered, perhaps after a later one was
 }
 
 // path is one way to a peer (direct, or relay through a hub) or to a hub.
@@ -52,7 +54,9 @@ type path struct {
 
 	netmap bool // direct: a candidate of the netmap, not an observed source
 
-	asked      []question // open ones, oldest first
+	asked      []question // the last ones, oldest first
+	closed     uint64     // the newest of them that was answered
+	lossy      bool       // see loss.go
 	next       time.Time  // of the next question
 	lastAsked  time.Time
 	unanswered time.Time // the first question after the last answer; zero: none
@@ -60,7 +64,7 @@ type path struct {
 	lastSeen   time.Time // authenticated question over it
 	rtt        time.Duration
 	tries      int
-	fails      int       // times it died while chosen
+	fails      int       // times it died or lost too much while chosen
 	goodSince  time.Time // answers without a death since
 	udpSizes   sizeSearch
 	tcpSizes   sizeSearch // of a relay, while its hub is reached over a stream
@@ -102,12 +106,12 @@ func (p *path) steady(now time.Time) bool {
 	if p.fails == 0 {
 		return true
 	}
-	return now.Sub(p.goodSince) >= time.Second<<min(p.fails, 5)
+	return now.Sub(p.goodSince) >= time.Second<<min(p.fails, mostFails)
 }
 
 // sent notes a question.
 func (p *path) sent(q question) {
-	if len(p.asked) == 16 {
+	if len(p.asked) == remembered {
 		p.asked = append(p.asked[:0], p.asked[1:]...)
 	}
 	p.asked = append(p.asked, q)
@@ -118,14 +122,25 @@ func (p *path) sent(q question) {
 	p.tries++
 }
 
-// open finds the open question with this nonce.
-func (p *path) open(nonce uint64, now time.Time) (question, bool) {
+// open finds the question with this nonce that is to be answered still. closed:
+// a later one was answered before, so that an answer says no more than that
+// this one was not lost.
+func (p *path) open(nonce uint64, now time.Time) (q question, closed, ok bool) {
 	for _, q := range p.asked {
-		if q.nonce == nonce && now.Sub(q.at) < lostAfter {
-			return q, true
+		if q.nonce == nonce && !q.done && now.Sub(q.at) < lostAfter {
+			return q, q.seq <= p.closed, true
 		}
 	}
-	return question{}, false
+	return question{}, false, false
+}
+
+// arrived notes that q was not lost.
+func (p *path) arrived(q question) {
+	for i := range p.asked {
+		if p.asked[i].seq == q.seq {
+			p.asked[i].done = true
+		}
+	}
 }
 
 // measure takes the time from q to now into the round trip.
@@ -137,24 +152,25 @@ func (p *path) measure(q question, now time.Time) {
 	}
 }
 
-// answered closes q and all before it.
+// answered closes q, and all before it as evidence of anything but loss.
 func (p *path) answered(q question, now time.Time) {
-	if !p.alive(now) || p.goodSince.IsZero() {
+	if !p.alive(now) {
+		// What was lost while it was dead is no matter of loss.
+		p.asked = slices.DeleteFunc(p.asked, func(o question) bool { return o.seq < q.seq })
+		p.goodSince = now
+	} else if p.goodSince.IsZero() {
 		p.goodSince = now
 	} else if p.fails > 0 && now.Sub(p.goodSince) > time.Minute {
 		p.fails = 0
 	}
-	p.lastAnswer, p.unanswered, p.tries = now, time.Time{}, 0
-	keep := p.asked[:0]
+	p.lastAnswer, p.unanswered, p.tries, p.closed = now, time.Time{}, 0, max(p.closed, q.seq)
+	p.arrived(q)
 	for _, o := range p.asked {
-		if o.seq > q.seq {
-			if p.unanswered.IsZero() {
-				p.unanswered = o.at
-			}
-			keep = append(keep, o)
+		if o.seq > q.seq && !o.done {
+			p.unanswered = o.at
+			break
 		}
 	}
-	p.asked = keep
 }
 
 // pause is the time from a question sent now to the next one.
@@ -165,6 +181,10 @@ func (p *path) pause(now time.Time, chosen bool) time.Duration {
 			return suspectEvery
 		case p.kind == protocol.PathNone: // a hub
 			return hubEvery
+		case chosen && p.lostLately(now):
+			return watchEvery
+		case p.lossy:
+			return lossyEvery
 		case chosen:
 			return chosenEvery
 		}

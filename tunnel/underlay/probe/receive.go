@@ -141,9 +141,13 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 		out.Again = true
 		return OK
 	}
-	qu, ok := q.open(m.Nonce, now)
+	qu, closed, ok := q.open(m.Nonce, now)
 	if !ok || !p.proven(p.Number, m.Boot, qu.seq, out) {
 		return Replayed
+	}
+	if closed {
+		q.arrived(qu)
+		return OK
 	}
 	if q.kind == protocol.PathDirect && q.lastAnswer.IsZero() {
 		out.Changed = true
@@ -167,8 +171,8 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 	if !h.keys.get(a.cfg.PrivateKey, h.Key) || !h.keys.Receive.Verify(data) {
 		return Unauthenticated
 	}
-	q, ok := p.open(m.Nonce, now)
-	if !ok || m.PathID != p.id || !h.proven(h.Number, m.Boot, q.seq, out) {
+	q, closed, ok := p.open(m.Nonce, now)
+	if !ok || closed || m.PathID != p.id || !h.proven(h.Number, m.Boot, q.seq, out) {
 		return Replayed
 	}
 	if m.Kind == protocol.ProbeAcknowledge {

@@ -34,6 +34,7 @@ type world struct {
 	queue  []packet
 	log    []packet // all that was ever sent, as an attacker on the path sees it
 	delay  time.Duration
+	jitter time.Duration // up to as much more, so that packets overtake each other
 	// lost says which packets get lost; nil: none.
 	lost func(p packet) bool
 	// limit is the largest datagram that gets from one address to another; nil: any.
@@ -242,6 +243,9 @@ func (a *simAgent) took(out *Output) {
 
 func (w *world) send(from, to netip.AddrPort, data []byte) {
 	p := packet{w.now.Add(w.delay), from, to, data}
+	if w.jitter > 0 {
+		p.at = p.at.Add(time.Duration(w.rand() % uint64(w.jitter)))
+	}
 	w.log = append(w.log, p)
 	if (w.limit == nil || len(data) <= w.limit(from, to)) && (w.lost == nil || !w.lost(p)) {
 		w.queue = append(w.queue, p)
