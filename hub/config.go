@@ -43,6 +43,8 @@ type Config struct {
 	AdminSocket     string         // unix socket
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
+	NATSURL         string         // external NATS servers for the state log, separated by commas; empty: the embedded one
+	NATSCreds       string         // credentials file for NATSURL; empty: none
 	Version         string         // of this build
 	Log             zerolog.Logger
 }
@@ -77,6 +79,12 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if b := cfg.SocketBuffer; b != 0 && (b < minSocketBuffer || b > maxSocketBuffer) {
 		return nil, fmt.Errorf("socket-buffer %d: give %d to %d bytes", b, minSocketBuffer, maxSocketBuffer)
+	}
+	if cfg.NATSCreds != "" && cfg.NATSURL == "" {
+		return nil, errors.New("nats-creds: they are for --nats-url, which is missing")
+	}
+	if err := checkNATSURL(cfg.NATSURL); err != nil {
+		return nil, err
 	}
 	h := &Hub{cfg: cfg, ready: make(chan struct{}), newTunnel: newTunnel}
 	var err error

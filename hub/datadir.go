@@ -37,15 +37,18 @@ func openDataDir(dir string) (unlock func(), err error) {
 }
 
 // openMarker returns the marker of the state log, a new one for a new hub. A
-// directory that has keys or a log but no marker lost it.
-func openMarker(dir string) (m *state.Marker, err error) {
+// directory that has keys or a log but no marker lost it; only a further hub on
+// an external log starts with a cluster key and nothing else.
+func openMarker(dir string, external bool) (m *state.Marker, err error) {
 	path := filepath.Join(dir, markerFile)
 	m, err = state.OpenMarker(path)
 	if !errors.Is(err, state.ErrNoMarker) {
 		return m, err
 	}
 	_, logErr := os.Stat(filepath.Join(dir, natsDir))
-	if join.Have(dir) || logErr == nil {
+	_, hubErr := os.Stat(filepath.Join(dir, join.HubKeyFile))
+	further := external && hubErr != nil && logErr != nil
+	if !further && (join.Have(dir) || logErr == nil) {
 		return nil, fmt.Errorf("data directory %s is incomplete: it holds keys or a state log, but no %s; restore the whole directory from a backup", dir, markerFile)
 	}
 	return state.NewMarker(path)

@@ -69,7 +69,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	defer adminListener.Close()
 
-	marker, err := openMarker(h.cfg.DataDir)
+	external := h.cfg.NATSURL != ""
+	marker, err := openMarker(h.cfg.DataDir, external)
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	defer nats.Close()
 	stateConn, err := nats.StateConn()
+	if external {
+		stateConn.Close()
+		stateConn, err = openStateConn(sctx, h.cfg.NATSURL, h.cfg.NATSCreds, log)
+	}
 	if err != nil {
 		return err
 	}
@@ -110,7 +115,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay)
+	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, external)
 	if err != nil {
 		return err
 	}
@@ -183,7 +188,7 @@ func (h *Hub) renewList(ctx context.Context, store *state.Store, keys join.Keys,
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if _, err := join.EnsureHub(ctx, store, keys, public, h.cfg.Overlay); err != nil && ctx.Err() == nil {
+			if _, err := join.EnsureHub(ctx, store, keys, public, h.cfg.Overlay, h.cfg.NATSURL != ""); err != nil && ctx.Err() == nil {
 				h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
 			}
 		}

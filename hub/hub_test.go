@@ -3,7 +3,6 @@ package hub
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/flynn/noise"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -26,6 +24,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/control/controltest"
+	"causeway/hub/join/jointest"
 	"causeway/protocol"
 	"causeway/tunnel/mux"
 )
@@ -168,44 +167,20 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-var insecure = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-
 // join redeems tok over HTTPS.
 func (h *host) join(t *testing.T, tok protocol.Token, name string, edit func(*protocol.JoinRequest)) protocol.JoinAnswer {
 	t.Helper()
-	resp, err := insecure.Get("https://" + tok.Addr + protocol.PathHubList)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	var signed protocol.SignedHubList
-	require.NoError(t, json.NewDecoder(resp.Body).Decode(&signed))
-	h.hubs, err = signed.Open(tok.Pin)
-	require.NoError(t, err)
-	require.NoError(t, h.hubs.ValidAt(time.Now()))
-
-	pub, hub := h.wg.Public(), h.hubs.Hubs[0].WireGuardKey
-	hs, err := noise.NewHandshakeState(noise.Config{
-		CipherSuite: noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s), Pattern: noise.HandshakeIK, Initiator: true,
-		Prologue: []byte(protocol.JoinPrologue), StaticKeypair: noise.DHKey{Private: h.wg[:], Public: pub[:]}, PeerStatic: hub[:],
-	})
+	c := jointest.Client(nil)
+	defer c.CloseIdleConnections()
+	var err error
+	h.hubs, err = jointest.HubList(c, tok)
 	require.NoError(t, err)
 	req := protocol.JoinRequest{Version: protocol.Version, TokenID: tok.ID, Secret: tok.Secret[:], Name: name, IdentityKey: h.id.Public()}
 	if edit != nil {
 		edit(&req)
 	}
-	b, err := json.Marshal(req)
+	ans, err := jointest.Redeem(c, tok, h.hubs.Hubs[0].WireGuardKey, h.wg, req)
 	require.NoError(t, err)
-	msg, _, _, err := hs.WriteMessage(nil, b)
-	require.NoError(t, err)
-	resp, err = insecure.Post("https://"+tok.Addr+protocol.PathJoin, "application/octet-stream", bytes.NewReader(msg))
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	require.Equal(t, http.StatusOK, resp.StatusCode)
-	b, err = io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	b, _, _, err = hs.ReadMessage(nil, b)
-	require.NoError(t, err)
-	var ans protocol.JoinAnswer
-	require.NoError(t, json.Unmarshal(b, &ans))
 	if ans.Refused == nil {
 		h.answer = ans
 	}

@@ -21,8 +21,10 @@ const (
 
 // EnsureHub brings the cluster, this hub's number and the signed hub list into
 // the state. hub has every field but the number, which is returned. overlay is
-// for a new cluster; an existing one keeps its own.
-func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.Hub, overlay []netip.Prefix) (protocol.NodeNumber, error) {
+// for a new cluster; an existing one keeps its own. A hub key that the cluster
+// does not know becomes a further hub if the log is one that several hubs share;
+// else it is the sign of a data directory put together from two.
+func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.Hub, overlay []netip.Prefix, shared bool) (protocol.NodeNumber, error) {
 	var number protocol.NodeNumber
 	_, err := store.Update(ctx, "hub", "hub list", func(d *state.Draft) error {
 		if d.Epoch == 0 {
@@ -31,7 +33,7 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 			}
 		}
 		if d.Cluster != keys.Cluster.Public() {
-			return state.Errorf(state.Conflict, "the cluster key is not the one of the state log; restore both from the same backup")
+			return state.Errorf(state.Conflict, "the cluster key is not the one of the state log; restore both from the same backup, or give a further hub the first one's "+ClusterKeyFile)
 		}
 		if !sameRanges(d.Overlay, overlay) {
 			return state.Errorf(state.Conflict, "the overlay of this cluster is %v and cannot be changed to %v; start with the same --overlay as before", d.Overlay, overlay)
@@ -43,7 +45,7 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 			}
 		}
 		if number == 0 {
-			if len(d.HubNumbers) > 0 {
+			if len(d.HubNumbers) > 0 && !shared {
 				return state.Errorf(state.Conflict, "the hub key is not the one of the state log; restore both from the same backup")
 			}
 			number = d.NextNumber

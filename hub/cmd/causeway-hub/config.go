@@ -51,8 +51,8 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&s.PublicHTTPSPort, "public-https-port", 0, "HTTPS port at which agents reach the hub (default: the one listened on)")
 	fs.StringVar(&s.AdminSocket, "admin-socket", hub.DefaultAdminSocket, "unix socket of the admin API")
 	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; fixed once the cluster exists")
-	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS cluster (a later release)")
-	fs.StringVar(&s.NATSCreds, "nats-creds", "", "credentials for --nats-url (a later release)")
+	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS servers for the state log, tls://HOST:PORT, several separated by commas (default: the server inside the hub)")
+	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 }
@@ -78,14 +78,12 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	if len(file.Overlay) > 0 && !set.Changed("overlay") {
 		s.Overlay = file.Overlay
 	}
-	if s.NATSURL != "" || s.NATSCreds != "" {
-		return hub.Config{}, errors.New("nats-url: an external NATS cluster comes with a later release; leave it out to use the NATS server inside the hub")
-	}
 	if s.ListenNATS != "" {
 		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
-		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, SocketBuffer: s.SocketBuffer}
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, SocketBuffer: s.SocketBuffer}
 	for _, o := range s.Overlay {
 		p, err := netip.ParsePrefix(strings.TrimSpace(o))
 		if err != nil {

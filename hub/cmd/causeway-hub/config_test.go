@@ -44,7 +44,6 @@ func TestBadConfigIsOneLine(t *testing.T) {
 		"public_udp_port: many\n":        "hub.yaml:1:",
 		"socket_buffer: many\n":          "hub.yaml:1:",
 		"overlay: [banana]\n":            "no CIDR",
-		"nats_url: nats://x\n":           "later release",
 		"listen_nats: :4222\n":           "later release",
 		"data_dir: a\ndata_dir: b\n":     "data_dir",
 		"public_udp_port: 100000000\n":   "hub.yaml:1:",
