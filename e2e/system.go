@@ -72,6 +72,16 @@ type NodeSpec struct {
 // NewSystem prepares a hub on host, reachable at public, and starts it; args
 // are further ones of 'causeway-hub run'.
 func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, public string, args ...string) (*System, error) {
+	s, err := PrepareSystem(l, bin, host, public, args...)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.StartHub(ctx)
+}
+
+// PrepareSystem is NewSystem without the start. The hub's data directory is not
+// there yet, its parent is.
+func PrepareSystem(l *lab.Lab, bin Binaries, host *lab.Host, public string, args ...string) (*System, error) {
 	// Ports below 1024 for the hub's user.
 	host.Sysctl("net.ipv4.ip_unprivileged_port_start=0")
 	dir := filepath.Join(host.Dir(), "hub")
@@ -81,10 +91,9 @@ func NewSystem(ctx context.Context, l *lab.Lab, bin Binaries, host *lab.Host, pu
 	if err := os.Chown(dir, int(lab.Nobody.UID), int(lab.Nobody.GID)); err != nil {
 		return nil, fmt.Errorf("make hub directory: %w", err)
 	}
-	s := &System{Lab: l, Bin: bin, nodes: map[string]*Node{}, Hub: &Hub{
+	return &System{Lab: l, Bin: bin, nodes: map[string]*Node{}, Hub: &Hub{
 		Host: host, Dir: filepath.Join(dir, "data"), Socket: filepath.Join(dir, "admin.sock"), Public: public, Args: args, bin: bin.Hub,
-	}}
-	return s, s.StartHub(ctx)
+	}}, nil
 }
 
 // StartHub starts the hub's process and waits until it answers.

@@ -19,6 +19,7 @@ import (
 	"causeway/hub/admin"
 	"causeway/hub/bus"
 	"causeway/hub/control"
+	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
@@ -80,7 +81,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	sctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	nats, err := bus.Start(sctx, bus.Config{Dir: filepath.Join(h.cfg.DataDir, natsDir), Log: log})
+	guard := disk.New(h.cfg.DataDir)
+	guard.Check() // a full disk gives up the reserve: it does for a start
+	if err := guard.Probe(); err != nil {
+		return err
+	}
+	nats, err := bus.Start(sctx, bus.Config{Dir: filepath.Join(h.cfg.DataDir, natsDir), Space: guard.Check, Log: log})
 	if err != nil {
 		return err
 	}
@@ -107,7 +113,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := state.Open(sctx, state.StoreConfig{JetStream: stateJS, Marker: marker, Log: log})
+	store, err := state.Open(sctx, state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log})
 	if err != nil {
 		return err
 	}
@@ -143,11 +149,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	sessions := control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events, Log: log})
 	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
-		Inventory: inv, Events: &events, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
+		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
 	cancel()
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return h.renewList(ctx, store, keys, public) })
 	g.Go(func() error { return inv.Run(ctx) })

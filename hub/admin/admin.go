@@ -26,6 +26,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/control"
+	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/inventory"
 	"causeway/hub/state"
@@ -50,6 +51,7 @@ type Config struct {
 	Control   *control.Server
 	Inventory *inventory.Store
 	Events    *event.Log
+	Disk      func() error // why no change can be stored now; nil: it can
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
 	Log       zerolog.Logger
@@ -183,6 +185,8 @@ func peerUser(c net.Conn) string {
 // problem turns an error into a problem document.
 func problem(err error) error {
 	var e *state.Error
+	var full *disk.FullError
+	var broken *disk.BrokenError
 	switch {
 	case errors.As(err, &e):
 		switch e.Kind {
@@ -194,6 +198,10 @@ func problem(err error) error {
 			return huma.Error403Forbidden(e.Text)
 		}
 		return huma.Error422UnprocessableEntity(e.Text)
+	case errors.As(err, &full):
+		return huma.NewError(http.StatusInsufficientStorage, err.Error())
+	case errors.As(err, &broken):
+		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
 		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")
 	case errors.Is(err, control.ErrOffline):
@@ -316,7 +324,11 @@ func (s *Server) status() api.Status {
 	if err := s.cfg.Store.Err(); err != nil {
 		log.OK, log.Cause = false, err.Error()
 	}
-	out.Conditions = append(out.Conditions, log,
+	space := protocol.Condition{Name: "disk", OK: true, Since: s.started}
+	if err := s.cfg.Disk(); err != nil {
+		space.OK, space.Cause = false, err.Error()
+	}
+	out.Conditions = append(out.Conditions, log, space,
 		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
 	return out
 }

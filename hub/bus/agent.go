@@ -65,7 +65,7 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 		conn.Close() // ends the filter below
 		down <- err
 	}()
-	up := filter(srv, conn, cred, protocol.InboxPrefix(n)+".")
+	up := filter(srv, conn, cred, protocol.InboxPrefix(n)+".", s.space)
 	srv.Close()
 	conn.Close()
 	<-down
@@ -86,8 +86,9 @@ func (w deadlineWriter) Write(b []byte) (int, error) {
 // filter copies the NATS protocol of a client from r to w: CONNECT once, rewritten,
 // then PUB, HPUB, SUB, UNSUB, PING and PONG. The server's permissions cover
 // subjects but not the reply subject of a publish, to which JetStream would
-// answer with its own rights; so a reply has to begin with inbox.
-func filter(w io.Writer, r net.Conn, cred credential, inbox string) error {
+// answer with its own rights; so a reply has to begin with inbox. While there is no
+// space, publishes are dropped: not acknowledged, they come again.
+func filter(w io.Writer, r net.Conn, cred credential, inbox string, space func() error) error {
 	br := bufio.NewReaderSize(r, maxLine)
 	r.SetReadDeadline(time.Now().Add(connectTimeout))
 	line, err := readLine(br)
@@ -110,6 +111,12 @@ func filter(w io.Writer, r net.Conn, cred credential, inbox string) error {
 		payload, err := checkLine(line, inbox)
 		if err != nil {
 			return err
+		}
+		if payload > 0 && space() != nil {
+			if _, err := io.CopyN(io.Discard, br, payload); err != nil {
+				return err
+			}
+			continue
 		}
 		if _, err := w.Write(line); err != nil {
 			return err

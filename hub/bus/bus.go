@@ -14,7 +14,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -43,12 +46,17 @@ const (
 // Config configures a Server.
 type Config struct {
 	Dir string // of JetStream's files
-	Log zerolog.Logger
+	// Space returns why nothing may be written now; nil: it always may.
+	Space func() error
+	Log   zerolog.Logger
 }
 
 // Server is a running NATS server. Its methods may be called concurrently.
 type Server struct {
 	log    zerolog.Logger
+	space  func() error
+	opts   *server.Options
+	failed atomic.Bool // a write failed; the streams concerned take no more
 	ns     *server.Server
 	state  credential
 	agents credential
@@ -78,7 +86,7 @@ func newCredential() (credential, error) {
 
 // Start starts the server and returns when JetStream works. Close ends it.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{log: cfg.Log, sessions: map[[32]byte]session{}}
+	s := &Server{log: cfg.Log, space: cfg.Space, sessions: map[[32]byte]session{}}
 	var err error
 	if s.state, err = s.open(session{account: accountState}); err != nil {
 		return nil, err
@@ -94,16 +102,29 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
 	}
+	if s.space == nil {
+		s.space = func() error { return nil }
+	}
+	s.opts = opts
 	if s.ns, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("start nats: %w", err)
 	}
-	lg := &logger{log: cfg.Log, fatal: make(chan string, 1)}
+	lg := &logger{log: cfg.Log, fatal: make(chan string, 1), failed: &s.failed}
 	s.ns.SetLoggerV2(lg, false, false, false)
 	s.ns.Start()
 	if err := s.waitReady(ctx, lg); err != nil {
 		s.Close()
 		return nil, err
 	}
+	if err := s.enableAccounts(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// enableAccounts gives each account its share of JetStream.
+func (s *Server) enableAccounts() error {
 	for name, limit := range map[string]int64{accountState: MaxStateBytes, accountAgents: MaxInventoryBytes} {
 		a, err := s.ns.LookupAccount(name)
 		if err == nil && !a.JetStreamEnabled() {
@@ -113,11 +134,35 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			}}, nil)
 		}
 		if err != nil {
-			s.Close()
-			return nil, fmt.Errorf("start nats: jetstream of account %s: %w", name, err)
+			return fmt.Errorf("start nats: jetstream of account %s: %w", name, err)
 		}
 	}
-	return s, nil
+	return nil
+}
+
+// Failed reports whether a write failed since the last Reopen: JetStream then
+// takes nothing more into that stream, or has ended.
+func (s *Server) Failed() bool { return s.failed.Load() || !s.ns.JetStreamEnabled() }
+
+// Reopen opens JetStream anew from what is on disk. Connections stay.
+func (s *Server) Reopen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.failed.Store(false)
+	if err := s.ns.ShutdownJetStream(); err != nil {
+		return fmt.Errorf("reopen jetstream: %w", err)
+	}
+	err := s.ns.EnableJetStream(&server.JetStreamConfig{
+		StoreDir: s.opts.StoreDir, SyncAlways: s.opts.SyncAlways, SyncInterval: s.opts.SyncInterval,
+		MaxMemory: s.opts.JetStreamMaxMemory, MaxStore: s.opts.JetStreamMaxStore, Strict: !s.opts.NoJetStreamStrict,
+	})
+	if err != nil {
+		return fmt.Errorf("reopen jetstream: %w", err)
+	}
+	return s.enableAccounts()
 }
 
 // waitReady waits until the server works, or says why it does not.
@@ -216,15 +261,28 @@ func (s *Server) Check(c server.ClientAuthentication) bool {
 // logger passes the server's log on and catches its fatal errors, with which the
 // server would only log and stay half started.
 type logger struct {
-	log   zerolog.Logger
-	fatal chan string
+	log    zerolog.Logger
+	fatal  chan string
+	failed *atomic.Bool
 }
 
 func (l *logger) Noticef(f string, v ...any) { l.log.Debug().Msg("nats: " + fmt.Sprintf(f, v...)) }
 func (l *logger) Warnf(f string, v ...any)   { l.log.Warn().Msg("nats: " + fmt.Sprintf(f, v...)) }
-func (l *logger) Errorf(f string, v ...any)  { l.log.Error().Msg("nats: " + fmt.Sprintf(f, v...)) }
-func (l *logger) Debugf(string, ...any)      {}
-func (l *logger) Tracef(string, ...any)      {}
+
+// writeFailed are the beginnings of what the server says when a write failed. It
+// has no other way to tell: it does not even answer the publish.
+var writeFailed = []string{"JetStream failed to store a msg", "JetStream out of", "Critical write error", "Filesystem permission denied"}
+
+func (l *logger) Errorf(f string, v ...any) {
+	msg := fmt.Sprintf(f, v...)
+	if slices.ContainsFunc(writeFailed, func(s string) bool { return strings.Contains(msg, s) }) {
+		l.failed.Store(true)
+	}
+	l.log.Error().Msg("nats: " + msg)
+}
+
+func (l *logger) Debugf(string, ...any) {}
+func (l *logger) Tracef(string, ...any) {}
 
 func (l *logger) Fatalf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,8 +44,10 @@ func OpenMarker(path string) (*Marker, error) {
 		return nil, fmt.Errorf("read marker of the state log: %w", err)
 	}
 	m := &Marker{path: path}
-	if err := json.Unmarshal(b, &m.data); err != nil || m.data.Version != 1 {
-		return nil, fmt.Errorf("marker of the state log %s is unreadable; restore it from a backup", path)
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m.data); err != nil || m.data.Version != 1 {
+		return nil, fmt.Errorf("marker of the state log %s is unreadable; restore the data directory from a backup", path)
 	}
 	return m, nil
 }
@@ -71,7 +74,7 @@ func (m *Marker) save(d markerData) error {
 func (m *Marker) record(created time.Time, seq uint64, hash []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if seq == m.data.Last && m.data.Created.Equal(created) {
+	if seq <= m.data.Last && m.data.Created.Equal(created) {
 		return nil
 	}
 	return m.save(markerData{1, created, seq, hash})

@@ -41,6 +41,7 @@ type State struct {
 	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
 	Routes     map[RouteKey]Route           // of live nodes
 
+	hash       []byte                                              // of the last transaction
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber

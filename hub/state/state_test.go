@@ -265,11 +265,12 @@ func TestTransactionsSurviveTheLog(t *testing.T) {
 	require.NotContains(t, string(b), "secret\"")
 	got, err := decodeTransaction(1, b)
 	require.NoError(t, err)
+	tx.hash = hashOf(b)
 	require.Equal(t, tx, got)
 	folded, err := Fold([]Transaction{got})
 	require.NoError(t, err)
 	want := *d.State
-	want.Seq, want.Time = 1, epoch0
+	want.Seq, want.Time, want.hash = 1, epoch0, hashOf(b)
 	require.Equal(t, &want, folded)
 	for _, c := range got.Changes {
 		require.NotEmpty(t, c.Describe())

@@ -1,9 +1,7 @@
 package state
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,7 +26,11 @@ const (
 	// pollInterval is how often the log is asked for its end, in case the
 	// consumer that follows it stalls.
 	pollInterval = 5 * time.Second
-	replyTimeout = 10 * time.Second
+	replyTimeout = 5 * time.Second
+	// doubtAfter is how long an append may take before the disk is asked: the
+	// server does not answer when a write fails.
+	doubtAfter   = 500 * time.Millisecond
+	stallTimeout = time.Second // without the next transaction while the log is read, until it is asked for
 )
 
 // StoreConfig configures a Store.
@@ -37,6 +39,8 @@ type StoreConfig struct {
 	Marker    *Marker             // nil: nothing is remembered (tests)
 	Now       func() time.Time    // nil: time.Now
 	Log       zerolog.Logger
+	// Disk is where the log lies; nil: not looked at.
+	Disk Disk
 	// MaxBytes bounds the log; 0: the account's limit.
 	MaxBytes int64
 }
@@ -52,113 +56,9 @@ type Store struct {
 
 	mu       sync.Mutex
 	state    *State // never changed once published
-	lastHash []byte
 	watchers map[chan struct{}]bool
-	failed   error // the log cannot be folded further
-}
-
-// Open opens the log, makes it where the marker says that there never was one,
-// and folds it. It refuses a log that is not the one remembered, or shorter.
-func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}}
-	var seen markerData
-	if cfg.Marker != nil {
-		seen = cfg.Marker.read()
-	}
-	var err error
-	s.stream, err = cfg.JetStream.Stream(ctx, StreamName)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if !seen.Created.IsZero() {
-			return nil, fmt.Errorf("the state log is gone: it had %d transactions when this hub ran last; restore the data directory from a backup", seen.Last)
-		}
-		s.stream, err = cfg.JetStream.CreateStream(ctx, jetstream.StreamConfig{
-			Name: StreamName, Description: "transactions of the hub's state",
-			Subjects: []string{subject}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
-			Discard: jetstream.DiscardNew, MaxMsgSize: maxTransaction + 4096, MaxBytes: cfg.MaxBytes,
-			DenyDelete: true, DenyPurge: true, AllowDirect: false,
-		})
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the state log: %w", err)
-	}
-	info, err := s.stream.Info(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open the state log: %w", err)
-	}
-	s.created = info.Created
-	switch {
-	case !seen.Created.IsZero() && !seen.Created.Equal(info.Created):
-		return nil, fmt.Errorf("the state log is another one than this hub ran with last (made %s, not %s); restore the data directory from a backup", info.Created.UTC().Format(time.RFC3339), seen.Created.UTC().Format(time.RFC3339))
-	case info.State.LastSeq < seen.Last:
-		return nil, fmt.Errorf("the state log is shorter than when this hub ran last: %d transactions, not %d; restore the data directory from a backup", info.State.LastSeq, seen.Last)
-	case info.State.LastSeq > 0 && (info.State.FirstSeq != 1 || info.State.NumDeleted > 0):
-		return nil, fmt.Errorf("the state log has gaps: first transaction %d, %d missing; restore the data directory from a backup", info.State.FirstSeq, info.State.NumDeleted)
-	}
-	if err := s.replay(ctx, info.State.LastSeq, seen); err != nil {
-		return nil, err
-	}
-	return s, s.remember()
-}
-
-// replay folds the log up to last.
-func (s *Store) replay(ctx context.Context, last uint64, seen markerData) error {
-	st := New()
-	if last > 0 {
-		cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy})
-		if err != nil {
-			return fmt.Errorf("read the state log: %w", err)
-		}
-		it, err := cons.Messages()
-		if err != nil {
-			return fmt.Errorf("read the state log: %w", err)
-		}
-		defer it.Stop()
-		for st.Seq < last {
-			msg, err := it.Next(jetstream.NextContext(ctx))
-			if err != nil {
-				return fmt.Errorf("read the state log after transaction %d: %w", st.Seq, err)
-			}
-			meta, err := msg.Metadata()
-			if err != nil {
-				return fmt.Errorf("read the state log: %w", err)
-			}
-			if meta.Sequence.Stream <= st.Seq {
-				continue
-			}
-			t, err := decodeTransaction(meta.Sequence.Stream, msg.Data())
-			if err != nil {
-				return err
-			}
-			if err := st.apply(t); err != nil {
-				return err
-			}
-			s.lastHash = hashOf(msg.Data())
-			if st.Seq == seen.Last && !bytes.Equal(s.lastHash, seen.Hash) {
-				return fmt.Errorf("the state log is another one than this hub ran with last: transaction %d differs; restore the data directory from a backup", st.Seq)
-			}
-		}
-	}
-	s.state = st
-	return nil
-}
-
-func hashOf(b []byte) []byte {
-	h := sha256.Sum256(b)
-	return h[:]
-}
-
-// remember writes the marker.
-func (s *Store) remember() error {
-	if s.cfg.Marker == nil {
-		return nil
-	}
-	s.mu.Lock()
-	seq, hash := s.state.Seq, s.lastHash
-	s.mu.Unlock()
-	return s.cfg.Marker.record(s.created, seq, hash)
+	failed   error         // the log cannot be folded further, or nothing be written
+	broken   chan struct{} // closed with failed
 }
 
 // Run follows the log until ctx ends. It fails if the log cannot be folded
@@ -198,6 +98,7 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.broken:
 		case <-fresh:
 		case <-tick.C:
 			if err := s.catchUp(ctx); err != nil && ctx.Err() == nil {
@@ -253,16 +154,24 @@ func (s *Store) advance(seq uint64, data []byte) {
 	if err == nil {
 		next := s.state.clone()
 		if err = next.apply(t); err == nil {
-			s.publish(next, data)
+			s.publish(next)
 			return
 		}
 	}
-	s.failed = err
+	s.fail(damaged(err))
+}
+
+// fail makes err the reason for which the store ends. s.mu is held.
+func (s *Store) fail(err error) {
+	if s.failed == nil {
+		s.failed = err
+		close(s.broken)
+	}
 }
 
 // publish makes next the state. s.mu is held.
-func (s *Store) publish(next *State, data []byte) {
-	s.state, s.lastHash = next, hashOf(data)
+func (s *Store) publish(next *State) {
+	s.state = next
 	for ch := range s.watchers {
 		select {
 		case ch <- struct{}{}:
@@ -340,7 +249,10 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 			}
 			return base, err
 		}
-		tx := Transaction{Sequence: base.Seq + 1, ID: id, Time: now, Who: who, Why: why, Changes: d.changes}
+		if err := s.writable(); err != nil {
+			return nil, err
+		}
+		tx := Transaction{Sequence: base.Seq + 1, Prev: base.hash, ID: id, Time: now, Who: who, Why: why, Changes: d.changes}
 		if err := d.State.check(tx); err != nil {
 			return nil, err
 		}
@@ -359,6 +271,9 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
 			doubtful = true
 			s.cfg.Log.Warn().Err(err).Msg("append to the state log")
+			if err := s.afterFailure(); err != nil {
+				return nil, err
+			}
 		}
 		s.cfg.Log.Debug().Err(err).Int("attempt", attempt+1).Msg("transaction not appended, deciding again")
 	}
@@ -385,6 +300,14 @@ func (s *Store) Redeem(ctx context.Context, who, why string, r RedeemRequest) (*
 func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State, error) {
 	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
 	defer cancel()
+	if s.cfg.Disk != nil {
+		doubt := time.AfterFunc(doubtAfter, func() {
+			if s.cfg.Disk.Probe() != nil {
+				cancel()
+			}
+		})
+		defer doubt.Stop()
+	}
 	msg := &nats.Msg{Subject: subject, Data: data}
 	ack, err := s.cfg.JetStream.PublishMsg(ctx, msg,
 		jetstream.WithExpectStream(StreamName), jetstream.WithExpectLastSequence(tx.Sequence-1), jetstream.WithRetryAttempts(0))
@@ -396,6 +319,10 @@ func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State
 	}
 	s.advance(ack.Sequence, data)
 	if err := s.Err(); err != nil {
+		return nil, err
+	}
+	// What was acknowledged and is gone at the next start must be missed.
+	if err := s.judge(s.remember()); err != nil {
 		return nil, err
 	}
 	return s.State(), nil

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -16,9 +18,10 @@ const maxTransaction = 1 << 20
 
 // Transaction is one message of the log:
 //
-//	{"v":1, "id":…, "time":…, "who":…, "why":…, "changes":[{"kind":…, "body":{…}}, …]}
+//	{"v":1, "prev":…, "id":…, "time":…, "who":…, "why":…, "changes":[{"kind":…, "body":{…}}, …]}
 //
-// It holds as a whole or not at all.
+// It holds as a whole or not at all. prev is the SHA-256 of the message before, so
+// that the last message vouches for the whole log.
 type Transaction struct {
 	Sequence uint64 // in the stream; not part of the message
 	ID       string // random; tells whether a doubtful append arrived
@@ -26,10 +29,13 @@ type Transaction struct {
 	Who      string // unix:<user>, node:<name>, token:<id>, hub
 	Why      string
 	Changes  []Change
+	Prev     []byte // SHA-256 of the message before; empty in the first
+	hash     []byte // SHA-256 of this message, once it was encoded
 }
 
 type txJSON struct {
 	Version int        `json:"v"`
+	Prev    []byte     `json:"prev,omitempty"`
 	ID      string     `json:"id"`
 	Time    time.Time  `json:"time"`
 	Who     string     `json:"who"`
@@ -46,7 +52,7 @@ func newTxID() (string, error) {
 }
 
 func (t Transaction) encode() ([]byte, error) {
-	j := txJSON{txVersion, t.ID, t.Time, t.Who, t.Why, make([]envelope, 0, len(t.Changes))}
+	j := txJSON{txVersion, t.Prev, t.ID, t.Time, t.Who, t.Why, make([]envelope, 0, len(t.Changes))}
 	for _, c := range t.Changes {
 		e, err := encodeChange(c)
 		if err != nil {
@@ -69,7 +75,7 @@ func decodeTransaction(seq uint64, b []byte) (Transaction, error) {
 	if j.Version != txVersion {
 		return Transaction{}, fmt.Errorf("state log, transaction %d has version %d; this causeway-hub reads version %d: run the version that wrote it, or a newer one", seq, j.Version, txVersion)
 	}
-	t := Transaction{Sequence: seq, ID: j.ID, Time: j.Time, Who: j.Who, Why: j.Why}
+	t := Transaction{Sequence: seq, ID: j.ID, Time: j.Time, Who: j.Who, Why: j.Why, Prev: j.Prev, hash: hashOf(b)}
 	for _, e := range j.Changes {
 		c, err := e.decode()
 		if err != nil {
@@ -85,6 +91,9 @@ func (s *State) apply(t Transaction) error {
 	if t.Sequence != s.Seq+1 {
 		return fmt.Errorf("state log: transaction %d does not follow %d", t.Sequence, s.Seq)
 	}
+	if !bytes.Equal(t.Prev, s.hash) {
+		return fmt.Errorf("state log: transaction %d does not follow the one before it: the log was changed", t.Sequence)
+	}
 	for _, c := range t.Changes {
 		if err := c.apply(s, t.Time); err != nil {
 			return fmt.Errorf("state log, transaction %d: %w", t.Sequence, err)
@@ -93,7 +102,7 @@ func (s *State) apply(t Transaction) error {
 	if err := s.check(t); err != nil {
 		return fmt.Errorf("state log, transaction %d: %w", t.Sequence, err)
 	}
-	s.Seq, s.Time = t.Sequence, t.Time
+	s.Seq, s.Time, s.hash = t.Sequence, t.Time, t.hash
 	return nil
 }
 
@@ -107,6 +116,11 @@ func (s *State) check(t Transaction) error {
 		}
 	}
 	return nil
+}
+
+func hashOf(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
 }
 
 // Fold folds transactions into a new state.
