@@ -16,7 +16,7 @@ import (
 // without a hub for so long fall back on nothing worse than an old address.
 const (
 	listValidity = 365 * 24 * time.Hour
-	listBackdate = 24 * time.Hour // hosts' clocks differ
+	listBackdate = 48 * time.Hour // hosts' clocks differ
 )
 
 // EnsureHub brings the cluster, this hub's number and the signed hub list into

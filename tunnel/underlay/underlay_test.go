@@ -3,6 +3,7 @@ package underlay
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,4 +116,20 @@ func TestHubAddressesInAnyForm(t *testing.T) {
 	require.Len(t, *u.sources.Load(), 1, "nothing was changed")
 	require.NoError(t, u.SetHubs(nil))
 	require.Empty(t, *u.sources.Load())
+}
+
+// A thousand peers that nobody talks to cost no goroutine.
+func TestIdlePeersCostNoGoroutine(t *testing.T) {
+	u, err := New(testConfig(t))
+	require.NoError(t, err)
+	stop := start(t, u)
+	defer stop()
+	before := runtime.NumGoroutine()
+	var peers []Peer
+	for n := range 1000 {
+		peers = append(peers, Peer{Number: protocol.NodeNumber(100 + n), Key: protocol.WireGuardPublicKey{byte(n), byte(n >> 8), 1}, Direct: true,
+			Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(1+n))}})
+	}
+	require.NoError(t, u.SetPeers(peers))
+	require.Less(t, runtime.NumGoroutine(), before+20, "the sockets may just be starting theirs")
 }

@@ -12,6 +12,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tai64n"
 
+	"causeway/protocol"
 	"causeway/tunnel/underlay"
 )
 
@@ -395,4 +396,30 @@ func TestMessageFormats(t *testing.T) {
 	require.Equal(t, p.pa.pending.entry.index, msg.Sender)
 	require.Equal(t, msg.MAC1[:], m[116:132])
 	require.Zero(t, msg.MAC2)
+}
+
+// A peer that starts again with its clock set back by a day: its initiations
+// look old until news of its restart has the engine forget it.
+func TestRestartWithTheClockSetBack(t *testing.T) {
+	p := newPair(t)
+	p.handshake()
+	back := p.now.Add(-24 * time.Hour)
+	again := &side{t: t, key: p.a.key, number: p.a.number}
+	again.m = newMachine(0, again.key, back, again, &again.counts)
+	there := newPeer(3, p.b.key.Public())
+	again.m.add(there, back)
+	again.m.initiate(there, back, false)
+	m := again.take()
+	p.advance(time.Second)
+	p.deliver(p.b, 2, m...)
+	require.Empty(t, p.b.take())
+	require.EqualValues(t, 1, p.b.counts.replayed.Load())
+
+	e := &Engine{machine: p.b.m, numbers: map[protocol.NodeNumber]*peer{2: p.pb}}
+	e.ResetPeer(2)
+	p.deliver(p.b, 2, m...)
+	answer := p.b.take()
+	require.Len(t, answer, 1)
+	again.m.handle(back, underlay.Source{Peer: 3}, answer[0], false)
+	exchange(t, there.current.Load(), p.pb.next.Load())
 }

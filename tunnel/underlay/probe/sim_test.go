@@ -79,7 +79,8 @@ type simAgent struct {
 	boots     map[protocol.NodeNumber][]protocol.BootID // seen, in order
 	busy      map[protocol.NodeNumber]bool              // has traffic all the time
 	iface     int                                       // largest datagram that its interface takes; 0: any
-	sizes     []int                                     // that any peer's route had, in order
+	ticks     int
+	sizes     []int // that any peer's route had, in order
 
 	noStream bool
 	stream   netip.AddrPort // while connected, what the hub calls it
@@ -341,6 +342,7 @@ func (w *world) pass(d time.Duration) {
 			}
 			var out Output
 			a.next = a.Tick(w.now, &out)
+			a.ticks++
 			a.took(&out)
 			a.connect()
 			if min := w.now.Add(time.Millisecond); a.next.Before(min) {
