@@ -79,6 +79,6 @@ func TestTable(t *testing.T) {
 	require.Contains(t, out, ">= 1.7", out)
 	require.NotContains(t, out, "NaN", out)
 	for line := range strings.Lines(out) {
-		require.LessOrEqual(t, len(line), 127, line)
+		require.LessOrEqual(t, len(line), 143, line)
 	}
 }

@@ -17,26 +17,48 @@ const (
 	colWGHub        = "wg-hub"
 	colInlineDirect = "inline-direct"
 	colInlineRelay  = "inline-relay"
+	colInlineStream = "inline-stream"
 	colWggoDirect   = "wggo-direct"
 	colWggoRelay    = "wggo-relay"
+	colSmallBuffers = "relay-208KB"
+	colRelayTen     = "relay-10"
+	colDirectMany   = "direct-10+1000"
 )
 
-// column is a way to carry packets between two sites.
+// column is a way to carry packets between two sites, or from one to several.
 type column struct {
-	name string
-	// connect makes sites a and b of a world reach each other and says which
+	name     string
+	sites    int // 0: two
+	measures kind
+	// connect makes the sites of a world reach each other and says which
 	// processes do the work.
 	connect func(context.Context, *world) error
 }
 
+// kind says which figures a column has.
+type kind int
+
+const (
+	all    kind = iota
+	tcp         // no datagrams
+	fanout      // several streams to as many sites alone
+)
+
+// active is how many addressees a fan-out has, and how many streams.
+const active = 10
+
 var columns = []column{
-	{colPlain, connectPlain},
-	{colWGDirect, connectWireGuardDirect},
-	{colWGHub, connectWireGuardHub},
-	{colInlineDirect, causeway(e2e.EngineInline, protocol.PathDirect)},
-	{colInlineRelay, causeway(e2e.EngineInline, protocol.PathRelay)},
-	{colWggoDirect, causeway(e2e.EngineWireGuardGo, protocol.PathDirect)},
-	{colWggoRelay, causeway(e2e.EngineWireGuardGo, protocol.PathRelay)},
+	{name: colPlain, connect: connectPlain},
+	{name: colWGDirect, connect: connectWireGuardDirect},
+	{name: colWGHub, connect: connectWireGuardHub},
+	{name: colInlineDirect, connect: causeway{engine: e2e.EngineInline, path: protocol.PathDirect}.connect},
+	{name: colInlineRelay, connect: causeway{engine: e2e.EngineInline, path: protocol.PathRelay}.connect},
+	{name: colInlineStream, connect: causeway{engine: e2e.EngineInline, path: protocol.PathStream}.connect},
+	{name: colWggoDirect, connect: causeway{engine: e2e.EngineWireGuardGo, path: protocol.PathDirect}.connect},
+	{name: colWggoRelay, connect: causeway{engine: e2e.EngineWireGuardGo, path: protocol.PathRelay}.connect},
+	{name: colSmallBuffers, measures: tcp, connect: causeway{engine: e2e.EngineInline, path: protocol.PathRelay, buffer: 208 << 10}.connect},
+	{name: colRelayTen, sites: 1 + active, measures: fanout, connect: causeway{engine: e2e.EngineInline, path: protocol.PathRelay}.connect},
+	{name: colDirectMany, sites: 1 + active, measures: fanout, connect: causeway{engine: e2e.EngineInline, path: protocol.PathDirect, idle: 1000}.connect},
 }
 
 func columnNames() (out []string) {
@@ -48,6 +70,7 @@ func columnNames() (out []string) {
 
 // site is a host of a world with its pod.
 type site struct {
+	name string
 	host *lab.Host
 	addr string // on the underlay
 	pods string // range of its pods
@@ -56,57 +79,59 @@ type site struct {
 	proc *lab.Process // that carries its packets; nil: the kernel alone
 }
 
-// world is one column's network: sites a and b and a hub on one switch.
+// world is one column's network: its sites and a hub on one switch. The first
+// site talks to each of the others.
 type world struct {
-	name  string
+	column
 	lab   *lab.Lab
 	bin   e2e.Binaries
+	inet  *lab.Host
 	hub   *lab.Host
-	sites [2]*site
+	sites []*site
 
 	relay *lab.Process      // on the hub; nil where packets do not cross it
 	sys   *e2e.System       // of a Causeway column
 	path  protocol.PathKind // that its packets must take
 
-	idle map[string]float64 // resident memory before any load
+	idle map[string]float64 // resident memory before any load, by site and for the hub
 	pps  float64            // where the search for the UDP rate begins
 }
 
-func newWorld(ctx context.Context, l *lab.Lab, bin e2e.Binaries, mode, name string) (*world, error) {
-	w := &world{name: name, lab: l, bin: bin, pps: firstRate}
-	inet := l.Switch(name + "-inet")
-	w.hub = l.Host(name+"-hub").Link("eth0", inet, e2e.HubAddr+"/24")
-	for i := range w.sites {
+func newWorld(ctx context.Context, l *lab.Lab, bin e2e.Binaries, mode string, c column) (*world, error) {
+	w := &world{column: c, lab: l, bin: bin, pps: firstRate}
+	w.inet = l.Switch(c.name + "-inet")
+	w.hub = l.Host(c.name+"-hub").Link("eth0", w.inet, e2e.HubAddr+"/24")
+	hosts := []*lab.Host{w.hub}
+	for i := range max(2, c.sites) {
 		n, letter := i+1, string(rune('a'+i))
 		s := &site{
-			addr: fmt.Sprintf("203.0.113.%d", 20+n),
+			name: letter, addr: fmt.Sprintf("203.0.113.%d", 20+n),
 			pods: fmt.Sprintf("10.%d.1.0/24", n), at: fmt.Sprintf("10.%d.1.11", n),
 		}
-		s.host = l.Host(name+"-"+letter).Link("eth0", inet, s.addr+"/24").Sysctl("net.ipv4.ip_forward=1").NoBridgeFilter()
-		s.pod = s.host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", n)).Pod(name+"-pod-"+letter, s.at+"/24")
-		w.sites[i] = s
+		s.host = l.Host(c.name+"-"+letter).Link("eth0", w.inet, s.addr+"/24").Sysctl("net.ipv4.ip_forward=1").NoBridgeFilter()
+		s.pod = s.host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", n)).Pod(c.name+"-pod-"+letter, s.at+"/24")
+		w.sites = append(w.sites, s)
+		hosts = append(hosts, s.host)
 	}
 	if mode == modeFrames {
-		realFrames(inet, w.hub, w.sites[0].host, w.sites[1].host)
+		realFrames(w.inet, hosts...)
 	}
-	for _, h := range []*lab.Host{w.hub, w.sites[0].host, w.sites[1].host} {
+	for _, h := range hosts {
 		if err := h.Settle(ctx); err != nil {
 			return nil, err
 		}
 	}
-	for _, c := range columns {
-		if c.name == name {
-			if err := c.connect(ctx, w); err != nil {
-				return nil, err
-			}
-		}
+	if err := c.connect(ctx, w); err != nil {
+		return nil, err
 	}
 	sys := &e2e.System{Lab: l, Bin: bin}
-	for i, s := range w.sites {
+	for _, s := range w.sites {
 		if _, err := sys.Serve(ctx, s.pod); err != nil {
 			return nil, err
 		}
-		if err := e2e.Ping(ctx, s.pod, w.sites[1-i].at); err != nil {
+	}
+	for _, s := range w.sites[1:] {
+		if err := e2e.Ping(ctx, w.sites[0].pod, s.at); err != nil {
 			return nil, err
 		}
 	}
@@ -136,68 +161,31 @@ func connectPlain(_ context.Context, w *world) error {
 	return nil
 }
 
-// causeway runs a hub and an agent at each site. For the relay each site drops
-// what the other one sends it without the hub.
-func causeway(engine string, path protocol.PathKind) func(context.Context, *world) error {
-	return func(ctx context.Context, w *world) error {
-		ctx, cancel := e2e.Step(ctx)
-		defer cancel()
-		w.path = path
-		if path == protocol.PathRelay {
-			for i, s := range w.sites {
-				s.host.Nft(fmt.Sprintf(`table ip bench {
-	chain inp { type filter hook input priority 0; iifname "eth0" ip saddr %s meta l4proto udp drop; }
-}
-`, w.sites[1-i].addr))
-			}
-		}
-		sys, err := e2e.NewSystem(ctx, w.lab, w.bin, w.hub, e2e.HubAddr)
-		if err != nil {
-			return err
-		}
-		w.sys = sys
-		for i, s := range w.sites {
-			name := siteNames[i]
-			if err := sys.CreateSite(ctx, name); err != nil {
-				return err
-			}
-			n, err := sys.Join(ctx, e2e.NodeSpec{Name: name, Site: name, Host: s.host, TokenRoutes: []string{s.pods}, Engine: engine})
-			if err != nil {
-				return err
-			}
-			s.proc = n.Proc
-		}
-		if path == protocol.PathRelay {
-			w.relay = sys.Hub.Proc
-		}
-		return sys.WaitReady(ctx, siteNames[:]...)
-	}
-}
-
-var siteNames = [2]string{"a", "b"}
-
 // settle pings until packets take the column's path both ways: an idle peer is
 // not probed, so that each measurement begins with it.
 func (w *world) settle(ctx context.Context) error {
 	ctx, cancel := e2e.Step(ctx)
 	defer cancel()
 	return lab.Wait(ctx, "the path of "+w.name, func(ctx context.Context) error {
-		for i, s := range w.sites {
-			if err := e2e.PingOnce(ctx, s.pod, w.sites[1-i].at); err != nil {
-				return err
+		for _, s := range w.sites[1:] {
+			for _, p := range [][2]*site{{w.sites[0], s}, {s, w.sites[0]}} {
+				if err := e2e.PingOnce(ctx, p[0].pod, p[1].at); err != nil {
+					return err
+				}
 			}
 		}
 		return w.onPath(ctx)
 	})
 }
 
-// onPath says whether both agents use the column's path.
+// onPath says whether agents use the column's path, both ways.
 func (w *world) onPath(ctx context.Context) error {
 	if w.sys == nil {
 		return nil
 	}
-	for i, name := range siteNames {
-		out, err := w.sys.Node(name).Agent(ctx, "paths", "-o", "json")
+	first := w.sites[0]
+	for _, s := range w.sites {
+		out, err := w.sys.Node(s.name).Agent(ctx, "paths", "-o", "json")
 		if err != nil {
 			return err
 		}
@@ -205,14 +193,14 @@ func (w *world) onPath(ctx context.Context) error {
 		if err := json.Unmarshal([]byte(out), &ps); err != nil {
 			return fmt.Errorf("read paths: %w", err)
 		}
-		found := protocol.PathKind("unknown")
+		found := map[string]protocol.PathKind{}
 		for _, p := range ps {
-			if p.Name == siteNames[1-i] {
-				found = p.Path
-			}
+			found[p.Name] = p.Path
 		}
-		if found != w.path {
-			return fmt.Errorf("site %s reaches the other by path %s, not %s", name, found, w.path)
+		for _, o := range w.sites {
+			if o != s && (s == first || o == first) && found[o.name] != w.path {
+				return fmt.Errorf("site %s reaches %s by path %q, not %q", s.name, o.name, found[o.name], w.path)
+			}
 		}
 	}
 	return nil

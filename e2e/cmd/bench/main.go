@@ -135,7 +135,7 @@ func measureAll(ctx context.Context, l *lab.Lab, o options, r *result) error {
 	var worlds []*world
 	for _, name := range o.Columns {
 		progress("build %s", name)
-		w, err := newWorld(ctx, l, bin, o.Mode, name)
+		w, err := newWorld(ctx, l, bin, o.Mode, columns[slices.Index(columnNames(), name)])
 		if err != nil {
 			return fmt.Errorf("build %s: %w", name, err)
 		}
@@ -150,8 +150,13 @@ func measureAll(ctx context.Context, l *lab.Lab, o options, r *result) error {
 			if err != nil {
 				return fmt.Errorf("round %d, %s: %w", round+1, w.name, err)
 			}
-			progress("round %d/%d %-14s TCP %.2f and %.2f Gbit/s, UDP %.0f kpps", round+1, o.Rounds, w.name,
-				f[figTCP1], f[figTCP8], f[figUDP])
+			said := ""
+			for _, name := range []string{figTCP1, figTCP8, figTCP10, figUDP} {
+				if v, ok := f[name]; ok {
+					said += fmt.Sprintf("  %s %.2f", name, v)
+				}
+			}
+			progress("round %d/%d %-14s%s", round+1, o.Rounds, w.name, said)
 			r.Samples = append(r.Samples, sample{Round: round, Column: w.name, Place: i, Figures: f})
 		}
 	}

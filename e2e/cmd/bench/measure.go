@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,7 @@ import (
 const (
 	figTCP1      = "tcp1 Gbit/s"
 	figTCP8      = "tcp8 Gbit/s"
+	figTCP10     = "tcp10 Gbit/s"
 	figUDP       = "udp200 kpps"
 	figIdleP50   = "ping idle p50 ms"
 	figIdleP99   = "ping idle p99 ms"
@@ -46,78 +48,111 @@ const (
 	rateTries    = 12
 )
 
-// measure takes every figure of a world once.
+// measure takes the figures of a world once.
 func (w *world) measure(ctx context.Context, round int, o options) (map[string]float64, error) {
-	// Memory and processor time belong to roles, and roles to sides.
-	from, to := w.sites[round%2], w.sites[1-round%2]
-	procs := map[string]*lab.Process{roleSender: from.proc, roleHub: w.relay, roleReceiver: to.proc}
 	if err := w.settle(ctx); err != nil {
 		return nil, err
 	}
 	f := map[string]float64{}
-	var idle roundTrips
-	if err := w.tool(ctx, from.pod, &idle, "rtt", to.at, "-every", pingEvery.String(), "-for", seconds(o.Seconds)); err != nil {
-		return nil, err
+	from, to := w.sites[0], w.sites[1:]
+	var err error
+	if w.measures == fanout {
+		err = w.streams(ctx, f, from, to, active, o)
+	} else {
+		if round%2 == 1 {
+			from, to = w.sites[1], w.sites[:1]
+		}
+		err = w.twoSites(ctx, f, from, to[0], o)
 	}
-	f[figIdleP50], f[figIdleP99] = idle.P50, idle.P99
-	for _, n := range []int{1, 8} {
-		before, err := usageOf(procs)
-		if err != nil {
-			return nil, err
-		}
-		var fl flood
-		var g errgroup.Group
-		g.Go(func() error {
-			return w.tool(ctx, from.pod, &fl, "flood", to.at, "-streams", fmt.Sprint(n), "-for", seconds(o.Seconds))
-		})
-		if n == 1 {
-			var loaded roundTrips
-			g.Go(func() error {
-				err := w.tool(ctx, from.pod, &loaded, "rtt", to.at, "-every", pingEvery.String(), "-for", seconds(o.Seconds))
-				f[figLoadedP50], f[figLoadedP99] = loaded.P50, loaded.P99
-				return err
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return nil, err
-		}
-		if fl.Bytes == 0 || fl.Seconds <= 0 {
-			return nil, errors.New("nothing arrived")
-		}
-		after, err := usageOf(procs)
-		if err != nil {
-			return nil, err
-		}
-		rate, cpu := figTCP1, figCPU1
-		if n == 8 {
-			rate, cpu = figTCP8, figCPU8
-		}
-		f[rate] = float64(fl.Bytes) * 8 / fl.Seconds / 1e9
-		for role := range after {
-			f[cpu+role] = (after[role].cpu - before[role].cpu) / (float64(fl.Bytes) / 1e9)
-			if n == 8 {
-				f[figLoadedMB+role] = after[role].rss
-			}
-		}
-	}
-	side := [2]string{roleSender, roleReceiver}
-	for i := range w.sites {
-		if mb, ok := w.idle[siteNames[i]]; ok {
-			f[figIdleMB+side[(i+round)%2]] = mb
-		}
-	}
-	if mb, ok := w.idle[roleHub]; ok {
-		f[figIdleMB+roleHub] = mb
-	}
-	pps, err := w.datagrams(ctx, from, to, o)
 	if err != nil {
 		return nil, err
 	}
-	f[figUDP] = pps / 1e3
 	if err := w.onPath(ctx); err != nil {
 		return nil, fmt.Errorf("after the load: %w", err)
 	}
 	return f, nil
+}
+
+// twoSites measures between two sites.
+func (w *world) twoSites(ctx context.Context, f map[string]float64, from, to *site, o options) error {
+	var idle roundTrips
+	if err := w.tool(ctx, from.pod, &idle, "rtt", to.at, "-every", pingEvery.String(), "-for", seconds(o.Seconds)); err != nil {
+		return err
+	}
+	f[figIdleP50], f[figIdleP99] = idle.P50, idle.P99
+	counts := []int{1, 8}
+	if w.name == colInlineDirect || w.name == colInlineRelay { // to compare fan-outs with
+		counts = append(counts, active)
+	}
+	for _, n := range counts {
+		if err := w.streams(ctx, f, from, []*site{to}, n, o); err != nil {
+			return err
+		}
+	}
+	for role, name := range map[string]string{roleSender: from.name, roleReceiver: to.name, roleHub: roleHub} {
+		if mb, ok := w.idle[name]; ok {
+			f[figIdleMB+role] = mb
+		}
+	}
+	if w.measures != all {
+		return nil
+	}
+	pps, err := w.datagrams(ctx, from, to, o)
+	f[figUDP] = pps / 1e3
+	return err
+}
+
+// Figures of a number of TCP streams.
+var (
+	rateOf = map[int]string{1: figTCP1, 8: figTCP8, active: figTCP10}
+	cpuOf  = map[int]string{1: figCPU1, 8: figCPU8}
+)
+
+// streams measures n TCP streams to one site, or dealt out to several.
+func (w *world) streams(ctx context.Context, f map[string]float64, from *site, to []*site, n int, o options) error {
+	// Memory and processor time belong to roles, and roles to sides.
+	procs := map[string]*lab.Process{roleSender: from.proc, roleHub: w.relay, roleReceiver: to[0].proc}
+	before, err := usageOf(procs)
+	if err != nil {
+		return err
+	}
+	var addrs []string
+	for _, s := range to {
+		addrs = append(addrs, s.at)
+	}
+	var fl flood
+	var g errgroup.Group
+	g.Go(func() error {
+		return w.tool(ctx, from.pod, &fl, "flood", strings.Join(addrs, ","), "-streams", fmt.Sprint(n), "-for", seconds(o.Seconds))
+	})
+	if n == 1 {
+		var loaded roundTrips
+		g.Go(func() error {
+			err := w.tool(ctx, from.pod, &loaded, "rtt", addrs[0], "-every", pingEvery.String(), "-for", seconds(o.Seconds))
+			f[figLoadedP50], f[figLoadedP99] = loaded.P50, loaded.P99
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if fl.Bytes == 0 || fl.Seconds <= 0 {
+		return errors.New("nothing arrived")
+	}
+	after, err := usageOf(procs)
+	if err != nil {
+		return err
+	}
+	f[rateOf[n]] = float64(fl.Bytes) * 8 / fl.Seconds / 1e9
+	for role := range after {
+		if cpu := cpuOf[n]; cpu != "" {
+			f[cpu+role] = (after[role].cpu - before[role].cpu) / (float64(fl.Bytes) / 1e9)
+		}
+		if n == 8 {
+			f[figLoadedMB+role] = after[role].rss
+		}
+	}
+	return nil
 }
 
 // datagrams looks for the highest offered rate with little loss and returns

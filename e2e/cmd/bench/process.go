@@ -58,8 +58,8 @@ func parseStat(stat string, page int) (usage, error) {
 // hub.
 func (w *world) memory() (map[string]float64, error) {
 	procs := map[string]*lab.Process{roleHub: w.relay}
-	for i, s := range w.sites {
-		procs[siteNames[i]] = s.proc
+	for _, s := range w.sites {
+		procs[s.name] = s.proc
 	}
 	us, err := usageOf(procs)
 	out := map[string]float64{}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,9 +30,10 @@ func drain(c net.Conn) {
 	}
 }
 
-// flood sends by several TCP connections at once for a while. What counts is
-// what arrived: buffers of the sender are emptied within the time.
-func flood(ctx context.Context, addr string, streams int, d time.Duration) (Flood, error) {
+// flood sends by several TCP connections at once for a while, dealt out to the
+// addresses between commas. What counts is what arrived: buffers of the sender
+// are emptied within the time.
+func flood(ctx context.Context, addrs string, streams int, d time.Duration) (Flood, error) {
 	if streams < 1 {
 		return Flood{}, fmt.Errorf("%d streams", streams)
 	}
@@ -46,8 +48,9 @@ func flood(ctx context.Context, addr string, streams int, d time.Duration) (Floo
 			c.Close()
 		}
 	})()
-	for range streams {
-		c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(addr, portFlood))
+	to := strings.Split(addrs, ",")
+	for i := range streams {
+		c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(to[i%len(to)], portFlood))
 		if err != nil {
 			return Flood{}, err
 		}

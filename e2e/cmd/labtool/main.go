@@ -7,7 +7,7 @@
 //	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
 //	labtool http URL                     prints the answer
 //	labtool ping ADDR…                   one ICMP echo to each
-//	labtool flood ADDR -streams N -for D   TCP as fast as it goes
+//	labtool flood ADDR[,ADDR…] -streams N -for D   TCP as fast as it goes
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
 //	labtool delay -queue N -delay D [-jitter D] [-loss P]   holds back and drops packets of a netfilter queue
