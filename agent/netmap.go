@@ -202,7 +202,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	a.mu.Lock()
 	in := netmapcheck.Input{Self: a.id.Number, SelfKey: a.id.WireGuardKey.Public(), Hubs: a.hubs,
-		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins}
+		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins, Last: a.result.Peers}
 	revoked := false
 	if a.held != nil {
 		in.Netmap, revoked = a.held.Netmap, a.held.Revoked

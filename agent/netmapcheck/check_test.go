@@ -149,6 +149,8 @@ func TestIdentity(t *testing.T) {
 				in.Pins = map[protocol.NodeNumber]identity.Pin{3: *c.pin}
 			}
 			r := Check(in)
+			in.Last = []protocol.Peer{good}
+			require.Equal(t, r, Check(in), "what was taken before vouches for nothing else")
 			if c.why == "" {
 				require.Empty(t, r.Refused)
 				require.Equal(t, c.p.Statement.WireGuardKey, r.Pins[3].WireGuardKey)
@@ -165,6 +167,18 @@ func TestIdentity(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is as it was before is not verified again.
+func TestSameStatementAgain(t *testing.T) {
+	p := peer(3)
+	p.Statement.Signature = []byte("no signature")
+	in := input(p)
+	require.NotEmpty(t, Check(in).Refused)
+	in.Last = []protocol.Peer{p}
+	require.Empty(t, Check(in).Refused)
+	in.Last[0].Statement.Signature = []byte("another one")
+	require.NotEmpty(t, Check(in).Refused)
 }
 
 func TestTwicePeers(t *testing.T) {
