@@ -11,6 +11,7 @@ import (
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay"
+	"causeway/tunnel/underlay/probe"
 	"causeway/tunnel/underlay/sock"
 )
 
@@ -41,8 +42,8 @@ func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*
 	require.NoError(t, r.SetNodes(nodes))
 	bind := func(n protocol.NodeNumber, a netip.AddrPort) {
 		e := (*r.nodes.Load())[n]
-		e.bound.Store(&[]netip.AddrPort{a})
-		r.byAddr[a] = e
+		e.bound.Store(&[]probe.Place{{To: a}})
+		r.byAddr.set(a, e)
 	}
 	from = open()
 	bind(2, from.LocalAddr())
@@ -52,7 +53,7 @@ func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*
 		to = append(to, c)
 	}
 	r.conn.Store(open())
-	return &reader{r: r, recv: nobody{}}, from, to, numbers
+	return r.newReader(open()), from, to, numbers
 }
 
 // burst is n datagrams of the given size, to the addressees in turn, run at a time.

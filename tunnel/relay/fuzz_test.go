@@ -10,6 +10,7 @@ import (
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay"
+	"causeway/tunnel/underlay/probe"
 	"causeway/tunnel/underlay/sock"
 )
 
@@ -64,9 +65,9 @@ func FuzzMessage(f *testing.F) {
 		require.NoError(t, r.SetNodes([]Node{{Number: 2, Key: node.Public()}, {Number: 3, Key: protocol.WireGuardPublicKey{3}},
 			{Number: 4, Key: protocol.WireGuardPublicKey{4}, Talks: map[protocol.NodeNumber]bool{}}}))
 		for n, e := range *r.nodes.Load() {
-			at := []netip.AddrPort{netip.AddrPortFrom(bound.Addr(), uint16(n))}
-			e.bound.Store(&at)
-			r.byAddr[at[0]] = e
+			at := netip.AddrPortFrom(bound.Addr(), uint16(n))
+			e.bound.Store(&[]probe.Place{{To: at}})
+			r.byAddr.set(at, e)
 		}
 		src := stranger
 		if known {

@@ -25,13 +25,22 @@ type Config struct {
 	Self       protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
 	BootID     protocol.BootID
-	Listen     netip.AddrPort // UDP; an unspecified IPv6 address takes IPv4 too; port 0: any free port
+	// Listen is where to listen, by UDP. An unspecified address means all of the
+	// host's, and what comes to one is answered from it; the IPv6 one takes IPv4
+	// too. Port 0: any free port.
+	Listen netip.AddrPort
+	// Loops is how many sockets share the port, each with a goroutine of its own,
+	// besides one more that sends control alone; 0: as many as there are
+	// processors, at most 8.
+	Loops  int
+	Limits Limits
 
-	// NewReader is called in Run, once for each socket. What it returns is
-	// called by that socket's goroutine alone.
+	// NewReader is called once for each socket and stream. What it returns is
+	// called by that one's goroutine alone.
 	NewReader func() underlay.Receiver
 	// OnRestart is called when a node has proven a new boot id, before anything
-	// that its new run sent is delivered: forget all its sessions. No lock is held.
+	// that its new run sent is delivered: forget all its sessions. It must not
+	// call the relay, but for Send.
 	OnRestart func(protocol.NodeNumber)
 	// NoOffload leaves UDP_GRO and UDP_SEGMENT unused.
 	NoOffload bool
@@ -69,6 +78,10 @@ const (
 	DropNowhere   = "addressee_not_bound"
 	DropCrossed   = "crossed_initiation"
 	DropSend      = "send_error"
+	DropFull      = "send_buffer_full"
+	DropNode      = "limit_node"    // the sender's limit
+	DropPair      = "limit_pair"    // the pair's limit
+	DropControl   = "limit_control" // more probes and handshakes than any node needs
 )
 
 // Relay is the switchboard. Its methods may be called concurrently, and before Run.
@@ -77,18 +90,22 @@ type Relay struct {
 	ready   chan struct{}
 	changed chan struct{}
 	wake    chan struct{}
-	conn    atomic.Pointer[sock.Conn]
+	conn    atomic.Pointer[sock.Conn] // never sends data, so that its buffer has room for control
+	data    atomic.Pointer[sock.Conn] // the first loop's
 	table   *handshake.Table
 	drops   underlay.Drops
 	streams streams
 
 	datagrams, bytes atomic.Uint64
 
-	nodes  atomic.Pointer[map[protocol.NodeNumber]*entry]
-	lookup sync.RWMutex // guards byAddr, for as long as a look-up takes
-	byAddr map[netip.AddrPort]*entry
+	start time.Time
+	pair  rate
+	node  rate
 
-	mu     sync.Mutex // guards what follows
+	nodes  atomic.Pointer[map[protocol.NodeNumber]*entry]
+	byAddr table[entry] // of bound addresses; changed under mu
+
+	mu     sync.Mutex // guards what follows, and restarts
 	binder *probe.Binder
 	out    probe.Output
 }
@@ -97,7 +114,8 @@ type Relay struct {
 type entry struct {
 	number protocol.NodeNumber
 	talks  map[protocol.NodeNumber]bool
-	bound  atomic.Pointer[[]netip.AddrPort] // the one to send to first
+	bound  atomic.Pointer[[]probe.Place] // the one to send to first
+	meters *meters
 }
 
 func (e *entry) allows(n protocol.NodeNumber) bool { return e.talks == nil || e.talks[n] }
@@ -110,11 +128,14 @@ func New(cfg Config) (*Relay, error) {
 	if !cfg.Self.Valid() || cfg.PrivateKey.IsZero() || cfg.BootID == (protocol.BootID{}) {
 		return nil, errors.New("relay: node number, private key or boot id is missing")
 	}
+	if cfg.Loops < 0 {
+		return nil, errors.New("relay: negative number of loops")
+	}
 	if !cfg.Listen.Addr().IsValid() {
 		return nil, errors.New("relay: no address to listen on")
 	}
 	r := &Relay{cfg: cfg, ready: make(chan struct{}), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		byAddr: map[netip.AddrPort]*entry{}}
+		start: time.Now(), node: newRate(cfg.Limits.Node), pair: newRate(cfg.Limits.Pair)}
 	r.binder = probe.NewBinder(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, Boot: cfg.BootID}, time.Now())
 	r.table = handshake.New(cfg.Self, r.sendHandshake, func() { signal(r.wake) })
 	r.nodes.Store(&map[protocol.NodeNumber]*entry{})
@@ -142,40 +163,60 @@ func (r *Relay) LocalAddr() netip.AddrPort {
 // SetNodes replaces the nodes. A node that is left out, or whose key changed,
 // loses its binding at once.
 func (r *Relay) SetNodes(nodes []Node) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := *r.nodes.Load()
 	l := make([]probe.Node, len(nodes))
 	m := make(map[protocol.NodeNumber]*entry, len(nodes))
 	for i, n := range nodes {
 		l[i] = probe.Node{Number: n.Number, Key: n.Key}
-		m[n.Number] = &entry{number: n.Number, talks: n.Talks}
+		e := &entry{number: n.Number, talks: n.Talks}
+		if o := old[n.Number]; o != nil {
+			e.meters = o.meters
+		} else {
+			e.meters = new(meters)
+		}
+		m[n.Number] = e
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if err := r.binder.SetNodes(time.Now(), l, &r.out); err != nil {
 		return err
 	}
 	r.out.Routes = nil // all are made anew
 	byAddr := map[netip.AddrPort]*entry{}
 	for n, e := range m {
-		bound := r.binder.Bound(n)
+		bound := r.binder.Places(n)
 		e.bound.Store(&bound)
 		for _, a := range bound {
-			byAddr[a] = e
+			byAddr[a.To] = e
 		}
+		e.meters.keep(func(n protocol.NodeNumber) bool { return m[n] != nil })
 	}
-	for n := range *r.nodes.Load() {
+	for n := range old {
 		if m[n] == nil {
 			r.table.Forget(n)
 		}
 	}
 	r.nodes.Store(&m)
-	r.lookup.Lock()
-	r.byAddr = byAddr
-	r.lookup.Unlock()
+	r.byAddr.replace(byAddr)
 	if r.out.Changed {
 		r.out.Changed = false
 		signal(r.changed)
 	}
 	return nil
+}
+
+// withdraw hides a node's bindings from the fast path. r.mu is held.
+func (r *Relay) withdraw(n protocol.NodeNumber) {
+	e := (*r.nodes.Load())[n]
+	if e == nil {
+		return
+	}
+	for _, a := range *e.bound.Load() {
+		if r.byAddr.get(a.To) == e {
+			r.byAddr.set(a.To, nil)
+		}
+	}
+	e.bound.Store(new([]probe.Place))
 }
 
 // publish makes bindings visible to the fast path and returns what is left to
@@ -186,27 +227,18 @@ func (r *Relay) publish() probe.Output {
 	if !out.Changed {
 		return out
 	}
-	nodes := *r.nodes.Load()
-	r.lookup.Lock()
 	for _, n := range out.Routes {
-		if e := nodes[n]; e != nil {
-			for _, a := range *e.bound.Load() {
-				if r.byAddr[a] == e {
-					delete(r.byAddr, a)
-				}
-			}
-		}
+		r.withdraw(n)
 	}
 	for _, n := range out.Routes {
-		if e := nodes[n]; e != nil {
-			bound := r.binder.Bound(n)
+		if e := (*r.nodes.Load())[n]; e != nil {
+			bound := r.binder.Places(n)
 			e.bound.Store(&bound)
 			for _, a := range bound {
-				r.byAddr[a] = e
+				r.byAddr.set(a.To, e)
 			}
 		}
 	}
-	r.lookup.Unlock()
 	signal(r.changed)
 	return out
 }
@@ -248,7 +280,7 @@ func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
 	}
 	for _, a := range *e.bound.Load() {
 		if err := r.write(a, msg, len(msg)); err != nil {
-			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a).Err(err).Msg("handshake message not sent")
+			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a.To).Err(err).Msg("handshake message not sent")
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"sync"
 
 	"causeway/protocol"
@@ -21,8 +20,9 @@ var errUnbound = errors.New("no node is bound to it any more")
 
 // streams are the agents' streams that are connected.
 type streams struct {
-	mu      sync.RWMutex
-	conns   map[netip.AddrPort]*stream.Conn
+	conns table[stream.Conn]
+
+	mu      sync.Mutex      // orders changes
 	ctx     context.Context // of Run; nil: it does not run
 	running sync.WaitGroup
 }
@@ -30,7 +30,7 @@ type streams struct {
 func (s *streams) open(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ctx, s.conns = ctx, map[netip.AddrPort]*stream.Conn{}
+	s.ctx = ctx
 }
 
 // close waits for streams to end; the context of Run has.
@@ -47,22 +47,16 @@ func (s *streams) add(c *stream.Conn) (context.Context, bool) {
 	if s.ctx == nil {
 		return nil, false
 	}
-	s.conns[c.Addr()] = c
+	s.conns.set(c.Addr(), c)
 	s.running.Add(1)
 	return s.ctx, true
 }
 
 func (s *streams) remove(c *stream.Conn) {
 	s.mu.Lock()
-	delete(s.conns, c.Addr())
+	s.conns.set(c.Addr(), nil)
 	s.mu.Unlock()
 	s.running.Done()
-}
-
-func (s *streams) at(a netip.AddrPort) *stream.Conn {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.conns[a]
 }
 
 // StreamHandler takes agents' requests for streams, at protocol.PathStreams of an
@@ -80,10 +74,10 @@ func (r *Relay) serveStream(c *stream.Conn) {
 		return
 	}
 	defer r.streams.remove(c)
-	d := &reader{r: r, recv: r.cfg.NewReader()}
+	d := r.newReader(nil)
 	err := c.Run(ctx, func(messages []sock.Message) {
 		d.batch(messages)
-		if !c.Bound() && r.at(c.Addr()) != nil {
+		if !c.Bound() && r.byAddr.get(c.Addr()) != nil {
 			c.SetBound()
 			r.cfg.Log.Debug().Stringer("addr", c.Remote()).Msg("stream is bound")
 		}
@@ -98,19 +92,17 @@ func (r *Relay) serveStream(c *stream.Conn) {
 // judgeStreams ends streams whose node is bound to them no more: it was
 // removed, or has newer ones.
 func (r *Relay) judgeStreams() {
-	r.streams.mu.RLock()
-	defer r.streams.mu.RUnlock()
-	for a, c := range r.streams.conns {
-		if c.Bound() && r.at(a) == nil {
+	for a, c := range r.streams.conns.all {
+		if c.Bound() && r.byAddr.get(a) == nil {
 			c.Close(errUnbound)
 		}
 	}
 }
 
 // write sends datagrams to an address, a socket's or a stream's.
-func (r *Relay) write(to netip.AddrPort, b []byte, segment int) error {
-	if protocol.IsStream(to) {
-		if c := r.streams.at(to); c != nil {
+func (r *Relay) write(to probe.Place, b []byte, segment int) error {
+	if protocol.IsStream(to.To) {
+		if c := r.streams.conns.get(to.To); c != nil {
 			return c.Send(b, segment)
 		}
 		return underlay.ErrNoPath
@@ -119,22 +111,22 @@ func (r *Relay) write(to netip.AddrPort, b []byte, segment int) error {
 	if c == nil {
 		return underlay.ErrNotRunning
 	}
-	return c.Write(to, b, segment)
+	return c.WriteFrom(to.From, to.To, b, segment)
 }
 
 // sendProbes sends what the binder decided.
 func (r *Relay) sendProbes(sends []probe.Send) {
 	for _, s := range sends {
-		if err := r.write(s.To, s.Data, len(s.Data)); err != nil {
+		if err := r.write(probe.Place{To: s.To, From: s.From}, s.Data, len(s.Data)); err != nil {
 			r.cfg.Log.Debug().Stringer("addr", s.To).Err(err).Msg("probe not answered")
 		}
 	}
 }
 
 // writeGroup is write for a group. It returns why the group was dropped, if it was.
-func (d *reader) writeGroup(to netip.AddrPort, g *sock.Group) (reason string) {
-	if protocol.IsStream(to) {
-		c := d.r.streams.at(to)
+func (d *reader) writeGroup(to probe.Place, g *sock.Group, urgent bool) (reason string) {
+	if protocol.IsStream(to.To) {
+		c := d.r.streams.conns.get(to.To)
 		if c == nil {
 			return DropNowhere
 		}
@@ -149,8 +141,20 @@ func (d *reader) writeGroup(to netip.AddrPort, g *sock.Group) (reason string) {
 		}
 		return ""
 	}
-	c := d.r.conn.Load()
-	if c == nil || c.WriteGroup(to, g) != nil {
+	c := d.data
+	switch {
+	case urgent:
+		c = d.r.conn.Load()
+	case c == nil:
+		c = d.r.data.Load()
+	}
+	if c == nil {
+		return DropSend
+	}
+	switch err := c.WriteGroup(to.From, to.To, g); {
+	case errors.Is(err, sock.ErrFull):
+		return DropFull
+	case err != nil:
 		return DropSend
 	}
 	return ""

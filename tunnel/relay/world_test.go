@@ -77,6 +77,16 @@ func (d *device) from(n protocol.NodeNumber) (data []byte, deliveries int) {
 	return data, deliveries
 }
 
+// bytes is how much was delivered.
+func (d *device) bytes() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, g := range d.got {
+		n += len(g.data)
+	}
+	return n
+}
+
 func (d *device) has(n protocol.NodeNumber, msg []byte) bool {
 	data, _ := d.from(n)
 	return bytes.Contains(data, msg)

@@ -1,12 +1,17 @@
 package underlay
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 )
 
-// Drops counts by reason. The zero value is ready; methods may be called concurrently.
-type Drops struct{ m sync.Map } // string: *atomic.Uint64
+// Drops counts by reason. The zero value is ready; methods may be called
+// concurrently. A reason that was there before costs no lock and no memory.
+type Drops struct {
+	m  atomic.Pointer[map[string]*atomic.Uint64] // never changed
+	mu sync.Mutex                                // orders changes
+}
 
 // Reasons for which datagrams are dropped; those of probes are probe.Reason.
 const (
@@ -22,19 +27,32 @@ const (
 
 // Add counts n.
 func (d *Drops) Add(reason string, n uint64) {
-	c, ok := d.m.Load(reason)
-	if !ok {
-		c, _ = d.m.LoadOrStore(reason, new(atomic.Uint64))
+	if m := d.m.Load(); m != nil {
+		if c := (*m)[reason]; c != nil {
+			c.Add(n)
+			return
+		}
 	}
-	c.(*atomic.Uint64).Add(n)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := map[string]*atomic.Uint64{}
+	if old := d.m.Load(); old != nil {
+		maps.Copy(m, *old)
+	}
+	if m[reason] == nil {
+		m[reason] = new(atomic.Uint64)
+	}
+	m[reason].Add(n)
+	d.m.Store(&m)
 }
 
 // Map returns the counts.
 func (d *Drops) Map() map[string]uint64 {
-	m := map[string]uint64{}
-	d.m.Range(func(k, v any) bool {
-		m[k.(string)] = v.(*atomic.Uint64).Load()
-		return true
-	})
-	return m
+	out := map[string]uint64{}
+	if m := d.m.Load(); m != nil {
+		for k, v := range *m {
+			out[k] = v.Load()
+		}
+	}
+	return out
 }

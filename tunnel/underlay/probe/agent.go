@@ -430,7 +430,7 @@ func (a *Agent) sendQuestion(now time.Time, p *peer, q *path, qu question, out *
 	if now.Sub(p.traffic) < activeFor {
 		m.Flags |= protocol.ProbeActive
 	}
-	out.Sends = append(out.Sends, Send{h.Addr, m.Append(nil, &p.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: h.Addr, Data: m.Append(nil, &p.keys.Send)})
 }
 
 // findSizes sends the padded questions that are due to an active peer and
@@ -487,7 +487,7 @@ func (a *Agent) askHub(now time.Time, h *hub, p *path, out *Output) {
 	p.next = now.Add(a.hubPause(now, h, p))
 	m := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
 		PathID: p.id, Boot: a.cfg.Boot, Nonce: q.nonce}
-	out.Sends = append(out.Sends, Send{p.addr, m.Append(nil, &h.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: p.addr, Data: m.Append(nil, &h.keys.Send)})
 }
 
 // hubPause is path.pause for a hub's path: the one that data goes over is

@@ -220,7 +220,7 @@ func TestNoMoreThanTwentyAnswersASecond(t *testing.T) {
 		}
 		h := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: 11, To: simHubNumber, Boot: b.boot, Nonce: w.rand()}
 		out.Reset()
-		w.hub.Receive(now, b.addr, h.Append(nil, &hubKeys.Send), &out)
+		w.hub.Receive(now, b.addr, netip.Addr{}, h.Append(nil, &hubKeys.Send), &out)
 		challenges += len(out.Sends)
 	}
 	require.InDelta(t, 40, answers, 2, "a full bucket and a second's worth")

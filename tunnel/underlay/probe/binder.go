@@ -29,10 +29,18 @@ type Node struct {
 	Key    protocol.WireGuardPublicKey
 }
 
+// Place is where to send to a node, and from which of the hub's addresses:
+// agents take answers from no other than the one they asked.
+type Place struct {
+	To   netip.AddrPort
+	From netip.Addr // invalid if the hub has but one
+}
+
 type binding struct {
 	addr    netip.AddrPort
-	counter uint64 // the highest is sent to
-	stamp   uint64 // of the cookie that proved it last
+	local   netip.Addr // that the confirmation with the counter came to
+	counter uint64     // the highest is sent to
+	stamp   uint64     // of the cookie that proved it last
 	expires time.Time
 }
 
@@ -125,8 +133,9 @@ func (b *Binder) cookie(secret *[32]byte, src netip.AddrPort, n protocol.NodeNum
 	return c
 }
 
-// Receive takes a probe that came from src. It keeps nothing of data.
-func (b *Binder) Receive(now time.Time, src netip.AddrPort, data []byte, out *Output) Reason {
+// Receive takes a probe that came from src to local, one of the hub's
+// addresses if it has several. It keeps nothing of data.
+func (b *Binder) Receive(now time.Time, src netip.AddrPort, local netip.Addr, data []byte, out *Output) Reason {
 	m, err := protocol.ParseProbe(data)
 	if err != nil {
 		return Malformed
@@ -163,7 +172,7 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, data []byte, out *Ou
 		if !limit.take(now) {
 			return Limited
 		}
-		if !b.bind(now, n, src, m, out) {
+		if !b.bind(now, n, src, local, m, out) {
 			return Replayed
 		}
 		r.Kind, r.Counter = protocol.ProbeAcknowledge, m.Counter
@@ -171,7 +180,7 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, data []byte, out *Ou
 			r.Observed = src
 		}
 	}
-	out.Sends = append(out.Sends, Send{src, r.Append(nil, &n.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, From: local, Data: r.Append(nil, &n.keys.Send)})
 	return OK
 }
 
@@ -199,7 +208,7 @@ func (b *Binder) cookieValid(now time.Time, n *node, src netip.AddrPort, m proto
 }
 
 // bind takes a confirmation with a valid cookie.
-func (b *Binder) bind(now time.Time, n *node, src netip.AddrPort, m protocol.Probe, out *Output) bool {
+func (b *Binder) bind(now time.Time, n *node, src netip.AddrPort, local netip.Addr, m protocol.Probe, out *Output) bool {
 	i := slices.IndexFunc(n.bindings, func(x binding) bool { return x.addr == src })
 	if i >= 0 && m.Stamp <= n.bindings[i].stamp {
 		return false
@@ -233,6 +242,10 @@ func (b *Binder) bind(now time.Time, n *node, src netip.AddrPort, m protocol.Pro
 		b.change(n, out)
 	}
 	x := &n.bindings[i]
+	if m.Counter >= x.counter && x.local != local {
+		x.local = local
+		b.change(n, out)
+	}
 	x.counter, x.stamp, x.expires = max(x.counter, m.Counter), m.Stamp, now.Add(BindingFor)
 	if after, _ := n.first(); after != before {
 		b.change(n, out)
@@ -291,16 +304,25 @@ func (b *Binder) Tick(now time.Time, out *Output) {
 	}
 }
 
-// Bound lists n's addresses, the one to send to first.
-func (b *Binder) Bound(number protocol.NodeNumber) []netip.AddrPort {
+// Places lists where n is, the one to send to first.
+func (b *Binder) Places(number protocol.NodeNumber) []Place {
 	n := b.nodes[number]
 	if n == nil {
 		return nil
 	}
 	n.sort()
-	l := make([]netip.AddrPort, len(n.bindings))
+	l := make([]Place, len(n.bindings))
 	for i, x := range n.bindings {
-		l[i] = x.addr
+		l[i] = Place{x.addr, x.local}
+	}
+	return l
+}
+
+// Bound lists n's addresses, the one to send to first.
+func (b *Binder) Bound(number protocol.NodeNumber) []netip.AddrPort {
+	var l []netip.AddrPort
+	for _, r := range b.Places(number) {
+		l = append(l, r.To)
 	}
 	return l
 }

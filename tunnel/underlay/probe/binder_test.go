@@ -31,7 +31,7 @@ func (p *prover) challenge(src netip.AddrPort, counter uint64) []byte {
 	q := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: 10, To: simHubNumber, Boot: p.boot, Nonce: p.w.rand()}
 	b := q.Append(nil, &p.keys.Send)
 	var out Output
-	require.Equal(p.w.t, OK, p.w.hub.Receive(p.w.now, src, b, &out))
+	require.Equal(p.w.t, OK, p.w.hub.Receive(p.w.now, src, netip.Addr{}, b, &out))
 	require.Len(p.w.t, out.Sends, 1)
 	require.Equal(p.w.t, src, out.Sends[0].To)
 	require.LessOrEqual(p.w.t, len(out.Sends[0].Data), len(b))
@@ -44,7 +44,7 @@ func (p *prover) challenge(src netip.AddrPort, counter uint64) []byte {
 
 func (p *prover) confirm(src netip.AddrPort, b []byte) (Reason, *Output) {
 	var out Output
-	return p.w.hub.Receive(p.w.now, src, b, &out), &out
+	return p.w.hub.Receive(p.w.now, src, netip.Addr{}, b, &out), &out
 }
 
 func (p *prover) bind(src netip.AddrPort) {

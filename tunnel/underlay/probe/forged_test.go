@@ -38,7 +38,7 @@ func TestChangedProbesDoNothing(t *testing.T) {
 					continue
 				}
 				var out Output
-				r = w.hub.Receive(w.now, p.from, d, &out)
+				r = w.hub.Receive(w.now, p.from, netip.Addr{}, d, &out)
 				require.Empty(t, out.Sends)
 				require.False(t, out.Changed)
 			} else {

@@ -43,6 +43,7 @@ func (c *Config) fill() {
 // Send is a datagram to send.
 type Send struct {
 	To   netip.AddrPort
+	From netip.Addr // that the question came to (Binder)
 	Data []byte
 }
 

@@ -87,7 +87,7 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 		r.Observed = src
 	}
 	r.Number = number
-	out.Sends = append(out.Sends, Send{src, r.Append(nil, &p.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &p.keys.Send)})
 	return OK
 }
 
@@ -189,6 +189,6 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 		h.counter++
 		r.Counter = h.counter
 	}
-	out.Sends = append(out.Sends, Send{src, r.Append(nil, &h.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &h.keys.Send)})
 	return OK
 }

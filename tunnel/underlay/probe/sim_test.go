@@ -289,7 +289,7 @@ func (w *world) toHub(p packet) Reason {
 		}
 	}
 	var out Output
-	r := w.hub.Receive(w.now, p.from, p.data, &out)
+	r := w.hub.Receive(w.now, p.from, netip.Addr{}, p.data, &out)
 	for _, s := range out.Sends {
 		w.send(w.hub.addr, s.To, s.Data)
 	}

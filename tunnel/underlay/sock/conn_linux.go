@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,11 @@ type Options struct {
 	Mark      uint32 // SO_MARK; needs CAP_NET_ADMIN
 	NoOffload bool   // neither UDP_GRO nor UDP_SEGMENT
 	Buffer    int    // bytes, each way; 0: 7 MiB
+	// Sticky makes Read say which of the host's addresses a message came to, so
+	// that it can be answered from there. For an unspecified Addr.
+	Sticky bool
+
+	shared bool // SO_REUSEPORT
 }
 
 // Socket buffers, for bursts of whole groups. The kernel gives an ordinary
@@ -42,8 +48,10 @@ type Conn struct {
 	fd      int
 	closed  bool
 
-	anyNoGSO atomic.Bool
-	noGSO    sync.Map // netip.AddrPort: time.Time until which UDP_SEGMENT is not used there
+	// noGSO holds until when UDP_SEGMENT is not used for a destination; nil: it
+	// works everywhere. The map is never changed.
+	noGSO   atomic.Pointer[map[netip.AddrPort]time.Time]
+	noGSOMu sync.Mutex // orders changes
 }
 
 // Open opens a socket. Errors say what to do where an operator can help.
@@ -63,6 +71,35 @@ func Open(o Options) (*Conn, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// OpenShared opens n sockets on one address and port. The kernel gives all
+// datagrams of one sender to one of them. A port that another program has, of
+// the same user or not, is an error.
+func OpenShared(o Options, n int) ([]*Conn, error) {
+	var cs []*Conn
+	fail := func(err error) ([]*Conn, error) {
+		for _, c := range cs {
+			c.Close()
+		}
+		return nil, err
+	}
+	for len(cs) < n {
+		c, err := Open(o)
+		if err != nil {
+			return fail(err)
+		}
+		cs = append(cs, c)
+		if len(cs) == 1 && n > 1 {
+			// Not before it is bound: with it, the port of another program that
+			// shares too would be taken as free.
+			if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+				return fail(fmt.Errorf("share udp port: %w", err))
+			}
+			o.Addr, o.shared = c.addr, true
+		}
+	}
+	return cs, nil
 }
 
 func (c *Conn) setup(o Options) error {
@@ -96,6 +133,20 @@ func (c *Conn) setup(o Options) error {
 	}
 	if !c.six || !o.Only6 {
 		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE); err != nil && !c.six {
+			return fmt.Errorf("set up udp socket: %w", err)
+		}
+	}
+	if o.shared {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("share udp port: %w", err)
+		}
+	}
+	if o.Sticky {
+		level, opt := unix.IPPROTO_IP, unix.IP_PKTINFO
+		if c.six { // it tells of IPv4 too
+			level, opt = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		}
+		if err := unix.SetsockoptInt(c.fd, level, opt, 1); err != nil {
 			return fmt.Errorf("set up udp socket: %w", err)
 		}
 	}

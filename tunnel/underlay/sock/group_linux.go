@@ -69,8 +69,9 @@ func (g *Group) Add(d []byte) bool {
 	return true
 }
 
-// WriteGroup sends what was gathered, with the same fallbacks as Write.
-func (c *Conn) WriteGroup(to netip.AddrPort, g *Group) error {
+// WriteGroup sends what was gathered, from the given address where that is
+// valid, with the same fallbacks as Write. It does not wait for room: ErrFull.
+func (c *Conn) WriteGroup(from netip.Addr, to netip.AddrPort, g *Group) error {
 	if g.count == 0 {
 		return nil
 	}
@@ -83,25 +84,25 @@ func (c *Conn) WriteGroup(to netip.AddrPort, g *Group) error {
 		return ErrFamily
 	}
 	if g.count == 1 {
-		return c.sendv(to, g.iovs[:1], 0)
+		return c.sendv(from, to, g.iovs[:1], 0, 0)
 	}
-	if c.gso && !(c.anyNoGSO.Load() && c.refused(to)) {
-		err := c.sendv(to, g.iovs[:g.n], g.segment)
+	if c.gso && !c.refused(to) {
+		err := c.sendv(from, to, g.iovs[:g.n], g.segment, 0)
 		if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EMSGSIZE) {
 			return err
 		}
-		if err = c.groupSingly(to, g); err == nil {
+		if err = c.groupSingly(from, to, g); err == nil {
 			c.refuse(to)
 		}
 		return err
 	}
-	return c.groupSingly(to, g)
+	return c.groupSingly(from, to, g)
 }
 
-func (c *Conn) groupSingly(to netip.AddrPort, g *Group) error {
+func (c *Conn) groupSingly(from netip.Addr, to netip.AddrPort, g *Group) error {
 	var first error
 	for _, v := range g.iovs[:g.n] {
-		if err := c.writeSingly(to, unsafe.Slice(v.Base, int(v.Len)), g.segment); err != nil && first == nil {
+		if err := c.writeSingly(from, to, unsafe.Slice(v.Base, int(v.Len)), g.segment, 0); err != nil && first == nil {
 			first = err
 		}
 	}

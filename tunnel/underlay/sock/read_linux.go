@@ -13,6 +13,7 @@ import (
 // Data, each Segment bytes long, the last one possibly shorter.
 type Message struct {
 	From    netip.AddrPort
+	Local   netip.Addr // that it came to; invalid without Options.Sticky
 	Data    []byte
 	Segment int
 }
@@ -20,7 +21,7 @@ type Message struct {
 const (
 	batchSize  = 8 // groups in one system call
 	bufferLen  = 65536
-	controlLen = 64
+	controlLen = 96
 )
 
 type mmsghdr struct {
@@ -89,9 +90,7 @@ func (c *Conn) Read(b *Batch) ([]Message, error) {
 			continue
 		}
 		m := Message{From: addrPort(&b.names[i]), Data: b.bufs[i][:h.len], Segment: int(h.len)}
-		if s := groSize(b.controls[i][:h.hdr.Controllen]); s > 0 && s < m.Segment {
-			m.Segment = s
-		}
+		m.parse(b.controls[i][:h.hdr.Controllen])
 		out = append(out, m)
 	}
 	return out, nil
@@ -105,19 +104,26 @@ func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
 }
 
-// groSize finds the segment size in the control messages; 0: one datagram.
-func groSize(c []byte) int {
+// parse takes segment size and local address out of the control messages.
+func (m *Message) parse(c []byte) {
 	const head = unix.SizeofCmsghdr
 	for len(c) >= head {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
 		l := int(h.Len)
 		if l < head || l > len(c) {
-			return 0
+			return
 		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && l >= head+4 {
-			return int(int32(binary.NativeEndian.Uint32(c[head:])))
+		d := c[head:l]
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(d) >= 4:
+			if s := int(int32(binary.NativeEndian.Uint32(d))); s > 0 && s < m.Segment {
+				m.Segment = s
+			}
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(d) >= unix.SizeofInet4Pktinfo:
+			m.Local = netip.AddrFrom4([4]byte(d[4:8])) // ipi_spec_dst
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(d) >= unix.SizeofInet6Pktinfo:
+			m.Local = netip.AddrFrom16([16]byte(d)).Unmap()
 		}
 		c = c[min(unix.CmsgSpace(l-head), len(c)):]
 	}
-	return 0
 }

@@ -43,7 +43,7 @@ func receive(t testing.TB, c *Conn, n int) (data []byte, messages []Message) {
 		for _, m := range ms {
 			require.Positive(t, m.Segment)
 			data = append(data, m.Data...)
-			messages = append(messages, Message{From: m.From, Segment: m.Segment})
+			messages = append(messages, Message{From: m.From, Local: m.Local, Segment: m.Segment})
 		}
 	}
 	return data, messages
@@ -88,7 +88,7 @@ func TestSegmentFallback(t *testing.T) {
 		require.True(t, g.Add(want[o:min(o+1000, len(want))]))
 	}
 	for _, to := range []*Conn{b, c} {
-		require.NoError(t, a.WriteGroup(to.LocalAddr(), &g))
+		require.NoError(t, a.WriteGroup(netip.Addr{}, to.LocalAddr(), &g))
 		got, _ = receive(t, to, len(want))
 		require.True(t, bytes.Equal(want, got))
 	}
@@ -96,7 +96,7 @@ func TestSegmentFallback(t *testing.T) {
 
 	// It is tried again after a while.
 	require.NoError(t, unix.SetsockoptInt(a.fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 0))
-	a.noGSO.Store(b.LocalAddr(), time.Now())
+	a.noGSO.Store(&map[netip.AddrPort]time.Time{b.LocalAddr(): time.Now()})
 	require.NoError(t, a.Write(b.LocalAddr(), want, 1000))
 	got, ms := receive(t, b, len(want))
 	require.True(t, bytes.Equal(want, got))
@@ -121,7 +121,7 @@ func TestGroupGathers(t *testing.T) {
 	require.Equal(t, 3, g.n, "neighbours share a vector")
 	want := append(append(append([]byte{}, x[:1000]...), x[1500:]...), y...)
 	require.Equal(t, len(want), g.Bytes())
-	require.NoError(t, a.WriteGroup(b.LocalAddr(), &g))
+	require.NoError(t, a.WriteGroup(netip.Addr{}, b.LocalAddr(), &g))
 	got, _ := receive(t, b, len(want))
 	require.True(t, bytes.Equal(want, got))
 	g.Reset()

@@ -27,10 +27,18 @@ const sendWait = 5
 // ErrFamily says that the socket cannot send to an address of this family.
 var ErrFamily = errors.New("address family does not fit the socket")
 
+// ErrFull says that the socket's own buffer has no room.
+var ErrFull = errors.New("the socket's send buffer is full")
+
 // Write sends the datagrams that lie behind each other in b, each segment
 // bytes long, the last one possibly shorter. It keeps nothing of b. An error is
 // that of the first part that could not be sent; the rest is tried.
 func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
+	return c.WriteFrom(netip.Addr{}, to, b, segment)
+}
+
+// WriteFrom is Write from one of the host's addresses, where that is valid.
+func (c *Conn) WriteFrom(from netip.Addr, to netip.AddrPort, b []byte, segment int) error {
 	if segment <= 0 || segment > len(b) {
 		segment = len(b)
 	}
@@ -46,10 +54,10 @@ func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
 		return ErrFamily
 	}
 	if segment == len(b) || segment == 0 {
-		return c.send(to, b, 0)
+		return c.send(from, to, b, 0, sendWait)
 	}
-	if !c.gso || c.anyNoGSO.Load() && c.refused(to) {
-		return c.writeSingly(to, b, segment)
+	if !c.gso || c.refused(to) {
+		return c.writeSingly(from, to, b, segment, sendWait)
 	}
 	var first error
 	most := min(maxSegments, max(maxGroup/segment, 1)) * segment
@@ -57,14 +65,14 @@ func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
 		n := min(most, len(b))
 		var err error
 		if n > segment {
-			err = c.send(to, b[:n], segment)
+			err = c.send(from, to, b[:n], segment, sendWait)
 		} else {
-			err = c.send(to, b[:n], 0)
+			err = c.send(from, to, b[:n], 0, sendWait)
 		}
 		// EIO: the interface cannot checksum. EINVAL, EMSGSIZE: a segment does not
 		// fit the interface, or something on the way out cannot segment.
 		if n > segment && (errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)) {
-			if err = c.writeSingly(to, b[:n], segment); err == nil {
+			if err = c.writeSingly(from, to, b[:n], segment, sendWait); err == nil {
 				c.refuse(to)
 			}
 		}
@@ -80,25 +88,38 @@ func (c *Conn) Write(to netip.AddrPort, b []byte, segment int) error {
 // not work: routes and interfaces change.
 const retryGSO = time.Minute
 
+// maxRefused bounds how many destinations are remembered.
+const maxRefused = 1024
+
 func (c *Conn) refuse(to netip.AddrPort) {
-	c.noGSO.Store(to, time.Now().Add(retryGSO))
-	c.anyNoGSO.Store(true)
+	c.noGSOMu.Lock()
+	defer c.noGSOMu.Unlock()
+	now := time.Now()
+	m := map[netip.AddrPort]time.Time{to: now.Add(retryGSO)}
+	if old := c.noGSO.Load(); old != nil {
+		for a, until := range *old {
+			if a != to && until.After(now) && len(m) < maxRefused {
+				m[a] = until
+			}
+		}
+	}
+	c.noGSO.Store(&m)
 }
 
 func (c *Conn) refused(to netip.AddrPort) bool {
-	until, ok := c.noGSO.Load(to)
-	if ok && time.Now().After(until.(time.Time)) {
-		c.noGSO.Delete(to)
+	m := c.noGSO.Load()
+	if m == nil {
 		return false
 	}
-	return ok
+	until, ok := (*m)[to]
+	return ok && time.Now().Before(until)
 }
 
-func (c *Conn) writeSingly(to netip.AddrPort, b []byte, segment int) error {
+func (c *Conn) writeSingly(from netip.Addr, to netip.AddrPort, b []byte, segment, wait int) error {
 	var first error
 	for len(b) > 0 {
 		n := min(segment, len(b))
-		if err := c.send(to, b[:n], 0); err != nil && first == nil {
+		if err := c.send(from, to, b[:n], 0, wait); err != nil && first == nil {
 			first = err
 		}
 		b = b[n:]
@@ -106,27 +127,50 @@ func (c *Conn) writeSingly(to netip.AddrPort, b []byte, segment int) error {
 	return first
 }
 
-type segmentControl struct {
-	hdr  unix.Cmsghdr
-	size uint16
-	_    [6]byte
+// control holds the control messages of one sendmsg.
+type control struct {
+	_ [0]unix.Cmsghdr // alignment
+	b [96]byte
+	n int
+}
+
+// add makes room for a message with n bytes of data.
+func (c *control) add(level, kind int32, n int) []byte {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c.b[c.n]))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(n))
+	d := c.b[c.n+unix.CmsgLen(0):][:n]
+	c.n += unix.CmsgSpace(n)
+	return d
+}
+
+// source names the address to send from.
+func (c *control) source(a netip.Addr, six bool) {
+	if six {
+		b := a.As16()
+		copy(c.add(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo), b[:])
+	} else if a = a.Unmap(); a.Is4() {
+		b := a.As4()
+		copy(c.add(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)[4:], b[:]) // ipi_spec_dst
+	}
 }
 
 // send is one sendmsg; segment 0 is without UDP_SEGMENT.
-func (c *Conn) send(to netip.AddrPort, b []byte, segment int) error {
+func (c *Conn) send(from netip.Addr, to netip.AddrPort, b []byte, segment, wait int) error {
 	var iov [1]unix.Iovec
 	iov[0].Base = &b[0]
 	iov[0].SetLen(len(b))
-	err := c.sendv(to, iov[:], segment)
+	err := c.sendv(from, to, iov[:], segment, wait)
 	runtime.KeepAlive(b)
 	return err
 }
 
-func (c *Conn) sendv(to netip.AddrPort, iovs []unix.Iovec, segment int) error {
+// sendv waits up to the given number of milliseconds for room.
+func (c *Conn) sendv(from netip.Addr, to netip.AddrPort, iovs []unix.Iovec, segment, wait int) error {
 	var (
 		sa  unix.RawSockaddrInet6
 		h   unix.Msghdr
-		ctl segmentControl
+		ctl control
 	)
 	if c.six {
 		sa.Family, sa.Addr = unix.AF_INET6, to.Addr().As16()
@@ -140,13 +184,15 @@ func (c *Conn) sendv(to netip.AddrPort, iovs []unix.Iovec, segment int) error {
 	h.Name, h.Iov = (*byte)(unsafe.Pointer(&sa)), &iovs[0]
 	h.SetIovlen(len(iovs))
 	if segment > 0 {
-		ctl.hdr.Level, ctl.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-		ctl.hdr.SetLen(unix.CmsgLen(2))
-		ctl.size = uint16(segment)
-		h.Control = (*byte)(unsafe.Pointer(&ctl))
-		h.SetControllen(unix.CmsgSpace(2))
+		binary.NativeEndian.PutUint16(ctl.add(unix.SOL_UDP, unix.UDP_SEGMENT, 2), uint16(segment))
 	}
-	waited := false
+	if from.IsValid() {
+		ctl.source(from, c.six)
+	}
+	if ctl.n > 0 {
+		h.Control = &ctl.b[0]
+		h.SetControllen(ctl.n)
+	}
 	for {
 		_, _, e := unix.Syscall(unix.SYS_SENDMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
 		runtime.KeepAlive(&sa)
@@ -158,12 +204,13 @@ func (c *Conn) sendv(to netip.AddrPort, iovs []unix.Iovec, segment int) error {
 		case unix.EINTR:
 			continue
 		case unix.EAGAIN:
-			if !waited {
-				waited = true
-				p := [1]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLOUT}}
-				unix.Poll(p[:], sendWait)
-				continue
+			if wait == 0 {
+				return ErrFull
 			}
+			p := [1]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLOUT}}
+			unix.Poll(p[:], wait)
+			wait = 0
+			continue
 		}
 		return sendError(to, e)
 	}
