@@ -134,7 +134,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
-		SocketBuffer: h.cfg.SocketBuffer, Log: log})
+		SocketBuffer: h.cfg.SocketBuffer, Limits: h.cfg.RelayLimits, Log: log})
 	if err != nil {
 		return err
 	}
