@@ -83,7 +83,7 @@ func (r *reader) plain(m *sock.Message) {
 			r.deliver()
 			continue
 		}
-		r.gather(nil, Source{Addr: m.From}, len(d), m.Data[o:], m.Segment)
+		r.gather(nil, Source{Addr: m.From, Local: m.Local}, len(d), m.Data[o:], m.Segment)
 	}
 	r.deliver()
 }

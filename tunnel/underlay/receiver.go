@@ -15,6 +15,8 @@ type Source struct {
 	// plain mode, where only an engine can tell.
 	Peer protocol.NodeNumber
 	Addr netip.AddrPort
+	// Local is the host's own address that they came to, in plain mode alone.
+	Local netip.Addr
 }
 
 // Receiver takes what arrives at one reader for an engine. Its methods are

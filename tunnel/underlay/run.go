@@ -30,7 +30,9 @@ func (u *Underlay) Run(ctx context.Context) error {
 		}
 	}
 	g.Go(func() error { return u.watchAddresses(ctx) })
-	if !u.cfg.Plain {
+	if u.cfg.Plain {
+		g.Go(func() error { return u.watchRoutes(ctx) })
+	} else {
 		g.Go(func() error { u.tick(ctx); return nil })
 		g.Go(func() error { u.runStreams(ctx); return nil })
 	}
@@ -66,7 +68,7 @@ func (u *Underlay) open() (*conns, error) {
 }
 
 func (u *Underlay) openPort(port uint16) (*conns, error) {
-	o := sock.Options{Mark: u.cfg.Mark, NoOffload: u.cfg.NoOffload, Only6: true}
+	o := sock.Options{Mark: u.cfg.Mark, NoOffload: u.cfg.NoOffload, Only6: true, Sticky: u.cfg.Plain}
 	c := &conns{}
 	var err error
 	o.Addr = netip.AddrPortFrom(netip.IPv4Unspecified(), port)

@@ -31,7 +31,7 @@ func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) e
 	}
 	r.tx.Add(uint64(len(datagrams)))
 	if u.cfg.Plain {
-		return u.write(r.route.Load().Hop, datagrams, segment)
+		return u.sendPlain(r, datagrams, segment)
 	}
 	switch t := protocol.MessageType(datagrams[0]); {
 	case t == protocol.MessageInitiation || t == protocol.MessageResponse:

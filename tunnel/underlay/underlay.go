@@ -50,7 +50,7 @@ type Config struct {
 
 	// Plain is for interoperation tests with other WireGuard programs alone:
 	// zeros to and from any address, no probes, no relay. Peers are set by
-	// SetPlainPeer.
+	// SetPlainPeer. A peer is answered from the address that it sent to.
 	Plain bool
 	// NoOffload leaves UDP_GRO and UDP_SEGMENT unused.
 	NoOffload bool
@@ -125,6 +125,7 @@ type remote struct {
 	route  atomic.Pointer[probe.Route]
 	poked  atomic.Int64 // when the runner was last told of traffic, since start
 	rx, tx atomic.Uint64
+	local  atomic.Pointer[netip.Addr] // plain mode: what is sent from; nil: the kernel chooses
 }
 
 type conns struct{ v4, v6 *sock.Conn }
@@ -214,20 +215,6 @@ func (u *Underlay) setRemotes(hubs bool, numbers iter.Seq[protocol.NodeNumber]) 
 			delete(u.held, n)
 		}
 	}
-	u.peers.Store(&m)
-}
-
-// SetPlainPeer sets the address of a peer in plain mode.
-func (u *Underlay) SetPlainPeer(n protocol.NodeNumber, a netip.AddrPort) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	m := map[protocol.NodeNumber]*remote{}
-	for k, v := range *u.peers.Load() {
-		m[k] = v
-	}
-	r := &remote{number: n}
-	r.route.Store(&probe.Route{Kind: protocol.PathDirect, Hop: probe.Hop{Addr: a}, Since: time.Now()})
-	m[n] = r
 	u.peers.Store(&m)
 }
 

@@ -28,6 +28,9 @@ func Run(t *testing.T, a, b Factory) {
 		{"bulk", bulk},
 		{"loss, copies, reordering", misbehaviour},
 		{"handshake copies", handshakeCopies},
+		{"corrupted messages", corrupted},
+		{"wrong key", wrongKey},
+		{"low-order key", lowOrderKey},
 		{"longest prefix", longestPrefix},
 		{"source address", sourceAddress},
 		{"set peers refuses", setPeersRefuses},
@@ -215,6 +218,73 @@ func handshakeCopies(t *testing.T, a, b Factory) {
 	})
 	x.Ping(y, x.Addr4(), y.Addr4())
 	y.Ping(x, y.Addr4(), x.Addr4())
+}
+
+// corrupted: of a message with one wrong bit, wherever it is, nothing arrives
+// and no session suffers. Threat model: whoever is on the path.
+func corrupted(t *testing.T, a, b Factory) {
+	net, x, y := pair(t, a, b)
+	r := rand.New(rand.NewPCG(5, 6))
+	net.SetHook(func(_, _ protocol.NodeNumber, d []byte) [][]byte {
+		bad := append([]byte(nil), d...)
+		bit := r.IntN(8 * (len(bad) - 4))
+		bad[4+bit/8] ^= 1 << (bit % 8) // behind the type
+		return [][]byte{bad, d}
+	})
+	x.Ping(y, x.Addr4(), y.Addr4())
+	const n = 500
+	for i := range n {
+		x.Send(x.Addr4(), y.Addr4(), seqPayload(i, 100+i))
+	}
+	seen := map[uint32]bool{}
+	for len(seen) < n {
+		select {
+		case p := <-y.TUN.Out:
+			if b := Payload(p); string(b[:4]) == "seq " {
+				i := binary.BigEndian.Uint32(b[4:])
+				require.False(t, seen[i], "packet %d arrived twice", i)
+				require.Equal(t, Packet(x.Addr4(), y.Addr4(), seqPayload(int(i), 100+int(i))), p)
+				seen[i] = true
+			}
+		case <-time.After(patience):
+			require.FailNow(t, "packets missing", "%d of %d arrived", len(seen), n)
+		}
+	}
+	y.Ping(x, y.Addr4(), x.Addr4())
+}
+
+// wrongKey: with another key for one side there is no session, whoever begins,
+// and with the right one there is.
+func wrongKey(t *testing.T, a, b Factory) {
+	_, x, y := pair(t, a, b)
+	p := y.Peer()
+	p.Key = Key(t).Public()
+	require.NoError(t, x.Engine.SetPeers([]engine.Peer{p}))
+	assert.False(t, x.reaches(y, x.Addr4(), y.Addr4(), time.Second), "a session with a wrong key")
+	assert.False(t, y.reaches(x, y.Addr4(), x.Addr4(), time.Second), "a session with an unknown key")
+	assert.Zero(t, x.stats(y.Number).LastHandshake)
+	require.NoError(t, x.Engine.SetPeers([]engine.Peer{y.Peer()}))
+	x.Ping(y, x.Addr4(), y.Addr4())
+}
+
+// lowOrderKey: a peer whose key is a low-order point is sent nothing, and
+// harms nobody.
+func lowOrderKey(t *testing.T, a, b Factory) {
+	net, x, y := pair(t, a, b)
+	var got int
+	net.SetHook(func(_, to protocol.NodeNumber, d []byte) [][]byte {
+		if to == 9 {
+			got++
+		}
+		return [][]byte{d}
+	})
+	net.Join(9)
+	low := engine.Peer{Number: 9, Key: protocol.WireGuardPublicKey{1}, Keepalive: time.Second, AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}
+	require.NoError(t, x.Engine.SetPeers([]engine.Peer{low, y.Peer()}))
+	x.Send(x.Addr4(), netip.MustParseAddr("10.9.0.1"), []byte("nobody"))
+	x.Ping(y, x.Addr4(), y.Addr4())
+	net.SetHook(nil)
+	assert.Zero(t, got, "messages to a peer whose key is a low-order point")
 }
 
 func longestPrefix(t *testing.T, a, b Factory) {

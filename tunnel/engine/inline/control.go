@@ -218,12 +218,7 @@ func (e *Engine) roamed(p *peer, from underlay.Source) {
 	if from.Peer != 0 || e.cfg.Roamed == nil {
 		return
 	}
-	if last := p.addr.Load(); last != nil && *last == from.Addr {
-		return
-	}
-	a := from.Addr
-	p.addr.Store(&a)
-	e.cfg.Roamed(p.number, a)
+	e.cfg.Roamed(p.number, from)
 }
 
 // allow implements outlet.

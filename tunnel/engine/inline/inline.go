@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,9 +44,14 @@ type Config struct {
 	TUN        tun.Device // any other device, a packet at a time
 	Log        zerolog.Logger
 	// Roamed, if set, is told from which address a peer's authenticated
-	// messages come when the underlay does not know the peer (plain mode).
-	// It is called by readers and the control goroutine and must not block.
-	Roamed func(protocol.NodeNumber, netip.AddrPort)
+	// messages come when the underlay does not know the peer (plain mode),
+	// for each run of them. It is called by readers and the control goroutine
+	// and must not block.
+	Roamed func(protocol.NodeNumber, underlay.Source)
+	// Unreachable answers packets for nobody by an ICMP error, as a stock
+	// WireGuard device does. The error comes from the address that was asked
+	// for: an address of the host itself would be taken for a forgery.
+	Unreachable bool
 }
 
 // Answerer is a Carrier that can also answer a message whose sender is not
@@ -190,6 +194,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// SetMTU tells the engine that the device's MTU has changed: packets are
+// padded up to it and no further.
+func (e *Engine) SetMTU(mtu int) { e.mtu.Store(int32(mtu)) }
 
 // NewReader implements engine.Engine.
 func (e *Engine) NewReader() underlay.Receiver {

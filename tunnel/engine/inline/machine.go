@@ -61,6 +61,14 @@ func newMachine(number protocol.NodeNumber, key protocol.WireGuardPrivateKey, or
 	return m
 }
 
+// setKey changes the device's own key. The caller ends what was made with the
+// old one.
+func (m *machine) setKey(key protocol.WireGuardPrivateKey) {
+	clear(m.id.static.Private)
+	m.id = newIdentity(key)
+	m.checker.Init(device.NoisePublicKey(key.Public()))
+}
+
 func (m *machine) instant(t time.Time) instant { return instant(t.Sub(m.origin)) + 1 }
 
 // add takes a peer up. One with a persistent keepalive is greeted at once.

@@ -2,7 +2,6 @@ package inline
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +22,6 @@ type peer struct {
 	current atomic.Pointer[session] // what is sent with
 	next    atomic.Pointer[session] // ours as responder, not yet confirmed
 	gone    atomic.Bool             // removed: nothing is sent or delivered any more
-	addr    atomic.Pointer[netip.AddrPort]
 	rxBytes atomic.Uint64
 	txBytes atomic.Uint64
 	activity

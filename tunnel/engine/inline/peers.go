@@ -1,6 +1,8 @@
 package inline
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"causeway/protocol"
@@ -11,11 +13,11 @@ import (
 // next handshake on, as in other implementations; a changed key makes another
 // peer.
 func (e *Engine) SetPeers(peers []engine.Peer) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err := engine.CheckPeers(e.public, peers); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	wanted := make(map[protocol.NodeNumber]bool, len(peers))
 	table := &routes{}
 	t := time.Now()
@@ -72,14 +74,41 @@ func (e *Engine) SetPeers(peers []engine.Peer) error {
 	return nil
 }
 
+// SetPrivateKey gives the device another key. All sessions end: they vouch for
+// the old one. It fails, changing nothing, if the key is a peer's.
+func (e *Engine) SetPrivateKey(k protocol.WireGuardPrivateKey) error {
+	if k.IsZero() {
+		return errors.New("set private key: no key")
+	}
+	public := k.Public()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for n, p := range e.numbers {
+		if p.key == public {
+			return fmt.Errorf("set private key: it is peer %d's", n)
+		}
+	}
+	e.public = public
+	e.machine.setKey(k)
+	for _, p := range e.numbers {
+		e.reset(p)
+	}
+	e.poke()
+	return nil
+}
+
 // ResetPeer implements engine.Engine.
 func (e *Engine) ResetPeer(n protocol.NodeNumber) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	p := e.numbers[n]
-	if p == nil {
-		return
+	if p := e.numbers[n]; p != nil {
+		e.reset(p)
+		e.poke()
 	}
+}
+
+// reset forgets a peer's sessions and handshake. e.mu is held.
+func (e *Engine) reset(p *peer) {
 	m := e.machine
 	// What is staged stays: it goes to whoever answers the next handshake.
 	m.dropPending(p)
@@ -103,5 +132,4 @@ func (e *Engine) ResetPeer(n protocol.NodeNumber) {
 		}
 		m.schedule(p, e.now())
 	}
-	e.poke()
 }

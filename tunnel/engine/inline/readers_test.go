@@ -127,7 +127,11 @@ func TestPlainMode(t *testing.T) {
 		addr netip.AddrPort
 	}
 	var moves []move
-	b.cfg.Roamed = func(n protocol.NodeNumber, at netip.AddrPort) { moves = append(moves, move{n, at}) }
+	b.cfg.Roamed = func(n protocol.NodeNumber, at underlay.Source) {
+		if m := (move{n, at.Addr}); len(moves) == 0 || moves[len(moves)-1] != m {
+			moves = append(moves, m)
+		}
+	}
 	c := &plainStill{still: b}
 	b.carrier = c
 	first, second := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[2001:db8::1]:2")

@@ -4,7 +4,8 @@ package inline
 // of a packet, cuts and seals it and hands whole groups to the carrier.
 type sender struct {
 	sealer
-	sp superPacket
+	sp      superPacket
+	refusal refusal
 }
 
 // readHead is free space before what is read, never used by a packet itself.
@@ -35,6 +36,9 @@ func (w *sender) packet(vnet, buf []byte, start, n int) {
 	p := w.e.routes.Load().destination(buf[start:], sp.v6)
 	if p == nil {
 		w.e.counts.noRoute.Add(1)
+		if w.e.cfg.Unreachable {
+			w.unreachable(buf[start:start+n], sp.v6)
+		}
 		return
 	}
 	if p.gone.Load() {
