@@ -144,7 +144,7 @@ func New(cfg Config) (*Agent, error) {
 	overlay := id.Overlay
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, Proxy: proxyFor(cfg.Settings),
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxyFor(cfg.Settings),
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)

@@ -38,6 +38,7 @@ type NodeConfig struct {
 	Mark       uint32 // SO_MARK of every underlay socket
 	Engine     string // EngineInline or EngineWireGuardGo; empty: DefaultEngine
 	Queues     int    // of the TUN device, for the inline engine; 0: by the number of processors
+	UAPI       bool   // serve wg(8)'s socket of the interface, to be looked at alone
 	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
 	Proxy func(*url.URL) (*url.URL, error)
 	Log   zerolog.Logger
@@ -165,6 +166,9 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		return nil
 	})
+	if n.cfg.UAPI {
+		g.Go(func() error { n.show(ctx); return nil })
+	}
 	return g.Wait()
 }
 

@@ -52,6 +52,7 @@ type Tunnel struct {
 	MTU        int    // the most that device and routes have; 0: what each path carries
 	Engine     string // inline or wireguard-go; empty: inline
 	Queues     int    // of the device, for engine inline; 0: by the number of processors
+	UAPI       bool   // 'wg show' works: peers, traffic, handshakes; no private keys, nothing can be set
 }
 
 // Debug configures the debug endpoints.
@@ -90,6 +91,7 @@ type file struct {
 		MTU        *int    `yaml:"mtu"`
 		Engine     *string `yaml:"engine"`
 		Queues     *int    `yaml:"queues"`
+		UAPI       bool    `yaml:"uapi"`
 	} `yaml:"tunnel"`
 	Proxy string `yaml:"proxy"`
 	Debug struct {
@@ -207,6 +209,7 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 		c.Tunnel.Queues = *v
 	}
+	c.Tunnel.UAPI = f.Tunnel.UAPI
 	if f.Proxy != "" {
 		u, err := url.Parse(f.Proxy)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
