@@ -13,6 +13,7 @@ KEEP     ?=
 ROUNDS   ?= 10
 SECONDS  ?= 2
 MODE     ?= veth
+LONG     ?=
 
 TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
@@ -26,10 +27,10 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build test unit e2e demo demo-clean soak bench lint fmt fuzz clean
+.PHONY: help deps build test unit e2e demo demo-clean soak bench interop-kernel lint fmt fuzz clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install the Debian packages that demo and tests need, where missing (root)
 	@scripts/deps
@@ -62,6 +63,9 @@ soak: deps build ## Repeat end-to-end cases and write results/ (root; COUNT=10, 
 
 bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
 	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)
+
+interop-kernel: ## Test the engine against a kernel's WireGuard in qemu (LONG=1 waits for rekeys)
+	@LONG=$(LONG) scripts/interop-kernel
 
 lint: ## Check formatting, vet, staticcheck, layering and go.mod
 	@echo "gofmt"; out=$$(gofmt -l -s .); if [ -n "$$out" ]; then echo "not gofmt'ed (make fmt):"; echo "$$out"; exit 1; fi
