@@ -18,10 +18,11 @@ import (
 	"causeway/internal/durable"
 )
 
-// What a Guard keeps free and apart, in bytes.
+// What a Guard keeps free and apart, in bytes. The reserve alone is not enough
+// for changes, or giving it up would look like space.
 const (
 	MinFree = 16 << 20
-	Reserve = 16 << 20
+	Reserve = 8 << 20
 )
 
 // Names below the data directory.
