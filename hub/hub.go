@@ -148,7 +148,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	sessions := control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events, Log: log})
-	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
+	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
 	cancel()
 

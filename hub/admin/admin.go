@@ -46,6 +46,7 @@ const (
 type Config struct {
 	Version   string
 	Number    protocol.NodeNumber
+	HubKey    protocol.WireGuardPrivateKey // for backups
 	Pin       protocol.Pin
 	Store     *state.Store
 	Control   *control.Server
@@ -62,12 +63,13 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	handler http.Handler
+	routes  *routes
 }
 
 // New builds the API. It listens on nothing.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now().UTC()}
-	mux := http.NewServeMux()
+	mux := &routes{ServeMux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
 	hc.DocsPath, hc.SchemasPath = "", ""
@@ -76,7 +78,9 @@ func New(cfg Config) *Server {
 	s.registerNodes(a)
 	s.registerReads(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
-	s.handler = http.MaxBytesHandler(mux, maxBody)
+	mux.HandleFunc("GET /v1/backup", s.backup)
+	s.handler = http.MaxBytesHandler(guard(mux.ServeMux, mux), maxBody)
+	s.routes = mux
 	return s
 }
 
@@ -128,7 +132,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Handler: s.handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
 		ErrorLog: stdlog.New(io.Discard, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, whoKey{}, peerUser(c))
+			return context.WithValue(ctx, callerKey{}, peer(c))
 		},
 	}
 	end := make(chan struct{})
@@ -149,37 +153,31 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve admin api: %w", err)
 }
 
-type whoKey struct{}
-
 // who names the asking user: unix:<user>.
-func who(ctx context.Context) string {
-	if w, ok := ctx.Value(whoKey{}).(string); ok {
-		return w
-	}
-	return "unix:unknown"
-}
+func who(ctx context.Context) string { return callerOf(ctx).Name }
 
-// peerUser asks the kernel who is at the other end of a unix connection.
-func peerUser(c net.Conn) string {
+// peer asks the kernel who is at the other end of a unix connection. Whoever the
+// socket's mode lets in is an admin.
+func peer(c net.Conn) Caller {
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
-		return "unix:unknown"
+		return Caller{}
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
-		return "unix:unknown"
+		return Caller{}
 	}
 	var cred *unix.Ucred
 	if cerr := raw.Control(func(fd uintptr) {
 		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); cerr != nil || err != nil {
-		return "unix:unknown"
+		return Caller{}
 	}
 	uid := strconv.FormatUint(uint64(cred.Uid), 10)
 	if u, err := user.LookupId(uid); err == nil {
-		return "unix:" + u.Username
+		uid = u.Username
 	}
-	return "unix:" + uid
+	return Caller{"unix:" + uid, Admin}
 }
 
 // problem turns an error into a problem document.

@@ -28,6 +28,7 @@ type Change interface {
 // kinds names the changes in the log.
 var kinds = map[string]reflect.Type{
 	"cluster_created": reflect.TypeFor[ClusterCreated](),
+	"restored":        reflect.TypeFor[Restored](),
 	"hub_added":       reflect.TypeFor[HubAdded](),
 	"hub_list_signed": reflect.TypeFor[HubListSigned](),
 	"site_created":    reflect.TypeFor[SiteCreated](),

@@ -27,12 +27,7 @@ func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
 		if !seen.Created.IsZero() {
 			return nil, fmt.Errorf("the state log is gone: it had %d transactions when this hub ran last; %s", seen.Last, restoreIt)
 		}
-		s.stream, err = cfg.JetStream.CreateStream(ctx, jetstream.StreamConfig{
-			Name: StreamName, Description: "transactions of the hub's state",
-			Subjects: []string{subject}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
-			Discard: jetstream.DiscardNew, MaxMsgSize: maxTransaction + 4096, MaxBytes: cfg.MaxBytes,
-			DenyDelete: true, DenyPurge: true, AllowDirect: false,
-		})
+		s.stream, err = createStream(ctx, cfg.JetStream, cfg.MaxBytes)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the state log: %w", err)
@@ -54,6 +49,15 @@ func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
 		return nil, err
 	}
 	return s, s.remember()
+}
+
+func createStream(ctx context.Context, js jetstream.JetStream, maxBytes int64) (jetstream.Stream, error) {
+	return js.CreateStream(ctx, jetstream.StreamConfig{
+		Name: StreamName, Description: "transactions of the hub's state",
+		Subjects: []string{subject}, Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy,
+		Discard: jetstream.DiscardNew, MaxMsgSize: maxTransaction + 4096, MaxBytes: maxBytes,
+		DenyDelete: true, DenyPurge: true, AllowDirect: false,
+	})
 }
 
 // replay folds the log up to last.

@@ -82,7 +82,7 @@ not the default, name it with --socket or in the environment variable
 	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere")
 	p.VarP(&c.format, "output", "o", "table, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.version())
+	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.backup(), c.restore(), c.version())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)

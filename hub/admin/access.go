@@ -1,0 +1,106 @@
+package admin
+
+import (
+	"context"
+	"net"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Role is what a caller may do. A higher one may do all that a lower one may.
+type Role int
+
+// Roles.
+const (
+	NoRole   Role = iota // a caller without credentials
+	Viewer               // looks
+	Operator             // works with sites, tokens, nodes and routes
+	Admin                // sees what makes a hub: backups
+)
+
+// access is who may use which route: the one place where this is decided. A route
+// that is not in it is nobody's.
+var access = map[string]Role{
+	"GET /v1/version":                      Viewer,
+	"GET /v1/status":                       Viewer,
+	"GET /v1/audit":                        Viewer,
+	"GET /v1/events":                       Viewer,
+	"GET /v1/sites":                        Viewer,
+	"GET /v1/sites/{name}":                 Viewer,
+	"POST /v1/sites":                       Operator,
+	"DELETE /v1/sites/{name}":              Operator,
+	"GET /v1/tokens":                       Viewer,
+	"POST /v1/tokens":                      Operator,
+	"DELETE /v1/tokens/{id}":               Operator,
+	"GET /v1/nodes":                        Viewer,
+	"GET /v1/nodes/{name}":                 Viewer,
+	"PATCH /v1/nodes/{name}":               Operator,
+	"DELETE /v1/nodes/{name}":              Operator,
+	"GET /v1/nodes/{name}/debug/{path...}": Operator,
+	"GET /v1/routes":                       Viewer,
+	"POST /v1/routes/decide":               Operator,
+	"GET /v1/inventory":                    Viewer,
+	"GET /v1/inventory/{name}":             Viewer,
+	"POST /v1/diag/ping":                   Operator,
+	"GET /v1/backup":                       Admin,
+	"GET /openapi.json":                    Viewer,
+	"GET /openapi.yaml":                    Viewer,
+	"GET /openapi-3.0.json":                Viewer,
+	"GET /openapi-3.0.yaml":                Viewer,
+}
+
+// Caller is who asks.
+type Caller struct {
+	Name string // unix:<user>
+	Role Role
+}
+
+// routes is a mux that remembers what it was given.
+type routes struct {
+	*http.ServeMux
+	patterns []string
+}
+
+func (m *routes) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	m.patterns = append(m.patterns, pattern)
+	m.ServeMux.HandleFunc(pattern, h)
+}
+
+type callerKey struct{}
+
+// callerOf returns who asks; a request that nobody vouched for has no role.
+func callerOf(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}
+
+// hosts are the names under which the API is asked for on its socket. Others come
+// from programs that were led here, such as a browser behind a forwarded port.
+var hosts = map[string]bool{"hub": true, "localhost": true}
+
+// guard lets a request that mux would answer through to next if its caller may.
+func guard(mux *http.ServeMux, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		_, pattern := mux.Handler(r)
+		need, known := access[pattern]
+		switch {
+		case !hosts[host]:
+			writeProblem(w, huma.NewError(http.StatusMisdirectedRequest, "the admin API is not served under that host name"))
+		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
+			writeProblem(w, huma.Error403Forbidden("the admin API is not for web pages"))
+		case callerOf(r.Context()).Role == NoRole:
+			writeProblem(w, huma.Error401Unauthorized("who are you?"))
+		case pattern == "":
+			next.ServeHTTP(w, r) // says 404 or 405
+		case !known || callerOf(r.Context()).Role < need:
+			writeProblem(w, huma.Error403Forbidden("your role does not allow this"))
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}

@@ -1,0 +1,33 @@
+package admin
+
+import (
+	"net/http"
+	"time"
+
+	"causeway/hub/backup"
+)
+
+// backupStall is how long a caller may take for one piece of a backup.
+const backupStall = 30 * time.Second
+
+// backup sends an archive of the state at this moment, not encrypted: the caller
+// has to do that before it is on any disk. An archive that breaks off has no end.
+func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
+	st := s.cfg.Store.State()
+	rc := http.NewResponseController(w)
+	s.cfg.Log.Info().Str("who", who(r.Context())).Uint64("sequence", st.Seq).Msg("backup")
+	w.Header().Set("Content-Type", "application/octet-stream")
+	rc.SetWriteDeadline(time.Now().Add(backupStall))
+	a, err := backup.NewWriter(w, backup.Header{Made: time.Now().UTC(), By: s.cfg.Version, Last: st.Seq, HubKey: s.cfg.HubKey.Secret()})
+	for seq := uint64(1); err == nil && seq <= st.Seq; seq++ {
+		var b []byte
+		if b, err = s.cfg.Store.Raw(r.Context(), seq); err == nil {
+			rc.SetWriteDeadline(time.Now().Add(backupStall))
+			err = a.Add(b)
+		}
+	}
+	if err != nil {
+		s.cfg.Log.Error().Err(err).Str("who", who(r.Context())).Msg("backup broke off")
+		panic(http.ErrAbortHandler)
+	}
+}

@@ -1,0 +1,104 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"causeway/protocol"
+)
+
+// Restored stands where a log was restored from a backup. What happened after the
+// backup is unknown: netmaps get a higher epoch, numbers that may have been given
+// away are passed over, and tokens that may have been redeemed are void.
+type Restored struct {
+	Epoch      uint64              `json:"epoch"`
+	NextNumber protocol.NodeNumber `json:"next_number"`
+}
+
+func (c Restored) apply(s *State, _ time.Time) error {
+	switch {
+	case c.Epoch <= s.Epoch:
+		return Errorf(Invalid, "restored with epoch %d, which is not above %d", c.Epoch, s.Epoch)
+	case c.NextNumber < s.NextNumber || !c.NextNumber.Valid():
+		return Errorf(Invalid, "restored with the next number %d, below %d", c.NextNumber, s.NextNumber)
+	}
+	if _, err := s.OverlayOf(c.NextNumber); err != nil {
+		return Errorf(Full, "the overlay has no room for passing over numbers up to %d: %v", c.NextNumber, err)
+	}
+	s.Epoch, s.NextNumber = c.Epoch, c.NextNumber
+	return nil
+}
+
+// Describe returns one line.
+func (c Restored) Describe() string {
+	return fmt.Sprintf("state restored from a backup: netmap epoch %d, numbers go on at %d", c.Epoch, c.NextNumber)
+}
+
+// Restore decides what follows a restored log. Numbers up to skip ahead count as
+// given away.
+func Restore(d *Draft, skip uint32) error {
+	if d.Epoch == 0 {
+		return Errorf(Invalid, "the backup holds no cluster")
+	}
+	next := uint64(d.NextNumber) + uint64(skip)
+	if next > uint64(protocol.MaxNodeNumber) {
+		return Errorf(Full, "there are not %d more node numbers to pass over", skip)
+	}
+	if err := d.Add(Restored{d.Epoch + 1, protocol.NodeNumber(next)}); err != nil {
+		return err
+	}
+	for id, tok := range d.Tokens {
+		if tok.State(d.Now) == TokenOpen {
+			if err := d.Add(TokenCancelled{id}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Import makes the log from transactions as a backup has them: next returns one
+// after the other, and io.EOF at the end. Nothing that does not fold is taken. It
+// returns the state, which Open then finds.
+func Import(ctx context.Context, js jetstream.JetStream, next func() ([]byte, error)) (*State, error) {
+	if _, err := createStream(ctx, js, 0); err != nil {
+		return nil, fmt.Errorf("make the state log: %w", err)
+	}
+	st := New()
+	for {
+		data, err := next()
+		if errors.Is(err, io.EOF) {
+			return st, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		t, err := decodeTransaction(st.Seq+1, data)
+		if err != nil {
+			return nil, err
+		}
+		if err := st.apply(t); err != nil {
+			return nil, err
+		}
+		_, err = js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: data},
+			jetstream.WithExpectStream(StreamName), jetstream.WithExpectLastSequence(t.Sequence-1), jetstream.WithRetryAttempts(0))
+		if err != nil {
+			return nil, fmt.Errorf("store transaction %d: %w", t.Sequence, err)
+		}
+	}
+}
+
+// Raw returns transaction seq as it stands in the log.
+func (s *Store) Raw(ctx context.Context, seq uint64) ([]byte, error) {
+	msg, err := s.stream.GetMsg(ctx, seq)
+	if err != nil {
+		return nil, fmt.Errorf("read transaction %d: %w", seq, err)
+	}
+	return msg.Data, nil
+}
