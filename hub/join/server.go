@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/flynn/noise"
@@ -30,7 +29,6 @@ import (
 const (
 	readTimeout     = 10 * time.Second
 	writeTimeout    = 30 * time.Second
-	maxConns        = 4096
 	overallRate     = 500 // requests a second
 	overallBurst    = 1000
 	redeemTimeout   = 20 * time.Second
@@ -94,7 +92,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			hs.Close()
 		}
 	}()
-	err := hs.ServeTLS(&limitListener{Listener: stream.Listener(l), slots: make(chan struct{}, maxConns)}, "", "")
+	err := hs.ServeTLS(newConns(stream.Listener(l), maxConns, maxConnsPerSource), "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		<-end
 		return nil
@@ -231,36 +229,4 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	}
 	ans.Number, ans.Name, ans.Site, ans.Overlay, ans.HubList = n.Number, n.Name, n.Site, overlay, st.HubList
 	return ans
-}
-
-// limitListener bounds the connections open at once: beyond it, accepting waits.
-type limitListener struct {
-	net.Listener
-	slots chan struct{}
-}
-
-func (l *limitListener) Accept() (net.Conn, error) {
-	l.slots <- struct{}{} // freed by the timeouts of the connections that hold them
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-type limitConn struct {
-	net.Conn
-	free func()
-}
-
-// NetConn is the connection itself.
-func (c *limitConn) NetConn() net.Conn { return c.Conn }
-
-// Detach gives the slot back: a stream has a bound of its own.
-func (c *limitConn) Detach() { c.free() }
-
-func (c *limitConn) Close() error {
-	c.free()
-	return c.Conn.Close()
 }

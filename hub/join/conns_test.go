@@ -1,0 +1,49 @@
+package join
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Too many connections cost the oldest its own, never the newest; what became a
+// stream counts no longer.
+func TestConnsCloseTheOldest(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	l := newConns(inner, 8, 3)
+	defer l.Close()
+	open := func() (client, server net.Conn) {
+		client, err := net.Dial("tcp", inner.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { client.Close() })
+		server, err = l.Accept()
+		require.NoError(t, err)
+		return client, server
+	}
+	closed := func(c net.Conn) bool {
+		c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := c.Read(make([]byte, 1))
+		ne, ok := err.(net.Error)
+		return !ok || !ne.Timeout()
+	}
+	first, stream := open()
+	stream.(*conn).Detach()
+	var clients, servers []net.Conn
+	for range 5 {
+		c, s := open()
+		clients, servers = append(clients, c), append(servers, s)
+	}
+	require.False(t, closed(first), "a stream is not counted")
+	for i, c := range clients {
+		require.Equal(t, i < 2, closed(c), "connection %d", i)
+	}
+	for _, s := range append(servers, stream) {
+		s.Close()
+		s.Close()
+	}
+	require.Zero(t, l.all.Len())
+	require.Empty(t, l.bySource)
+}
