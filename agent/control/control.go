@@ -107,7 +107,12 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	if err := s.send(protocol.KindHello, c.cfg.Hello()); err != nil {
 		return err
 	}
-	if err := s.welcome(ctx); err != nil {
+	// Closing is what ends a read in any case: while a frame is half here, one of
+	// its stream waits for the rest and looks at no deadline.
+	stop := context.AfterFunc(ctx, func() { m.Close() })
+	err = s.welcome(ctx)
+	stop()
+	if err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -168,15 +173,9 @@ func (s *session) send(kind protocol.MessageKind, body any) error {
 	return nil
 }
 
-// welcome waits for the hub's first message. The stream is closed when ctx
-// ends, so that the wait ends too.
+// welcome waits for the hub's first message.
 func (s *session) welcome(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.stream.SetReadDeadline(time.Now()) })
-	defer stop()
 	s.stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
 	var m protocol.Message
 	if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
 		return fmt.Errorf("wait for the hub's welcome: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type hub struct {
 	t       *testing.T
 	m       *mux.Session
+	raw     net.Conn // beneath m
 	control net.Conn
 	nats    chan net.Conn
 }
@@ -67,7 +69,7 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 
 	m, err := mux.Server(b)
 	require.NoError(t, err)
-	h := &hub{t: t, m: m, nats: make(chan net.Conn, 1)}
+	h := &hub{t: t, m: m, raw: b, nats: make(chan net.Conn, 1)}
 	t.Cleanup(func() {
 		cancel()
 		m.Close()
@@ -223,6 +225,26 @@ func TestWelcomeErrors(t *testing.T) {
 		a.cancel()
 		require.Error(t, a.ended(t))
 	})
+}
+
+// An agent that is told to stop while half a frame of the hub's first message
+// is here does not wait for the rest. Whether its read is in the way of that is
+// chance, hence the repetition.
+func TestStopInMidFrame(t *testing.T) {
+	for range 50 {
+		h, a := pair(t, nil)
+		h.next(protocol.KindHello)
+		// yamux: version, type data, flags, stream 1, length; and the data. The
+		// first two bytes are there, and of what follows some.
+		_, err := h.raw.Write([]byte{
+			0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0,
+			0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 100, 0, 50, '{',
+		})
+		require.NoError(t, err)
+		runtime.Gosched()
+		a.cancel()
+		require.Error(t, a.ended(t))
+	}
 }
 
 func TestHubGone(t *testing.T) {
