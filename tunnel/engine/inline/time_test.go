@@ -87,6 +87,9 @@ func inBubble(t *testing.T, keepalive time.Duration, f func(t *testing.T, b *bub
 				p := b.y.Peer()
 				p.Keepalive = keepalive
 				require.NoError(t, b.x.Engine.SetPeers([]engine.Peer{p}))
+				// Until an engine's Run has come so far it drops what it gets, and
+				// nobody here sends a handshake again soon, as the underlay does.
+				synctest.Wait()
 				f(t, b)
 			})
 		})
