@@ -137,8 +137,7 @@ func joinOnce(ctx context.Context, w *world, admin *api.Client, host *lab.Host, 
 	if err := n.Start(); err != nil {
 		return err
 	}
-	defer n.Proc.Kill()
-	return lab.Wait(ctx, name, func(ctx context.Context) error {
+	err = lab.Wait(ctx, name, func(ctx context.Context) error {
 		if !n.Proc.Running() {
 			return lab.Permanent(fmt.Errorf("the agent ended:\n%s", n.Proc.Output()))
 		}
@@ -148,6 +147,11 @@ func joinOnce(ctx context.Context, w *world, admin *api.Client, host *lab.Host, 
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	// Not killed: the hub would keep what it sends it until that times out.
+	return n.Proc.Stop(ctx)
 }
 
 // waitIdle waits until the first site's engine and kernel hold what the idle

@@ -26,6 +26,7 @@ const (
 	figLoadedP99 = "ping tcp1 p99 ms"
 	figCPU1      = "tcp1 CPU-s/GB "
 	figCPU8      = "tcp8 CPU-s/GB "
+	figCPU10     = "tcp10 CPU-s/GB "
 	figIdleMB    = "idle MB "
 	figLoadedMB  = "tcp8 MB "
 )
@@ -105,13 +106,16 @@ func (w *world) twoSites(ctx context.Context, f map[string]float64, from, to *si
 // Figures of a number of TCP streams.
 var (
 	rateOf = map[int]string{1: figTCP1, 8: figTCP8, active: figTCP10}
-	cpuOf  = map[int]string{1: figCPU1, 8: figCPU8}
+	cpuOf  = map[int]string{1: figCPU1, 8: figCPU8, active: figCPU10}
 )
 
 // streams measures n TCP streams to one site, or dealt out to several.
 func (w *world) streams(ctx context.Context, f map[string]float64, from *site, to []*site, n int, o options) error {
 	// Memory and processor time belong to roles, and roles to sides.
-	procs := map[string]*lab.Process{roleSender: from.proc, roleHub: w.relay, roleReceiver: to[0].proc}
+	procs := map[string]*lab.Process{roleSender: from.proc, roleHub: w.relay}
+	if len(to) == 1 {
+		procs[roleReceiver] = to[0].proc
+	}
 	before, err := usageOf(procs)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ var rows = []row{
 	{"ping TCP 1 p50/p99", 1, []string{figLoadedP50, figLoadedP99}},
 	{"CPU-s/GB TCP 1 s/h/r", 1, byRole(figCPU1)},
 	{"CPU-s/GB TCP 8 s/h/r", 1, byRole(figCPU8)},
+	{"CPU-s/GB TCP 10 s/h/r", 1, byRole(figCPU10)},
 	{"MB idle s/h/r", 0, byRole(figIdleMB)},
 	{"MB TCP 8 s/h/r", 0, byRole(figLoadedMB)},
 }
