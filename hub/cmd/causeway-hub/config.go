@@ -66,7 +66,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.file, "config", defaultConfig, "configuration file; the default one may be missing")
 	fs.StringVar(&s.DataDir, "data-dir", hub.DefaultDataDir, "directory of keys and state")
 	fs.StringVar(&s.ListenUDP, "listen-udp", hub.DefaultListenUDP, "ADDRESS:PORT for WireGuard and the relay")
-	fs.StringVar(&s.ListenHTTPS, "listen-https", hub.DefaultListenHTTPS, "ADDRESS:PORT for joins")
+	fs.StringVar(&s.ListenHTTPS, "listen-https", hub.DefaultListenHTTPS, "ADDRESS:PORT for joins, and for agents to whom UDP does not pass")
 	fs.StringVar(&s.PublicHost, "public-host", "", "name or address at which agents reach the hub (default: the first global address)")
 	fs.Uint16Var(&s.PublicUDPPort, "public-udp-port", 0, "UDP port at which agents reach the hub (default: the one listened on)")
 	fs.Uint16Var(&s.PublicHTTPSPort, "public-https-port", 0, "HTTPS port at which agents reach the hub (default: the one listened on)")

@@ -51,8 +51,10 @@ func (r *reader) next(from io.Reader, beneath more, control func(op byte, payloa
 
 // fill reads what there is behind what is not handled yet.
 func (r *reader) fill(from io.Reader, beneath more) error {
-	r.buf = r.buf[:copy(r.buf[:cap(r.buf)], r.buf[r.done:])]
-	r.done = 0
+	if r.done > 0 {
+		r.buf = r.buf[:copy(r.buf, r.buf[r.done:])]
+		r.done = 0
+	}
 	for first := true; first || cap(r.buf)-len(r.buf) >= record && beneath.wholeRecord(); first = false {
 		if cap(r.buf)-len(r.buf) < min(record, cap(r.buf)/2) {
 			r.grow(min(2*cap(r.buf), bigBuffer))
