@@ -183,7 +183,7 @@ func TestAttackerChangesNoSize(t *testing.T) {
 				w.pass(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond)
 			},
 			"inject": func(t *rapid.T) {
-				for range rapid.IntRange(1, 20).Draw(t, "copies") {
+				for range rapid.IntRange(1, 8).Draw(t, "copies") {
 					p := w.log[rapid.IntRange(max(0, len(w.log)-60), len(w.log)-1).Draw(t, "packet")]
 					d := bytes.Clone(p.data)
 					src, to := rapid.SampledFrom(places).Draw(t, "src"), rapid.SampledFrom(places).Draw(t, "to")
