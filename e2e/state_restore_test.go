@@ -85,6 +85,9 @@ func TestStateRestoredOnAnotherHost(t *testing.T) {
 	_, err = restore("--cluster-key", at("cluster.key"), "--passphrase-file", at("pass"))
 	requireOneLine(t, err, "not empty")
 
+	for _, n := range nodes { // as a switch's news of the address's new place would do
+		n.Host.Sh("ip neigh flush all")
+	}
 	require.NoError(t, s.StartHub(step(t)))
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
