@@ -15,7 +15,6 @@ import (
 
 	"causeway/hub/state"
 	"causeway/protocol"
-	"causeway/tunnel"
 )
 
 // Defaults of Config.
@@ -44,10 +43,9 @@ type Config struct {
 	AdminSocket     string         // unix socket
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
-	RelayLimits     tunnel.RelayLimits
-	NATSURL         string // external NATS servers for the state log, separated by commas; empty: the embedded one
-	NATSCreds       string // credentials file for NATSURL; empty: none
-	Version         string // of this build
+	NATSURL         string         // external NATS servers for the state log, separated by commas; empty: the embedded one
+	NATSCreds       string         // credentials file for NATSURL; empty: none
+	Version         string         // of this build
 	Log             zerolog.Logger
 }
 

@@ -133,8 +133,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var sessions *control.Server // before tun runs
 	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
-		SocketBuffer: h.cfg.SocketBuffer, Limits: h.cfg.RelayLimits, Log: log})
+		SocketBuffer: h.cfg.SocketBuffer, Log: log,
+		OnBoot: func(n protocol.NodeNumber, b protocol.BootID) { sessions.Booted(n, b) }})
 	if err != nil {
 		return err
 	}
@@ -147,7 +149,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sessions := control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events, Log: log})
+	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events, Log: log})
 	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
 	cancel()

@@ -36,6 +36,7 @@ type world struct {
 	t      *testing.T
 	dir    string
 	tun    *controltest.Tunnel
+	booted func(protocol.NodeNumber, protocol.BootID) // as the tunnel tells it
 	admin  *http.Client
 	cancel context.CancelFunc
 	done   chan error
@@ -60,7 +61,10 @@ func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
 		return nil, err
 	}
 	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
-	h.newTunnel = func(tunnelConfig) (Tunnel, error) { return w.tun, nil }
+	h.newTunnel = func(c tunnelConfig) (Tunnel, error) {
+		w.booted = c.OnBoot
+		return w.tun, nil
+	}
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	go func() { w.done <- h.Run(ctx) }()

@@ -22,12 +22,6 @@ import (
 	"causeway/tunnel/underlay"
 )
 
-// RelayLimits bounds the data that the switchboard forwards; RelayRate is one bound.
-type (
-	RelayLimits = relay.Limits
-	RelayRate   = relay.Rate
-)
-
 // HubConfig configures the hub's side.
 type HubConfig struct {
 	Number     protocol.NodeNumber
@@ -35,10 +29,12 @@ type HubConfig struct {
 	BootID     protocol.BootID
 	Listen     netip.AddrPort // UDP
 	Overlay    []netip.Addr   // the hub's own overlay addresses, on its netstack
+	// OnBoot is called when a node has proven another boot id than before. It
+	// must not block. May be nil.
+	OnBoot func(protocol.NodeNumber, protocol.BootID)
 	// SocketBuffer is how many bytes each socket may buffer each way; 0: the
 	// default. The kernel gives an ordinary user less.
 	SocketBuffer int
-	Limits       RelayLimits
 	Log          zerolog.Logger
 }
 
@@ -87,9 +83,11 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 			if e := h.eng.Load(); e != nil {
 				e.ResetPeer(n)
 			}
+			if boot, ok := h.relay.Boot(n); ok && cfg.OnBoot != nil {
+				cfg.OnBoot(n, boot)
+			}
 		},
 		SocketBuffer: cfg.SocketBuffer,
-		Limits:       cfg.Limits,
 		Log:          cfg.Log,
 	})
 	if err != nil {

@@ -37,6 +37,8 @@ var access = map[string]Role{
 	"GET /v1/nodes/{name}":                 Viewer,
 	"PATCH /v1/nodes/{name}":               Operator,
 	"DELETE /v1/nodes/{name}":              Operator,
+	"GET /v1/nodes/{name}/revocation":      Viewer,
+	"POST /v1/nodes/{name}/release":        Operator,
 	"GET /v1/nodes/{name}/debug/{path...}": Operator,
 	"GET /v1/routes":                       Viewer,
 	"POST /v1/routes/decide":               Operator,

@@ -96,6 +96,31 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 	return out
 }
 
+// revocation tells of the last node of that name that was revoked.
+func (s *Server) revocation(name string) (out api.Revocation, err error) {
+	st := s.cfg.Store.State()
+	var n state.Node
+	for _, x := range st.Nodes {
+		if x.Name == name && x.Gone == state.GoneRevoked && x.Number > n.Number {
+			n = x
+		}
+	}
+	if n.Number == 0 {
+		return out, huma.Error404NotFound("no node " + name + " was revoked")
+	}
+	r := s.cfg.Control.Revocation(n)
+	out = api.Revocation{Node: name, Number: n.Number, Revoked: r.At, Cut: r.Cut >= 0, CutAfter: api.Duration(max(0, r.Cut)),
+		Confirmed: []api.Confirmed{}, Waiting: []api.Unconfirmed{}}
+	for _, c := range r.Nodes {
+		if c.After >= 0 {
+			out.Confirmed = append(out.Confirmed, api.Confirmed{Node: st.Nodes[c.Node].Name, After: api.Duration(c.After)})
+		} else {
+			out.Waiting = append(out.Waiting, api.Unconfirmed{Node: st.Nodes[c.Node].Name, Why: c.Why})
+		}
+	}
+	return out, nil
+}
+
 func (s *Server) registerNodes(a huma.API) {
 	huma.Get(a, "/v1/nodes", func(context.Context, *struct{}) (*body[[]api.Node], error) {
 		st := s.cfg.Store.State()
@@ -134,6 +159,19 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		n, _ := st.NodeByName(in.Name)
 		return answer(s.toNode(st, n), nil)
+	})
+
+	huma.Post(a, "/v1/nodes/{name}/release", func(ctx context.Context, in *named) (*body[api.Node], error) {
+		st, err := s.update(ctx, "node release "+in.Name, func(d *state.Draft) error { return state.Release(d, in.Name) })
+		if err != nil {
+			return nil, err
+		}
+		n, _ := st.NodeByName(in.Name)
+		s.cfg.Control.Released(n.Number)
+		return answer(s.toNode(st, n), nil)
+	})
+	huma.Get(a, "/v1/nodes/{name}/revocation", func(_ context.Context, in *named) (*body[api.Revocation], error) {
+		return answer(s.revocation(in.Name))
 	})
 
 	huma.Get(a, "/v1/routes", func(context.Context, *struct{}) (*body[[]api.Route], error) {

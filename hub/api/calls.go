@@ -86,6 +86,16 @@ func (c *Client) RevokeNode(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/nodes/"+url.PathEscape(name), nil, nil)
 }
 
+// Revocation tells how the cluster lets go of a revoked node.
+func (c *Client) Revocation(ctx context.Context, name string) (Revocation, error) {
+	return get[Revocation](ctx, c, "/v1/nodes/"+url.PathEscape(name)+"/revocation")
+}
+
+// ReleaseNode ends a node's quarantine.
+func (c *Client) ReleaseNode(ctx context.Context, name string) (Node, error) {
+	return send[Node](ctx, c, http.MethodPost, "/v1/nodes/"+url.PathEscape(name)+"/release", nil)
+}
+
 // Routes lists every node's announced routes.
 func (c *Client) Routes(ctx context.Context) ([]Route, error) {
 	return get[[]Route](ctx, c, "/v1/routes")

@@ -25,6 +25,8 @@ import (
 //	GET    /v1/nodes/{name}                 Node
 //	DELETE /v1/nodes/{name}                 revoke
 //	PATCH  /v1/nodes/{name}                 NodePatch -> Node
+//	POST   /v1/nodes/{name}/release         Node; ends its quarantine
+//	GET    /v1/nodes/{name}/revocation      Revocation
 //	GET    /v1/routes                       []Route
 //	POST   /v1/routes/decide                RouteDecision -> Route
 //	GET    /v1/inventory                    []Inventory
@@ -124,6 +126,7 @@ const (
 	NodeUnreachable = "unreachable" // no control channel
 	NodeLeft        = "left"        // took itself out by 'causeway-agent leave'
 	NodeRevoked     = "revoked"
+	NodeQuarantined = "quarantined" // talks to nobody until an admin releases or revokes it
 )
 
 // Node is a host that runs an agent.
@@ -147,6 +150,33 @@ type Node struct {
 	Conditions   []protocol.Condition   `json:"conditions"`
 	WireGuardKey string                 `json:"wireguard_key"`
 }
+
+// Revocation is how the cluster lets go of a revoked node. Relay, control and
+// NATS of the node end together, at the hub.
+type Revocation struct {
+	Node      string              `json:"node"`
+	Number    protocol.NodeNumber `json:"number"`
+	Revoked   time.Time           `json:"revoked"`
+	Cut       bool                `json:"cut"` // the hub has ended relay, control and NATS
+	CutAfter  Duration            `json:"cut_after"`
+	Confirmed []Confirmed         `json:"confirmed"` // nodes that have dropped it
+	Waiting   []Unconfirmed       `json:"waiting"`   // nodes that have not
+}
+
+// Confirmed is a node that has dropped a revoked one, so long after the revocation.
+type Confirmed struct {
+	Node  string   `json:"node"`
+	After Duration `json:"after"`
+}
+
+// Unconfirmed is a node that has not dropped a revoked one, as far as the hub knows.
+type Unconfirmed struct {
+	Node string `json:"node"`
+	Why  string `json:"why"`
+}
+
+// Done reports whether nothing is left to wait for.
+func (r Revocation) Done() bool { return r.Cut && len(r.Waiting) == 0 }
 
 // NodePatch changes a node. A label with an empty value is removed.
 type NodePatch struct {

@@ -26,6 +26,7 @@ type live struct {
 	state    string
 	since    time.Time
 	hellos   *rate.Limiter
+	boots    boots
 }
 
 // Info is what is known live of a node.
@@ -71,6 +72,8 @@ func judge(n state.Node, l *live) (string, []string) {
 		return api.NodeLeft, []string{"it left the cluster"}
 	case n.Gone == state.GoneRevoked:
 		return api.NodeRevoked, []string{"it was revoked"}
+	case n.Quarantine != "":
+		return api.NodeQuarantined, []string{n.Quarantine}
 	case n.Statement == nil && l.session == nil:
 		return api.NodeJoined, []string{"it redeemed its token, but its agent was never seen on the tunnel; is 'causeway-agent run' running there?"}
 	case l.session == nil:

@@ -48,6 +48,7 @@ func (ses *session) push(ctx context.Context, have protocol.NetmapVersion) error
 		switch {
 		case taken:
 			held = sent
+			ses.s.holds(ses, full)
 		case again && msg.Base != nil: // a full one needs no base
 			held, sent = nil, nil
 			ses.wake()

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,16 +79,20 @@ type Server struct {
 	cfg     Config
 	started time.Time
 	dirty   chan struct{} // something that netmaps depend on changed
+	booted  chan booted
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
 	conns map[protocol.NodeNumber]int // open connections, with or without a session
 	view  *netmap.View
+
+	revoked map[protocol.NodeNumber]*revocation
 }
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{}}
+	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), booted: make(chan booted, maxBooted), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+		revoked: map[protocol.NodeNumber]*revocation{}}
 }
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
@@ -155,6 +160,9 @@ func (s *Server) Run(ctx context.Context) error {
 				return err
 			}
 		case <-s.cfg.Tunnel.BoundChanged():
+		case b := <-s.booted:
+			s.watchBoot(ctx, b)
+			continue
 		case <-s.dirty:
 			s.dismiss(s.cfg.Store.State()) // a session that came up while its node was revoked
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
@@ -197,8 +205,12 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 		if err != nil {
 			continue
 		}
-		out = append(out, tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, KeyEpoch: n.KeyEpoch(), Overlay: overlay})
-		fingerprint += fmt.Sprintf("%d/%d ", n.Number, n.KeyEpoch())
+		node := tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, KeyEpoch: n.KeyEpoch(), Overlay: overlay}
+		if n.Quarantine != "" {
+			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
+		}
+		out = append(out, node)
+		fingerprint += fmt.Sprintf("%d/%d/%t ", n.Number, n.KeyEpoch(), n.Quarantine != "")
 	}
 	if fingerprint == *last && fingerprint != "" {
 		return nil
@@ -207,6 +219,14 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 		return fmt.Errorf("set the tunnel's nodes: %w", err)
 	}
 	*last = fingerprint
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, r := range s.revoked {
+		if r.cut.IsZero() && !slices.ContainsFunc(nodes, func(x state.Node) bool { return x.Number == n }) {
+			r.cut = now
+		}
+	}
 	return nil
 }
 
@@ -215,6 +235,7 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 func (s *Server) dismiss(st *state.State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.noteRevoked(st)
 	for n, l := range s.nodes {
 		if node, ok := st.Nodes[n]; !ok || node.Live() || l.leaving {
 			continue

@@ -32,6 +32,8 @@ type session struct {
 	acks   chan protocol.NetmapAck
 	accept sync.Once // the control stream: the first one
 
+	held *protocol.Netmap // last applied by the agent; Server.mu guards it
+
 	mu      sync.Mutex
 	control net.Conn // after Hello
 	welcome bool

@@ -20,6 +20,7 @@ const (
 	NodeRefused   = "node_refused" // a Hello that the hub did not accept
 	PartRefused   = "netmap_refused"
 	InventoryBad  = "inventory_bad"
+	NodeCloned    = "node_cloned" // an identity on two hosts
 	RouteConflict = "route_conflict"
 )
 

@@ -37,6 +37,8 @@ type View struct {
 	self map[protocol.NodeNumber]protocol.NetmapSelf
 	hubs *protocol.SignedHubList
 	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
+
+	alone map[protocol.NodeNumber]bool // may know nobody
 }
 
 // Compute makes the view. owners are those of the View before, or nil.
@@ -47,6 +49,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
 		hubs:    s.HubList,
 		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
+		alone:   map[protocol.NodeNumber]bool{},
 	}
 	routes := make([]state.Route, 0, len(s.Routes))
 	for _, r := range s.Routes {
@@ -65,7 +68,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 			v.own[r.Node] = map[netip.Prefix]bool{}
 		}
 		v.own[r.Node][r.Prefix] = true
-		if r.Carried() && s.Nodes[r.Node].Live() && s.Nodes[r.Node].Statement != nil && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
+		if r.Carried() && talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
 			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
 		}
 	}
@@ -81,8 +84,11 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 			continue
 		}
 		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number]}
-		if n.Statement == nil {
-			continue // peers could not check its key
+		if n.Quarantine != "" {
+			v.alone[n.Number] = true
+		}
+		if !talks(n) {
+			continue
 		}
 		r := owned[n.Number]
 		slices.SortFunc(r, comparePrefixes)
@@ -93,6 +99,10 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 	}
 	return v
 }
+
+// talks reports whether others may know node n: it is neither gone nor in
+// quarantine, and they can check its key.
+func talks(n state.Node) bool { return n.Live() && n.Quarantine == "" && n.Statement != nil }
 
 func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
@@ -144,7 +154,7 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	}
 	m = protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, Peers: make([]protocol.Peer, 0, len(v.Peers)), MaxAge: MaxAge}
 	for _, p := range v.Peers {
-		if p.Number() == n {
+		if p.Number() == n || v.alone[n] {
 			continue
 		}
 		if own := v.own[n]; len(own) > 0 && slices.ContainsFunc(p.Routes, func(r netip.Prefix) bool { return own[r] }) {
@@ -165,7 +175,7 @@ func Same(a, b protocol.Netmap) bool {
 // versions.
 func (v *View) SameAs(w *View) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) &&
-		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
+		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the

@@ -80,6 +80,7 @@ type Node struct {
 	Token        protocol.TokenID
 	Joined       time.Time
 	Statement    *protocol.SignedNodeStatement // nil: no Hello yet
+	Quarantine   string                        // why it may talk to nobody; empty: it may
 	Gone         Gone
 	GoneTime     time.Time
 }

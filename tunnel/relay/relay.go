@@ -285,6 +285,13 @@ func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
 	}
 }
 
+// Boot is the boot id that a node has proven last; ok is false if it has none.
+func (r *Relay) Boot(n protocol.NodeNumber) (id protocol.BootID, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.binder.Boot(n)
+}
+
 // Bound lists the addresses bound for a node, the one that is sent to first.
 func (r *Relay) Bound(n protocol.NodeNumber) []netip.AddrPort {
 	r.mu.Lock()

@@ -140,6 +140,21 @@ func newFakeHub() http.Handler {
 		answer(n)(w, r)
 	})
 	m.HandleFunc("DELETE /v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	m.HandleFunc("POST /v1/nodes/{name}/release", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("name") != "sh-1" {
+			problem(w, 409, "node "+r.PathValue("name")+" is not in quarantine")
+			return
+		}
+		answer(nodes[0])(w, r)
+	})
+	m.HandleFunc("GET /v1/nodes/{name}/revocation", func(w http.ResponseWriter, r *http.Request) {
+		rev := api.Revocation{Node: r.PathValue("name"), Number: 2, Revoked: at, Cut: true, CutAfter: api.Duration(510 * time.Millisecond),
+			Confirmed: []api.Confirmed{{Node: "bj-1", After: api.Duration(140 * time.Millisecond)}}, Waiting: []api.Unconfirmed{}}
+		if rev.Node == "eu-1" {
+			rev.Waiting = append(rev.Waiting, api.Unconfirmed{Node: "sh-1", Why: "it is not connected"})
+		}
+		answer(rev)(w, r)
+	})
 	m.HandleFunc("GET /v1/routes", answer([]api.Route{route, pending}))
 	m.HandleFunc("POST /v1/routes/decide", func(w http.ResponseWriter, r *http.Request) {
 		var d api.RouteDecision

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +13,7 @@ import (
 )
 
 func (c *cli) node() *cobra.Command {
-	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRevoke())
+	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRevoke(), c.nodeRelease())
 }
 
 func (c *cli) nodeList() *cobra.Command {
@@ -45,7 +46,7 @@ func stateCell(s string) cell {
 		return cell{s, good}
 	case api.NodeDegraded, api.NodeJoined:
 		return cell{s, warn}
-	case api.NodeUnreachable, api.NodeRevoked:
+	case api.NodeUnreachable, api.NodeRevoked, api.NodeQuarantined:
 		return cell{s, bad}
 	}
 	return cell{s, plain}
@@ -176,19 +177,26 @@ func (c *cli) nodeLabel() *cobra.Command {
 
 func (c *cli) nodeRevoke() *cobra.Command {
 	var yes bool
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "revoke NODE",
 		Short: "Take a node out, at once and for good",
 		Long: `Take a node out: every other node drops its sessions, routes and addresses at
 once. Its number and keys are never accepted again; the host comes back only as
-a new node, with a new token.`,
+a new node, with a new token. With --wait, tell when the hub and every other
+node had dropped it, or which have not said so.`,
 		Args:              exactly("NODE"),
 		ValidArgsFunction: c.completer(1, nodeNames),
 	}
 	yesFlag(cmd, &yes)
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until all have dropped it, at most so long (10s without a value)")
+	cmd.Flags().Lookup("wait").NoOptDefVal = "10s"
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("node", args[0]); err != nil {
 			return err
+		}
+		if wait < 0 || wait > time.Hour {
+			return usagef("--wait %s is not between 0 and 1h", wait)
 		}
 		if err := c.confirm(yes, "Revoke node %s? Its traffic stops at once, and it cannot be taken back.", args[0]); err != nil {
 			return err
@@ -196,6 +204,82 @@ a new node, with a new token.`,
 		if err := hub.RevokeNode(ctx, args[0]); err != nil {
 			return err
 		}
+		if wait > 0 {
+			return c.awaitRevoked(ctx, hub, args[0], wait)
+		}
 		return c.done(args[0], "revoked")
+	})
+}
+
+// revokedPoll is how often the hub is asked who dropped a revoked node.
+const revokedPoll = 50 * time.Millisecond
+
+// awaitRevoked waits until all have dropped the node, and shows it. It is an error
+// if some have not in that time.
+func (c *cli) awaitRevoked(ctx context.Context, hub *api.Client, name string, wait time.Duration) error {
+	end := time.Now().Add(wait)
+	for {
+		r, err := hub.Revocation(ctx, name)
+		if err != nil {
+			return err
+		}
+		late := time.Now().After(end)
+		if r.Done() || late {
+			if err := c.showRevocation(r); err != nil || r.Done() {
+				return err
+			}
+			var names []string
+			for _, w := range r.Waiting {
+				names = append(names, w.Node)
+			}
+			return fmt.Errorf("node %s is revoked, but after %s not confirmed by: %s", name, wait, join(names))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(revokedPoll):
+		}
+	}
+}
+
+func (c *cli) showRevocation(r api.Revocation) error {
+	return c.show(r, []string{r.Node}, func(p *page) {
+		cut := "not yet"
+		if r.Cut {
+			cut = "after " + millis(time.Duration(r.CutAfter))
+		}
+		p.facts("Node", r.Node, "Number", fmt.Sprint(r.Number), "Revoked", stamp(r.Revoked), "Relay, control, NATS ended", cut,
+			"Confirmed by", fmt.Sprintf("%d of %d nodes", len(r.Confirmed), len(r.Confirmed)+len(r.Waiting)))
+		var rows [][]any
+		for _, n := range r.Confirmed {
+			rows = append(rows, []any{n.Node, cell{"dropped it", good}, millis(time.Duration(n.After)), ""})
+		}
+		for _, n := range r.Waiting {
+			rows = append(rows, []any{n.Node, cell{"not confirmed", bad}, "-", n.Why})
+		}
+		if len(rows) > 0 {
+			p.gap()
+			p.table([]string{"NODE", "STATE", "AFTER", "WHY"}, rows)
+		}
+	})
+}
+
+func (c *cli) nodeRelease() *cobra.Command {
+	return c.leaf(&cobra.Command{
+		Use:   "release NODE",
+		Short: "End the quarantine of a node",
+		Long: `End the quarantine of a node whose identity was used on two hosts at once. Stop
+one of the two first: while both run, the node is quarantined again.`,
+		Args:              exactly("NODE"),
+		ValidArgsFunction: c.completer(1, nodeNames),
+	}, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		n, err := hub.ReleaseNode(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return c.done(n.Name, "released")
 	})
 }

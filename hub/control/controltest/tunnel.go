@@ -76,6 +76,18 @@ func (t *Tunnel) SetNodes(nodes []tunnel.HubNode) error {
 	return nil
 }
 
+// Talks is with which nodes the relay forwards for node n; nil: with every one.
+func (t *Tunnel) Talks(n protocol.NodeNumber) map[protocol.NodeNumber]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, x := range t.nodes {
+		if x.Number == n {
+			return x.Talks
+		}
+	}
+	return nil
+}
+
 // Has reports whether the hub has node n.
 func (t *Tunnel) Has(n protocol.NodeNumber) bool {
 	t.mu.Lock()
