@@ -16,6 +16,9 @@ import (
 // expireEvery is how often expired bindings are looked for.
 const expireEvery = time.Second
 
+// batchGroups is how many groups, or single datagrams, one system call brings.
+const batchGroups = 24
+
 // maxLoops bounds the sockets: a loop forwards several Gbit/s.
 const maxLoops = 8
 
@@ -90,7 +93,7 @@ func (r *Relay) tick(ctx context.Context) {
 // for control.
 func (r *Relay) read(c, data *sock.Conn) {
 	d := r.newReader(data)
-	b := sock.NewBatch()
+	b := sock.NewBatchOf(batchGroups)
 	for {
 		messages, err := c.Read(b)
 		if errors.Is(err, net.ErrClosed) {

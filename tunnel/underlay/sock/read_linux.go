@@ -19,7 +19,7 @@ type Message struct {
 }
 
 const (
-	batchSize  = 8 // groups in one system call
+	batchSize  = 8 // groups in one system call, unless said otherwise
 	bufferLen  = 65536
 	controlLen = 96
 )
@@ -33,17 +33,22 @@ type mmsghdr struct {
 // Batch is what one Read fills. Data of its messages is valid until the next
 // Read and may be written to.
 type Batch struct {
-	hdrs     [batchSize]mmsghdr
-	iovs     [batchSize]unix.Iovec
-	names    [batchSize]unix.RawSockaddrInet6
-	controls [batchSize][controlLen]byte
-	bufs     [batchSize][]byte
-	messages [batchSize]Message
+	hdrs     []mmsghdr
+	iovs     []unix.Iovec
+	names    []unix.RawSockaddrInet6
+	controls [][controlLen]byte
+	bufs     [][]byte
+	messages []Message
 }
 
-// NewBatch allocates a batch.
-func NewBatch() *Batch {
-	b := &Batch{}
+// NewBatch allocates a batch of the usual size.
+func NewBatch() *Batch { return NewBatchOf(batchSize) }
+
+// NewBatchOf allocates a batch of n groups: address space of n times 64 KB, of
+// which the kernel gives what was ever filled.
+func NewBatchOf(n int) *Batch {
+	b := &Batch{hdrs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n), names: make([]unix.RawSockaddrInet6, n),
+		controls: make([][controlLen]byte, n), bufs: make([][]byte, n), messages: make([]Message, n)}
 	for i := range b.hdrs {
 		b.bufs[i] = make([]byte, bufferLen)
 		b.iovs[i].Base = &b.bufs[i][0]
@@ -72,7 +77,7 @@ func (c *Conn) Read(b *Batch) ([]Message, error) {
 		if c.isClosed() {
 			return nil, net.ErrClosed
 		}
-		r, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&b.hdrs[0])), batchSize, unix.MSG_WAITFORONE, 0, 0)
+		r, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&b.hdrs[0])), uintptr(len(b.hdrs)), unix.MSG_WAITFORONE, 0, 0)
 		switch {
 		case e == 0:
 			n = int(r)
