@@ -298,5 +298,5 @@ func TestPlainMode(t *testing.T) {
 		require.NoError(t, a.Send(5, bytes.Clone(msg), min(300, len(msg))))
 		eventually(t, "delivered", func() bool { return b.dev.has(0, msg) })
 	}
-	require.Equal(t, underlay.Source{Addr: a.addr()}, b.dev.all()[0].from)
+	require.Equal(t, underlay.Source{Addr: a.addr(), Local: b.addr().Addr()}, b.dev.all()[0].from)
 }
