@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"testing"
 	"time"
 
@@ -12,62 +11,6 @@ import (
 	"causeway/netns/lab"
 	"causeway/protocol"
 )
-
-// siteNode is a node alone at its site, behind a router with NAT.
-type siteNode struct {
-	*smallNode
-	Router *lab.Host
-}
-
-// newSites is a system of a hub and sites s1, s2, … with one host each, whose
-// pod is 10.i.1.11.
-func newSites(t *testing.T, sites int) (*System, []*siteNode, *lab.Host) {
-	t.Helper()
-	needRoot(t)
-	bin := binaries(t)
-	l := lab.New(t)
-	inet := l.Switch("inet")
-	hub := l.Host("hub").Link("eth0", inet, HubAddr+"/24")
-	var out []*siteNode
-	for i := 1; i <= sites; i++ {
-		lan := l.Switch(fmt.Sprintf("lan%d", i))
-		n := &siteNode{smallNode: &smallNode{LAN: fmt.Sprintf("192.168.%d.11", i)}}
-		n.Router = l.Router(fmt.Sprintf("r%d", i), lab.EndpointIndependent).
-			Link("wan", inet, fmt.Sprintf("203.0.113.%d/24", 10+i)).Link("lan", lan, fmt.Sprintf("192.168.%d.1/24", i))
-		n.Host = l.Host(fmt.Sprintf("n%d", i)).Link("eth0", lan, n.LAN+"/24").Default(fmt.Sprintf("192.168.%d.1", i))
-		v4, v6 := fmt.Sprintf("10.%d.1.11", i), fmt.Sprintf("fd10:%d:1::11", i)
-		n.Pod = &Pod{Host: n.Host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", i), fmt.Sprintf("fd10:%d:1::1/64", i)).
-			Pod(fmt.Sprintf("p%d", i), v4+"/24", v6+"/64"), V4: v4, V6: v6}
-		out = append(out, n)
-	}
-	s, err := NewSystem(step(t), l, bin, hub, HubAddr)
-	require.NoError(t, err)
-	for i, n := range out {
-		require.NoError(t, n.Host.Settle(step(t)))
-		require.NoError(t, s.CreateSite(step(t), fmt.Sprintf("s%d", i+1)))
-	}
-	return s, out, inet
-}
-
-// joinSites joins every node.
-func joinSites(t *testing.T, s *System, nodes []*siteNode, change func(i int, spec *NodeSpec)) {
-	t.Helper()
-	var fs []func() error
-	var names []string
-	for i, n := range nodes {
-		spec := NodeSpec{Name: fmt.Sprintf("n%d", i+1), Site: fmt.Sprintf("s%d", i+1), Host: n.Host, TokenRoutes: PodRoutes(i+1, 1)}
-		if change != nil {
-			change(i, &spec)
-		}
-		names = append(names, spec.Name)
-		fs = append(fs, func() (err error) {
-			n.Node, err = s.Join(step(t), spec)
-			return err
-		})
-	}
-	require.NoError(t, lab.All(fs...))
-	require.NoError(t, s.WaitReady(step(t), names...))
-}
 
 // noUDP lets no UDP out of the sites.
 func noUDP(nodes ...*siteNode) {

@@ -206,6 +206,15 @@ func (n *Node) Configure(routes, accept []string) error {
 
 // Join makes a token, redeems it on the node's host and starts the agent.
 func (s *System) Join(ctx context.Context, spec NodeSpec) (*Node, error) {
+	n, err := s.Enroll(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return n, n.Start()
+}
+
+// Enroll makes a token and redeems it on the node's host.
+func (s *System) Enroll(ctx context.Context, spec NodeSpec) (*Node, error) {
 	n, err := s.Prepare(spec)
 	if err != nil {
 		return nil, err
@@ -221,7 +230,7 @@ func (s *System) Join(ctx context.Context, spec NodeSpec) (*Node, error) {
 	if _, err := n.Redeem(ctx, token); err != nil {
 		return nil, err
 	}
-	return n, n.Start()
+	return n, nil
 }
 
 // Redeem runs 'causeway-agent join'.

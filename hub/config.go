@@ -15,6 +15,7 @@ import (
 
 	"causeway/hub/state"
 	"causeway/protocol"
+	"causeway/tunnel"
 )
 
 // Defaults of Config.
@@ -43,9 +44,10 @@ type Config struct {
 	AdminSocket     string         // unix socket
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
-	NATSURL         string         // external NATS servers for the state log, separated by commas; empty: the embedded one
-	NATSCreds       string         // credentials file for NATSURL; empty: none
-	Version         string         // of this build
+	RelayLimits     tunnel.RelayLimits
+	NATSURL         string // external NATS servers for the state log, separated by commas; empty: the embedded one
+	NATSCreds       string // credentials file for NATSURL; empty: none
+	Version         string // of this build
 	Log             zerolog.Logger
 }
 

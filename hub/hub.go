@@ -135,7 +135,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	var sessions *control.Server // before tun runs
 	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
-		SocketBuffer: h.cfg.SocketBuffer, Log: log,
+		SocketBuffer: h.cfg.SocketBuffer, Limits: h.cfg.RelayLimits, Log: log,
 		OnBoot: func(n protocol.NodeNumber, b protocol.BootID) { sessions.Booted(n, b) }})
 	if err != nil {
 		return err

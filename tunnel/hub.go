@@ -22,6 +22,12 @@ import (
 	"causeway/tunnel/underlay"
 )
 
+// RelayLimits bounds the data that the switchboard forwards; RelayRate is one bound.
+type (
+	RelayLimits = relay.Limits
+	RelayRate   = relay.Rate
+)
+
 // HubConfig configures the hub's side.
 type HubConfig struct {
 	Number     protocol.NodeNumber
@@ -35,6 +41,7 @@ type HubConfig struct {
 	// SocketBuffer is how many bytes each socket may buffer each way; 0: the
 	// default. The kernel gives an ordinary user less.
 	SocketBuffer int
+	Limits       RelayLimits
 	Log          zerolog.Logger
 }
 
@@ -88,6 +95,7 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 			}
 		},
 		SocketBuffer: cfg.SocketBuffer,
+		Limits:       cfg.Limits,
 		Log:          cfg.Log,
 	})
 	if err != nil {

@@ -30,6 +30,7 @@ type results struct {
 	Failed   int          `json:"failed"`
 	Skipped  int          `json:"skipped"`
 	Tests    []testResult `json:"tests"`
+	Measured []figure     `json:"measured"`
 }
 
 type testResult struct {
@@ -47,6 +48,7 @@ func (s *summary) results(args []string, runs int, started time.Time) results {
 		Started: started.UTC(), Seconds: time.Since(started).Seconds(), Args: args, Runs: runs,
 		Failed: s.failed(), Tests: []testResult{},
 	}
+	r.Measured = s.figures()
 	r.Commit, r.Modified = commit()
 	for _, id := range slices.SortedFunc(maps.Keys(s.tallies), byName) {
 		t := s.tallies[id]

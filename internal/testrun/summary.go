@@ -35,6 +35,7 @@ type summary struct {
 	running  map[testID][]string // output of tests that have not ended
 	tallies  map[testID]*tally
 	skips    map[testID]string // why
+	measured map[string][]float64
 	packages map[string]bool
 	badPkgs  map[string]bool // failed outside of any test: build, panic, TestMain
 }
@@ -42,7 +43,7 @@ type summary struct {
 func newSummary(out io.Writer, progress bool) *summary {
 	return &summary{
 		out: out, progress: progress,
-		running: map[testID][]string{}, tallies: map[testID]*tally{}, skips: map[testID]string{},
+		running: map[testID][]string{}, tallies: map[testID]*tally{}, skips: map[testID]string{}, measured: map[string][]float64{},
 		packages: map[string]bool{}, badPkgs: map[string]bool{},
 	}
 }
@@ -76,6 +77,7 @@ func (s *summary) output(id testID, text string) {
 	switch {
 	case id.test != "":
 		s.running[id] = append(s.running[id], text)
+		s.measure(text)
 	case text == "PASS\n" || strings.HasPrefix(text, "=== "):
 	default:
 		fmt.Fprint(s.out, text)
@@ -197,6 +199,9 @@ func (s *summary) report() {
 	}
 	if len(bad) > 0 {
 		fmt.Fprintf(s.out, "failed:\n  %s\n", strings.Join(bad, "\n  "))
+	}
+	for _, f := range s.figures() {
+		fmt.Fprintf(s.out, "%-60s %3d times: p50 %.3f s, p95 %.3f s, max %.3f s\n", f.What, f.Times, f.P50, f.P95, f.Max)
 	}
 	fmt.Fprintf(s.out, "%d packages: %d tests passed, %d failed, %d skipped\n", len(s.packages), pass, fail, skip)
 }

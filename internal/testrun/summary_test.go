@@ -81,3 +81,13 @@ func TestResults(t *testing.T) {
 	require.Equal(t, []testResult{{"p", "TestA", 2, 0, 0, 0.1}, {"p", "TestRoot", 0, 0, 2, 0}}, r.Tests)
 	require.NotEmpty(t, r.Go)
 }
+
+func TestFiguresOfAllRuns(t *testing.T) {
+	var lines strings.Builder
+	for _, v := range []string{"0.400", "0.100", "1.000", "0.200"} {
+		lines.WriteString(`{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:7: measured longest-gap:-x ` + v + ` s\n"}` + "\n")
+	}
+	lines.WriteString(`{"Action":"output","Package":"p","Test":"TestA","Output":"    a_test.go:7: measured nothing\n"}` + "\n")
+	s, _ := feed(lines.String())
+	require.Equal(t, []figure{{"longest-gap:-x", 4, 0.2, 1, 1}}, s.figures())
+}

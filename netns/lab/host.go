@@ -134,6 +134,11 @@ func (h *Host) Addr(dev string, addrs ...string) *Host {
 	return h
 }
 
+// HasAddr reports whether one of the host's interfaces has an address.
+func (h *Host) HasAddr(addr string) bool {
+	return strings.Contains(h.sh("ip -o addr show"), " "+addr+"/")
+}
+
 // Default sets the default routes, one gateway for each address family.
 func (h *Host) Default(gateways ...string) *Host {
 	for _, g := range gateways {

@@ -17,6 +17,9 @@ const (
 	// Symmetric maps to another port for each destination: hole punching
 	// fails.
 	Symmetric
+	// FullCone is endpoint-independent and hands whatever comes to the host
+	// that Inside names, from any source.
+	FullCone
 )
 
 // Router makes a router. Its outer interface must be called "wan".
@@ -29,6 +32,13 @@ func (l *Lab) Router(name string, nat NAT) *Host {
 		return r
 	case Symmetric:
 		flags = " random,fully-random"
+	case FullCone:
+		return r.Nft(`table ip lab {
+	chain post { type nat hook postrouting priority srcnat; oifname "wan" masquerade; }
+	chain pre { type nat hook prerouting priority dstnat; }
+	chain forw { type filter hook forward priority 0; iifname "wan" ct state new ct status ! dnat drop; }
+}
+`)
 	}
 	// The drop on input matters: without it a peer's first packet makes a
 	// conntrack entry that takes the port, and the own packet leaves from
@@ -80,6 +90,16 @@ func (h *Host) Block(match string) *Host {
 // Unblock ends every Block.
 func (h *Host) Unblock() *Host {
 	return h.Nft("table inet block\ndelete table inet block\n")
+}
+
+// Inside names the host behind a FullCone router.
+func (h *Host) Inside(addr string) *Host {
+	return h.Nft(fmt.Sprintf("add rule ip lab pre iifname \"wan\" udp dport 1024-65535 dnat to %s\n", addr))
+}
+
+// UDPTimeout is how long the router keeps a mapping that nothing passes.
+func (h *Host) UDPTimeout(seconds int) *Host {
+	return h.Sysctl(fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout=%d", seconds), fmt.Sprintf("net.netfilter.nf_conntrack_udp_timeout_stream=%d", seconds))
 }
 
 // ForgetConnections empties the router's conntrack table: every mapping is

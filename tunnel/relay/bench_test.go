@@ -68,8 +68,9 @@ func burst(numbers []protocol.NodeNumber, n, size, run int) []byte {
 
 func TestForwardingAllocatesNothing(t *testing.T) {
 	d, from, to, numbers := forwarder(t, 3)
-	data := burst(numbers, 45, 1400, 5)
-	messages := []sock.Message{{From: from.LocalAddr(), Data: data, Segment: 1400}}
+	d.r.node, d.r.pair = newRate(Rate{Packets: 1e9}), newRate(Rate{Bytes: 1e12})
+	data, nowhere := burst(numbers, 45, 1400, 5), burst([]protocol.NodeNumber{999}, 10, 200, 1)
+	messages := []sock.Message{{From: from.LocalAddr(), Data: data, Segment: 1400}, {From: from.LocalAddr(), Data: nowhere, Segment: 200}}
 	batch := sock.NewBatch()
 	once := func() {
 		for i := range 45 {
@@ -86,7 +87,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, once))
 	require.Equal(t, uint64(102*45), d.r.datagrams.Load())
 	require.Equal(t, uint64(102*45*1400), d.r.bytes.Load())
-	require.Empty(t, d.r.drops.Map())
+	require.Equal(t, map[string]uint64{DropAddressee: 102 * 10}, d.r.drops.Map())
 }
 
 // One datagram in is at most one out, whatever is in it.

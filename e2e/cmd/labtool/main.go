@@ -5,6 +5,7 @@
 //	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
 //	labtool udp ADDR -bytes N -size S [-group G]   the same over UDP, resending what is lost
 //	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
+//	labtool bulk ADDR -pace B            one TCP transfer of B bytes a second until it is told to end; compares checksums
 //	labtool http URL                     prints the answer
 //	labtool ping ADDR…                   one ICMP echo to each
 //	labtool flood ADDR[,ADDR…] -streams N -for D   TCP as fast as it goes
@@ -47,7 +48,7 @@ const (
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, http, ping, flood, rate, rtt or delay")
+		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -56,6 +57,7 @@ func run(ctx context.Context, args []string) error {
 	marker := fs.String("marker", "", "text that the payload is made of")
 	dur := fs.Duration("for", time.Hour, "how long to hold the connection, send or ping")
 	streams := fs.Int("streams", 1, "connections at once")
+	pace := fs.Int64("pace", 1<<20, "bytes in a second")
 	pps := fs.Float64("pps", 1000, "datagrams in a second")
 	every := fs.Duration("every", 10*time.Millisecond, "time between echoes")
 	queue := fs.Int("queue", 1, "number of the netfilter queue")
@@ -82,6 +84,8 @@ func run(ctx context.Context, args []string) error {
 		return show(sendUDP(ctx, target, *bytes, *size, *group, *marker))
 	case "hold":
 		return show(hold(ctx, target, *dur))
+	case "bulk":
+		return show(bulk(ctx, target, *pace))
 	case "flood":
 		return show(flood(ctx, target, *streams, *dur))
 	case "rate":

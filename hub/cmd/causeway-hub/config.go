@@ -14,6 +14,7 @@ import (
 	"causeway/hub"
 	"causeway/internal/strictyaml"
 	"causeway/protocol"
+	"causeway/tunnel"
 )
 
 const defaultConfig = "/etc/causeway/hub.yaml"
@@ -38,6 +39,26 @@ type settings struct {
 	NATSCreds       string   `yaml:"nats_creds"`
 	ListenNATS      string   `yaml:"listen_nats"`
 	SocketBuffer    int      `yaml:"socket_buffer"`
+	// Per second; zero: no limit.
+	RelayNodePackets uint64 `yaml:"relay_node_packets"`
+	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
+	RelayPairPackets uint64 `yaml:"relay_pair_packets"`
+	RelayPairBytes   uint64 `yaml:"relay_pair_bytes"`
+}
+
+type limit struct {
+	flag, usage string
+	value       *uint64
+}
+
+// limits are those of what the switchboard forwards.
+func (s *settings) limits() []limit {
+	return []limit{
+		{"relay-node-packets", "DATAGRAMS of data that the relay forwards for each node in a second (default: no limit)", &s.RelayNodePackets},
+		{"relay-node-bytes", "BYTES of data that the relay forwards for each node in a second (default: no limit)", &s.RelayNodeBytes},
+		{"relay-pair-packets", "DATAGRAMS of data that the relay forwards from each node to each other one in a second (default: no limit)", &s.RelayPairPackets},
+		{"relay-pair-bytes", "BYTES of data that the relay forwards from each node to each other one in a second (default: no limit)", &s.RelayPairBytes},
+	}
 }
 
 func (f *flags) register(fs *pflag.FlagSet) {
@@ -55,6 +76,9 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
+	for _, l := range s.limits() {
+		fs.Uint64Var(l.value, l.flag, 0, l.usage)
+	}
 }
 
 // config merges the file and the flags.
@@ -75,6 +99,9 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "nats-creds", &s.NATSCreds, file.NATSCreds)
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
+	for i, l := range file.limits() {
+		merge(set, l.flag, s.limits()[i].value, *l.value)
+	}
 	if len(file.Overlay) > 0 && !set.Changed("overlay") {
 		s.Overlay = file.Overlay
 	}
@@ -83,7 +110,11 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, SocketBuffer: s.SocketBuffer}
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, SocketBuffer: s.SocketBuffer,
+		RelayLimits: tunnel.RelayLimits{
+			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
+			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},
+		}}
 	for _, o := range s.Overlay {
 		p, err := netip.ParsePrefix(strings.TrimSpace(o))
 		if err != nil {
@@ -102,7 +133,8 @@ func merge[T comparable](set *pflag.FlagSet, flag string, dst *T, file T) {
 	}
 }
 
-const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats, socket_buffer"
+const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats, socket_buffer, " +
+	"relay_node_packets, relay_node_bytes, relay_pair_packets, relay_pair_bytes"
 
 // readSettings reads the configuration file. Unknown keys are errors.
 func readSettings(path string, asked bool) (s settings, err error) {

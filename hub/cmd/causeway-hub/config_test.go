@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub"
+	"causeway/tunnel"
 )
 
 func parse(t *testing.T, file string, args ...string) (hub.Config, error) {
@@ -31,6 +32,9 @@ func TestFlagsWinOverTheFile(t *testing.T) {
 	require.Equal(t, ":7001", c.ListenUDP)
 	require.Equal(t, uint16(7000), c.PublicUDPPort)
 	require.Len(t, c.Overlay, 1)
+	c, err = parse(t, "relay_node_packets: 1000\nrelay_node_bytes: 2000000\nrelay_pair_bytes: 5\n", "--relay-pair-bytes", "1000000")
+	require.NoError(t, err)
+	require.Equal(t, tunnel.RelayLimits{Node: tunnel.RelayRate{Packets: 1000, Bytes: 2000000}, Pair: tunnel.RelayRate{Bytes: 1000000}}, c.RelayLimits)
 	c, err = parse(t, "")
 	require.NoError(t, err)
 	require.Equal(t, hub.DefaultDataDir, c.DataDir)
@@ -45,6 +49,8 @@ func TestBadConfigIsOneLine(t *testing.T) {
 		"socket_buffer: many\n":          "hub.yaml:1:",
 		"overlay: [banana]\n":            "no CIDR",
 		"listen_nats: :4222\n":           "later release",
+		"relay_node_bytes: -1\n":         "hub.yaml:1:",
+		"relay_pair_packets: 10k\n":      "hub.yaml:1:",
 		"data_dir: a\ndata_dir: b\n":     "data_dir",
 		"public_udp_port: 100000000\n":   "hub.yaml:1:",
 		"data_dir: {a: " + "b}\n":        "hub.yaml",

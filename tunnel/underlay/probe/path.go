@@ -8,10 +8,11 @@ import (
 	"causeway/protocol"
 )
 
-// Timing of an agent's probes. A path is left within two seconds of its last
-// answer: the next question goes out after 0.3 seconds, further ones in
+// Timing of an agent's probes. A path is left 1.2 seconds and a round trip after
+// its last answer: the next question goes out after 0.3 seconds, further ones in
 // short order once an answer is late, and deadAfter after the first
-// unanswered one the path is dead.
+// unanswered one the path is dead. TCP inside sends again after 0.2, 0.6, 1.4 and
+// 3.0 seconds: left before the third, a dead path costs it half the time.
 const (
 	chosenEvery  = 300 * time.Millisecond
 	standbyEvery = time.Second
@@ -22,7 +23,7 @@ const (
 	minEvery     = 50 * time.Millisecond // between two questions over one path
 
 	late      = 300 * time.Millisecond // plus twice the round trip: an answer is late
-	deadAfter = 1300 * time.Millisecond
+	deadAfter = 900 * time.Millisecond
 	staleAt   = 4 * time.Second // an answer this old says nothing any more
 	lostAfter = 5 * time.Second // a question this old is answered no more
 

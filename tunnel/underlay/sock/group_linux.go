@@ -58,7 +58,8 @@ func (g *Group) Add(d []byte) bool {
 	g.count++
 	g.bytes += len(d)
 	if g.n > 0 {
-		if l := &g.iovs[g.n-1]; unsafe.Add(unsafe.Pointer(l.Base), l.Len) == unsafe.Pointer(&d[0]) {
+		// As numbers: a pointer to the end of one buffer may be no pointer at all.
+		if l := &g.iovs[g.n-1]; uintptr(unsafe.Pointer(l.Base))+uintptr(l.Len) == uintptr(unsafe.Pointer(&d[0])) {
 			l.SetLen(int(l.Len) + len(d))
 			return true
 		}

@@ -2,57 +2,24 @@ package sock
 
 import (
 	"net/netip"
-	"os"
-	"os/exec"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace runs f on a thread in a network namespace of its own, whose
-// loopback interface has the given addresses. Sockets that f opens stay in it.
-func inNamespace(t *testing.T, f func(), addrs ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root: makes a network namespace")
-		}
-		t.Skip("needs root: makes a network namespace")
-	}
-	err := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if e := unix.Unshare(unix.CLONE_NEWNET); e != nil {
-			err <- e
-			return
-		}
-		cmds := [][]string{{"link", "set", "lo", "up"}}
-		for _, a := range addrs {
-			cmds = append(cmds, []string{"addr", "add", a, "dev", "lo", "nodad"})
-		}
-		for _, c := range cmds {
-			if e := exec.Command("ip", c...).Run(); e != nil {
-				err <- e
-				return
-			}
-		}
-		f()
-		err <- nil
-	}()
-	require.NoError(t, <-err)
-}
+	"causeway/tunnel/underlay/sock/socktest"
+)
 
 // What came to one of several addresses is answered from there, as a group too.
 func TestSticky(t *testing.T) {
 	var hub4, hub, four, six *Conn
-	inNamespace(t, func() {
+	socktest.InNamespace(t, func() {
 		hub4 = open(t, Options{Addr: netip.MustParseAddrPort("0.0.0.0:0"), Sticky: true})
 		hub = open(t, Options{Addr: netip.MustParseAddrPort("[::]:0"), Sticky: true})
 		four = open(t, Options{Addr: netip.MustParseAddrPort("10.9.9.9:0")})
 		six = open(t, Options{Addr: netip.MustParseAddrPort("[fd09::9]:0")})
-	}, "10.9.9.1/32", "10.9.9.2/32", "10.9.9.9/32", "fd09::1/128", "fd09::2/128", "fd09::9/128")
+	}, "ip addr add 10.9.9.1/32 dev lo", "ip addr add 10.9.9.2/32 dev lo", "ip addr add 10.9.9.9/32 dev lo",
+		"ip addr add fd09::1/128 dev lo nodad", "ip addr add fd09::2/128 dev lo nodad", "ip addr add fd09::9/128 dev lo nodad")
 	want := datagrams(20, 1000, 10)
 	for _, c := range []struct {
 		hub, agent *Conn

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// bulk sends at an even pace until it is told to end, and compares checksums:
+// a transfer that has to live through whatever happens meanwhile. It prints
+// 'connected' when it has begun.
+func bulk(ctx context.Context, addr string, pace int64) (Transfer, error) {
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, portTCP), 10*time.Second)
+	if err != nil {
+		return Transfer{}, err
+	}
+	defer c.Close()
+	fmt.Fprintln(os.Stderr, "connected")
+	const every = 20 * time.Millisecond
+	t := time.NewTicker(every)
+	defer t.Stop()
+	h, src, start := sha256.New(), payload(""), time.Now()
+	var sent int64
+	for w := io.MultiWriter(c, h); ctx.Err() == nil; {
+		// What was missed while the connection stood still is made good.
+		due := int64(time.Since(start).Seconds()*float64(pace)) - sent
+		n, err := io.CopyN(w, src, min(due, 1<<20))
+		sent += n
+		if err != nil {
+			return Transfer{}, fmt.Errorf("send after %d bytes: %w", sent, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		}
+	}
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return Transfer{}, err
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return Transfer{}, fmt.Errorf("read checksum: %w", err)
+	}
+	sum := hex.EncodeToString(h.Sum(nil))
+	if strings.TrimSpace(answer) != sum {
+		return Transfer{}, fmt.Errorf("checksum %s was sent, %s arrived", sum, strings.TrimSpace(answer))
+	}
+	s := time.Since(start).Seconds()
+	return Transfer{Bytes: sent, Seconds: s, Mbits: float64(sent) * 8 / s / 1e6, SHA256: sum}, nil
+}
