@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/netns/lab"
+	"causeway/protocol"
+)
+
+// writtenSecrets are all secrets made in a run of s, each as it is written down,
+// as raw bytes, in hex and in both alphabets of base64.
+func writtenSecrets(t *testing.T, s *System, tokens []string, nodes ...*smallNode) (out []secret) {
+	t.Helper()
+	add := func(name string, raw []byte) {
+		out = append(out, secret{name + ", raw", raw[:30]}, secret{name + ", hex", []byte(hex.EncodeToString(raw))[:60]},
+			secret{name + ", base64", []byte(base64.StdEncoding.EncodeToString(raw))[:40]}, secret{name + ", base64url", []byte(base64.URLEncoding.EncodeToString(raw))[:40]})
+	}
+	for _, text := range tokens {
+		tok, err := protocol.ParseToken(text)
+		require.NoError(t, err)
+		add("token", tok.Secret[:])
+	}
+	text := func(path string) string {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return strings.TrimSpace(string(b))
+	}
+	cluster, err := protocol.ParseClusterPrivateKey(text(filepath.Join(s.Hub.Dir, "cluster.key")))
+	require.NoError(t, err)
+	add("cluster key", cluster[:])
+	hub, err := protocol.ParseWireGuardPrivateKey(text(filepath.Join(s.Hub.Dir, "hub.key")))
+	require.NoError(t, err)
+	add("hub key", hub[:])
+	for _, n := range nodes {
+		var fields map[string]any
+		require.NoError(t, json.Unmarshal([]byte(text(filepath.Join(n.StateDir, "identity.json"))), &fields))
+		found := 0
+		for _, v := range fields {
+			v, _ := v.(string)
+			if k, err := protocol.ParseWireGuardPrivateKey(v); err == nil {
+				add(n.Name+"'s WireGuard key", k[:])
+				found++
+			} else if k, err := protocol.ParseIdentityPrivateKey(v); err == nil {
+				add(n.Name+"'s identity key", k[:])
+				found++
+			}
+		}
+		require.Equal(t, 2, found)
+	}
+	return out
+}
+
+// No secret that a run makes stands anywhere but in its own file: not in the
+// store, a log, an answer of the API, the CLI, the debug endpoints or an inventory.
+func TestSecretsAreNowhereElse(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 2)
+	var tokens []string
+	for i, n := range nodes {
+		var err error
+		n.Node, err = s.Prepare(NodeSpec{Name: n.Host.Name, Site: "s" + string(rune('1'+i)), Host: n.Host})
+		require.NoError(t, err)
+		tok, err := s.Token(step(t), n.Site)
+		require.NoError(t, err)
+		tokens = append(tokens, tok)
+		out, err := n.Redeem(step(t), tok)
+		require.NoError(t, err)
+		require.NotContains(t, out, tok)
+		_, err = n.Redeem(step(t), tok+"x") // an error may quote no secret either
+		require.Error(t, err)
+		require.NotContains(t, failed(t, err).Stderr, tok)
+		require.NoError(t, n.Start())
+	}
+	open, err := s.Token(step(t), "s1")
+	require.NoError(t, err)
+	tokens = append(tokens, open)
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	require.NoError(t, Ping(step(t), nodes[0].Host, "198.18.0.3"))
+	err = lab.Wait(step(t), "n1's inventory", func(ctx context.Context) error {
+		_, err := s.CLI(ctx, "inventory", "show", "n1")
+		return err
+	})
+	require.NoError(t, err)
+	secrets := writtenSecrets(t, s, tokens, nodes...)
+
+	var said bytes.Buffer
+	for _, args := range []string{"status", "site list", "token list", "node list", "node show n1", "route list", "inventory list", "inventory show n1", "events", "audit", "diag ping n1 n2"} {
+		for _, format := range []string{"table", "json"} {
+			out, err := s.CLI(step(t), append(strings.Fields(args), "-o", format)...)
+			require.NoError(t, err)
+			said.WriteString(out)
+		}
+	}
+	for _, n := range nodes {
+		for _, args := range []string{"status", "paths", "routes", "netmap", "health"} {
+			out, err := n.Agent(step(t), args, "-o", "json")
+			require.NoError(t, err)
+			said.WriteString(out)
+		}
+	}
+	hit := map[string]bool{}
+	scan(&said, secrets, hit)
+	require.Empty(t, hit, "in what commands print")
+
+	own := map[string]bool{"cluster.key": true, "hub.key": true, "identity.json": true}
+	files, size, control := 0, int64(0), map[string]bool{}
+	require.NoError(t, filepath.WalkDir(s.Lab.Dir, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.Type().IsRegular() {
+			return nil
+		}
+		require.NoError(t, err)
+		f, err := os.Open(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a file on its way to another name
+		}
+		require.NoError(t, err)
+		defer f.Close()
+		into := hit
+		if own[d.Name()] {
+			into = control
+		}
+		n := scan(f, secrets, into)
+		require.Empty(t, hit, p)
+		files, size = files+1, size+n
+		return nil
+	}))
+	require.NotEmpty(t, control, "the search finds secrets where they belong")
+	t.Logf("%d secrets in 4 spellings looked for in %d files of %d KB and all that commands print: found in their own files alone", len(secrets)/4, files, size>>10)
+}
