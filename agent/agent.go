@@ -55,6 +55,7 @@ type Tunnel interface {
 	Candidates() []netip.AddrPort
 	Paths() []protocol.PathStatus
 	HubBound(protocol.NodeNumber) bool
+	Port() uint16 // UDP, once it is ready
 	HubRestarted() <-chan protocol.NodeNumber
 	CandidatesChanged() <-chan struct{}
 	HubsChanged() <-chan struct{}
@@ -142,9 +143,13 @@ func New(cfg Config) (*Agent, error) {
 	}
 	t := cfg.Settings.Tunnel
 	overlay := id.Overlay
+	port, err := cfg.Store.Port()
+	if err != nil { // any will do
+		cfg.Log.Warn().Err(err).Msg("cannot read the port of the last run, another one is taken")
+	}
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxyFor(cfg.Settings),
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxyFor(cfg.Settings),
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)
@@ -230,6 +235,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-a.tunnel.Ready():
 		}
 		a.board.Set(condTunnel, "")
+		if port := a.tunnel.Port(); port != 0 {
+			// A full disk is told of elsewhere, and this is no reason to end.
+			if err := a.cfg.Store.SavePort(port); err != nil {
+				a.log.Warn().Err(err).Msg("cannot keep the tunnel's port for the next run")
+			}
+		}
 		a.recallMTUs(ctx)
 		a.reapply(ctx)
 		if ctx.Err() != nil {

@@ -81,6 +81,7 @@ func (d *doubleTunnel) setBound(b bool) {
 	defer d.mu.Unlock()
 	d.bound = b
 }
+func (d *doubleTunnel) Port() uint16                             { return 40000 }
 func (d *doubleTunnel) HubRestarted() <-chan protocol.NodeNumber { return d.restarted }
 func (d *doubleTunnel) CandidatesChanged() <-chan struct{}       { return nil }
 func (d *doubleTunnel) HubsChanged() <-chan struct{}             { return nil }

@@ -206,11 +206,11 @@ func TestPathThatComesAndGoes(t *testing.T) {
 	p := newPair(t, eim, eim)
 	f := p.start(protocol.PathDirect)
 	log := watchPath(t, p.a.Node, p.b.Name)
-	rounds := 3
+	times := 3
 	if soak() {
-		rounds = 5
+		times = 5
 	}
-	for range rounds {
+	for range times {
 		p.between(100, true)
 		steady(t, 3*time.Second)
 		p.mend()

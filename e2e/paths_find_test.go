@@ -139,11 +139,7 @@ func TestStartInTheSameInstant(t *testing.T) {
 		t.Run(engine, func(t *testing.T) {
 			s, n, _ := newSites(t, 2)
 			prepareSites(t, s, n, func(_ int, spec *NodeSpec) { spec.Engine = engine })
-			times := 2
-			if soak() {
-				times = 10
-			}
-			for range times {
+			for range 2 * rounds(5) {
 				start := time.Now()
 				require.NoError(t, lab.All(n[0].Start, n[1].Start))
 				// Both at once, so that both want to begin.

@@ -9,11 +9,15 @@ import (
 
 	"causeway/hub/api"
 	"causeway/netns/lab"
+	"causeway/protocol"
 )
 
-// backWithin is how long traffic may be away after a process was killed and
-// started again.
-const backWithin = 10 * time.Second
+// backWithin is far above what traffic takes to come back after a process was
+// started again; restartLimit, in seconds, is what it may take.
+const (
+	backWithin   = 10 * time.Second
+	restartLimit = 2.0
+)
 
 // installed is what an agent has put on its host.
 func installed(h *lab.Host) string {
@@ -45,8 +49,10 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 		set := installed(n.Host)
 		n.Proc.Kill()
 		require.Empty(t, cmp.Diff(set, installed(n.Host)), "a dead agent fails closed: all stays")
+		start := time.Now()
 		require.NoError(t, n.Start())
-		require.NoError(t, Ping(within(t, backWithin), a.Host, b.V4), "after %s was killed", name)
+		require.NoError(t, pingFast(within(t, backWithin), a, b), "after %s was killed", name)
+		measured(t, "agent started again to ping", time.Since(start).Seconds(), restartLimit)
 		require.True(t, hold.Alive())
 		require.NoError(t, w.WaitReady(step(t), name))
 		require.Empty(t, cmp.Diff(set, installed(n.Host)), "exactly one set")
@@ -79,8 +85,7 @@ func TestHubKilledAndRestarted(t *testing.T) {
 		}
 	})
 	w.Hub.Proc.Kill()
-	require.NoError(t, w.StartHub(within(t, backWithin)))
-	require.NoError(t, Ping(within(t, backWithin), a.Host, b.V4))
+	startHubToPing(t, w.System, a, b, "hub")
 	require.NoError(t, Ping(within(t, backWithin), w.Pods["c1-1"].Host, b.V6))
 	require.True(t, hold.Alive())
 	require.NoError(t, w.WaitReady(step(t), WorldNodes()...))
@@ -98,6 +103,87 @@ func TestHubKilledAndRestarted(t *testing.T) {
 		require.Equal(t, n.WireGuardKey, after[name].WireGuardKey)
 	}
 	requireOrdinary(t, w.Hub.Proc.PID())
+}
+
+// startHubToPing starts the hub and measures when pods reach each other, and
+// which other processes start in the same moment.
+func startHubToPing(t *testing.T, s *System, a, b *Pod, what string, also ...func() error) {
+	t.Helper()
+	start := time.Now()
+	var took time.Duration
+	require.NoError(t, lab.All(append(also,
+		func() error { return s.StartHub(within(t, backWithin)) },
+		func() error {
+			err := pingFast(within(t, backWithin), a, b)
+			took = time.Since(start)
+			return err
+		})...))
+	measured(t, what+" started again to ping", took.Seconds(), restartLimit)
+}
+
+// Hub and agent, or two agents and the hub, killed and started in the same
+// moment; then a hub that is stopped as one is and not killed.
+//
+// Not parallel: time limits.
+func TestRestartTogether(t *testing.T) {
+	p := newPair(t, sym, sym)
+	f := p.start(protocol.PathRelay)
+	kill := func(ps ...*lab.Process) {
+		require.NoError(t, lab.All(func() (fs []func() error) {
+			for _, x := range ps {
+				fs = append(fs, func() error { x.Kill(); return nil })
+			}
+			return fs
+		}()...))
+	}
+	kill(p.Hub.Proc, p.a.Proc)
+	startHubToPing(t, p.System, p.a.Pod, p.b.Pod, "hub and agent", p.a.Start)
+	kill(p.Hub.Proc, p.a.Proc, p.b.Proc)
+	startHubToPing(t, p.System, p.a.Pod, p.b.Pod, "hub and both agents", p.a.Start, p.b.Start)
+	require.NoError(t, p.Hub.Proc.Stop(step(t)))
+	steady(t, 2*time.Second) // relayed sessions notice
+	startHubToPing(t, p.System, p.a.Pod, p.b.Pod, "stopped hub")
+	p.Hub.Proc.Kill()
+	steady(t, 2*time.Second)
+	startHubToPing(t, p.System, p.a.Pod, p.b.Pod, "killed hub")
+	require.NoError(t, p.WaitReady(step(t), "n1", "n2"))
+	t.Logf("longest gap %.1f s", f.end(t))
+}
+
+// Without any hub, direct traffic goes on. An agent that starts meanwhile
+// knows its peers from the last netmap, and makes new sessions with them.
+//
+// Not parallel: time limits.
+func TestHubAway(t *testing.T) {
+	ends := map[string]func(*testing.T, *lab.Process){
+		"killed":  func(_ *testing.T, p *lab.Process) { p.Kill() },
+		"stopped": func(t *testing.T, p *lab.Process) { require.NoError(t, p.Stop(step(t))) },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t, siteKind{Public: true}, siteKind{Public: true})
+			f := p.start(protocol.PathDirect)
+			log := watchPath(t, p.a.Node, p.b.Name)
+			end(t, p.Hub.Proc)
+			steady(t, 3*time.Second)
+			if soak() && name == "killed" {
+				steady(t, 190*time.Second) // a session lives for 180 s: there was a new one
+			}
+			p.done(f, "hub away, direct", log, 0)
+
+			f = startTraffic(t, p.System, p.a.Pod, p.b.Pod)
+			for _, n := range []*siteNode{p.a, p.b} {
+				n.Proc.Kill()
+				start := time.Now()
+				require.NoError(t, n.Start())
+				require.NoError(t, pingFast(within(t, backWithin), p.a.Pod, p.b.Pod))
+				measured(t, "agent started again without a hub to ping", time.Since(start).Seconds(), restartLimit)
+			}
+			f.end(t)
+			require.NoError(t, p.StartHub(step(t)))
+			require.NoError(t, p.WaitReady(step(t), "n1", "n2"))
+		})
+	}
 }
 
 func countTokens(t *testing.T, s *System) int {

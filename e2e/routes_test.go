@@ -73,8 +73,13 @@ func TestTunnelNeverInsideItself(t *testing.T) {
 	a, b := nodes[0], nodes[1]
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V6))
+	srv, err := s.Serve(step(t), b.Pod.Host)
+	require.NoError(t, err)
+	f := startTraffic(t, s, a.Pod, b.Pod)
+	waitPaths(t, stepTimeout, a.Node, b.Node, protocol.PathDirect)
+	log := watchPath(t, a.Node, b.Name)
 
-	// Node 3 announces the public network.
+	// Node 3 announces the public network, under traffic.
 	n3 := nodes[2].Node
 	require.NoError(t, n3.Proc.Stop(step(t)))
 	require.NoError(t, n3.Configure([]string{PublicNet}, accept))
@@ -91,8 +96,8 @@ func TestTunnelNeverInsideItself(t *testing.T) {
 		require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
 	}
 	both()
-	srv, err := s.Serve(step(t), b.Pod.Host)
-	require.NoError(t, err)
+	t.Logf("longest gap %.2f s", f.end(t))
+	require.Len(t, log.end(), 1, "no change of path")
 	_, err = s.Send(step(t), "tcp", a.Pod.Host, b.Pod.V4, 50<<20)
 	require.NoError(t, err)
 	srv.Kill()

@@ -35,6 +35,7 @@ type NodeConfig struct {
 	Interface  string // name of the TUN device, made if missing and kept when Run ends
 	MTU        int    // of the TUN device; 0: DefaultMTU
 	ListenPort uint16 // UDP; 0: any free port
+	LastPort   uint16 // taken first, where any will do; 0: none
 	Mark       uint32 // SO_MARK of every underlay socket
 	Engine     string // EngineInline or EngineWireGuardGo; empty: DefaultEngine
 	Queues     int    // of the TUN device, for the inline engine; 0: by the number of processors
@@ -125,7 +126,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	var err error
 	n.under, err = underlay.New(underlay.Config{
 		Self: cfg.Number, PrivateKey: cfg.PrivateKey, BootID: cfg.BootID, KeyEpoch: cfg.KeyEpoch,
-		ListenPort: cfg.ListenPort, Mark: cfg.Mark,
+		ListenPort: cfg.ListenPort, LastPort: cfg.LastPort, Mark: cfg.Mark,
 		NewReader:    func() underlay.Receiver { return n.engine().NewReader() },
 		OnRestart:    n.peerRestarted,
 		OnHubBound:   func(protocol.NodeNumber, bool) { n.hubsBound.send() },

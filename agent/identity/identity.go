@@ -30,6 +30,7 @@ const (
 	pendingFile  = "pending.json"
 	netmapFile   = "netmap.json"
 	pinsFile     = "pins.json"
+	portFile     = "port.json"
 )
 
 // maxFile bounds what is read back: the largest is a netmap.
@@ -283,6 +284,24 @@ func (s *Store) Pins() (map[protocol.NodeNumber]Pin, error) {
 // SavePins stores the peers' pinned keys.
 func (s *Store) SavePins(p map[protocol.NodeNumber]Pin) error { return s.write(pinsFile, p) }
 
+// Port reads the UDP port of the last run; 0 if it is not known.
+func (s *Store) Port() (uint16, error) {
+	var p struct {
+		UDP uint16 `json:"udp"`
+	}
+	if err := s.read(portFile, &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	return p.UDP, nil
+}
+
+// SavePort stores the UDP port of this run.
+func (s *Store) SavePort(port uint16) error {
+	return s.write(portFile, struct {
+		UDP uint16 `json:"udp"`
+	}{port})
+}
+
 // RemoveIdentity takes the identity away, so that nothing can start with it.
 func (s *Store) RemoveIdentity() error { return s.remove(identityFile) }
 
@@ -294,7 +313,7 @@ func (s *Store) RemoveNetmap() error {
 // RemoveAll takes away every file of the store, and the directory if it is
 // empty then and dir is true.
 func (s *Store) RemoveAll(dir bool) error {
-	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap())
+	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile))
 	if dir {
 		if e := os.Remove(s.dir); e != nil && !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
 			err = errors.Join(err, fmt.Errorf("remove state directory: %w", e))

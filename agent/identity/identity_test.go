@@ -77,6 +77,10 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o700), st.Mode().Perm())
 
+	require.NoError(t, s.SavePort(51999))
+	port, err := s.Port()
+	require.NoError(t, err)
+	require.Equal(t, uint16(51999), port)
 	require.NoError(t, s.RemoveAll(true))
 	_, err = os.Stat(dir)
 	require.ErrorIs(t, err, os.ErrNotExist)

@@ -57,6 +57,11 @@ func (c *conns) close() {
 // open opens one socket for IPv4 and one for IPv6, where the host has it, on
 // one port.
 func (u *Underlay) open() (*conns, error) {
+	if u.cfg.ListenPort == 0 && u.cfg.LastPort != 0 {
+		if c, err := u.openPort(u.cfg.LastPort); !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EACCES) {
+			return c, err
+		}
+	}
 	for try := 0; ; try++ {
 		c, err := u.openPort(u.cfg.ListenPort)
 		// A free port of one family may be taken in the other.

@@ -26,6 +26,7 @@ type Config struct {
 	BootID     protocol.BootID
 	KeyEpoch   uint32
 	ListenPort uint16 // UDP, the same for IPv4 and IPv6; 0: any free port
+	LastPort   uint16 // taken first, where any will do: what peers and NATs know of the last run stays true. 0: none
 	Mark       uint32 // SO_MARK of every socket; 0: none
 
 	// NewReader is called in Run, once for each socket. What it returns is

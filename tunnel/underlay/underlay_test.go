@@ -106,6 +106,26 @@ func TestCandidates(t *testing.T) {
 	require.Zero(t, own())
 }
 
+// The port of the last run is taken again, unless somebody has it by now.
+func TestLastPort(t *testing.T) {
+	run := func(last uint16) (port uint16, stop func()) {
+		c := testConfig(t)
+		c.LastPort = last
+		u, err := New(c)
+		require.NoError(t, err)
+		stop = start(t, u)
+		return u.Port(), stop
+	}
+	first, stop := run(0)
+	stop()
+	again, stop := run(first)
+	defer stop()
+	require.Equal(t, first, again)
+	other, stop2 := run(first)
+	defer stop2()
+	require.NotEqual(t, first, other)
+}
+
 func TestHubAddressesInAnyForm(t *testing.T) {
 	u, err := New(testConfig(t))
 	require.NoError(t, err)

@@ -11,6 +11,7 @@
 //	labtool flood ADDR[,ADDR…] -streams N -for D   TCP as fast as it goes
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
+//	labtool attack FILE ADDR:PORT…       sends what FILE (pcap) holds, changed in many ways, and garbage to each address
 //	labtool delay -queue N -delay D [-jitter D] [-loss P]   holds back and drops packets of a netfilter queue
 //
 // Results are one JSON object on standard output.
@@ -71,6 +72,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if args[0] == "ping" {
 		return ping(ctx, args[1:])
+	}
+	if args[0] == "attack" {
+		return show(attack(target, rest))
 	}
 	if err := fs.Parse(rest); err != nil {
 		return err
