@@ -39,7 +39,8 @@ func TestIdlePeer(t *testing.T) {
 	present := func(e *Engine, n protocol.NodeNumber) bool { return e.table.Load().byNumber[n].present.Load() }
 	stats := func() engine.PeerStats { return x.Engine.Stats()[1] }
 	assert.False(t, present(engines[2], 3), "a peer is made before anybody asked")
-	assert.True(t, present(engines[2], 1), "a pinned peer is not there")
+	// Run makes it, in a goroutine of its own.
+	require.Eventually(t, func() bool { return present(engines[2], 1) }, 20*time.Second, time.Millisecond, "a pinned peer is not there")
 	for i := range 3 {
 		before := stats()
 		if i%2 == 0 {
