@@ -169,13 +169,6 @@ type smallNode struct {
 // on.
 func newSmall(t *testing.T, hosts int) (*System, []*smallNode) {
 	t.Helper()
-	return newSmallBehind(t, hosts, HubAddr, func(*lab.Lab, *lab.Host) {})
-}
-
-// newSmallBehind is newSmall with a hub that is reached at public. more adds
-// hosts to the public network; args are further ones of 'causeway-hub run'.
-func newSmallBehind(t *testing.T, hosts int, public string, more func(l *lab.Lab, inet *lab.Host), args ...string) (*System, []*smallNode) {
-	t.Helper()
 	needRoot(t)
 	bin := binaries(t)
 	l := lab.New(t)
@@ -190,8 +183,7 @@ func newSmallBehind(t *testing.T, hosts int, public string, more func(l *lab.Lab
 		n.Pod = &Pod{Host: net.Pod(fmt.Sprintf("p%d", i), v4+"/24", v6+"/64"), V4: v4, V6: v6}
 		out = append(out, n)
 	}
-	more(l, inet)
-	s, err := NewSystem(step(t), l, bin, hub, public, args...)
+	s, err := NewSystem(step(t), l, bin, hub, HubAddr)
 	require.NoError(t, err)
 	for i, n := range out {
 		require.NoError(t, n.Host.Settle(step(t)))

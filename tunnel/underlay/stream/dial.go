@@ -143,8 +143,8 @@ func connect(conn net.Conn, proxy *url.URL, hostport string) error {
 	}
 	resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized: // some say 401 of a wrong one
-		return fmt.Errorf("%w: proxy %s wants a user and password (HTTP status %d); write the right ones into the proxy's URL", ErrRefused, proxy.Host, resp.StatusCode)
+	case resp.StatusCode == http.StatusProxyAuthRequired:
+		return fmt.Errorf("%w: proxy %s wants a user and password (HTTP status 407); write them into the proxy's URL", ErrRefused, proxy.Host)
 	case resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed:
 		return fmt.Errorf("%w: proxy %s does not allow CONNECT to %s (HTTP status %d)", ErrRefused, proxy.Host, hostport, resp.StatusCode)
 	case resp.StatusCode/100 != 2:
