@@ -36,7 +36,7 @@ type HubConfig struct {
 	Listen     netip.AddrPort // UDP
 	Overlay    []netip.Addr   // the hub's own overlay addresses, on its netstack
 	// OnBoot is called when a node has proven another boot id than before. It
-	// must not block. May be nil.
+	// must not block, nor ask the Hub for anything. May be nil.
 	OnBoot func(protocol.NodeNumber, protocol.BootID)
 	// SocketBuffer is how many bytes each socket may buffer each way; 0: the
 	// default. The kernel gives an ordinary user less.
@@ -86,11 +86,11 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 	h.relay, err = relay.New(relay.Config{
 		Self: cfg.Number, PrivateKey: cfg.PrivateKey, BootID: cfg.BootID, Listen: cfg.Listen,
 		NewReader: func() underlay.Receiver { return h.eng.Load().NewReader() },
-		OnRestart: func(n protocol.NodeNumber) {
+		OnRestart: func(n protocol.NodeNumber, boot protocol.BootID) {
 			if e := h.eng.Load(); e != nil {
 				e.ResetPeer(n)
 			}
-			if boot, ok := h.relay.Boot(n); ok && cfg.OnBoot != nil {
+			if cfg.OnBoot != nil {
 				cfg.OnBoot(n, boot)
 			}
 		},

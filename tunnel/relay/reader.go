@@ -186,7 +186,8 @@ func (d *reader) probe(m *sock.Message, b []byte) {
 		r.withdraw(n)
 		r.table.Forget(n)
 		if r.cfg.OnRestart != nil {
-			r.cfg.OnRestart(n)
+			boot, _ := r.binder.Boot(n)
+			r.cfg.OnRestart(n, boot)
 		}
 	}
 	out := r.publish()

@@ -41,7 +41,7 @@ type Config struct {
 	// OnRestart is called when a node has proven a new boot id, before anything
 	// that its new run sent is delivered: forget all its sessions. It must not
 	// call the relay, but for Send.
-	OnRestart func(protocol.NodeNumber)
+	OnRestart func(protocol.NodeNumber, protocol.BootID)
 	// NoOffload leaves UDP_GRO and UDP_SEGMENT unused.
 	NoOffload bool
 	// SocketBuffer is how many bytes each socket may buffer each way; 0: sock's
@@ -283,13 +283,6 @@ func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
 			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a.To).Err(err).Msg("handshake message not sent")
 		}
 	}
-}
-
-// Boot is the boot id that a node has proven last; ok is false if it has none.
-func (r *Relay) Boot(n protocol.NodeNumber) (id protocol.BootID, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.binder.Boot(n)
 }
 
 // Bound lists the addresses bound for a node, the one that is sent to first.

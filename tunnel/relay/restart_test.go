@@ -82,7 +82,7 @@ func TestRestartIsToldBeforeAnyLoopDelivers(t *testing.T) {
 	dev, entered, release := &heard{}, make(chan struct{}), make(chan struct{})
 	r, err := New(Config{Self: 1, PrivateKey: hubKey, BootID: protocol.BootID{1}, Listen: netip.MustParseAddrPort("127.0.0.1:0"),
 		NewReader: func() underlay.Receiver { return dev }, Log: zerolog.Nop(),
-		OnRestart: func(protocol.NodeNumber) { close(entered); <-release }})
+		OnRestart: func(protocol.NodeNumber, protocol.BootID) { close(entered); <-release }})
 	require.NoError(t, err)
 	require.NoError(t, r.SetNodes([]Node{{Number: 2, Key: nodeKey.Public()}}))
 	out, err := sock.Open(sock.Options{Addr: netip.MustParseAddrPort("127.0.0.1:0")})

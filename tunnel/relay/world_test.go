@@ -52,7 +52,7 @@ func (d *device) Flush() {
 	d.flushes++
 }
 
-func (d *device) restarted(n protocol.NodeNumber) {
+func (d *device) restarted(n protocol.NodeNumber, _ protocol.BootID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.restarts = append(d.restarts, n)
@@ -218,7 +218,7 @@ func (x *node) start(change func(*underlay.Config)) {
 	x.t.Helper()
 	x.dev = &device{}
 	cfg := underlay.Config{Self: x.number, PrivateKey: x.key, BootID: newBoot(x.t), ListenPort: x.port, Log: zerolog.Nop(),
-		NewReader: func() underlay.Receiver { return x.dev }, OnRestart: x.dev.restarted}
+		NewReader: func() underlay.Receiver { return x.dev }, OnRestart: func(n protocol.NodeNumber) { x.dev.restarted(n, protocol.BootID{}) }}
 	if change != nil {
 		change(&cfg)
 	}
