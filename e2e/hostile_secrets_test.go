@@ -62,6 +62,42 @@ func writtenSecrets(t *testing.T, s *System, tokens []string, nodes ...*smallNod
 	return out
 }
 
+// wgShows returns all that wg(8) shows of a node's tunnel, checks that its peers
+// are in it, and that wg can set nothing.
+func wgShows(t *testing.T, n *Node) (said string) {
+	t.Helper()
+	wg := func(args ...string) (string, error) {
+		return n.Host.Run(step(t), withRun(n.Run, append([]string{"wg"}, args...)...)...)
+	}
+	for _, what := range [][]string{{"show", "cw0"}, {"show", "cw0", "dump"}, {"show", "cw0", "private-key"}, {"show", "cw0", "preshared-keys"}, {"showconf", "cw0"}} {
+		out, err := wg(what...)
+		require.NoError(t, err)
+		said += out
+	}
+	dump, err := wg("show", "cw0", "dump")
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(dump), "\n")
+	require.Greater(t, len(lines), 1, dump)
+	own := strings.Split(lines[0], "\t")
+	require.Equal(t, "(none)", own[0], "the private key")
+	require.NotEqual(t, "0", own[2], "the port")
+	for _, l := range lines[1:] {
+		f := strings.Split(l, "\t")
+		require.Len(t, f, 8, l)
+		require.Equal(t, "(none)", f[1], "the preshared key")
+	}
+	peer := strings.Split(lines[1], "\t")[0]
+	for _, set := range [][]string{{"set", "cw0", "listen-port", "1"}, {"set", "cw0", "peer", peer, "remove"}} {
+		_, err := wg(set...)
+		require.Error(t, err)
+		require.Contains(t, failed(t, err).Stderr, "Operation not permitted")
+	}
+	again, err := wg("show", "cw0", "allowed-ips")
+	require.NoError(t, err)
+	require.Contains(t, again, peer)
+	return said
+}
+
 // No secret that a run makes stands anywhere but in its own file: not in the
 // store, a log, an answer of the API, the CLI, the debug endpoints or an inventory.
 func TestSecretsAreNowhereElse(t *testing.T) {
@@ -70,7 +106,7 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 	var tokens []string
 	for i, n := range nodes {
 		var err error
-		n.Node, err = s.Prepare(NodeSpec{Name: n.Host.Name, Site: "s" + string(rune('1'+i)), Host: n.Host})
+		n.Node, err = s.Prepare(NodeSpec{Name: n.Host.Name, Site: "s" + string(rune('1'+i)), Host: n.Host, Run: t.TempDir()})
 		require.NoError(t, err)
 		tok, err := s.Token(step(t), n.Site)
 		require.NoError(t, err)
@@ -109,6 +145,7 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 			require.NoError(t, err)
 			said.WriteString(out)
 		}
+		said.WriteString(wgShows(t, n.Node))
 	}
 	hit := map[string]bool{}
 	scan(&said, secrets, hit)

@@ -50,6 +50,7 @@ type Node struct {
 	Config     string
 	Engine     string // of the tunnel; empty: the agent's default
 	Queues     int    // of the TUN device; 0: the agent's default
+	Run        string // the agent's own /run, with wg's socket; empty: the machine's, without
 	Proxy      string // of the config
 	Env        []string
 	Proc       *lab.Process
@@ -65,6 +66,7 @@ type NodeSpec struct {
 	Accept      []string // of the config; nil: the default
 	Engine      string   // of the tunnel; empty: the agent's default
 	Queues      int      // of the TUN device; 0: the agent's default
+	Run         string   // the agent's own /run, where wg shows its tunnel; empty: the machine's, and wg shows nothing
 	Proxy       string   // of the config; empty: none
 	Env         []string // of join and agent
 }
@@ -159,7 +161,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -191,6 +193,9 @@ func (n *Node) Configure(routes, accept []string) error {
 	}
 	if n.Queues > 0 {
 		tunnel = append(tunnel, fmt.Sprintf("queues: %d", n.Queues))
+	}
+	if n.Run != "" {
+		tunnel = append(tunnel, "uapi: true")
 	}
 	if tunnel != nil {
 		fmt.Fprintf(&b, "tunnel: {%s}\n", strings.Join(tunnel, ", "))
@@ -241,11 +246,19 @@ func (n *Node) Redeem(ctx context.Context, token string, args ...string) (string
 
 // Start starts the agent.
 func (n *Node) Start() error {
-	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: []string{
-		n.bin, "run", "--config", n.Config, "--state-dir", n.StateDir, "--debug-socket", n.Socket,
-	}})
+	args := []string{n.bin, "run", "--config", n.Config, "--state-dir", n.StateDir, "--debug-socket", n.Socket}
+	if n.Run != "" {
+		args = withRun(n.Run, args...)
+	}
+	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: args})
 	n.Proc = p
 	return err
+}
+
+// withRun is a command line with dir as /run, in a mount namespace of its own.
+// wg(8) finds a device there by its name alone, in whatever namespace it is.
+func withRun(dir string, args ...string) []string {
+	return append([]string{"unshare", "-m", "sh", "-ec", `mount --bind "$0" /run; exec "$@"`, dir}, args...)
 }
 
 // Leave runs 'causeway-agent leave' and waits for the agent, if it runs, to

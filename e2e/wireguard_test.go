@@ -98,18 +98,13 @@ func newWgLab(t *testing.T) *wgLab {
 	return w
 }
 
-// inRun is a command line with w.run as /run, in a mount namespace of its own.
-func (w *wgLab) inRun(args ...string) []string {
-	return append([]string{"unshare", "-m", "sh", "-ec", `mount --bind "$0" /run; exec "$@"`, w.run}, args...)
-}
-
 // device starts a device with its sockets on one host and moves its interface
 // to another.
 func (w *wgLab) device(engine, name string, sockets, iface *lab.Host, args ...string) *lab.Process {
 	w.t.Helper()
 	line := append([]string{w.tool, "-engine", engine}, args...)
 	w.started++ // a log of its own, or an earlier device's word counts
-	p, err := sockets.Start(lab.Program{Name: fmt.Sprintf("%s-%d", name, w.started), Args: w.inRun(append(line, name)...)})
+	p, err := sockets.Start(lab.Program{Name: fmt.Sprintf("%s-%d", name, w.started), Args: withRun(w.run, append(line, name)...)})
 	require.NoError(w.t, err)
 	require.NoError(w.t, p.WaitOutput(step(w.t), "ready"))
 	if iface != sockets {
@@ -130,7 +125,7 @@ func (w *wgLab) wg(args ...string) string {
 }
 
 func (w *wgLab) tryWg(args ...string) (string, error) {
-	return w.any.Run(step(w.t), w.inRun(append([]string{"wg"}, args...)...)...)
+	return w.any.Run(step(w.t), withRun(w.run, append([]string{"wg"}, args...)...)...)
 }
 
 // wgKey is a key as wg takes it: in a file.

@@ -127,7 +127,7 @@ func Load(path string) (Config, error) {
 	return Parse(path, b)
 }
 
-const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine, queues}, proxy, debug {socket}"
+const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine, queues, uapi}, proxy, debug {socket}"
 
 // Parse checks the contents of a file; name is for errors.
 func Parse(name string, b []byte) (Config, error) {
