@@ -25,6 +25,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/control/controltest"
 	"causeway/hub/join/jointest"
+	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel/mux"
 )
@@ -425,6 +426,23 @@ func TestJoinConnectApprove(t *testing.T) {
 	w.must("GET", "/v1/status", nil, &st)
 	require.Equal(t, 1, st.Sites[0].Ready)
 	require.Equal(t, 1, st.Sites[1].Unreachable)
+
+	// How long agents go on without a hub is the site's.
+	var site api.Site
+	w.must("GET", "/v1/sites/"+nodes[0].Site, nil, &site)
+	require.Equal(t, api.MaxAge(state.DefaultMaxAge), site.MaxAge)
+	b.until("the default max_age", func(n protocol.Netmap) bool { return n.MaxAge == state.DefaultMaxAge })
+	for _, age := range []api.MaxAge{api.MaxAge(90 * time.Minute), api.Forever} {
+		w.must("PATCH", "/v1/sites/"+nodes[0].Site, api.SitePatch{MaxAge: age}, &site)
+		require.Equal(t, age, site.MaxAge)
+		b.until("max_age "+age.String(), func(n protocol.Netmap) bool { return n.MaxAge == max(0, time.Duration(age)) })
+	}
+	for _, age := range []api.MaxAge{api.MaxAge(time.Minute), api.MaxAge(100 * 366 * 24 * time.Hour), 0} {
+		status, _ := w.call("PATCH", "/v1/sites/"+nodes[0].Site, api.SitePatch{MaxAge: age}, nil)
+		require.Equal(t, 422, status, age)
+	}
+	w.must("GET", "/v1/sites/"+nodes[0].Site, nil, &site)
+	require.Equal(t, api.Forever, site.MaxAge, "what was refused changed nothing")
 }
 
 func TestTokenIsRedeemedOnce(t *testing.T) {

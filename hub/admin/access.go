@@ -29,6 +29,7 @@ var access = map[string]Role{
 	"GET /v1/sites":                        Viewer,
 	"GET /v1/sites/{name}":                 Viewer,
 	"POST /v1/sites":                       Operator,
+	"PATCH /v1/sites/{name}":               Operator,
 	"DELETE /v1/sites/{name}":              Operator,
 	"GET /v1/tokens":                       Viewer,
 	"POST /v1/tokens":                      Operator,

@@ -30,7 +30,10 @@ func sortedSites(st *state.State) []state.Site {
 }
 
 func toSite(st *state.State, site state.Site) api.Site {
-	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges}, Created: site.Created}
+	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges, MaxAge: api.Forever}, Created: site.Created}
+	if site.MaxAge != 0 {
+		out.MaxAge = api.MaxAge(site.MaxAge)
+	}
 	for _, n := range st.LiveNodes() {
 		if n.Site == site.Name {
 			out.Nodes++
@@ -50,7 +53,10 @@ func (s *Server) registerSites(a huma.API) {
 	})
 	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*body[api.Site], error) {
 		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
-			return d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges})
+			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil || in.Body.MaxAge == 0 {
+				return err
+			}
+			return setMaxAge(d, in.Body.Name, in.Body.MaxAge)
 		})
 		if err != nil {
 			return nil, err
@@ -64,6 +70,16 @@ func (s *Server) registerSites(a huma.API) {
 			return nil, problem(err)
 		}
 		return answer(toSite(st, site), nil)
+	})
+	huma.Patch(a, "/v1/sites/{name}", func(ctx context.Context, in *struct {
+		Name string `path:"name" maxLength:"63"`
+		Body api.SitePatch
+	}) (*body[api.Site], error) {
+		st, err := s.update(ctx, "site set "+in.Name, func(d *state.Draft) error { return setMaxAge(d, in.Name, in.Body.MaxAge) })
+		if err != nil {
+			return nil, err
+		}
+		return answer(toSite(st, st.Sites[in.Name]), nil)
 	})
 	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *named) (*struct{}, error) {
 		_, err := s.update(ctx, "site delete "+in.Name, func(d *state.Draft) error { return d.Add(state.SiteDeleted{Name: in.Name}) })
@@ -92,6 +108,16 @@ func (s *Server) registerSites(a huma.API) {
 		_, err := s.update(ctx, "token revoke "+in.ID, func(d *state.Draft) error { return d.Add(state.TokenCancelled{ID: id}) })
 		return nil, err
 	})
+}
+
+func setMaxAge(d *state.Draft, site string, age api.MaxAge) error {
+	switch age {
+	case api.Forever:
+		age = 0
+	case 0:
+		return state.Errorf(state.Invalid, "max_age is missing")
+	}
+	return state.SetMaxAge(d, site, time.Duration(age))
 }
 
 func toToken(st *state.State, k state.Token) api.Token {

@@ -48,6 +48,11 @@ func (c *Client) CreateSite(ctx context.Context, s SiteSpec) (Site, error) {
 	return send[Site](ctx, c, http.MethodPost, "/v1/sites", s)
 }
 
+// PatchSite changes a site.
+func (c *Client) PatchSite(ctx context.Context, name string, p SitePatch) (Site, error) {
+	return send[Site](ctx, c, http.MethodPatch, "/v1/sites/"+url.PathEscape(name), p)
+}
+
 // DeleteSite removes a site.
 func (c *Client) DeleteSite(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/sites/"+url.PathEscape(name), nil, nil)

@@ -76,6 +76,8 @@ func TestRequests(t *testing.T) {
 	require.Equal(t, seen{"POST", "/v1/tokens", `{"site":"s","ttl":"1h0m0s"}`}, call(err))
 	_, err = c.PatchNode(ctx, "n", NodePatch{Labels: map[string]string{"a": ""}})
 	require.Equal(t, seen{"PATCH", "/v1/nodes/n", `{"labels":{"a":""}}`}, call(err))
+	_, err = c.PatchSite(ctx, "s", SitePatch{MaxAge: Forever})
+	require.Equal(t, seen{"PATCH", "/v1/sites/s", `{"max_age":"forever"}`}, call(err))
 	require.Equal(t, seen{"DELETE", "/v1/sites/s", ""}, call(c.DeleteSite(ctx, "s")))
 	_, err = c.Audit(ctx, 7)
 	require.Equal(t, seen{"GET", "/v1/audit?limit=7", ""}, call(err))

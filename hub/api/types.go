@@ -4,6 +4,7 @@
 package api
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 //	GET    /v1/sites                        []Site
 //	POST   /v1/sites                        SiteSpec -> Site
 //	GET    /v1/sites/{name}                 Site
+//	PATCH  /v1/sites/{name}                 SitePatch -> Site
 //	DELETE /v1/sites/{name}
 //	GET    /v1/tokens                       []Token
 //	POST   /v1/tokens                       TokenSpec -> TokenCreated
@@ -84,6 +86,46 @@ type SiteStatus struct {
 type SiteSpec struct {
 	Name   string         `json:"name"`
 	Ranges []netip.Prefix `json:"ranges,omitempty"`
+	MaxAge MaxAge         `json:"max_age,omitempty"` // empty asks for the default
+}
+
+// SitePatch changes a site.
+type SitePatch struct {
+	MaxAge MaxAge `json:"max_age"`
+}
+
+// MaxAge is how long agents go on without any hub, Forever for no end. Its JSON form is
+// Go's text, such as 168h0m0s, or forever.
+type MaxAge time.Duration
+
+// Forever is no end. Zero is no choice.
+const Forever MaxAge = -1
+
+const forever = "forever"
+
+// MarshalText writes Go's text form, or forever.
+func (a MaxAge) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// String is the text form.
+func (a MaxAge) String() string {
+	if a == Forever {
+		return forever
+	}
+	return time.Duration(a).String()
+}
+
+// UnmarshalText reads the text form of what is more than nothing.
+func (a *MaxAge) UnmarshalText(b []byte) error {
+	if string(b) == forever {
+		*a = Forever
+		return nil
+	}
+	d, err := time.ParseDuration(string(b))
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%.40q is no length of time such as 72h, nor %s", b, forever)
+	}
+	*a = MaxAge(d)
+	return nil
 }
 
 // Site is a data centre or cloud region.

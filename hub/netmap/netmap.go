@@ -17,9 +17,6 @@ import (
 	"causeway/protocol"
 )
 
-// MaxAge is how long agents go on without any hub.
-const MaxAge = 7 * 24 * time.Hour
-
 // Live is what is known of a node beyond the state.
 type Live struct {
 	Online     bool             // its control session is up, or ended a moment ago
@@ -35,6 +32,7 @@ type View struct {
 	Owners map[netip.Prefix]protocol.NodeNumber
 
 	self map[protocol.NodeNumber]protocol.NetmapSelf
+	ages map[string]time.Duration // max_age of each site
 	hubs *protocol.SignedHubList
 	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
 
@@ -47,9 +45,13 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
 		Owners:  map[netip.Prefix]protocol.NodeNumber{},
 		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
+		ages:    map[string]time.Duration{},
 		hubs:    s.HubList,
 		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
 		alone:   map[protocol.NodeNumber]bool{},
+	}
+	for _, site := range s.Sites {
+		v.ages[site.Name] = site.MaxAge
 	}
 	routes := make([]state.Route, 0, len(s.Routes))
 	for _, r := range s.Routes {
@@ -152,7 +154,7 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	if !ok {
 		return protocol.Netmap{}, false
 	}
-	m = protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, Peers: make([]protocol.Peer, 0, len(v.Peers)), MaxAge: MaxAge}
+	m = protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, Peers: make([]protocol.Peer, 0, len(v.Peers)), MaxAge: v.ages[self.Site]}
 	for _, p := range v.Peers {
 		if p.Number() == n || v.alone[n] {
 			continue
@@ -174,7 +176,7 @@ func Same(a, b protocol.Netmap) bool {
 // SameAs reports whether every netmap of v and w says the same, whatever their
 // versions.
 func (v *View) SameAs(w *View) bool {
-	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) &&
+	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
 		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
 }
 

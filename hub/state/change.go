@@ -32,6 +32,7 @@ var kinds = map[string]reflect.Type{
 	"hub_added":        reflect.TypeFor[HubAdded](),
 	"hub_list_signed":  reflect.TypeFor[HubListSigned](),
 	"site_created":     reflect.TypeFor[SiteCreated](),
+	"site_max_age":     reflect.TypeFor[SiteMaxAge](),
 	"site_deleted":     reflect.TypeFor[SiteDeleted](),
 	"token_created":    reflect.TypeFor[TokenCreated](),
 	"token_revoked":    reflect.TypeFor[TokenCancelled](),

@@ -29,7 +29,7 @@ func (c SiteCreated) apply(s *State, t time.Time) error {
 			return err
 		}
 	}
-	s.Sites[c.Name] = Site{c.Name, c.Ranges, t}
+	s.Sites[c.Name] = Site{c.Name, c.Ranges, t, DefaultMaxAge}
 	return nil
 }
 
@@ -39,6 +39,52 @@ func (c SiteCreated) Describe() string {
 		return "site " + c.Name + " created"
 	}
 	return fmt.Sprintf("site %s created, ranges %s", c.Name, join(c.Ranges))
+}
+
+// DefaultMaxAge is how long the agents of a site go on without any hub when nobody
+// said otherwise.
+const DefaultMaxAge = 7 * 24 * time.Hour
+
+// Bounds of a max_age that is not for ever. Agents write down now and then that they
+// heard a hub: one that is too short would end at a reboot.
+const (
+	minMaxAge = time.Hour
+	maxMaxAge = 10 * 366 * 24 * time.Hour
+)
+
+// SiteMaxAge says how long the agents of a site go on without any hub.
+type SiteMaxAge struct {
+	Name   string        `json:"name"`
+	MaxAge time.Duration `json:"max_age_ns"` // 0: for ever
+}
+
+func (c SiteMaxAge) apply(s *State, _ time.Time) error {
+	site, ok := s.Sites[c.Name]
+	if !ok {
+		return noSite(s, c.Name)
+	}
+	if c.MaxAge < 0 {
+		return Errorf(Invalid, "max_age %s is less than nothing", c.MaxAge)
+	}
+	site.MaxAge = c.MaxAge
+	s.Sites[c.Name] = site
+	return nil
+}
+
+// Describe returns one line.
+func (c SiteMaxAge) Describe() string {
+	if c.MaxAge == 0 {
+		return "site " + c.Name + ": agents go on without a hub for ever"
+	}
+	return fmt.Sprintf("site %s: agents go on without a hub for %s", c.Name, c.MaxAge)
+}
+
+// SetMaxAge changes how long the agents of a site go on without any hub; 0 is for ever.
+func SetMaxAge(d *Draft, site string, age time.Duration) error {
+	if age != 0 && (age < minMaxAge || age > maxMaxAge) {
+		return Errorf(Invalid, "max_age %s: use %s to %s, or forever", age, minMaxAge, maxMaxAge)
+	}
+	return d.Add(SiteMaxAge{site, age})
 }
 
 // SiteDeleted removes a site without live nodes and revokes its open tokens.

@@ -53,6 +53,7 @@ type Site struct {
 	Name    string
 	Ranges  []netip.Prefix
 	Created time.Time
+	MaxAge  time.Duration // its agents go on without any hub this long; 0: for ever
 }
 
 // Token is a join token. Of its secret only the SHA-256 is known.

@@ -257,6 +257,12 @@ func TestTransactionsSurviveTheLog(t *testing.T) {
 	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), true, "unix:root"))
 	require.NoError(t, Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}.Sign(identity(1)), nil))
 	require.NoError(t, Label(d, "one", map[string]string{"a": "b"}))
+	require.NoError(t, SetMaxAge(d, "a", 36*time.Hour))
+	require.Equal(t, 36*time.Hour, d.Sites["a"].MaxAge)
+	require.NoError(t, SetMaxAge(d, "a", 0))
+	require.True(t, IsKind(SetMaxAge(d, "a", time.Minute), Invalid))
+	require.True(t, IsKind(SetMaxAge(d, "nowhere", time.Hour), NotFound))
+	require.Equal(t, DefaultMaxAge, d.Sites["b"].MaxAge)
 	add(t, d, TokenCancelled{token(t, d, 4, TokenCreated{Site: "b"})}, SiteDeleted{"b"})
 	require.NoError(t, Remove(d, n, GoneLeft))
 	tx := Transaction{Sequence: 1, ID: "x", Time: epoch0, Who: "hub", Why: "test", Changes: d.changes}

@@ -36,7 +36,7 @@ func newFakeHub() http.Handler {
 	route := api.Route{Node: "sh-1", Site: "idc-sh", Prefix: px("10.201.1.0/24"), State: protocol.RouteApproved, By: "token", Owner: true}
 	pending := api.Route{Node: "eu-1", Site: "cloud-eu", Prefix: px("10.202.1.0/24"), State: protocol.RoutePending}
 	sites := []api.Site{
-		{SiteSpec: api.SiteSpec{Name: "idc-sh", Ranges: []netip.Prefix{px("10.201.0.0/16")}}, Created: ago(72 * time.Hour), Nodes: 1},
+		{SiteSpec: api.SiteSpec{Name: "idc-sh", Ranges: []netip.Prefix{px("10.201.0.0/16")}, MaxAge: api.MaxAge(72 * time.Hour)}, Created: ago(72 * time.Hour), Nodes: 1},
 		{SiteSpec: api.SiteSpec{Name: "cloud-eu"}, Created: ago(71 * time.Hour), Nodes: 1},
 	}
 	nodes := []api.Node{{
@@ -91,6 +91,16 @@ func newFakeHub() http.Handler {
 		} else {
 			answer(api.Site{SiteSpec: s, Created: now})(w, r)
 		}
+	})
+	m.HandleFunc("PATCH /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var p api.SitePatch
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		s := sites[0]
+		s.MaxAge = p.MaxAge
+		answer(s)(w, r)
 	})
 	m.HandleFunc("DELETE /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("name") == "idc-sh" {

@@ -10,11 +10,12 @@ import (
 )
 
 func (c *cli) site() *cobra.Command {
-	return c.group("site", "Data centres and cloud regions", "", c.siteCreate(), c.siteList(), c.siteShow(), c.siteDelete())
+	return c.group("site", "Data centres and cloud regions", "", c.siteCreate(), c.siteList(), c.siteShow(), c.siteSet(), c.siteDelete())
 }
 
 func (c *cli) siteCreate() *cobra.Command {
 	var ranges prefixes
+	var age maxAge
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a site",
@@ -24,11 +25,12 @@ themselves; all others wait for 'causeway route approve'.`,
 		Args:    exactly("NAME"),
 	}
 	cmd.Flags().Var(&ranges, "range", "routes inside this range need no approval (repeatable)")
+	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("site", args[0]); err != nil {
 			return err
 		}
-		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges})
+		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges, MaxAge: api.MaxAge(age)})
 		if err != nil {
 			return err
 		}
@@ -66,7 +68,36 @@ func (c *cli) siteShow() *cobra.Command {
 
 func (c *cli) showSite(s api.Site) error {
 	return c.show(s, []string{s.Name}, func(p *page) {
-		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
+		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Max age", ageText(s.MaxAge), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
+	})
+}
+
+const maxAgeUsage = "how long its agents go on without any hub, or forever (default 168h)"
+
+func (c *cli) siteSet() *cobra.Command {
+	var age maxAge
+	cmd := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Change a site",
+		Long: `Change how long the agents of a site go on without any hub. After that they drop
+their peers, so that a node that was revoked meanwhile is not reached for ever.`,
+		Example:           "  causeway site set idc-sh --max-age 72h",
+		Args:              exactly("NAME"),
+		ValidArgsFunction: c.completer(1, siteNames),
+	}
+	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("site", args[0]); err != nil {
+			return err
+		}
+		if age == 0 {
+			return usagef("--max-age is missing")
+		}
+		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{MaxAge: api.MaxAge(age)})
+		if err != nil {
+			return err
+		}
+		return c.showSite(s)
 	})
 }
 

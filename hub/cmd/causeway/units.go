@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/hub/api"
 	"causeway/protocol"
 )
 
@@ -44,6 +45,17 @@ func short(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
+}
+
+// ageText is a max_age for a person; a hub of an older version tells none.
+func ageText(a api.MaxAge) string {
+	switch a {
+	case 0:
+		return "-"
+	case api.Forever:
+		return a.String()
+	}
+	return short(time.Duration(a))
 }
 
 // millis is a round trip time in milliseconds.

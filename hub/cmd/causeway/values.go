@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"causeway/hub/api"
 )
 
 // prefixes is a flag that collects CIDRs.
@@ -19,6 +21,13 @@ func (p *prefixes) Set(s string) error {
 	}
 	return err
 }
+
+// maxAge is a flag for how long agents go on without a hub; 0 is not given.
+type maxAge api.MaxAge
+
+func (a *maxAge) String() string     { return "" }
+func (a *maxAge) Type() string       { return "DURATION" }
+func (a *maxAge) Set(s string) error { return (*api.MaxAge)(a).UnmarshalText([]byte(s)) }
 
 // parsePrefix takes a CIDR whose host bits are zero, as routes have them.
 func parsePrefix(s string) (netip.Prefix, error) {
