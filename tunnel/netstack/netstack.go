@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -26,25 +27,41 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // DefaultMTU fits every path that carries IPv6.
 const DefaultMTU = 1280
 
 const (
-	nicID      = 1
-	queueSize  = 1024 // packets on their way to Read; beyond it they are lost and TCP sends again
-	batchSize  = 64
-	bufferMin  = 4 << 10
-	bufferMax  = 4 << 20 // per connection and direction
-	bufferSend = 256 << 10
-	bufferRecv = 256 << 10 // grows with the connection's rate
+	nicID     = 1
+	queueSize = 1024 // packets on their way to Read; beyond it they are lost and TCP sends again
+	batchSize = 64
+	backlog   = 4096 // connections that wait to be accepted
+
+	// Buffers of one connection. Both grow with its rate. What is received is
+	// taken at once by who reads; what is sent stays until the peer has it, and
+	// all of it stays for as long as a peer is silent.
+	bufferMin     = 4 << 10
+	bufferSend    = 64 << 10
+	bufferSendMax = 1 << 20
+	bufferRecv    = 256 << 10
+	bufferRecvMax = 4 << 20
 )
+
+// DefaultSilentAfter is longer than paths take to change, and than the silence
+// after which the hub ends a control session.
+const DefaultSilentAfter = 30 * time.Second
 
 // Config configures a stack.
 type Config struct {
 	Addresses []netip.Addr // its own; at least one
 	MTU       int          // 0: DefaultMTU
+	// SilentAfter is how long a peer may leave data of an accepted connection
+	// unacknowledged before that ends and its buffers go, whether it was closed
+	// on our side or not; 0: DefaultSilentAfter. Without an end the stack sends
+	// again for ever.
+	SilentAfter time.Duration
 }
 
 // Net is a stack and the device that leads to it. The stack works until the
@@ -52,6 +69,7 @@ type Config struct {
 // the end of its Run), or Close.
 type Net struct {
 	mtu    int
+	silent time.Duration
 	stack  *stack.Stack
 	link   *channel.Endpoint
 	events chan tun.Event
@@ -75,8 +93,15 @@ func New(cfg Config) (*Net, error) {
 	if len(cfg.Addresses) == 0 {
 		return nil, errors.New("netstack: no address")
 	}
+	if cfg.SilentAfter < 0 {
+		return nil, fmt.Errorf("netstack: time of silence %s is negative", cfg.SilentAfter)
+	}
+	if cfg.SilentAfter == 0 {
+		cfg.SilentAfter = DefaultSilentAfter
+	}
 	n := &Net{
-		mtu: cfg.MTU,
+		mtu:    cfg.MTU,
+		silent: cfg.SilentAfter,
 		stack: stack.New(stack.Options{
 			NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
@@ -103,8 +128,8 @@ func (n *Net) setUp(addrs []netip.Addr) error {
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		&sack, &moderate,
-		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferSend, Max: bufferMax},
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferMin, Default: bufferRecv, Max: bufferMax},
+		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferSend, Max: bufferSendMax},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferMin, Default: bufferRecv, Max: bufferRecvMax},
 	} {
 		if err := n.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %s", o, err)
@@ -161,13 +186,34 @@ func (n *Net) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	if n.ctx.Err() != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, net.ErrClosed)
 	}
-	l, err := gonet.ListenTCP(n.stack, full(addr), network(addr.Addr()))
+	l, err := n.listen(addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		return nil, fmt.Errorf("listen on %s: %s", addr, err)
 	}
 	tl := &listener{TCPListener: l, closed: make(chan struct{}), stack: n.ctx.Done()}
 	tl.stop = context.AfterFunc(n.ctx, func() { tl.Close() })
 	return tl, nil
+}
+
+// listen is gonet.ListenTCP with the time of silence, which accepted
+// connections inherit.
+func (n *Net) listen(addr netip.AddrPort) (*gonet.TCPListener, tcpip.Error) {
+	var wq waiter.Queue
+	ep, err := n.stack.NewEndpoint(tcp.ProtocolNumber, network(addr.Addr()), &wq)
+	if err != nil {
+		return nil, err
+	}
+	silent := tcpip.TCPUserTimeoutOption(n.silent)
+	if err = ep.SetSockOpt(&silent); err == nil {
+		if err = ep.Bind(full(addr)); err == nil {
+			err = ep.Listen(backlog)
+		}
+	}
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	return gonet.NewTCPListener(n.stack, &wq, ep), nil
 }
 
 // listener makes gonet's one end as net.Listener says: its Close alone does

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,6 +171,86 @@ func TestClose(t *testing.T) {
 	assert.ErrorIs(t, err, net.ErrClosed)
 	_, err = a.DialTCP(ctx, netip.AddrPortFrom(b4, 1))
 	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
+// A peer that falls silent while much is on its way to it: what it was sent is
+// held for the time of silence and no longer, on connections that were closed
+// and on those that nobody closed.
+func TestSilentPeer(t *testing.T) {
+	const (
+		conns = 40
+		data  = 200 << 10
+		after = 2 * time.Second
+	)
+	a, err := New(Config{Addresses: []netip.Addr{a4}, SilentAfter: after})
+	require.NoError(t, err)
+	b := newNet(t, b4)
+	var wg sync.WaitGroup
+	t.Cleanup(func() { a.Close(); b.Close(); wg.Wait() })
+	var cut atomic.Bool
+	pump(&wg, &cable{a, &cut}, b)
+	pump(&wg, b, a)
+
+	at := netip.AddrPortFrom(a4, 4710)
+	l, err := a.ListenTCP(at)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var accepted []net.Conn
+	for range conns {
+		near, err := b.DialTCP(ctx, at)
+		require.NoError(t, err)
+		defer near.Close()
+		far, err := l.Accept()
+		require.NoError(t, err)
+		defer far.Close()
+		accepted = append(accepted, far)
+	}
+	require.Equal(t, uint64(conns), a.stack.Stats().TCP.CurrentEstablished.Value())
+	payload := make([]byte, data)
+	before := heap()
+	cut.Store(true)
+	for _, c := range accepted {
+		wg.Go(func() {
+			c.SetWriteDeadline(time.Now().Add(after / 4))
+			c.Write(payload)
+		})
+	}
+	held := func() int64 { return heap() - before }
+	require.Eventually(t, func() bool { return held() > conns*bufferSend/2 }, patience, 10*time.Millisecond, "the buffers fill")
+	require.Less(t, held(), int64(conns*100<<10), "one connection holds no more than a control message or two")
+	for _, c := range accepted[:conns/2] {
+		require.NoError(t, c.Close())
+	}
+	require.Eventually(t, func() bool { return a.stack.Stats().TCP.EstablishedTimedout.Value() == conns }, 3*after, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return held() < conns*10<<10 }, patience, 20*time.Millisecond, "the buffers are free")
+	for _, c := range accepted[conns/2:] {
+		c.SetReadDeadline(time.Now().Add(patience))
+		_, err := c.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.False(t, errors.Is(err, os.ErrDeadlineExceeded), "the reader hears of it: %v", err)
+	}
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// cable loses what is read from a device once it is cut.
+type cable struct {
+	tun.Device
+	cut *atomic.Bool
+}
+
+func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := c.Device.Read(bufs, sizes, offset)
+	if c.cut.Load() {
+		n = 0
+	}
+	return n, err
 }
 
 func TestListenerClose(t *testing.T) {
