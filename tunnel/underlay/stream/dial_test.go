@@ -80,7 +80,7 @@ func TestThroughProxy(t *testing.T) {
 		"wrong password": {by(wrong), "wants a user and password", true},
 		"not allowed":    {by(proxy(t, "me", secret, false)), "does not allow CONNECT", true},
 		"not there":      {by(&gone), "connection refused", false},
-		"bad setting":    {func(*url.URL) (*url.URL, error) { _, err := url.Parse("http://me:" + secret + "@%"); return nil, err }, "is no URL", true},
+		"bad setting":    {func(*url.URL) (*url.URL, error) { return url.Parse(fmt.Sprintf("http://me:%s@%%", secret)) }, "is no URL", true},
 	} {
 		_, err := Dialer{Proxy: c.proxy}.Dial(t.Context(), h.addr, protocol.StreamAddr(1))
 		require.ErrorContains(t, err, c.want, what)
