@@ -52,6 +52,13 @@ func start(t *testing.T, dir string) *world {
 
 func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
 	t.Helper()
+	return tryStartOver(t, dir, edit, func(_ tunnelConfig, m *controltest.Tunnel) (Tunnel, error) { return m, nil })
+}
+
+// tryStartOver starts a hub over the tunnel that over makes, which may use the
+// one in memory.
+func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnelConfig, *controltest.Tunnel) (Tunnel, error)) (*world, error) {
+	t.Helper()
 	sock := filepath.Join(dir, "run", "hub.sock")
 	cfg := Config{DataDir: filepath.Join(dir, "data"), AdminSocket: sock, ListenHTTPS: "127.0.0.1:0", PublicHost: "127.0.0.1", Version: "test", Log: zerolog.New(zerolog.NewTestWriter(t))}
 	if edit != nil {
@@ -64,7 +71,7 @@ func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
 	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
 	h.newTunnel = func(c tunnelConfig) (Tunnel, error) {
 		w.booted = c.OnBoot
-		return w.tun, nil
+		return over(c, w.tun)
 	}
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
@@ -241,14 +248,27 @@ func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	a := &agent{t: w.t, h: h, ended: make(chan struct{})}
+	a, err := session(ctx, w.t, h, c, edit)
+	if a != nil {
+		w.t.Cleanup(func() { a.m.Close(); <-a.ended })
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// session says hello over c. An agent that comes with an error is there to be
+// closed.
+func session(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*protocol.Hello)) (*agent, error) {
+	a := &agent{t: t, h: h, ended: make(chan struct{})}
+	var err error
 	if a.m, err = mux.Client(c); err != nil {
 		return nil, err
 	}
-	w.t.Cleanup(func() { a.m.Close(); <-a.ended })
 	if a.control, err = a.m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamControl}); err != nil {
 		close(a.ended)
-		return nil, err
+		return a, err
 	}
 	hello := protocol.Hello{AgentVersion: "test", Engine: "wireguard-go",
 		Statement: protocol.NodeStatement{Number: h.answer.Number, WireGuardKey: h.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(h.id)}
@@ -260,7 +280,7 @@ func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
 	a.control.SetReadDeadline(time.Now().Add(patience))
 	if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
 		close(a.ended)
-		return nil, err
+		return a, err
 	}
 	a.control.SetReadDeadline(time.Time{})
 	if m.Kind == protocol.KindError {
@@ -269,7 +289,7 @@ func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
 		m.Decode(&e)
 		return nil, fmt.Errorf("%s: %s", e.Code, e.Message)
 	}
-	require.Equal(w.t, protocol.KindWelcome, m.Kind)
+	require.Equal(t, protocol.KindWelcome, m.Kind)
 	go a.read()
 	return a, nil
 }
@@ -443,6 +463,50 @@ func TestJoinConnectApprove(t *testing.T) {
 	}
 	w.must("GET", "/v1/sites/"+nodes[0].Site, nil, &site)
 	require.Equal(t, api.Forever, site.MaxAge, "what was refused changed nothing")
+}
+
+// Addresses that flap make few netmaps; a change of state meanwhile does not wait
+// for them.
+func TestFlappingIsGathered(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	one, two := joined(t, w, "one", api.TokenSpec{Site: "a"}), joined(t, w, "two", api.TokenSpec{Site: "a"})
+	route := netip.MustParsePrefix("172.16.0.0/16")
+	w.dial(one, func(h *protocol.Hello) { h.Routes = []netip.Prefix{route} })
+	b := w.dial(two, nil)
+	b.until("one", func(n protocol.Netmap) bool { return len(n.Peers) == 1 })
+
+	const lasts = 4 * time.Second
+	flap := time.NewTicker(10 * time.Millisecond)
+	defer flap.Stop()
+	var end uint16
+	decided := make(chan time.Duration, 1)
+	t0 := time.Now()
+	for now := range flap.C {
+		if now.Sub(t0) > lasts {
+			break
+		}
+		end++
+		w.tun.Bind(one.answer.Number, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.5"), end))
+		if end == 200 {
+			go func() {
+				t1 := time.Now()
+				w.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "one", Prefix: route, Approve: true}, nil)
+				b.until("approved route", func(n protocol.Netmap) bool { return len(routesOf(n, "one")) == 1 })
+				decided <- time.Since(t1)
+			}()
+		}
+	}
+	b.mu.Lock()
+	pushed := b.deltas
+	b.mu.Unlock()
+	took := <-decided
+	t.Logf("%d changes of an address in %s made %d netmaps; a route was approved in %s", end, lasts, pushed, took.Round(time.Millisecond))
+	require.Less(t, pushed, 12)
+	require.Less(t, took, 900*time.Millisecond)
+	b.until("the last address", func(n protocol.Netmap) bool {
+		return len(n.Peers[0].Candidates) == 1 && n.Peers[0].Candidates[0].Port() == end
+	})
 }
 
 func TestTokenIsRedeemedOnce(t *testing.T) {

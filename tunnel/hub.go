@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,10 @@ type (
 	RelayLimits = relay.Limits
 	RelayRate   = relay.Rate
 )
+
+// HubIdleAfter is how long a node of which nothing is heard stays in the hub's
+// WireGuard device. One that lives says something every few seconds.
+const HubIdleAfter = 45 * time.Second
 
 // HubConfig configures the hub's side.
 type HubConfig struct {
@@ -126,7 +131,7 @@ func (h *Hub) start() (*wggo.Engine, error) {
 		return nil, err
 	}
 	// The engine's Run closes the netstack.
-	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.cfg.PrivateKey, TUN: n, Carrier: h.relay, Log: h.cfg.Log})
+	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.cfg.PrivateKey, TUN: n, Carrier: h.relay, IdleAfter: HubIdleAfter, Log: h.cfg.Log})
 	if err == nil {
 		err = eng.SetPeers(hubPeers(h.nodes))
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"causeway/hub/netmap"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -90,15 +91,15 @@ func (s *Server) noteRevoked(st *state.State) {
 		r := &revocation{at: n.GoneTime, confirmed: map[protocol.NodeNumber]time.Time{}}
 		s.revoked[n.Number] = r
 		for m, l := range s.nodes {
-			if l.session != nil && l.session.held != nil && !knows(*l.session.held, n.Number) {
+			if l.session != nil && l.session.held != nil && !l.session.held.Knows(m, n.Number) {
 				r.confirmed[m] = now
 			}
 		}
 	}
 }
 
-// holds notes what netmap a session's agent has applied.
-func (s *Server) holds(ses *session, m protocol.Netmap) {
+// holds notes of which view a session's agent has applied its netmap.
+func (s *Server) holds(ses *session, v *netmap.View) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,17 +107,13 @@ func (s *Server) holds(ses *session, m protocol.Netmap) {
 	if l == nil || l.session != ses {
 		return
 	}
-	ses.held = &m
+	ses.held = v
 	if len(l.errors) > 0 {
 		return // it may not have applied it
 	}
 	for n, r := range s.revoked {
-		if r.confirmed[ses.node].IsZero() && !knows(m, n) {
+		if r.confirmed[ses.node].IsZero() && !v.Knows(ses.node, n) {
 			r.confirmed[ses.node] = now
 		}
 	}
-}
-
-func knows(m protocol.Netmap, n protocol.NodeNumber) bool {
-	return slices.ContainsFunc(m.Peers, func(p protocol.Peer) bool { return p.Number() == n })
 }

@@ -28,11 +28,11 @@ import (
 
 // Times of the control channel.
 const (
-	gather        = 100 * time.Millisecond // changes within it make one netmap
 	helloTimeout  = 10 * time.Second
 	silence       = 3 * protocol.StatusInterval // without a word a session is dead
 	writeTimeout  = 15 * time.Second
-	ackTimeout    = 10 * time.Second
+	ackTimeout    = 10 * time.Second       // then it is slow: a warning
+	ackLimit      = time.Minute            // then the session ends
 	farewell      = 500 * time.Millisecond // for a revoked node to hear so
 	onlineGrace   = 10 * time.Second       // since its last word: a node that restarts keeps its routes
 	redialLull    = 50 * time.Millisecond
@@ -148,7 +148,9 @@ func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
 func (s *Server) Run(ctx context.Context) error {
 	changed, stop := s.cfg.Store.Watch()
 	defer stop()
-	var timer <-chan time.Time
+	var pace pace
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	last := ""
 	for {
 		select {
@@ -159,27 +161,29 @@ func (s *Server) Run(ctx context.Context) error {
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
 				return err
 			}
+			pace.changed(time.Now())
 		case <-s.cfg.Tunnel.BoundChanged():
+			pace.touched(time.Now())
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
-			continue
 		case <-s.dirty:
 			s.dismiss(s.cfg.Store.State()) // a session that came up while its node was revoked
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
 				return err
 			}
-		case <-timer:
-			timer = nil
-			s.compute()
-			continue
+			pace.touched(time.Now())
+		case <-timer.C:
+			if now := time.Now(); !pace.due.IsZero() && !now.Before(pace.due) {
+				pace.computed(now, s.compute())
+			}
 		}
-		if timer == nil {
-			timer = time.After(gather)
+		if !pace.due.IsZero() {
+			timer.Reset(time.Until(pace.due))
 		}
 	}
 }
 
-// touch asks for new netmaps.
+// touch asks for new netmaps, for something that is not state.
 func (s *Server) touch() {
 	select {
 	case s.dirty <- struct{}{}:
@@ -260,8 +264,9 @@ func (s *Server) dismiss(st *state.State) {
 	}
 }
 
-// compute makes the netmaps anew and wakes the sessions.
-func (s *Server) compute() {
+// compute makes the netmaps anew and wakes the sessions if any of them says
+// something new.
+func (s *Server) compute() (fresh bool) {
 	st := s.cfg.Store.State()
 	known := map[protocol.NodeNumber]netmap.Live{}
 	now := time.Now()
@@ -282,7 +287,7 @@ func (s *Server) compute() {
 	}
 	next := netmap.Compute(st, known, owners)
 	if next.SameAs(s.view) {
-		return // most transactions and many statuses change no netmap
+		return false // most transactions and many statuses change no netmap
 	}
 	s.view = next
 	for _, l := range s.nodes {
@@ -290,6 +295,7 @@ func (s *Server) compute() {
 			l.session.wake()
 		}
 	}
+	return true
 }
 
 func (s *Server) currentView() *netmap.View {

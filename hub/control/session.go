@@ -32,7 +32,7 @@ type session struct {
 	acks   chan protocol.NetmapAck
 	accept sync.Once // the control stream: the first one
 
-	held *protocol.Netmap // last applied by the agent; Server.mu guards it
+	held *netmap.View // the agent applied its netmap of it last; Server.mu guards it
 
 	mu      sync.Mutex
 	control net.Conn // after Hello
@@ -334,7 +334,12 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 			ses.s.acked(ses, v)
 			select {
 			case ses.acks <- v:
-			default: // nobody waits for so many
+			default: // the latest one is what push waits for
+				select {
+				case <-ses.acks:
+				default:
+				}
+				ses.acks <- v
 			}
 		case protocol.KindLeave:
 			return ses.leave(ctx)

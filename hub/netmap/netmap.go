@@ -167,6 +167,11 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	return m, true
 }
 
+// Knows reports whether peer is in node n's netmap.
+func (v *View) Knows(n, peer protocol.NodeNumber) bool {
+	return n != peer && !v.alone[n] && slices.ContainsFunc(v.Peers, func(p protocol.Peer) bool { return p.Number() == peer })
+}
+
 // Same reports whether two full netmaps say the same, whatever their versions.
 func Same(a, b protocol.Netmap) bool {
 	a.NetmapVersion, b.NetmapVersion = protocol.NetmapVersion{}, protocol.NetmapVersion{}

@@ -124,6 +124,9 @@ func TestGroupHasOneOwner(t *testing.T) {
 	require.Equal(t, state.DefaultMaxAge, m.MaxAge, "another site's")
 	_, ok = v.For(1)
 	require.False(t, ok)
+	require.True(t, v.Knows(a1, b))
+	require.False(t, v.Knows(b, b))
+	require.False(t, v.Knows(a1, 1))
 	_, ok = v.For(99)
 	require.False(t, ok)
 }

@@ -36,7 +36,9 @@ const DefaultMTU = 1280
 const (
 	nicID     = 1
 	queueSize = 1024 // packets on their way to Read; beyond it they are lost and TCP sends again
-	batchSize = 64
+	// In one Read. wireguard-go holds a buffer of 64 KB for each packet of the
+	// largest batch that a peer ever had, for as long as it knows the peer.
+	batchSize = 2
 	backlog   = 4096 // connections that wait to be accepted
 
 	// Buffers of one connection. Both grow with its rate. What is received is
@@ -268,7 +270,7 @@ func (n *Net) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		sizes[i] = copy(bufs[i][offset:], v.AsSlice())
 		v.Release()
 		p.DecRef()
-		if i++; i == len(bufs) {
+		if i++; i == min(len(bufs), batchSize) {
 			break
 		}
 	}

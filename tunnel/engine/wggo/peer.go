@@ -28,7 +28,7 @@ type peer struct {
 	base counters // of earlier stays in the device
 
 	idleSince time.Time
-	idleAt    uint64 // traffic at idleSince
+	idleAt    uint64 // bytes received at idleSince
 
 	ep        *endpoint
 	present   atomic.Bool  // in the device
@@ -122,8 +122,10 @@ func (e *Engine) dropIdle(now time.Time) {
 			continue
 		}
 		c := live[p.cfg.Key]
-		if t := c.rx + c.tx; t != p.idleAt || p.idleSince.IsZero() {
-			p.idleAt, p.idleSince = t, now
+		// A peer that lives answers, if only by keepalives; what goes to one that
+		// is dead may be its retries alone.
+		if c.rx != p.idleAt || p.idleSince.IsZero() {
+			p.idleAt, p.idleSince = c.rx, now
 			continue
 		}
 		if now.Sub(p.idleSince) < e.cfg.IdleAfter {
