@@ -58,9 +58,11 @@ func (c *conns) close() {
 // one port.
 func (u *Underlay) open() (*conns, error) {
 	if u.cfg.ListenPort == 0 && u.cfg.LastPort != 0 {
-		if c, err := u.openPort(u.cfg.LastPort); !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EACCES) {
+		c, err := u.openPort(u.cfg.LastPort)
+		if !errors.Is(err, unix.EADDRINUSE) && !errors.Is(err, unix.EACCES) {
 			return c, err
 		}
+		u.cfg.Log.Warn().Err(err).Msg("the UDP port of the last run is not free, another one is taken")
 	}
 	for try := 0; ; try++ {
 		c, err := u.openPort(u.cfg.ListenPort)

@@ -99,6 +99,7 @@ type Agent struct {
 	since       time.Time // hubs with streams were set
 	heard       bool      // a hub has answered over UDP once
 	streamUntil time.Time // streams are wanted
+	showing     showing
 }
 
 // NewAgent returns an Agent that knows nobody yet.
@@ -357,6 +358,9 @@ func (a *Agent) Tick(now time.Time, out *Output) time.Time {
 			next = earlier(next, p.wake(now))
 		}
 		a.chooseHub(now, h, out)
+	}
+	if w := a.show(now); !w.IsZero() {
+		next = earlier(next, w)
 	}
 	for n, p := range a.active {
 		idle := now.Sub(p.traffic) >= activeFor && now.Sub(p.wanted) >= askedFor

@@ -89,3 +89,50 @@ func TestAddressReplaced(t *testing.T) {
 	t.Log("followed after", took)
 	require.Contains(t, b.Sources(), a.addr)
 }
+
+// No hub answers, and one of two sites starts anew behind a NAT that forgot it.
+// Its pods only answer, so that it has to show itself before the other, which
+// has traffic, gets through. What it asks thousands for that is little.
+func TestStartWithoutHub(t *testing.T) {
+	w := newWorld(t, 2)
+	nat := natted(w)
+	w.lost = func(p packet) bool { return p.to == w.hub.addr || nat(p) }
+	a, b := w.agent(10), w.agent(11)
+	a.candidates(11, b.addr)
+	b.candidates(10, a.addr)
+	a.busy[11], a.next = true, w.now
+	t.Log("direct after", w.until(t, 2*time.Second, func() bool { return a.kind(11) == direct && b.kind(10) == direct }))
+	w.pass(time.Minute)
+
+	w.lost = func(p packet) bool { return p.to == w.hub.addr || nat(p) }
+	nat = natted(w)
+	b.start()
+	b.candidates(10, a.addr)
+	t.Log("direct again after", w.until(t, 2*time.Second, func() bool { return a.kind(11) == direct && b.kind(10) == direct }))
+	require.Equal(t, []protocol.NodeNumber{11}, a.restarted)
+}
+
+func TestStartWithoutHubAsksOnce(t *testing.T) {
+	w := newWorld(t, 1)
+	w.lost = func(packet) bool { return true }
+	a := w.agent(10)
+	for i := range 1000 {
+		a.peers = append(a.peers, Peer{Number: protocol.NodeNumber(100 + i), Key: w.newKey().Public(), Direct: true,
+			Candidates: []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("198.51.%d.%d:4000", 100+i/250, i%250))}})
+	}
+	a.candidates(0)
+	last, most := 0, 0
+	for range 20 {
+		w.pass(time.Second)
+		most, last = max(most, w.questions()-last), w.questions()
+	}
+	t.Logf("%d questions, at most %d in a second", last, most)
+	require.LessOrEqual(t, most, 500)
+	asked := map[netip.AddrPort]bool{}
+	for _, p := range w.log {
+		asked[p.to] = true
+	}
+	require.Len(t, asked, 1001, "all and the hub")
+	w.pass(10 * time.Minute)
+	require.Equal(t, last, w.questions())
+}
