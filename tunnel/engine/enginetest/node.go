@@ -142,10 +142,16 @@ func (n *Node) Send(src, dst netip.Addr, payload []byte) {
 // repetitions cover what is lost on purpose while peers change.
 func (n *Node) Ping(to *Node, src, dst netip.Addr) {
 	n.t.Helper()
-	require.True(n.t, n.reaches(to, src, dst, patience), "no packet from %s to %s within %s", src, dst, patience)
+	n.pingBehind(to, src, dst, nil)
 }
 
-func (n *Node) reaches(to *Node, src, dst netip.Addr, within time.Duration) bool {
+// pingBehind is Ping; other sees what else arrives.
+func (n *Node) pingBehind(to *Node, src, dst netip.Addr, other func(packet []byte)) {
+	n.t.Helper()
+	require.True(n.t, n.reaches(to, src, dst, patience, other), "no packet from %s to %s within %s", src, dst, patience)
+}
+
+func (n *Node) reaches(to *Node, src, dst netip.Addr, within time.Duration, other func(packet []byte)) bool {
 	n.t.Helper()
 	id := binary.BigEndian.AppendUint64([]byte("ping"), uint64(time.Now().UnixNano()))
 	deadline := time.After(within)
@@ -157,6 +163,9 @@ func (n *Node) reaches(to *Node, src, dst netip.Addr, within time.Duration) bool
 		case p := <-to.TUN.Out:
 			if bytes.Equal(Payload(p), id) {
 				return true
+			}
+			if other != nil {
+				other(p)
 			}
 		case <-again.C:
 			n.Send(src, dst, id)
