@@ -136,18 +136,68 @@ func TestStranger(t *testing.T) {
 	require.Empty(t, b.dev.all())
 }
 
-// A node cannot speak in another's name: the relay writes the number.
-func TestSenderNumberIsTheRelays(t *testing.T) {
+// Nobody can speak in another's name: who sends is known by the address that a probe
+// proved, and the relay writes the number. From ports beside the nodes' own, every kind of
+// message with every number goes nowhere; what a node sends is its own.
+func TestForgedSenders(t *testing.T) {
 	h, a, b := pair(t, false)
 	c := newNode(t, h, 0x030004)
-	c.meet(b, false)
-	b.meet(c, false)
+	for _, x := range []*node{a, b} {
+		c.meet(x, false)
+		x.meet(c, false)
+	}
 	c.bound()
-	msg := transport(7, 1, 100)
-	require.NoError(t, c.Send(b.number, bytes.Clone(msg), 100))
-	eventually(t, "delivered", func() bool { return b.dev.has(c.number, msg) })
-	_, n := b.dev.from(a.number)
-	require.Zero(t, n)
+	nodes := []*node{a, b, c}
+	numbers := []protocol.NodeNumber{0, hubNumber, 2, 0x010003, protocol.MaxNodeNumber}
+	for _, x := range nodes {
+		numbers = append(numbers, x.number)
+	}
+	var kinds [][]byte
+	for kind, size := range map[byte]int{1: 148, 2: 92, 3: 64, 4: 80} {
+		m := bytes.Repeat([]byte("forged"), size)[:size]
+		copy(m, []byte{kind, 0, 0, 0})
+		kinds = append(kinds, m)
+	}
+	before := h.Stats()
+	forged := uint64(0)
+	for range 5 { // addresses
+		s, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(h.addr))
+		require.NoError(t, err)
+		defer s.Close()
+		for _, m := range kinds {
+			for _, n := range numbers {
+				protocol.SetMessageNumber(m, n)
+				_, err := s.Write(m)
+				require.NoError(t, err)
+				forged++
+			}
+		}
+	}
+	eventually(t, "all counted", func() bool { return h.Stats().Dropped[relay.DropUnbound]-before.Dropped[relay.DropUnbound] == forged })
+	require.Equal(t, before.Datagrams, h.Stats().Datagrams)
+
+	// In the name of each by each node that is bound.
+	pairs := 0
+	for i, x := range nodes {
+		for _, y := range nodes {
+			if x == y {
+				continue
+			}
+			msg := transport(byte(10+i), 1, 100)
+			require.NoError(t, x.Send(y.number, bytes.Clone(msg), 100))
+			eventually(t, "delivered", func() bool { return y.dev.has(x.number, msg) })
+			for _, z := range nodes {
+				require.False(t, z != x && y.dev.has(z.number, msg), "what node %d sent is called node %d's", x.number, z.number)
+			}
+			pairs++
+		}
+	}
+	for _, x := range []*device{h.dev, a.dev, b.dev, c.dev} {
+		for _, g := range x.all() {
+			require.NotContains(t, string(g.data), "forged")
+		}
+	}
+	t.Logf("%d forged messages, 0 forwarded; %d pairs, each sender is who it is", forged, pairs)
 }
 
 func TestHubRestart(t *testing.T) {
