@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
 	"causeway/hub/control/controltest"
@@ -130,7 +131,9 @@ func TestHubForgetsDeadAgents(t *testing.T) {
 	w.site("a")
 
 	hosts := make([]*host, count)
+	pace := rate.NewLimiter(5, 40) // two requests each, of which one source may send ten a second
 	for i := range hosts {
+		require.NoError(t, pace.Wait(t.Context()))
 		hosts[i] = joined(t, w, fmt.Sprintf("dead-%d", i), api.TokenSpec{Site: "a"})
 		network.Join(hosts[i].answer.Number) // a place in the network is no memory of the hub's
 	}
