@@ -106,6 +106,9 @@ func TestWireGuardInWireGuard(t *testing.T) {
 		require.NoError(t, p.send(p.n1, "tcp", in2v4, 4<<20))
 		require.NoError(t, p.send(p.n1, "udp", in2v6, 4<<20))
 
+		if e[0] == reference {
+			return // it lets the packet go round for good
+		}
 		p.n1.Sh("ip link set wg3 netns " + p.n0.Namespace())
 		p.n0.Sh("ip link set wg3 up")
 		p.n0.Addr("wg3", in1v4+"/24")

@@ -13,13 +13,19 @@ import (
 func newCable(t *testing.T, e [2]string) *wgPair {
 	p := newWgPair(t, e)
 	p.Wire(p.n1, "veth1", nil, p.n2, "veth2", nil)
-	for _, h := range []*lab.Host{p.n1, p.n2} {
-		require.NoError(t, h.Settle(step(t)))
-	}
+	p.settle()
 	p.d1 = p.device(e[0], "wg1", p.n1, p.n1)
 	p.d2 = p.device(e[1], "wg2", p.n2, p.n2)
 	p.configure()
 	return p
+}
+
+// settle waits until the addresses just given answer.
+func (p *wgPair) settle() {
+	p.t.Helper()
+	for _, h := range []*lab.Host{p.n1, p.n2} {
+		require.NoError(p.t, h.Settle(step(p.t)))
+	}
 }
 
 func (p *wgPair) endpointOf1(want string) {
@@ -29,11 +35,12 @@ func (p *wgPair) endpointOf1(want string) {
 
 // A device goes on from another address when the one it used is taken away.
 func TestWireGuardSourceGone(t *testing.T) {
-	enginePairs(t, ours, func(t *testing.T, e [2]string) {
+	oursAlone(t, func(t *testing.T, e [2]string) {
 		p := newCable(t, e)
 		p.n1.Sysctl("net.ipv4.conf.veth1.promote_secondaries=1")
 		p.n1.Addr("veth1", "10.0.0.1/24", "fd00:aa::1/96")
 		p.n2.Addr("veth2", "10.0.0.2/24", "fd00:aa::2/96")
+		p.settle()
 		p.wg("set", "wg1", "peer", p.key2.public, "endpoint", "10.0.0.2:2")
 		p.ping(p.n1, in2v4)
 		p.n1.Addr("veth1", "10.0.0.10/24")
@@ -43,6 +50,7 @@ func TestWireGuardSourceGone(t *testing.T) {
 		p.wg("set", "wg1", "peer", p.key2.public, "endpoint", "[fd00:aa::2]:2")
 		p.ping(p.n1, in2v4)
 		p.n1.Addr("veth1", "fd00:aa::10/96")
+		p.settle()
 		p.n1.Sh("ip addr del fd00:aa::1/96 dev veth1")
 		p.ping(p.n1, in2v4)
 		p.endpointOf1("[fd00:aa::10]:1")
@@ -52,10 +60,11 @@ func TestWireGuardSourceGone(t *testing.T) {
 // A peer is answered from the address that it sent to, whichever the kernel
 // would choose, also one of an interface that does not lead to the peer.
 func TestWireGuardSourceSticks(t *testing.T) {
-	enginePairs(t, ours, func(t *testing.T, e [2]string) {
+	oursAlone(t, func(t *testing.T, e [2]string) {
 		p := newCable(t, e)
 		p.n1.Addr("veth1", "10.0.0.1/24", "10.0.0.2/24", "fd00:aa::1/96", "fd00:aa::2/96")
 		p.n2.Addr("veth2", "10.0.0.3/24", "fd00:aa::3/96")
+		p.settle()
 		for _, a := range []string{"10.0.0.1:1", "[fd00:aa::1]:1", "10.0.0.2:1", "[fd00:aa::2]:1"} {
 			p.wg("set", "wg2", "peer", p.key1.public, "endpoint", a)
 			p.ping(p.n2, in1v4)
@@ -78,8 +87,8 @@ func TestWireGuardSourceFollowsRoute(t *testing.T) {
 		p.Wire(p.n1, "veth3", []string{"10.0.0.3/24"}, p.n2, "veth4", nil)
 		p.n1.Addr("veth1", "10.0.0.1/24")
 		p.n2.Addr("veth2", "10.0.0.2/24")
+		p.settle()
 		for _, h := range []*lab.Host{p.n1, p.n2} {
-			require.NoError(t, h.Settle(step(t)))
 			h.Sysctl("net.ipv4.conf.all.rp_filter=0")
 		}
 		p.n1.Sysctl("net.ipv4.conf.veth1.rp_filter=0")

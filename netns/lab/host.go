@@ -198,8 +198,42 @@ func (h *Host) Settle(ctx context.Context) error {
 				err = errors.New(s)
 			}
 		}
+		if err == nil {
+			err = h.solicitable()
+		}
 		return err
 	})
+}
+
+// solicitable is an error while an IPv6 address is not heard yet by who looks
+// for it: the kernel joins the address's group some time after it was added, and
+// a solicitation before that is repeated only after a second.
+func (h *Host) solicitable() error {
+	out, err := h.output("", "sh", "-c", "exec 2>/dev/null; ip -o link; cat /proc/net/if_inet6 /proc/net/igmp6")
+	if err != nil {
+		return err
+	}
+	arp, joined, missing := map[string]bool{}, map[string]bool{}, []string{}
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 2 && strings.HasSuffix(f[0], ":"): // 2: veth1@if2: <BROADCAST,MULTICAST,UP,LOWER_UP> ...
+			dev, _, _ := strings.Cut(strings.TrimSuffix(f[1], ":"), "@")
+			arp[dev] = strings.Contains(f[2], "LOWER_UP") && !strings.Contains(f[2], "NOARP") && !strings.Contains(f[2], "LOOPBACK")
+		case len(f) == 6 && len(f[0]) == 32: // fd0000aa0000…02 02 60 00 82 veth1
+			if dev := f[5]; arp[dev] {
+				missing = append(missing, dev+" ff0200000000000000000001ff"+f[0][26:])
+			}
+		case len(f) > 3 && len(f[2]) == 32: // 2 veth1 ff02…ff000002 1 00000004 0
+			joined[f[1]+" "+f[2]] = true
+		}
+	}
+	for _, m := range missing {
+		if !joined[m] {
+			return errors.New("not in group: " + m)
+		}
+	}
+	return nil
 }
 
 // Do runs f on a thread that is in the host's namespace: what f opens, reads
