@@ -12,7 +12,6 @@ import (
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay/probe"
-	"causeway/tunnel/underlay/sock"
 )
 
 // SetPlainPeer sets the address of a peer in plain mode; an invalid one takes
@@ -86,16 +85,9 @@ func (u *Underlay) sendPlain(r *remote, b []byte, segment int) error {
 }
 
 func (u *Underlay) writePlain(from netip.Addr, to netip.AddrPort, b []byte, segment int) error {
-	c := u.conns.Load()
-	if c == nil {
-		return ErrNotRunning
-	}
-	s := c.v6
-	if to.Addr().Unmap().Is4() {
-		s = c.v4
-	}
-	if s == nil {
-		return sock.ErrFamily
+	s, err := u.socketFor(to)
+	if err != nil {
+		return err
 	}
 	if from.IsValid() && from.Is4() != to.Addr().Unmap().Is4() {
 		from = netip.Addr{}

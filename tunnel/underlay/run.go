@@ -169,20 +169,29 @@ func (u *Underlay) tooLarge(to netip.AddrPort, size int) {
 	u.after(nil)
 }
 
-func (u *Underlay) writeRaw(to netip.AddrPort, b []byte, segment int) error {
-	if protocol.IsStream(to) {
-		return u.writeStream(to, b, segment)
-	}
+// socketFor is the socket of an address's family.
+func (u *Underlay) socketFor(to netip.AddrPort) (*sock.Conn, error) {
 	c := u.conns.Load()
 	if c == nil {
-		return ErrNotRunning
+		return nil, ErrNotRunning
 	}
 	s := c.v6
 	if to.Addr().Unmap().Is4() {
 		s = c.v4
 	}
 	if s == nil {
-		return sock.ErrFamily
+		return nil, sock.ErrFamily
+	}
+	return s, nil
+}
+
+func (u *Underlay) writeRaw(to netip.AddrPort, b []byte, segment int) error {
+	if protocol.IsStream(to) {
+		return u.writeStream(to, b, segment)
+	}
+	s, err := u.socketFor(to)
+	if err != nil {
+		return err
 	}
 	return s.Write(to, b, segment)
 }

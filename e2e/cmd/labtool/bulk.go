@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -42,17 +39,5 @@ func bulk(ctx context.Context, addr string, pace int64) (Transfer, error) {
 		}
 	}
 	c.SetReadDeadline(time.Now().Add(30 * time.Second))
-	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		return Transfer{}, err
-	}
-	answer, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil {
-		return Transfer{}, fmt.Errorf("read checksum: %w", err)
-	}
-	sum := hex.EncodeToString(h.Sum(nil))
-	if strings.TrimSpace(answer) != sum {
-		return Transfer{}, fmt.Errorf("checksum %s was sent, %s arrived", sum, strings.TrimSpace(answer))
-	}
-	s := time.Since(start).Seconds()
-	return Transfer{Bytes: sent, Seconds: s, Mbits: float64(sent) * 8 / s / 1e6, SHA256: sum}, nil
+	return concluded(c, h, sent, start)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -54,6 +55,12 @@ func sendTCP(ctx context.Context, addr string, n int64, marker string) (Transfer
 	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(payload(marker), n), make([]byte, 256<<10)); err != nil {
 		return Transfer{}, fmt.Errorf("send: %w", err)
 	}
+	return concluded(c, h, n, start)
+}
+
+// concluded ends what is sent on c and compares the checksum that the server
+// answers with h's, of n bytes sent since start.
+func concluded(c net.Conn, h hash.Hash, n int64, start time.Time) (Transfer, error) {
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		return Transfer{}, err
 	}
