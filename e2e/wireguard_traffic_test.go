@@ -23,6 +23,12 @@ func TestWireGuardTraffic(t *testing.T) {
 		if soaking {
 			bytes = 200 << 20
 		}
+		to2 := in2v6
+		if e[0] == reference {
+			// wireguard-go's datagrams whose checksum comes out as zero never pass
+			// over IPv6: it writes the zero (see wggo's mendUDPChecksum).
+			to2 = in2v4
+		}
 		tests := func(part string) {
 			t.Helper()
 			p.pings(p.n2, in1v4, 10)
@@ -32,7 +38,7 @@ func TestWireGuardTraffic(t *testing.T) {
 			all := []struct {
 				from        *lab.Host
 				proto, addr string
-			}{{p.n1, "tcp", in2v4}, {p.n2, "tcp", in1v6}, {p.n2, "udp", in1v4}, {p.n1, "udp", in2v6}}
+			}{{p.n1, "tcp", in2v4}, {p.n2, "tcp", in1v6}, {p.n2, "udp", in1v4}, {p.n1, "udp", to2}}
 			for _, s := range all {
 				require.NoError(t, p.send(s.from, s.proto, s.addr, bytes), "%s: %s to %s", part, s.proto, s.addr)
 			}

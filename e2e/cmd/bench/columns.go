@@ -21,6 +21,9 @@ const (
 	colWggoDirect   = "wggo-direct"
 	colWggoRelay    = "wggo-relay"
 	colSmallBuffers = "relay-208KB"
+	colPlainTen     = "plain-10"
+	colWGTen        = "wg-direct-10"
+	colDirectTen    = "direct-10"
 	colRelayTen     = "relay-10"
 	colDirectMany   = "direct-10+1000"
 )
@@ -57,6 +60,9 @@ var columns = []column{
 	{name: colWggoDirect, connect: causeway{engine: e2e.EngineWireGuardGo, path: protocol.PathDirect}.connect},
 	{name: colWggoRelay, connect: causeway{engine: e2e.EngineWireGuardGo, path: protocol.PathRelay}.connect},
 	{name: colSmallBuffers, measures: tcp, connect: causeway{engine: e2e.EngineInline, path: protocol.PathRelay, buffer: 208 << 10}.connect},
+	{name: colPlainTen, sites: 1 + active, measures: fanout, connect: connectPlain},
+	{name: colWGTen, sites: 1 + active, measures: fanout, connect: connectWireGuardDirect},
+	{name: colDirectTen, sites: 1 + active, measures: fanout, connect: causeway{engine: e2e.EngineInline, path: protocol.PathDirect}.connect},
 	{name: colRelayTen, sites: 1 + active, measures: fanout, connect: causeway{engine: e2e.EngineInline, path: protocol.PathRelay}.connect},
 	{name: colDirectMany, sites: 1 + active, measures: fanout, connect: causeway{engine: e2e.EngineInline, path: protocol.PathDirect, idle: 1000}.connect},
 }
@@ -154,10 +160,12 @@ func realFrames(inet *lab.Host, hosts ...*lab.Host) {
 	inet.Sh("for p in $(ip -o link show type veth | sed 's/^[0-9]*: //; s/@.*//'); do " + fmt.Sprintf(off, "$p", "off") + "; done")
 }
 
-// connectPlain lets the kernels of both sites forward.
+// connectPlain lets the sites' kernels forward.
 func connectPlain(_ context.Context, w *world) error {
-	for i, s := range w.sites {
-		s.host.Route(w.sites[1-i].pods, w.sites[1-i].addr)
+	first := w.sites[0]
+	for _, s := range w.sites[1:] {
+		first.host.Route(s.pods, s.addr)
+		s.host.Route(first.pods, first.addr)
 	}
 	return nil
 }

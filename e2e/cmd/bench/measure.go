@@ -82,7 +82,8 @@ func (w *world) twoSites(ctx context.Context, f map[string]float64, from, to *si
 	}
 	f[figIdleP50], f[figIdleP99] = idle.P50, idle.P99
 	counts := []int{1, 8}
-	if w.name == colInlineDirect || w.name == colInlineRelay { // to compare fan-outs with
+	switch w.name { // to compare fan-outs with
+	case colPlain, colWGDirect, colInlineDirect, colInlineRelay:
 		counts = append(counts, active)
 	}
 	for _, n := range counts {

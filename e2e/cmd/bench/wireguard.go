@@ -123,18 +123,20 @@ func (n *wgNode) configure(peers ...wgPeer) error {
 	return nil
 }
 
-// startSites starts wireguard-go at both sites.
-func startSites(ctx context.Context, w *world) (out [2]*wgNode, err error) {
-	for i, s := range w.sites {
-		if out[i], err = startWireGuard(ctx, w, s.host, s.addr); err != nil {
-			return out, err
+// startSites starts wireguard-go at every site.
+func startSites(ctx context.Context, w *world) (out []*wgNode, err error) {
+	for _, s := range w.sites {
+		n, err := startWireGuard(ctx, w, s.host, s.addr)
+		if err != nil {
+			return nil, err
 		}
-		s.proc = out[i].proc
+		s.proc = n.proc
+		out = append(out, n)
 	}
 	return out, nil
 }
 
-// connectWireGuardDirect joins the sites by one tunnel.
+// connectWireGuardDirect joins the first site with each of the others.
 func connectWireGuardDirect(ctx context.Context, w *world) error {
 	ctx, cancel := e2e.Step(ctx)
 	defer cancel()
@@ -142,12 +144,14 @@ func connectWireGuardDirect(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	for i := range n {
-		if err := n[i].configure(wgPeer{n[1-i], true, []string{w.sites[1-i].pods}}); err != nil {
+	var others []wgPeer
+	for i := 1; i < len(n); i++ {
+		others = append(others, wgPeer{n[i], true, []string{w.sites[i].pods}})
+		if err := n[i].configure(wgPeer{n[0], true, []string{w.sites[0].pods}}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return n[0].configure(others...)
 }
 
 // connectWireGuardHub joins each site with the hub, whose kernel forwards

@@ -63,7 +63,9 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		d.lastTable, d.lastDst, d.lastPeer = t, netip.Addr{}, nil
 	}
 	for i := range n {
-		dst, ok := destination(bufs[i][offset : offset+sizes[i]])
+		p := bufs[i][offset : offset+sizes[i]]
+		mendUDPChecksum(p)
+		dst, ok := destination(p)
 		if !ok {
 			continue
 		}
