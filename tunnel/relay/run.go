@@ -92,6 +92,9 @@ func (r *Relay) tick(ctx context.Context) {
 // read handles what comes to c. Data leaves by another socket if c is the one
 // for control.
 func (r *Relay) read(c, data *sock.Conn) {
+	if err := sock.LockBatchThread(); err != nil {
+		r.cfg.Log.Debug().Err(err).Msg("relay loop runs with the usual scheduling policy")
+	}
 	d := r.newReader(data)
 	b := sock.NewBatchOf(batchGroups)
 	for {
