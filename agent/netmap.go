@@ -156,6 +156,21 @@ func (a *Agent) have() protocol.NetmapVersion {
 	return a.held.Netmap.NetmapVersion
 }
 
+// haveSum is the digest of the peers of the netmap held; nil for none.
+func (a *Agent) haveSum() []byte {
+	a.mu.Lock()
+	held := a.held
+	a.mu.Unlock()
+	if held == nil {
+		return nil
+	}
+	sum, err := protocol.SumPeers(held.Netmap.Peers)
+	if err != nil {
+		return nil // the hub sends them, then
+	}
+	return sum[:]
+}
+
 // reapply applies what is held once more, as after a change on the host, and
 // tells the hub if the outcome is another.
 func (a *Agent) reapply(ctx context.Context) {

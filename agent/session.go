@@ -166,7 +166,7 @@ func (a *Agent) controlAddrs(n protocol.NodeNumber) (netip.Addr, netip.AddrPort,
 func (a *Agent) hello() protocol.Hello {
 	return protocol.Hello{AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
 		Routes: a.cfg.Settings.Routes, Accept: a.cfg.Settings.Accept, Labels: a.cfg.Settings.Labels,
-		Have: a.have(), Engine: a.tunnel.EngineName()}
+		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
 }
 
 // welcome hears that the hub knows this node: what it holds is good again.

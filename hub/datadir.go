@@ -17,6 +17,7 @@ const (
 	natsDir    = "nats"
 	markerFile = "log.json"
 	lockFile   = "lock"
+	memoryFile = "live.json"
 )
 
 // openDataDir makes the directory if it is missing, checks that it can be

@@ -99,7 +99,8 @@ type Hello struct {
 	Routes       []netip.Prefix      `json:"routes"` // announced: routes: of the agent's config
 	Accept       []netip.Prefix      `json:"accept"` // what it lets the hub route into the tunnel
 	Labels       map[string]string   `json:"labels,omitempty"`
-	Have         NetmapVersion       `json:"have"` // netmap that it holds; zero for none
+	Have         NetmapVersion       `json:"have"`               // netmap that it holds; zero for none
+	HaveSum      []byte              `json:"have_sum,omitempty"` // PeersSum of that: if it is still true, they are not sent again
 	Features     []string            `json:"features,omitempty"`
 	Engine       string              `json:"engine"`
 }

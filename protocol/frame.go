@@ -1,6 +1,8 @@
 package protocol
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -31,6 +33,38 @@ func WriteFrame(w io.Writer, v any, limit int) error {
 	}
 	_, err = w.Write(append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...))
 	return err
+}
+
+// maxPiece bounds the buffer of WriteMessageParts.
+const maxPiece = 32 << 10
+
+// WriteMessageParts writes a message of this kind as WriteFrame does, with the
+// concatenation of parts, which is JSON, for its body. Small parts are gathered,
+// but the message is never held as a whole: it takes several Writes.
+func WriteMessageParts(w io.Writer, kind MessageKind, parts [][]byte, limit int) error {
+	head, err := json.Marshal(Message{Version, kind, json.RawMessage("0")})
+	if err != nil {
+		return err
+	}
+	head, ok := bytes.CutSuffix(head, []byte("0}"))
+	if !ok {
+		return fmt.Errorf("encode %s: body is not last", kind)
+	}
+	n := len(head) + 1
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n > limit {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrFrameTooLarge, n, limit)
+	}
+	bw := bufio.NewWriterSize(w, min(4+n, maxPiece))
+	bw.Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
+	bw.Write(head)
+	for _, p := range parts {
+		bw.Write(p) // an error stays until Flush
+	}
+	bw.WriteByte('}')
+	return bw.Flush()
 }
 
 // ReadFrame reads what WriteFrame wrote into v. Memory grows with what really

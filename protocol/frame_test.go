@@ -67,3 +67,16 @@ func FuzzReadFrame(f *testing.F) {
 		}
 	})
 }
+
+// A message in parts is the same on the wire as one in a piece, however it is cut.
+func TestMessageParts(t *testing.T) {
+	body := []byte(`{"epoch":1,"peers":["` + strings.Repeat("x", 100_000) + `"]}`)
+	var whole bytes.Buffer
+	require.NoError(t, WriteFrame(&whole, Message{Version, KindNetmap, body}, MaxToAgent))
+	for _, cut := range []int{0, 1, 50, maxPiece, len(body)} {
+		var w bytes.Buffer
+		require.NoError(t, WriteMessageParts(&w, KindNetmap, [][]byte{body[:cut], nil, body[cut:]}, MaxToAgent))
+		require.Equal(t, whole.Bytes(), w.Bytes())
+	}
+	require.ErrorIs(t, WriteMessageParts(io.Discard, KindNetmap, [][]byte{body}, len(body)), ErrFrameTooLarge)
+}

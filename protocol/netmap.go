@@ -1,6 +1,9 @@
 package protocol
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"sort"
@@ -129,6 +132,47 @@ func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 	}
 	sort.Slice(n.Peers, func(i, j int) bool { return n.Peers[i].Number() < n.Peers[j].Number() })
 	return n, nil
+}
+
+// PeersSum is a digest of a netmap's peers in any order: the exclusive or of the
+// SHA-256 of each one's JSON. By it a hub finds that an agent holds what it
+// would be sent. It proves nothing: who lies about it deceives himself alone.
+type PeersSum [sha256.Size]byte
+
+// Add adds a peer, or takes it out again.
+func (s *PeersSum) Add(p PeersSum) {
+	for i := range s {
+		s[i] ^= p[i]
+	}
+}
+
+// SumPeer is the digest of one peer, given its JSON.
+func SumPeer(peer []byte) PeersSum { return sha256.Sum256(peer) }
+
+// SumPeers is the digest of peers.
+func SumPeers(peers []Peer) (sum PeersSum, err error) {
+	for _, p := range peers {
+		b, err := json.Marshal(p)
+		if err != nil {
+			return PeersSum{}, fmt.Errorf("encode peer %d: %w", p.Number(), err)
+		}
+		sum.Add(SumPeer(b))
+	}
+	return sum, nil
+}
+
+// SplitNetmap returns what is before and behind the peers in the JSON of n, whose
+// own peers are left out: between them belong those of peers, separated by
+// commas. So a peer is encoded once for any number of netmaps.
+func SplitNetmap(n Netmap) (head, tail []byte, err error) {
+	n.Peers = []Peer{}
+	b, err := json.Marshal(n)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode netmap: %w", err)
+	}
+	const mark = `"peers":[` // in a string the quotes would be escaped, and no other key has this name
+	i := bytes.Index(b, []byte(mark)) + len(mark)
+	return b[:i:i], b[i:], nil
 }
 
 // NetmapAck answers every Netmap.

@@ -1,38 +1,28 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"time"
 
 	"causeway/hub/netmap"
 	"causeway/protocol"
 )
 
-// netmapOf is one node's netmap, as the view that it is made from: views are
-// shared between sessions, and a netmap for each would be peers times peers.
-type netmapOf struct {
-	view    *netmap.View
-	version protocol.NetmapVersion
-}
-
-// netmap makes the full netmap of node n.
-func (o netmapOf) netmap(n protocol.NodeNumber) (protocol.Netmap, bool) {
-	if o.view == nil {
-		return protocol.Netmap{}, false
-	}
-	m, ok := o.view.For(n)
-	m.NetmapVersion = o.version
-	return m, ok
-}
-
 // push keeps the agent's netmap up to date until ctx ends. One netmap is under
 // way at a time, and there is no second one before the first was answered: what
-// changes meanwhile goes into the next one. The first is a full one, since what
-// an agent holds of an earlier session is not known here; once one is
-// acknowledged, changes to it follow.
-func (ses *session) push(ctx context.Context, have protocol.NetmapVersion) error {
-	var held, sent netmapOf // acknowledged; last sent
+// changes meanwhile goes into the next one. The first is a full one, unless the
+// agent says that it holds just these peers, as after a restart of this hub; once
+// one is acknowledged, changes to it follow.
+//
+// Sessions hold views, which they share: a netmap for each would be peers times
+// peers.
+func (ses *session) push(ctx context.Context, h protocol.Hello) error {
+	var held, sent *netmap.View // whose netmap was acknowledged; and was sent last
+	version, first := h.Have, true
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,51 +30,84 @@ func (ses *session) push(ctx context.Context, have protocol.NetmapVersion) error
 		case <-ses.awake:
 		case a := <-ses.acks: // said later, of a netmap that was taken long ago
 			if a.Full {
-				held, sent = netmapOf{}, netmapOf{}
+				held, sent = nil, nil
 				ses.wake()
 			}
 			continue
 		}
 		view := ses.s.currentView()
-		if view == nil {
+		if view == nil || !view.Has(ses.node) {
 			continue
 		}
-		full, ok := view.For(ses.node)
-		if !ok {
-			continue
-		}
-		if last, ok := sent.netmap(ses.node); ok && netmap.Same(last, full) {
-			if sent == held {
-				held.view = view // it says the same, and the older one may go
-				sent = held
-				ses.s.holds(ses, view)
+		next := view.Next(version)
+		var u netmap.Update
+		sum := view.Sum(ses.node)
+		switch {
+		case first && h.Have.Epoch == view.Version.Epoch && bytes.Equal(h.HaveSum, sum[:]):
+			u = view.Confirm(ses.node, version, next)
+		case sent != nil:
+			change, changed := view.Change(sent, ses.node, version, next)
+			if !changed {
+				if sent == held {
+					held, sent = view, view // it says the same, and the older one may go
+					ses.s.holds(ses, view)
+				}
+				continue
 			}
-			continue
+			if u = change; held == nil {
+				u = view.Full(ses.node, next)
+			}
+		default:
+			u = view.Full(ses.node, next)
 		}
-		full.NetmapVersion = view.Next(have)
-		have = full.NetmapVersion
-		msg := full
-		if base, ok := held.netmap(ses.node); ok {
-			msg = netmap.Delta(base, full)
-		}
-		if err := ses.send(protocol.KindNetmap, msg); err != nil {
+		first = false
+		if err := ses.sendNetmap(u); err != nil {
 			return err
 		}
-		sent = netmapOf{view, have}
-		again, err := ses.awaitAck(ctx, have)
+		sent, version = view, next
+		again, err := ses.awaitAck(ctx, next)
 		switch {
 		case err != nil:
 			return err
 		case !again:
 			held = sent
 			ses.s.holds(ses, view)
-		case msg.Base != nil:
-			held, sent = netmapOf{}, netmapOf{}
+		case u.Netmap.Base != nil:
+			held, sent = nil, nil
 			ses.wake()
 		default: // a full one needs no base; the next change is another
-			held = netmapOf{}
+			held = nil
 		}
 	}
+}
+
+// sendNetmap writes a netmap piece by piece, each of which has its time: many
+// agents may be sent large ones at once, over links of any speed.
+func (ses *session) sendNetmap(u netmap.Update) error {
+	parts, err := u.Parts()
+	if err != nil {
+		return err
+	}
+	ses.mu.Lock()
+	c := ses.control
+	ses.mu.Unlock()
+	if c == nil {
+		return ErrOffline
+	}
+	ses.wmu.Lock()
+	defer ses.wmu.Unlock()
+	if err := protocol.WriteMessageParts(timedWriter{c}, protocol.KindNetmap, parts, protocol.MaxToAgent); err != nil {
+		return fmt.Errorf("send %s: %w", protocol.KindNetmap, err)
+	}
+	return nil
+}
+
+// timedWriter gives each Write its time.
+type timedWriter struct{ net.Conn }
+
+func (w timedWriter) Write(b []byte) (int, error) {
+	w.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return w.Conn.Write(b)
 }
 
 var errNoAck = errors.New("the node does not acknowledge its netmap")

@@ -71,27 +71,33 @@ type Config struct {
 	Bus     Bus
 	Tunnel  Tunnel
 	Events  *event.Log
-	Log     zerolog.Logger
+	// Memory is a file that keeps what is known live of nodes for the next run; empty: none.
+	Memory string
+	Log    zerolog.Logger
 }
 
 // Server holds the control sessions. Its methods may be called concurrently.
 type Server struct {
-	cfg     Config
-	started time.Time
-	dirty   chan struct{} // something that netmaps depend on changed
-	booted  chan booted
+	cfg      Config
+	started  time.Time
+	dirty    chan struct{} // something that netmaps depend on changed
+	departed chan struct{} // a node that is gone may have to be told so, or was
+	booted   chan booted
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
 	conns map[protocol.NodeNumber]int // open connections, with or without a session
 	view  *netmap.View
 
+	memory  memory                              // of the run before
+	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
+
 	revoked map[protocol.NodeNumber]*revocation
 }
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), booted: make(chan booted, maxBooted), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}}
 }
 
@@ -151,6 +157,12 @@ func (s *Server) Run(ctx context.Context) error {
 	var pace pace
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	s.remember()
+	save := time.NewTicker(saveEvery)
+	defer save.Stop()
+	defer s.save()
+	graceOver := time.NewTimer(startGrace)
+	defer graceOver.Stop()
 	last := ""
 	for {
 		select {
@@ -164,10 +176,16 @@ func (s *Server) Run(ctx context.Context) error {
 			pace.changed(time.Now())
 		case <-s.cfg.Tunnel.BoundChanged():
 			pace.touched(time.Now())
+		case <-save.C:
+			s.save()
+		case <-graceOver.C:
+			pace.touched(time.Now())
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:
-			s.dismiss(s.cfg.Store.State()) // a session that came up while its node was revoked
+			pace.touched(time.Now())
+		case <-s.departed:
+			s.dismiss(s.cfg.Store.State())
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
 				return err
 			}
@@ -191,6 +209,14 @@ func (s *Server) touch() {
 	}
 }
 
+// recheck asks for another look at nodes that are gone.
+func (s *Server) recheck() {
+	select {
+	case s.departed <- struct{}{}:
+	default:
+	}
+}
+
 // setNodes gives the tunnel the live nodes, and those that are gone but have
 // not heard so yet.
 func (s *Server) setNodes(st *state.State, last *string) error {
@@ -203,7 +229,7 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 	}
 	s.mu.Unlock()
 	out := make([]tunnel.HubNode, 0, len(nodes))
-	fingerprint := ""
+	var print []byte
 	for _, n := range nodes {
 		overlay, err := st.OverlayOf(n.Number)
 		if err != nil {
@@ -214,8 +240,9 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
 		}
 		out = append(out, node)
-		fingerprint += fmt.Sprintf("%d/%d/%t ", n.Number, n.KeyEpoch(), n.Quarantine != "")
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, n.KeyEpoch(), n.Quarantine != "")
 	}
+	fingerprint := string(print)
 	if fingerprint == *last && fingerprint != "" {
 		return nil
 	}
@@ -259,7 +286,7 @@ func (s *Server) dismiss(st *state.State) {
 				delete(s.nodes, n)
 			}
 			s.mu.Unlock()
-			s.touch()
+			s.recheck()
 		}()
 	}
 }
@@ -279,17 +306,18 @@ func (s *Server) compute() (fresh bool) {
 			info.Online = l.session != nil || now.Sub(l.lastWord) < onlineGrace
 			info.Candidates = append(info.Candidates, l.status.Candidates...)
 		}
-		known[n] = info
+		known[n] = s.recall(n, info, now)
 	}
-	var owners map[netip.Prefix]protocol.NodeNumber
-	if s.view != nil {
-		owners = s.view.Owners
+	before := s.view
+	if before == nil {
+		before = s.memory.before()
 	}
-	next := netmap.Compute(st, known, owners)
+	next := netmap.Compute(st, known, before)
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
 	}
 	s.view = next
+	s.unsaved = known
 	for _, l := range s.nodes {
 		if l.session != nil {
 			l.session.wake()

@@ -221,7 +221,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	pctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() {
-		if err := ses.push(pctx, h.Have); err != nil && pctx.Err() == nil {
+		if err := ses.push(pctx, h); err != nil && pctx.Err() == nil {
 			ses.log.Debug().Err(err).Msg("netmap not sent")
 			ses.mux.Close()
 		}
@@ -237,11 +237,16 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, er
 	if !allowed {
 		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
 	}
-	st, err := ses.s.cfg.Store.Update(ctx, "node:"+ses.name(), "hello", func(d *state.Draft) error {
-		return state.Announce(d, ses.node, h.Statement, h.Routes)
-	})
-	if err != nil {
-		return ses.s.cfg.Store.State().Nodes[ses.node], err
+	// A hello that says what is recorded already is no transaction, and needs no log: many
+	// agents may come at once, and when the log is out of reach, too. Should it be
+	// older than this hub knows, the session ends as every one does when the log says so.
+	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
+	st, ok := ses.s.cfg.Store.Settled(announce)
+	if !ok {
+		var err error
+		if st, err = ses.s.cfg.Store.Update(ctx, "node:"+ses.name(), "hello", announce); err != nil {
+			return ses.s.cfg.Store.State().Nodes[ses.node], err
+		}
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
 		ses.log.Warn().Stringer("have", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")
@@ -267,6 +272,9 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	ses.log.Info().Str("version", h.AgentVersion).Msg("node connected")
 	ses.wake()
 	s.touch()
+	if !s.cfg.Store.State().Nodes[ses.node].Live() { // it came up while its node was revoked
+		s.recheck()
+	}
 }
 
 // gone takes ses out, unless another took its place.
@@ -395,7 +403,7 @@ func (ses *session) leave(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
-	s.touch()
+	s.recheck()
 	return err
 }
 
@@ -408,6 +416,7 @@ func (s *Server) status(ses *session, v protocol.Status) {
 	if l != nil && l.session == ses {
 		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
 		l.status, l.heard, l.lastWord = v, true, time.Now()
+		delete(s.memory.Nodes, ses.node) // what was remembered is old now
 		s.judged(node, l)
 	}
 	s.mu.Unlock()

@@ -26,10 +26,12 @@ type Live struct {
 // View is the part of all netmaps that is computed once.
 type View struct {
 	Version protocol.NetmapVersion // without Minor
-	Peers   []protocol.Peer        // every node that peers may know, by number
 	// Owners says which node carries a prefix. The next View is computed from it, so that a
 	// prefix stays where it is while its owner is online.
 	Owners map[netip.Prefix]protocol.NodeNumber
+
+	peers []*entry          // every node that peers may know, by number
+	sum   protocol.PeersSum // of all peers
 
 	self map[protocol.NodeNumber]protocol.NetmapSelf
 	ages map[string]time.Duration // max_age of each site
@@ -39,8 +41,12 @@ type View struct {
 	alone map[protocol.NodeNumber]bool // may know nobody
 }
 
-// Compute makes the view. owners are those of the View before, or nil.
-func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip.Prefix]protocol.NodeNumber) *View {
+// Compute makes the view. before is the one before, whose owners go on where they
+// can and whose peers are shared where they are the same; or nil.
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *View {
+	if before == nil {
+		before = &View{}
+	}
 	v := &View{
 		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
 		Owners:  map[netip.Prefix]protocol.NodeNumber{},
@@ -76,7 +82,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 	}
 	owned := map[protocol.NodeNumber][]netip.Prefix{}
 	for p, nodes := range candidates {
-		o := owner(nodes, owners[p], live)
+		o := owner(nodes, before.Owners[p], live)
 		v.Owners[p] = o
 		owned[o] = append(owned[o], p)
 	}
@@ -94,10 +100,12 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, owners map[netip
 		}
 		r := owned[n.Number]
 		slices.SortFunc(r, comparePrefixes)
-		v.Peers = append(v.Peers, protocol.Peer{
+		e := before.entry(protocol.Peer{
 			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r,
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
 		})
+		v.peers = append(v.peers, e)
+		v.sum.Add(e.sum)
 	}
 	return v
 }
@@ -150,38 +158,40 @@ func Candidates(addrs []netip.AddrPort, overlay []netip.Prefix) []netip.AddrPort
 // For returns node n's full netmap; ok is false if n is no live node. The
 // version has no Minor.
 func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
-	self, ok := v.self[n]
+	m, ok = v.frame(n)
 	if !ok {
-		return protocol.Netmap{}, false
+		return m, false
 	}
-	m = protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, Peers: make([]protocol.Peer, 0, len(v.Peers)), MaxAge: v.ages[self.Site]}
-	for _, p := range v.Peers {
-		if p.Number() == n || v.alone[n] {
-			continue
-		}
-		if own := v.own[n]; len(own) > 0 && slices.ContainsFunc(p.Routes, func(r netip.Prefix) bool { return own[r] }) {
-			p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return own[r] })
-		}
-		m.Peers = append(m.Peers, p)
+	m.Peers = make([]protocol.Peer, 0, len(v.peers))
+	w := v.walk(n)
+	for e := w.next(); e != nil; e = w.next() {
+		m.Peers = append(m.Peers, e.peer)
 	}
 	return m, true
 }
 
-// Knows reports whether peer is in node n's netmap.
-func (v *View) Knows(n, peer protocol.NodeNumber) bool {
-	return n != peer && !v.alone[n] && slices.ContainsFunc(v.Peers, func(p protocol.Peer) bool { return p.Number() == peer })
+// frame is node n's full netmap without the peers.
+func (v *View) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
+	self, ok := v.self[n]
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, MaxAge: v.ages[self.Site]}, ok
 }
 
-// Same reports whether two full netmaps say the same, whatever their versions.
-func Same(a, b protocol.Netmap) bool {
-	a.NetmapVersion, b.NetmapVersion = protocol.NetmapVersion{}, protocol.NetmapVersion{}
-	return reflect.DeepEqual(a, b)
+// Has reports whether n is a live node.
+func (v *View) Has(n protocol.NodeNumber) bool {
+	_, ok := v.self[n]
+	return ok
+}
+
+// Knows reports whether peer is in node n's netmap.
+func (v *View) Knows(n, peer protocol.NodeNumber) bool {
+	_, ok := v.find(peer)
+	return ok && n != peer && !v.alone[n]
 }
 
 // SameAs reports whether every netmap of v and w says the same, whatever their
-// versions.
+// versions. One of them was computed from the other.
 func (v *View) SameAs(w *View) bool {
-	return w != nil && v.Version.Epoch == w.Version.Epoch && reflect.DeepEqual(v.Peers, w.Peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
+	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
 		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
 }
 
@@ -193,32 +203,4 @@ func (v *View) Next(have protocol.NetmapVersion) protocol.NetmapVersion {
 		return have
 	}
 	return v.Version
-}
-
-// Delta returns the change from base, which the agent holds, to full. Applied to
-// base it yields full.
-func Delta(base, full protocol.Netmap) protocol.Netmap {
-	d := full
-	v := base.NetmapVersion
-	d.Base = &v
-	if reflect.DeepEqual(base.HubList, full.HubList) {
-		d.HubList = nil
-	}
-	held := make(map[protocol.NodeNumber]protocol.Peer, len(base.Peers))
-	for _, p := range base.Peers {
-		held[p.Number()] = p
-	}
-	d.Peers = []protocol.Peer{}
-	for _, p := range full.Peers {
-		if h, ok := held[p.Number()]; !ok || !reflect.DeepEqual(h, p) {
-			d.Peers = append(d.Peers, p)
-		}
-		delete(held, p.Number())
-	}
-	d.Removed = nil
-	for n := range held {
-		d.Removed = append(d.Removed, n)
-	}
-	slices.Sort(d.Removed)
-	return d
 }

@@ -1,6 +1,8 @@
 package netmap
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -101,7 +103,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 		{"all went: it stays", nil, a2, a2},
 		{"a former owner that announces it no more", online(a1), b, a1},
 	} {
-		v := Compute(c.d.State, tt.live, map[netip.Prefix]protocol.NodeNumber{p: tt.before})
+		v := Compute(c.d.State, tt.live, &View{Owners: map[netip.Prefix]protocol.NodeNumber{p: tt.before}})
 		require.Equal(t, tt.want, v.Owners[p], tt.name)
 	}
 
@@ -116,7 +118,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m))
 	require.Equal(t, state.DefaultMaxAge, m.MaxAge)
 	require.NoError(t, state.SetMaxAge(c.d, "b", 0))
-	forever := Compute(c.d.State, nil, v.Owners)
+	forever := Compute(c.d.State, nil, v)
 	require.False(t, forever.SameAs(v))
 	m, _ = forever.For(b)
 	require.Zero(t, m.MaxAge)
@@ -183,15 +185,29 @@ func TestNext(t *testing.T) {
 	}
 }
 
-// Whatever changes between two netmaps, the delta applied to the first gives
-// the second; and no netmap has a prefix twice.
-func TestDeltaProperty(t *testing.T) {
+// sent is what an agent decodes of an update.
+func sent(t require.TestingT, u Update) (m protocol.Netmap) {
+	parts, err := u.Parts()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(bytes.Join(parts, nil), &m))
+	return m
+}
+
+func same(a, b protocol.Netmap) string {
+	a.NetmapVersion, b.NetmapVersion = protocol.NetmapVersion{}, protocol.NetmapVersion{}
+	return cmp.Diff(a, b, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }))
+}
+
+// Whatever changes between two views: what each node is sent makes its netmap of
+// the second from that of the first, says whether they differ, and the digest
+// is that of the peers it then holds; no netmap has a prefix twice.
+func TestChangeProperty(t *testing.T) {
 	pool := []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "172.16.0.0/12"}
 	rapid.Check(t, func(rt *rapid.T) {
 		c := newCluster(t)
 		var nodes []protocol.NodeNumber
-		var owners map[netip.Prefix]protocol.NodeNumber
-		var before *protocol.Netmap
+		var before *View
+		held := map[protocol.NodeNumber]protocol.Netmap{}
 		for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 			if rapid.Bool().Draw(rt, "join") || len(nodes) == 0 {
 				n := c.node("a", fmt.Sprintf("n%d", i))
@@ -200,48 +216,110 @@ func TestDeltaProperty(t *testing.T) {
 				require.NoError(rt, state.AnnounceRoutes(c.d, n, []netip.Prefix{p}))
 				require.NoError(rt, state.DecideRoute(c.d, fmt.Sprintf("n%d", i), p, true, "x"))
 			} else if n := rapid.SampledFrom(nodes).Draw(rt, "gone"); n != nodes[0] {
-				require.NoError(rt, state.Remove(c.d, n, state.GoneLeft))
+				if rapid.Bool().Draw(rt, "quarantine") && c.d.Nodes[n].Live() && c.d.Nodes[n].Quarantine == "" {
+					require.NoError(rt, state.Quarantine(c.d, n, "x"))
+				} else {
+					require.NoError(rt, state.Remove(c.d, n, state.GoneLeft))
+				}
 			}
 			c.d.Seq++
 			live := map[protocol.NodeNumber]Live{}
 			for _, n := range nodes {
 				live[n] = Live{Online: rapid.Bool().Draw(rt, "online"), Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(rapid.IntRange(1, 3).Draw(rt, "port")))}}
 			}
-			v := Compute(c.d.State, live, owners)
-			owners = v.Owners
-			full, ok := v.For(nodes[0])
-			require.True(rt, ok)
-			seen := map[netip.Prefix]bool{}
-			for _, p := range full.Peers {
-				for _, r := range p.Prefixes() {
-					require.False(rt, seen[r], "%s twice", r)
-					seen[r] = true
+			v := Compute(c.d.State, live, before)
+			require.True(rt, Compute(c.d.State, live, v).SameAs(v))
+			for _, n := range nodes {
+				full, ok := v.For(n)
+				require.Equal(rt, ok, v.Has(n))
+				if !ok {
+					delete(held, n)
+					continue
 				}
-			}
-			if before != nil {
-				got, err := Delta(*before, full).Apply(before)
+				seen := map[netip.Prefix]bool{}
+				for _, p := range full.Peers {
+					for _, r := range p.Prefixes() {
+						require.False(rt, seen[r], "%s twice", r)
+						seen[r] = true
+					}
+				}
+				got := sent(rt, v.Full(n, full.NetmapVersion))
+				require.Empty(rt, same(full, got))
+				if h, ok := held[n]; ok {
+					next := v.Next(h.NetmapVersion)
+					u, changed := v.Change(before, n, h.NetmapVersion, next)
+					require.Equal(rt, same(h, full) != "", changed)
+					var err error
+					got, err = sent(rt, u).Apply(&h)
+					require.NoError(rt, err)
+					require.Empty(rt, same(full, got))
+					require.Equal(rt, next, got.NetmapVersion)
+					confirmed, err := sent(rt, v.Confirm(n, got.NetmapVersion, v.Next(got.NetmapVersion))).Apply(&got)
+					require.NoError(rt, err)
+					require.Empty(rt, same(full, confirmed))
+				}
+				sum, err := protocol.SumPeers(got.Peers) // as it came over the wire
 				require.NoError(rt, err)
-				if d := cmp.Diff(full, got, cmpopts.EquateEmpty(), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
-					rt.Fatal(d)
-				}
-				require.Equal(rt, full.NetmapVersion == before.NetmapVersion, false)
-				require.True(rt, Same(full, full))
+				require.Equal(rt, sum, v.Sum(n))
+				held[n] = got
 			}
-			before = &full
+			before = v
 		}
 	})
 }
 
-func BenchmarkCompute1000(b *testing.B) {
+// The JSON that is put together of shared pieces is that of the whole, and peers
+// that stay the same are encoded once.
+func TestPartsAreTheNetmap(t *testing.T) {
+	c := newCluster(t)
+	a, b := c.node("a", "a1", "10.1.0.0/16"), c.node("b", "b1", "10.2.0.0/16")
+	c.node("b", "b2")
+	v := Compute(c.d.State, nil, nil)
+	full, _ := v.For(a)
+	want, err := json.Marshal(full)
+	require.NoError(t, err)
+	parts, err := v.Full(a, full.NetmapVersion).Parts()
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(bytes.Join(parts, nil)))
+	c.d.Seq++
+	w := Compute(c.d.State, map[protocol.NodeNumber]Live{b: {Candidates: []netip.AddrPort{ap("192.0.2.1:1")}}}, v)
+	kept := 0
+	for _, e := range w.peers {
+		if old, _ := v.find(e.number()); old == e {
+			kept++
+		}
+	}
+	require.Equal(t, 2, kept)
+	u, changed := w.Change(v, a, v.Version, w.Version)
+	require.True(t, changed)
+	require.Len(t, u.peers, 1)
+	_, changed = w.Change(v, b, v.Version, w.Version)
+	require.False(t, changed, "its own addresses are no news to it")
+}
+
+// One node's address changes: what the hub computes for itself and for each of
+// 2500 agents.
+func BenchmarkChange2500(b *testing.B) {
+	const nodes = 2500
 	c := newCluster(b)
-	for i := range 1000 {
+	for i := range nodes {
 		c.node("a", fmt.Sprintf("n%d", i))
 	}
+	v := Compute(c.d.State, nil, nil)
+	port := uint16(0)
 	b.ResetTimer()
 	for b.Loop() {
-		v := Compute(c.d.State, nil, nil)
-		if _, ok := v.For(2); !ok {
-			b.Fatal()
+		port++
+		w := Compute(c.d.State, map[protocol.NodeNumber]Live{2: {Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}}}, v)
+		for n := range protocol.NodeNumber(nodes) {
+			u, changed := w.Change(v, n+2, v.Version, w.Version)
+			if changed != (n != 0) {
+				b.Fatal(n)
+			}
+			if _, err := u.Parts(); err != nil {
+				b.Fatal(err)
+			}
 		}
+		v = w
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -19,10 +20,16 @@ type Draft struct {
 	*State
 	Now     time.Time // the transaction's time
 	changes []Change
+	dry     bool // its State is shared: whatever would change it is an error
 }
+
+var errChange = errors.New("the state would change")
 
 // Add applies c. If an invariant forbids it, the whole draft is void.
 func (d *Draft) Add(c Change) error {
+	if d.dry {
+		return errChange
+	}
 	if err := c.apply(d.State, d.Now); err != nil {
 		return err
 	}

@@ -1,0 +1,108 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"time"
+
+	"causeway/hub/netmap"
+	"causeway/internal/durable"
+	"causeway/protocol"
+)
+
+// What is known live of nodes is no state, but a hub that starts without it would
+// tell every agent of every other one's addresses anew, twice, and move prefixes
+// to whichever node of a group comes back first. So it is kept in a file, which
+// may be old or missing.
+const (
+	saveEvery = 10 * time.Second
+	// startGrace is how long after a start nodes that were online before count as
+	// online: they need a moment to come back.
+	startGrace = 15 * time.Second
+)
+
+// memory is the file.
+type memory struct {
+	Version int                                    `json:"v"`
+	Nodes   map[protocol.NodeNumber]rememberedNode `json:"nodes"`
+	Owners  []rememberedOwner                      `json:"owners"`
+}
+
+type rememberedNode struct {
+	Online     bool             `json:"online"`
+	Candidates []netip.AddrPort `json:"candidates"`
+}
+
+type rememberedOwner struct {
+	Prefix netip.Prefix        `json:"prefix"`
+	Node   protocol.NodeNumber `json:"node"`
+}
+
+// before is a view with the owners of the run before.
+func (m memory) before() *netmap.View {
+	v := &netmap.View{Owners: map[netip.Prefix]protocol.NodeNumber{}}
+	for _, o := range m.Owners {
+		v.Owners[o.Prefix] = o.Node
+	}
+	return v
+}
+
+// remember reads the file.
+func (s *Server) remember() {
+	if s.cfg.Memory == "" {
+		return
+	}
+	var m memory
+	b, err := os.ReadFile(s.cfg.Memory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	if err != nil || m.Version != protocol.Version {
+		s.cfg.Log.Warn().Err(err).Msg("what was known of nodes before is not readable, it is learnt anew")
+		return
+	}
+	s.mu.Lock()
+	s.memory = m
+	s.mu.Unlock()
+}
+
+// recall adds to what is known of node n what was known in the run before, until
+// the node has reported. s.mu is held.
+func (s *Server) recall(n protocol.NodeNumber, l netmap.Live, now time.Time) netmap.Live {
+	if r, ok := s.memory.Nodes[n]; ok {
+		l.Candidates = append(l.Candidates, r.Candidates...)
+		l.Online = l.Online || r.Online && now.Sub(s.started) < startGrace
+	}
+	return l
+}
+
+// save writes the file, if there is news.
+func (s *Server) save() {
+	s.mu.Lock()
+	known, view := s.unsaved, s.view
+	s.unsaved = nil
+	s.mu.Unlock()
+	if known == nil || s.cfg.Memory == "" {
+		return
+	}
+	m := memory{Version: protocol.Version, Nodes: make(map[protocol.NodeNumber]rememberedNode, len(known))}
+	for n, l := range known {
+		m.Nodes[n] = rememberedNode{l.Online, l.Candidates}
+	}
+	for p, n := range view.Owners {
+		m.Owners = append(m.Owners, rememberedOwner{p, n})
+	}
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = durable.WriteFile(s.cfg.Memory, b)
+	}
+	if err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("what is known of nodes is not kept for the next start")
+	}
+}

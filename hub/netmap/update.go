@@ -1,0 +1,197 @@
+package netmap
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"causeway/protocol"
+)
+
+// entry is a peer with its JSON, which is made once: views and netmaps in which
+// the peer is the same share the entry. So what a change costs grows with the
+// number of nodes and that of changed peers, and not with the product of nodes
+// and nodes. It is never changed.
+type entry struct {
+	peer protocol.Peer
+	json []byte
+	sum  protocol.PeersSum
+}
+
+func newEntry(p protocol.Peer) *entry {
+	b, err := json.Marshal(p)
+	if err != nil { // a Peer holds nothing that does not encode
+		panic(fmt.Sprintf("encode peer %d: %v", p.Number(), err))
+	}
+	return &entry{p, b, protocol.SumPeer(b)}
+}
+
+func (e *entry) number() protocol.NodeNumber { return e.peer.Number() }
+
+// find returns the entry of peer n.
+func (v *View) find(n protocol.NodeNumber) (*entry, bool) {
+	i, ok := slices.BinarySearchFunc(v.peers, n, func(e *entry, n protocol.NodeNumber) int { return cmp.Compare(e.number(), n) })
+	if !ok {
+		return nil, false
+	}
+	return v.peers[i], true
+}
+
+// entry is p's, the one of v if it is the same.
+func (v *View) entry(p protocol.Peer) *entry {
+	if e, ok := v.find(p.Number()); ok && reflect.DeepEqual(e.peer, p) {
+		return e
+	}
+	return newEntry(p)
+}
+
+// hidden lists the peers that carry a prefix which node n announces itself.
+func (v *View) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
+	for p := range v.own[n] {
+		if o, ok := v.Owners[p]; ok && o != n && !slices.Contains(out, o) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// without is e without the routes that node n announces itself.
+func (v *View) without(n protocol.NodeNumber, e *entry) *entry {
+	p := e.peer
+	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return v.own[n][r] })
+	return newEntry(p)
+}
+
+// walk goes over the peers in one node's netmap by number.
+type walk struct {
+	v      *View
+	node   protocol.NodeNumber
+	hidden []protocol.NodeNumber
+	rest   []*entry
+}
+
+func (v *View) walk(n protocol.NodeNumber) *walk {
+	w := &walk{v: v, node: n}
+	if !v.alone[n] {
+		w.hidden, w.rest = v.hidden(n), v.peers
+	}
+	return w
+}
+
+// next returns the next peer as the node sees it, nil at the end: what it
+// announces itself does not come back to it.
+func (w *walk) next() *entry {
+	for len(w.rest) > 0 {
+		e := w.rest[0]
+		w.rest = w.rest[1:]
+		switch {
+		case e.number() == w.node:
+			continue
+		case len(w.hidden) > 0 && slices.Contains(w.hidden, e.number()):
+			return w.v.without(w.node, e)
+		}
+		return e
+	}
+	return nil
+}
+
+// Sum is the digest of the peers in node n's netmap.
+func (v *View) Sum(n protocol.NodeNumber) protocol.PeersSum {
+	if v.alone[n] {
+		return protocol.PeersSum{}
+	}
+	sum := v.sum
+	if e, ok := v.find(n); ok {
+		sum.Add(e.sum)
+	}
+	for _, m := range v.hidden(n) {
+		if e, ok := v.find(m); ok {
+			sum.Add(e.sum)
+			sum.Add(v.without(n, e).sum)
+		}
+	}
+	return sum
+}
+
+// Update is a netmap or a change to one, for one agent.
+type Update struct {
+	Netmap protocol.Netmap // without its peers
+	peers  []*entry
+}
+
+// Full is node n's whole netmap, as version. n is a live node.
+func (v *View) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
+	u := Update{peers: make([]*entry, 0, len(v.peers))}
+	u.Netmap, _ = v.frame(n)
+	u.Netmap.NetmapVersion = version
+	w := v.walk(n)
+	for e := w.next(); e != nil; e = w.next() {
+		u.peers = append(u.peers, e)
+	}
+	return u
+}
+
+// Confirm is what an agent is sent that holds the right peers already, in a
+// netmap of version base: everything else.
+func (v *View) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
+	var u Update
+	u.Netmap, _ = v.frame(n)
+	u.Netmap.NetmapVersion, u.Netmap.Base = version, &base
+	return u
+}
+
+// Change is the change from node n's netmap in view held, which the agent has as
+// version base, to that in v. changed is false if they say the same.
+func (v *View) Change(held *View, n protocol.NodeNumber, base, version protocol.NetmapVersion) (u Update, changed bool) {
+	u = v.Confirm(n, base, version)
+	was, _ := held.frame(n)
+	if reflect.DeepEqual(was.HubList, u.Netmap.HubList) {
+		u.Netmap.HubList = nil
+	}
+	changed = u.Netmap.HubList != nil || was.MaxAge != u.Netmap.MaxAge || !reflect.DeepEqual(was.Self, u.Netmap.Self)
+	if v == held {
+		return u, changed
+	}
+	olds, news := held.walk(n), v.walk(n)
+	old, e := olds.next(), news.next()
+	for old != nil || e != nil {
+		switch {
+		case e == nil || old != nil && old.number() < e.number():
+			u.Netmap.Removed = append(u.Netmap.Removed, old.number())
+			old = olds.next()
+		case old == nil || e.number() < old.number():
+			u.peers = append(u.peers, e)
+			e = news.next()
+		default:
+			if old != e && !bytes.Equal(old.json, e.json) {
+				u.peers = append(u.peers, e)
+			}
+			old, e = olds.next(), news.next()
+		}
+	}
+	return u, changed || len(u.peers) > 0 || len(u.Netmap.Removed) > 0
+}
+
+var comma = []byte{','}
+
+// Parts are the pieces of the update's JSON, in order. They are shared and must
+// not be changed.
+func (u Update) Parts() ([][]byte, error) {
+	head, tail, err := protocol.SplitNetmap(u.Netmap)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([][]byte, 0, 2*len(u.peers)+2)
+	parts = append(parts, head)
+	for i, e := range u.peers {
+		if i > 0 {
+			parts = append(parts, comma)
+		}
+		parts = append(parts, e.json)
+	}
+	return append(parts, tail), nil
+}
