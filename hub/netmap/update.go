@@ -63,13 +63,18 @@ func (v *View) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
 func (v *View) without(n protocol.NodeNumber, e *entry) *entry {
 	p := e.peer
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return v.own[n][r] })
+	if len(p.Routes) == 0 {
+		p.Routes = nil // as of one that never had any: the same in JSON, too
+	}
 	return newEntry(p)
 }
 
-// walk goes over the peers in one node's netmap by number.
+// walk goes over the peers in one node's netmap by number. It looks into an entry
+// only where it has to: there are nodes times nodes of these steps.
 type walk struct {
 	v      *View
 	node   protocol.NodeNumber
+	own    *entry
 	hidden []protocol.NodeNumber
 	rest   []*entry
 }
@@ -78,6 +83,7 @@ func (v *View) walk(n protocol.NodeNumber) *walk {
 	w := &walk{v: v, node: n}
 	if !v.alone[n] {
 		w.hidden, w.rest = v.hidden(n), v.peers
+		w.own, _ = v.find(n)
 	}
 	return w
 }
@@ -88,10 +94,10 @@ func (w *walk) next() *entry {
 	for len(w.rest) > 0 {
 		e := w.rest[0]
 		w.rest = w.rest[1:]
-		switch {
-		case e.number() == w.node:
+		if e == w.own {
 			continue
-		case len(w.hidden) > 0 && slices.Contains(w.hidden, e.number()):
+		}
+		if len(w.hidden) > 0 && slices.Contains(w.hidden, e.number()) {
 			return w.v.without(w.node, e)
 		}
 		return e
@@ -160,6 +166,8 @@ func (v *View) Change(held *View, n protocol.NodeNumber, base, version protocol.
 	old, e := olds.next(), news.next()
 	for old != nil || e != nil {
 		switch {
+		case old == e:
+			old, e = olds.next(), news.next()
 		case e == nil || old != nil && old.number() < e.number():
 			u.Netmap.Removed = append(u.Netmap.Removed, old.number())
 			old = olds.next()
@@ -167,7 +175,7 @@ func (v *View) Change(held *View, n protocol.NodeNumber, base, version protocol.
 			u.peers = append(u.peers, e)
 			e = news.next()
 		default:
-			if old != e && !bytes.Equal(old.json, e.json) {
+			if !bytes.Equal(old.json, e.json) {
 				u.peers = append(u.peers, e)
 			}
 			old, e = olds.next(), news.next()
