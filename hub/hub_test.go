@@ -17,11 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/hub/admin"
 	"causeway/hub/api"
 	"causeway/hub/control/controltest"
 	"causeway/hub/join/jointest"
@@ -130,10 +132,43 @@ func (w *world) call(method, path string, in, out any) (int, string) {
 		require.NotContains(w.t, p.Detail, "\n")
 		return resp.StatusCode, p.Detail
 	}
+	described(w.t, method, path, b)
 	if out != nil {
 		require.NoError(w.t, json.Unmarshal(b, out), string(b))
 	}
 	return resp.StatusCode, ""
+}
+
+var document = admin.New(admin.Config{}).Document()
+
+// described holds an answer to the API's description: no field that it does not know,
+// none missing that it promises.
+func described(t *testing.T, method, path string, answer []byte) {
+	t.Helper()
+	if len(answer) == 0 {
+		return
+	}
+	path, _, _ = strings.Cut(path, "?")
+	parts := strings.Split(path, "/")
+	for pattern, item := range document.Paths {
+		ps := strings.Split(pattern, "/")
+		if len(ps) != len(parts) {
+			continue
+		}
+		fits := true
+		for i := range ps {
+			fits = fits && (ps[i] == parts[i] || strings.HasPrefix(ps[i], "{"))
+		}
+		op := map[string]*huma.Operation{"GET": item.Get, "POST": item.Post, "PATCH": item.Patch}[method]
+		if !fits || op == nil || op.Responses["200"].Content["application/json"] == nil {
+			continue
+		}
+		var v any
+		require.NoError(t, json.Unmarshal(answer, &v))
+		var res huma.ValidateResult
+		huma.Validate(document.Components.Schemas, op.Responses["200"].Content["application/json"].Schema, huma.NewPathBuffer([]byte("body"), 4), huma.ModeReadFromServer, v, &res)
+		require.Empty(t, res.Errors, "%s %s: the answer is not as the API's description says", method, pattern)
+	}
 }
 
 func (w *world) must(method, path string, in, out any) {

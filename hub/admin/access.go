@@ -15,9 +15,14 @@ type Role int
 const (
 	NoRole   Role = iota // a caller without credentials
 	Viewer               // looks
-	Operator             // works with sites, tokens, nodes and routes
-	Admin                // sees what makes a hub: backups
+	Operator             // works with sites, tokens, labels and routes
+	Admin                // decides who belongs: admins, revoked and quarantined nodes; takes backups
 )
+
+var roleNames = []string{NoRole: "none", Viewer: "viewer", Operator: "operator", Admin: "admin"}
+
+// String is the role's name in the API.
+func (r Role) String() string { return roleNames[r] }
 
 // access is who may use which route: the one place where this is decided. A route
 // that is not in it is nobody's.
@@ -37,9 +42,9 @@ var access = map[string]Role{
 	"GET /v1/nodes":                        Viewer,
 	"GET /v1/nodes/{name}":                 Viewer,
 	"PATCH /v1/nodes/{name}":               Operator,
-	"DELETE /v1/nodes/{name}":              Operator,
+	"DELETE /v1/nodes/{name}":              Admin,
 	"GET /v1/nodes/{name}/revocation":      Viewer,
-	"POST /v1/nodes/{name}/release":        Operator,
+	"POST /v1/nodes/{name}/release":        Admin,
 	"GET /v1/nodes/{name}/debug/{path...}": Operator,
 	"GET /v1/routes":                       Viewer,
 	"POST /v1/routes/decide":               Operator,
@@ -47,10 +52,10 @@ var access = map[string]Role{
 	"GET /v1/inventory/{name}":             Viewer,
 	"POST /v1/diag/ping":                   Operator,
 	"GET /v1/backup":                       Admin,
-	"GET /openapi.json":                    Viewer,
-	"GET /openapi.yaml":                    Viewer,
-	"GET /openapi-3.0.json":                Viewer,
-	"GET /openapi-3.0.yaml":                Viewer,
+	"GET /v1/openapi.json":                 Viewer,
+	"GET /v1/openapi.yaml":                 Viewer,
+	"GET /v1/openapi-3.0.json":             Viewer,
+	"GET /v1/openapi-3.0.yaml":             Viewer,
 }
 
 // Caller is who asks.

@@ -64,6 +64,8 @@ type Server struct {
 	started time.Time
 	handler http.Handler
 	routes  *routes
+
+	document *huma.OpenAPI
 }
 
 // New builds the API. It listens on nothing.
@@ -73,12 +75,15 @@ func New(cfg Config) *Server {
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
 	hc.DocsPath, hc.SchemasPath = "", ""
+	hc.OpenAPIPath = "/v1/openapi"
 	a := humago.New(mux, hc)
 	s.registerSites(a)
 	s.registerNodes(a)
 	s.registerReads(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
+	describe(a.OpenAPI())
+	s.document = a.OpenAPI()
 	s.handler = http.MaxBytesHandler(guard(mux.ServeMux, mux), maxBody)
 	s.routes = mux
 	return s
@@ -183,6 +188,7 @@ func peer(c net.Conn) Caller {
 // problem turns an error into a problem document.
 func problem(err error) error {
 	var e *state.Error
+	var stale *staleError
 	var full *disk.FullError
 	var broken *disk.BrokenError
 	switch {
@@ -196,6 +202,8 @@ func problem(err error) error {
 			return huma.Error403Forbidden(e.Text)
 		}
 		return huma.Error422UnprocessableEntity(e.Text)
+	case errors.As(err, &stale):
+		return huma.Error412PreconditionFailed(err.Error())
 	case errors.As(err, &full):
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
 	case errors.As(err, &broken):
@@ -230,6 +238,11 @@ func answer[T any](v T, err error) (*body[T], error) {
 
 type named struct {
 	Name string `path:"name" maxLength:"63"`
+}
+
+type namedChange struct {
+	Name string `path:"name" maxLength:"63"`
+	IfMatch
 }
 
 // hub returns this hub as the hub list has it.

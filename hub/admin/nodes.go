@@ -37,6 +37,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
 		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
 		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
+		ETag: nodeTag(n),
 	}
 	out.Overlay, _ = st.OverlayOf(n.Number)
 	out.Labels = map[string]string{}
@@ -75,7 +76,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 
 func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 	n := st.Nodes[r.Node]
-	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By}
+	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: tag(r)}
 	owner := s.cfg.Control.Owner(r.Prefix)
 	out.Owner = owner == r.Node && r.Carried()
 	switch {
@@ -130,17 +131,17 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		return answer(out, nil)
 	})
-	huma.Get(a, "/v1/nodes/{name}", func(_ context.Context, in *named) (*body[api.Node], error) {
+	huma.Get(a, "/v1/nodes/{name}", func(_ context.Context, in *named) (*tagged[api.Node], error) {
 		st := s.cfg.Store.State()
 		n, ok := st.NodeByName(in.Name)
 		if !ok {
 			_, err := st.FindNode(in.Name)
 			return nil, problem(err)
 		}
-		return answer(s.toNode(st, n), nil)
+		return withTag(nodeTag(n), s.toNode(st, n))
 	})
-	huma.Delete(a, "/v1/nodes/{name}", func(ctx context.Context, in *named) (*struct{}, error) {
-		_, err := s.update(ctx, "node revoke "+in.Name, func(d *state.Draft) error {
+	huma.Delete(a, "/v1/nodes/{name}", func(ctx context.Context, in *namedChange) (*struct{}, error) {
+		_, err := s.change(ctx, in.IfMatch, "node revoke "+in.Name, "node "+in.Name, nodeNow(in.Name), func(d *state.Draft) error {
 			n, err := d.FindNode(in.Name)
 			if err != nil {
 				return err
@@ -148,28 +149,29 @@ func (s *Server) registerNodes(a huma.API) {
 			return state.Remove(d, n.Number, state.GoneRevoked)
 		})
 		return nil, err
-	})
+	}, changes)
 	huma.Patch(a, "/v1/nodes/{name}", func(ctx context.Context, in *struct {
 		Name string `path:"name" maxLength:"63"` // huma does not fill an embedded struct of an unexported type
+		IfMatch
 		Body api.NodePatch
-	}) (*body[api.Node], error) {
-		st, err := s.update(ctx, "node label "+in.Name, func(d *state.Draft) error { return state.Label(d, in.Name, in.Body.Labels) })
+	}) (*tagged[api.Node], error) {
+		st, err := s.change(ctx, in.IfMatch, "node label "+in.Name, "node "+in.Name, nodeNow(in.Name), func(d *state.Draft) error { return state.Label(d, in.Name, in.Body.Labels) })
 		if err != nil {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Name)
-		return answer(s.toNode(st, n), nil)
-	})
+		return withTag(nodeTag(n), s.toNode(st, n))
+	}, changes)
 
-	huma.Post(a, "/v1/nodes/{name}/release", func(ctx context.Context, in *named) (*body[api.Node], error) {
-		st, err := s.update(ctx, "node release "+in.Name, func(d *state.Draft) error { return state.Release(d, in.Name) })
+	huma.Post(a, "/v1/nodes/{name}/release", func(ctx context.Context, in *namedChange) (*tagged[api.Node], error) {
+		st, err := s.change(ctx, in.IfMatch, "node release "+in.Name, "node "+in.Name, nodeNow(in.Name), func(d *state.Draft) error { return state.Release(d, in.Name) })
 		if err != nil {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Name)
 		s.cfg.Control.Released(n.Number)
-		return answer(s.toNode(st, n), nil)
-	})
+		return withTag(nodeTag(n), s.toNode(st, n))
+	}, changes)
 	huma.Get(a, "/v1/nodes/{name}/revocation", func(_ context.Context, in *named) (*body[api.Revocation], error) {
 		return answer(s.revocation(in.Name))
 	})
@@ -185,20 +187,28 @@ func (s *Server) registerNodes(a huma.API) {
 		slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
 		return answer(out, nil)
 	})
-	huma.Post(a, "/v1/routes/decide", func(ctx context.Context, in *struct{ Body api.RouteDecision }) (*body[api.Route], error) {
+	huma.Post(a, "/v1/routes/decide", func(ctx context.Context, in *struct {
+		IfMatch
+		Body api.RouteDecision
+	}) (*tagged[api.Route], error) {
 		verb := "reject"
 		if in.Body.Approve {
 			verb = "approve"
 		}
-		st, err := s.update(ctx, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), func(d *state.Draft) error {
+		current := func(st *state.State) (string, error) {
+			n, err := st.FindNode(in.Body.Node)
+			return tag(st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
+		}
+		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
 			return state.DecideRoute(d, in.Body.Node, in.Body.Prefix, in.Body.Approve, who(ctx))
 		})
 		if err != nil {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Body.Node)
-		return answer(s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), nil)
-	})
+		out := s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}])
+		return withTag(out.ETag, out)
+	}, changes)
 
 	huma.Get(a, "/v1/inventory", func(context.Context, *struct{}) (*body[[]api.Inventory], error) {
 		st := s.cfg.Store.State()

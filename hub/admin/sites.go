@@ -30,7 +30,7 @@ func sortedSites(st *state.State) []state.Site {
 }
 
 func toSite(st *state.State, site state.Site) api.Site {
-	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges, MaxAge: api.Forever}, Created: site.Created}
+	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges, MaxAge: api.Forever}, Created: site.Created, ETag: tag(site)}
 	if site.MaxAge != 0 {
 		out.MaxAge = api.MaxAge(site.MaxAge)
 	}
@@ -51,7 +51,7 @@ func (s *Server) registerSites(a huma.API) {
 		}
 		return answer(out, nil)
 	})
-	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*body[api.Site], error) {
+	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*tagged[api.Site], error) {
 		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
 			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil || in.Body.MaxAge == 0 {
 				return err
@@ -61,30 +61,34 @@ func (s *Server) registerSites(a huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return answer(toSite(st, st.Sites[in.Body.Name]), nil)
+		out := toSite(st, st.Sites[in.Body.Name])
+		return withTag(out.ETag, out)
 	})
-	huma.Get(a, "/v1/sites/{name}", func(_ context.Context, in *named) (*body[api.Site], error) {
+	huma.Get(a, "/v1/sites/{name}", func(_ context.Context, in *named) (*tagged[api.Site], error) {
 		st := s.cfg.Store.State()
 		site, err := st.FindSite(in.Name)
 		if err != nil {
 			return nil, problem(err)
 		}
-		return answer(toSite(st, site), nil)
+		out := toSite(st, site)
+		return withTag(out.ETag, out)
 	})
 	huma.Patch(a, "/v1/sites/{name}", func(ctx context.Context, in *struct {
 		Name string `path:"name" maxLength:"63"`
+		IfMatch
 		Body api.SitePatch
-	}) (*body[api.Site], error) {
-		st, err := s.update(ctx, "site set "+in.Name, func(d *state.Draft) error { return setMaxAge(d, in.Name, in.Body.MaxAge) })
+	}) (*tagged[api.Site], error) {
+		st, err := s.change(ctx, in.IfMatch, "site set "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error { return setMaxAge(d, in.Name, in.Body.MaxAge) })
 		if err != nil {
 			return nil, err
 		}
-		return answer(toSite(st, st.Sites[in.Name]), nil)
-	})
-	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *named) (*struct{}, error) {
-		_, err := s.update(ctx, "site delete "+in.Name, func(d *state.Draft) error { return d.Add(state.SiteDeleted{Name: in.Name}) })
+		out := toSite(st, st.Sites[in.Name])
+		return withTag(out.ETag, out)
+	}, changes)
+	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *namedChange) (*struct{}, error) {
+		_, err := s.change(ctx, in.IfMatch, "site delete "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error { return d.Add(state.SiteDeleted{Name: in.Name}) })
 		return nil, err
-	})
+	}, changes)
 
 	huma.Get(a, "/v1/tokens", func(context.Context, *struct{}) (*body[[]api.Token], error) {
 		st := s.cfg.Store.State()
@@ -100,14 +104,22 @@ func (s *Server) registerSites(a huma.API) {
 	})
 	huma.Delete(a, "/v1/tokens/{id}", func(ctx context.Context, in *struct {
 		ID string `path:"id" maxLength:"64"`
+		IfMatch
 	}) (*struct{}, error) {
 		var id protocol.TokenID
 		if err := id.UnmarshalText([]byte(in.ID)); err != nil {
 			return nil, huma.Error404NotFound("there is no token " + in.ID + "; see 'causeway token list'")
 		}
-		_, err := s.update(ctx, "token revoke "+in.ID, func(d *state.Draft) error { return d.Add(state.TokenCancelled{ID: id}) })
+		current := func(st *state.State) (string, error) {
+			k, ok := st.Tokens[id]
+			if !ok {
+				return "", state.Errorf(state.NotFound, "there is no token %s; see 'causeway token list'", in.ID)
+			}
+			return tag(k), nil
+		}
+		_, err := s.change(ctx, in.IfMatch, "token revoke "+in.ID, "token "+in.ID, current, func(d *state.Draft) error { return d.Add(state.TokenCancelled{ID: id}) })
 		return nil, err
-	})
+	}, changes)
 }
 
 func setMaxAge(d *state.Draft, site string, age api.MaxAge) error {
@@ -123,7 +135,7 @@ func setMaxAge(d *state.Draft, site string, age api.MaxAge) error {
 func toToken(st *state.State, k state.Token) api.Token {
 	t := api.Token{
 		TokenSpec: api.TokenSpec{Site: k.Site, TTL: api.Duration(k.Expires.Sub(k.Created)), Routes: k.Routes, Labels: k.Labels, Replace: k.Replace},
-		ID:        k.ID.String(), Created: k.Created, Expires: k.Expires, State: string(k.State(time.Now())),
+		ID:        k.ID.String(), Created: k.Created, Expires: k.Expires, State: string(k.State(time.Now())), ETag: tag(k),
 	}
 	if k.UsedBy != 0 {
 		t.UsedBy = st.Nodes[k.UsedBy].Name

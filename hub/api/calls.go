@@ -17,8 +17,21 @@ func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
 	return v, nil
 }
 
-func send[T any](ctx context.Context, c *Client, method, path string, in any) (v T, err error) {
-	if err = c.do(ctx, method, path, in, &v); err != nil {
+// Option changes a request.
+type Option func(http.Header)
+
+// IfMatch lets a change happen only while what it changes still has this ETag;
+// otherwise the error is ErrStale. An empty one asks for nothing.
+func IfMatch(etag string) Option {
+	return func(h http.Header) {
+		if etag != "" {
+			h.Set("If-Match", `"`+etag+`"`)
+		}
+	}
+}
+
+func send[T any](ctx context.Context, c *Client, method, path string, in any, o ...Option) (v T, err error) {
+	if err = c.do(ctx, method, path, in, &v, o...); err != nil {
 		var zero T
 		return zero, err
 	}
@@ -49,13 +62,13 @@ func (c *Client) CreateSite(ctx context.Context, s SiteSpec) (Site, error) {
 }
 
 // PatchSite changes a site.
-func (c *Client) PatchSite(ctx context.Context, name string, p SitePatch) (Site, error) {
-	return send[Site](ctx, c, http.MethodPatch, "/v1/sites/"+url.PathEscape(name), p)
+func (c *Client) PatchSite(ctx context.Context, name string, p SitePatch, o ...Option) (Site, error) {
+	return send[Site](ctx, c, http.MethodPatch, "/v1/sites/"+url.PathEscape(name), p, o...)
 }
 
 // DeleteSite removes a site.
-func (c *Client) DeleteSite(ctx context.Context, name string) error {
-	return c.do(ctx, http.MethodDelete, "/v1/sites/"+url.PathEscape(name), nil, nil)
+func (c *Client) DeleteSite(ctx context.Context, name string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/sites/"+url.PathEscape(name), nil, nil, o...)
 }
 
 // Tokens lists all join tokens, without their secrets.
@@ -69,8 +82,8 @@ func (c *Client) CreateToken(ctx context.Context, t TokenSpec) (TokenCreated, er
 }
 
 // RevokeToken makes an open token useless.
-func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	return c.do(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil)
+func (c *Client) RevokeToken(ctx context.Context, id string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil, o...)
 }
 
 // Nodes lists all nodes.
@@ -82,13 +95,13 @@ func (c *Client) Node(ctx context.Context, name string) (Node, error) {
 }
 
 // PatchNode changes a node.
-func (c *Client) PatchNode(ctx context.Context, name string, p NodePatch) (Node, error) {
-	return send[Node](ctx, c, http.MethodPatch, "/v1/nodes/"+url.PathEscape(name), p)
+func (c *Client) PatchNode(ctx context.Context, name string, p NodePatch, o ...Option) (Node, error) {
+	return send[Node](ctx, c, http.MethodPatch, "/v1/nodes/"+url.PathEscape(name), p, o...)
 }
 
 // RevokeNode takes a node out for good.
-func (c *Client) RevokeNode(ctx context.Context, name string) error {
-	return c.do(ctx, http.MethodDelete, "/v1/nodes/"+url.PathEscape(name), nil, nil)
+func (c *Client) RevokeNode(ctx context.Context, name string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/nodes/"+url.PathEscape(name), nil, nil, o...)
 }
 
 // Revocation tells how the cluster lets go of a revoked node.
@@ -97,8 +110,8 @@ func (c *Client) Revocation(ctx context.Context, name string) (Revocation, error
 }
 
 // ReleaseNode ends a node's quarantine.
-func (c *Client) ReleaseNode(ctx context.Context, name string) (Node, error) {
-	return send[Node](ctx, c, http.MethodPost, "/v1/nodes/"+url.PathEscape(name)+"/release", nil)
+func (c *Client) ReleaseNode(ctx context.Context, name string, o ...Option) (Node, error) {
+	return send[Node](ctx, c, http.MethodPost, "/v1/nodes/"+url.PathEscape(name)+"/release", nil, o...)
 }
 
 // Routes lists every node's announced routes.
@@ -107,8 +120,8 @@ func (c *Client) Routes(ctx context.Context) ([]Route, error) {
 }
 
 // DecideRoute approves or rejects a route.
-func (c *Client) DecideRoute(ctx context.Context, d RouteDecision) (Route, error) {
-	return send[Route](ctx, c, http.MethodPost, "/v1/routes/decide", d)
+func (c *Client) DecideRoute(ctx context.Context, d RouteDecision, o ...Option) (Route, error) {
+	return send[Route](ctx, c, http.MethodPost, "/v1/routes/decide", d, o...)
 }
 
 // Inventories lists the present facts of all nodes.

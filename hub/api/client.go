@@ -39,6 +39,9 @@ var (
 	ErrNoHub = errors.New("no hub")
 	// ErrNotFound is matched by an Error of status 404.
 	ErrNotFound = errors.New("not found")
+	// ErrStale is matched by an Error of status 412: what was to be changed is no
+	// longer as IfMatch says.
+	ErrStale = errors.New("changed meanwhile")
 )
 
 // Error is the hub's answer to a request that it refused: an RFC 9457 problem
@@ -78,9 +81,9 @@ func (e *Error) Error() string {
 	return oneLine(s)
 }
 
-// Is makes errors.Is(err, ErrNotFound) work.
+// Is makes errors.Is work with ErrNotFound and ErrStale.
 func (e *Error) Is(target error) bool {
-	return target == ErrNotFound && e.Status == http.StatusNotFound
+	return target == ErrNotFound && e.Status == http.StatusNotFound || target == ErrStale && e.Status == http.StatusPreconditionFailed
 }
 
 // oneLine keeps what a server sent from breaking lines or a terminal.
@@ -147,11 +150,11 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // do sends one request with the JSON of in (nil: no body) and reads the answer
 // into out (nil: ignored).
-func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
-	return c.doWithin(ctx, c.cfg.Timeout, method, path, in, out)
+func (c *Client) do(ctx context.Context, method, path string, in, out any, o ...Option) error {
+	return c.doWithin(ctx, c.cfg.Timeout, method, path, in, out, o...)
 }
 
-func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
+func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, path string, in, out any, o ...Option) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var body io.Reader
@@ -169,6 +172,9 @@ func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, pa
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, f := range o {
+		f(req.Header)
 	}
 	res, err := c.http.Do(req)
 	if err != nil {

@@ -11,35 +11,6 @@ import (
 	"causeway/protocol"
 )
 
-// Paths of the API. {name} is a site or node name, {id} a token id.
-//
-//	GET    /v1/status                       Status
-//	GET    /v1/version                      Version
-//	GET    /v1/sites                        []Site
-//	POST   /v1/sites                        SiteSpec -> Site
-//	GET    /v1/sites/{name}                 Site
-//	PATCH  /v1/sites/{name}                 SitePatch -> Site
-//	DELETE /v1/sites/{name}
-//	GET    /v1/tokens                       []Token
-//	POST   /v1/tokens                       TokenSpec -> TokenCreated
-//	DELETE /v1/tokens/{id}
-//	GET    /v1/nodes                        []Node
-//	GET    /v1/nodes/{name}                 Node
-//	DELETE /v1/nodes/{name}                 revoke
-//	PATCH  /v1/nodes/{name}                 NodePatch -> Node
-//	POST   /v1/nodes/{name}/release         Node; ends its quarantine
-//	GET    /v1/nodes/{name}/revocation      Revocation
-//	GET    /v1/routes                       []Route
-//	POST   /v1/routes/decide                RouteDecision -> Route
-//	GET    /v1/inventory                    []Inventory
-//	GET    /v1/inventory/{name}             Inventory
-//	GET    /v1/audit?limit=N                []AuditEntry, newest first
-//	GET    /v1/events?limit=N               []Event, newest first
-//	POST   /v1/diag/ping                    PingRequest -> PingResult
-//	GET    /v1/nodes/{name}/debug/{path...} passed on to the agent's debug endpoint of that path (read only)
-//
-// Errors are RFC 9457 problem documents (huma's model): title, status, detail.
-
 // Version is a build's version.
 type Version struct {
 	Version  string `json:"version"`
@@ -133,6 +104,7 @@ type Site struct {
 	SiteSpec
 	Created time.Time `json:"created"`
 	Nodes   int       `json:"nodes"`
+	ETag    string    `json:"etag,omitempty"` // of what is stored
 }
 
 // TokenSpec asks for a join token. TTL zero means one hour.
@@ -152,6 +124,7 @@ type Token struct {
 	Expires time.Time `json:"expires"`
 	State   string    `json:"state"`
 	UsedBy  string    `json:"used_by,omitempty"` // node name
+	ETag    string    `json:"etag,omitempty"`    // of what is stored
 }
 
 // TokenCreated is the one answer that holds the token's text.
@@ -191,6 +164,7 @@ type Node struct {
 	Refused      []protocol.RefusedPart `json:"refused,omitempty"`
 	Conditions   []protocol.Condition   `json:"conditions"`
 	WireGuardKey string                 `json:"wireguard_key"`
+	ETag         string                 `json:"etag,omitempty"` // of what is stored
 }
 
 // Revocation is how the cluster lets go of a revoked node. Relay, control and
@@ -233,8 +207,9 @@ type Route struct {
 	Prefix netip.Prefix        `json:"prefix"`
 	State  protocol.RouteState `json:"state"`
 	By     string              `json:"by,omitempty"`
-	Owner  bool                `json:"owner"`         // this node carries the prefix in netmaps (one of its HA group)
-	Why    string              `json:"why,omitempty"` // why it is not carried although approved
+	Owner  bool                `json:"owner"`          // this node carries the prefix in netmaps (one of its HA group)
+	Why    string              `json:"why,omitempty"`  // why it is not carried although approved
+	ETag   string              `json:"etag,omitempty"` // of what is stored
 }
 
 // RouteDecision approves or rejects a node's route.

@@ -1,0 +1,46 @@
+package api
+
+import "net/http"
+
+// Operation is one route of the API. The hub's handlers, their OpenAPI document
+// and this list are held against each other by a test.
+type Operation struct {
+	Method, Path string
+	Request      any  // zero value of the JSON body's type; nil: none
+	Response     any  // zero value of the JSON answer's type; nil: none, or no JSON
+	IfMatch      bool // takes If-Match with the ETag of what it changes
+}
+
+// Operations are all routes. {name} is the name of a site or node, {id} the id of a
+// token. Errors are problem documents (RFC 9457): title, status, detail. GET
+// /v1/openapi.json is the description for others.
+//
+// An ETag stands for what is stored of an object, so for what an admin can change,
+// and not for what agents report. It comes in the object's etag field too.
+var Operations = []Operation{
+	{http.MethodGet, "/v1/status", nil, Status{}, false},
+	{http.MethodGet, "/v1/version", nil, Version{}, false},
+	{http.MethodGet, "/v1/sites", nil, []Site{}, false},
+	{http.MethodPost, "/v1/sites", SiteSpec{}, Site{}, false},
+	{http.MethodGet, "/v1/sites/{name}", nil, Site{}, false},
+	{http.MethodPatch, "/v1/sites/{name}", SitePatch{}, Site{}, true},
+	{http.MethodDelete, "/v1/sites/{name}", nil, nil, true},
+	{http.MethodGet, "/v1/tokens", nil, []Token{}, false},
+	{http.MethodPost, "/v1/tokens", TokenSpec{}, TokenCreated{}, false},
+	{http.MethodDelete, "/v1/tokens/{id}", nil, nil, true},
+	{http.MethodGet, "/v1/nodes", nil, []Node{}, false},
+	{http.MethodGet, "/v1/nodes/{name}", nil, Node{}, false},
+	{http.MethodPatch, "/v1/nodes/{name}", NodePatch{}, Node{}, true},
+	{http.MethodDelete, "/v1/nodes/{name}", nil, nil, true},          // revoke
+	{http.MethodPost, "/v1/nodes/{name}/release", nil, Node{}, true}, // from quarantine
+	{http.MethodGet, "/v1/nodes/{name}/revocation", nil, Revocation{}, false},
+	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
+	{http.MethodGet, "/v1/routes", nil, []Route{}, false},
+	{http.MethodPost, "/v1/routes/decide", RouteDecision{}, Route{}, true},
+	{http.MethodGet, "/v1/inventory", nil, []Inventory{}, false},
+	{http.MethodGet, "/v1/inventory/{name}", nil, Inventory{}, false},
+	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
+	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
+	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
+	{http.MethodGet, "/v1/backup", nil, nil, false}, // hub/backup has the format
+}
