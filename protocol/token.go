@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Token is a one-time join token. Its text form is
@@ -95,7 +96,7 @@ func checkHostPort(s string) error {
 	if err != nil {
 		return errors.New("not HOST:PORT")
 	}
-	if host == "" || strings.ContainsAny(host, " /@?#\\") {
+	if host == "" || strings.ContainsAny(host, " /@?#\\") || strings.ContainsFunc(host, unicode.IsControl) {
 		return errors.New("no valid host")
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {

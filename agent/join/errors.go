@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +34,7 @@ func unreachable(addr string, err error) error {
 	case errors.As(err, &rec):
 		what, todo = "it does not speak TLS", "check the token's address and port"
 	default:
-		what, todo = strip(err).Error(), "check the address, the proxy settings and that TCP port "+port+" is open from this host"
+		what, todo = clean(strip(err).Error()), "check the address, the proxy settings and that TCP port "+port+" is open from this host"
 	}
 	return &UnreachableError{addr, what + "; " + todo, err}
 }
@@ -64,5 +63,5 @@ func strip(err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return errors.New(strings.ReplaceAll(err.Error(), "\n", " "))
+	return err
 }

@@ -160,7 +160,7 @@ func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (protocol
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return protocol.HubList{}, notAHub(t.Addr, "HTTP status "+resp.Status)
+		return protocol.HubList{}, notAHub(t.Addr, httpStatus(resp))
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxHubList+1))
 	if err != nil {
@@ -185,6 +185,9 @@ func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (protocol
 	}
 	return list, nil
 }
+
+// httpStatus is a status without its text, which is the far side's to choose.
+func httpStatus(r *http.Response) string { return fmt.Sprintf("HTTP status %d", r.StatusCode) }
 
 func notAHub(addr, what string) error {
 	return fmt.Errorf("%s answers with %s: no Causeway hub is there; check the token's address and any proxy between", addr, what)
@@ -290,9 +293,9 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 	case resp.StatusCode == http.StatusBadRequest:
 		return ans, fmt.Errorf("%w; hub and agent may be of different versions, or a proxy changes what passes", errNotOpened)
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500:
-		return ans, fmt.Errorf("the hub at %s is busy (HTTP status %s); try again with the same token", c.Token.Addr, resp.Status)
+		return ans, fmt.Errorf("the hub at %s is busy (HTTP status %d); try again with the same token", c.Token.Addr, resp.StatusCode)
 	case resp.StatusCode != http.StatusOK:
-		return ans, notAHub(c.Token.Addr, "HTTP status "+resp.Status)
+		return ans, notAHub(c.Token.Addr, httpStatus(resp))
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxJoinMessage+1))
 	if err != nil {

@@ -1,6 +1,7 @@
 package netmapcheck
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -251,39 +252,60 @@ func TestInvariants(t *testing.T) {
 		}
 		in := input(peers...)
 		r := Check(in)
-		seen := map[netip.Prefix]bool{}
-		total := 0
-		for _, p := range r.Peers {
-			if !p.Statement.Valid() || p.Number() == in.Self || p.Number() == 1 || !p.Number().Valid() {
-				t.Fatalf("took peer %v", p)
-			}
-			for _, x := range p.Prefixes() {
-				if seen[x] {
-					t.Fatalf("%s is there twice", x)
-				}
-				seen[x] = true
-			}
-			for _, x := range p.Routes {
-				total++
-				if x.Bits() == 0 || x != x.Masked() || x.Addr().IsLoopback() || x.Addr().IsLinkLocalUnicast() {
-					t.Fatalf("took %s", x)
-				}
-				if !slices.ContainsFunc(in.Accept, func(a netip.Prefix) bool { return a.Overlaps(x) && a.Bits() <= x.Bits() }) {
-					t.Fatalf("%s is outside accept", x)
-				}
-				for _, f := range in.Foreign {
-					if f.Overlaps(x) && !slices.Contains(in.Named, x) {
-						t.Fatalf("%s takes over %s", x, f)
-					}
-				}
-			}
-		}
-		if total != len(r.Routes) {
-			t.Fatalf("%d routes of peers, %d in all", total, len(r.Routes))
+		if why := violation(in, r); why != "" {
+			t.Fatal(why)
 		}
 		slices.Reverse(in.Netmap.Peers)
 		if len(Check(in).Peers) != len(r.Peers) {
 			t.Fatal("the outcome depends on the order")
 		}
 	})
+}
+
+// violation says which rule what came out of in breaks; "" for none.
+func violation(in Input, r Result) string {
+	seen := map[netip.Prefix]bool{}
+	total := 0
+	for _, p := range r.Peers {
+		if !p.Statement.Valid() || p.Number() == in.Self || p.Number() == 1 || !p.Number().Valid() {
+			return fmt.Sprintf("took peer %v", p)
+		}
+		for _, x := range p.Prefixes() {
+			if seen[x] {
+				return fmt.Sprintf("%s is there twice", x)
+			}
+			seen[x] = true
+		}
+		for _, a := range p.Overlay {
+			if !slices.ContainsFunc(in.Hubs.Overlay, func(o netip.Prefix) bool { return o.Contains(a) }) {
+				return fmt.Sprintf("%s is no overlay address", a)
+			}
+		}
+		for _, x := range p.Routes {
+			total++
+			if x.Bits() == 0 || x != x.Masked() || x.Addr().IsLoopback() || x.Addr().IsLinkLocalUnicast() || x.Addr().Is4In6() {
+				return fmt.Sprintf("took %s", x)
+			}
+			if slices.ContainsFunc(in.Hubs.Overlay, x.Overlaps) {
+				return fmt.Sprintf("took %s of the overlay", x)
+			}
+			if !slices.ContainsFunc(in.Accept, func(a netip.Prefix) bool { return a.Overlaps(x) && a.Bits() <= x.Bits() }) {
+				return fmt.Sprintf("%s is outside accept", x)
+			}
+			for _, f := range in.Foreign {
+				if f.Overlaps(x) && !slices.Contains(in.Named, x) {
+					return fmt.Sprintf("%s takes over %s", x, f)
+				}
+			}
+		}
+	}
+	if total != len(r.Routes) {
+		return fmt.Sprintf("%d routes of peers, %d in all", total, len(r.Routes))
+	}
+	for _, x := range r.Local {
+		if x.Bits() == 0 || x != x.Masked() || slices.ContainsFunc(in.Hubs.Overlay, x.Overlaps) {
+			return fmt.Sprintf("took %s as its own", x)
+		}
+	}
+	return ""
 }

@@ -127,7 +127,7 @@ func proxyAddr(u *url.URL) string {
 }
 
 // connect asks an HTTP proxy for a connection to hostport.
-func connect(conn net.Conn, proxy *url.URL, hostport string) error {
+func connect(conn io.ReadWriter, proxy *url.URL, hostport string) error {
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: hostport}, Host: hostport, Header: http.Header{}}
 	if u := proxy.User; u != nil {
 		password, _ := u.Password()
@@ -156,7 +156,7 @@ func connect(conn net.Conn, proxy *url.URL, hostport string) error {
 }
 
 // upgrade asks the hub for a WebSocket. It returns what came behind the answer.
-func upgrade(t *tls.Conn, hostport string) ([]byte, error) {
+func upgrade(t io.ReadWriter, hostport string) ([]byte, error) {
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails since Go 1.24
 	key := base64.StdEncoding.EncodeToString(nonce[:])
@@ -169,7 +169,8 @@ func upgrade(t *tls.Conn, hostport string) ([]byte, error) {
 	br := bufio.NewReader(io.LimitReader(t, maxHead))
 	resp, err := http.ReadResponse(br, req)
 	if err != nil {
-		return nil, fmt.Errorf("dial stream to %s: no HTTP answer: %w", hostport, err)
+		// The text may quote what came, as it came.
+		return nil, fmt.Errorf("dial stream to %s: no HTTP answer: %s", hostport, protocol.OneLine(err.Error(), 200))
 	}
 	switch code := resp.StatusCode; {
 	case code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests || code == http.StatusBadGateway || code == http.StatusGatewayTimeout:
