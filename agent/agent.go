@@ -116,6 +116,7 @@ type Agent struct {
 	signed     protocol.SignedHubList
 	held       *identity.StoredNetmap
 	pins       map[protocol.NodeNumber]identity.Pin
+	gone       gone
 	result     netmapcheck.Result
 	plan       netns.Plan
 	errs       []string // of the last apply

@@ -170,9 +170,82 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	h = w.session()
 	forged := testPeer(3)
 	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{99})
-	ack := h.give(testNetmap(3, forged))
+	ack := h.give(testNetmap(3, forged, testPeer(4)))
 	require.Contains(t, ack.Refused[0].Reason, "identity key is not the one")
-	require.Empty(t, w.tunnel.peerNumbers())
+	require.Equal(t, []protocol.NodeNumber{4}, w.tunnel.peerNumbers())
+	// The incident is a condition of the agent, and of its next status.
+	var health debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
+	require.False(t, health.OK)
+	incident := protocol.Condition{}
+	for _, c := range health.Conditions {
+		if c.Name == condNetmap {
+			incident = c
+		}
+	}
+	require.Equal(t, "node 3 was refused: its identity key is not the one that was seen first for this node", incident.Cause)
+	w.eventually(func() bool {
+		var st protocol.Status
+		h.next(protocol.KindStatus, &st)
+		return slices.ContainsFunc(st.Conditions, func(c protocol.Condition) bool { return c.Name == condNetmap && !c.OK && c.Cause == incident.Cause })
+	}, "the hub is told")
+	// The same identity with another WireGuard key is none the better.
+	forged = testPeer(3)
+	forged.Statement.NodeStatement.WireGuardKey = protocol.WireGuardPublicKey{66}
+	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{3})
+	require.Contains(t, h.give(testNetmap(4, forged)).Refused[0].Reason, "without a higher epoch")
+	require.Empty(t, h.give(testNetmap(5, testPeer(3))).Refused)
+	w.eventually(func() bool { return w.agent.board.OK(condNetmap) }, "the true key ends it")
+}
+
+// A hub that was restored from an old backup has a node again that was revoked
+// since: no agent that knew takes it back, and each tells the hub what it knows.
+func TestGoneStaysGone(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	require.Empty(t, h.hello.Gone)
+	n := testNetmap(1, testPeer(4), testPeer(5))
+	first := protocol.SignGone([]protocol.NodeNumber{3}, w.cluster)
+	n.Gone = &first
+	require.Empty(t, h.give(n).Refused)
+	n = testNetmap(2)
+	n.Base, n.Removed = &protocol.NetmapVersion{Epoch: 1, Version: 1}, []protocol.NodeNumber{4}
+	both := protocol.SignGone([]protocol.NodeNumber{3, 4}, w.cluster)
+	n.Gone = &both
+	require.Empty(t, h.give(n).Refused)
+	other, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	n = testNetmap(3, testPeer(5))
+	forged := protocol.SignGone([]protocol.NodeNumber{5}, other)
+	n.Gone = &forged
+	require.Contains(t, h.give(n).Refused[0].Reason, "pin")
+	require.Equal(t, []protocol.NodeNumber{5}, w.tunnel.peerNumbers())
+	w.stop()
+
+	w.start() // with a hub from an old backup
+	w.tunnel.setBound(true)
+	h = w.session()
+	require.Equal(t, []protocol.SignedGoneList{both}, h.hello.Gone)
+	n = testNetmap(1, testPeer(3), testPeer(4), testPeer(6))
+	n.Epoch = 2
+	ack := h.give(n)
+	require.Len(t, ack.Refused, 2)
+	require.Contains(t, ack.Refused[0].Reason, "revoked")
+	require.Equal(t, []protocol.NodeNumber{6}, w.tunnel.peerNumbers())
+	require.Equal(t, []protocol.LostPeer{{Number: 5, Name: "p", Site: "s"}}, ack.Lost, "what the backup did not know")
+	n = testNetmap(2, testPeer(6))
+	n.Epoch = 2
+	fork := protocol.SignGone([]protocol.NodeNumber{3, 7}, w.cluster)
+	n.Gone = &fork
+	require.Empty(t, h.give(n).Lost)
+	h.m.Close()
+	require.Equal(t, []protocol.SignedGoneList{both, fork}, w.session().hello.Gone, "neither has what the other has")
+	all := protocol.SignGone([]protocol.NodeNumber{3, 4, 7}, w.cluster)
+	require.Empty(t, w.agent.takeGone(all))
+	require.Empty(t, w.agent.takeGone(first), "what is known already changes nothing")
+	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.hello().Gone)
 }
 
 func TestMaxAge(t *testing.T) {

@@ -44,6 +44,11 @@ func (a *Agent) load() error {
 	}
 	if held != nil {
 		a.held, a.stored = held, held.Confirmed
+		for _, l := range held.Gone {
+			if why := a.takeGone(l); why != "" {
+				a.log.Warn().Str("err", why).Msg("a stored list of gone nodes is not used")
+			}
+		}
 	}
 	return nil
 }
@@ -89,12 +94,21 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 			more = append(more, protocol.RefusedPart{Reason: "hub list: " + why})
 		}
 	}
+	if n.Gone != nil {
+		if why := a.takeGone(*n.Gone); why != "" {
+			more = append(more, protocol.RefusedPart{Reason: "list of gone nodes: " + why})
+		}
+	}
 	before := fmt.Sprint(a.announced())
 	a.mu.Lock()
-	a.held = &identity.StoredNetmap{Netmap: full, Confirmed: a.now().UTC()}
+	a.held = &identity.StoredNetmap{Netmap: full, Confirmed: a.now().UTC(), Gone: a.gone.lists}
+	gone := a.gone.nodes
 	a.mu.Unlock()
 	ack := a.apply(ctx)
 	ack.Refused = append(ack.Refused, more...)
+	if held != nil && held.Epoch < full.Epoch {
+		ack.Lost = lost(*held, full, gone)
+	}
 	if err := a.save(); err != nil {
 		ack.Errors = append(ack.Errors, err.Error())
 	}
@@ -217,7 +231,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	a.mu.Lock()
 	in := netmapcheck.Input{Self: a.id.Number, SelfKey: a.id.WireGuardKey.Public(), Hubs: a.hubs,
-		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins, Last: a.result.Peers}
+		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
 	revoked := false
 	if a.held != nil {
 		in.Netmap, revoked = a.held.Netmap, a.held.Revoked

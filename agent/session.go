@@ -164,7 +164,10 @@ func (a *Agent) controlAddrs(n protocol.NodeNumber) (netip.Addr, netip.AddrPort,
 
 // hello is the first message of a session.
 func (a *Agent) hello() protocol.Hello {
-	return protocol.Hello{AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
+	a.mu.Lock()
+	gone := a.gone.lists
+	a.mu.Unlock()
+	return protocol.Hello{Gone: gone, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
 		Routes: a.cfg.Settings.Routes, Accept: a.cfg.Settings.Accept, Labels: a.cfg.Settings.Labels,
 		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
 }

@@ -149,7 +149,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Store: store, Bus: nats, Tunnel: tun, Events: &events,
+	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Cluster: keys.Cluster, Store: store, Bus: nats, Tunnel: tun, Events: &events,
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})

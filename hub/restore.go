@@ -38,8 +38,8 @@ type Restored struct {
 // Restore makes the data directory dir, which must not be there or be empty, from
 // a decrypted backup and the text of the cluster key's file. It makes all of it or
 // leaves nothing. skip is how many node numbers may have been given away since
-// the backup.
-func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, skip uint32) (out Restored, err error) {
+// the backup, revoked names nodes that were revoked since.
+func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, skip uint32, revoked []string) (out Restored, err error) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
@@ -85,7 +85,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	if err != nil {
 		return out, err
 	}
-	st, voided, err := restoreLog(ctx, filepath.Join(tmp, natsDir), marker, cluster, a.Next, skip)
+	st, voided, err := restoreLog(ctx, filepath.Join(tmp, natsDir), marker, cluster, a.Next, skip, revoked)
 	if err != nil {
 		return out, err
 	}
@@ -104,7 +104,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 }
 
 // restoreLog makes the log and closes it again.
-func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster protocol.ClusterPrivateKey, next func() ([]byte, error), skip uint32) (*state.State, int, error) {
+func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster protocol.ClusterPrivateKey, next func() ([]byte, error), skip uint32, revoked []string) (*state.State, int, error) {
 	nats, err := bus.Start(ctx, bus.Config{Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		return nil, 0, err
@@ -138,7 +138,7 @@ func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster p
 				open++
 			}
 		}
-		return state.Restore(d, skip)
+		return state.Restore(d, skip, revoked)
 	})
 	return after, open, err
 }

@@ -42,7 +42,7 @@ func TestBackupAndRestore(t *testing.T) {
 	to := t.TempDir()
 	data := filepath.Join(to, "data")
 	restore := func(b []byte, key string) (Restored, error) {
-		return Restore(context.Background(), data, bytes.NewReader(b), key, 1000)
+		return Restore(context.Background(), data, bytes.NewReader(b), key, 1000, nil)
 	}
 	empty := func() {
 		t.Helper()

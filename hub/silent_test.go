@@ -69,6 +69,28 @@ type stackAgent struct {
 
 func newStackAgent(t *testing.T, network *enginetest.Network, h *host, edit func(*protocol.Hello)) *stackAgent {
 	t.Helper()
+	s := newStack(t, network, h)
+	ctx, done := context.WithTimeout(context.Background(), patience)
+	defer done()
+	a, err := session(ctx, t, h, s.dial(), edit)
+	require.NoError(t, err)
+	return &stackAgent{a, sync.OnceFunc(func() {
+		s.stop()
+		a.m.Close()
+		<-a.ended
+	})}
+}
+
+// stack is an engine with a netstack, as a node's.
+type stack struct {
+	t    *testing.T
+	net  *netstack.Net
+	hub  netip.Addr
+	stop func()
+}
+
+func newStack(t *testing.T, network *enginetest.Network, h *host) *stack {
+	t.Helper()
 	hub := h.hubs.Hubs[0]
 	var overlay []netip.Addr
 	for _, p := range h.hubs.Overlay {
@@ -86,18 +108,33 @@ func newStackAgent(t *testing.T, network *enginetest.Network, h *host, edit func
 	var wg sync.WaitGroup
 	wg.Go(func() { e.Run(ctx) })
 	wg.Go(func() { m.Deliver(ctx, e.NewReader()) })
-	dctx, done := context.WithTimeout(ctx, patience)
+	return &stack{t, n, overlay[0], func() { cancel(); wg.Wait() }}
+}
+
+// dial connects to the hub's control port.
+func (s *stack) dial() net.Conn {
+	s.t.Helper()
+	ctx, done := context.WithTimeout(context.Background(), patience)
 	defer done()
-	c, err := n.DialTCP(dctx, netip.AddrPortFrom(overlay[0], protocol.ControlPort))
+	c, err := s.net.DialTCP(ctx, netip.AddrPortFrom(s.hub, protocol.ControlPort))
+	require.NoError(s.t, err)
+	return c
+}
+
+// startStackHub starts a hub with a WireGuard device and a netstack over network.
+func startStackHub(t *testing.T, network *enginetest.Network, silent, idle time.Duration) *world {
+	t.Helper()
+	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnelConfig, m *controltest.Tunnel) (Tunnel, error) {
+		n, err := netstack.New(netstack.Config{Addresses: c.Overlay, SilentAfter: silent})
+		if err != nil {
+			return nil, err
+		}
+		hub := &stackTunnel{Tunnel: m, net: n, member: network.Join(c.Number)}
+		hub.eng, err = wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: n, Carrier: hub.member, IdleAfter: idle})
+		return hub, err
+	})
 	require.NoError(t, err)
-	a, err := session(dctx, t, h, c, edit)
-	require.NoError(t, err)
-	return &stackAgent{a, sync.OnceFunc(func() {
-		cancel()
-		wg.Wait()
-		a.m.Close()
-		<-a.ended
-	})}
+	return w
 }
 
 // Agents are killed: no packet of theirs comes any more. While they are dead and
@@ -117,17 +154,7 @@ func TestHubForgetsDeadAgents(t *testing.T) {
 		}
 		return [][]byte{d}
 	})
-	var hub *stackTunnel
-	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnelConfig, m *controltest.Tunnel) (Tunnel, error) {
-		n, err := netstack.New(netstack.Config{Addresses: c.Overlay, SilentAfter: silent})
-		if err != nil {
-			return nil, err
-		}
-		hub = &stackTunnel{Tunnel: m, net: n, member: network.Join(c.Number)}
-		hub.eng, err = wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: n, Carrier: hub.member, IdleAfter: idle})
-		return hub, err
-	})
-	require.NoError(t, err)
+	w := startStackHub(t, network, silent, idle)
 	w.site("a")
 
 	hosts := make([]*host, count)

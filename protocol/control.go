@@ -103,6 +103,7 @@ type Hello struct {
 	HaveSum      []byte              `json:"have_sum,omitempty"` // PeersSum of that: if it is still true, they are not sent again
 	Features     []string            `json:"features,omitempty"`
 	Engine       string              `json:"engine"`
+	Gone         []SignedGoneList    `json:"gone,omitempty"` // what the agent holds, MaxGoneLists at most
 }
 
 // Welcome is the hub's first message.

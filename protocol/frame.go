@@ -21,6 +21,9 @@ const (
 // stream cannot be used further.
 var ErrFrameTooLarge = errors.New("frame too large")
 
+// ErrFrameInvalid says that a frame is not what the reader expects.
+var ErrFrameInvalid = errors.New("decode frame")
+
 // WriteFrame writes v as JSON behind its length, 4 bytes big endian, in one
 // Write.
 func WriteFrame(w io.Writer, v any, limit int) error {
@@ -87,7 +90,7 @@ func ReadFrame(r io.Reader, v any, limit int) error {
 		return io.ErrUnexpectedEOF
 	}
 	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("decode frame: %w", err)
+		return fmt.Errorf("%w: %w", ErrFrameInvalid, err)
 	}
 	return nil
 }

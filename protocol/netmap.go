@@ -42,13 +42,15 @@ func (v NetmapVersion) String() string {
 // Netmap is an agent's whole desired state, or the change from Base to it.
 type Netmap struct {
 	NetmapVersion
-	Base     *NetmapVersion `json:"base,omitempty"`     // nil: full
-	HubList  *SignedHubList `json:"hub_list,omitempty"` // full, or when it changed
-	Self     NetmapSelf     `json:"self"`
-	Peers    []Peer         `json:"peers"`              // full: all; else added and changed ones
-	Removed  []NodeNumber   `json:"removed,omitempty"`  // with Base only
-	MaxAge   time.Duration  `json:"max_age_ns"`         // agents go on without a hub this long; 0: forever
-	Requires []string       `json:"requires,omitempty"` // features without which the agent refuses the map
+	Base    *NetmapVersion `json:"base,omitempty"`     // nil: full
+	HubList *SignedHubList `json:"hub_list,omitempty"` // full, or when it changed
+	// Gone names nodes that are never taken back; full, or when it changed.
+	Gone     *SignedGoneList `json:"gone,omitempty"`
+	Self     NetmapSelf      `json:"self"`
+	Peers    []Peer          `json:"peers"`              // full: all; else added and changed ones
+	Removed  []NodeNumber    `json:"removed,omitempty"`  // with Base only
+	MaxAge   time.Duration   `json:"max_age_ns"`         // agents go on without a hub this long; 0: forever
+	Requires []string        `json:"requires,omitempty"` // features without which the agent refuses the map
 }
 
 // NetmapSelf is what the hub says of the agent's own node.
@@ -121,6 +123,9 @@ func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 		if n.HubList == nil {
 			n.HubList = held.HubList
 		}
+		if n.Gone == nil {
+			n.Gone = held.Gone
+		}
 	}
 	for _, p := range n.Peers {
 		peers[p.Number()] = p
@@ -181,6 +186,16 @@ type NetmapAck struct {
 	Full    bool          `json:"full,omitempty"`    // base unknown: send a full one
 	Refused []RefusedPart `json:"refused,omitempty"` // parts that the agent did not take
 	Errors  []string      `json:"errors,omitempty"`  // parts that it could not apply
+	// Lost are peers of the netmap held before that this one, of a higher epoch,
+	// does not have: nodes that joined after the backup which the hub was restored from.
+	Lost []LostPeer `json:"lost,omitempty"`
+}
+
+// LostPeer is a node that an agent knew.
+type LostPeer struct {
+	Number NodeNumber `json:"number"`
+	Name   string     `json:"name"`
+	Site   string     `json:"site"`
 }
 
 // RefusedPart is a part of a netmap that the agent's own rules do not allow.

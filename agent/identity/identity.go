@@ -106,6 +106,8 @@ type StoredNetmap struct {
 	Confirmed time.Time `json:"confirmed"`
 	// Revoked says that a hub told this node that it is none any more.
 	Revoked bool `json:"revoked,omitempty"`
+	// Gone name nodes that are never taken back, whatever netmap comes.
+	Gone []protocol.SignedGoneList `json:"gone,omitempty"`
 }
 
 // Pin is what is remembered of a peer for good.

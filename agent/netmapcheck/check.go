@@ -28,6 +28,7 @@ type Input struct {
 	Named   []netip.Prefix // of these the ones that an operator wrote: they may cover Foreign ones
 	Foreign []netip.Prefix // the host's own non-default routes
 	Pins    map[protocol.NodeNumber]identity.Pin
+	Gone    map[protocol.NodeNumber]bool // nodes that left or were revoked
 	// Last are peers of an earlier Result: a statement that is the same as theirs
 	// needs no second look at its signature.
 	Last []protocol.Peer
@@ -181,6 +182,8 @@ func (c *checker) identity(s protocol.SignedNodeStatement) string {
 		return "it is this node's own number"
 	case s.Number == c.last:
 		return "its number is there twice"
+	case c.Gone[s.Number]:
+		return "it left or was revoked, as a list says that the cluster key signed"
 	case slices.ContainsFunc(c.Hubs.Hubs, func(h protocol.Hub) bool { return h.Number == s.Number }):
 		return "it is a hub's number"
 	case s.WireGuardKey.IsZero():

@@ -322,6 +322,9 @@ func (s *Server) status() api.Status {
 		}
 	}
 	r := s.cfg.Relay()
+	for _, u := range s.cfg.Control.Unknown() {
+		out.Unknown = append(out.Unknown, api.UnknownNode{Name: u.Name, Site: u.Site, Number: u.Number, ReportedBy: u.By})
+	}
 	out.Relay = api.RelayStatus{Bound: r.BoundNodes, Forwarded: r.Datagrams, ForwardedBytes: r.Bytes, Dropped: r.Dropped}
 	if out.Relay.Dropped == nil {
 		out.Relay.Dropped = map[string]uint64{}

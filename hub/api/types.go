@@ -23,6 +23,16 @@ type Status struct {
 	Sites      []SiteStatus         `json:"sites"`
 	Conditions []protocol.Condition `json:"conditions"`
 	Relay      RelayStatus          `json:"relay"`
+	Unknown    []UnknownNode        `json:"unknown_nodes,omitempty"` // of a hub restored from a backup
+}
+
+// UnknownNode is a node that joined after the backup which the hub was restored
+// from, by the word of another node.
+type UnknownNode struct {
+	Name       string              `json:"name"`
+	Site       string              `json:"site"`
+	Number     protocol.NodeNumber `json:"number"`
+	ReportedBy string              `json:"reported_by"`
 }
 
 // HubStatus is the hub itself.

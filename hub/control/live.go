@@ -168,6 +168,10 @@ func cleanAck(a *protocol.NetmapAck) {
 	for i := range a.Refused {
 		a.Refused[i].Prefix, a.Refused[i].Reason = protocol.OneLine(a.Refused[i].Prefix, 64), protocol.OneLine(a.Refused[i].Reason, maxText)
 	}
+	a.Lost = a.Lost[:min(len(a.Lost), maxParts)]
+	for i := range a.Lost {
+		a.Lost[i].Name, a.Lost[i].Site = protocol.OneLine(a.Lost[i].Name, 64), protocol.OneLine(a.Lost[i].Site, 64)
+	}
 	a.Errors = a.Errors[:min(len(a.Errors), maxConditions)]
 	for i := range a.Errors {
 		a.Errors[i] = protocol.OneLine(a.Errors[i], maxText)

@@ -51,7 +51,7 @@ func (s *Server) forget(ctx context.Context, by string, lists []protocol.SignedG
 	var nodes []protocol.NodeNumber
 	pin := s.cfg.Cluster.Public().Pin()
 	s.mu.Lock()
-	own := s.gone.signed
+	own := s.goneList.signed
 	s.mu.Unlock()
 	for _, l := range lists[:min(len(lists), protocol.MaxGoneLists)] {
 		if own != nil && string(own.Payload) == string(l.Payload) {

@@ -41,7 +41,7 @@ const (
 	maxConnsNode  = 8 // of one node: the session, those that it replaces, some to spare
 	// A stream that was refused stays in the session until the agent closes it,
 	// with what the agent sent on it: so many may be opened at once and each second.
-	streamBurst = 32
+	streamBurst = 16
 	streamRate  = 1
 	helloEvery  = 2 * time.Second // of one node in the long run: a hello may be a transaction
 	helloBurst  = 20
@@ -67,6 +67,7 @@ type Bus interface {
 type Config struct {
 	Number  protocol.NodeNumber // this hub's
 	Version string              // of this build
+	Cluster protocol.ClusterPrivateKey
 	Store   *state.Store
 	Bus     Bus
 	Tunnel  Tunnel
@@ -93,12 +94,15 @@ type Server struct {
 	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
 
 	revoked map[protocol.NodeNumber]*revocation
+
+	goneList goneList
+	unknown  map[protocol.NodeNumber]Unknown
 }
 
 // New starts nothing.
 func New(cfg Config) *Server {
 	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
-		revoked: map[protocol.NodeNumber]*revocation{}}
+		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
@@ -163,6 +167,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.save()
 	graceOver := time.NewTimer(startGrace)
 	defer graceOver.Stop()
+	settle := time.NewTicker(settlePoll)
+	defer settle.Stop()
 	last := ""
 	for {
 		select {
@@ -190,6 +196,11 @@ func (s *Server) Run(ctx context.Context) error {
 				return err
 			}
 			pace.touched(time.Now())
+		case <-settle.C:
+			if !s.settle(ctx) {
+				continue
+			}
+			settle.Stop()
 		case <-timer.C:
 			if now := time.Now(); !pace.due.IsZero() && !now.Before(pace.due) {
 				pace.computed(now, s.compute())
@@ -295,6 +306,9 @@ func (s *Server) dismiss(st *state.State) {
 // something new.
 func (s *Server) compute() (fresh bool) {
 	st := s.cfg.Store.State()
+	if st.Settling {
+		return false // agents go on with what they hold
+	}
 	known := map[protocol.NodeNumber]netmap.Live{}
 	now := time.Now()
 	s.mu.Lock()
@@ -313,6 +327,7 @@ func (s *Server) compute() (fresh bool) {
 		before = s.memory.before()
 	}
 	next := netmap.Compute(st, known, before)
+	next.Gone = s.goneList.of(st, s.cfg.Cluster)
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
 	}

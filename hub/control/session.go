@@ -105,6 +105,11 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 
 func (ses *session) serveStream(ctx context.Context, st net.Conn) {
 	h, err := mux.ReadHeader(st)
+	if errors.Is(err, protocol.ErrFrameTooLarge) || errors.Is(err, protocol.ErrFrameInvalid) {
+		ses.log.Warn().Err(err).Msg("a stream that does not say what it is, the session ends")
+		ses.mux.Close()
+		return
+	}
 	if err != nil {
 		return
 	}
@@ -236,6 +241,9 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, er
 	ses.s.mu.Unlock()
 	if !allowed {
 		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
+	}
+	if err := ses.s.forget(ctx, ses.name(), h.Gone); err != nil {
+		return ses.s.cfg.Store.State().Nodes[ses.node], err
 	}
 	// A hello that says what is recorded already is no transaction, and needs no log: many
 	// agents may come at once, and when the log is out of reach, too. Should it be
@@ -439,6 +447,7 @@ func (s *Server) acked(ses *session, a protocol.NetmapAck) {
 			len(a.Refused), a.NetmapVersion, peerName(s.cfg.Store.State(), a.Refused[0].Peer), a.Refused[0].Prefix, a.Refused[0].Reason))
 	}
 	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
+	s.noteUnknown(node.Name, a.Lost)
 	s.judged(node, l)
 }
 

@@ -30,6 +30,10 @@ type View struct {
 	// prefix stays where it is while its owner is online.
 	Owners map[netip.Prefix]protocol.NodeNumber
 
+	// Gone is what all netmaps say of nodes that are gone; whoever computed the
+	// View adds it. May be nil.
+	Gone *protocol.SignedGoneList
+
 	peers []*entry          // every node that peers may know, by number
 	sum   protocol.PeersSum // of all peers
 
@@ -173,7 +177,7 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 // frame is node n's full netmap without the peers.
 func (v *View) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Self: self, MaxAge: v.ages[self.Site]}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Self: self, MaxAge: v.ages[self.Site]}, ok
 }
 
 // Has reports whether n is a live node.
@@ -192,7 +196,7 @@ func (v *View) Knows(n, peer protocol.NodeNumber) bool {
 // versions. One of them was computed from the other.
 func (v *View) SameAs(w *View) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
-		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs)
+		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs) && reflect.DeepEqual(v.Gone, w.Gone)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the

@@ -158,7 +158,10 @@ func (v *View) Change(held *View, n protocol.NodeNumber, base, version protocol.
 	if reflect.DeepEqual(was.HubList, u.Netmap.HubList) {
 		u.Netmap.HubList = nil
 	}
-	changed = u.Netmap.HubList != nil || was.MaxAge != u.Netmap.MaxAge || !reflect.DeepEqual(was.Self, u.Netmap.Self)
+	if reflect.DeepEqual(was.Gone, u.Netmap.Gone) {
+		u.Netmap.Gone = nil
+	}
+	changed = u.Netmap.HubList != nil || u.Netmap.Gone != nil || was.MaxAge != u.Netmap.MaxAge || !reflect.DeepEqual(was.Self, u.Netmap.Self)
 	if v == held {
 		return u, changed
 	}

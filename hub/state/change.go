@@ -29,6 +29,7 @@ type Change interface {
 var kinds = map[string]reflect.Type{
 	"cluster_created":  reflect.TypeFor[ClusterCreated](),
 	"restored":         reflect.TypeFor[Restored](),
+	"settled":          reflect.TypeFor[Settled](),
 	"hub_added":        reflect.TypeFor[HubAdded](),
 	"hub_list_signed":  reflect.TypeFor[HubListSigned](),
 	"site_created":     reflect.TypeFor[SiteCreated](),

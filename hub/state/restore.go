@@ -1,10 +1,12 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,7 +33,7 @@ func (c Restored) apply(s *State, _ time.Time) error {
 	if _, err := s.OverlayOf(c.NextNumber); err != nil {
 		return Errorf(Full, "the overlay has no room for passing over numbers up to %d: %v", c.NextNumber, err)
 	}
-	s.Epoch, s.NextNumber = c.Epoch, c.NextNumber
+	s.Epoch, s.NextNumber, s.Settling = c.Epoch, c.NextNumber, true
 	return nil
 }
 
@@ -40,9 +42,70 @@ func (c Restored) Describe() string {
 	return fmt.Sprintf("state restored from a backup: netmap epoch %d, numbers go on at %d", c.Epoch, c.NextNumber)
 }
 
+// Settled ends the time in which a restored hub only listens to its nodes.
+type Settled struct {
+	Nodes int `json:"nodes"` // that came back, of
+	Of    int `json:"of"`
+}
+
+func (c Settled) apply(s *State, _ time.Time) error {
+	s.Settling = false
+	return nil
+}
+
+// Describe returns one line.
+func (c Settled) Describe() string {
+	return fmt.Sprintf("the restored state takes effect: %d of %d nodes have come back", c.Nodes, c.Of)
+}
+
+// Gone are the nodes that left or were revoked, the last ones first.
+func (s *State) Gone() []protocol.NodeNumber {
+	var gone []Node
+	for _, n := range s.Nodes {
+		if !n.Live() {
+			gone = append(gone, n)
+		}
+	}
+	slices.SortFunc(gone, func(a, b Node) int { return cmp.Or(b.GoneTime.Compare(a.GoneTime), cmp.Compare(b.Number, a.Number)) })
+	out := make([]protocol.NodeNumber, len(gone))
+	for i, n := range gone {
+		out[i] = n.Number
+	}
+	return out
+}
+
+// Live returns those of nodes that are live, for nodes that are said to be gone.
+func (s *State) Live(nodes []protocol.NodeNumber) (out []protocol.NodeNumber) {
+	for _, n := range nodes {
+		if node, ok := s.Nodes[n]; ok && node.Live() {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Forget takes out those of nodes that are live: the cluster key vouches that
+// they left or were revoked after the backup that this log was restored from.
+func Forget(d *Draft, nodes []protocol.NodeNumber) error {
+	for _, n := range d.Live(nodes) {
+		if err := d.Add(NodeGone{n, GoneRevoked}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Settle decides that the restored state takes effect.
+func Settle(d *Draft, nodes, of int) error {
+	if !d.Settling {
+		return nil
+	}
+	return d.Add(Settled{nodes, of})
+}
+
 // Restore decides what follows a restored log. Numbers up to skip ahead count as
-// given away.
-func Restore(d *Draft, skip uint32) error {
+// given away; nodes of the names in revoked are revoked.
+func Restore(d *Draft, skip uint32, revoked []string) error {
 	if d.Epoch == 0 {
 		return Errorf(Invalid, "the backup holds no cluster")
 	}
@@ -52,6 +115,15 @@ func Restore(d *Draft, skip uint32) error {
 	}
 	if err := d.Add(Restored{d.Epoch + 1, protocol.NodeNumber(next)}); err != nil {
 		return err
+	}
+	for _, name := range revoked {
+		n, err := d.FindNode(name)
+		if err != nil {
+			return err
+		}
+		if err := d.Add(NodeGone{n.Number, GoneRevoked}); err != nil {
+			return err
+		}
 	}
 	for id, tok := range d.Tokens {
 		if tok.State(d.Now) == TokenOpen {

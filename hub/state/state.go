@@ -31,6 +31,7 @@ type State struct {
 	Epoch      uint64 // of netmaps
 	Overlay    []netip.Prefix
 	NextNumber protocol.NodeNumber // the next node or hub gets it; numbers are never used again
+	Settling   bool                // restored from a backup, and not in effect yet: see Settled
 
 	HubList *protocol.SignedHubList // the last one signed
 	Hubs    protocol.HubList        // its content

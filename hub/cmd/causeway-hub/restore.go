@@ -20,15 +20,19 @@ const maxKeyFile = 64 << 10
 func restoreCommand() *cobra.Command {
 	var dir, clusterKey, passphrase, identity string
 	var skip uint32
+	var revoked []string
 	c := &cobra.Command{
 		Use: "restore FILE", Short: "Make a data directory from a backup", Args: cobra.ExactArgs(1),
 		Long: `Make a data directory, which must not exist or be empty, from a backup that
 'causeway backup' wrote and a copy of the old hub's cluster.key. Run it as the
 user that runs the hub. The old hub must not run again.
 
-What happened after the backup is not in it: what was revoked since has to be
-revoked again, open tokens are void, and hosts that joined since have to join
-again. --skip-numbers is how many may have: their addresses are given to nobody.`,
+What happened after the backup is not in it. Open tokens are void, and hosts that
+joined since have to join again: 'causeway status' names them once the nodes are
+back. --skip-numbers is how many may have: their addresses are given to nobody.
+What was revoked since is revoked again by the word of the first agent that knew,
+which the cluster key has signed; name with --revoked what no such agent may be
+left for.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if (passphrase == "") == (identity == "") {
 				return errors.New("give either --passphrase-file or --identity, as the backup was encrypted")
@@ -59,13 +63,13 @@ again. --skip-numbers is how many may have: their addresses are given to nobody.
 			if err != nil {
 				return err
 			}
-			r, err := hub.Restore(c.Context(), dir, plain, key, skip)
+			r, err := hub.Restore(c.Context(), dir, plain, key, skip, revoked)
 			if err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), `restored %s from the backup of %s: %d transactions, %d sites, %d nodes
 netmap epoch %d, node numbers go on at %d, %d open tokens are void
-start 'causeway-hub run' with the --public-host of this host, and revoke again what was revoked since the backup
+start 'causeway-hub run' with the --public-host of this host; then 'causeway node list' and 'causeway status' show what agents know of the time since
 `, dir, r.Made.Format(time.RFC3339), r.Transactions, r.Sites, r.Nodes, r.Epoch, r.NextNumber, r.Voided)
 			return err
 		},
@@ -75,6 +79,7 @@ start 'causeway-hub run' with the --public-host of this host, and revoke again w
 	fs.StringVar(&clusterKey, "cluster-key", "", "copy of the old hub's cluster.key")
 	fs.StringVar(&passphrase, "passphrase-file", "", "file whose first line is the backup's passphrase")
 	fs.StringVar(&identity, "identity", "", "file with the age identity (AGE-SECRET-KEY-1…) that opens the backup")
+	fs.StringSliceVar(&revoked, "revoked", nil, "NODE,… that were revoked since the backup")
 	fs.Uint32Var(&skip, "skip-numbers", 1000, "node numbers that may have been given away since the backup")
 	return c
 }

@@ -46,6 +46,15 @@ func statusPage(p *page, s api.Status) {
 		}
 		p.table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE"}, rows)
 	}
+	if len(s.Unknown) > 0 {
+		rows := make([][]any, len(s.Unknown))
+		for i, u := range s.Unknown {
+			rows[i] = []any{u.Name, u.Site, u.Number, u.ReportedBy}
+		}
+		p.gap()
+		p.line("Joined after the backup that this hub was restored from; they have to join again:")
+		p.table([]string{"NODE", "SITE", "NUMBER", "REPORTED BY"}, rows)
+	}
 	p.conditions(s.Conditions)
 }
 
