@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -92,4 +93,33 @@ func TestRevocationIsConfirmed(t *testing.T) {
 		w.must("GET", "/v1/nodes/one/revocation", nil, &r)
 		return len(r.Confirmed) == 2
 	}, patience, time.Millisecond)
+}
+
+// A hub that was taken over substitutes a node's key: agents that know the node
+// refuse it, and say so to the hub, where everybody who looks sees the incident.
+func TestSubstitutedKeyIsAnIncident(t *testing.T) {
+	w := start(t, t.TempDir())
+	w.site("a")
+	one, two := joined(t, w, "one", api.TokenSpec{Site: "a"}), joined(t, w, "two", api.TokenSpec{Site: "a"})
+	a := w.dial(one, nil)
+	w.dial(two, nil)
+	a.until("two", func(n protocol.Netmap) bool { return len(n.Peers) == 1 })
+	const why = "its identity key is not the one that was seen first for this node"
+	cause := "node 3 was refused: " + why
+	a.send(protocol.KindNetmapAck, protocol.NetmapAck{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 99}, Refused: []protocol.RefusedPart{{Peer: two.answer.Number, Reason: why}}})
+	a.send(protocol.KindStatus, protocol.Status{Conditions: []protocol.Condition{{Name: "netmap", Cause: cause}}})
+	var node api.Node
+	require.Eventually(t, func() bool {
+		w.must("GET", "/v1/nodes/one", nil, &node)
+		return len(node.Refused) == 1 && node.State == api.NodeDegraded && len(node.Conditions) == 1
+	}, patience, 5*time.Millisecond)
+	require.Equal(t, []protocol.RefusedPart{{Peer: two.answer.Number, Reason: why}}, node.Refused)
+	require.Contains(t, node.Reasons, "netmap: "+cause)
+	var events []api.Event
+	w.must("GET", "/v1/events?limit=10", nil, &events)
+	found := false
+	for _, e := range events {
+		found = found || e.Kind == "netmap_refused" && e.Node == "one" && strings.Contains(e.Message, "peer two") && strings.Contains(e.Message, why)
+	}
+	require.True(t, found, events)
 }
