@@ -88,7 +88,8 @@ func TestStreamFlood(t *testing.T) {
 	c.Close()
 	refused := <-resets
 	var left int64
-	require.Eventually(t, func() bool { left = heap() - before; return left < 4<<20 }, patience, 100*time.Millisecond, "the heap is as it was")
+	// What stays are batches of buffers of the two WireGuard devices.
+	require.Eventually(t, func() bool { left = heap() - before; return left < bound/2 }, patience, 100*time.Millisecond, "the heap is as it was")
 	t.Logf("%d streams opened by one agent, %d with 256 KB each: %d reset at once; %d joins took %.3f s at most; the hub and the agent held %d MB more at most, %d KB afterwards",
 		streams, fat, refused, len(spare), worst.Seconds(), most>>20, left>>10)
 	require.Greater(t, refused, streams/2)

@@ -56,7 +56,7 @@ func config() *yamux.Config {
 	c.KeepAliveInterval = 30 * time.Second // a long backstop: the tunnel's probes judge liveness
 	c.ConnectionWriteTimeout = 60 * time.Second
 	c.MaxStreamWindowSize = 4 << 20
-	c.AcceptBacklog = 16 // each holds up to 256 KB that nobody has asked for
+	c.AcceptBacklog = 16    // each holds up to 256 KB that nobody has asked for
 	c.StreamOpenTimeout = 0 // it would end the whole session for one stream that waits; Open has its context
 	c.StreamCloseTimeout = closeTimeout
 	return c
