@@ -3,11 +3,17 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +49,14 @@ func writtenSecrets(t *testing.T, s *System, tokens []string, nodes ...*smallNod
 	hub, err := protocol.ParseWireGuardPrivateKey(text(filepath.Join(s.Hub.Dir, "hub.key")))
 	require.NoError(t, err)
 	add("hub key", hub[:])
+	pair, err := tls.LoadX509KeyPair(filepath.Join(s.Hub.Dir, "tls.pem"), filepath.Join(s.Hub.Dir, "tls.pem"))
+	require.NoError(t, err)
+	scalar, err := pair.PrivateKey.(*ecdsa.PrivateKey).Bytes()
+	require.NoError(t, err)
+	add("https key", scalar)
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	require.NoError(t, err)
+	out = append(out, secret{"https key, PEM", []byte(base64.StdEncoding.EncodeToString(der))[len("MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg"):][:40]})
 	for _, n := range nodes {
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal([]byte(text(filepath.Join(n.StateDir, "identity.json"))), &fields))
@@ -98,11 +112,58 @@ func wgShows(t *testing.T, n *Node) (said string) {
 	return said
 }
 
+// read returns the body of a GET over a unix socket.
+func read(t *testing.T, socket, path string) []byte {
+	t.Helper()
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}
+	req, err := http.NewRequestWithContext(step(t), http.MethodGet, "http://hub"+path, nil)
+	require.NoError(t, err)
+	r, err := c.Do(req)
+	require.NoError(t, err)
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, r.StatusCode, "%s: %s", path, b)
+	return b
+}
+
+// requirePrivate checks that all below dir is its owner's alone.
+func requirePrivate(t *testing.T, dir string) (files int) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a file on its way to another name
+		}
+		require.NoError(t, err)
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		require.NoError(t, err)
+		want := fs.FileMode(0o600)
+		if d.IsDir() {
+			want = 0o700
+		} else {
+			files++
+		}
+		require.Equal(t, want, info.Mode().Perm(), p)
+		return nil
+	}))
+	require.Positive(t, files)
+	return files
+}
+
 // No secret that a run makes stands anywhere but in its own file: not in the
-// store, a log, an answer of the API, the CLI, the debug endpoints or an inventory.
+// store, a log, an answer of the API, the CLI, the debug endpoints, asked on the host
+// or through the hub, metrics, an inventory, a backup, or what passes on the network
+// and through the tunnel. Nobody but the owner can read a file of hub or agent.
 func TestSecretsAreNowhereElse(t *testing.T) {
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
+	outside, err := s.Hub.Host.Capture("any", "")
+	require.NoError(t, err)
 	var tokens []string
 	for i, n := range nodes {
 		var err error
@@ -124,6 +185,8 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 	tokens = append(tokens, open)
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
 	require.NoError(t, Ping(step(t), nodes[0].Host, "198.18.0.3"))
+	inside, err := nodes[0].Host.Capture("cw0", "") // control, without WireGuard around it
+	require.NoError(t, err)
 	err = lab.Wait(step(t), "n1's inventory", func(ctx context.Context) error {
 		_, err := s.CLI(ctx, "inventory", "show", "n1")
 		return err
@@ -147,11 +210,45 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 		}
 		said.WriteString(wgShows(t, n.Node))
 	}
+	for _, n := range nodes {
+		for _, path := range []string{"/metrics", "/v1/health", "/v1/status", "/v1/peers", "/v1/paths", "/v1/netmap", "/v1/routes"} {
+			said.Write(read(t, n.Socket, path))
+			said.Write(read(t, s.Hub.Socket, "/v1/nodes/"+n.Name+"/debug"+path))
+		}
+	}
+	for _, path := range []string{"/v1/audit?limit=1000", "/v1/events?limit=1000", "/openapi.json"} {
+		said.Write(read(t, s.Hub.Socket, path))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(s.Lab.Dir, "pass"), []byte("correct horse\n"), 0o600))
+	_, err = s.CLI(step(t), "backup", filepath.Join(s.Lab.Dir, "backup"), "--passphrase-file", filepath.Join(s.Lab.Dir, "pass"))
+	require.NoError(t, err)
+	// Before it is encrypted a backup has the hub's key, and nothing else.
+	plain := map[string]bool{}
+	scan(bytes.NewReader(read(t, s.Hub.Socket, "/v1/backup")), secrets, plain)
+	require.NotEmpty(t, plain)
+	for name := range plain {
+		require.True(t, strings.HasPrefix(name, "hub key"), name)
+	}
+	require.NoError(t, outside.Stop())
+	require.NoError(t, inside.Stop())
 	hit := map[string]bool{}
 	scan(&said, secrets, hit)
-	require.Empty(t, hit, "in what commands print")
+	captured := int64(0)
+	for _, file := range []string{outside.File, inside.File} {
+		f, err := os.Open(file)
+		require.NoError(t, err)
+		n := scan(f, secrets, hit)
+		f.Close()
+		require.Greater(t, n, int64(10<<10), file)
+		captured += n
+	}
+	private := requirePrivate(t, s.Hub.Dir)
+	for _, n := range nodes {
+		private += requirePrivate(t, n.StateDir)
+	}
+	require.Empty(t, hit, "in what is printed, answered and captured")
 
-	own := map[string]bool{"cluster.key": true, "hub.key": true, "identity.json": true}
+	own := map[string]bool{"cluster.key": true, "tls.pem": true, "hub.key": true, "identity.json": true}
 	files, size, control := 0, int64(0), map[string]bool{}
 	require.NoError(t, filepath.WalkDir(s.Lab.Dir, func(p string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !d.Type().IsRegular() {
@@ -174,5 +271,6 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 		return nil
 	}))
 	require.NotEmpty(t, control, "the search finds secrets where they belong")
-	t.Logf("%d secrets in 4 spellings looked for in %d files of %d KB and all that commands print: found in their own files alone", len(secrets)/4, files, size>>10)
+	t.Logf("%d secrets in 4 spellings looked for in %d files of %d KB, %d KB of captures, and all that commands and endpoints say: found in their own files alone", len(secrets)/4, files, size>>10, captured>>10)
+	t.Logf("%d files of hub and agents are 0600, their directories 0700", private)
 }

@@ -17,7 +17,20 @@ func TestAgentsStartWithoutHub(t *testing.T) {
 		joinSmall(t, s, nodes, i+1)
 	}
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
-	a, b := nodes[0], nodes[1]
+	startWithoutHub(t, s, nodes[0], nodes[1])
+}
+
+// The same where each is behind a router that lets nothing in but answers: both
+// have the ports of before, and ask each other at once.
+func TestAgentsStartWithoutHubBehindNAT(t *testing.T) {
+	t.Parallel()
+	s, nodes, _ := newSites(t, 2)
+	joinSites(t, s, nodes, nil)
+	startWithoutHub(t, s, nodes[0].smallNode, nodes[1].smallNode)
+}
+
+func startWithoutHub(t *testing.T, s *System, a, b *smallNode) {
+	t.Helper()
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))
 	hold, err := s.Serve(step(t), b.Pod.Host)
 	require.NoError(t, err)
@@ -26,12 +39,12 @@ func TestAgentsStartWithoutHub(t *testing.T) {
 	require.NoError(t, s.WaitPath(step(t), "n1", "n2", protocol.PathDirect))
 	require.NoError(t, s.WaitPath(step(t), "n2", "n1", protocol.PathDirect))
 	s.Hub.Proc.Kill()
-	for _, n := range nodes {
+	for _, n := range []*smallNode{a, b} {
 		n.Proc.Kill()
 		n.Host.Sh("ip link del cw0; ip route flush table 51806 || :; ip -6 route flush table 51806 || :; nft flush ruleset")
 	}
 	require.Error(t, PingOnce(step(t), a.Pod.Host, b.Pod.V4))
-	for _, n := range nodes {
+	for _, n := range []*smallNode{a, b} {
 		require.NoError(t, n.Start())
 	}
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))

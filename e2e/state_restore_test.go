@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,15 +16,16 @@ import (
 )
 
 // The hub is lost and made again on another host from its backup, at the old
-// hub's address. Agents go on by themselves; what was revoked stays revoked, and
+// hub's address. Agents go on by themselves; what was revoked stays revoked, after
+// the backup, too, by what the agents know; the node that joined since is named, and
 // no number is given twice, not even one given after the backup.
 func TestStateRestoredOnAnotherHost(t *testing.T) {
 	t.Parallel()
-	s, nodes := newSmall(t, 4)
-	for i := 1; i <= 3; i++ {
+	s, nodes := newSmall(t, 5)
+	for _, i := range []int{1, 2, 3, 5} {
 		joinSmall(t, s, nodes, i)
 	}
-	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3", "n5"))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
 	_, err := s.CLI(step(t), "node", "revoke", "n3", "--yes")
 	require.NoError(t, err)
@@ -50,6 +54,9 @@ func TestStateRestoredOnAnotherHost(t *testing.T) {
 	// After the backup a fourth node joins; the restored hub knows nothing of it.
 	joinSmall(t, s, nodes, 4)
 	require.NoError(t, s.WaitReady(step(t), "n4"))
+	// And a node is revoked, of which the backup says that it is well.
+	_, err = s.CLI(step(t), "node", "revoke", "n5", "--yes", "--wait")
+	require.NoError(t, err)
 	after, err := s.Nodes(step(t))
 	require.NoError(t, err)
 	s.Hub.Proc.Kill()
@@ -99,10 +106,20 @@ func TestStateRestoredOnAnotherHost(t *testing.T) {
 	}
 	require.Equal(t, before["n3"].State, now["n3"].State)
 	require.Equal(t, api.NodeRevoked, now["n3"].State, "revoked stays revoked")
+	require.Equal(t, api.NodeReady, before["n5"].State)
+	require.Equal(t, api.NodeRevoked, now["n5"].State, "what was revoked after the backup, too")
 	require.NotContains(t, now, "n4")
+	require.NoError(t, lab.Wait(step(t), "the newer node's name", func(ctx context.Context) error {
+		text, err := s.CLI(ctx, "status")
+		if err == nil && !regexp.MustCompile(`(?m)^n4 +s4 +\d+ +n[12]`).MatchString(text) {
+			err = errors.New(text)
+		}
+		return err
+	}))
+	require.Error(t, PingOnce(step(t), nodes[4].Pod.Host, nodes[0].Pod.V4))
 	_, err = nodes[3].Redeem(step(t), unused)
 	require.Error(t, err, "a token from before the backup is void")
-	fresh, err := s.Prepare(NodeSpec{Name: "n5", Site: "s4", Host: nodes[2].Host})
+	fresh, err := s.Prepare(NodeSpec{Name: "n6", Site: "s4", Host: nodes[2].Host})
 	require.NoError(t, err)
 	token, err := s.Token(step(t), "s4")
 	require.NoError(t, err)
@@ -110,6 +127,6 @@ func TestStateRestoredOnAnotherHost(t *testing.T) {
 	require.NoError(t, err)
 	now, err = s.Nodes(step(t))
 	require.NoError(t, err)
-	require.Greater(t, now["n5"].Number, after["n4"].Number, "no number twice")
-	t.Logf("restored on another host: n4, joined after the backup, had number %d; the next node got %d", after["n4"].Number, now["n5"].Number)
+	require.Greater(t, now["n6"].Number, after["n4"].Number, "no number twice")
+	t.Logf("restored on another host: n4, joined after the backup, had number %d; the next node got %d", after["n4"].Number, now["n6"].Number)
 }

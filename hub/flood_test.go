@@ -32,7 +32,8 @@ func TestStreamFlood(t *testing.T) {
 	network := enginetest.NewNetwork()
 	w := startStackHub(t, network, netstack.DefaultSilentAfter, tunnel.HubIdleAfter)
 	w.site("a")
-	s := newStack(t, network, joined(t, w, "flood", api.TokenSpec{Site: "a"}))
+	h := joined(t, w, "flood", api.TokenSpec{Site: "a"})
+	s := newStack(t, network, h)
 	defer s.stop()
 	spare := make([]*host, 5)
 	tokens := make([]protocol.Token, len(spare))
@@ -59,7 +60,28 @@ func TestStreamFlood(t *testing.T) {
 		}
 	}()
 	worst, most := time.Duration(0), int64(0)
+	// yamux's frame: version, type data, flags, stream, length
+	// (github.com/hashicorp/yamux, spec.md).
+	frame := func(flags, stream uint32, body []byte) {
+		head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, flags), stream), uint32(len(body)))
+		c.SetWriteDeadline(time.Now().Add(patience))
+		_, err := c.Write(append(head, body...))
+		require.NoError(t, err, "stream %d", stream)
+	}
+	message := func(kind protocol.MessageKind, body any) []byte {
+		m, err := protocol.NewMessage(kind, body)
+		require.NoError(t, err)
+		var b bytes.Buffer
+		require.NoError(t, protocol.WriteFrame(&b, m, protocol.MaxToHub))
+		return b.Bytes()
+	}
+	const syn = 1
 	var header bytes.Buffer
+	// It is a node in good standing meanwhile.
+	require.NoError(t, protocol.WriteFrame(&header, protocol.StreamHeader{Version: 1, Kind: protocol.StreamControl}, protocol.MaxStreamHeader))
+	frame(syn, 1, header.Bytes())
+	frame(0, 1, message(protocol.KindHello, protocol.Hello{AgentVersion: "flood", Statement: protocol.NodeStatement{Number: h.answer.Number, WireGuardKey: h.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(h.id)}))
+	header.Reset()
 	require.NoError(t, protocol.WriteFrame(&header, protocol.StreamHeader{Version: 1, Kind: "nonsense"}, protocol.MaxStreamHeader))
 	garbage := append(header.Bytes(), bytes.Repeat([]byte{0xff}, 256<<10-header.Len())...)
 	for i := range streams {
@@ -67,12 +89,10 @@ func TestStreamFlood(t *testing.T) {
 		if i < fat {
 			body = garbage
 		}
-		// yamux's frame: version, type data, flag SYN, stream, length
-		// (github.com/hashicorp/yamux, spec.md).
-		frame := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32([]byte{0, 0, 0, 1}, uint32(2*i+1)), uint32(len(body)))
-		c.SetWriteDeadline(time.Now().Add(patience))
-		_, err := c.Write(append(frame, body...))
-		require.NoError(t, err, "stream %d", i)
+		frame(syn, uint32(2*i+3), body)
+		if i%100 == 0 {
+			frame(0, 1, message(protocol.KindStatus, protocol.Status{}))
+		}
 		if i%(streams/len(spare)) == streams/len(spare)/20 {
 			k := i / (streams / len(spare))
 			start := time.Now()

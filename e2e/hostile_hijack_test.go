@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/agent/identity"
+	"causeway/hub/api"
+	"causeway/internal/hijack"
+	"causeway/netns/lab"
+	"causeway/protocol"
+	"causeway/tunnel/mux"
+)
+
+// pings are pings all the time between two pods, both ways, each of them counted.
+type pings struct {
+	sent, got atomic.Int64
+	stop      chan struct{}
+	wg        sync.WaitGroup
+}
+
+var pingSummary = regexp.MustCompile(`(\d+) packets transmitted, (\d+) received`)
+
+func startPings(t *testing.T, a, b *Pod) *pings {
+	p := &pings{stop: make(chan struct{})}
+	run := func(from *lab.Host, to string) {
+		for {
+			select {
+			case <-p.stop:
+				return
+			default:
+			}
+			out, err := from.Run(step(t), "ping", "-nq", "-i0.02", "-c50", "-W5", to) // the last one is waited for, too
+			m := pingSummary.FindStringSubmatch(out)
+			if m == nil {
+				t.Errorf("ping from %s to %s: %v\n%s", from.Name, to, err, out)
+				return
+			}
+			sent, _ := strconv.ParseInt(m[1], 10, 64)
+			got, _ := strconv.ParseInt(m[2], 10, 64)
+			p.sent.Add(sent)
+			p.got.Add(got)
+		}
+	}
+	for _, to := range []string{b.V4, b.V6} {
+		p.wg.Go(func() { run(a.Host, to) })
+	}
+	for _, to := range []string{a.V4, a.V6} {
+		p.wg.Go(func() { run(b.Host, to) })
+	}
+	t.Cleanup(func() { p.end() })
+	return p
+}
+
+func (p *pings) end() (sent, got int64) {
+	select {
+	case <-p.stop:
+	default:
+		close(p.stop)
+	}
+	p.wg.Wait()
+	return p.sent.Load(), p.got.Load()
+}
+
+// attacker is a node's identity in the hands of somebody who writes his own
+// messages: a control session from the node's host, beside its agent.
+type attacker struct {
+	t       *testing.T
+	n       *Node
+	m       *mux.Session
+	control net.Conn
+}
+
+func (a *attacker) send(kind protocol.MessageKind, body any) {
+	a.t.Helper()
+	m, err := protocol.NewMessage(kind, body)
+	require.NoError(a.t, err)
+	require.NoError(a.t, protocol.WriteFrame(a.control, m, protocol.MaxToHub))
+}
+
+// hello opens a session in the place of the one before and announces routes. It reports
+// whether the hub welcomes it.
+func (a *attacker) hello(id identity.Identity, routes []netip.Prefix) bool {
+	a.t.Helper()
+	if a.m != nil {
+		a.m.Close()
+	}
+	require.NoError(a.t, a.n.Host.Do(func() error {
+		c, err := net.DialTimeout("tcp6", "[fd63:7761:7900::1]:4710", 5*time.Second)
+		if err != nil {
+			return err
+		}
+		a.m, err = mux.Client(c)
+		return err
+	}))
+	var err error
+	a.control, err = a.m.Open(step(a.t), protocol.StreamHeader{Kind: protocol.StreamControl})
+	require.NoError(a.t, err)
+	a.send(protocol.KindHello, protocol.Hello{AgentVersion: "attacker", Statement: id.Statement(), Routes: routes})
+	a.control.SetReadDeadline(time.Now().Add(10 * time.Second))
+	var m protocol.Message
+	require.NoError(a.t, protocol.ReadFrame(a.control, &m, protocol.MaxToAgent))
+	return m.Kind == protocol.KindWelcome
+}
+
+// Claims on what is another site's, the hub's, everybody's, through the doors of a
+// real hub: tokens and sites that an admin is talked into, a node's announcements and
+// their approval, its status, its join. None is accepted, and the pings of those
+// whose addresses they are lose nothing meanwhile. Not parallel: every ping counts.
+func TestHijack(t *testing.T) {
+	announced := repeat(8, 40) // hellos, of which a node has 20 at once and one in two seconds
+	s, nodes := newSmall(t, 3)
+	for i := range nodes {
+		joinSmall(t, s, nodes, i+1)
+	}
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	victim, friend, thief := nodes[0], nodes[1], nodes[2]
+	require.NoError(t, Ping(step(t), victim.Pod.Host, friend.Pod.V4))
+	require.NoError(t, Ping(step(t), victim.Pod.Host, friend.Pod.V6))
+	require.NoError(t, Ping(step(t), friend.Pod.Host, victim.Pod.V6))
+	c, err := api.NewClient(api.ClientConfig{Socket: s.Hub.Socket})
+	require.NoError(t, err)
+	defer c.Close()
+	var victims []netip.Prefix
+	for _, p := range append(PodRoutes(1, 1), PodRoutes(2, 1)...) {
+		victims = append(victims, netip.MustParsePrefix(p))
+	}
+	byKind := hijack.Claims(10000, victims...)
+	var claims []netip.Prefix
+	kinds := map[string]int{}
+	for p, kind := range byKind {
+		claims = append(claims, p)
+		kinds[kind]++
+	}
+	before, err := c.Routes(step(t))
+	require.NoError(t, err)
+	p := startPings(t, victim.Pod, friend.Pod)
+
+	var mu sync.Mutex
+	tried, accepted := map[string]int{}, map[string][]netip.Prefix{}
+	count := func(door string, claim netip.Prefix, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		tried[door]++
+		var e *api.Error
+		switch {
+		case err == nil:
+			accepted[door] = append(accepted[door], claim)
+		case !errors.As(err, &e) || e.Status < 400 || e.Status >= 500:
+			t.Errorf("%s %s: %v", door, claim, err)
+		}
+	}
+	each := func(door string, claims []netip.Prefix, try func(context.Context, int, netip.Prefix) error) {
+		next := atomic.Int64{}
+		ctx := within(t, 5*time.Minute)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for i := int(next.Add(1)) - 1; i < len(claims); i = int(next.Add(1)) - 1 {
+					count(door, claims[i], try(ctx, i, claims[i]))
+				}
+			})
+		}
+		wg.Wait()
+	}
+	begin := time.Now()
+	each("token", claims, func(ctx context.Context, _ int, p netip.Prefix) error {
+		_, err := c.CreateToken(ctx, api.TokenSpec{Site: "s3", Routes: []netip.Prefix{p}})
+		return err
+	})
+	each("site", claims, func(ctx context.Context, i int, p netip.Prefix) error {
+		_, err := c.CreateSite(ctx, api.SiteSpec{Name: fmt.Sprintf("thief-%d", i), Ranges: []netip.Prefix{p}})
+		return err
+	})
+
+	id, err := identity.Peek(thief.StateDir)
+	require.NoError(t, err)
+	// The node's own agent stays out of it: it dials over IPv4.
+	thief.Host.Sh("nft 'add table ip quiet; add chain ip quiet out { type filter hook output priority 0; }; add rule ip quiet out ip daddr 198.18.0.1 tcp dport 4710 drop'")
+	a := &attacker{t: t, n: thief.Node}
+	welcomed, most := 0, protocol.MaxNodeRoutes
+	for i := range announced {
+		batch := claims[min(i*most, len(claims)):min((i+1)*most, len(claims))]
+		require.NoError(t, lab.Wait(within(t, 10*time.Second), "a welcome", func(context.Context) error {
+			if !a.hello(id, batch) {
+				return errors.New("too often")
+			}
+			return nil
+		}))
+		welcomed++
+		a.send(protocol.KindStatus, protocol.Status{Routes: batch, Candidates: []netip.AddrPort{netip.MustParseAddrPort(victim.LAN + ":1"), netip.MustParseAddrPort("[::ffff:" + victim.LAN + "]:2")}})
+		tried["announce and status"] += len(batch)
+		each("approve", batch, func(ctx context.Context, _ int, p netip.Prefix) error {
+			_, err := c.DecideRoute(ctx, api.RouteDecision{Node: "n3", Prefix: p, Approve: true})
+			return err
+		})
+		routes, err := c.Routes(step(t))
+		require.NoError(t, err)
+		for _, r := range routes {
+			if r.Node == "n3" && (r.State == protocol.RouteApproved || r.Owner) && byKind[r.Prefix] != "" {
+				accepted["announce and status"] = append(accepted["announce and status"], r.Prefix)
+			}
+		}
+	}
+	a.m.Close()
+	// The join: a name that is taken, by a token that does not give it away.
+	token, err := s.Token(step(t), "s3")
+	require.NoError(t, err)
+	double, err := s.Prepare(NodeSpec{Name: "n1", Site: "s3", Host: thief.Host})
+	require.NoError(t, err)
+	_, err = double.Redeem(step(t), token)
+	requireOneLine(t, err, "refused")
+	_, err = double.Redeem(step(t), token, "--replace")
+	requireOneLine(t, err, "refused")
+
+	sent, got := p.end()
+	total := 0
+	for _, n := range tried {
+		total += n
+	}
+	t.Logf("%d claims (%v), %d tries in %.1f s (%v), %d hellos welcomed: %d accepted %v", len(claims), kinds, total, time.Since(begin).Seconds(), tried, welcomed, len(accepted), accepted)
+	t.Logf("the victims' pings meanwhile: %d sent, %d answered, %d lost", sent, got, sent-got)
+	require.Empty(t, accepted)
+	require.Greater(t, sent, int64(200))
+	require.Equal(t, sent, got)
+	after, err := c.Routes(step(t))
+	require.NoError(t, err)
+	for _, r := range before {
+		if r.Node != "n3" {
+			require.Contains(t, after, r)
+		}
+	}
+}
