@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -108,6 +109,7 @@ type Agent struct {
 	metrics *metrics
 
 	listChanged chan struct{} // the hub list did
+	live        atomic.Pointer[live]
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 
@@ -126,6 +128,7 @@ type Agent struct {
 	acked      string    // what was last told to the hub of result, as text
 	hub        protocol.NodeNumber
 	hubVersion string
+	endSession context.CancelCauseFunc     // of the control session; nil: none
 	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
 }
 
@@ -172,6 +175,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
 		listChanged: make(chan struct{}, 1), signed: id.HubList}
+	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)

@@ -229,9 +229,10 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) 
 // route. Called with applyMu.
 func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
+	set := a.live.Load()
 	a.mu.Lock()
 	in := netmapcheck.Input{Self: a.id.Number, SelfKey: a.id.WireGuardKey.Public(), Hubs: a.hubs,
-		Accept: a.cfg.Settings.Accept, Named: a.cfg.Settings.Named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
+		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
 	revoked := false
 	if a.held != nil {
 		in.Netmap, revoked = a.held.Netmap, a.held.Revoked

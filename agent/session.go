@@ -59,7 +59,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 		case errors.Is(err, control.ErrRevoked):
 			a.setRevoked(ctx)
 			wait = revokedRetry
-		case errors.Is(err, errRestarted), time.Since(start) > 10*time.Second:
+		case errors.Is(err, errRestarted), errors.Is(err, errReloaded), time.Since(start) > 10*time.Second:
 			b.Reset()
 			wait = b.NextBackOff()
 		}
@@ -67,7 +67,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 			return nil
 		}
 		prefer = n
-		if !errors.Is(err, errRestarted) && !errors.Is(err, errLost) {
+		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errLost) {
 			prefer = 0 // the next in the list gets its turn
 		}
 		a.board.Set(condControl, err.Error())
@@ -108,7 +108,7 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 		a.watchHub(sctx, n, end)
 	}()
 	a.mu.Lock()
-	a.hub = n
+	a.hub, a.endSession = n, end
 	a.mu.Unlock()
 	err = a.control.Serve(sctx, conn)
 	if c := context.Cause(sctx); c != nil && ctx.Err() == nil {
@@ -167,8 +167,9 @@ func (a *Agent) hello() protocol.Hello {
 	a.mu.Lock()
 	gone := a.gone.lists
 	a.mu.Unlock()
+	set := a.live.Load()
 	return protocol.Hello{Gone: gone, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
-		Routes: a.cfg.Settings.Routes, Accept: a.cfg.Settings.Accept, Labels: a.cfg.Settings.Labels,
+		Routes: set.routes, Accept: set.accept, Labels: set.labels,
 		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
 }
 
@@ -202,7 +203,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 func (a *Agent) status() protocol.Status {
 	rx, tx := a.traffic()
 	return protocol.Status{Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List(),
-		Routes: notNil(a.cfg.Settings.Routes), Counters: map[string]uint64{"rx_bytes": rx, "tx_bytes": tx}}
+		Routes: notNil(a.live.Load().routes), Counters: map[string]uint64{"rx_bytes": rx, "tx_bytes": tx}}
 }
 
 func notNil[T any](l []T) []T {

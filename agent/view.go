@@ -17,7 +17,7 @@ import (
 // announced are the routes that the node announces: those of its config and
 // those that came with its token.
 func (a *Agent) announced() []netip.Prefix {
-	out := slices.Clone(a.cfg.Settings.Routes)
+	out := slices.Clone(a.live.Load().routes)
 	a.mu.Lock()
 	if a.held != nil {
 		for _, r := range a.held.Netmap.Self.Routes {
@@ -33,7 +33,7 @@ func (a *Agent) announced() []netip.Prefix {
 func (a *Agent) snapshot(ctx context.Context) protocol.Inventory {
 	inv := inventory.Facts(ctx)
 	inv.BootID, inv.AgentVersion, inv.Engine = a.boot, a.cfg.Version, a.tunnel.EngineName()
-	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.cfg.Settings.Labels
+	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Load().labels
 	return inv
 }
 

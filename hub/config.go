@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -47,8 +49,17 @@ type Config struct {
 	RelayLimits     tunnel.RelayLimits
 	NATSURL         string // external NATS servers for the state log, separated by commas; empty: the embedded one
 	NATSCreds       string // credentials file for NATSURL; empty: none
+	Sockets         Sockets
 	Version         string // of this build
 	Log             zerolog.Logger
+}
+
+// Sockets are those that a service manager holds for the hub. They win over
+// the addresses of Config; the zero value of a field means that the hub opens its own.
+type Sockets struct {
+	HTTPS, Admin net.Listener
+	UDP          []*os.File            // that HoldUDP was given by an earlier run
+	HoldUDP      func([]*os.File) bool // see relay.Config.Hold
 }
 
 // Hub is the cloud side.
@@ -57,6 +68,7 @@ type Hub struct {
 	udp   netip.AddrPort
 	https string
 	ready chan struct{}
+	parts atomic.Pointer[parts] // once they run
 
 	newTunnel func(tunnelConfig) (Tunnel, error)
 }
@@ -140,9 +152,9 @@ func listenAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a, uint16(n)), nil
 }
 
-// publicHost returns where agents reach the hub if the operator did not say:
+// PublicHost returns where agents reach the hub if the operator did not say:
 // the first global address of the host, IPv4 first, public before private.
-func publicHost() (string, error) {
+func PublicHost() (string, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return "", fmt.Errorf("find the host's addresses: %w", err)

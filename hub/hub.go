@@ -59,14 +59,18 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer unlock()
 
 	// What another process may hold comes first: nothing is made if it fails.
-	httpsListener, err := listenHTTPS(ctx, h.https)
-	if err != nil {
-		return err
+	httpsListener := h.cfg.Sockets.HTTPS
+	if httpsListener == nil {
+		if httpsListener, err = listenHTTPS(ctx, h.https); err != nil {
+			return err
+		}
 	}
 	defer httpsListener.Close()
-	adminListener, err := admin.Listen(h.cfg.AdminSocket)
-	if err != nil {
-		return err
+	adminListener := h.cfg.Sockets.Admin
+	if adminListener == nil {
+		if adminListener, err = admin.Listen(h.cfg.AdminSocket); err != nil {
+			return err
+		}
 	}
 	defer adminListener.Close()
 
@@ -117,7 +121,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	public, err := h.publicHub(keys.Hub.Public(), httpsListener.Addr())
+	public, err := h.publicHub(h.cfg, keys.Hub.Public(), httpsListener.Addr())
 	if err != nil {
 		return err
 	}
@@ -136,6 +140,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	var sessions *control.Server // before tun runs
 	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
 		SocketBuffer: h.cfg.SocketBuffer, Limits: h.cfg.RelayLimits, Log: log,
+		Inherited: h.cfg.Sockets.UDP, Hold: h.cfg.Sockets.HoldUDP,
 		OnBoot: func(n protocol.NodeNumber, b protocol.BootID) { sessions.Booted(n, b) }})
 	if err != nil {
 		return err
@@ -159,7 +164,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
 	g.Go(func() error { return sessions.Run(ctx) })
-	g.Go(func() error { return h.renewList(ctx, store, keys, public) })
+	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
+	g.Go(func() error { return h.renewList(ctx, p, public) })
 	g.Go(func() error { return inv.Run(ctx) })
 	g.Go(func() error { return explainUDP(h.udp, tun.Run(ctx)) })
 	g.Go(func() error {
@@ -179,6 +185,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		g.Go(func() error { return api.Serve(ctx, adminListener) })
 		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).
 			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
+		h.parts.Store(p)
 		close(h.ready)
 		return nil
 	})
@@ -189,38 +196,40 @@ func (h *Hub) Run(ctx context.Context) error {
 	return nil
 }
 
-// renewList signs the hub list anew before it expires, until ctx ends.
-func (h *Hub) renewList(ctx context.Context, store *state.Store, keys join.Keys, public protocol.Hub) error {
+// renewList signs the hub list anew before it expires and when it is to say
+// something else, until ctx ends.
+func (h *Hub) renewList(ctx context.Context, p *parts, public protocol.Hub) error {
 	t := time.NewTicker(24 * time.Hour)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case public = <-p.list:
 		case <-t.C:
-			if _, err := join.EnsureHub(ctx, store, keys, public, h.cfg.Overlay, h.cfg.NATSURL != ""); err != nil && ctx.Err() == nil {
-				h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
-			}
+		}
+		if _, err := join.EnsureHub(ctx, p.store, p.keys, public, h.cfg.Overlay, h.cfg.NATSURL != ""); err != nil && ctx.Err() == nil {
+			h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
 		}
 	}
 }
 
 // publicHub is how the hub list names this hub.
-func (h *Hub) publicHub(key protocol.WireGuardPublicKey, https net.Addr) (protocol.Hub, error) {
-	host := h.cfg.PublicHost
+func (h *Hub) publicHub(cfg Config, key protocol.WireGuardPublicKey, https net.Addr) (protocol.Hub, error) {
+	host := cfg.PublicHost
 	if host == "" {
 		var err error
-		if host, err = publicHost(); err != nil {
+		if host, err = PublicHost(); err != nil {
 			return protocol.Hub{}, err
 		}
 		h.cfg.Log.Warn().Str("addr", host).Msg("no public host given, agents are told this address; set --public-host if they reach the hub at another")
 	}
-	httpsPort := h.cfg.PublicHTTPSPort
+	httpsPort := cfg.PublicHTTPSPort
 	if a, ok := https.(*net.TCPAddr); ok && httpsPort == 0 {
 		httpsPort = uint16(a.Port)
 	}
 	at := func(port uint16) []string { return []string{net.JoinHostPort(host, strconv.Itoa(int(port)))} }
-	return protocol.Hub{WireGuardKey: key, UDP: at(h.cfg.PublicUDPPort), HTTPS: at(httpsPort)}, nil
+	return protocol.Hub{WireGuardKey: key, UDP: at(cfg.PublicUDPPort), HTTPS: at(httpsPort)}, nil
 }
 
 // anyAddress makes 'every address' explicit: the IPv6 one, which takes IPv4 too,

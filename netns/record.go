@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"causeway/internal/durable"
 )
@@ -66,7 +67,27 @@ func (h *Host) readRecord() (*record, error) {
 	if r.Version != recordVersion {
 		return nil, fmt.Errorf("host record %s has version %d, this build knows %d", h.recordPath(), r.Version, recordVersion)
 	}
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("host record %s: %w; no agent wrote that: remove the file and check the sysctls yourself", h.recordPath(), err)
+	}
 	return &r, nil
+}
+
+// check refuses what no agent writes. The file belongs to the agent's user, and
+// 'leave' acts on it as root.
+func (r *record) check() error {
+	for _, s := range r.Sysctls {
+		if !strings.HasPrefix(s.Key, "net.ipv") || strings.Contains(s.Key, "/") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
+			return fmt.Errorf("%.128q is no setting of ours", s.Key)
+		}
+	}
+	for _, f := range r.Firewall {
+		ours := slices.ContainsFunc(accepts(r.Interface), func(rule []string) bool { return slices.Equal(rule, f.Rule) })
+		if !slices.Contains([]string{"iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"}, f.Program) || f.Chain != dockerUser || !ours {
+			return fmt.Errorf("%.40q in chain %.40q is no rule of ours", f.Program, f.Chain)
+		}
+	}
+	return nil
 }
 
 // writeRecord replaces the record; it is durable when this returns.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,10 @@ type HubConfig struct {
 	// default. The kernel gives an ordinary user less.
 	SocketBuffer int
 	Limits       RelayLimits
-	Log          zerolog.Logger
+	// Inherited and Hold let sockets outlive the process: see relay.Config.
+	Inherited []*os.File
+	Hold      func([]*os.File) bool
+	Log       zerolog.Logger
 }
 
 // HubNode is a node as the hub knows it.
@@ -101,6 +105,8 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 		},
 		SocketBuffer: cfg.SocketBuffer,
 		Limits:       cfg.Limits,
+		Inherited:    cfg.Inherited,
+		Hold:         cfg.Hold,
 		Log:          cfg.Log,
 	})
 	if err != nil {

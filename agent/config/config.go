@@ -82,21 +82,51 @@ func DefaultAccept() []netip.Prefix {
 // file is the configuration as it is written. Pointers and nil tell absent
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
-	Routes []string          `yaml:"routes"`
-	Accept *[]string         `yaml:"accept"`
-	Labels map[string]string `yaml:"labels"`
+	Routes []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its site's range or its token covers it"`
+	Accept *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
+	Labels map[string]string `yaml:"labels" doc:"for inventory and policies"`
 	Tunnel struct {
-		Interface  *string `yaml:"interface"`
-		ListenPort *int    `yaml:"listen_port"`
-		MTU        *int    `yaml:"mtu"`
-		Engine     *string `yaml:"engine"`
-		Queues     *int    `yaml:"queues"`
-		UAPI       bool    `yaml:"uapi"`
+		Interface  *string `yaml:"interface" doc:"name of the tunnel device (default: cw0)"`
+		ListenPort *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
+		MTU        *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
+		Engine     *string `yaml:"engine" doc:"inline or wireguard-go (default: inline)"`
+		Queues     *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
+		UAPI       bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
 	} `yaml:"tunnel"`
-	Proxy string `yaml:"proxy"`
+	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY)"`
 	Debug struct {
-		Socket *string `yaml:"socket"`
+		Socket *string `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
 	} `yaml:"debug"`
+}
+
+// reloadable are the keys that a running agent takes on SIGHUP.
+var reloadable = []string{"routes", "accept", "labels"}
+
+// NeedsRestart names the keys that differ between c and n and that only a new
+// start takes.
+func (c Config) NeedsRestart(n Config) (out []string) {
+	add := func(name string, same bool) {
+		if !same {
+			out = append(out, name)
+		}
+	}
+	t, u := c.Tunnel, n.Tunnel
+	add("tunnel.interface", t.Interface == u.Interface)
+	add("tunnel.listen_port", t.ListenPort == u.ListenPort)
+	add("tunnel.mtu", t.MTU == u.MTU)
+	add("tunnel.engine", t.Engine == u.Engine)
+	add("tunnel.queues", t.Queues == u.Queues)
+	add("tunnel.uapi", t.UAPI == u.UAPI)
+	add("proxy", text(c.Proxy) == text(n.Proxy))
+	add("debug.socket", c.Debug == n.Debug)
+	return out
+}
+
+func text(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	return u.String()
 }
 
 // Load reads path. An empty path means DefaultPath, which may be missing.
@@ -127,12 +157,10 @@ func Load(path string) (Config, error) {
 	return Parse(path, b)
 }
 
-const knownKeys = "routes, accept, labels, tunnel {interface, listen_port, mtu, engine, queues, uapi}, proxy, debug {socket}"
-
 // Parse checks the contents of a file; name is for errors.
 func Parse(name string, b []byte) (Config, error) {
 	var f file
-	tree, err := strictyaml.Decode(name, b, &f, knownKeys)
+	tree, err := strictyaml.Decode(name, b, &f, strictyaml.Keys(f))
 	if err != nil {
 		return Config{}, err
 	}

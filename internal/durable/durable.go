@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Temp is the name under which WriteFile writes path first. A crash may leave
@@ -16,7 +17,8 @@ func Temp(path string) string { return path + ".new" }
 
 // WriteFile replaces path by b, mode 0600, whole or not at all, and on disk
 // together with its name when it returns: what is done next may rely on it.
-// Only one writer of a path at a time.
+// Only one writer of a path at a time. What root writes belongs to the owner of
+// the directory: a service's user goes on with it.
 func WriteFile(path string, b []byte) error {
 	if err := Remove(Temp(path)); err != nil {
 		return err
@@ -25,7 +27,10 @@ func WriteFile(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	err = giveToOwner(f, filepath.Dir(path))
+	if err == nil {
+		_, err = f.Write(b)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -40,6 +45,20 @@ func WriteFile(path string, b []byte) error {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+func giveToOwner(f *os.File, dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if d := st.Sys().(*syscall.Stat_t); d.Uid != 0 {
+		return f.Chown(int(d.Uid), int(d.Gid))
+	}
+	return nil
 }
 
 // Remove removes path; that it is not there is no error.

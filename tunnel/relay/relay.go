@@ -7,6 +7,7 @@ package relay
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ import (
 	"causeway/tunnel/underlay/sock"
 )
 
-// Config configures a switchboard. All but OnRestart, NoOffload, SocketBuffer and Log are needed.
+// Config configures a switchboard. All but OnRestart and what follows it are needed.
 type Config struct {
 	Self       protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
@@ -47,6 +48,13 @@ type Config struct {
 	// SocketBuffer is how many bytes each socket may buffer each way; 0: sock's
 	// default.
 	SocketBuffer int
+	// Inherited are the sockets that an earlier run's Hold took. Those of Listen
+	// are used, all are closed.
+	Inherited []*os.File
+	// Hold is given copies of the sockets, which it may not use after it returns.
+	// If somebody holds them from then on, so that what comes after this run waits
+	// for the next, it returns true. Nil: nobody does.
+	Hold func([]*os.File) bool
 
 	Log zerolog.Logger
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"time"
 
@@ -32,9 +33,15 @@ func (r *Relay) loops() int {
 // Run opens the sockets and works until ctx ends. It owns every goroutine, and
 // runs once.
 func (r *Relay) Run(ctx context.Context) error {
-	o := sock.Options{Addr: r.cfg.Listen, NoOffload: r.cfg.NoOffload, Buffer: r.cfg.SocketBuffer, Sticky: r.cfg.Listen.Addr().IsUnspecified()}
+	o := sock.Options{Addr: r.cfg.Listen, NoOffload: r.cfg.NoOffload, Buffer: r.cfg.SocketBuffer, Sticky: r.cfg.Listen.Addr().IsUnspecified(), Inherited: r.cfg.Inherited}
 	conns, err := sock.OpenShared(o, r.loops()+1)
 	if err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	if err := r.hold(conns); err != nil {
+		for _, c := range conns {
+			c.Close()
+		}
 		return fmt.Errorf("relay: %w", err)
 	}
 	last := len(conns) - 1
@@ -58,6 +65,35 @@ func (r *Relay) Run(ctx context.Context) error {
 	})
 	close(r.ready)
 	return g.Wait()
+}
+
+// hold gives the sockets to who keeps them beyond this run.
+func (r *Relay) hold(conns []*sock.Conn) error {
+	if r.cfg.Hold == nil {
+		return nil
+	}
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	for _, c := range conns {
+		f, err := c.File()
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	if !r.cfg.Hold(files) {
+		return nil
+	}
+	for _, c := range conns {
+		if err := c.Held(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tick drops expired bindings and sends handshake messages again.

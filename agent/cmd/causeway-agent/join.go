@@ -68,8 +68,8 @@ func joinCommand(o *options) *cobra.Command {
 				removeIfEmpty(s)
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\nstart it with: causeway-agent run%s\n",
-				id.Site, id.Name, id.Number, joinStrings(id.Overlay), ifNot(o.stateDir, identity.DefaultDir, " --state-dir "+o.stateDir))
+			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\nstart it with: %s\n",
+				id.Site, id.Name, id.Number, joinStrings(id.Overlay), startCommand(o.stateDir))
 			return nil
 		},
 	}
@@ -78,6 +78,22 @@ func joinCommand(o *options) *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "node name (default this host's name)")
 	cmd.Flags().BoolVar(&replace, "replace", false, "take over an existing node's name, if the token permits it; replaces an identity that is here")
 	return cmd
+}
+
+// unit is the service that the packages bring.
+const unit = "/usr/lib/systemd/system/causeway-agent.service"
+
+// startCommand is how an agent is started here.
+func startCommand(stateDir string) string {
+	if stateDir != identity.DefaultDir {
+		return "causeway-agent run --state-dir " + stateDir
+	}
+	for _, p := range []string{unit, "/run/systemd/system"} {
+		if _, err := os.Stat(p); err != nil {
+			return "causeway-agent run"
+		}
+	}
+	return "systemctl enable --now causeway-agent"
 }
 
 // removeIfEmpty takes a directory away that this join made and left nothing in.

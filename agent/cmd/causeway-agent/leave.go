@@ -88,7 +88,11 @@ func leave(cmd *cobra.Command, o *options) error {
 		}
 	}
 	if d := filepath.Dir(o.socket); filepath.Base(d) == "causeway" {
-		os.Remove(d) // if it is empty: a hub on this host has its socket there too
+		// If it is empty: a hub on this host has its socket there too. With the
+		// sticky bit it is the packages', for the services of several users.
+		if st, err := os.Stat(d); err == nil && st.Mode()&os.ModeSticky == 0 {
+			os.Remove(d)
+		}
 	}
 	out := cmd.OutOrStdout()
 	switch {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/agent/identity"
+	"causeway/internal/manpages"
 )
 
 func main() { os.Exit(execute(os.Args[1:])) }
@@ -56,7 +57,8 @@ func newRoot() *cobra.Command {
 		return fmt.Errorf("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), versionCommand(o))
+	root.Version = version
+	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), versionCommand(o), manpages.Command(version))
 	root.AddCommand(viewCommands(o)...)
 	return root
 }

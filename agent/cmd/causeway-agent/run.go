@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,33 +9,47 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"causeway/agent"
 	"causeway/agent/config"
 	"causeway/agent/identity"
+	"causeway/internal/flagenv"
+	"causeway/internal/service"
 	"causeway/netns"
 )
+
+// envPrefix begins the environment variables that stand for flags of run.
+const envPrefix = "CAUSEWAY_AGENT"
 
 // stopWithin bounds a graceful stop.
 const stopWithin = 4 * time.Second
 
 func runCommand(o *options) *cobra.Command {
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent in the foreground",
 		Long: "Run the agent until SIGTERM. Interface, routes and rules stay when it stops, so that nothing\n" +
-			"leaks to the default route meanwhile; 'causeway-agent leave' takes them away.",
+			"leaks to the default route meanwhile; 'causeway-agent leave' takes them away.\n\n" +
+			"On SIGHUP it reads its configuration again, takes routes, accept and labels, and names in its log\n" +
+			"what needs a restart. Environment variables stand for flags: CAUSEWAY_AGENT_STATE_DIR for --state-dir.",
 		Args: exactArgs(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flagenv.Apply(cmd.Flags(), envPrefix); err != nil {
+				return err
+			}
 			log, err := newLogger(os.Stderr, o.logLevel)
 			if err != nil {
 				return err
 			}
 			c, err := config.Load(o.config)
 			if err != nil {
+				return err
+			}
+			if check {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "the configuration is good")
 				return err
 			}
 			if err := checkHost(); err != nil {
@@ -51,40 +64,24 @@ func runCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), a, log)
+			return service.Run(cmd.Context(), service.Daemon{
+				Run: a.Run, Ready: a.Ready(), Alive: a.Alive, StopWithin: stopWithin, Log: log,
+				Reload: func() error {
+					c, err := config.Load(o.config)
+					if err == nil {
+						a.Reload(cmd.Context(), c)
+					}
+					return err
+				},
+			})
 		},
 	}
 	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)
+	cmd.Flags().BoolVar(&check, "check", false, "check the configuration and exit")
 	cmd.Flags().StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
-}
-
-// serve runs a, tells systemd and bounds how long stopping may take.
-func serve(ctx context.Context, a *agent.Agent, log zerolog.Logger) error {
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	ready := a.Ready()
-	for {
-		select {
-		case <-ready:
-			ready = nil
-			if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-				log.Warn().Err(err).Msg("systemd was not told that the agent is ready")
-			}
-		case err := <-done:
-			return err
-		case <-ctx.Done():
-			daemon.SdNotify(false, daemon.SdNotifyStopping)
-			select {
-			case err := <-done:
-				return err
-			case <-time.After(stopWithin):
-				return fmt.Errorf("the agent did not stop within %s and was ended", stopWithin)
-			}
-		}
-	}
 }
 
 // checkHost says in one line why no agent can run here.

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"causeway/hub"
+	"causeway/internal/flagenv"
+	"causeway/internal/service"
 	"causeway/internal/strictyaml"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -81,8 +83,14 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	}
 }
 
-// config merges the file and the flags.
+// envPrefix begins the environment variables that stand for flags.
+const envPrefix = "CAUSEWAY_HUB"
+
+// config merges the file, the environment and the flags; the later wins.
 func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
+	if err := flagenv.Apply(set, envPrefix); err != nil {
+		return hub.Config{}, err
+	}
 	file, err := readSettings(f.file, set.Changed("config"))
 	if err != nil {
 		return hub.Config{}, err
@@ -104,6 +112,9 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	if len(file.Overlay) > 0 && !set.Changed("overlay") {
 		s.Overlay = file.Overlay
+	}
+	if s.NATSCreds == "" && s.NATSURL != "" {
+		s.NATSCreds = service.Credential(credNATS)
 	}
 	if s.ListenNATS != "" {
 		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
@@ -133,8 +144,8 @@ func merge[T comparable](set *pflag.FlagSet, flag string, dst *T, file T) {
 	}
 }
 
-const knownKeys = "data_dir, listen_udp, listen_https, public_host, public_udp_port, public_https_port, admin_socket, overlay, nats_url, nats_creds, listen_nats, socket_buffer, " +
-	"relay_node_packets, relay_node_bytes, relay_pair_packets, relay_pair_bytes"
+// credNATS is the name of the credential that stands for nats_creds.
+const credNATS = "nats.creds"
 
 // readSettings reads the configuration file. Unknown keys are errors.
 func readSettings(path string, asked bool) (s settings, err error) {
@@ -150,6 +161,6 @@ func readSettings(path string, asked bool) (s settings, err error) {
 	if err != nil {
 		return s, fmt.Errorf("config: %w", err)
 	}
-	_, err = strictyaml.Decode(path, b, &s, knownKeys)
+	_, err = strictyaml.Decode(path, b, &s, strictyaml.Keys(s))
 	return s, err
 }

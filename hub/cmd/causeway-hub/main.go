@@ -11,11 +11,12 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"causeway/hub"
+	"causeway/internal/manpages"
+	"causeway/internal/service"
 	"causeway/protocol"
 )
 
@@ -38,13 +39,13 @@ func oneLine(err error) string { return strings.Join(strings.Fields(err.Error())
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use: "causeway-hub", Short: "The cloud side of Causeway: control plane, join authority and blind relay",
-		SilenceUsage: true, SilenceErrors: true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		SilenceUsage: true, SilenceErrors: true, Version: version,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see '%s --help'", err, c.CommandPath())
 	})
-	root.AddCommand(runCommand(), restoreCommand(), &cobra.Command{
+	root.AddCommand(manpages.Command(version), runCommand(), initCommand(), restoreCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(c.OutOrStdout(), "causeway-hub %s (protocol %d)\n", version, protocol.Version)
@@ -56,46 +57,86 @@ func command() *cobra.Command {
 
 func runCommand() *cobra.Command {
 	f := flags{}
+	var check bool
 	c := &cobra.Command{
 		Use: "run", Short: "Run the hub", Args: cobra.NoArgs,
-		Long: "Run the hub. It needs neither root nor any capability. Flags win over the configuration file, whose keys\nare the flags' names with '_' for '-'.",
+		Long: `Run the hub. It needs neither root nor any capability. Flags win over environment
+variables (CAUSEWAY_HUB_PUBLIC_HOST for --public-host), these over the configuration file,
+whose keys are the flags' names with '_' for '-'. On SIGHUP it reads them again, takes the
+public host and ports, and names in its log what needs a restart.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := f.config(c.Flags())
 			if err != nil {
 				return err
 			}
 			cfg.Version, cfg.Log = version, logger()
+			if !check {
+				if cfg.Sockets, err = sockets(cfg.Log); err != nil {
+					return err
+				}
+			}
 			h, err := hub.New(cfg)
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), h)
+			if check {
+				_, err := fmt.Fprintln(c.OutOrStdout(), "the configuration is good")
+				return err
+			}
+			return run(c.Context(), h, func() (hub.Config, error) { return f.config(c.Flags()) }, cfg.Log)
 		},
 	}
 	f.register(c.Flags())
+	c.Flags().BoolVar(&check, "check", false, "check the configuration and exit")
 	return c
 }
 
-// run runs h and tells systemd when it is ready and when it stops.
-func run(ctx context.Context, h *hub.Hub) error {
-	done := make(chan error, 1)
-	go func() { done <- h.Run(ctx) }()
-	select {
-	case err := <-done:
-		return err
-	case <-h.Ready():
-		daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd it does nothing
+// run runs h as a service; read reads its configuration again.
+func run(ctx context.Context, h *hub.Hub, read func() (hub.Config, error), log zerolog.Logger) error {
+	return service.Run(ctx, service.Daemon{
+		Run: func(ctx context.Context) error {
+			err := h.Run(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("stopped without a reason")
+			}
+			return err
+		},
+		Ready: h.Ready(), Alive: h.Alive, Log: log,
+		Reload: func() error {
+			cfg, err := read()
+			if err != nil {
+				return err
+			}
+			return h.Reload(ctx, cfg)
+		},
+	})
+}
+
+// Names of the sockets that the service manager may hand over.
+const (
+	socketHTTPS = "https"
+	socketAdmin = "admin"
+	socketUDP   = "udp"
+)
+
+// sockets takes what the service manager holds for the hub.
+func sockets(log zerolog.Logger) (s hub.Sockets, err error) {
+	given := service.Sockets()
+	if s.HTTPS, err = service.Listener(given, socketHTTPS); err != nil {
+		return s, err
 	}
-	select {
-	case err := <-done:
-		if err == nil && ctx.Err() == nil {
-			err = errors.New("stopped without a reason")
+	if s.Admin, err = service.Listener(given, socketAdmin); err != nil {
+		return s, err
+	}
+	s.UDP = given[socketUDP]
+	s.HoldUDP = func(fs []*os.File) bool {
+		held, err := service.Keep(socketUDP, fs)
+		if err != nil {
+			log.Warn().Err(err).Msg("the service manager does not hold the UDP sockets: a restart will lose what arrives meanwhile")
 		}
-		return err
-	case <-ctx.Done():
-		daemon.SdNotify(false, daemon.SdNotifyStopping)
-		return <-done
+		return held
 	}
+	return s, nil
 }
 
 // logger writes for a person on a terminal, and JSON elsewhere.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/manpages"
 	"causeway/protocol"
 )
 
@@ -76,13 +77,13 @@ not the default, name it with --socket or in the environment variable
 `+envSocket+`. Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.DisableAutoGenTag = true
+	root.DisableAutoGenTag, root.Version = true, version
 	p := root.PersistentFlags()
 	p.StringVar(&c.socket, "socket", "", "`PATH` of the hub's admin socket (default $"+envSocket+" or "+api.DefaultSocket+")")
 	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere")
 	p.VarP(&c.format, "output", "o", "table, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.backup(), c.restore(), c.version())
+	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,10 @@ type Options struct {
 	// Sticky makes Read say which of the host's addresses a message came to, so
 	// that it can be answered from there. For an unspecified Addr.
 	Sticky bool
+
+	// Inherited are sockets that an earlier process opened by OpenShared and
+	// left with a service manager. OpenShared closes the files.
+	Inherited []*os.File
 
 	shared bool // SO_REUSEPORT
 }
@@ -47,6 +52,7 @@ type Conn struct {
 	reading sync.Mutex   // and while it is read from
 	fd      int
 	closed  bool
+	held    bool // another process has it too
 
 	// noGSO holds until when UDP_SEGMENT is not used for a destination; nil: it
 	// works everywhere. The map is never changed.
@@ -75,9 +81,13 @@ func Open(o Options) (*Conn, error) {
 
 // OpenShared opens n sockets on one address and port. The kernel gives all
 // datagrams of one sender to one of them. A port that another program has, of
-// the same user or not, is an error.
+// the same user or not, is an error. All inherited sockets of that address are
+// among them, be they more than n: what comes to one has to be read.
 func OpenShared(o Options, n int) ([]*Conn, error) {
-	var cs []*Conn
+	cs := adopt(o)
+	if len(cs) > 0 {
+		o.Addr, o.shared = cs[0].addr, true
+	}
 	fail := func(err error) ([]*Conn, error) {
 		for _, c := range cs {
 			c.Close()
@@ -103,6 +113,13 @@ func OpenShared(o Options, n int) ([]*Conn, error) {
 }
 
 func (c *Conn) setup(o Options) error {
+	if err := c.options(o); err != nil {
+		return err
+	}
+	return c.bind(o)
+}
+
+func (c *Conn) options(o Options) error {
 	size := o.Buffer
 	if size == 0 {
 		size = bufferSize
@@ -120,13 +137,6 @@ func (c *Conn) setup(o Options) error {
 	// Never fragment, and never believe the kernel's idea of a path's MTU: the
 	// probes find it.
 	if c.six {
-		only := 0
-		if o.Only6 {
-			only = 1
-		}
-		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
-			return fmt.Errorf("set up udp socket: %w", err)
-		}
 		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE); err != nil {
 			return fmt.Errorf("set up udp socket: %w", err)
 		}
@@ -155,6 +165,19 @@ func (c *Conn) setup(o Options) error {
 		_, err := unix.GetsockoptInt(c.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		c.gso = err == nil
 	}
+	return nil
+}
+
+func (c *Conn) bind(o Options) error {
+	if c.six {
+		only := 0
+		if o.Only6 {
+			only = 1
+		}
+		if err := unix.SetsockoptInt(c.fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+			return fmt.Errorf("set up udp socket: %w", err)
+		}
+	}
 	var sa unix.Sockaddr
 	if c.six {
 		sa = &unix.SockaddrInet6{Addr: o.Addr.Addr().As16(), Port: int(o.Addr.Port())}
@@ -171,17 +194,25 @@ func (c *Conn) setup(o Options) error {
 		}
 		return fmt.Errorf("listen on udp %s: %w", o.Addr, err)
 	}
-	sa, err := unix.Getsockname(c.fd)
-	if err != nil {
+	var err error
+	if c.addr, err = localAddr(c.fd); err != nil {
 		return fmt.Errorf("listen on udp %s: %w", o.Addr, err)
+	}
+	return nil
+}
+
+func localAddr(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
 	}
 	switch s := sa.(type) {
 	case *unix.SockaddrInet4:
-		c.addr = netip.AddrPortFrom(netip.AddrFrom4(s.Addr), uint16(s.Port))
+		return netip.AddrPortFrom(netip.AddrFrom4(s.Addr), uint16(s.Port)), nil
 	case *unix.SockaddrInet6:
-		c.addr = netip.AddrPortFrom(netip.AddrFrom16(s.Addr), uint16(s.Port))
+		return netip.AddrPortFrom(netip.AddrFrom16(s.Addr), uint16(s.Port)), nil
 	}
-	return nil
+	return netip.AddrPort{}, errors.New("it is no IP socket")
 }
 
 // LocalAddr is the address that the socket is bound to.
@@ -195,10 +226,14 @@ func (c *Conn) Close() error {
 		return nil
 	}
 	c.closed = true
+	held := c.held
 	c.mu.Unlock()
 	// Wakes the reader. ENOTCONN, as of every socket without a peer, comes
 	// after that.
-	unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	// A held socket would be shut down for good: there the reader looks by itself.
+	if !held {
+		unix.Shutdown(c.fd, unix.SHUT_RDWR)
+	}
 	c.reading.Lock()
 	defer c.reading.Unlock()
 	if err := unix.Close(c.fd); err != nil {

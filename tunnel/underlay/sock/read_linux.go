@@ -81,7 +81,7 @@ func (c *Conn) Read(b *Batch) ([]Message, error) {
 		switch {
 		case e == 0:
 			n = int(r)
-		case e != unix.EINTR && !c.isClosed():
+		case e != unix.EINTR && e != unix.EAGAIN && !c.isClosed(): // EAGAIN: a held socket looks whether it was closed
 			return nil, e
 		}
 	}

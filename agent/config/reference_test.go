@@ -1,0 +1,42 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/internal/docpage"
+	"causeway/internal/strictyaml"
+)
+
+func TestReference(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("| key | type | meaning | on SIGHUP |\n|---|---|---|---|\n")
+	for _, k := range strictyaml.Reference(file{}) {
+		require.NotEmpty(t, k.Doc, k.Path)
+		reload := "needs a restart"
+		if slices.Contains(reloadable, k.Path) {
+			reload = "taken"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", k.Path, k.Type, k.Doc, reload)
+	}
+	docpage.Check(t, "../../docs/CONFIG.md", "agent", b.String())
+}
+
+// Each key is either reloadable or named as one that is not.
+func TestNeedsRestart(t *testing.T) {
+	var n Config
+	n.Tunnel = Tunnel{Interface: "x", ListenPort: 1, MTU: 1300, Engine: "inline", Queues: 2, UAPI: true}
+	n.Proxy, n.Debug.Socket = &url.URL{Scheme: "http", Host: "p"}, "/x"
+	got := append(Config{}.NeedsRestart(n), reloadable...)
+	var all []string
+	for _, k := range strictyaml.Reference(file{}) {
+		all = append(all, k.Path)
+	}
+	require.ElementsMatch(t, all, got)
+	require.Empty(t, n.NeedsRestart(n))
+}

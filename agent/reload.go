@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"causeway/agent/config"
+)
+
+// errReloaded ends a control session, so that the next one tells the hub what
+// was configured anew.
+var errReloaded = errors.New("the configuration was reloaded")
+
+// live are the settings that change while the agent runs. What it points to is
+// never changed.
+type live struct {
+	routes, accept, named []netip.Prefix
+	labels                map[string]string
+}
+
+func liveOf(c config.Config) *live {
+	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, labels: c.Labels}
+}
+
+// Reload takes what a running agent can take of c, and says of the rest that
+// it needs a restart. It may be called while Run runs.
+func (a *Agent) Reload(ctx context.Context, c config.Config) {
+	a.live.Store(liveOf(c))
+	if later := a.cfg.Settings.NeedsRestart(c); len(later) > 0 {
+		a.log.Warn().Str("keys", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-agent")
+	} else {
+		a.log.Info().Msg("configuration reloaded")
+	}
+	a.reapply(ctx)
+	a.mu.Lock()
+	end := a.endSession
+	a.mu.Unlock()
+	if end != nil {
+		end(errReloaded)
+	}
+}
+
+// alivePoll is how often Alive looks whether a change is done.
+const alivePoll = 20 * time.Millisecond
+
+// Alive returns an error if the agent is stuck: the tunnel, its own state, or
+// a change to host and tunnel that does not end. Hubs that do not answer are no
+// reason: a new start would not help.
+func (a *Agent) Alive(ctx context.Context) error {
+	a.tunnel.Paths() // takes the underlay's and the engine's locks
+	a.board.List()
+	a.have()
+	for !a.applyMu.TryLock() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a change to the host's network does not end: %w", ctx.Err())
+		case <-time.After(alivePoll):
+		}
+	}
+	a.applyMu.Unlock()
+	return nil
+}

@@ -1,0 +1,99 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"causeway/hub/join"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// parts is what a running hub is asked about from outside.
+type parts struct {
+	store  *state.Store
+	keys   join.Keys
+	https  net.Addr
+	tunnel Tunnel
+	number protocol.NodeNumber
+	agents jetstream.JetStream // of the server inside
+	list   chan protocol.Hub   // what the hub list shall say
+}
+
+var errNotReady = errors.New("the hub is not ready yet")
+
+// Alive returns an error if the hub is stuck: its state, the switchboard, or
+// the NATS server inside. An external one that is away is no reason.
+func (h *Hub) Alive(ctx context.Context) error {
+	p := h.parts.Load()
+	if p == nil {
+		return errNotReady
+	}
+	p.store.State()
+	p.tunnel.Bound(p.number) // takes the switchboard's lock
+	p.tunnel.RelayStats()
+	if _, err := p.agents.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("ask the nats server inside: %w", err)
+	}
+	return nil
+}
+
+// Reloadable are the settings that Reload takes, by their flags.
+var Reloadable = []string{"public-host", "public-udp-port", "public-https-port"}
+
+// Reload takes what a running hub can take of cfg, which New would have to
+// accept, and says of the rest that it needs a restart.
+func (h *Hub) Reload(ctx context.Context, cfg Config) error {
+	n, err := New(cfg)
+	if err != nil {
+		return err
+	}
+	p := h.parts.Load()
+	if p == nil {
+		return errNotReady
+	}
+	public, err := h.publicHub(n.cfg, p.keys.Hub.Public(), p.https)
+	if err != nil {
+		return err
+	}
+	select {
+	case p.list <- public:
+	case <-ctx.Done():
+		return nil
+	}
+	if later := h.cfg.needsRestart(n.cfg); len(later) > 0 {
+		h.cfg.Log.Warn().Str("keys", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-hub")
+	} else {
+		h.cfg.Log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Msg("configuration reloaded")
+	}
+	return nil
+}
+
+// needsRestart names the settings that differ and that Reload does not take, by
+// their flags.
+func (c Config) needsRestart(n Config) (out []string) {
+	add := func(name string, same bool) {
+		if !same {
+			out = append(out, name)
+		}
+	}
+	add("data-dir", c.DataDir == n.DataDir)
+	add("listen-udp", c.ListenUDP == n.ListenUDP)
+	add("listen-https", c.ListenHTTPS == n.ListenHTTPS)
+	add("admin-socket", c.AdminSocket == n.AdminSocket)
+	add("overlay", slices.Equal(c.Overlay, n.Overlay))
+	add("nats-url", c.NATSURL == n.NATSURL)
+	add("nats-creds", c.NATSCreds == n.NATSCreds)
+	add("socket-buffer", c.SocketBuffer == n.SocketBuffer)
+	add("relay-node-packets", c.RelayLimits.Node.Packets == n.RelayLimits.Node.Packets)
+	add("relay-node-bytes", c.RelayLimits.Node.Bytes == n.RelayLimits.Node.Bytes)
+	add("relay-pair-packets", c.RelayLimits.Pair.Packets == n.RelayLimits.Pair.Packets)
+	add("relay-pair-bytes", c.RelayLimits.Pair.Bytes == n.RelayLimits.Pair.Bytes)
+	return out
+}

@@ -1,0 +1,45 @@
+package netns
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+)
+
+// Whoever has the agent's user writes this file, and root acts on it.
+func TestRecordIsNotBelieved(t *testing.T) {
+	h := NewHost(t.TempDir(), zerolog.Nop())
+	good := record{Version: recordVersion, Interface: "cw0", Sysctls: []savedSysctl{{Key: "net.ipv4.conf.eth0.5.rp_filter", Was: "1", Set: "2"}},
+		Firewall: []savedFirewall{{Program: "iptables-nft", Chain: dockerUser, Rule: accepts("cw0")[0]}}}
+	write := func(change func(*record)) {
+		b, err := json.Marshal(good)
+		require.NoError(t, err)
+		var r record
+		require.NoError(t, json.Unmarshal(b, &r))
+		change(&r)
+		b, err = json.Marshal(r)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(h.recordPath(), b, 0o600))
+	}
+	write(func(*record) {})
+	_, err := h.readRecord()
+	require.NoError(t, err)
+	for name, change := range map[string]func(*record){
+		"sysctl":    func(r *record) { r.Sysctls[0].Key = "kernel.core_pattern" },
+		"path":      func(r *record) { r.Sysctls[0].Key = "net.ipv4./../../kernel/core_pattern" },
+		"parent":    func(r *record) { r.Sysctls[0].Key = "net.ipv4.conf....x" },
+		"program":   func(r *record) { r.Firewall[0].Program = "/tmp/x" },
+		"chain":     func(r *record) { r.Firewall[0].Chain = "INPUT" },
+		"rule":      func(r *record) { r.Firewall[0].Rule = []string{"-j", "ACCEPT"} },
+		"interface": func(r *record) { r.Interface = "eth0" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			write(change)
+			_, err := h.readRecord()
+			require.ErrorContains(t, err, "no agent wrote that")
+		})
+	}
+}
