@@ -1,6 +1,6 @@
 # Causeway. 'make' alone says what there is.
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell scripts/version 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PROGRAMS := causeway-hub causeway-agent causeway
 
@@ -14,6 +14,7 @@ ROUNDS   ?= 10
 SECONDS  ?= 2
 MODE     ?= veth
 LONG     ?=
+ARCH     ?= amd64,arm64
 
 TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
@@ -27,7 +28,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build test unit e2e demo demo-clean soak bench interop-kernel lint fmt fuzz clean
+.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench interop-kernel lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,13 @@ build: ## Build the three static programs into bin/
 	  echo "build bin/$$p $(VERSION)"; \
 	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p $$d || exit 1; \
 	done
+
+package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums (ARCH=amd64,arm64)
+	@rm -rf dist
+	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -out ../dist
+
+docs: ## Generate what docs/ holds of the code
+	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores)$$' ./agent/config ./hub/cmd/causeway-hub ./e2e
 
 test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
 
@@ -69,8 +77,10 @@ interop-kernel: ## Test the engine against a kernel's WireGuard in qemu (LONG=1 
 
 lint: ## Check formatting, vet, staticcheck, layering and go.mod
 	@echo "gofmt"; out=$$(gofmt -l -s .); if [ -n "$$out" ]; then echo "not gofmt'ed (make fmt):"; echo "$$out"; exit 1; fi
-	@echo "go mod tidy"; go mod tidy -diff
-	@echo "go vet"; go vet ./...
+	@echo "go mod tidy"; go mod tidy -diff; cd packaging && go mod tidy -diff
+	@echo "go vet"; go vet ./...; cd packaging && go vet .
+	@echo "shellcheck"; if command -v shellcheck >/dev/null; then shellcheck packaging/install.sh packaging/files/scripts/* scripts/deps scripts/rootfs scripts/version scripts/vulncheck; else echo "shellcheck: SKIPPED, it is not installed (make deps)"; fi
+	@echo "govulncheck"; scripts/vulncheck
 	@echo "staticcheck"; $(STATICCHECK) ./...
 	@echo "layering"; go test -count=1 ./internal/layering
 
@@ -80,5 +90,5 @@ fmt: ## Format the code
 fuzz: ## Fuzz every fuzz test in turn (FUZZTIME=30s each)
 	@scripts/fuzz $(FUZZTIME)
 
-clean: ## Remove what was built and measured: bin/ and results/
-	@rm -rf bin results
+clean: ## Remove what was built and measured: bin/, dist/ and results/
+	@rm -rf bin dist results

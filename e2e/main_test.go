@@ -22,6 +22,7 @@ var shared struct {
 	bin     Binaries
 	binErr  error
 	binDone bool
+	atExit  []func()
 
 	lab       *lab.Lab
 	world     *World
@@ -45,7 +46,17 @@ func TestMain(m *testing.M) {
 	if shared.dir != "" {
 		os.RemoveAll(shared.dir)
 	}
+	for _, f := range shared.atExit {
+		f()
+	}
 	os.Exit(code)
+}
+
+// atExit has f called when all tests have ended.
+func atExit(f func()) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.atExit = append(shared.atExit, f)
 }
 
 // binaries builds the programs once.

@@ -115,6 +115,8 @@ func remove(prefix, dir string) error {
 		time.Sleep(10 * time.Millisecond) // between looks; the kernel tells nobody but a parent
 	}
 	for _, n := range names {
+		removeCgroups(n) // of a machine
+		os.RemoveAll("/run/systemd/nspawn/propagate/" + n)
 		if out, err := command("ip", "netns", "del", n); err != nil {
 			errs = append(errs, fmt.Errorf("delete namespace %s: %w: %s", n, err, out))
 		}
