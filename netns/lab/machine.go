@@ -124,6 +124,10 @@ func (m *Machine) Run(ctx context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
+// Inside is the path of the guest's file system as its programs see it, sockets in
+// /run included, until it is off.
+func (m *Machine) Inside() string { return fmt.Sprintf("/proc/%d/root", m.pid1) }
+
 // Off ends the machine: by poweroff, or at once as if the plug was pulled. The
 // network namespace outlives it, with all that a kernel would have forgotten:
 // the caller clears it.
