@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -87,15 +88,25 @@ func TestStateDiskFull(t *testing.T) {
 			}
 		}
 		require.Equal(t, "disk", bad)
-		require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+		// Inventory that is not stored is not acknowledged: an agent with news says so,
+		// and nothing else is wrong with it.
+		all, err := s.Nodes(step(t))
+		require.NoError(t, err)
+		for _, name := range []string{"n1", "n2"} {
+			require.Contains(t, []string{api.NodeReady, api.NodeDegraded}, all[name].State)
+			for _, why := range all[name].Reasons {
+				require.True(t, strings.HasPrefix(why, "nats: publish inventory"), why)
+			}
+		}
 		free()
 		back := time.Now()
-		err := lab.Wait(within(t, 30*time.Second), "changes to be taken again", func(ctx context.Context) error {
+		err = lab.Wait(within(t, 30*time.Second), "changes to be taken again", func(ctx context.Context) error {
 			return s.CreateSite(ctx, fmt.Sprintf("made-%d", round))
 		})
 		require.NoError(t, err)
 		made++
 		slowest = max(slowest, time.Since(back))
+		require.NoError(t, s.WaitReady(within(t, 30*time.Second-time.Since(back)), "n1", "n2"))
 		stop()
 		wg.Wait()
 		require.NoError(t, lost, "pods lost a packet")

@@ -64,8 +64,8 @@ func (s *Server) forget(ctx context.Context, by string, lists []protocol.SignedG
 		}
 		nodes = append(nodes, gone...)
 	}
-	live := s.cfg.Store.State().Live(nodes)
-	if len(live) == 0 {
+	live, unheard := s.cfg.Store.State().Forgotten(nodes)
+	if len(live) == 0 && !unheard {
 		return nil
 	}
 	st, err := s.cfg.Store.Update(ctx, "hub", "gone before this state was restored, by a signed list that node "+by+" holds", func(d *state.Draft) error {

@@ -30,6 +30,7 @@ var kinds = map[string]reflect.Type{
 	"cluster_created":  reflect.TypeFor[ClusterCreated](),
 	"restored":         reflect.TypeFor[Restored](),
 	"settled":          reflect.TypeFor[Settled](),
+	"numbers_passed":   reflect.TypeFor[NumbersPassed](),
 	"hub_added":        reflect.TypeFor[HubAdded](),
 	"hub_list_signed":  reflect.TypeFor[HubListSigned](),
 	"site_created":     reflect.TypeFor[SiteCreated](),

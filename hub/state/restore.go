@@ -74,23 +74,52 @@ func (s *State) Gone() []protocol.NodeNumber {
 	return out
 }
 
-// Live returns those of nodes that are live, for nodes that are said to be gone.
-func (s *State) Live(nodes []protocol.NodeNumber) (out []protocol.NodeNumber) {
-	for _, n := range nodes {
-		if node, ok := s.Nodes[n]; ok && node.Live() {
-			out = append(out, n)
-		}
-	}
-	return out
+// NumbersPassed passes over numbers that were given away after the backup which
+// the log was restored from.
+type NumbersPassed struct {
+	NextNumber protocol.NodeNumber `json:"next_number"`
 }
 
-// Forget takes out those of nodes that are live: the cluster key vouches that
-// they left or were revoked after the backup that this log was restored from.
+func (c NumbersPassed) apply(s *State, _ time.Time) error {
+	if c.NextNumber <= s.NextNumber || !c.NextNumber.Valid() {
+		return Errorf(Invalid, "numbers up to %d passed over, and the next is %d", c.NextNumber, s.NextNumber)
+	}
+	s.NextNumber = c.NextNumber // whether the overlay has room is asked when it is given
+	return nil
+}
+
+// Describe returns one line.
+func (c NumbersPassed) Describe() string {
+	return fmt.Sprintf("numbers below %d were given away after the backup that this state was restored from", c.NextNumber)
+}
+
+// Forgotten reports which of nodes, which are said to be gone, are live here, and
+// whether there are some of which this log has never heard.
+func (s *State) Forgotten(nodes []protocol.NodeNumber) (live []protocol.NodeNumber, unheard bool) {
+	for _, n := range nodes {
+		if node, ok := s.Nodes[n]; ok && node.Live() {
+			live = append(live, n)
+		}
+		unheard = unheard || n >= s.NextNumber
+	}
+	return live, unheard
+}
+
+// Forget takes out those of nodes that are live, and gives none of their numbers
+// again: the cluster key vouches that they left or were revoked after the backup
+// that this log was restored from.
 func Forget(d *Draft, nodes []protocol.NodeNumber) error {
-	for _, n := range d.Live(nodes) {
+	live, unheard := d.Forgotten(nodes)
+	for _, n := range live {
 		if err := d.Add(NodeGone{n, GoneRevoked}); err != nil {
 			return err
 		}
+	}
+	if !unheard {
+		return nil
+	}
+	if next := min(slices.Max(nodes)+1, protocol.MaxNodeNumber); next > d.NextNumber {
+		return d.Add(NumbersPassed{next})
 	}
 	return nil
 }

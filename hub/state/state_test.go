@@ -320,3 +320,34 @@ func jsonless(as []netip.Addr) string {
 	}
 	return out
 }
+
+// What a restored log does not know of nodes that are gone, it is told: they are
+// taken out, and their numbers are given to nobody.
+func TestForget(t *testing.T) {
+	d := draft(t)
+	one, two := node(t, d, 1, "a", "one"), node(t, d, 2, "a", "two")
+	require.NoError(t, Remove(d, one, GoneLeft))
+	require.Equal(t, []protocol.NodeNumber{one}, d.Gone())
+	require.NoError(t, Restore(d, 0, nil))
+	require.True(t, d.Settling)
+	before := len(d.changes)
+	require.NoError(t, Forget(d, []protocol.NodeNumber{one}))
+	require.Len(t, d.changes, before, "known")
+	next := d.NextNumber
+	require.NoError(t, Forget(d, []protocol.NodeNumber{one, two, next + 6}))
+	require.Equal(t, GoneRevoked, d.Nodes[two].Gone)
+	require.Equal(t, next+7, d.NextNumber)
+	require.Equal(t, next+7, node(t, d, 3, "a", "three"))
+	require.ElementsMatch(t, []protocol.NodeNumber{one, two}, d.Gone())
+	require.NoError(t, Settle(d, 1, 2))
+	require.False(t, d.Settling)
+	before = len(d.changes)
+	require.NoError(t, Settle(d, 1, 2))
+	require.Len(t, d.changes, before, "once")
+
+	d = draft(t)
+	two = node(t, d, 2, "a", "two")
+	require.ErrorContains(t, Restore(d, 0, []string{"nobody"}), "no node")
+	require.NoError(t, Restore(d, 0, []string{"two"}))
+	require.Equal(t, GoneRevoked, d.Nodes[two].Gone)
+}
