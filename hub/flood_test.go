@@ -26,22 +26,24 @@ import (
 // One agent opens ten thousand streams, none of which it was asked for, behind
 // the session's back: frames of yamux of its own making. The first thousand bring
 // as much as a stream may before it is read. A join takes a second at most
-// meanwhile, and what the hub holds is bounded.
+// meanwhile, and what the hub holds is bounded. (Not over WireGuard, whose devices
+// hold more for the packets under way than the hub for the streams.)
 func TestStreamFlood(t *testing.T) {
-	const streams, fat, joinWithin, bound = 10_000, 1000, time.Second, 72 << 20
-	network := enginetest.NewNetwork()
-	w := startStackHub(t, network, netstack.DefaultSilentAfter, tunnel.HubIdleAfter)
+	const streams, fat, joinWithin, bound = 10_000, 1000, time.Second, 16 << 20
+	w := start(t, t.TempDir())
 	w.site("a")
 	h := joined(t, w, "flood", api.TokenSpec{Site: "a"})
-	s := newStack(t, network, h)
-	defer s.stop()
+	w.dial(h, nil).m.Close()
 	spare := make([]*host, 5)
 	tokens := make([]protocol.Token, len(spare))
 	for i := range spare {
 		spare[i], tokens[i] = newHost(t), w.token(api.TokenSpec{Site: "a"})
 	}
 	before := heap()
-	c := s.dial()
+	hub, err := h.hubs.Hubs[0].Number.Overlay(h.hubs.Overlay[0])
+	require.NoError(t, err)
+	c, err := w.tun.Dial(t.Context(), h.answer.Overlay[0], hub)
+	require.NoError(t, err)
 	defer c.Close()
 	resets := make(chan int, 1)
 	go func() { // counts what the hub refuses, and reads so that it may go on
@@ -108,9 +110,10 @@ func TestStreamFlood(t *testing.T) {
 	c.Close()
 	refused := <-resets
 	var left int64
-	// What stays are batches of buffers of the two WireGuard devices.
-	require.Eventually(t, func() bool { left = heap() - before; return left < bound/2 }, patience, 100*time.Millisecond, "the heap is as it was")
-	t.Logf("%d streams opened by one agent, %d with 256 KB each: %d reset at once; %d joins took %.3f s at most; the hub and the agent held %d MB more at most, %d KB afterwards",
+	if left = heap() - before; os.Getenv("CAUSEWAY_SOAK") != "" { // it takes mux.ServeControl's 10 s
+		require.Eventually(t, func() bool { left = heap() - before; return left < 4<<20 }, patience, 100*time.Millisecond, "the heap is as it was")
+	}
+	t.Logf("%d streams opened by one agent, %d with 256 KB each: %d reset at once; %d joins took %.3f s at most; the hub and the flood held %d MB more at most, %d KB afterwards",
 		streams, fat, refused, len(spare), worst.Seconds(), most>>20, left>>10)
 	require.Greater(t, refused, streams/2)
 }

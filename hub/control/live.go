@@ -26,6 +26,7 @@ type live struct {
 	state    string
 	since    time.Time
 	hellos   *rate.Limiter
+	connects *rate.Limiter
 	boots    boots
 }
 
@@ -103,7 +104,7 @@ func judge(n state.Node, l *live) (string, []string) {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst)}
+		l = &live{hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
 		s.nodes[n] = l
 	}
 	return l

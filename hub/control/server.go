@@ -41,10 +41,13 @@ const (
 	maxConnsNode  = 8 // of one node: the session, those that it replaces, some to spare
 	// A stream that was refused stays in the session until the agent closes it,
 	// with what the agent sent on it: so many may be opened at once and each second.
-	streamBurst = 16
+	streamBurst = 8
 	streamRate  = 1
-	helloEvery  = 2 * time.Second // of one node in the long run: a hello may be a transaction
-	helloBurst  = 20
+	// What a connection made the hub hold stays for some seconds after its end.
+	connEvery  = time.Second // of one node in the long run
+	connBurst  = 24
+	helloEvery = 2 * time.Second // of one node in the long run: a hello may be a transaction
+	helloBurst = 20
 )
 
 // Tunnel is what of tunnel.Hub is needed here.
@@ -141,7 +144,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conns[n] >= maxConnsNode {
+	if s.conns[n] >= maxConnsNode || !s.node(n).connects.Allow() {
 		return nil, false
 	}
 	s.conns[n]++

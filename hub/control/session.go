@@ -57,7 +57,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 		return
 	}
 	defer leave()
-	m, err := mux.Server(c)
+	m, err := mux.ServeControl(c)
 	if err != nil {
 		return
 	}

@@ -50,13 +50,30 @@ func Server(conn net.Conn) (*Session, error) {
 	return &Session{y}, nil
 }
 
+// ServeControl is Server for a far side that may be hostile: it can make this one hold
+// no more than some megabytes, and not for long after the session has ended.
+// Streams that were closed here, but not there, are of no use after 10 s.
+func ServeControl(conn net.Conn) (*Session, error) {
+	c := config()
+	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, 256<<10, controlCloseTimeout
+	y, err := yamux.Server(conn, c)
+	if err != nil {
+		return nil, fmt.Errorf("start mux: %w", err)
+	}
+	return &Session{y}, nil
+}
+
+// controlCloseTimeout: yamux keeps a session with all that came on its streams for so
+// long, as long as one of them was closed on one side alone.
+const controlCloseTimeout = 10 * time.Second
+
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.LogOutput = io.Discard               // errors reach the caller by the calls that fail
 	c.KeepAliveInterval = 30 * time.Second // a long backstop: the tunnel's probes judge liveness
 	c.ConnectionWriteTimeout = 60 * time.Second
 	c.MaxStreamWindowSize = 4 << 20
-	c.AcceptBacklog = 16    // each holds up to 256 KB that nobody has asked for
+	c.AcceptBacklog = 16    // each may hold what a window takes
 	c.StreamOpenTimeout = 0 // it would end the whole session for one stream that waits; Open has its context
 	c.StreamCloseTimeout = closeTimeout
 	return c
