@@ -304,7 +304,7 @@ func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))
 	for _, p := range in {
 		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey, KeyEpoch: p.Statement.Epoch,
-			AllowedIPs: p.Prefixes(), Candidates: p.Candidates, Direct: p.Direct})
+			AllowedIPs: p.Prefixes(), Sources: p.Sources, Candidates: p.Candidates, Direct: p.Direct})
 	}
 	return out
 }

@@ -37,13 +37,24 @@ func (a *Agent) snapshot(ctx context.Context) protocol.Inventory {
 	return inv
 }
 
+// name is the node's name: the hub's word, as an operator may have renamed it since
+// it joined.
+func (a *Agent) name() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held != nil && protocol.ValidName(a.held.Netmap.Self.Name) {
+		return a.held.Netmap.Self.Name
+	}
+	return a.id.Name
+}
+
 func allOK(l []protocol.Condition) bool {
 	return !slices.ContainsFunc(l, func(c protocol.Condition) bool { return !c.OK })
 }
 
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{Name: a.id.Name, Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
+	s := debug.Status{Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.cfg.Settings.Tunnel.Interface,
 		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
 	if a.control.Connected() {
@@ -133,7 +144,7 @@ func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
 func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
 	dst, err := a.target(q.To)
 	if err != nil {
-		return debug.PingResult{From: a.id.Name, To: q.To, Error: err.Error()}
+		return debug.PingResult{From: a.name(), To: q.To, Error: err.Error()}
 	}
 	var src netip.Addr
 	for _, o := range a.id.Overlay {
@@ -142,7 +153,7 @@ func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult 
 		}
 	}
 	r := debug.Ping(ctx, src, dst, q.Count, time.Duration(q.Timeout))
-	r.From, r.To, r.Path = a.id.Name, q.To, a.pathTo(dst)
+	r.From, r.To, r.Path = a.name(), q.To, a.pathTo(dst)
 	return r
 }
 
@@ -157,7 +168,7 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 			return p.Overlay[0], nil
 		}
 	}
-	if to == a.id.Name {
+	if to == a.name() {
 		return a.id.Overlay[0], nil
 	}
 	return netip.Addr{}, fmt.Errorf("%q is neither an address nor a node of this node's netmap", to)

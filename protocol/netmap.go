@@ -80,13 +80,17 @@ const (
 
 // Peer is another node in a netmap.
 type Peer struct {
-	Statement  SignedNodeStatement `json:"statement"`
-	Name       string              `json:"name"`
-	Site       string              `json:"site"`
-	Overlay    []netip.Addr        `json:"overlay"`
-	Routes     []netip.Prefix      `json:"routes"`     // approved, owned by this peer
-	Candidates []netip.AddrPort    `json:"candidates"` // where it may be reached directly; may be empty
-	Direct     bool                `json:"direct"`     // policy allows a direct path
+	Statement SignedNodeStatement `json:"statement"`
+	Name      string              `json:"name"`
+	Site      string              `json:"site"`
+	Overlay   []netip.Addr        `json:"overlay"`
+	Routes    []netip.Prefix      `json:"routes"` // approved, owned by this peer
+	// Sources are prefixes that another node of the peer's site owns and this one
+	// announces too, approved: packets from there may come from either, since a LAN
+	// behind both answers through whichever its gateway chooses.
+	Sources    []netip.Prefix   `json:"sources,omitempty"`
+	Candidates []netip.AddrPort `json:"candidates"` // where it may be reached directly; may be empty
+	Direct     bool             `json:"direct"`     // policy allows a direct path
 }
 
 // Number is the peer's node number.

@@ -55,6 +55,7 @@ type NodePeer struct {
 	Key        protocol.WireGuardPublicKey
 	KeyEpoch   uint32 // of the peer's signed statement
 	AllowedIPs []netip.Prefix
+	Sources    []netip.Prefix // see engine.Peer
 	Candidates []netip.AddrPort
 	Direct     bool
 }
@@ -279,7 +280,7 @@ func enginePeers(hubs []NodeHub, peers []NodePeer) []engine.Peer {
 		out = append(out, engine.Peer{Number: h.Number, Key: h.Key, AllowedIPs: hostPrefixes(h.Overlay), Keepalive: hubKeepalive})
 	}
 	for _, p := range peers {
-		out = append(out, engine.Peer{Number: p.Number, Key: p.Key, AllowedIPs: p.AllowedIPs})
+		out = append(out, engine.Peer{Number: p.Number, Key: p.Key, AllowedIPs: p.AllowedIPs, Sources: p.Sources})
 	}
 	return out
 }

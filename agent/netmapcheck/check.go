@@ -92,6 +92,7 @@ func Check(in Input) Result {
 	for _, p := range peers {
 		c.peer(p)
 	}
+	c.sources()
 	c.local()
 	slices.SortFunc(c.Result.Routes, netipx.ComparePrefix)
 	slices.SortFunc(c.Result.Local, netipx.ComparePrefix)
@@ -257,6 +258,39 @@ func (c *checker) route(r netip.Prefix) string {
 		}
 	}
 	return ""
+}
+
+// maxSources bounds the work that all Sources of a netmap may make.
+const maxSources = 4096
+
+// sources keeps of each peer's Sources what another peer of its site owns, as was
+// accepted above, and what holds no longer prefix of a third one.
+func (c *checker) sources() {
+	sites := make(map[protocol.NodeNumber]string, len(c.Result.Peers))
+	for _, p := range c.Result.Peers {
+		sites[p.Number()] = p.Site
+	}
+	left := maxSources
+	for i := range c.Result.Peers {
+		p := &c.Result.Peers[i]
+		if len(p.Sources) == 0 {
+			continue
+		}
+		var kept []netip.Prefix
+		for _, s := range p.Sources {
+			if left--; left < 0 {
+				break
+			}
+			owner := c.prefixes[s]
+			if owner == 0 || sites[owner] != p.Site || slices.ContainsFunc(c.Result.Routes, func(r netip.Prefix) bool {
+				return r.Bits() > s.Bits() && s.Overlaps(r) && c.prefixes[r] != owner && c.prefixes[r] != p.Number()
+			}) {
+				continue
+			}
+			kept = append(kept, s)
+		}
+		p.Sources = kept
+	}
 }
 
 // local takes the node's own approved routes.

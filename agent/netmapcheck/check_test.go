@@ -101,6 +101,20 @@ func TestZeroPrefix(t *testing.T) {
 	require.Len(t, Check(input(p)).Refused, 1)
 }
 
+// Sources are taken only as far as another node of the site owns them.
+func TestSources(t *testing.T) {
+	a, b, c := peer(3, "10.1.0.0/24"), peer(4, "10.2.0.0/24"), peer(5, "10.1.0.128/25", "10.2.0.0/28")
+	other := peer(6, "10.3.0.0/24")
+	other.Site = "elsewhere"
+	b.Sources = pfx("10.1.0.0/24", "10.3.0.0/24", "10.0.0.0/8", "10.9.0.0/24", "0.0.0.0/0")
+	r := Check(input(a, b, other))
+	require.Equal(t, pfx("10.1.0.0/24"), r.Peers[1].Sources)
+	require.Empty(t, r.Refused)
+	require.Empty(t, Check(input(a, b, c)).Peers[1].Sources, "a third node has a part of it")
+	c.Sources = pfx("10.1.0.0/24")
+	require.Equal(t, c.Sources, Check(input(a, peer(4), c)).Peers[2].Sources, "the part is its own")
+}
+
 func TestNoPrefixTwice(t *testing.T) {
 	a, b := peer(3, "10.1.0.0/24", "10.1.0.0/24"), peer(4, "10.1.0.0/24", "10.1.0.0/25")
 	r := Check(input(b, a))

@@ -79,6 +79,7 @@ func New(cfg Config) *Server {
 	a := humago.New(mux, hc)
 	s.registerSites(a)
 	s.registerNodes(a)
+	s.registerLifecycle(a)
 	s.registerReads(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)

@@ -39,6 +39,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
 		ETag: nodeTag(n),
 	}
+	out.Drained = n.Drained
 	out.Overlay, _ = st.OverlayOf(n.Number)
 	out.Labels = map[string]string{}
 	for k, v := range i.Hello.Labels {

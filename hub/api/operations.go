@@ -33,6 +33,10 @@ var Operations = []Operation{
 	{http.MethodPatch, "/v1/nodes/{name}", NodePatch{}, Node{}, true},
 	{http.MethodDelete, "/v1/nodes/{name}", nil, nil, true},          // revoke
 	{http.MethodPost, "/v1/nodes/{name}/release", nil, Node{}, true}, // from quarantine
+	{http.MethodPost, "/v1/nodes/{name}/drain", nil, Drain{}, true},
+	{http.MethodPost, "/v1/nodes/{name}/undrain", nil, Drain{}, true},
+	{http.MethodGet, "/v1/nodes/{name}/drain", nil, Drain{}, false},
+	{http.MethodPost, "/v1/nodes/{name}/rename", NodeRename{}, Node{}, true},
 	{http.MethodGet, "/v1/nodes/{name}/revocation", nil, Revocation{}, false},
 	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
 	{http.MethodGet, "/v1/routes", nil, []Route{}, false},

@@ -162,7 +162,8 @@ type Node struct {
 	Overlay      []netip.Addr           `json:"overlay"`
 	State        string                 `json:"state"`
 	StateSince   time.Time              `json:"state_since"`
-	Reasons      []string               `json:"reasons"` // why it is not ready
+	Reasons      []string               `json:"reasons"`          // why it is not ready
+	Drained      time.Time              `json:"drained,omitzero"` // since when other nodes carry its routes where they can
 	Paths        []protocol.PathStatus  `json:"paths"`
 	Routes       []Route                `json:"routes"`
 	Labels       map[string]string      `json:"labels,omitempty"`

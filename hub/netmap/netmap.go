@@ -85,10 +85,16 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *V
 		}
 	}
 	owned := map[protocol.NodeNumber][]netip.Prefix{}
+	shared := map[protocol.NodeNumber][]netip.Prefix{} // owned by another node of the site
 	for p, nodes := range candidates {
-		o := owner(nodes, before.Owners[p], live)
+		o := owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes[n], live[n]) })
 		v.Owners[p] = o
 		owned[o] = append(owned[o], p)
+		for _, n := range nodes {
+			if n != o {
+				shared[n] = append(shared[n], p)
+			}
+		}
 	}
 	for _, n := range s.LiveNodes() {
 		overlay, err := s.OverlayOf(n.Number)
@@ -104,8 +110,9 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *V
 		}
 		r := owned[n.Number]
 		slices.SortFunc(r, comparePrefixes)
+		slices.SortFunc(shared[n.Number], comparePrefixes)
 		e := before.entry(protocol.Peer{
-			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r,
+			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r, Sources: shared[n.Number],
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
 		})
 		v.peers = append(v.peers, e)
@@ -122,22 +129,30 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// owner chooses one of nodes (by number): the owner so far while it is online,
-// else the first that is, else the owner so far, else the first.
-func owner(nodes []protocol.NodeNumber, before protocol.NodeNumber, live map[protocol.NodeNumber]Live) protocol.NodeNumber {
-	had := slices.Contains(nodes, before)
-	if had && live[before].Online {
-		return before
+// fitness ranks who may own a prefix. A drained node that is online comes before
+// one that is away: nobody else would carry the prefix.
+func fitness(n state.Node, l Live) int {
+	switch {
+	case l.Online && n.Drained.IsZero():
+		return 3
+	case l.Online:
+		return 2
+	case n.Drained.IsZero():
+		return 1
 	}
-	for _, n := range nodes {
-		if live[n].Online {
-			return n
+	return 0
+}
+
+// owner chooses the fittest of nodes (by number): of equals the owner so far, else
+// the first.
+func owner(nodes []protocol.NodeNumber, before protocol.NodeNumber, fit func(protocol.NodeNumber) int) protocol.NodeNumber {
+	best := nodes[0]
+	for _, n := range nodes[1:] {
+		if f := fit(n); f > fit(best) || f == fit(best) && n == before {
+			best = n
 		}
 	}
-	if had {
-		return before
-	}
-	return nodes[0]
+	return best
 }
 
 // Candidates returns addrs without repetition, without what cannot be another

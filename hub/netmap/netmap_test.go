@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -77,6 +78,8 @@ func owned(m protocol.Netmap) map[string][]string {
 	return out
 }
 
+func ptr[T any](v T) *T { return &v }
+
 func TestGroupHasOneOwner(t *testing.T) {
 	c := newCluster(t)
 	a1, a2 := c.node("a", "a1", "10.1.0.0/16"), c.node("a", "a2", "10.1.0.0/16", "10.1.7.0/24")
@@ -106,6 +109,20 @@ func TestGroupHasOneOwner(t *testing.T) {
 		v := Compute(c.d.State, tt.live, &View{Owners: map[netip.Prefix]protocol.NodeNumber{p: tt.before}})
 		require.Equal(t, tt.want, v.Owners[p], tt.name)
 	}
+
+	// A drained node is the last choice, but for one that is away.
+	c.d.Now = time.Unix(1, 0)
+	require.NoError(t, state.Drain(c.d, "a1", true))
+	for live, want := range map[*map[protocol.NodeNumber]Live]protocol.NodeNumber{
+		ptr(online(a1, a2)): a2, ptr(online(a1)): a1, ptr(online()): a2,
+	} {
+		v := Compute(c.d.State, *live, &View{Owners: map[netip.Prefix]protocol.NodeNumber{p: a1}})
+		require.Equal(t, want, v.Owners[p])
+	}
+	m, _ := Compute(c.d.State, online(a1, a2, b), nil).For(b)
+	require.Equal(t, []netip.Prefix{p}, m.Peers[0].Sources, "packets from the group's range may come from a1, too")
+	require.Empty(t, m.Peers[1].Sources)
+	require.NoError(t, state.Drain(c.d, "a1", false))
 
 	v := Compute(c.d.State, nil, nil)
 	m, ok := v.For(b)

@@ -83,6 +83,7 @@ type Node struct {
 	Joined       time.Time
 	Statement    *protocol.SignedNodeStatement // nil: no Hello yet
 	Quarantine   string                        // why it may talk to nobody; empty: it may
+	Drained      time.Time                     // since when it is the last choice for its prefixes; zero: it is not
 	Gone         Gone
 	GoneTime     time.Time
 }

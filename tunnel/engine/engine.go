@@ -31,7 +31,10 @@ type Peer struct {
 	Key          protocol.WireGuardPublicKey
 	PresharedKey [32]byte       // zeros: none
 	AllowedIPs   []netip.Prefix // no prefix may be in two peers
-	Keepalive    time.Duration  // persistent keepalive, whole seconds; 0: none
+	// Sources are prefixes of other peers' AllowedIPs from which this peer may send
+	// as well. An engine that knows no such thing drops those packets.
+	Sources   []netip.Prefix
+	Keepalive time.Duration // persistent keepalive, whole seconds; 0: none
 }
 
 // PeerStats counts one peer's traffic since it was first set.

@@ -14,17 +14,21 @@ func (c *cli) inventory() *cobra.Command {
 }
 
 func (c *cli) inventoryList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all hosts' facts", Args: exactly()},
+	var sel selector
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all hosts' facts", Args: exactly()}
+	sel.flag(cmd)
+	return c.watchable(cmd,
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			all, err := hub.Inventories(ctx)
 			if err != nil {
 				return err
 			}
+			all = pick(sel, all, func(i api.Inventory) map[string]string { return i.Labels })
 			return list(c, all, func(i api.Inventory) string { return i.Node },
 				"No facts yet: nodes report them once they run",
-				[]string{"NODE", "SITE", "CPUS", "MEMORY", "KERNEL", "RECEIVED", "OS"},
+				[]string{"NODE", "SITE", "CPUS", "MEMORY", "KERNEL", "RECEIVED", "+ARCH", "+UP", "+PODS", "OS"},
 				func(_ *page, i api.Inventory) []any {
-					return []any{i.Node, i.Site, i.CPUs, size(i.MemoryTotal), i.Kernel, age(i.Received) + " ago", i.OS}
+					return []any{i.Node, i.Site, i.CPUs, size(i.MemoryTotal), i.Kernel, agedAgo(i.Received), i.Arch, aged(i.HostBootTime), join(i.PodCIDRs), i.OS}
 				})
 		})
 }
@@ -67,9 +71,9 @@ func inventoryPage(p *page, i api.Inventory) {
 	}
 	rows := make([][]any, len(i.Interfaces))
 	for n, f := range i.Interfaces {
-		state := cell{"down", warn}
+		state := cell{text: "down", meaning: warn}
 		if f.Up {
-			state = cell{"up", good}
+			state = cell{text: "up", meaning: good}
 		}
 		mac := f.MAC
 		if mac == "" {

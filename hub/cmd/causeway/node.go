@@ -13,19 +13,28 @@ import (
 )
 
 func (c *cli) node() *cobra.Command {
-	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRevoke(), c.nodeRelease())
+	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRename(), c.nodeDrain(), c.nodeUndrain(), c.nodeRevoke(), c.nodeRelease())
 }
 
 func (c *cli) nodeList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: exactly()},
+	var sel selector
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: exactly(),
+		Example: "  causeway node list --selector rack=r12 -o wide\n  causeway node list --watch"}
+	sel.flag(cmd)
+	return c.watchable(cmd,
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			nodes, err := hub.Nodes(ctx)
 			if err != nil {
 				return err
 			}
+			nodes = pick(sel, nodes, func(n api.Node) map[string]string { return n.Labels })
+			none := "No nodes yet: causeway token create --site SITE"
+			if len(sel) > 0 {
+				none = "No node has these labels: causeway node list -o wide shows them"
+			}
 			return list(c, nodes, func(n api.Node) string { return n.Name },
-				"No nodes yet: causeway token create --site SITE",
-				[]string{"NODE", "SITE", "NUMBER", "OVERLAY", "STATE", "SINCE", "PATHS", "WHY"},
+				none,
+				[]string{"NODE", "SITE", "NUMBER", "OVERLAY", "STATE", "SINCE", "PATHS", "+ROUTES", "+AGENT", "+UNDERLAY", "+LABELS", "WHY"},
 				func(_ *page, n api.Node) []any {
 					addr := "-"
 					if len(n.Overlay) > 0 {
@@ -35,21 +44,40 @@ func (c *cli) nodeList() *cobra.Command {
 					if len(n.Reasons) > 0 {
 						why = n.Reasons[0]
 					}
-					return []any{n.Name, n.Site, n.Number, addr, stateCell(n.State), age(n.StateSince), pathSummary(n.Paths), why}
+					return []any{n.Name, n.Site, n.Number, addr, nodeState(n), aged(n.StateSince), pathSummary(n.Paths), len(n.Routes), agentText(n), join(n.Underlay), labelText(n.Labels), why}
 				})
 		})
+}
+
+// nodeState is a node's state in a list; a drained node says so.
+func nodeState(n api.Node) cell {
+	s := stateCell(n.State)
+	if !n.Drained.IsZero() {
+		s.text += ",drained"
+		if s.meaning == good {
+			s.meaning = warn
+		}
+	}
+	return s
+}
+
+func drainedFor(n api.Node) string {
+	if n.Drained.IsZero() {
+		return ""
+	}
+	return "for " + age(n.Drained) + "; 'causeway node undrain " + n.Name + "' ends it"
 }
 
 func stateCell(s string) cell {
 	switch s {
 	case api.NodeReady:
-		return cell{s, good}
+		return cell{text: s, meaning: good}
 	case api.NodeDegraded, api.NodeJoined:
-		return cell{s, warn}
+		return cell{text: s, meaning: warn}
 	case api.NodeUnreachable, api.NodeRevoked, api.NodeQuarantined:
-		return cell{s, bad}
+		return cell{text: s, meaning: bad}
 	}
-	return cell{s, plain}
+	return cell{text: s, meaning: plain}
 }
 
 func (c *cli) nodeShow() *cobra.Command {
@@ -73,6 +101,7 @@ func (c *cli) showNode(n api.Node) error {
 			"Site", n.Site,
 			"Number", fmt.Sprint(n.Number),
 			"State", fmt.Sprintf("%s for %s", n.State, age(n.StateSince)),
+			"Drained", drainedFor(n),
 			"Why", optional(n.Reasons),
 			"Overlay", join(n.Overlay),
 			"Underlay", join(n.Underlay),
@@ -113,7 +142,7 @@ func pathRows(paths []protocol.PathStatus) [][]any {
 		if peer == "" {
 			peer = fmt.Sprintf("number %d", t.Peer)
 		}
-		addr, kind := "-", cell{string(t.Path), plain}
+		addr, kind := "-", cell{text: string(t.Path), meaning: plain}
 		if t.Addr.IsValid() {
 			addr = t.Addr.String()
 		}
@@ -252,10 +281,10 @@ func (c *cli) showRevocation(r api.Revocation) error {
 			"Confirmed by", fmt.Sprintf("%d of %d nodes", len(r.Confirmed), len(r.Confirmed)+len(r.Waiting)))
 		var rows [][]any
 		for _, n := range r.Confirmed {
-			rows = append(rows, []any{n.Node, cell{"dropped it", good}, millis(time.Duration(n.After)), ""})
+			rows = append(rows, []any{n.Node, cell{text: "dropped it", meaning: good}, millis(time.Duration(n.After)), ""})
 		}
 		for _, n := range r.Waiting {
-			rows = append(rows, []any{n.Node, cell{"not confirmed", bad}, "-", n.Why})
+			rows = append(rows, []any{n.Node, cell{text: "not confirmed", meaning: bad}, "-", n.Why})
 		}
 		if len(rows) > 0 {
 			p.gap()

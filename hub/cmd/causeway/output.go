@@ -18,12 +18,13 @@ type format string
 
 const (
 	formatTable format = "table"
+	formatWide  format = "wide"
 	formatJSON  format = "json"
 	formatYAML  format = "yaml"
 	formatName  format = "name"
 )
 
-var formats = []string{string(formatTable), string(formatJSON), string(formatYAML), string(formatName)}
+var formats = []string{string(formatTable), string(formatWide), string(formatJSON), string(formatYAML), string(formatName)}
 
 func (f *format) String() string { return string(*f) }
 func (f *format) Type() string   { return "FORMAT" }
@@ -45,15 +46,7 @@ func (c *cli) show(v any, names []string, tableOf func(*page)) error {
 		e.SetEscapeHTML(false)
 		return e.Encode(v)
 	case formatYAML:
-		b, err := json.Marshal(v) // field names are those of the JSON
-		if err != nil {
-			return err
-		}
-		if b, err = yaml.JSONToYAML(b); err != nil {
-			return err
-		}
-		_, err = c.out.Write(b)
-		return err
+		return c.yaml(v)
 	case formatName:
 		for _, n := range names {
 			if _, err := fmt.Fprintln(c.out, printable(n)); err != nil {
@@ -68,10 +61,32 @@ func (c *cli) show(v any, names []string, tableOf func(*page)) error {
 	return err
 }
 
-// list is show for a list that JSON prints as [] when it is empty.
+// yaml prints v with the field names of its JSON.
+func (c *cli) yaml(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if b, err = yaml.JSONToYAML(b); err != nil {
+		return err
+	}
+	_, err = c.out.Write(b)
+	return err
+}
+
+// list is show for a list that JSON prints as [] when it is empty. Columns whose
+// header begins with '+' are those of -o wide alone.
 func list[T any](c *cli, items []T, name func(T) string, none string, header []string, row func(*page, T) []any) error {
 	if items == nil {
 		items = []T{}
+	}
+	header, narrow := c.columns(header)
+	if c.watch != nil {
+		all := make([]observed, len(items))
+		for i, it := range items {
+			all[i] = observed{name(it), it, narrow(row(nil, it))}
+		}
+		return c.observe(header, all)
 	}
 	names := make([]string, len(items))
 	for i, it := range items {
@@ -84,10 +99,28 @@ func list[T any](c *cli, items []T, name func(T) string, none string, header []s
 		}
 		rows := make([][]any, len(items))
 		for i, it := range items {
-			rows[i] = row(p, it)
+			rows[i] = narrow(row(p, it))
 		}
 		p.table(header, rows)
 	})
+}
+
+// columns leaves out what is for -o wide, unless that is asked for.
+func (c *cli) columns(header []string) (shown []string, narrow func([]any) []any) {
+	var keep []int
+	for i, h := range header {
+		h, wide := strings.CutPrefix(h, "+")
+		if !wide || c.format == formatWide {
+			shown, keep = append(shown, h), append(keep, i)
+		}
+	}
+	return shown, func(row []any) []any {
+		out := make([]any, len(keep))
+		for i, k := range keep {
+			out[i] = row[k]
+		}
+		return out
+	}
 }
 
 // colour reports whether the output is a terminal that wants colours
@@ -205,6 +238,7 @@ func printable(s string) string {
 type cell struct {
 	text    string
 	meaning meaning
+	moving  bool // it grows with time alone
 }
 
 // meaning is what colour says.

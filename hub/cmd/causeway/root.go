@@ -31,6 +31,7 @@ type cli struct {
 	socket  string
 	context string
 	format  format
+	watch   *watcher // of a list that is watched
 	in      io.Reader
 	out     io.Writer
 	err     io.Writer
@@ -81,7 +82,7 @@ not the default, name it with --socket or in the environment variable
 	p := root.PersistentFlags()
 	p.StringVar(&c.socket, "socket", "", "`PATH` of the hub's admin socket (default $"+envSocket+" or "+api.DefaultSocket+")")
 	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere")
-	p.VarP(&c.format, "output", "o", "table, json, yaml or name")
+	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
@@ -159,10 +160,13 @@ func (c *cli) hub() (*api.Client, error) {
 	return api.NewClient(api.ClientConfig{Socket: s})
 }
 
-// confirm asks before what cannot be undone. Without an answer it refuses.
+// confirm asks before what cannot be undone. Where there is nobody to ask it refuses.
 func (c *cli) confirm(yes bool, question string, args ...any) error {
 	if yes {
 		return nil
+	}
+	if _, file := c.in.(*os.File); file && !isTerminal(c.in) {
+		return fmt.Errorf("nothing done: standard input is no terminal, so nobody can answer %q; use --yes", fmt.Sprintf(question, args...))
 	}
 	fmt.Fprintf(c.err, question+" [y/N] ", args...)
 	line, err := bufio.NewReader(io.LimitReader(c.in, 100)).ReadString('\n')

@@ -18,11 +18,24 @@ func (c *cli) route() *cobra.Command {
 func (c *cli) routeList() *cobra.Command {
 	var pending bool
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List announced routes and what became of them", Args: exactly()}
+	var sel selector
+	sel.flag(cmd)
 	cmd.Flags().BoolVar(&pending, "pending", false, "only those that wait for a decision")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.watchable(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		routes, err := hub.Routes(ctx)
 		if err != nil {
 			return err
+		}
+		if len(sel) > 0 { // labels are the nodes'
+			nodes, err := hub.Nodes(ctx)
+			if err != nil {
+				return err
+			}
+			labels := map[string]map[string]string{}
+			for _, n := range nodes {
+				labels[n.Name] = n.Labels
+			}
+			routes = pick(sel, routes, func(r api.Route) map[string]string { return labels[r.Node] })
 		}
 		none := "No routes: nodes announce those of their token and of routes: in agent.yaml"
 		if pending {
@@ -52,7 +65,7 @@ func routeCell(s protocol.RouteState) cell {
 	case protocol.RouteRejected:
 		m = bad
 	}
-	return cell{string(s), m}
+	return cell{text: string(s), meaning: m}
 }
 
 func by(r api.Route) string {

@@ -39,7 +39,7 @@ themselves; all others wait for 'causeway route approve'.`,
 }
 
 func (c *cli) siteList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
+	return c.watchable(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			sites, err := hub.Sites(ctx)
 			if err != nil {
@@ -47,8 +47,10 @@ func (c *cli) siteList() *cobra.Command {
 			}
 			return list(c, sites, func(s api.Site) string { return s.Name },
 				"No sites yet: causeway site create NAME",
-				[]string{"SITE", "NODES", "AGE", "RANGES"},
-				func(_ *page, s api.Site) []any { return []any{s.Name, s.Nodes, age(s.Created), join(s.Ranges)} })
+				[]string{"SITE", "NODES", "AGE", "+MAX AGE", "RANGES"},
+				func(_ *page, s api.Site) []any {
+					return []any{s.Name, s.Nodes, aged(s.Created), ageText(s.MaxAge), join(s.Ranges)}
+				})
 		})
 }
 

@@ -63,7 +63,7 @@ func counted(n int, m meaning) cell {
 	if n == 0 {
 		m = plain
 	}
-	return cell{fmt.Sprint(n), m}
+	return cell{text: fmt.Sprint(n), meaning: m}
 }
 
 func relayText(r api.RelayStatus) string {

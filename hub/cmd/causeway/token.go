@@ -81,7 +81,7 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 }
 
 func (c *cli) tokenList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: exactly()},
+	return c.watchable(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			tokens, err := hub.Tokens(ctx)
 			if err != nil {
@@ -89,7 +89,7 @@ func (c *cli) tokenList() *cobra.Command {
 			}
 			return list(c, tokens, func(t api.Token) string { return t.ID },
 				"No tokens: causeway token create --site SITE",
-				[]string{"ID", "SITE", "STATE", "AGE", "EXPIRES", "USED BY", "ROUTES"},
+				[]string{"ID", "SITE", "STATE", "AGE", "EXPIRES", "USED BY", "+LABELS", "ROUTES"},
 				func(_ *page, t api.Token) []any {
 					left := "-"
 					if t.State == "open" {
@@ -99,7 +99,7 @@ func (c *cli) tokenList() *cobra.Command {
 					if used == "" {
 						used = "-"
 					}
-					return []any{t.ID, t.Site, t.State, age(t.Created), left, used, join(t.Routes)}
+					return []any{t.ID, t.Site, t.State, aged(t.Created), cell{text: left, moving: true}, used, labelText(t.Labels), join(t.Routes)}
 				})
 		})
 }

@@ -22,6 +22,12 @@ func age(t time.Time) string {
 	return span(d)
 }
 
+// aged is age in a list: it grows, and nothing has changed.
+func aged(t time.Time) cell { return cell{text: age(t), moving: true} }
+
+// agedAgo is aged with the word.
+func agedAgo(t time.Time) cell { return cell{text: age(t) + " ago", moving: true} }
+
 // span is a length of time for a person.
 func span(d time.Duration) string {
 	switch {
@@ -138,9 +144,9 @@ func (p *page) conditions(cs []protocol.Condition) {
 	})
 	rows := make([][]any, len(cs))
 	for i, c := range cs {
-		state := cell{"ok", good}
+		state := cell{text: "ok", meaning: good}
 		if !c.OK {
-			state = cell{"not ok", bad}
+			state = cell{text: "not ok", meaning: bad}
 		}
 		cause := c.Cause + c.Note
 		if len(c.DependsOn) > 0 && !c.OK {

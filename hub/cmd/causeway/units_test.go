@@ -31,6 +31,6 @@ func TestUnits(t *testing.T) {
 // TestTableOnTerminal wraps the last column alone, and paints.
 func TestTableOnTerminal(t *testing.T) {
 	p := &page{colour: true, width: 40}
-	p.table([]string{"NODE", "STATE", "WHY"}, [][]any{{"sh-1", cell{"ready", good}, "the quick brown fox jumps over\x1b[2J the lazy dog"}})
+	p.table([]string{"NODE", "STATE", "WHY"}, [][]any{{"sh-1", cell{text: "ready", meaning: good}, "the quick brown fox jumps over\x1b[2J the lazy dog"}})
 	require.Equal(t, "NODE  STATE  WHY\nsh-1  \x1b[32mready\x1b[0m  the quick brown fox jumps\n             over[2J the lazy dog\n", p.b.String())
 }

@@ -151,6 +151,12 @@ func (n *Node) pingBehind(to *Node, src, dst netip.Addr, other func(packet []byt
 	require.True(n.t, n.reaches(to, src, dst, patience, other), "no packet from %s to %s within %s", src, dst, patience)
 }
 
+// Reaches is Ping that reports within a time whether anything arrived.
+func (n *Node) Reaches(to *Node, src, dst netip.Addr, within time.Duration) bool {
+	n.t.Helper()
+	return n.reaches(to, src, dst, within, nil)
+}
+
 func (n *Node) reaches(to *Node, src, dst netip.Addr, within time.Duration, other func(packet []byte)) bool {
 	n.t.Helper()
 	id := binary.BigEndian.AppendUint64([]byte("ping"), uint64(time.Now().UnixNano()))

@@ -3,6 +3,8 @@ package inline
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"causeway/protocol"
@@ -58,6 +60,12 @@ func (e *Engine) SetPeers(peers []engine.Peer) error {
 		}
 		for _, a := range w.AllowedIPs {
 			table.insert(a, p)
+		}
+		if len(w.Sources) > 0 {
+			if table.sources == nil {
+				table.sources = map[*peer][]netip.Prefix{}
+			}
+			table.sources[p] = slices.Clone(w.Sources)
 		}
 	}
 	// From here on nothing is sent to or accepted from a removed peer.

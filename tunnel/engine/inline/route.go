@@ -4,12 +4,31 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"slices"
 )
 
 // routes is cryptokey routing: the longest prefix that holds an address names
 // the peer, for sending, and for checking the source of what was received. A
 // table does not change once it is in use; a new one replaces it.
-type routes struct{ v4, v6 trie }
+type routes struct {
+	v4, v6  trie
+	sources map[*peer][]netip.Prefix // further ones that a peer may send from; see engine.Peer
+}
+
+// mayShare reports whether a peer may send from a packet's source, which is owned
+// by another peer.
+func (r *routes) mayShare(p *peer, pkt []byte, v6 bool) bool {
+	all := r.sources[p]
+	if len(all) == 0 {
+		return false
+	}
+	a := pkt[12:16]
+	if v6 {
+		a = pkt[8:24]
+	}
+	src, _ := netip.AddrFromSlice(a)
+	return slices.ContainsFunc(all, func(x netip.Prefix) bool { return x.Contains(src) })
+}
 
 // key is an address left-aligned in 128 bits.
 type key struct{ hi, lo uint64 }

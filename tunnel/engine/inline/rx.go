@@ -166,7 +166,7 @@ func (r *reader) deliver(p *peer, m []byte) {
 		r.e.counts.malformed.Add(1)
 		return
 	}
-	if r.sourceOf(pkt, v6) != p || p.gone.Load() {
+	if owner := r.sourceOf(pkt, v6); owner != p && (owner == nil || !r.routes.mayShare(p, pkt, v6)) || p.gone.Load() {
 		r.e.counts.spoofed.Add(1)
 		return
 	}

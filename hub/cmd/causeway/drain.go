@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+)
+
+// drainPoll is how often the hub is asked how far a drain is.
+const drainPoll = 100 * time.Millisecond
+
+func (c *cli) nodeDrain() *cobra.Command {
+	wait := 10 * time.Second
+	cmd := &cobra.Command{
+		Use:   "drain NODE",
+		Short: "Let other nodes of its site carry a node's routes, before its maintenance",
+		Long: `Let other nodes of the site carry what this node announces, wherever another
+connected node announces it too, approved. Nothing is lost meanwhile: the node goes
+on forwarding what is under way. Routes that no other node announces stay, and
+are named. The command waits until every connected node sends the other way, at
+most --wait. 'causeway node undrain' ends it; so does nothing else, no restart.`,
+		Example:           "  causeway node drain sh-1 && ssh sh-1 reboot\n  causeway node undrain sh-1",
+		Args:              exactly("NODE"),
+		ValidArgsFunction: c.completer(1, nodeNames),
+	}
+	cmd.Flags().DurationVar(&wait, "wait", wait, "wait for other nodes at most so long, 0 to 1h")
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		if wait < 0 || wait > time.Hour {
+			return usagef("--wait %s is not between 0 and 1h", wait)
+		}
+		d, err := hub.DrainNode(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return c.awaitDrain(ctx, hub, d, wait)
+	})
+}
+
+func (c *cli) nodeUndrain() *cobra.Command {
+	return c.leaf(&cobra.Command{
+		Use:   "undrain NODE",
+		Short: "Let a drained node carry routes again",
+		Long: `Let a drained node carry routes again. Those that moved stay where they are as long
+as their nodes are connected: moving them back would gain nothing.`,
+		Args:              exactly("NODE"),
+		ValidArgsFunction: c.completer(1, nodeNames),
+	}, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkName("node", args[0]); err != nil {
+			return err
+		}
+		d, err := hub.UndrainNode(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return c.showDrain(d)
+	})
+}
+
+// awaitDrain waits until all connected nodes have followed, and shows how it stands.
+func (c *cli) awaitDrain(ctx context.Context, hub *api.Client, d api.Drain, wait time.Duration) error {
+	end := time.Now().Add(wait)
+	say := c.progress()
+	defer say.end()
+	for !d.Done() && time.Now().Before(end) {
+		say.now("waiting for %d nodes to send another way", len(d.Waiting))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(drainPoll):
+		}
+		var err error
+		if d, err = hub.Drain(ctx, d.Node); err != nil {
+			return err
+		}
+	}
+	say.end()
+	if err := c.showDrain(d); err != nil || d.Done() || wait == 0 {
+		return err
+	}
+	return fmt.Errorf("node %s is drained, but after %s these still send to it: %s; look at 'causeway node list', then run the command again", d.Node, wait, join(d.Waiting))
+}
+
+func (c *cli) showDrain(d api.Drain) error {
+	return c.show(d, []string{d.Node}, func(p *page) {
+		state := "not drained"
+		if d.Drained {
+			state = "drained for " + age(d.Since)
+		}
+		p.facts("Node", d.Node, "State", state,
+			"Followed", fmt.Sprintf("%d of %d connected nodes", len(d.Confirmed), len(d.Confirmed)+len(d.Waiting)),
+			"Not connected", optional(d.Away))
+		var rows [][]any
+		for _, m := range d.Moved {
+			rows = append(rows, []any{m.Prefix, cell{text: m.To, meaning: good}, ""})
+		}
+		for _, k := range d.Kept {
+			m := plain
+			if d.Drained {
+				m = warn
+			}
+			rows = append(rows, []any{k.Prefix, cell{text: d.Node, meaning: m}, k.Why})
+		}
+		if len(rows) > 0 {
+			p.gap()
+			p.table([]string{"ROUTE", "CARRIED BY", "WHY"}, rows)
+		}
+	})
+}
+
+func (c *cli) nodeRename() *cobra.Command {
+	return c.leaf(&cobra.Command{
+		Use:   "rename NODE NAME",
+		Short: "Give a node another name",
+		Long: `Give a node another name. Its number, keys, addresses and routes stay, and so do its
+connections; its agent learns the name with the next netmap.`,
+		Args:              exactly("NODE", "NAME"),
+		ValidArgsFunction: c.completer(1, nodeNames),
+	}, func(ctx context.Context, hub *api.Client, args []string) error {
+		for _, a := range args {
+			if err := checkName("node", a); err != nil {
+				return err
+			}
+		}
+		n, err := hub.RenameNode(ctx, args[0], args[1])
+		if err != nil {
+			return err
+		}
+		return c.done(args[0], "renamed "+n.Name)
+	})
+}
