@@ -86,32 +86,41 @@ func (a *attacker) send(kind protocol.MessageKind, body any) {
 	a.t.Helper()
 	m, err := protocol.NewMessage(kind, body)
 	require.NoError(a.t, err)
-	require.NoError(a.t, protocol.WriteFrame(a.control, m, protocol.MaxToHub))
+	if err := protocol.WriteFrame(a.control, m, protocol.MaxToHub); err != nil {
+		a.t.Logf("send %s: %v", kind, err) // the hub hangs up, and the next read says so
+	}
 }
 
-// hello opens a session in the place of the one before and announces routes. It reports
-// whether the hub welcomes it.
-func (a *attacker) hello(id identity.Identity, routes []netip.Prefix) bool {
-	a.t.Helper()
+// hello opens a session in the place of the one before and announces routes; an
+// error says why the hub does not welcome it.
+func (a *attacker) hello(id identity.Identity, routes []netip.Prefix) error {
 	if a.m != nil {
 		a.m.Close()
 	}
-	require.NoError(a.t, a.n.Host.Do(func() error {
-		c, err := net.DialTimeout("tcp6", "[fd63:7761:7900::1]:4710", 5*time.Second)
-		if err != nil {
-			return err
-		}
-		a.m, err = mux.Client(c)
+	var c net.Conn
+	err := a.n.Host.Do(func() (err error) {
+		c, err = net.DialTimeout("tcp6", "[fd63:7761:7900::1]:4710", 5*time.Second)
 		return err
-	}))
-	var err error
-	a.control, err = a.m.Open(step(a.t), protocol.StreamHeader{Kind: protocol.StreamControl})
-	require.NoError(a.t, err)
+	})
+	if err != nil {
+		return err
+	}
+	if a.m, err = mux.Client(c); err != nil {
+		return err
+	}
+	if a.control, err = a.m.Open(step(a.t), protocol.StreamHeader{Kind: protocol.StreamControl}); err != nil {
+		return err // too many connections, of which the hub has not seen the end yet
+	}
 	a.send(protocol.KindHello, protocol.Hello{AgentVersion: "attacker", Statement: id.Statement(), Routes: routes})
 	a.control.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var m protocol.Message
-	require.NoError(a.t, protocol.ReadFrame(a.control, &m, protocol.MaxToAgent))
-	return m.Kind == protocol.KindWelcome
+	if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
+		return err
+	}
+	if m.Kind != protocol.KindWelcome {
+		return fmt.Errorf("%s: %s", m.Kind, m.Body)
+	}
+	return nil
 }
 
 // Claims on what is another site's, the hub's, everybody's, through the doors of a
@@ -192,12 +201,7 @@ func TestHijack(t *testing.T) {
 	welcomed, most := 0, protocol.MaxNodeRoutes
 	for i := range announced {
 		batch := claims[min(i*most, len(claims)):min((i+1)*most, len(claims))]
-		require.NoError(t, lab.Wait(within(t, 10*time.Second), "a welcome", func(context.Context) error {
-			if !a.hello(id, batch) {
-				return errors.New("too often")
-			}
-			return nil
-		}))
+		require.NoError(t, lab.Wait(within(t, 20*time.Second), "a welcome", func(context.Context) error { return a.hello(id, batch) }))
 		welcomed++
 		a.send(protocol.KindStatus, protocol.Status{Routes: batch, Candidates: []netip.AddrPort{netip.MustParseAddrPort(victim.LAN + ":1"), netip.MustParseAddrPort("[::ffff:" + victim.LAN + "]:2")}})
 		tried["announce and status"] += len(batch)
