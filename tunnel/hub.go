@@ -75,6 +75,7 @@ type Hub struct {
 
 	mu    sync.Mutex // orders SetNodes and the start of Run
 	ran   bool
+	keys  []OwnKey
 	nodes []HubNode
 }
 
@@ -90,7 +91,7 @@ func NewHub(cfg HubConfig) (*Hub, error) {
 	case len(cfg.Overlay) == 0:
 		return nil, errors.New("tunnel: no overlay address")
 	}
-	h := &Hub{cfg: cfg}
+	h := &Hub{cfg: cfg, keys: []OwnKey{{Key: cfg.PrivateKey}}}
 	var err error
 	h.relay, err = relay.New(relay.Config{
 		Self: cfg.Number, PrivateKey: cfg.PrivateKey, BootID: cfg.BootID, Listen: cfg.Listen,
@@ -137,7 +138,7 @@ func (h *Hub) start() (*wggo.Engine, error) {
 		return nil, err
 	}
 	// The engine's Run closes the netstack.
-	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.cfg.PrivateKey, TUN: n, Carrier: h.relay, IdleAfter: HubIdleAfter, Log: h.cfg.Log})
+	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.keys[0].Key, TUN: n, Carrier: h.relay, IdleAfter: HubIdleAfter, Log: h.cfg.Log})
 	if err == nil {
 		err = eng.SetPeers(hubPeers(h.nodes))
 	}
@@ -156,6 +157,28 @@ func (h *Hub) Ready() <-chan struct{} { return h.relay.Ready() }
 
 // LocalAddr is the socket's address; invalid before Ready.
 func (h *Hub) LocalAddr() netip.AddrPort { return h.relay.LocalAddr() }
+
+// SetKeys replaces the hub's own static keys, of which there is at least one.
+// Handshakes are under the first; addresses are bound, and so data is relayed,
+// for those who know any of them. Before or while Run runs.
+func (h *Hub) SetKeys(keys []OwnKey) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(keys) == 0 {
+		return errors.New("set keys: no key")
+	}
+	if err := engine.CheckPeers(publicKeys(keys), hubPeers(h.nodes)); err != nil {
+		return fmt.Errorf("set keys: %w", err)
+	}
+	if e := h.eng.Load(); e != nil {
+		if err := e.SetKeys(engineKeys(keys)); err != nil {
+			return fmt.Errorf("set keys: %w", err)
+		}
+	}
+	h.relay.SetKeys(keys)
+	h.keys = slices.Clone(keys)
+	return nil
+}
 
 // SetNodes replaces the nodes. Whole state; before or while Run runs. A node
 // that is left out loses session, binding and relay at once. It fails,
@@ -193,7 +216,7 @@ func (h *Hub) setEngine(nodes []HubNode) error {
 	if e := h.eng.Load(); e != nil {
 		return e.SetPeers(peers)
 	}
-	return engine.CheckPeers(h.cfg.PrivateKey.Public(), peers)
+	return engine.CheckPeers(publicKeys(h.keys), peers)
 }
 
 func hubPeers(nodes []HubNode) []engine.Peer {

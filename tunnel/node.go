@@ -86,6 +86,7 @@ type Node struct {
 
 	mu    sync.Mutex // orders SetHubs, SetPeers and the start of Run
 	ran   bool
+	keys  []OwnKey
 	hubs  []NodeHub
 	peers []NodePeer
 	names map[protocol.NodeNumber]string
@@ -120,6 +121,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		cfg:        cfg,
 		ready:      make(chan struct{}),
 		restarted:  make(chan protocol.NodeNumber, 16),
+		keys:       []OwnKey{{Key: cfg.PrivateKey, Epoch: cfg.KeyEpoch}},
 		candidates: newNotice(),
 		hubsBound:  newNotice(),
 	}
@@ -180,9 +182,12 @@ func (n *Node) start() (engine.Engine, error) {
 	if n.ran {
 		return nil, errors.New("tunnel: Run was called before")
 	}
-	eng, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.cfg.PrivateKey, iface: n.cfg.Interface,
+	eng, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.keys[0].Key, iface: n.cfg.Interface,
 		mtu: n.cfg.MTU, queues: n.cfg.Queues, carrier: n.under, log: n.cfg.Log})
 	if err != nil {
+		return nil, err
+	}
+	if err := eng.SetKeys(engineKeys(n.keys)); err != nil {
 		return nil, err
 	}
 	if err := eng.SetPeers(enginePeers(n.hubs, n.peers)); err != nil {
@@ -196,6 +201,48 @@ func (n *Node) start() (engine.Engine, error) {
 
 // Ready is closed when device and sockets are open.
 func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// OwnKey is a static key of a node's or hub's own and its epoch.
+type OwnKey = underlay.OwnKey
+
+// SetKeys replaces the node's own static keys, of which there is at least one.
+// The first is the one to begin with; the others are good as well, for peers
+// that know no other (see engine.Engine). Whole state; before or while Run runs.
+func (n *Node) SetKeys(keys []OwnKey) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(keys) == 0 {
+		return errors.New("set keys: no key")
+	}
+	if err := engine.CheckPeers(publicKeys(keys), enginePeers(n.hubs, n.peers)); err != nil {
+		return fmt.Errorf("set keys: %w", err)
+	}
+	n.under.SetKeys(keys)
+	if e := n.engine(); e != nil {
+		if err := e.SetKeys(engineKeys(keys)); err != nil {
+			n.under.SetKeys(n.keys)
+			return fmt.Errorf("set keys: %w", err)
+		}
+	}
+	n.keys = slices.Clone(keys)
+	return nil
+}
+
+func engineKeys(keys []OwnKey) []protocol.WireGuardPrivateKey {
+	out := make([]protocol.WireGuardPrivateKey, len(keys))
+	for i, k := range keys {
+		out[i] = k.Key
+	}
+	return out
+}
+
+func publicKeys(keys []OwnKey) []protocol.WireGuardPublicKey {
+	out := make([]protocol.WireGuardPublicKey, len(keys))
+	for i, k := range keys {
+		out[i] = k.Key.Public()
+	}
+	return out
+}
 
 // SetHubs says which hubs there are, their overlay addresses and their resolved
 // underlay addresses. Whole state; before or while Run runs. It fails, changing
@@ -247,7 +294,7 @@ func (n *Node) SetPeers(peers []NodePeer) error {
 
 // checkEngine says what an engine would refuse.
 func (n *Node) checkEngine(hubs []NodeHub, peers []NodePeer) error {
-	return engine.CheckPeers(n.cfg.PrivateKey.Public(), enginePeers(hubs, peers))
+	return engine.CheckPeers(publicKeys(n.keys), enginePeers(hubs, peers))
 }
 
 // setEngine gives the engine its peers, if there is one yet.

@@ -52,7 +52,14 @@ type Engine interface {
 	Name() string
 	// Run works until ctx ends (nil) or the device fails.
 	Run(ctx context.Context) error
-	// SetPeers replaces all peers. Unchanged peers keep their sessions. It
+	// SetKeys replaces the device's own static keys, of which there is at least
+	// one. Handshakes begin with the first; whoever knows another one only may
+	// be talked to under that, if the engine can (inline can, wireguard-go takes
+	// the first alone). It fails, changing nothing, if one is a peer's.
+	SetKeys([]protocol.WireGuardPrivateKey) error
+	// SetPeers replaces all peers. Unchanged peers keep their sessions; one that
+	// has another key than before has rotated it, and its sessions go on until
+	// a handshake under the new one is done, if the engine can (inline). It
 	// fails, changing nothing, if a prefix is in two peers or a number or key
 	// twice. It may be called before and while Run runs.
 	SetPeers([]Peer) error

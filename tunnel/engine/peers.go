@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"causeway/protocol"
@@ -13,9 +14,9 @@ const maxKeepalive = 65535 * time.Second
 
 // CheckPeers says what is wrong with a set of peers, as SetPeers of every
 // engine does before it changes anything: WireGuard itself would move a
-// prefix silently to the last peer that claims it. Own is the device's public
-// key, which can be no peer's. Prefixes count without their host bits.
-func CheckPeers(own protocol.WireGuardPublicKey, peers []Peer) error {
+// prefix silently to the last peer that claims it. Own are the device's public
+// keys, which can be no peer's. Prefixes count without their host bits.
+func CheckPeers(own []protocol.WireGuardPublicKey, peers []Peer) error {
 	numbers := make(map[protocol.NodeNumber]bool, len(peers))
 	keys := make(map[protocol.WireGuardPublicKey]protocol.NodeNumber, len(peers))
 	prefixes := make(map[netip.Prefix]protocol.NodeNumber, len(peers))
@@ -30,7 +31,7 @@ func CheckPeers(own protocol.WireGuardPublicKey, peers []Peer) error {
 		if p.Key.IsZero() {
 			return fmt.Errorf("peer %d: no key", p.Number)
 		}
-		if p.Key == own {
+		if slices.Contains(own, p.Key) {
 			return fmt.Errorf("peer %d: key is our own", p.Number)
 		}
 		if other, ok := keys[p.Key]; ok {

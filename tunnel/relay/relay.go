@@ -168,8 +168,15 @@ func (r *Relay) LocalAddr() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// SetNodes replaces the nodes. A node that is left out, or whose key changed,
-// loses its binding at once.
+// SetKeys replaces the hub's own static keys, of which there is at least one.
+// All are good.
+func (r *Relay) SetKeys(keys []underlay.OwnKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.binder.SetKeys(keys)
+}
+
+// SetNodes replaces the nodes. A node that is left out loses its binding at once.
 func (r *Relay) SetNodes(nodes []Node) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

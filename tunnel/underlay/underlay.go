@@ -129,6 +129,9 @@ type remote struct {
 	local  atomic.Pointer[netip.Addr] // plain mode: what is sent from; nil: the kernel chooses
 }
 
+// OwnKey is a static key of ours and its epoch.
+type OwnKey = probe.OwnKey
+
 type conns struct{ v4, v6 *sock.Conn }
 
 // New checks cfg. It opens nothing.
@@ -153,6 +156,14 @@ func New(cfg Config) (*Underlay, error) {
 // Ready is closed when the sockets are open.
 func (u *Underlay) Ready() <-chan struct{} { return u.ready }
 
+// SetKeys replaces our own static keys, of which there is at least one: the
+// first is the one to begin with, the others are good as well.
+func (u *Underlay) SetKeys(keys []OwnKey) {
+	u.mu.Lock()
+	defer u.after(nil)
+	u.agent.SetKeys(keys)
+}
+
 // SetHubs replaces the hubs. A hub that stays keeps what is known of it.
 func (u *Underlay) SetHubs(hubs []Hub) error {
 	u.mu.Lock()
@@ -170,7 +181,7 @@ func (u *Underlay) SetHubs(hubs []Hub) error {
 	return nil
 }
 
-// SetPeers replaces the peers. A peer that stays with the same key keeps its paths.
+// SetPeers replaces the peers. A peer that stays keeps its paths, with another key too.
 func (u *Underlay) SetPeers(peers []Peer) error {
 	l := make([]probe.Peer, len(peers))
 	for i, p := range peers {

@@ -124,7 +124,7 @@ func TestIdlePeerIsCheap(t *testing.T) {
 		k, err := protocol.NewWireGuardPrivateKey()
 		require.NoError(t, err)
 		m := newMachine(0, k, time.Now(), out, &counters{})
-		m.add(newPeer(2, hub.public), time.Now())
+		m.add(newPeer(2, hub.public[0]), time.Now())
 		others[i+10] = m
 		peers = append(peers, engine.Peer{Number: i + 10, Key: k.Public(), AllowedIPs: []netip.Prefix{
 			netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32),
@@ -136,7 +136,7 @@ func TestIdlePeerIsCheap(t *testing.T) {
 	for range 2 { // so that there is a previous session, too
 		for number, m := range others {
 			p := hub.numbers[number]
-			o := m.peers[hub.public]
+			o := m.peers[hub.public[0]]
 			o.lastHandshake, p.answeredAt = 0, 0
 			m.initiate(o, time.Now(), false)
 			hub.receive(number, out.take()...)

@@ -102,7 +102,7 @@ func (s *still) receive(from protocol.NodeNumber, msgs ...[]byte) {
 func stillPair(t testing.TB, off Offloads) (a, b *still) {
 	a, b = newStill(t, 2, off), newStill(t, 3, off)
 	set := func(s, o *still) {
-		err := s.SetPeers([]engine.Peer{{Number: o.number, Key: o.public, AllowedIPs: []netip.Prefix{
+		err := s.SetPeers([]engine.Peer{{Number: o.number, Key: o.public[0], AllowedIPs: []netip.Prefix{
 			netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/32", o.number)), netip.MustParsePrefix(fmt.Sprintf("fd00::%d/128", o.number))}}})
 		if err != nil {
 			t.Fatal(err)
@@ -172,7 +172,7 @@ func FuzzReceive(f *testing.F) {
 					}
 					binary.LittleEndian.PutUint32(data[at:], e.entry.index)
 				}
-				newCookies(b.public).AddMacs(data)
+				newCookies(b.public[0]).AddMacs(data)
 			}
 			b.r.Receive(underlay.Source{Peer: 2}, data, max(len(data), 1))
 		case 2:

@@ -66,7 +66,7 @@ type Engine struct {
 	carrier engine.Carrier
 	log     zerolog.Logger
 	origin  time.Time
-	public  protocol.WireGuardPublicKey
+	public  []protocol.WireGuardPublicKey
 	device  packetDevice
 
 	mtu    atomic.Int32
@@ -124,7 +124,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errors.New("engine inline: exactly one of Device and TUN has to be set")
 	}
 	e := &Engine{
-		cfg: cfg, carrier: cfg.Carrier, log: cfg.Log, origin: time.Now(), public: cfg.PrivateKey.Public(),
+		cfg: cfg, carrier: cfg.Carrier, log: cfg.Log, origin: time.Now(), public: []protocol.WireGuardPublicKey{cfg.PrivateKey.Public()},
 		events: newEventStack(), numbers: map[protocol.NodeNumber]*peer{},
 		queue: make(chan message, queueLength), changed: make(chan struct{}, 1),
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/device"
@@ -19,15 +21,14 @@ import (
 // packages) no clock. The caller serialises its methods. What the data path
 // shares with it are the atomics of peer and session and the index table.
 type machine struct {
-	id      identity
-	number  protocol.NodeNumber // our own; zero: initiations that cross are not settled
-	origin  time.Time           // of instants
-	out     outlet
-	checker device.CookieChecker
-	index   *indexTable
-	peers   map[protocol.WireGuardPublicKey]*peer
-	timers  timerHeap
-	counts  *counters
+	own    atomic.Pointer[[]*ownKey] // the one to begin with first
+	number protocol.NodeNumber       // our own; zero: initiations that cross are not settled
+	origin time.Time                 // of instants
+	out    outlet
+	index  *indexTable
+	peers  map[protocol.WireGuardPublicKey]*peer
+	timers timerHeap
+	counts *counters
 }
 
 // outlet is what the machine does to the world. Nothing in it blocks, and what
@@ -54,19 +55,78 @@ type outlet interface {
 
 func newMachine(number protocol.NodeNumber, key protocol.WireGuardPrivateKey, origin time.Time, out outlet, c *counters) *machine {
 	m := &machine{
-		id: newIdentity(key), number: number, origin: origin, out: out, counts: c,
+		number: number, origin: origin, out: out, counts: c,
 		index: newIndexTable(), peers: map[protocol.WireGuardPublicKey]*peer{},
 	}
-	m.checker.Init(device.NoisePublicKey(key.Public()))
+	m.setKeys(key)
 	return m
 }
 
-// setKey changes the device's own key. The caller ends what was made with the
-// old one.
-func (m *machine) setKey(key protocol.WireGuardPrivateKey) {
-	clear(m.id.static.Private)
-	m.id = newIdentity(key)
-	m.checker.Init(device.NoisePublicKey(key.Public()))
+// ownKey is a key of the device. While one is being rotated there are two: who
+// does not know the new one yet begins handshakes with the old one.
+type ownKey struct {
+	identity
+	public  protocol.WireGuardPublicKey
+	checker device.CookieChecker
+}
+
+// setKeys changes the device's own keys, of which there is at least one.
+// Handshakes under way under one that goes end; sessions, which rest on keys
+// of their own, are the caller's to end.
+func (m *machine) setKeys(keys ...protocol.WireGuardPrivateKey) {
+	var old []*ownKey
+	if l := m.own.Load(); l != nil {
+		old = *l
+	}
+	next := make([]*ownKey, len(keys))
+	for i, k := range keys {
+		public := k.Public()
+		if j := slices.IndexFunc(old, func(o *ownKey) bool { return o.public == public }); j >= 0 {
+			next[i] = old[j]
+			continue
+		}
+		next[i] = &ownKey{identity: newIdentity(k), public: public}
+		next[i].checker.Init(device.NoisePublicKey(public))
+	}
+	m.own.Store(&next)
+	for _, p := range m.peers {
+		p.own = nil // the first is tried first
+		if p.pending != nil && !slices.Contains(next, p.pending.own) {
+			m.dropPending(p)
+			p.lastHandshake = 0
+		}
+	}
+	for _, o := range old {
+		if !slices.Contains(next, o) {
+			clear(o.static.Private)
+		}
+	}
+}
+
+// addressed returns which of our keys an initiation or response is for, by its
+// mac1; nil: none. Readers call it too.
+func (m *machine) addressed(msg []byte) *ownKey {
+	for _, o := range *m.own.Load() {
+		if o.checker.CheckMAC1(msg) {
+			return o
+		}
+	}
+	return nil
+}
+
+// rekey gives a peer another key: it has rotated it. Its sessions go on until
+// the next handshake, which begins at once if there is one to replace.
+func (m *machine) rekey(p *peer, key protocol.WireGuardPublicKey, t time.Time) {
+	if m.peers[p.key] == p {
+		delete(m.peers, p.key)
+	}
+	m.peers[key] = p
+	m.dropPending(p)
+	p.key, p.cookies, p.lastHandshake = key, newCookies(key), 0
+	if p.current.Load() != nil || p.keepalive > 0 {
+		m.initiate(p, t, false)
+	}
+	m.schedule(p, m.instant(t))
 }
 
 func (m *machine) instant(t time.Time) instant { return instant(t.Sub(m.origin)) + 1 }
@@ -97,9 +157,9 @@ func (m *machine) remove(p *peer) {
 func (m *machine) validHandshake(msg []byte) bool {
 	switch binary.LittleEndian.Uint32(msg) {
 	case device.MessageInitiationType:
-		return len(msg) == initiationSize && m.checker.CheckMAC1(msg)
+		return len(msg) == initiationSize && m.addressed(msg) != nil
 	case device.MessageResponseType:
-		return len(msg) == responseSize && m.index.lookup(binary.LittleEndian.Uint32(msg[8:])) != nil && m.checker.CheckMAC1(msg)
+		return len(msg) == responseSize && m.index.lookup(binary.LittleEndian.Uint32(msg[8:])) != nil && m.addressed(msg) != nil
 	case device.MessageCookieReplyType:
 		return len(msg) == cookieSize && m.index.lookup(binary.LittleEndian.Uint32(msg[4:])) != nil
 	}
@@ -115,21 +175,25 @@ func (m *machine) handle(t time.Time, from underlay.Source, msg []byte, underLoa
 		}
 		return
 	}
-	if underLoad && !m.admit(from, msg) {
+	own := m.addressed(msg)
+	if own == nil { // the key went while the message waited
+		return
+	}
+	if underLoad && !m.admit(own, from, msg) {
 		return
 	}
 	if kind == device.MessageInitiationType {
-		m.initiationReceived(t, from, msg)
+		m.initiationReceived(t, own, from, msg)
 	} else {
 		m.responseReceived(t, from, msg)
 	}
 }
 
 // admit asks for a cookie under load, and limits those that bring one.
-func (m *machine) admit(from underlay.Source, msg []byte) bool {
+func (m *machine) admit(own *ownKey, from underlay.Source, msg []byte) bool {
 	src := sourceBytes(from)
-	if !m.checker.CheckMAC2(msg, src) {
-		if r, err := m.checker.CreateReply(msg, binary.LittleEndian.Uint32(msg[4:]), src); err == nil {
+	if !own.checker.CheckMAC2(msg, src) {
+		if r, err := own.checker.CreateReply(msg, binary.LittleEndian.Uint32(msg[4:]), src); err == nil {
 			m.counts.cookies.Add(1)
 			m.out.answer(from, writeCookie(r))
 		}
@@ -162,8 +226,8 @@ func sourceAddr(s underlay.Source) netip.Addr {
 	return s.Addr.Addr()
 }
 
-func (m *machine) initiationReceived(t time.Time, from underlay.Source, msg []byte) {
-	r, err := m.id.readInitiation(msg)
+func (m *machine) initiationReceived(t time.Time, own *ownKey, from underlay.Source, msg []byte) {
+	r, err := own.readInitiation(msg)
 	p := m.peers[r.key]
 	if err != nil || p == nil {
 		m.counts.badHandshake.Add(1)
@@ -185,7 +249,7 @@ func (m *machine) initiationReceived(t time.Time, from underlay.Source, msg []by
 		m.counts.badHandshake.Add(1)
 		return
 	}
-	p.received, p.answeredAt, p.lastHandshake = r.stamp, now, now
+	p.received, p.answeredAt, p.lastHandshake, p.own = r.stamp, now, now, own
 	p.rxBytes.Add(uint64(len(msg)))
 	p.noteReceived(now, false)
 	m.out.heard(p, from)
@@ -203,12 +267,13 @@ func (m *machine) responseReceived(t time.Time, from underlay.Source, msg []byte
 		return
 	}
 	p := e.peer
-	keys, err := m.id.readResponse(p.pending, msg)
+	keys, err := p.pending.own.readResponse(p.pending, msg)
 	if err != nil {
 		m.counts.badHandshake.Add(1)
 		return
 	}
 	now := m.instant(t)
+	p.own = p.pending.own
 	p.pending.erase()
 	p.pending = nil // its index is the session's now
 	p.rxBytes.Add(uint64(len(msg)))
@@ -251,6 +316,14 @@ func (m *machine) dropPending(p *peer) {
 	}
 }
 
+// keyFor chooses which of our keys an initiation to p is under: the one of the
+// last handshake with it, or the first; a second try takes another.
+func (m *machine) keyFor(p *peer) *ownKey {
+	l := *m.own.Load()
+	i := max(0, slices.Index(l, p.own))
+	return l[(i+p.attempts)%len(l)]
+}
+
 // initiate sends an initiation unless one was sent lately. A retry goes on
 // counting attempts, a new reason starts over.
 func (m *machine) initiate(p *peer, t time.Time, retry bool) {
@@ -268,13 +341,14 @@ func (m *machine) initiate(p *peer, t time.Time, retry bool) {
 	stamp := timestamp(t, p.sent)
 	m.dropPending(p)
 	e := m.index.add(p)
-	hs, msg, err := m.id.newInitiation(p.key, p.psk, e.index, stamp)
+	own := m.keyFor(p)
+	hs, msg, err := own.newInitiation(p.key, p.psk, e.index, stamp)
 	if err != nil { // the peer's key is a low-order point
 		m.index.remove(e)
 		m.counts.badHandshake.Add(1)
 		return
 	}
-	p.sent, p.pending = stamp, &initiation{hs, e}
+	p.sent, p.pending = stamp, &initiation{hs, e, own}
 	p.cookies.AddMacs(msg)
 	p.noteSent(now, false)
 	p.retransmitAt = now.add(rekeyTimeout + rand.N(rekeyJitter))

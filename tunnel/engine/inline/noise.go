@@ -68,6 +68,7 @@ func (k *sessionKeys) erase() { clear(k.send[:]); clear(k.receive[:]) }
 type initiation struct {
 	state *noise.HandshakeState
 	entry *entry
+	own   *ownKey
 }
 
 // erase forgets the ephemeral private key. The chaining key inside the Noise

@@ -34,6 +34,7 @@ type peer struct {
 
 	// The control side's, under its lock.
 	psk           [32]byte
+	own           *ownKey // of the last handshake; nil: none yet
 	keepalive     time.Duration
 	pending       *initiation // ours, waiting for its response
 	cookies       *device.CookieGenerator

@@ -12,8 +12,7 @@ import (
 )
 
 // SetPeers implements engine.Engine. A changed preshared key counts from the
-// next handshake on, as in other implementations; a changed key makes another
-// peer.
+// next handshake on, as in other implementations.
 func (e *Engine) SetPeers(peers []engine.Peer) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -24,14 +23,15 @@ func (e *Engine) SetPeers(peers []engine.Peer) error {
 	table := &routes{}
 	t := time.Now()
 	var added []*peer
+	keys := map[*peer]protocol.WireGuardPublicKey{}
 	// Those that go, go first: their keys may come back under another number.
 	for i := range peers {
 		w := &peers[i]
-		if p := e.numbers[w.Number]; p != nil && p.key == w.Key {
+		if e.numbers[w.Number] != nil {
 			wanted[w.Number] = true
 		}
 	}
-	var removed []*peer
+	var removed, rotated []*peer
 	for n, p := range e.numbers {
 		if !wanted[n] {
 			removed = append(removed, p)
@@ -48,6 +48,10 @@ func (e *Engine) SetPeers(peers []engine.Peer) error {
 			added = append(added, p)
 		}
 		p.psk = w.PresharedKey
+		if p.key != w.Key {
+			rotated = append(rotated, p)
+			keys[p] = w.Key
+		}
 		if p.keepalive != w.Keepalive {
 			greet := p.keepalive == 0
 			p.keepalive = w.Keepalive
@@ -73,6 +77,13 @@ func (e *Engine) SetPeers(peers []engine.Peer) error {
 	for _, p := range removed {
 		e.machine.remove(p)
 	}
+	for _, p := range rotated {
+		if e.running {
+			e.machine.rekey(p, keys[p], t)
+		} else {
+			p.key, p.cookies = keys[p], newCookies(keys[p])
+		}
+	}
 	if e.running {
 		for _, p := range added {
 			e.machine.add(p, t)
@@ -88,20 +99,54 @@ func (e *Engine) SetPrivateKey(k protocol.WireGuardPrivateKey) error {
 	if k.IsZero() {
 		return errors.New("set private key: no key")
 	}
-	public := k.Public()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for n, p := range e.numbers {
-		if p.key == public {
-			return fmt.Errorf("set private key: it is peer %d's", n)
-		}
+	if err := e.setKeys(k); err != nil {
+		return err
 	}
-	e.public = public
-	e.machine.setKey(k)
 	for _, p := range e.numbers {
 		e.reset(p)
 	}
 	e.poke()
+	return nil
+}
+
+// SetKeys implements engine.Engine.
+func (e *Engine) SetKeys(keys []protocol.WireGuardPrivateKey) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(keys) == 0 {
+		return errors.New("set private keys: no key")
+	}
+	if err := e.setKeys(keys...); err != nil {
+		return err
+	}
+	if e.running {
+		t := time.Now()
+		for _, p := range e.numbers {
+			if p.keepalive > 0 {
+				e.machine.initiate(p, t, false)
+			}
+			e.machine.schedule(p, e.machine.instant(t))
+		}
+	}
+	e.poke()
+	return nil
+}
+
+// setKeys checks and takes the keys. e.mu is held.
+func (e *Engine) setKeys(keys ...protocol.WireGuardPrivateKey) error {
+	public := make([]protocol.WireGuardPublicKey, len(keys))
+	for i, k := range keys {
+		public[i] = k.Public()
+		for n, p := range e.numbers {
+			if p.key == public[i] {
+				return fmt.Errorf("set private key: it is peer %d's", n)
+			}
+		}
+	}
+	e.public = public
+	e.machine.setKeys(keys...)
 	return nil
 }
 

@@ -47,7 +47,8 @@ type Config struct {
 // Engine is one wireguard-go device.
 type Engine struct {
 	cfg    Config
-	public protocol.WireGuardPublicKey
+	key    protocol.WireGuardPrivateKey // guarded by mu
+	public []protocol.WireGuardPublicKey
 	bind   *bind
 	wake   chan wakeRequest
 
@@ -82,7 +83,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg:    cfg,
-		public: cfg.PrivateKey.Public(),
+		key:    cfg.PrivateKey,
+		public: []protocol.WireGuardPublicKey{cfg.PrivateKey.Public()},
 		wake:   make(chan wakeRequest, wakeQueue),
 		peers:  map[protocol.NodeNumber]*peer{},
 	}
@@ -136,7 +138,7 @@ func (e *Engine) start(t *tunDevice) (*device.Device, error) {
 	dev := device.NewDevice(t, e.bind, deviceLogger(e.cfg.Log))
 	// Paths are the underlay's business: a peer's endpoint never changes.
 	dev.DisableSomeRoamingForBrokenMobileSemantics()
-	if err := dev.IpcSet(new(script).privateKey(e.cfg.PrivateKey).String()); err != nil {
+	if err := dev.IpcSet(new(script).privateKey(e.key).String()); err != nil {
 		dev.Close()
 		return nil, fmt.Errorf("wireguard-go: set private key: %w", err)
 	}
@@ -170,11 +172,11 @@ func (e *Engine) stop() {
 
 // SetPeers replaces all peers; see engine.Engine.
 func (e *Engine) SetPeers(list []engine.Peer) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err := engine.CheckPeers(e.public, list); err != nil {
 		return fmt.Errorf("set peers: %w", err)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 
 	// Three steps, so that a prefix that moves from one peer to another is
 	// never claimed twice: take away, switch the table, give.
@@ -224,6 +226,31 @@ func (e *Engine) SetPeers(list []engine.Peer) error {
 		}
 	}
 	return nil
+}
+
+// SetKeys takes the first key; see engine.Engine. wireguard-go has but one: what
+// it sends next begins a handshake under the new key.
+func (e *Engine) SetKeys(keys []protocol.WireGuardPrivateKey) error {
+	if len(keys) == 0 {
+		return errors.New("set private keys: no key")
+	}
+	public := make([]protocol.WireGuardPublicKey, len(keys))
+	for i, k := range keys {
+		public[i] = k.Public()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for n, p := range e.peers {
+		if slices.Contains(public, p.cfg.Key) {
+			return fmt.Errorf("set private keys: one is peer %d's", n)
+		}
+	}
+	e.public = public
+	if keys[0] == e.key {
+		return nil
+	}
+	e.key = keys[0]
+	return e.applyLocked(new(script).privateKey(e.key))
 }
 
 // ResetPeer forgets a peer's sessions, its handshake and the timestamp that

@@ -88,6 +88,7 @@ type peer struct {
 // Agent judges an agent's paths.
 type Agent struct {
 	cfg      Config
+	own      ring
 	hubs     map[protocol.NodeNumber]*hub
 	peers    map[protocol.NodeNumber]*peer
 	active   map[protocol.NodeNumber]*peer
@@ -105,9 +106,15 @@ type Agent struct {
 // NewAgent returns an Agent that knows nobody yet.
 func NewAgent(cfg Config) *Agent {
 	cfg.fill()
-	return &Agent{cfg: cfg, hubs: map[protocol.NodeNumber]*hub{}, peers: map[protocol.NodeNumber]*peer{}, active: map[protocol.NodeNumber]*peer{},
+	a := &Agent{cfg: cfg, hubs: map[protocol.NodeNumber]*hub{}, peers: map[protocol.NodeNumber]*peer{}, active: map[protocol.NodeNumber]*peer{},
 		hubAddrs: map[netip.AddrPort]*path{}, hubOf: map[netip.AddrPort]*hub{}}
+	a.SetKeys([]OwnKey{{cfg.PrivateKey, cfg.KeyEpoch}})
+	return a
 }
+
+// SetKeys replaces our own static keys. The first is the one to begin with,
+// the others are good as well; there is at least one.
+func (a *Agent) SetKeys(keys []OwnKey) { a.own.set(keys) }
 
 func (a *Agent) newPath(kind protocol.PathKind) *path {
 	a.pathID++
@@ -146,8 +153,11 @@ func (a *Agent) SetHubs(now time.Time, hubs []Hub, out *Output) error {
 	clear(a.hubOf)
 	for _, c := range hubs {
 		h := old[c.Number]
-		if h == nil || h.Key != c.Key {
+		if h == nil {
 			h = &hub{}
+		}
+		if h.Key != c.Key { // rotated: it is the same hub, at the same addresses
+			h.keys = keys{}
 		}
 		h.Hub = c
 		keep := h.paths
@@ -200,9 +210,11 @@ func (a *Agent) SetPeers(now time.Time, peers []Peer, out *Output) error {
 	a.peers = make(map[protocol.NodeNumber]*peer, len(peers))
 	for _, c := range peers {
 		p := old[c.Number]
-		if p == nil || p.Key != c.Key {
+		if p == nil {
 			p = &peer{}
-			delete(a.active, c.Number)
+		}
+		if p.Key != c.Key { // rotated: it is the same node, and its paths lead where they led
+			p.keys = keys{}
 		}
 		c.Candidates = plainAddrs(c.Candidates)
 		p.Peer = c
@@ -413,7 +425,10 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 		q.next = now.Add(suspectEvery)
 		return
 	}
-	if !p.keys.get(a.cfg.PrivateKey, p.Key) {
+	if !q.unanswered.IsZero() {
+		p.keys.turn(now, &a.own)
+	}
+	if k, _ := p.keys.sender(&a.own, p.Key); k == nil {
 		q.next = now.Add(searchEvery)
 		return
 	}
@@ -426,7 +441,11 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 // sendQuestion sends qu over q, which leads somewhere; the keys are there.
 func (a *Agent) sendQuestion(now time.Time, p *peer, q *path, qu question, out *Output) {
 	h := a.hop(p, q)
-	m := protocol.Probe{Number: h.Number, Kind: protocol.ProbeQuestion, From: a.cfg.Self, To: p.Number, KeyEpoch: a.cfg.KeyEpoch,
+	k, epoch := p.keys.sender(&a.own, p.Key)
+	if k == nil {
+		return
+	}
+	m := protocol.Probe{Number: h.Number, Kind: protocol.ProbeQuestion, From: a.cfg.Self, To: p.Number, KeyEpoch: epoch,
 		PathID: q.id, Boot: a.cfg.Boot, Nonce: qu.nonce}
 	if qu.size > 0 {
 		m.Padding = uint16(qu.size - protocol.ProbeSize)
@@ -434,7 +453,7 @@ func (a *Agent) sendQuestion(now time.Time, p *peer, q *path, qu question, out *
 	if now.Sub(p.traffic) < activeFor {
 		m.Flags |= protocol.ProbeActive
 	}
-	out.Sends = append(out.Sends, Send{To: h.Addr, Data: m.Append(nil, &p.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: h.Addr, Data: m.Append(nil, &k.Send)})
 }
 
 // findSizes sends the padded questions that are due to an active peer and
@@ -482,16 +501,20 @@ func (a *Agent) TooLarge(now time.Time, to netip.AddrPort, size int, out *Output
 }
 
 func (a *Agent) askHub(now time.Time, h *hub, p *path, out *Output) {
-	if !h.keys.get(a.cfg.PrivateKey, h.Key) {
+	if !p.unanswered.IsZero() {
+		h.keys.turn(now, &a.own)
+	}
+	k, epoch := h.keys.sender(&a.own, h.Key)
+	if k == nil {
 		p.next = now.Add(searchEvery)
 		return
 	}
 	q := a.question(now)
 	p.sent(q)
 	p.next = now.Add(a.hubPause(now, h, p))
-	m := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
+	m := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: a.cfg.Self, To: h.Number, KeyEpoch: epoch,
 		PathID: p.id, Boot: a.cfg.Boot, Nonce: q.nonce}
-	out.Sends = append(out.Sends, Send{To: p.addr, Data: m.Append(nil, &h.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: p.addr, Data: m.Append(nil, &k.Send)})
 }
 
 // hubPause is path.pause for a hub's path: the one that data goes over is

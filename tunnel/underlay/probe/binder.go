@@ -60,6 +60,7 @@ type node struct {
 // Binder decides which addresses belong to which node, at a hub.
 type Binder struct {
 	cfg     Config
+	own     ring
 	nodes   map[protocol.NodeNumber]*node
 	addrs   map[netip.AddrPort]*node
 	secrets [2][32]byte // newest first
@@ -72,10 +73,15 @@ type Binder struct {
 func NewBinder(cfg Config, now time.Time) *Binder {
 	cfg.fill()
 	b := &Binder{cfg: cfg, nodes: map[protocol.NodeNumber]*node{}, addrs: map[netip.AddrPort]*node{}, start: now, changed: now}
+	b.SetKeys([]OwnKey{{cfg.PrivateKey, cfg.KeyEpoch}})
 	rand.Read(b.secrets[0][:])
 	rand.Read(b.secrets[1][:])
 	return b
 }
+
+// SetKeys replaces the hub's own static keys: all of them are good, and an
+// answer is under the one that was asked.
+func (b *Binder) SetKeys(keys []OwnKey) { b.own.set(keys) }
 
 // next is the time by the hub's own clock, never twice the same.
 func (b *Binder) next(now time.Time) uint64 {
@@ -83,8 +89,9 @@ func (b *Binder) next(now time.Time) uint64 {
 	return b.stamp
 }
 
-// SetNodes replaces the nodes. One that is left out or has another key loses
-// its bindings at once. It fails, changing nothing, if a number is there twice.
+// SetNodes replaces the nodes. One that is left out loses its bindings at once.
+// One that has another key has rotated it: it keeps them while they last, but
+// whatever it proves under the new key goes before them. It fails, changing nothing, if a number is there twice.
 func (b *Binder) SetNodes(now time.Time, nodes []Node, out *Output) error {
 	numbers := map[protocol.NodeNumber]bool{}
 	for _, n := range nodes {
@@ -98,8 +105,14 @@ func (b *Binder) SetNodes(now time.Time, nodes []Node, out *Output) error {
 	since := b.next(now)
 	for _, c := range nodes {
 		n := old[c.Number]
-		if n == nil || n.Key != c.Key {
+		if n == nil {
 			n = &node{since: since}
+		}
+		if n.Key != c.Key {
+			n.keys, n.since = keys{}, since
+			for i := range n.bindings {
+				n.bindings[i].counter = 0
+			}
 		}
 		n.Node = c
 		b.nodes[c.Number] = n
@@ -147,14 +160,15 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, local netip.Addr, da
 	if n == nil {
 		return UnknownSender
 	}
-	if !n.keys.get(b.cfg.PrivateKey, n.Key) || !n.keys.Receive.Verify(data) {
+	if !n.keys.verify(now, &b.own, n.Key, data) {
 		return Unauthenticated
 	}
 	limit := &n.answers
 	if n.known && m.Boot != n.boot {
 		limit = &n.strangers
 	}
-	r := protocol.Probe{From: b.cfg.Self, To: n.Number, KeyEpoch: b.cfg.KeyEpoch, PathID: m.PathID, Boot: b.cfg.Boot, Nonce: m.Nonce}
+	k, epoch := n.keys.sender(&b.own, n.Key)
+	r := protocol.Probe{From: b.cfg.Self, To: n.Number, KeyEpoch: epoch, PathID: m.PathID, Boot: b.cfg.Boot, Nonce: m.Nonce}
 	if m.Kind == protocol.ProbeHubQuestion {
 		if !n.seen.add(m.Nonce) {
 			return Replayed
@@ -180,7 +194,7 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, local netip.Addr, da
 			r.Observed = src
 		}
 	}
-	out.Sends = append(out.Sends, Send{To: src, From: local, Data: r.Append(nil, &n.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, From: local, Data: r.Append(nil, &k.Send)})
 	return OK
 }
 

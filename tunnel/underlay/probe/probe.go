@@ -121,22 +121,6 @@ func (s *seen) add(n uint64) bool {
 	return true
 }
 
-// keys derives the probe keys on first use: a netmap has many peers that are
-// never talked to.
-type keys struct {
-	protocol.ProbeKeys
-	done, bad bool
-}
-
-func (k *keys) get(own protocol.WireGuardPrivateKey, peer protocol.WireGuardPublicKey) bool {
-	if !k.done {
-		var err error
-		k.ProbeKeys, err = protocol.NewProbeKeys(own, peer)
-		k.done, k.bad = true, err != nil
-	}
-	return !k.bad
-}
-
 // proof is what a peer or hub has proven of its boot id. Questions are
 // numbered; an answer to an older question than the one that the present boot
 // id rests on proves nothing new, however late it comes.

@@ -41,7 +41,7 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 	if via == nil && !p.Direct {
 		return Forbidden
 	}
-	if !p.keys.get(a.cfg.PrivateKey, p.Key) || !p.keys.Receive.Verify(data) {
+	if !p.keys.verify(now, &a.own, p.Key, data) {
 		return Unauthenticated
 	}
 	if m.Kind == protocol.ProbeAnswer {
@@ -79,7 +79,8 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 			a.ask(now, p, q, out)
 		}
 	}
-	number, r := a.cfg.Self, protocol.Probe{Kind: protocol.ProbeAnswer, From: a.cfg.Self, To: p.Number, KeyEpoch: a.cfg.KeyEpoch,
+	k, epoch := p.keys.sender(&a.own, p.Key)
+	number, r := a.cfg.Self, protocol.Probe{Kind: protocol.ProbeAnswer, From: a.cfg.Self, To: p.Number, KeyEpoch: epoch,
 		PathID: m.PathID, Boot: a.cfg.Boot, Nonce: m.Nonce}
 	if via != nil {
 		number = p.Number
@@ -87,7 +88,7 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 		r.Observed = src
 	}
 	r.Number = number
-	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &p.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &k.Send)})
 	return OK
 }
 
@@ -168,7 +169,7 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 	if m.Number != 0 {
 		return Misaddressed
 	}
-	if !h.keys.get(a.cfg.PrivateKey, h.Key) || !h.keys.Receive.Verify(data) {
+	if !h.keys.verify(now, &a.own, h.Key, data) {
 		return Unauthenticated
 	}
 	q, closed, ok := p.open(m.Nonce, now)
@@ -183,12 +184,13 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 		return OK
 	}
 	p.measure(q, now)
-	r := protocol.Probe{Kind: protocol.ProbeConfirm, From: a.cfg.Self, To: h.Number, KeyEpoch: a.cfg.KeyEpoch,
+	k, epoch := h.keys.sender(&a.own, h.Key)
+	r := protocol.Probe{Kind: protocol.ProbeConfirm, From: a.cfg.Self, To: h.Number, KeyEpoch: epoch,
 		PathID: p.id, Boot: a.cfg.Boot, Nonce: m.Nonce, Stamp: m.Stamp, Cookie: m.Cookie}
 	if h.chosen == nil || h.chosen == p || !h.chosen.alive(now) || h.chosen.hubRank(now) < p.hubRank(now) {
 		h.counter++
 		r.Counter = h.counter
 	}
-	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &h.keys.Send)})
+	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &k.Send)})
 	return OK
 }

@@ -31,7 +31,7 @@ func TestThousandIdlePeers(t *testing.T) {
 		require.Zero(t, w.questions())
 		require.LessOrEqual(t, len(w.log)-sent, 4*301, "the hub's four messages a second")
 		for _, p := range a.Agent.peers {
-			require.False(t, p.keys.done, "not even a key is derived")
+			require.Empty(t, p.keys.list, "not even a key is derived")
 		}
 	}
 	require.Equal(t, ticks[0], ticks[1000])
