@@ -51,6 +51,7 @@ type Config struct {
 type Tunnel interface {
 	Run(context.Context) error
 	Ready() <-chan struct{}
+	SetKeys([]tunnel.OwnKey) error
 	SetHubs([]tunnel.NodeHub) error
 	SetPeers([]tunnel.NodePeer) error
 	Candidates() []netip.AddrPort
@@ -85,13 +86,14 @@ const (
 	condRoutes   = "routes"
 	condFirewall = "firewall"
 	condState    = "state"
+	condKeys     = "keys"
 )
 
 // Agent is a running or startable agent.
 type Agent struct {
 	cfg     Config
 	log     zerolog.Logger
-	id      identity.Identity // HubList in it changes: see hubs
+	id      identity.Identity // its keys and hub list change: see changeIdentity
 	boot    protocol.BootID
 	started time.Time
 	ready   chan struct{}
@@ -111,7 +113,10 @@ type Agent struct {
 	listChanged chan struct{} // the hub list did
 	live        atomic.Pointer[live]
 
+	keysDue chan struct{} // look at the keys now
+
 	applyMu sync.Mutex // one at a time changes tunnel and host
+	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
 	hubs       protocol.HubList
@@ -128,7 +133,11 @@ type Agent struct {
 	acked      string    // what was last told to the hub of result, as text
 	hub        protocol.NodeNumber
 	hubVersion string
-	endSession context.CancelCauseFunc     // of the control session; nil: none
+	endSession context.CancelCauseFunc     // of the control session; nil: there is none
+	saidNext   bool                        // the last hello named the next key
+	sayOld     bool                        // the hub did not take the next key: hellos name the present one
+	refusedKey string                      // why it did not
+	nextFirst  bool                        // the next key is tried before the present one
 	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
 }
 
@@ -174,13 +183,16 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
-		listChanged: make(chan struct{}, 1), signed: id.HubList}
+		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), signed: id.HubList}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
 	}
 	if err := a.load(); err != nil {
+		return nil, err
+	}
+	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err
 	}
 	a.board = health.New(a.started, a.conditionChanged,
@@ -191,8 +203,9 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState})
+		health.Spec{Name: condState}, health.Spec{Name: condKeys})
 	a.board.Set(condState, "")
+	a.board.Set(condKeys, "")
 	a.inv = inventory.New(inventory.Publisher{Snapshot: a.snapshot, Number: id.Number, Site: id.Site,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
 	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
@@ -200,7 +213,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, Metrics: reg})
+		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, RotateKey: a.rotateByHand, Metrics: reg})
 	return a, nil
 }
 
@@ -256,6 +269,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.followHost(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
 		g.Go(func() error { return a.followMTUs(ctx) })
+		g.Go(func() error { return a.followKeys(ctx) })
 		g.Go(func() error { return a.controlLoop(ctx) })
 		return nil
 	})

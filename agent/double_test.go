@@ -29,6 +29,7 @@ type doubleTunnel struct {
 	mu        sync.Mutex
 	mtu       int // of the path to node 3
 	hubs      []tunnel.NodeHub
+	keys      []tunnel.OwnKey
 	peers     []tunnel.NodePeer
 	bound     bool
 	blocked   bool
@@ -46,6 +47,20 @@ func (d *doubleTunnel) Run(ctx context.Context) error {
 	return nil
 }
 func (d *doubleTunnel) Ready() <-chan struct{} { return d.ready }
+func (d *doubleTunnel) SetKeys(k []tunnel.OwnKey) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.keys = k
+	return nil
+}
+func (d *doubleTunnel) ownKeys() (out []protocol.WireGuardPublicKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, k := range d.keys {
+		out = append(out, k.Key.Public())
+	}
+	return out
+}
 func (d *doubleTunnel) SetHubs(h []tunnel.NodeHub) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -120,6 +120,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 	if now := fmt.Sprint(a.announced()); now != before {
 		a.inv.Changed()
 	}
+	a.lookAtKeysSoon()
 	return ack
 }
 
@@ -144,9 +145,7 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	if why := netmapcheck.Overlay(l.Overlay, a.id.Number, a.id.Overlay); why != "" {
 		return why
 	}
-	id := a.id
-	id.HubList = s
-	if err := a.cfg.Store.SaveIdentity(id); err != nil {
+	if err := a.changeIdentity(func(id *identity.Identity) { id.HubList = s }); err != nil {
 		return err.Error()
 	}
 	a.mu.Lock()
@@ -231,7 +230,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	set := a.live.Load()
 	a.mu.Lock()
-	in := netmapcheck.Input{Self: a.id.Number, SelfKey: a.id.WireGuardKey.Public(), Hubs: a.hubs,
+	in := netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs,
 		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
 	revoked := false
 	if a.held != nil {

@@ -59,7 +59,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 		case errors.Is(err, control.ErrRevoked):
 			a.setRevoked(ctx)
 			wait = revokedRetry
-		case errors.Is(err, errRestarted), errors.Is(err, errReloaded), time.Since(start) > 10*time.Second:
+		case errors.Is(err, errRotating), errors.Is(err, errRestarted), errors.Is(err, errReloaded), time.Since(start) > 10*time.Second:
 			b.Reset()
 			wait = b.NextBackOff()
 		}
@@ -67,7 +67,8 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 			return nil
 		}
 		prefer = n
-		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errLost) {
+		a.helloRefused(err)
+		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errLost) && !errors.Is(err, errRotating) {
 			prefer = 0 // the next in the list gets its turn
 		}
 		a.board.Set(condControl, err.Error())
@@ -111,6 +112,9 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 	a.hub, a.endSession = n, end
 	a.mu.Unlock()
 	err = a.control.Serve(sctx, conn)
+	a.mu.Lock()
+	a.endSession = nil
+	a.mu.Unlock()
 	if c := context.Cause(sctx); c != nil && ctx.Err() == nil {
 		err = c
 	}
@@ -168,7 +172,7 @@ func (a *Agent) hello() protocol.Hello {
 	gone := a.gone.lists
 	a.mu.Unlock()
 	set := a.live.Load()
-	return protocol.Hello{Gone: gone, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.id.Statement(),
+	return protocol.Hello{Gone: gone, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.routes, Accept: set.accept, Labels: set.labels,
 		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
 }
@@ -191,6 +195,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 		}
 		a.reapply(context.Background())
 	}
+	a.keyTaken()
 	a.board.Set(condControl, "")
 	a.metrics.sessionBegan()
 	a.log.Info().Uint32("peer", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")

@@ -225,6 +225,8 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	}
 	a.applyMu.Lock() // after a netmap that is being taken
 	defer a.applyMu.Unlock()
+	a.idMu.Lock() // and a key
+	defer a.idMu.Unlock()
 	a.mu.Lock()
 	a.left = true
 	revoked := a.held != nil && a.held.Revoked

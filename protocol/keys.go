@@ -126,6 +126,13 @@ func ParseWireGuardPrivateKey(s string) (k WireGuardPrivateKey, err error) {
 // IsZero reports whether k is not set.
 func (k WireGuardPublicKey) IsZero() bool { return k == WireGuardPublicKey{} }
 
+// LowOrder reports whether k is a low-order point, with which every secret is
+// the same.
+func (k WireGuardPublicKey) LowOrder() bool {
+	_, err := WireGuardPrivateKey{0: 8, 31: 64}.SharedSecret(k)
+	return err != nil
+}
+
 // String returns the text form of k.
 func (k WireGuardPublicKey) String() string { return encodeKey(prefixWireGuardPublic, k[:]) }
 

@@ -60,6 +60,12 @@ type NetmapSelf struct {
 	Site    string           `json:"site"`
 	Overlay []netip.Addr     `json:"overlay"`
 	Routes  []AnnouncedRoute `json:"routes"` // its own routes and what became of them
+	// KeyEpoch is the epoch that the node's WireGuard key shall have: below it
+	// the agent makes a new key. KeyOverlap is how long the old one is good then.
+	KeyEpoch   uint32        `json:"key_epoch,omitempty"`
+	KeyOverlap time.Duration `json:"key_overlap_ns,omitempty"`
+	// RotateKeys is the age at which the agent makes a new key by itself; 0: never.
+	RotateKeys time.Duration `json:"rotate_keys_ns,omitempty"`
 }
 
 // AnnouncedRoute is a node's own route as the hub sees it.

@@ -54,6 +54,8 @@ var (
 	ErrRevoked = errors.New("this node was revoked")
 	// ErrNoSession says that there is no hub to tell.
 	ErrNoSession = errors.New("no control session with a hub")
+	// ErrRefused begins what the hub said before it ended the session.
+	ErrRefused = errors.New("the hub says")
 	// errLeft ends a session after the hub confirmed the leave.
 	errLeft = errors.New("left")
 )
@@ -257,7 +259,7 @@ func (s *session) hubError(m protocol.Message) error {
 		s.c.cfg.Log.Debug().Str("err", e.Message).Msg("the hub does not know a message of ours")
 		return nil
 	}
-	return fmt.Errorf("the hub says: %.300q", e.Message)
+	return fmt.Errorf("%w: %.300q", ErrRefused, e.Message)
 }
 
 func (s *session) status(ctx context.Context) error {

@@ -44,6 +44,11 @@ func (c *Client) Leave(ctx context.Context) (r LeaveResult, err error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/leave", &r)
 }
 
+// RotateKey asks the agent for a new WireGuard key.
+func (c *Client) RotateKey(ctx context.Context, overlap time.Duration) (r RotateResult, err error) {
+	return r, c.do(ctx, http.MethodPost, "/v1/rotate-key?overlap="+overlap.String(), &r)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, v any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
 	if err != nil {

@@ -138,6 +138,14 @@ func (s *Server) Local() http.Handler {
 	m.HandleFunc("POST /v1/leave", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, s.cfg.Leave(r.Context()))
 	})
+	m.HandleFunc("POST /v1/rotate-key", func(w http.ResponseWriter, r *http.Request) {
+		overlap, err := time.ParseDuration(r.URL.Query().Get("overlap"))
+		if err != nil || overlap < 0 || overlap > protocol.MaxKeyOverlap {
+			fail(w, http.StatusBadRequest, fmt.Sprintf("overlap is no length of time from 0s to %s", protocol.MaxKeyOverlap))
+			return
+		}
+		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
+	})
 	for path, h := range map[string]http.HandlerFunc{
 		"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
 		"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,

@@ -10,6 +10,7 @@
 //	GET  /v1/routes   Routes
 //	POST /v1/ping     PingRequest -> PingResult
 //	POST /v1/leave    LeaveResult          (socket only)
+//	POST /v1/rotate-key?overlap=D  RotateResult  (socket only)
 //	GET  /metrics     Prometheus' text format
 //	GET  /debug/pprof/…                    (socket only)
 package debug
@@ -26,14 +27,24 @@ import (
 
 // Config is where answers come from.
 type Config struct {
-	Status  func() Status
-	Peers   func() []Peer
-	Paths   func() []protocol.PathStatus
-	Netmap  func() Netmap
-	Routes  func(context.Context) Routes
-	Ping    func(context.Context, PingRequest) PingResult
-	Leave   func(context.Context) LeaveResult
-	Metrics prometheus.Gatherer
+	Status func() Status
+	Peers  func() []Peer
+	Paths  func() []protocol.PathStatus
+	Netmap func() Netmap
+	Routes func(context.Context) Routes
+	Ping   func(context.Context, PingRequest) PingResult
+	Leave  func(context.Context) LeaveResult
+	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
+	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
+	Metrics   prometheus.Gatherer
+}
+
+// RotateResult is how a rotation stands. Key is the new public key.
+type RotateResult struct {
+	Epoch uint32 `json:"key_epoch"`
+	Key   string `json:"wireguard_key"`
+	Taken bool   `json:"taken"` // a hub has it, and peers learn it
+	Error string `json:"error,omitempty"`
 }
 
 // Health is the list of conditions. OK: all of them hold.

@@ -51,11 +51,40 @@ type Identity struct {
 	WireGuardKey protocol.WireGuardPrivateKey
 	IdentityKey  protocol.IdentityPrivateKey
 	KeyEpoch     uint32
-	Pin          protocol.Pin
-	HubList      protocol.SignedHubList
+	KeyMade      time.Time // of WireGuardKey; zero: not known
+	// Next is the key that WireGuardKey is being rotated to: no hub is known to
+	// have taken it yet. Its epoch is KeyEpoch + 1.
+	Next *NextKey
+	// Old is the key before WireGuardKey, good beside it until OldUntil.
+	Old      protocol.WireGuardPrivateKey
+	OldUntil time.Time
+	Pin      protocol.Pin
+	HubList  protocol.SignedHubList
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
+}
+
+// NextKey is a WireGuard key that no hub is known to have taken yet.
+type NextKey struct {
+	Key     protocol.WireGuardPrivateKey
+	Made    time.Time
+	Overlap time.Duration // how long the key before it stays good
+}
+
+// Take makes the next key the node's, and the one so far the old one. There is
+// a next one.
+func (i *Identity) Take(now time.Time) {
+	i.Old, i.OldUntil = i.WireGuardKey, now.Add(i.Next.Overlap)
+	if i.Next.Overlap <= 0 {
+		i.Old, i.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{}
+	}
+	i.WireGuardKey, i.KeyMade, i.KeyEpoch, i.Next = i.Next.Key, i.Next.Made, i.KeyEpoch+1, nil
+}
+
+// NextStatement is what peers shall pin once the next key is taken, signed.
+func (i Identity) NextStatement() protocol.SignedNodeStatement {
+	return protocol.NodeStatement{Number: i.Number, WireGuardKey: i.Next.Key.Public(), Epoch: i.KeyEpoch + 1}.Sign(i.IdentityKey)
 }
 
 // Statement is what peers pin, signed.
@@ -74,9 +103,24 @@ type fileIdentity struct {
 	WireGuardKey string                 `json:"wireguard_private_key"`
 	IdentityKey  string                 `json:"identity_private_key"`
 	KeyEpoch     uint32                 `json:"key_epoch"`
+	KeyMade      time.Time              `json:"key_made,omitzero"`
+	Next         *fileNext              `json:"next,omitempty"`
+	Old          *fileOld               `json:"old,omitempty"`
 	Pin          []byte                 `json:"pin"`
 	HubList      protocol.SignedHubList `json:"hub_list"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
+}
+
+// fileNext and fileOld are the other keys of a rotation.
+type fileNext struct {
+	WireGuardKey string        `json:"wireguard_private_key"`
+	Made         time.Time     `json:"made"`
+	Overlap      time.Duration `json:"overlap_ns"`
+}
+
+type fileOld struct {
+	WireGuardKey string    `json:"wireguard_private_key"`
+	Until        time.Time `json:"until"`
 }
 
 const fileVersion = 1
@@ -202,7 +246,7 @@ func (s *Store) Identity() (Identity, error) {
 		}
 		return Identity{}, err
 	}
-	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, HubList: f.HubList, MadeDir: f.MadeDir}
+	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
 	err := func() (err error) {
 		if f.Version != fileVersion {
 			return fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
@@ -212,6 +256,18 @@ func (s *Store) Identity() (Identity, error) {
 		}
 		if id.IdentityKey, err = protocol.ParseIdentityPrivateKey(f.IdentityKey); err != nil {
 			return err
+		}
+		if f.Next != nil {
+			id.Next = &NextKey{Made: f.Next.Made, Overlap: f.Next.Overlap}
+			if id.Next.Key, err = protocol.ParseWireGuardPrivateKey(f.Next.WireGuardKey); err != nil {
+				return err
+			}
+		}
+		if f.Old != nil {
+			id.OldUntil = f.Old.Until
+			if id.Old, err = protocol.ParseWireGuardPrivateKey(f.Old.WireGuardKey); err != nil {
+				return err
+			}
 		}
 		if len(f.Pin) != len(id.Pin) {
 			return errors.New("pin has the wrong length")
@@ -230,7 +286,16 @@ func (s *Store) Identity() (Identity, error) {
 
 // SaveIdentity stores the identity, durable when it returns.
 func (s *Store) SaveIdentity(id Identity) error {
+	var next *fileNext
+	if id.Next != nil {
+		next = &fileNext{id.Next.Key.Secret(), id.Next.Made, id.Next.Overlap}
+	}
+	var old *fileOld
+	if !id.Old.IsZero() {
+		old = &fileOld{id.Old.Secret(), id.OldUntil}
+	}
 	return s.write(identityFile, fileIdentity{
+		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
 		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir,

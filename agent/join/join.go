@@ -347,7 +347,8 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 		return bad("%s", why)
 	}
 	return identity.Identity{
-		Number: a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
+		KeyMade: time.Now().UTC(),
+		Number:  a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
 		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey, KeyEpoch: protocol.FirstKeyEpoch,
 		Pin: t.Pin, HubList: *a.HubList, MadeDir: p.MadeDir,
 	}, nil

@@ -20,15 +20,15 @@ import (
 
 // Input is a full netmap and what it is held against.
 type Input struct {
-	Netmap  protocol.Netmap
-	Self    protocol.NodeNumber
-	SelfKey protocol.WireGuardPublicKey
-	Hubs    protocol.HubList
-	Accept  []netip.Prefix // ranges that the hub may route into the tunnel
-	Named   []netip.Prefix // of these the ones that an operator wrote: they may cover Foreign ones
-	Foreign []netip.Prefix // the host's own non-default routes
-	Pins    map[protocol.NodeNumber]identity.Pin
-	Gone    map[protocol.NodeNumber]bool // nodes that left or were revoked
+	Netmap   protocol.Netmap
+	Self     protocol.NodeNumber
+	SelfKeys []protocol.WireGuardPublicKey // several while one is rotated
+	Hubs     protocol.HubList
+	Accept   []netip.Prefix // ranges that the hub may route into the tunnel
+	Named    []netip.Prefix // of these the ones that an operator wrote: they may cover Foreign ones
+	Foreign  []netip.Prefix // the host's own non-default routes
+	Pins     map[protocol.NodeNumber]identity.Pin
+	Gone     map[protocol.NodeNumber]bool // nodes that left or were revoked
 	// Last are peers of an earlier Result: a statement that is the same as theirs
 	// needs no second look at its signature.
 	Last []protocol.Peer
@@ -65,7 +65,10 @@ var reserved = []struct {
 // Check applies the rules. Peers are taken in the order of their numbers, so
 // that the outcome does not depend on the order in which they were sent.
 func Check(in Input) Result {
-	c := checker{Input: in, prefixes: map[netip.Prefix]protocol.NodeNumber{}, keys: map[protocol.WireGuardPublicKey]protocol.NodeNumber{in.SelfKey: in.Self}}
+	c := checker{Input: in, prefixes: map[netip.Prefix]protocol.NodeNumber{}, keys: map[protocol.WireGuardPublicKey]protocol.NodeNumber{}}
+	for _, k := range in.SelfKeys {
+		c.keys[k] = in.Self
+	}
 	c.Result.Pins = maps.Clone(in.Pins)
 	if c.Result.Pins == nil {
 		c.Result.Pins = map[protocol.NodeNumber]identity.Pin{}

@@ -36,7 +36,7 @@ func peer(n protocol.NodeNumber, routes ...string) protocol.Peer {
 }
 
 func input(peers ...protocol.Peer) Input {
-	return Input{Netmap: protocol.Netmap{Peers: peers}, Self: 2, SelfKey: protocol.WireGuardPublicKey{2, 7}, Hubs: hubs(),
+	return Input{Netmap: protocol.Netmap{Peers: peers}, Self: 2, SelfKeys: []protocol.WireGuardPublicKey{{2, 7}}, Hubs: hubs(),
 		Accept: pfx("10.0.0.0/8", "192.168.0.0/16", "fc00::/7"), Named: pfx("192.168.0.0/16"), Foreign: pfx("192.168.1.0/24", "10.99.0.0/16")}
 }
 

@@ -49,6 +49,7 @@ var access = map[string]Role{
 	"POST /v1/nodes/{name}/undrain":        Operator,
 	"GET /v1/nodes/{name}/drain":           Viewer,
 	"POST /v1/nodes/{name}/rename":         Operator,
+	"POST /v1/nodes/{name}/rotate-key":     Operator,
 	"GET /v1/nodes/{name}/debug/{path...}": Operator,
 	"GET /v1/routes":                       Viewer,
 	"POST /v1/routes/decide":               Operator,

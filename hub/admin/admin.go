@@ -343,6 +343,7 @@ func (s *Server) status() api.Status {
 	if err := s.cfg.Disk(); err != nil {
 		space.OK, space.Cause = false, err.Error()
 	}
+	out.Conditions = append(out.Conditions, keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started))
 	out.Conditions = append(out.Conditions, log, space,
 		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
 	return out

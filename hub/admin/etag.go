@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/state"
+	"causeway/protocol"
 )
 
 // IfMatch is part of the input of each operation that changes what is there.
@@ -31,7 +33,7 @@ func tag(stored any) string {
 
 // nodeTag leaves out what the node's agent says of itself.
 func nodeTag(n state.Node) string {
-	n.Statement = nil
+	n.Statement, n.WireGuardKey, n.KeySince = nil, protocol.WireGuardPublicKey{}, time.Time{}
 	return tag(n)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -36,10 +37,13 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	out := api.Node{
 		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
 		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
-		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
+		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), KeyEpoch: n.KeyEpoch(), KeySince: n.KeySince, Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
 		ETag: nodeTag(n),
 	}
 	out.Drained = n.Drained
+	if n.KeyWanted > out.KeyEpoch {
+		out.KeyWanted = n.KeyWanted
+	}
 	out.Overlay, _ = st.OverlayOf(n.Number)
 	out.Labels = map[string]string{}
 	for k, v := range i.Hello.Labels {
@@ -164,6 +168,20 @@ func (s *Server) registerNodes(a huma.API) {
 		return withTag(nodeTag(n), s.toNode(st, n))
 	}, changes)
 
+	huma.Post(a, "/v1/nodes/{name}/rotate-key", func(ctx context.Context, in *struct {
+		Name string `path:"name" maxLength:"63"`
+		IfMatch
+		Body api.KeyRotation
+	}) (*tagged[api.Node], error) {
+		st, err := s.change(ctx, in.IfMatch, "node rotate-key "+in.Name, "node "+in.Name, nodeNow(in.Name), func(d *state.Draft) error {
+			return state.WantKey(d, in.Name, time.Duration(in.Body.Overlap))
+		})
+		if err != nil {
+			return nil, err
+		}
+		n, _ := st.NodeByName(in.Name)
+		return withTag(nodeTag(n), s.toNode(st, n))
+	}, changes)
 	huma.Post(a, "/v1/nodes/{name}/release", func(ctx context.Context, in *namedChange) (*tagged[api.Node], error) {
 		st, err := s.change(ctx, in.IfMatch, "node release "+in.Name, "node "+in.Name, nodeNow(in.Name), func(d *state.Draft) error { return state.Release(d, in.Name) })
 		if err != nil {

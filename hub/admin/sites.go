@@ -34,6 +34,9 @@ func toSite(st *state.State, site state.Site) api.Site {
 	if site.MaxAge != 0 {
 		out.MaxAge = api.MaxAge(site.MaxAge)
 	}
+	if site.RotateKeys != 0 {
+		out.RotateKeys = api.RotateKeys(site.RotateKeys)
+	}
 	for _, n := range st.LiveNodes() {
 		if n.Site == site.Name {
 			out.Nodes++
@@ -53,10 +56,10 @@ func (s *Server) registerSites(a huma.API) {
 	})
 	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*tagged[api.Site], error) {
 		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
-			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil || in.Body.MaxAge == 0 {
+			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil {
 				return err
 			}
-			return setMaxAge(d, in.Body.Name, in.Body.MaxAge)
+			return setSite(d, in.Body.Name, in.Body.MaxAge, in.Body.RotateKeys)
 		})
 		if err != nil {
 			return nil, err
@@ -78,7 +81,12 @@ func (s *Server) registerSites(a huma.API) {
 		IfMatch
 		Body api.SitePatch
 	}) (*tagged[api.Site], error) {
-		st, err := s.change(ctx, in.IfMatch, "site set "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error { return setMaxAge(d, in.Name, in.Body.MaxAge) })
+		st, err := s.change(ctx, in.IfMatch, "site set "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error {
+			if in.Body == (api.SitePatch{}) {
+				return state.Errorf(state.Invalid, "nothing to change: max_age or rotate_keys is missing")
+			}
+			return setSite(d, in.Name, in.Body.MaxAge, in.Body.RotateKeys)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -122,14 +130,23 @@ func (s *Server) registerSites(a huma.API) {
 	}, changes)
 }
 
-func setMaxAge(d *state.Draft, site string, age api.MaxAge) error {
-	switch age {
-	case api.Forever:
-		age = 0
-	case 0:
-		return state.Errorf(state.Invalid, "max_age is missing")
+// setSite changes what is given.
+func setSite(d *state.Draft, site string, age api.MaxAge, rotate api.RotateKeys) error {
+	if age != 0 {
+		if age == api.Forever {
+			age = 0
+		}
+		if err := state.SetMaxAge(d, site, time.Duration(age)); err != nil {
+			return err
+		}
 	}
-	return state.SetMaxAge(d, site, time.Duration(age))
+	if rotate != 0 {
+		if rotate == api.Never {
+			rotate = 0
+		}
+		return state.SetRotateKeys(d, site, time.Duration(rotate))
+	}
+	return nil
 }
 
 func toToken(st *state.State, k state.Token) api.Token {

@@ -114,6 +114,11 @@ func (c *Client) ReleaseNode(ctx context.Context, name string, o ...Option) (Nod
 	return send[Node](ctx, c, http.MethodPost, "/v1/nodes/"+url.PathEscape(name)+"/release", nil, o...)
 }
 
+// RotateKey asks a node for a new WireGuard key.
+func (c *Client) RotateKey(ctx context.Context, name string, r KeyRotation) (Node, error) {
+	return send[Node](ctx, c, http.MethodPost, "/v1/nodes/"+url.PathEscape(name)+"/rotate-key", r)
+}
+
 // Routes lists every node's announced routes.
 func (c *Client) Routes(ctx context.Context) ([]Route, error) {
 	return get[[]Route](ctx, c, "/v1/routes")

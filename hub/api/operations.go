@@ -37,6 +37,7 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/nodes/{name}/undrain", nil, Drain{}, true},
 	{http.MethodGet, "/v1/nodes/{name}/drain", nil, Drain{}, false},
 	{http.MethodPost, "/v1/nodes/{name}/rename", NodeRename{}, Node{}, true},
+	{http.MethodPost, "/v1/nodes/{name}/rotate-key", KeyRotation{}, Node{}, true}, // asks for a new WireGuard key
 	{http.MethodGet, "/v1/nodes/{name}/revocation", nil, Revocation{}, false},
 	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
 	{http.MethodGet, "/v1/routes", nil, []Route{}, false},

@@ -68,11 +68,55 @@ type SiteSpec struct {
 	Name   string         `json:"name"`
 	Ranges []netip.Prefix `json:"ranges,omitempty"`
 	MaxAge MaxAge         `json:"max_age,omitempty"` // empty asks for the default
+	// RotateKeys is the age at which its nodes make new WireGuard keys; empty:
+	// by command alone.
+	RotateKeys RotateKeys `json:"rotate_keys,omitempty"`
 }
 
 // SitePatch changes a site.
 type SitePatch struct {
-	MaxAge MaxAge `json:"max_age"`
+	MaxAge     MaxAge     `json:"max_age,omitempty"`     // empty leaves it
+	RotateKeys RotateKeys `json:"rotate_keys,omitempty"` // likewise
+}
+
+// RotateKeys is the age at which nodes make new WireGuard keys, Never for none. Its
+// JSON form is Go's text, such as 720h0m0s, or never.
+type RotateKeys time.Duration
+
+// Never is by command alone. Zero is no choice.
+const Never RotateKeys = -1
+
+const never = "never"
+
+// MarshalText writes Go's text form, or never.
+func (r RotateKeys) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// String is the text form.
+func (r RotateKeys) String() string {
+	if r == Never {
+		return never
+	}
+	return time.Duration(r).String()
+}
+
+// UnmarshalText reads the text form of what is more than nothing.
+func (r *RotateKeys) UnmarshalText(b []byte) error {
+	if string(b) == never {
+		*r = Never
+		return nil
+	}
+	d, err := time.ParseDuration(string(b))
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%.40q is no length of time such as 720h, nor %s", b, never)
+	}
+	*r = RotateKeys(d)
+	return nil
+}
+
+// KeyRotation asks a node for a new WireGuard key. Its old one stays good for
+// Overlap, for peers that have not heard of the new one.
+type KeyRotation struct {
+	Overlap Duration `json:"overlap"`
 }
 
 // MaxAge is how long agents go on without any hub, Forever for no end. Its JSON form is
@@ -175,7 +219,10 @@ type Node struct {
 	Refused      []protocol.RefusedPart `json:"refused,omitempty"`
 	Conditions   []protocol.Condition   `json:"conditions"`
 	WireGuardKey string                 `json:"wireguard_key"`
-	ETag         string                 `json:"etag,omitempty"` // of what is stored
+	KeyEpoch     uint32                 `json:"key_epoch"`
+	KeySince     time.Time              `json:"key_since"`
+	KeyWanted    uint32                 `json:"key_wanted,omitempty"` // epoch that it was asked for and has not yet
+	ETag         string                 `json:"etag,omitempty"`       // of what is stored
 }
 
 // Revocation is how the cluster lets go of a revoked node. Relay, control and

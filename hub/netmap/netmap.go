@@ -101,7 +101,13 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *V
 		if err != nil { // joins beyond the range are refused
 			continue
 		}
-		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number]}
+		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
+			RotateKeys: s.Sites[n.Site].RotateKeys}
+		if n.KeyWanted > n.KeyEpoch() {
+			self := v.self[n.Number]
+			self.KeyEpoch, self.KeyOverlap = n.KeyWanted, n.KeyOverlap
+			v.self[n.Number] = self
+		}
 		if n.Quarantine != "" {
 			v.alone[n.Number] = true
 		}

@@ -42,6 +42,8 @@ var kinds = map[string]reflect.Type{
 	"token_redeemed":   reflect.TypeFor[TokenRedeemed](),
 	"node_joined":      reflect.TypeFor[NodeJoined](),
 	"node_stated":      reflect.TypeFor[NodeStated](),
+	"node_key_wanted":  reflect.TypeFor[NodeKeyWanted](),
+	"site_rotate_keys": reflect.TypeFor[SiteRotateKeys](),
 	"node_labelled":    reflect.TypeFor[NodeLabelled](),
 	"node_quarantined": reflect.TypeFor[NodeQuarantined](),
 	"node_released":    reflect.TypeFor[NodeReleased](),
@@ -218,7 +220,7 @@ func (c NodeJoined) apply(s *State, t time.Time) error {
 		return err
 	}
 	s.Nodes[c.Number] = Node{Number: c.Number, Name: c.Name, Site: c.Site, WireGuardKey: c.WireGuardKey,
-		IdentityKey: c.IdentityKey, Labels: c.Labels, Token: c.Token, Joined: t}
+		IdentityKey: c.IdentityKey, Labels: c.Labels, Token: c.Token, Joined: t, KeySince: t}
 	s.names[c.Name], s.keys[c.WireGuardKey], s.identities[c.IdentityKey] = c.Number, c.Number, c.Number
 	return nil
 }
@@ -236,12 +238,14 @@ func (s *State) live(n protocol.NodeNumber) (Node, error) {
 	return node, nil
 }
 
-// NodeStated records what a node's identity key signed about itself.
+// NodeStated records what a node's identity key signed about itself. Another
+// WireGuard key than before, with a higher epoch, is a rotation; the one before
+// is nobody's again.
 type NodeStated struct {
 	Statement protocol.SignedNodeStatement `json:"statement"`
 }
 
-func (c NodeStated) apply(s *State, _ time.Time) error {
+func (c NodeStated) apply(s *State, t time.Time) error {
 	n, err := s.live(c.Statement.Number)
 	if err != nil {
 		return err
@@ -250,10 +254,22 @@ func (c NodeStated) apply(s *State, _ time.Time) error {
 	switch {
 	case st.IdentityKey != n.IdentityKey || !st.Valid():
 		return Errorf(Refused, "the statement of node %s is not signed by the identity key that it joined with", n.Name)
-	case st.WireGuardKey != n.WireGuardKey:
-		return Errorf(Refused, "the statement of node %s names another WireGuard key than it joined with", n.Name)
+	case st.WireGuardKey != n.WireGuardKey && st.Epoch <= n.KeyEpoch():
+		return Errorf(Refused, "the statement of node %s names another WireGuard key with epoch %d, which is not above %d", n.Name, st.Epoch, n.KeyEpoch())
 	case n.Statement != nil && st.Epoch < n.Statement.Epoch:
 		return Errorf(Refused, "the statement of node %s has key epoch %d, older than %d", n.Name, st.Epoch, n.Statement.Epoch)
+	}
+	if st.WireGuardKey != n.WireGuardKey {
+		if _, ok := s.keys[st.WireGuardKey]; ok || st.WireGuardKey.IsZero() {
+			return Errorf(Refused, "the new WireGuard key of node %s is or was in use", n.Name)
+		}
+		for _, h := range s.Hubs.Hubs {
+			if h.WireGuardKey == st.WireGuardKey {
+				return Errorf(Refused, "the new WireGuard key of node %s is hub %d's", n.Name, h.Number)
+			}
+		}
+		s.keys[st.WireGuardKey] = n.Number
+		n.WireGuardKey, n.KeySince = st.WireGuardKey, t
 	}
 	n.Statement = &st
 	s.Nodes[n.Number] = n

@@ -29,7 +29,7 @@ func (c SiteCreated) apply(s *State, t time.Time) error {
 			return err
 		}
 	}
-	s.Sites[c.Name] = Site{c.Name, c.Ranges, t, DefaultMaxAge}
+	s.Sites[c.Name] = Site{Name: c.Name, Ranges: c.Ranges, Created: t, MaxAge: DefaultMaxAge}
 	return nil
 }
 

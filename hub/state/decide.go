@@ -181,6 +181,9 @@ func Announce(d *Draft, n protocol.NodeNumber, st protocol.SignedNodeStatement, 
 	if st.Number != n {
 		return Errorf(Refused, "the statement of node %s is about number %d, not %d", node.Name, st.Number, n)
 	}
+	if st.WireGuardKey != node.WireGuardKey && st.WireGuardKey.LowOrder() {
+		return Errorf(Refused, "the new WireGuard key of node %s is a low-order point", node.Name)
+	}
 	if node.Statement == nil || node.Statement.NodeStatement != st.NodeStatement || node.Statement.IdentityKey != st.IdentityKey {
 		if err := d.Add(NodeStated{st}); err != nil {
 			return err

@@ -55,6 +55,8 @@ type Site struct {
 	Ranges  []netip.Prefix
 	Created time.Time
 	MaxAge  time.Duration // its agents go on without any hub this long; 0: for ever
+	// RotateKeys is the age at which its nodes make new WireGuard keys; 0: never.
+	RotateKeys time.Duration
 }
 
 // Token is a join token. Of its secret only the SHA-256 is known.
@@ -82,6 +84,10 @@ type Node struct {
 	Token        protocol.TokenID
 	Joined       time.Time
 	Statement    *protocol.SignedNodeStatement // nil: no Hello yet
+	KeySince     time.Time                     // when WireGuardKey became the node's
+	KeyWanted    uint32                        // epoch that an admin asked for; 0: none
+	KeyAsked     time.Time                     // when
+	KeyOverlap   time.Duration                 // how long the key before it shall stay good then
 	Quarantine   string                        // why it may talk to nobody; empty: it may
 	Drained      time.Time                     // since when it is the last choice for its prefixes; zero: it is not
 	Gone         Gone

@@ -216,9 +216,11 @@ func TestStatements(t *testing.T) {
 	wrong.Number = 9
 	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
 	wrong = st
-	wrong.WireGuardKey = key(5)
-	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
+	wrong.WireGuardKey, wrong.Epoch = key(5), 1
+	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused), "another key without a higher epoch")
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), nil))
+	wrong.Epoch = 2
+	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused), "another key without a higher epoch")
 	bad := st.Sign(identity(1))
 	bad.Signature = nil
 	require.True(t, IsKind(Announce(d, n, bad, nil), Refused))
@@ -227,6 +229,43 @@ func TestStatements(t *testing.T) {
 	require.True(t, IsKind(Announce(d, n, wrong.Sign(identity(1)), nil), Refused))
 	require.NoError(t, Remove(d, n, GoneRevoked))
 	require.True(t, IsKind(Announce(d, n, st.Sign(identity(1)), nil), NotFound))
+}
+
+func TestKeyRotation(t *testing.T) {
+	d := draft(t)
+	n, other := node(t, d, 1, "a", "one"), node(t, d, 2, "a", "two")
+	say := func(k byte, epoch uint32, by byte) error {
+		return Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(k), Epoch: epoch}.Sign(identity(by)), nil)
+	}
+	require.NoError(t, say(1, 1, 1))
+	require.NoError(t, WantKey(d, "one", time.Hour))
+	require.Equal(t, uint32(2), d.Nodes[n].KeyWanted)
+	require.True(t, IsKind(WantKey(d, "one", -1), Invalid))
+	require.True(t, IsKind(WantKey(d, "nobody", 0), NotFound))
+	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now))
+	require.NotEmpty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(time.Hour)))
+
+	require.True(t, IsKind(say(3, 2, 2), Refused), "another identity's word")
+	require.True(t, IsKind(say(2, 2, 1), Refused), "another node's key")
+	low := protocol.NodeStatement{Number: n, WireGuardKey: protocol.WireGuardPublicKey{1}, Epoch: 2}
+	require.True(t, IsKind(Announce(d, n, low.Sign(identity(1)), nil), Refused), "a low-order key")
+	require.Equal(t, key(1), d.Nodes[n].WireGuardKey)
+	require.NoError(t, say(3, 2, 1))
+	require.NoError(t, say(3, 2, 1), "the same again, as after a crash")
+	require.Equal(t, key(3), d.Nodes[n].WireGuardKey)
+	require.Equal(t, uint32(2), d.Nodes[n].KeyEpoch())
+	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(time.Hour)))
+	require.True(t, IsKind(say(1, 1, 1), Refused), "the old key")
+	require.True(t, IsKind(say(1, 3, 1), Refused), "a key that was in use")
+	require.True(t, IsKind(say(4, 2, 1), Refused), "another key with the same epoch")
+	require.True(t, IsKind(Announce(d, other, protocol.NodeStatement{Number: other, WireGuardKey: key(1), Epoch: 2}.Sign(identity(2)), nil), Refused), "another node's old key")
+
+	require.True(t, IsKind(SetRotateKeys(d, "a", time.Minute), Invalid))
+	require.NoError(t, SetRotateKeys(d, "a", 24*time.Hour))
+	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(24*time.Hour)))
+	require.NotEmpty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(31*time.Hour)))
+	require.NoError(t, SetRotateKeys(d, "a", 0))
+	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(31*time.Hour)))
 }
 
 func TestClaimsBetweenSites(t *testing.T) {

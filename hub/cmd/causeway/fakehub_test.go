@@ -99,7 +99,7 @@ func newFakeHub() http.Handler {
 			return
 		}
 		s := sites[0]
-		s.MaxAge = p.MaxAge
+		s.MaxAge, s.RotateKeys = p.MaxAge, p.RotateKeys
 		answer(s)(w, r)
 	})
 	m.HandleFunc("DELETE /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {

@@ -16,6 +16,7 @@ func (c *cli) site() *cobra.Command {
 func (c *cli) siteCreate() *cobra.Command {
 	var ranges prefixes
 	var age maxAge
+	var rotate rotateKeys
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a site",
@@ -26,11 +27,12 @@ themselves; all others wait for 'causeway route approve'.`,
 	}
 	cmd.Flags().Var(&ranges, "range", "routes inside this range need no approval (repeatable)")
 	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
+	cmd.Flags().Var(&rotate, "rotate-keys", rotateUsage)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("site", args[0]); err != nil {
 			return err
 		}
-		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges, MaxAge: api.MaxAge(age)})
+		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges, MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
 		if err != nil {
 			return err
 		}
@@ -70,32 +72,37 @@ func (c *cli) siteShow() *cobra.Command {
 
 func (c *cli) showSite(s api.Site) error {
 	return c.show(s, []string{s.Name}, func(p *page) {
-		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Max age", ageText(s.MaxAge), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
+		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Max age", ageText(s.MaxAge), "Keys", rotateText(s.RotateKeys), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
 	})
 }
 
 const maxAgeUsage = "how long its agents go on without any hub, or forever (default 168h)"
 
+const rotateUsage = "age at which its nodes make new WireGuard keys, such as 30d, or never (default never)"
+
 func (c *cli) siteSet() *cobra.Command {
 	var age maxAge
+	var rotate rotateKeys
 	cmd := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Change a site",
-		Long: `Change how long the agents of a site go on without any hub. After that they drop
-their peers, so that a node that was revoked meanwhile is not reached for ever.`,
-		Example:           "  causeway site set idc-sh --max-age 72h",
+		Long: `Change how long the agents of a site go on without any hub, and at which age its
+nodes make new WireGuard keys. After --max-age agents drop their peers, so that a
+node that was revoked meanwhile is not reached for ever.`,
+		Example:           "  causeway site set idc-sh --max-age 72h --rotate-keys 30d",
 		Args:              exactly("NAME"),
 		ValidArgsFunction: c.completer(1, siteNames),
 	}
 	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
+	cmd.Flags().Var(&rotate, "rotate-keys", rotateUsage)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("site", args[0]); err != nil {
 			return err
 		}
-		if age == 0 {
-			return usagef("--max-age is missing")
+		if age == 0 && rotate == 0 {
+			return usagef("--max-age or --rotate-keys is missing")
 		}
-		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{MaxAge: api.MaxAge(age)})
+		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
 		if err != nil {
 			return err
 		}

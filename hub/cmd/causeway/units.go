@@ -64,6 +64,14 @@ func ageText(a api.MaxAge) string {
 	return short(time.Duration(a))
 }
 
+// rotateText is a rotation of keys for a person.
+func rotateText(r api.RotateKeys) string {
+	if r == 0 || r == api.Never {
+		return "by command"
+	}
+	return "every " + short(time.Duration(r))
+}
+
 // millis is a round trip time in milliseconds.
 func millis(d time.Duration) string {
 	if d <= 0 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"causeway/hub/api"
@@ -28,6 +29,21 @@ type maxAge api.MaxAge
 func (a *maxAge) String() string     { return "" }
 func (a *maxAge) Type() string       { return "DURATION" }
 func (a *maxAge) Set(s string) error { return (*api.MaxAge)(a).UnmarshalText([]byte(s)) }
+
+// rotateKeys is a flag for the age at which nodes make new keys; 0 is not given.
+// Whole days may be written as 30d.
+type rotateKeys api.RotateKeys
+
+func (r *rotateKeys) String() string { return "" }
+func (r *rotateKeys) Type() string   { return "DURATION" }
+func (r *rotateKeys) Set(s string) error {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		if days, err := strconv.ParseUint(n, 10, 16); err == nil {
+			s = strconv.FormatUint(24*days, 10) + "h"
+		}
+	}
+	return (*api.RotateKeys)(r).UnmarshalText([]byte(s))
+}
 
 // parsePrefix takes a CIDR whose host bits are zero, as routes have them.
 func parsePrefix(s string) (netip.Prefix, error) {

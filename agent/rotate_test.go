@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/agent/identity"
+	"causeway/protocol"
+)
+
+// wanted is a netmap that asks for a key of this epoch.
+func wanted(version uint64, epoch uint32) protocol.Netmap {
+	n := testNetmap(version)
+	n.Self.KeyEpoch, n.Self.KeyOverlap = epoch, time.Hour
+	return n
+}
+
+func (w *world) stored() identity.Identity {
+	w.t.Helper()
+	id, err := w.store.Identity()
+	require.NoError(w.t, err)
+	return id
+}
+
+// A key that the hub asks for is made, said and taken; the agent may be stopped
+// between any two steps, and ends with the key that the hub took.
+func TestKeyRotates(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	first := w.stored().WireGuardKey
+	h := w.session()
+	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
+	w.eventually(func() bool { return !w.stored().KeyMade.IsZero() }, "the key's age is noted")
+	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.KeyMade = id.KeyMade.Add(-time.Minute) }))
+	h.give(wanted(1, 2))
+	h = w.dialled() // stopped before it heard whether the hub took it
+	said := h.hello.Statement
+	require.True(t, said.Valid())
+	require.Equal(t, uint32(2), said.Epoch)
+	require.NotEqual(t, first.Public(), said.WireGuardKey)
+	id := w.stored()
+	require.Equal(t, first, id.WireGuardKey, "not before a hub took it")
+	require.Equal(t, said.WireGuardKey, id.Next.Key.Public())
+	require.Len(t, w.tunnel.ownKeys(), 2, "both are good")
+	w.stop()
+
+	w.start()
+	w.tunnel.setBound(true)
+	require.Equal(t, []protocol.WireGuardPublicKey{first.Public(), said.WireGuardKey}, w.tunnel.ownKeys())
+	h = w.session()
+	require.Equal(t, said, h.hello.Statement, "the same key again")
+	w.eventually(func() bool { return w.stored().KeyEpoch == 2 }, "taken")
+	id = w.stored()
+	require.Equal(t, said.WireGuardKey, id.WireGuardKey.Public())
+	require.Equal(t, first, id.Old)
+	require.Nil(t, id.Next)
+	w.eventually(func() bool { return w.tunnel.ownKeys()[0] == said.WireGuardKey }, "it is the first")
+	require.Len(t, w.tunnel.ownKeys(), 2, "the old one is good still")
+	h.give(wanted(2, 2))
+
+	// After its overlap the old one goes.
+	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.OldUntil = time.Now().Add(-time.Second) }))
+	w.agent.lookAtKeysSoon()
+	w.eventually(func() bool { return w.stored().Old.IsZero() && len(w.tunnel.ownKeys()) == 1 }, "the old key is gone")
+	require.True(t, w.agent.board.OK(condKeys))
+}
+
+// A hub that does not take the next key is told the present one, and a person is
+// told; nothing is lost.
+func TestKeyRefused(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session()
+	require.NoError(t, w.agent.rotate(0))
+	h := w.dialled()
+	require.Equal(t, uint32(2), h.hello.Statement.Epoch)
+	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: "no such thing"})
+	h = w.session()
+	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
+	w.agent.lookAtKeysSoon()
+	w.eventually(func() bool { return !w.agent.board.OK(condKeys) }, "it is told")
+	require.Equal(t, uint32(1), w.stored().KeyEpoch)
+
+	// The hub has taken it after all, and refuses the older epoch.
+	h.m.Close()
+	h = w.dialled()
+	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
+	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: "older than 2"})
+	h = w.session()
+	require.Equal(t, uint32(2), h.hello.Statement.Epoch)
+	w.eventually(func() bool { return w.stored().KeyEpoch == 2 && w.agent.board.OK(condKeys) }, "taken")
+	require.True(t, w.stored().Old.IsZero(), "no overlap was asked for")
+}
+
+func TestKeyDue(t *testing.T) {
+	now := time.Unix(1_000_000_000, 0)
+	id := identity.Identity{Number: 5, KeyEpoch: 3, KeyMade: now.Add(-20 * time.Hour)}
+	due := func(change func(*identity.Identity), self protocol.NetmapSelf) bool {
+		i := id
+		if change != nil {
+			change(&i)
+		}
+		_, due := keyDue(now, i, self)
+		return due
+	}
+	require.False(t, due(nil, protocol.NetmapSelf{}))
+	require.False(t, due(nil, protocol.NetmapSelf{KeyEpoch: 3}))
+	require.True(t, due(nil, protocol.NetmapSelf{KeyEpoch: 4}))
+	require.False(t, due(func(i *identity.Identity) { i.Next = &identity.NextKey{} }, protocol.NetmapSelf{KeyEpoch: 4}), "one is under way")
+	require.False(t, due(func(i *identity.Identity) { i.KeyMade = now }, protocol.NetmapSelf{KeyEpoch: 4}), "a hub that asks without end")
+	require.False(t, due(func(i *identity.Identity) { i.KeyEpoch = ^uint32(0) }, protocol.NetmapSelf{RotateKeys: time.Hour}))
+	require.False(t, due(nil, protocol.NetmapSelf{RotateKeys: 24 * time.Hour}))
+	require.True(t, due(nil, protocol.NetmapSelf{RotateKeys: 20 * time.Hour}))
+	require.False(t, due(func(i *identity.Identity) { i.KeyMade = now.Add(-time.Minute) }, protocol.NetmapSelf{RotateKeys: 1}), "never more often than each hour")
+	require.Empty(t, keysCause(now, id, protocol.NetmapSelf{RotateKeys: 20 * time.Hour}, ""))
+	require.NotEmpty(t, keysCause(now, id, protocol.NetmapSelf{RotateKeys: 15 * time.Hour}, ""))
+	waits := id
+	waits.Next = &identity.NextKey{Made: now.Add(-time.Hour)}
+	require.Contains(t, keysCause(now, waits, protocol.NetmapSelf{}, ""), "waits for a hub")
+}

@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/netns/lab"
+)
+
+// A node's key is rotated by command, from the hub and on the host, while pods of
+// two sites have a transfer under way: it stands still for no longer than a
+// handshake may take.
+func TestNodeKeyRotated(t *testing.T) {
+	s, nodes := newSmall(t, 2)
+	joinSmall(t, s, nodes, 1)
+	joinSmall(t, s, nodes, 2)
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	_, err := s.Serve(step(t), nodes[1].Pod.Host)
+	require.NoError(t, err)
+	before, err := s.Nodes(step(t))
+	require.NoError(t, err)
+	f := startTraffic(t, s, nodes[0].Pod, nodes[1].Pod)
+	steady(t, time.Second)
+	start := time.Now()
+	_, err = s.CLI(step(t), "node", "rotate-key", "n1", "--wait")
+	require.NoError(t, err)
+	byHub := time.Since(start)
+	out, err := nodes[1].Agent(step(t), "rotate-key", "--overlap", "0")
+	require.NoError(t, err)
+	require.Contains(t, out, "epoch 2")
+	steady(t, 2*time.Second)
+	after, err := s.Nodes(step(t))
+	require.NoError(t, err)
+	for _, n := range []string{"n1", "n2"} {
+		require.NotEqual(t, before[n].WireGuardKey, after[n].WireGuardKey)
+		require.Equal(t, uint32(2), after[n].KeyEpoch)
+	}
+	require.NoError(t, Ping(step(t), nodes[1].Pod.Host, nodes[0].Pod.V6))
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	gap := f.end(t)
+	t.Logf("n1 rotated in %.0f ms; the connection stood still for %.2f s at most", byHub.Seconds()*1e3, gap)
+	require.Less(t, gap, 1.0)
+	for _, n := range nodes {
+		st, err := os.Stat(filepath.Join(n.StateDir, "identity.json"))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
+	}
+	b, err := os.ReadFile(filepath.Join(nodes[1].StateDir, "identity.json"))
+	require.NoError(t, err)
+	require.NotContains(t, string(b), `"old"`, "without an overlap the old key is gone")
+
+	// Killed anywhere in a rotation, agent or hub, the node works and ends with
+	// the key that the hub has.
+	for i := range rounds(20) {
+		epoch := uint32(3 + i)
+		require.NoError(t, waitEpoch(t, s, "n1", epoch-1))
+		steady(t, time.Second) // a key is that old before another is made
+		_, err := s.CLI(step(t), "node", "rotate-key", "n1")
+		require.NoError(t, err)
+		time.Sleep(rand.N(250 * time.Millisecond)) // the moment is what is tried
+		if i%2 == 0 {
+			nodes[0].Proc.Kill()
+			require.NoError(t, nodes[0].Start())
+		} else {
+			s.Hub.Proc.Kill()
+			require.NoError(t, s.StartHub(step(t)))
+		}
+		require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
+		require.NoError(t, waitEpoch(t, s, "n1", epoch))
+		require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+		require.NoError(t, Ping(step(t), nodes[1].Pod.Host, nodes[0].Pod.V4))
+	}
+	out, err = s.CLI(step(t), "audit")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, strings.Count(out, "stated its key, epoch"), 3)
+}
+
+// waitEpoch waits until the hub has a node's key of this epoch.
+func waitEpoch(t *testing.T, s *System, name string, epoch uint32) error {
+	t.Helper()
+	return lab.Wait(step(t), "the new key of "+name, func(ctx context.Context) error {
+		ns, err := s.Nodes(ctx)
+		if err == nil && ns[name].KeyEpoch < epoch {
+			err = fmt.Errorf("key epoch %d", ns[name].KeyEpoch)
+		}
+		return err
+	})
+}

@@ -1,0 +1,97 @@
+package state
+
+import (
+	"fmt"
+	"time"
+
+	"causeway/protocol"
+)
+
+// NodeKeyWanted asks a node for a WireGuard key of at least this epoch.
+type NodeKeyWanted struct {
+	Number  protocol.NodeNumber `json:"number"`
+	Epoch   uint32              `json:"epoch"`
+	Overlap time.Duration       `json:"overlap_ns"` // how long the key before it stays good at the node
+}
+
+func (c NodeKeyWanted) apply(s *State, t time.Time) error {
+	n, err := s.live(c.Number)
+	if err != nil {
+		return err
+	}
+	if c.Epoch <= n.KeyEpoch() || c.Overlap < 0 {
+		return Errorf(Conflict, "node %s has key epoch %d already", n.Name, n.KeyEpoch())
+	}
+	n.KeyWanted, n.KeyAsked, n.KeyOverlap = c.Epoch, t, c.Overlap
+	s.Nodes[n.Number] = n
+	return nil
+}
+
+// Describe returns one line.
+func (c NodeKeyWanted) Describe() string {
+	return fmt.Sprintf("node %d asked for a new key, epoch %d, the old one stays good for %s", c.Number, c.Epoch, c.Overlap)
+}
+
+// WantKey asks a live node for a new WireGuard key.
+func WantKey(d *Draft, name string, overlap time.Duration) error {
+	n, err := d.FindNode(name)
+	if err != nil {
+		return err
+	}
+	if overlap < 0 || overlap > protocol.MaxKeyOverlap {
+		return Errorf(Invalid, "overlap %s: use 0s to %s", overlap, protocol.MaxKeyOverlap)
+	}
+	return d.Add(NodeKeyWanted{n.Number, n.KeyEpoch() + 1, overlap})
+}
+
+// SiteRotateKeys says at which age the nodes of a site make new WireGuard keys.
+type SiteRotateKeys struct {
+	Name  string        `json:"name"`
+	Every time.Duration `json:"every_ns"` // 0: never
+}
+
+func (c SiteRotateKeys) apply(s *State, _ time.Time) error {
+	site, ok := s.Sites[c.Name]
+	if !ok {
+		return noSite(s, c.Name)
+	}
+	if c.Every < 0 {
+		return Errorf(Invalid, "rotate_keys %s is less than nothing", c.Every)
+	}
+	site.RotateKeys = c.Every
+	s.Sites[c.Name] = site
+	return nil
+}
+
+// Describe returns one line.
+func (c SiteRotateKeys) Describe() string {
+	if c.Every == 0 {
+		return "site " + c.Name + ": keys are rotated by command alone"
+	}
+	return fmt.Sprintf("site %s: keys are rotated every %s", c.Name, c.Every)
+}
+
+// SetRotateKeys changes at which age the nodes of a site make new WireGuard
+// keys; 0 is never.
+func SetRotateKeys(d *Draft, site string, every time.Duration) error {
+	if every != 0 && (every < protocol.MinRotateKeys || every > maxMaxAge) {
+		return Errorf(Invalid, "rotate_keys %s: use %s to %s, or never", every, protocol.MinRotateKeys, maxMaxAge)
+	}
+	return d.Add(SiteRotateKeys{site, every})
+}
+
+// keyGrace is how long a node that was asked for a new key may take.
+const keyGrace = 10 * time.Minute
+
+// KeyOverdue says why a live node's key should have been rotated by now; empty:
+// it is not due.
+func (s *State) KeyOverdue(n Node, now time.Time) string {
+	every := s.Sites[n.Site].RotateKeys
+	switch {
+	case n.KeyWanted > n.KeyEpoch() && now.Sub(n.KeyAsked) > keyGrace:
+		return fmt.Sprintf("asked for a new key at %s, it still has the old one", n.KeyAsked.UTC().Format(time.RFC3339))
+	case every > 0 && now.Sub(n.KeySince) > every+every/4+keyGrace:
+		return fmt.Sprintf("its key is of %s, its site rotates every %s", n.KeySince.UTC().Format(time.RFC3339), every)
+	}
+	return ""
+}
