@@ -44,6 +44,7 @@ type Config struct {
 	PublicUDPPort   uint16         // default: the port listened on
 	PublicHTTPSPort uint16         // likewise
 	AdminSocket     string         // unix socket
+	ListenAdmin     string         // host:port of the admin API for certificates; empty: none
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
 	RelayLimits     tunnel.RelayLimits
@@ -67,6 +68,7 @@ type Hub struct {
 	cfg   Config
 	udp   netip.AddrPort
 	https string
+	admin string // empty: none
 	ready chan struct{}
 	parts atomic.Pointer[parts] // once they run
 
@@ -112,6 +114,16 @@ func New(cfg Config) (*Hub, error) {
 	h.https = https.String()
 	if !https.Addr().IsValid() {
 		h.https = fmt.Sprintf(":%d", https.Port())
+	}
+	if cfg.ListenAdmin != "" {
+		a, err := listenAddr(cfg.ListenAdmin)
+		if err != nil {
+			return nil, fmt.Errorf("listen-admin %q: %w", cfg.ListenAdmin, err)
+		}
+		h.admin = a.String()
+		if !a.Addr().IsValid() {
+			h.admin = fmt.Sprintf(":%d", a.Port())
+		}
 	}
 	if cfg.PublicUDPPort == 0 {
 		h.cfg.PublicUDPPort = h.udp.Port()

@@ -61,7 +61,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	// What another process may hold comes first: nothing is made if it fails.
 	httpsListener := h.cfg.Sockets.HTTPS
 	if httpsListener == nil {
-		if httpsListener, err = listenHTTPS(ctx, h.https); err != nil {
+		if httpsListener, err = listenTCP(ctx, "listen-https", h.https); err != nil {
 			return err
 		}
 	}
@@ -73,6 +73,13 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 	}
 	defer adminListener.Close()
+	var remoteListener net.Listener // nil: no admins from elsewhere
+	if h.admin != "" {
+		if remoteListener, err = listenTCP(ctx, "listen-admin", h.admin); err != nil {
+			return err
+		}
+		defer remoteListener.Close()
+	}
 
 	external := h.cfg.NATSURL != ""
 	marker, err := openMarker(h.cfg.DataDir, external)
@@ -156,8 +163,16 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Cluster: keys.Cluster, Store: store, Bus: nats, Tunnel: tun, Events: &events,
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
-	api := admin.New(admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
-		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log})
+	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
+		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
+	if remoteListener != nil {
+		if adminConfig.CA, err = admin.OpenCA(filepath.Join(h.cfg.DataDir, admin.CAFile)); err != nil {
+			return err
+		}
+		adminConfig.PublicHost, _, _ = net.SplitHostPort(public.HTTPS[0])
+		_, adminConfig.AdminPort, _ = net.SplitHostPort(remoteListener.Addr().String())
+	}
+	api := admin.New(adminConfig)
 	cancel()
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -183,7 +198,10 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 		g.Go(func() error { return joins.Serve(ctx, httpsListener) })
 		g.Go(func() error { return api.Serve(ctx, adminListener) })
-		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).
+		if remoteListener != nil {
+			g.Go(func() error { return api.ServeRemote(ctx, remoteListener) })
+		}
+		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).
 			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
 		h.parts.Store(p)
 		close(h.ready)
@@ -246,11 +264,11 @@ func anyAddress(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port())
 }
 
-func listenHTTPS(ctx context.Context, addr string) (net.Listener, error) {
+func listenTCP(ctx context.Context, flag, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, explainPort("listen-https", "tcp", addr, err)
+		return nil, explainPort(flag, "tcp", addr, err)
 	}
 	return l, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"causeway/hub/admin"
 	"causeway/hub/backup"
 	"causeway/hub/bus"
 	"causeway/hub/join"
@@ -69,6 +70,10 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 		return out, fmt.Errorf("restore: %w", err)
 	}
 	names := []string{join.ClusterKeyFile, join.HubKeyFile, natsDir, markerFile}
+	secrets := map[string]string{join.ClusterKeyFile: cluster.Secret() + "\n", join.HubKeyFile: hubKey.Secret() + "\n"}
+	if a.AdminCA != "" {
+		names, secrets[admin.CAFile] = append([]string{admin.CAFile}, names...), a.AdminCA
+	}
 	defer func() {
 		if err != nil {
 			for _, name := range append(names, filepath.Base(tmp)) {
@@ -76,8 +81,8 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 			}
 		}
 	}()
-	for name, text := range map[string]string{join.ClusterKeyFile: cluster.Secret(), join.HubKeyFile: hubKey.Secret()} {
-		if err := durable.WriteFile(filepath.Join(tmp, name), []byte(text+"\n")); err != nil {
+	for name, text := range secrets {
+		if err := durable.WriteFile(filepath.Join(tmp, name), []byte(text)); err != nil {
 			return out, fmt.Errorf("restore: %w", err)
 		}
 	}

@@ -2,10 +2,16 @@ package admin
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/http"
+	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
 )
 
 // Role is what a caller may do. A higher one may do all that a lower one may.
@@ -57,6 +63,9 @@ var access = map[string]Role{
 	"GET /v1/inventory/{name}":             Viewer,
 	"POST /v1/diag/ping":                   Operator,
 	"GET /v1/backup":                       Admin,
+	"GET /v1/admins":                       Admin,
+	"POST /v1/admins":                      Admin,
+	"DELETE /v1/admins/{name}":             Admin,
 	"GET /v1/openapi.json":                 Viewer,
 	"GET /v1/openapi.yaml":                 Viewer,
 	"GET /v1/openapi-3.0.json":             Viewer,
@@ -65,7 +74,7 @@ var access = map[string]Role{
 
 // Caller is who asks.
 type Caller struct {
-	Name string // unix:<user>
+	Name string // unix:<user> or admin:<name>
 	Role Role
 }
 
@@ -82,27 +91,35 @@ func (m *routes) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Re
 
 type callerKey struct{}
 
-// callerOf returns who asks; a request that nobody vouched for has no role.
+// callerOf returns who asks; a request that nobody vouched for has no role. A
+// connection from elsewhere is asked about anew for each request.
 func callerOf(ctx context.Context) Caller {
-	c, _ := ctx.Value(callerKey{}).(Caller)
-	return c
+	switch c := ctx.Value(callerKey{}).(type) {
+	case Caller:
+		return c
+	case func() Caller:
+		return c()
+	}
+	return Caller{}
 }
 
-// hosts are the names under which the API is asked for on its socket. Others come
-// from programs that were led here, such as a browser behind a forwarded port.
-var hosts = map[string]bool{"hub": true, "localhost": true}
+// hosts are the names under which the API may be asked for, besides the public name
+// of a hub that is asked from elsewhere. Others come from programs that were led
+// here, such as a browser behind a forwarded port.
+var hosts = map[string]bool{api.HubName: true, "localhost": true}
 
 // guard lets a request that mux would answer through to next if its caller may.
-func guard(mux *http.ServeMux, next http.Handler) http.Handler {
+func guard(mux *http.ServeMux, public string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
+		host = strings.Trim(host, "[]")
 		_, pattern := mux.Handler(r)
 		need, known := access[pattern]
 		switch {
-		case !hosts[host]:
+		case !hosts[host] && !(r.TLS != nil && public != "" && strings.EqualFold(host, public)):
 			writeProblem(w, huma.NewError(http.StatusMisdirectedRequest, "the admin API is not served under that host name"))
 		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
 			writeProblem(w, huma.Error403Forbidden("the admin API is not for web pages"))
@@ -113,7 +130,32 @@ func guard(mux *http.ServeMux, next http.Handler) http.Handler {
 		case !known || callerOf(r.Context()).Role < need:
 			writeProblem(w, huma.Error403Forbidden("your role does not allow this"))
 		default:
+			slowAnswer(w, r)
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// slowAnswer lets the server's bound on reading a request end with the request:
+// afterwards it would end an answer that takes longer.
+func slowAnswer(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	if r.ContentLength == 0 {
+		rc.SetReadDeadline(time.Time{})
+		return
+	}
+	r.Body = &wholeBody{r.Body, rc}
+}
+
+type wholeBody struct {
+	io.ReadCloser
+	rc *http.ResponseController
+}
+
+func (b *wholeBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }

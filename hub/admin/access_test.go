@@ -25,7 +25,7 @@ func TestEveryRouteHasARole(t *testing.T) {
 func TestAccess(t *testing.T) {
 	mux := New(Config{}).routes.ServeMux
 	reached := 0
-	h := guard(mux, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ }))
+	h := guard(mux, "", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached++ }))
 	cases, refused := 0, 0
 	for pattern, need := range access {
 		method, path, _ := strings.Cut(pattern, " ")

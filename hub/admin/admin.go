@@ -1,6 +1,6 @@
-// Package admin serves the admin API on a unix socket: every operation of
-// hub/api, described by OpenAPI, with the asking user taken from the socket's
-// peer credentials.
+// Package admin serves the admin API: every operation of hub/api, described by
+// OpenAPI. On a unix socket (Serve) the asking user is taken from the peer
+// credentials; from elsewhere (ServeRemote) from a certificate that the hub issued.
 package admin
 
 import (
@@ -23,6 +23,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
 	"causeway/hub/control"
@@ -56,6 +57,11 @@ type Config struct {
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
 	Log       zerolog.Logger
+
+	// For ServeRemote; without a CA there are no admins from elsewhere.
+	CA         *CA
+	PublicHost string
+	AdminPort  string // as contexts have it
 }
 
 // Server is the admin API. Its methods may be called concurrently.
@@ -65,12 +71,13 @@ type Server struct {
 	handler http.Handler
 	routes  *routes
 
+	refusals *rate.Limiter // of events that strangers cause
 	document *huma.OpenAPI
 }
 
 // New builds the API. It listens on nothing.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now().UTC()}
+	s := &Server{cfg: cfg, started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := &routes{ServeMux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
@@ -81,11 +88,12 @@ func New(cfg Config) *Server {
 	s.registerNodes(a)
 	s.registerLifecycle(a)
 	s.registerReads(a)
+	s.registerAdmins(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	describe(a.OpenAPI())
 	s.document = a.OpenAPI()
-	s.handler = http.MaxBytesHandler(guard(mux.ServeMux, mux), maxBody)
+	s.handler = http.MaxBytesHandler(guard(mux.ServeMux, cfg.PublicHost, mux), maxBody)
 	s.routes = mux
 	return s
 }
@@ -132,12 +140,17 @@ func reason(err error) error {
 	}
 }
 
-// Serve answers on l, which it closes, until ctx ends.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+// Serve answers on l, a unix socket, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error { return s.serve(ctx, l) }
+
+func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	hs := &http.Server{
 		Handler: s.handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
 		ErrorLog: stdlog.New(io.Discard, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if r, ok := c.(*remoteConn); ok {
+				return context.WithValue(ctx, callerKey{}, func() Caller { return s.certCaller(r.sum) })
+			}
 			return context.WithValue(ctx, callerKey{}, peer(c))
 		},
 	}
@@ -159,7 +172,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve admin api: %w", err)
 }
 
-// who names the asking user: unix:<user>.
+// who names the asking user: unix:<user> or admin:<name>.
 func who(ctx context.Context) string { return callerOf(ctx).Name }
 
 // peer asks the kernel who is at the other end of a unix connection. Whoever the

@@ -18,7 +18,11 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
 	s.cfg.Log.Info().Str("who", who(r.Context())).Uint64("sequence", st.Seq).Msg("backup")
 	w.Header().Set("Content-Type", "application/octet-stream")
 	rc.SetWriteDeadline(time.Now().Add(backupStall))
-	a, err := backup.NewWriter(w, backup.Header{Made: time.Now().UTC(), By: s.cfg.Version, Last: st.Seq, HubKey: s.cfg.HubKey.Secret()})
+	head := backup.Header{Made: time.Now().UTC(), By: s.cfg.Version, Last: st.Seq, HubKey: s.cfg.HubKey.Secret()}
+	if s.cfg.CA != nil {
+		head.AdminCA = s.cfg.CA.Secret()
+	}
+	a, err := backup.NewWriter(w, head)
 	for seq := uint64(1); err == nil && seq <= st.Seq; seq++ {
 		var b []byte
 		if b, err = s.cfg.Store.Raw(r.Context(), seq); err == nil {

@@ -158,6 +158,21 @@ func limitQuery(n int) string {
 	return "?limit=" + strconv.Itoa(n)
 }
 
+// Admins lists who may use the API from elsewhere.
+func (c *Client) Admins(ctx context.Context) ([]Admin, error) {
+	return get[[]Admin](ctx, c, "/v1/admins")
+}
+
+// CreateAdmin has a certificate issued.
+func (c *Client) CreateAdmin(ctx context.Context, a AdminSpec) (AdminCreated, error) {
+	return send[AdminCreated](ctx, c, http.MethodPost, "/v1/admins", a)
+}
+
+// RevokeAdmin shuts an admin out; open connections end.
+func (c *Client) RevokeAdmin(ctx context.Context, name string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/admins/"+url.PathEscape(name), nil, nil, o...)
+}
+
 // Ping asks a node to ping another. It waits as long as the pings may take on
 // top of the client's own timeout.
 func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {

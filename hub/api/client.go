@@ -102,10 +102,12 @@ func oneLine(s string) string {
 // ClientConfig says how a hub is reached. The zero value means DefaultSocket.
 type ClientConfig struct {
 	// Socket is the path of the hub's unix socket; empty means DefaultSocket.
-	// It is not used when Transport is set.
+	// It is not used when Context or Transport is set.
 	Socket string
-	// Transport reaches the hub in another way, such as mutual TLS; with it
-	// goes BaseURL, for example https://hub.example.net:8443.
+	// Context reaches a hub elsewhere; nil: this host's.
+	Context *Context
+	// Transport reaches the hub in another way; with it goes BaseURL, for
+	// example https://hub.example.net:8443.
 	Transport http.RoundTripper
 	BaseURL   string
 	// Timeout bounds each request; zero means DefaultTimeout.
@@ -123,6 +125,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
+	if c := cfg.Context; c != nil {
+		if now := time.Now(); !now.Before(c.Expires) {
+			return nil, fmt.Errorf("the certificate of admin %s expired on %s; have another made on the hub's host with 'causeway admin create'", c.Admin, c.Expires.Local().Format("2006-01-02 15:04"))
+		}
+		cfg.Transport, cfg.BaseURL = c.transport(), "https://"+HubName
+	}
 	if cfg.Transport != nil {
 		if u, err := url.Parse(cfg.BaseURL); err != nil || u.Host == "" {
 			return nil, fmt.Errorf("base URL %q names no host", cfg.BaseURL)
@@ -133,7 +141,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			cfg.Socket = DefaultSocket
 		}
 		var d net.Dialer
-		cfg.BaseURL = "http://hub" // the name stands in the Host header alone
+		cfg.BaseURL = "http://" + HubName // the name stands in the Host header alone
 		cfg.Transport = &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return d.DialContext(ctx, "unix", cfg.Socket)
@@ -226,7 +234,13 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 		err = ue.Err // drops the made-up URL
 	}
 	where := c.cfg.Socket
-	if where == "" {
+	switch {
+	case c.cfg.Context != nil:
+		where = c.cfg.Context.Hub
+		if e := c.cfg.Context.explain(err); e != nil {
+			return e
+		}
+	case where == "":
 		where = c.cfg.BaseURL
 	}
 	switch {

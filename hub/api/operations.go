@@ -47,5 +47,8 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
-	{http.MethodGet, "/v1/backup", nil, nil, false}, // hub/backup has the format
+	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
+	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
+	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke
+	{http.MethodGet, "/v1/backup", nil, nil, false},          // hub/backup has the format
 }

@@ -290,9 +290,38 @@ type Inventory struct {
 type AuditEntry struct {
 	Sequence uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
-	Who      string    `json:"who"` // unix:<user>, node:<name>, token:<id>, hub
+	Who      string    `json:"who"` // unix:<user>, admin:<name>, node:<name>, token:<id>, hub
 	Why      string    `json:"why"`
 	Changes  []string  `json:"changes"` // one line each, for a person
+}
+
+// AdminSpec asks for an admin who may use the API from elsewhere than the hub's host.
+// TTL zero means 90 days.
+type AdminSpec struct {
+	Name string   `json:"name"`
+	Role string   `json:"role"` // viewer, operator or admin
+	TTL  Duration `json:"ttl,omitempty"`
+	CSR  string   `json:"csr"` // PKCS #10 in PEM; of it only the key counts
+}
+
+// Admin is whoever holds a certificate for the API of a hub. State is active, expired
+// or revoked.
+type Admin struct {
+	Name    string              `json:"name"`
+	Role    string              `json:"role"`
+	Hub     protocol.NodeNumber `json:"hub"` // the hub that takes the certificate
+	Created time.Time           `json:"created"`
+	Expires time.Time           `json:"expires"`
+	State   string              `json:"state"`
+	ETag    string              `json:"etag,omitempty"` // of what is stored
+}
+
+// AdminCreated has what a context is made of, but the key.
+type AdminCreated struct {
+	Admin
+	Address     string `json:"address"`     // host:port of the API
+	CA          string `json:"ca"`          // PEM
+	Certificate string `json:"certificate"` // PEM
 }
 
 // Event is something that happened and is no change of state: joins refused,

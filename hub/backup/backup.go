@@ -39,9 +39,10 @@ type Header struct {
 	Format  string    `json:"format"` // "causeway-backup"
 	Version int       `json:"v"`
 	Made    time.Time `json:"made"`
-	By      string    `json:"by"`      // version of the hub
-	Last    uint64    `json:"last"`    // number of transactions
-	HubKey  string    `json:"hub_key"` // private
+	By      string    `json:"by"`                 // version of the hub
+	Last    uint64    `json:"last"`               // number of transactions
+	HubKey  string    `json:"hub_key"`            // private
+	AdminCA string    `json:"admin_ca,omitempty"` // PEM, with the private key; empty: the hub takes no admins from elsewhere
 }
 
 const format = "causeway-backup"

@@ -22,7 +22,8 @@ const (
 	InventoryBad  = "inventory_bad"
 	NodeCloned    = "node_cloned" // an identity on two hosts
 	RouteConflict = "route_conflict"
-	NodeUnknown   = "node_unknown" // agents know it, this hub, restored from a backup, does not
+	NodeUnknown   = "node_unknown"  // agents know it, this hub, restored from a backup, does not
+	AdminRefused  = "admin_refused" // a certificate that opens nothing
 )
 
 // Log is a bounded list of events. The zero value is ready.

@@ -17,6 +17,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"causeway/hub/conns"
 	"causeway/hub/event"
 	"causeway/hub/failpoint"
 	"causeway/hub/state"
@@ -33,6 +34,10 @@ const (
 	overallBurst    = 1000
 	redeemTimeout   = 20 * time.Second
 	maxAgentVersion = 64
+	// Connections that are no streams: nobody needs one for longer than a request. A
+	// source may be a load balancer, with many agents behind it.
+	maxConns          = 4096
+	maxConnsPerSource = 1024
 )
 
 // Config configures a Server.
@@ -92,7 +97,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			hs.Close()
 		}
 	}()
-	err := hs.ServeTLS(newConns(stream.Listener(l), maxConns, maxConnsPerSource), "", "")
+	err := hs.ServeTLS(conns.New(stream.Listener(l), maxConns, maxConnsPerSource), "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		<-end
 		return nil

@@ -54,6 +54,8 @@ var kinds = map[string]reflect.Type{
 	"route_announced":  reflect.TypeFor[RouteAnnounced](),
 	"route_withdrawn":  reflect.TypeFor[RouteWithdrawn](),
 	"route_decided":    reflect.TypeFor[RouteDecided](),
+	"admin_created":    reflect.TypeFor[AdminCreated](),
+	"admin_revoked":    reflect.TypeFor[AdminRevoked](),
 }
 
 var kindOf = func() map[reflect.Type]string {

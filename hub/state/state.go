@@ -41,6 +41,7 @@ type State struct {
 	Tokens     map[protocol.TokenID]Token
 	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
 	Routes     map[RouteKey]Route           // of live nodes
+	Admins     map[string]Admin             // by name; those that were revoked too
 
 	hash       []byte                                              // of the last transaction
 	names      map[string]protocol.NodeNumber                      // live nodes
@@ -144,6 +145,7 @@ func New() *State {
 		Tokens:     map[protocol.TokenID]Token{},
 		Nodes:      map[protocol.NodeNumber]Node{},
 		Routes:     map[RouteKey]Route{},
+		Admins:     map[string]Admin{},
 		names:      map[string]protocol.NodeNumber{},
 		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
 		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
@@ -158,6 +160,7 @@ func (s *State) clone() *State {
 	c.Tokens = maps.Clone(s.Tokens)
 	c.Nodes = maps.Clone(s.Nodes)
 	c.Routes = maps.Clone(s.Routes)
+	c.Admins = maps.Clone(s.Admins)
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)

@@ -36,6 +36,7 @@ type settings struct {
 	PublicUDPPort   uint16   `yaml:"public_udp_port"`
 	PublicHTTPSPort uint16   `yaml:"public_https_port"`
 	AdminSocket     string   `yaml:"admin_socket"`
+	ListenAdmin     string   `yaml:"listen_admin"`
 	Overlay         []string `yaml:"overlay"`
 	NATSURL         string   `yaml:"nats_url"`
 	NATSCreds       string   `yaml:"nats_creds"`
@@ -73,6 +74,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&s.PublicUDPPort, "public-udp-port", 0, "UDP port at which agents reach the hub (default: the one listened on)")
 	fs.Uint16Var(&s.PublicHTTPSPort, "public-https-port", 0, "HTTPS port at which agents reach the hub (default: the one listened on)")
 	fs.StringVar(&s.AdminSocket, "admin-socket", hub.DefaultAdminSocket, "unix socket of the admin API")
+	fs.StringVar(&s.ListenAdmin, "listen-admin", "", "ADDRESS:PORT of the admin API for admins with a certificate, such as :7443 (default: not served)")
 	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; fixed once the cluster exists")
 	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS servers for the state log, tls://HOST:PORT, several separated by commas (default: the server inside the hub)")
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
@@ -103,6 +105,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "public-udp-port", &s.PublicUDPPort, file.PublicUDPPort)
 	merge(set, "public-https-port", &s.PublicHTTPSPort, file.PublicHTTPSPort)
 	merge(set, "admin-socket", &s.AdminSocket, file.AdminSocket)
+	merge(set, "listen-admin", &s.ListenAdmin, file.ListenAdmin)
 	merge(set, "nats-url", &s.NATSURL, file.NATSURL)
 	merge(set, "nats-creds", &s.NATSCreds, file.NATSCreds)
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
@@ -120,7 +123,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
-		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket,
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin,
 		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, SocketBuffer: s.SocketBuffer,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},

@@ -108,11 +108,33 @@ func writeNew(path string, write func(io.Writer) error) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s exists; choose another name", path)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".causeway-backup-") // 0600
+	tmp, err := writeBeside(path, write)
 	if err != nil {
-		return fmt.Errorf("write backup: %w", err)
+		return err
 	}
-	defer os.Remove(f.Name())
+	defer os.Remove(tmp)
+	if err := os.Link(tmp, path); err != nil { // unlike rename, it replaces nothing
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// replaceFile puts b at path, mode 0600, whole or not at all.
+func replaceFile(path string, b []byte) error {
+	tmp, err := writeBeside(path, func(w io.Writer) error { _, err := w.Write(b); return err })
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	return os.Rename(tmp, path)
+}
+
+// writeBeside makes a file, mode 0600, in the directory of path, and has it on disk.
+func writeBeside(path string, write func(io.Writer) error) (name string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".causeway-") // 0600
+	if err != nil {
+		return "", fmt.Errorf("write %s: %w", path, err)
+	}
 	err = write(f)
 	if err == nil {
 		err = f.Sync()
@@ -121,10 +143,7 @@ func writeNew(path string, write func(io.Writer) error) error {
 		err = cerr
 	}
 	if err != nil {
-		return err
+		os.Remove(f.Name())
 	}
-	if err := os.Link(f.Name(), path); err != nil { // unlike rename, it replaces nothing
-		return fmt.Errorf("write backup: %w", err)
-	}
-	return nil
+	return f.Name(), err
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,16 +74,18 @@ func (c *cli) root() *cobra.Command {
 
 causeway talks to the hub over the unix socket on the hub's host. Where it is
 not the default, name it with --socket or in the environment variable
-`+envSocket+`. Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
+`+envSocket+`. A hub elsewhere is reached by --context (see 'causeway context').
+Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.DisableAutoGenTag, root.Version = true, version
 	p := root.PersistentFlags()
 	p.StringVar(&c.socket, "socket", "", "`PATH` of the hub's admin socket (default $"+envSocket+" or "+api.DefaultSocket+")")
-	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere")
+	p.StringVar(&c.context, "context", "", "`NAME` of a stored connection to a hub elsewhere, or its file as ./FILE (default $"+envContext+")")
+	must(root.RegisterFlagCompletionFunc("context", completeContexts))
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.backup(), c.restore(), c.version(), manpages.Command(version))
+	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.admin(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)
@@ -150,14 +151,12 @@ func fail(err error) error {
 
 // hub makes the client that the global flags ask for.
 func (c *cli) hub() (*api.Client, error) {
-	if c.context != "" {
-		return nil, usagef("--context: this version has no stored contexts; run causeway on the hub's host, with --socket if need be")
+	cfg, err := c.target()
+	if err != nil {
+		return nil, fail(err)
 	}
-	s := c.socket
-	if s == "" {
-		s = os.Getenv(envSocket)
-	}
-	return api.NewClient(api.ClientConfig{Socket: s})
+	hub, err := api.NewClient(cfg)
+	return hub, fail(err)
 }
 
 // confirm asks before what cannot be undone. Where there is nobody to ask it refuses.
@@ -196,7 +195,11 @@ func exactly(names ...string) cobra.PositionalArgs {
 // checkName refuses what no site or node can be called before it is sent.
 func checkName(what, s string) error {
 	if !protocol.ValidName(s) {
-		return usagef("%q cannot name a %s: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", s, what)
+		article := "a"
+		if strings.ContainsRune("aeiou", rune(what[0])) {
+			article = "an"
+		}
+		return usagef("%q cannot name %s %s: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", s, article, what)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package join
+package conns
 
 import (
 	"net"
@@ -13,7 +13,7 @@ import (
 func TestConnsCloseTheOldest(t *testing.T) {
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	l := newConns(inner, 8, 3)
+	l := New(inner, 8, 3)
 	defer l.Close()
 	open := func() (client, server net.Conn) {
 		client, err := net.Dial("tcp", inner.Addr().String())
@@ -30,7 +30,7 @@ func TestConnsCloseTheOldest(t *testing.T) {
 		return !ok || !ne.Timeout()
 	}
 	first, stream := open()
-	stream.(*conn).Detach()
+	stream.(*Conn).Detach()
 	var clients, servers []net.Conn
 	for range 5 {
 		c, s := open()

@@ -1,4 +1,7 @@
-package join
+// Package conns bounds the connections of a listener whose callers nobody knows
+// yet. Whoever holds one longest loses it when there are too many, of his source
+// first: slow connections never keep a new one out.
+package conns
 
 import (
 	"container/list"
@@ -9,40 +12,32 @@ import (
 	"causeway/tunnel/underlay/stream"
 )
 
-// Limits of connections that are no streams. Nobody needs one for longer than a
-// request, so whoever holds one longest loses it when there are too many, of his
-// source first: slow connections never keep a new one out. A source may be a load
-// balancer, with many agents behind it.
-const (
-	maxConns          = 4096
-	maxConnsPerSource = 1024
-)
-
-// conns bounds the connections of a listener.
-type conns struct {
+// Listener bounds the connections of the one in it.
+type Listener struct {
 	net.Listener
 	max, perSource int
 
 	mu       sync.Mutex
-	all      *list.List                // of *conn, oldest first
+	all      *list.List                // of *Conn, oldest first
 	bySource map[netip.Addr]*list.List // likewise
 }
 
-func newConns(l net.Listener, max, perSource int) *conns {
-	return &conns{Listener: l, max: max, perSource: perSource, all: list.New(), bySource: map[netip.Addr]*list.List{}}
+// New bounds the connections that l accepts, in all and for each source.
+func New(l net.Listener, max, perSource int) *Listener {
+	return &Listener{Listener: l, max: max, perSource: perSource, all: list.New(), bySource: map[netip.Addr]*list.List{}}
 }
 
 // Accept returns the next connection, after closing one that is too many.
-func (l *conns) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: nc, l: l}
+	c := &Conn{Conn: nc, l: l}
 	if a, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
 		c.source = stream.SourceOf(a.Addr())
 	}
-	var victim *conn
+	var victim *Conn
 	l.mu.Lock()
 	mine := l.bySource[c.source]
 	if mine == nil {
@@ -51,9 +46,9 @@ func (l *conns) Accept() (net.Conn, error) {
 	}
 	switch {
 	case mine.Len() >= l.perSource:
-		victim = mine.Front().Value.(*conn)
+		victim = mine.Front().Value.(*Conn)
 	case l.all.Len() >= l.max:
-		victim = l.all.Front().Value.(*conn)
+		victim = l.all.Front().Value.(*Conn)
 	}
 	c.inSource, c.inAll = mine.PushBack(c), l.all.PushBack(c)
 	l.mu.Unlock()
@@ -63,18 +58,19 @@ func (l *conns) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-type conn struct {
+// Conn is a connection that is counted until it is closed or detached.
+type Conn struct {
 	net.Conn
-	l               *conns
+	l               *Listener
 	source          netip.Addr
 	inAll, inSource *list.Element // nil: counted no longer
 }
 
 // NetConn is the connection itself.
-func (c *conn) NetConn() net.Conn { return c.Conn }
+func (c *Conn) NetConn() net.Conn { return c.Conn }
 
-// Detach takes the connection out of the count: a stream has a bound of its own.
-func (c *conn) Detach() {
+// Detach takes the connection out of the count, for one that is bounded otherwise.
+func (c *Conn) Detach() {
 	l := c.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,7 +86,8 @@ func (c *conn) Detach() {
 	c.inAll, c.inSource = nil, nil
 }
 
-func (c *conn) Close() error {
+// Close closes the connection.
+func (c *Conn) Close() error {
 	c.Detach()
 	return c.Conn.Close()
 }
