@@ -140,7 +140,7 @@ func (c *cli) adminList() *cobra.Command {
 					if a.State != "active" {
 						m = bad
 					}
-					return []any{a.Name, a.Role, cell{a.State, m}, stamp(a.Expires), age(a.Created) + " ago"}
+					return []any{a.Name, a.Role, cell{text: a.State, meaning: m}, stamp(a.Expires), age(a.Created) + " ago"}
 				})
 		})
 }

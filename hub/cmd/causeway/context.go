@@ -200,7 +200,7 @@ func (c *cli) contextList() *cobra.Command {
 				if !s.Expires.IsZero() {
 					ends = stamp(s.Expires)
 				}
-				return []any{mark, s.Name, s.Hub, s.Admin, s.Role, ends, cell{s.Problem, warn}}
+				return []any{mark, s.Name, s.Hub, s.Admin, s.Role, ends, cell{text: s.Problem, meaning: warn}}
 			})
 	})
 }
