@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,20 +28,26 @@ func TestSubstitutedKey(t *testing.T) {
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
 	a, b := nodes[0], nodes[1]
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))
-	a.Proc.Kill()
 	file := filepath.Join(a.StateDir, "pins.json")
-	text, err := os.ReadFile(file)
-	require.NoError(t, err)
 	pins := map[protocol.NodeNumber]identity.Pin{}
-	require.NoError(t, json.Unmarshal(text, &pins))
-	require.Len(t, pins, 1)
+	require.NoError(t, lab.Wait(step(t), "the pin", func(context.Context) error {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(text, &pins)
+		}
+		if err == nil && len(pins) != 1 {
+			err = fmt.Errorf("%d pins", len(pins))
+		}
+		return err
+	}))
+	a.Proc.Kill()
 	for n, p := range pins {
 		other, err := protocol.NewIdentityPrivateKey()
 		require.NoError(t, err)
 		p.IdentityKey = other.Public()
 		pins[n] = p
 	}
-	text, err = json.Marshal(pins)
+	text, err := json.Marshal(pins)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, text, 0o600))
 	require.NoError(t, a.Start())
