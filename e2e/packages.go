@@ -36,7 +36,7 @@ func (p Packages) File(name, kind string) string {
 
 // Image is the path of an OCI image layout.
 func (p Packages) Image(name string) string {
-	return filepath.Join(p.Dir, fmt.Sprintf("%s_%s.oci", name, p.Version))
+	return filepath.Join(p.Dir, fmt.Sprintf("%s_%s.oci", name, strings.ReplaceAll(p.Version, "+", "-")))
 }
 
 // sums reads SHA256SUMS.

@@ -24,6 +24,9 @@ const packagesVersion = "1.2.3-rc.1+4.gabcdef"
 var packages = sync.OnceValues(func() (Packages, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
+	if dir := os.Getenv("CAUSEWAY_PACKAGES"); dir != "" { // made already, of this version
+		return Packages{dir, packagesVersion}, nil
+	}
 	dir, err := os.MkdirTemp("", "causeway-packages-")
 	if err != nil {
 		return Packages{}, err

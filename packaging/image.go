@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -26,7 +27,8 @@ const (
 // the static programs and nothing else. The agent's has no nft: mount the
 // host's, or build on it.
 func (r *release) writeImage(p pkg, archs []string) error {
-	dir := filepath.Join(r.out, fmt.Sprintf("%s_%s.oci", p.name, r.version))
+	// No "+": engines take the name for an image reference.
+	dir := filepath.Join(r.out, fmt.Sprintf("%s_%s.oci", p.name, strings.ReplaceAll(r.version, "+", "-")))
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}

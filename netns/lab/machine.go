@@ -51,8 +51,19 @@ func (h *Host) Machine(source string) (*Machine, error) {
 			return nil, err
 		}
 	}
+	if err := os.WriteFile(filepath.Join(m.Root, "lab-init"), []byte(labInit), 0o755); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
+
+// labInit is what PID 1 of a guest does first: without it memory and other limits
+// of units are ignored. /dev/net/tun is for everybody, as udev has it.
+const labInit = `#!/bin/sh
+for c in memory cpu cpuacct pids devices; do mount -o remount,rw,bind /sys/fs/cgroup/$c 2>/dev/null; done
+umount /dev/net/tun && rm -f /dev/net/tun && mknod -m 0666 /dev/net/tun c 10 200
+exec /lib/systemd/systemd
+`
 
 // machineDir is the directory below a host's that holds its machine.
 const machineDir = "machine"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub"
+	"causeway/internal/strictyaml"
 )
 
 // unit is the service that the packages bring.
@@ -20,8 +22,8 @@ func initCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "init", Short: "Prepare a first hub and say what to do next", Args: cobra.NoArgs,
 		Long: `Prepare this host for its first hub: write the configuration file with the name or
-address at which agents reach the hub, and print the next three commands. A file that
-is there stays as it is, so that it can be run again. Without --public-host no file is
+address at which agents reach the hub, and print the next three commands. It can be run
+again: what the file says already stays. Without --public-host no file is
 written, and the hub tells agents the host's first global address.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			shown, err := prepare(file, public)
@@ -45,7 +47,7 @@ written, and the hub tells agents the host's first global address.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&file, "config", defaultConfig, "configuration file to write, unless it exists")
+	c.Flags().StringVar(&file, "config", defaultConfig, "configuration file to write")
 	c.Flags().StringVar(&public, "public-host", "", "name or address at which agents reach the hub")
 	return c
 }
@@ -60,7 +62,7 @@ func prepare(file, public string) (string, error) {
 	case have.PublicHost != "" && public != "" && have.PublicHost != public:
 		return "", fmt.Errorf("public-host: %s says %q; change it there", file, have.PublicHost)
 	case have.PublicHost != "":
-		public = have.PublicHost
+		return have.PublicHost, nil
 	case public == "":
 		if public, err = hub.PublicHost(); err != nil {
 			return "", err
@@ -71,20 +73,28 @@ func prepare(file, public string) (string, error) {
 		return "", err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return "", fmt.Errorf("config: %w", err)
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, fs.ErrExist) {
-		if have.PublicHost == "" {
-			return "", fmt.Errorf("config: %s is there already; add the line 'public_host: %s' to it", file, public)
-		}
-		return public, nil
-	}
-	if err != nil {
 		return "", fmt.Errorf("config: %w; run as root", err)
 	}
-	_, err = fmt.Fprintf(f, "# Every key: docs/CONFIG.md, or man causeway-hub-run.\npublic_host: %q\n", public)
-	return public, errors.Join(err, f.Close())
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("config: %w", err)
+	}
+	line := fmt.Sprintf("public_host: %q\n", public)
+	if len(text) == 0 {
+		text = []byte("# Every key: docs/CONFIG.md.\n")
+	} else if !bytes.HasSuffix(text, []byte("\n")) {
+		text = append(text, '\n')
+	}
+	text = append(text, line...)
+	// Whatever is there, such as the packages' example, has to go on making sense.
+	var now settings
+	if _, err := strictyaml.Decode(file, text, &now, strictyaml.Keys(now)); err != nil || now.PublicHost != public {
+		return "", fmt.Errorf("config: %s is there already; add to it: %s", file, line[:len(line)-1])
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return "", fmt.Errorf("config: %w; run as root", err)
+	}
+	return public, nil
 }
 
 func isService() bool {
