@@ -45,6 +45,7 @@ type Config struct {
 	Socket   string // debug socket; empty: that of Settings
 	Version  string
 	Log      zerolog.Logger
+	Logs     *debug.Logs // behind Log, so that it can be followed; may be nil
 }
 
 // Tunnel is the agent's use of tunnel.Node.
@@ -213,7 +214,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, RotateKey: a.rotateByHand, Metrics: reg})
+		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }
 
@@ -231,10 +233,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	public, err := debug.ListenPublic(ctx, a.cfg.Settings.Debug.Metrics)
+	if err != nil {
+		l.Close()
+		return err
+	}
 	a.log.Info().Uint32("number", uint32(a.id.Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
 		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.debug.Run(ctx, l) })
+	g.Go(func() error { return a.debug.Run(ctx, l, public) })
 	g.Go(func() error {
 		err := a.tunnel.Run(ctx)
 		if ctx.Err() != nil {

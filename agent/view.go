@@ -68,6 +68,16 @@ func (a *Agent) debugStatus() debug.Status {
 	return s
 }
 
+// debugUsed logs who looked. What is read on the host itself is frequent and
+// in the list of uses; the hub's requests and changes are of interest.
+func (a *Agent) debugUsed(u debug.Use) {
+	e := a.log.Debug()
+	if u.From == debug.FromHub || u.Method != "GET" {
+		e = a.log.Info()
+	}
+	e.Str("from", u.From).Str("who", u.Who).Str("method", u.Method).Str("endpoint", u.Path).Int("status", u.Status).Msg("debug endpoint used")
+}
+
 func (a *Agent) debugPeers() []debug.Peer {
 	paths := map[protocol.NodeNumber]protocol.PathKind{}
 	for _, p := range a.tunnel.Paths() {

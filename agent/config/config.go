@@ -57,8 +57,13 @@ type Tunnel struct {
 
 // Debug configures the debug endpoints.
 type Debug struct {
-	Socket string
+	Socket  string
+	Metrics string   // TCP address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; empty: none
+	Allow   []string // what the hub may ask for besides looking: logs, pprof
 }
+
+// allowable are the words of debug: {allow: …}.
+var allowable = []string{"logs", "pprof"}
 
 // Default is the configuration of a host without a file.
 func Default() Config {
@@ -95,7 +100,9 @@ type file struct {
 	} `yaml:"tunnel"`
 	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY)"`
 	Debug struct {
-		Socket *string `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
+		Socket  *string  `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
+		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`
+		Allow   []string `yaml:"allow" doc:"what the hub may ask for besides looking: logs, pprof (default: nothing)"`
 	} `yaml:"debug"`
 }
 
@@ -118,7 +125,9 @@ func (c Config) NeedsRestart(n Config) (out []string) {
 	add("tunnel.queues", t.Queues == u.Queues)
 	add("tunnel.uapi", t.UAPI == u.UAPI)
 	add("proxy", text(c.Proxy) == text(n.Proxy))
-	add("debug.socket", c.Debug == n.Debug)
+	add("debug.socket", c.Debug.Socket == n.Debug.Socket)
+	add("debug.metrics", c.Debug.Metrics == n.Debug.Metrics)
+	add("debug.allow", slices.Equal(c.Debug.Allow, n.Debug.Allow))
 	return out
 }
 
@@ -252,6 +261,18 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 		c.Debug.Socket = *v
 	}
+	if v := f.Debug.Metrics; v != "" {
+		if _, err := netip.ParseAddrPort(v); err != nil {
+			return at("$.debug.metrics", "%q is no address with a port; write for example 127.0.0.1:9464", v)
+		}
+		c.Debug.Metrics = v
+	}
+	for i, v := range f.Debug.Allow {
+		if !slices.Contains(allowable, v) {
+			return at(fmt.Sprintf("$.debug.allow[%d]", i), "%q cannot be allowed; there are %s", v, strings.Join(allowable, ", "))
+		}
+	}
+	c.Debug.Allow = f.Debug.Allow
 	return c, nil
 }
 

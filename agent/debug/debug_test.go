@@ -73,12 +73,12 @@ func TestEndpoints(t *testing.T) {
 		{"POST", "/v1/ping", `{`, 400, 400, "no ping request"},
 		{"POST", "/v1/ping", `{"to":"` + strings.Repeat("a", 8192) + `"}`, 400, 400, "no ping request"},
 		{"POST", "/v1/leave", "", 200, 404, ""},
-		{"GET", "/debug/pprof/", "", 200, 404, ""},
-		{"GET", "/debug/pprof/cmdline", "", 200, 404, ""},
-		{"GET", "/debug/pprof/symbol", "", 200, 404, ""},
-		{"GET", "/debug/pprof/goroutine", "", 200, 404, ""},
-		{"GET", "/debug/pprof/profile?seconds=1", "", 200, 404, ""},
-		{"GET", "/debug/pprof/trace?seconds=1", "", 200, 404, ""},
+		{"GET", "/debug/pprof/", "", 200, 403, ""},
+		{"GET", "/debug/pprof/cmdline", "", 200, 403, ""},
+		{"GET", "/debug/pprof/symbol", "", 200, 403, ""},
+		{"GET", "/debug/pprof/goroutine", "", 200, 403, ""},
+		{"GET", "/debug/pprof/profile?seconds=1", "", 200, 403, ""},
+		{"GET", "/debug/pprof/trace?seconds=1", "", 200, 403, ""},
 		{"GET", "/v1/leave", "", 404, 404, "no such endpoint"},
 		{"DELETE", "/v1/status", "", 404, 404, ""},
 		{"GET", "/", "", 404, 404, "no such endpoint"},
@@ -125,7 +125,7 @@ func TestRun(t *testing.T) {
 	s := testServer()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, l) }()
+	go func() { done <- s.Run(ctx, l, nil) }()
 
 	_, err = Listen(context.Background(), path)
 	require.ErrorContains(t, err, "another process answers there")

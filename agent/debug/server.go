@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"causeway/protocol"
 )
@@ -27,6 +28,9 @@ const (
 	maxBody      = 4 << 10
 	maxRequests  = 16 // at once, on the socket, and as many of the hub
 	maxPings     = 4
+	maxSlow      = 2  // logs and conntrack
+	hubRate      = 50 // requests of the hub a second
+	hubBurst     = 100
 	writeTimeout = 60 * time.Second
 	pprofTimeout = 5 * time.Minute
 )
@@ -36,13 +40,19 @@ type Server struct {
 	cfg    Config
 	local  chan struct{} // requests on the socket: a hub cannot keep its host from leaving
 	hub    chan struct{} // requests of the hub
+	public chan struct{} // requests on the TCP port
 	pings  chan struct{}
+	slow   chan struct{} // what costs more than a look
+	rate   *rate.Limiter // of the hub's requests
+	uses   uses
+	start  time.Time
 	remote *connListener
 }
 
 // New opens nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, local: make(chan struct{}, maxRequests), hub: make(chan struct{}, maxRequests), pings: make(chan struct{}, maxPings),
+	return &Server{cfg: cfg, local: make(chan struct{}, maxRequests), hub: make(chan struct{}, maxRequests), public: make(chan struct{}, maxRequests),
+		pings: make(chan struct{}, maxPings), slow: make(chan struct{}, maxSlow), rate: rate.NewLimiter(hubRate, hubBurst), start: time.Now().UTC(),
 		remote: &connListener{conns: make(chan net.Conn), done: make(chan struct{})}}
 }
 
@@ -90,9 +100,10 @@ func errnoOf(err error) error {
 	return err
 }
 
-// Run serves l and the streams given to ServeConn until ctx ends.
-func (s *Server) Run(ctx context.Context, l net.Listener) error {
-	local, remote := s.httpServer(s.Local()), s.httpServer(s.Remote())
+// Run serves l, the streams given to ServeConn and, if it is not nil, the TCP
+// port public until ctx ends.
+func (s *Server) Run(ctx context.Context, l, public net.Listener) error {
+	local, remote, open := s.httpServer(s.Local()), s.httpServer(s.Remote()), s.httpServer(s.Public())
 	g, gctx := errgroup.WithContext(ctx)
 	serve := func(srv *http.Server, l net.Listener, what string) {
 		g.Go(func() error {
@@ -104,9 +115,13 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	}
 	serve(local, l, "debug socket")
 	serve(remote, s.remote, "debug streams")
+	if public != nil {
+		serve(open, public, "metrics")
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		s.remote.Close()
+		open.Close()
 		// A leave is answered by the very request that ends the agent.
 		short, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -146,17 +161,35 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
+	m.HandleFunc("GET /v1/logs", s.logs)
+	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return h })
+	return s.audit(FromSocket, limit(m, s.local))
+}
+
+// Remote is what the hub may see and do: look, ping, and what the node's config
+// allows it besides.
+func (s *Server) Remote() http.Handler {
+	m := s.common()
+	m.HandleFunc("GET /v1/logs", s.allowed(AllowLogs, s.logs))
+	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return s.allowed(AllowPprof, h) })
+	h := limit(m, s.hub)
+	return s.audit(FromHub, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.rate.Allow() {
+			fail(w, http.StatusTooManyRequests, "too many requests; try again in a second")
+			return
+		}
+		h.ServeHTTP(w, r)
+	}))
+}
+
+func pprofs(m *http.ServeMux, wrap func(http.HandlerFunc) http.HandlerFunc) {
 	for path, h := range map[string]http.HandlerFunc{
 		"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
 		"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {
-		m.HandleFunc("GET "+path, h)
+		m.HandleFunc("GET "+path, wrap(h))
 	}
-	return limit(m, s.local)
 }
-
-// Remote is what the hub may see and do: look, and ping.
-func (s *Server) Remote() http.Handler { return limit(s.common(), s.hub) }
 
 func (s *Server) common() *http.ServeMux {
 	m := http.NewServeMux()
@@ -172,10 +205,14 @@ func (s *Server) common() *http.ServeMux {
 	get("/v1/paths", func(context.Context) any { return notNil(s.cfg.Paths()) })
 	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
 	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
+	get("/v1/runtime", func(context.Context) any { return readRuntime(s.start) })
+	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
+	m.HandleFunc("GET /v1/conntrack", s.flows)
 	m.HandleFunc("POST /v1/ping", s.ping)
+	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes}, POST /v1/ping, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/ping, GET /metrics")
 	})
 	return m
 }

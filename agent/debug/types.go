@@ -2,17 +2,9 @@
 // socket of the host, read only on streams that the hub opens. The CLI reads
 // the same answers. No answer holds a secret.
 //
-//	GET  /v1/health   Health
-//	GET  /v1/status   Status
-//	GET  /v1/peers    []Peer
-//	GET  /v1/paths    []protocol.PathStatus
-//	GET  /v1/netmap   Netmap
-//	GET  /v1/routes   Routes
-//	POST /v1/ping     PingRequest -> PingResult
-//	POST /v1/leave    LeaveResult          (socket only)
-//	POST /v1/rotate-key?overlap=D  RotateResult  (socket only)
-//	GET  /metrics     Prometheus' text format
-//	GET  /debug/pprof/…                    (socket only)
+// docs/DEBUG.md lists the endpoints. Each use is noted (GET /v1/uses, and the
+// log); what costs the node, or shows more than its state, the hub gets only
+// where the node's config allows it.
 package debug
 
 import (
@@ -36,6 +28,10 @@ type Config struct {
 	Leave  func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
+	Flows     func(context.Context, FlowQuery) ([]Flow, error)
+	Logs      *Logs     // nil: the log cannot be followed
+	Allow     []string  // what the hub may ask for besides looking: see Allowable
+	Used      func(Use) // hears of every request; may be nil
 	Metrics   prometheus.Gatherer
 }
 

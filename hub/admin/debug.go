@@ -26,6 +26,8 @@ const (
 	maxDebug     = 64 << 20
 	pingDefault  = 3
 	pingMax      = 20
+	// whoHeader tells the agent on whose behalf it is asked, for its own record.
+	whoHeader = "Causeway-Who"
 )
 
 // agentClient speaks HTTP with node n's agent through a debug stream.
@@ -60,6 +62,7 @@ func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, huma.Error422UnprocessableEntity("not a path"))
 		return
 	}
+	req.Header.Set(whoHeader, who(r.Context()))
 	resp, err := s.agentClient(n.Number, debugTimeout).Do(req)
 	if err != nil {
 		writeProblem(w, agentError(n.Name, err))
@@ -130,6 +133,7 @@ func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, 
 		return api.PingResult{}, problem(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(whoHeader, who(ctx))
 	resp, err := s.agentClient(from.Number, budget).Do(req)
 	if err != nil {
 		return api.PingResult{}, agentError(from.Name, err)

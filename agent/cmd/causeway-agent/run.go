@@ -14,6 +14,7 @@ import (
 
 	"causeway/agent"
 	"causeway/agent/config"
+	"causeway/agent/debug"
 	"causeway/agent/identity"
 	"causeway/internal/flagenv"
 	"causeway/internal/service"
@@ -40,10 +41,11 @@ func runCommand(o *options) *cobra.Command {
 			if err := flagenv.Apply(cmd.Flags(), envPrefix); err != nil {
 				return err
 			}
-			log, err := newLogger(os.Stderr, o.logLevel)
+			logs, err := newLogs(os.Stderr, o.logLevel)
 			if err != nil {
 				return err
 			}
+			log := logs.Logger()
 			c, err := config.Load(o.config)
 			if err != nil {
 				return err
@@ -60,7 +62,7 @@ func runCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: log})
+			a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: log, Logs: logs})
 			if err != nil {
 				return err
 			}
@@ -104,15 +106,15 @@ func checkHost() error {
 	return fmt.Errorf("/dev/net/tun cannot be opened: %w", err)
 }
 
-// newLogger writes for people on a terminal and JSON elsewhere.
-func newLogger(w *os.File, level string) (zerolog.Logger, error) {
+// newLogs writes for people on a terminal and JSON elsewhere.
+func newLogs(w *os.File, level string) (*debug.Logs, error) {
 	l, err := zerolog.ParseLevel(level)
 	if err != nil || level == "" {
-		return zerolog.Logger{}, fmt.Errorf("log level %q is none; use debug, info, warn or error", level)
+		return nil, fmt.Errorf("log level %q is none; use debug, info, warn or error", level)
 	}
 	var out io.Writer = w
 	if st, err := w.Stat(); err == nil && st.Mode()&fs.ModeCharDevice != 0 {
 		out = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
 	}
-	return zerolog.New(out).Level(l).With().Timestamp().Logger(), nil
+	return debug.NewLogs(out, l), nil
 }
