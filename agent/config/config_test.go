@@ -63,6 +63,8 @@ func TestParseErrors(t *testing.T) {
 		{"interface", "tunnel: {interface: a-very-long-interface}\n", "is no interface name"},
 		{"proxy", "proxy: socks5://u:secret@p:1\n", "proxy: not a proxy's URL"},
 		{"socket", "debug: {socket: agent.sock}\n", "no absolute path"},
+		{"metrics", "debug: {metrics: \":9464\"}\n", "no address with a port"},
+		{"allow", "debug: {allow: [logs, everything]}\n", "cannot be allowed; there are logs, pprof"},
 		{"label", "labels: {\"a b\": c}\n", "label \"a b\" is not valid"},
 		{"type", "tunnel: {mtu: big}\n", "config a.yaml:1:15:"},
 		{"list for map", "tunnel: [1]\n", "config a.yaml:1:9:"},
