@@ -40,8 +40,9 @@ func testServer() *Server {
 		Ping: func(_ context.Context, q PingRequest) PingResult {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
 		},
-		Leave:   func(context.Context) LeaveResult { return LeaveResult{Told: true} },
-		Metrics: reg,
+		Leave:     func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		RotateKey: func(context.Context, time.Duration) RotateResult { return RotateResult{Epoch: 2} },
+		Metrics:   reg,
 	})
 }
 
