@@ -15,6 +15,9 @@ SECONDS  ?= 2
 MODE     ?= veth
 LONG     ?=
 ARCH     ?= amd64,arm64
+REAL      ?= 500
+SIMULATED ?= 2000
+STEADY    ?= 40
 
 TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
@@ -28,7 +31,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench interop-kernel lint fmt fuzz clean
+.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +74,9 @@ soak: deps build ## Repeat end-to-end cases, the hub's tests in full, and write 
 
 bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
 	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)
+
+bench-scale: ## Measure one hub with many agents, write results/ (REAL=500, SIMULATED=2000, STEADY=40 seconds)
+	@CGO_ENABLED=0 go run ./e2e/cmd/bench-scale -real $(REAL) -simulated $(SIMULATED) -seconds $(STEADY)
 
 interop-kernel: ## Test the engine against a kernel's WireGuard in qemu (LONG=1 waits for rekeys)
 	@LONG=$(LONG) scripts/interop-kernel

@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-
 	"causeway/agent/control"
 	"causeway/protocol"
 )
@@ -32,7 +30,7 @@ var (
 
 // controlLoop keeps a control session with one hub that answers.
 func (a *Agent) controlLoop(ctx context.Context) error {
-	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
+	b := control.Redial()
 	var prefer protocol.NodeNumber
 	poll := time.NewTicker(250 * time.Millisecond)
 	defer poll.Stop()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -48,11 +49,17 @@ type Config struct {
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
 	RelayLimits     tunnel.RelayLimits
-	NATSURL         string // external NATS servers for the state log, separated by commas; empty: the embedded one
+	NATSURL         string // external NATS servers for state log and inventory, separated by commas; empty: the embedded one
 	NATSCreds       string // credentials file for NATSURL; empty: none
-	Sockets         Sockets
-	Version         string // of this build
-	Log             zerolog.Logger
+	NATSCA          string // PEM file of authorities that sign the certificates of NATSURL; empty: the system's
+	NATSReplicas    int    // of each stream there, 1 to 5; 0: 3 in a cluster, else 1
+	JoinRate        int    // requests for joins that one source may send in a second; default: join.DefaultSourceRate
+	// Tunnel makes what carries the nodes' traffic; nil: WireGuard over UDP. Tests and
+	// benchmarks have nodes that need none.
+	Tunnel  func(tunnel.HubConfig) (Tunnel, error)
+	Sockets Sockets
+	Version string // of this build
+	Log     zerolog.Logger
 }
 
 // Sockets are those that a service manager holds for the hub. They win over
@@ -71,8 +78,6 @@ type Hub struct {
 	admin string // empty: none
 	ready chan struct{}
 	parts atomic.Pointer[parts] // once they run
-
-	newTunnel func(tunnelConfig) (Tunnel, error)
 }
 
 // New checks cfg and fills in defaults. It opens nothing.
@@ -102,7 +107,22 @@ func New(cfg Config) (*Hub, error) {
 	if err := checkNATSURL(cfg.NATSURL); err != nil {
 		return nil, err
 	}
-	h := &Hub{cfg: cfg, ready: make(chan struct{}), newTunnel: newTunnel}
+	if (cfg.NATSCA != "" || cfg.NATSReplicas != 0) && cfg.NATSURL == "" {
+		return nil, errors.New("nats-ca, nats-replicas: they are for --nats-url, which is missing")
+	}
+	if cfg.NATSReplicas < 0 || cfg.NATSReplicas > 5 {
+		return nil, fmt.Errorf("nats-replicas %d: give 1 to 5, as many servers as the cluster has at most", cfg.NATSReplicas)
+	}
+	if cfg.JoinRate == 0 {
+		cfg.JoinRate = join.DefaultSourceRate
+	}
+	if cfg.JoinRate < 1 || cfg.JoinRate > join.MaxSourceRate {
+		return nil, fmt.Errorf("join-rate %d: give 1 to %d requests a second", cfg.JoinRate, join.MaxSourceRate)
+	}
+	if cfg.Tunnel == nil {
+		cfg.Tunnel = func(c tunnel.HubConfig) (Tunnel, error) { return tunnel.NewHub(c) }
+	}
+	h := &Hub{cfg: cfg, ready: make(chan struct{})}
 	var err error
 	if h.udp, err = listenAddr(cfg.ListenUDP); err != nil {
 		return nil, fmt.Errorf("listen-udp %q: %w", cfg.ListenUDP, err)

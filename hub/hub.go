@@ -38,10 +38,6 @@ type Tunnel interface {
 	StreamHandler() http.Handler
 }
 
-type tunnelConfig = tunnel.HubConfig
-
-func newTunnel(c tunnelConfig) (Tunnel, error) { return tunnel.NewHub(c) }
-
 // startTimeout bounds opening the state log and the inventory.
 const startTimeout = 2 * time.Minute
 
@@ -81,8 +77,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer remoteListener.Close()
 	}
 
-	external := h.cfg.NATSURL != ""
-	marker, err := openMarker(h.cfg.DataDir, external)
+	outside := h.cfg.NATSURL != ""
+	marker, err := openMarker(h.cfg.DataDir, outside)
 	if err != nil {
 		return err
 	}
@@ -97,16 +93,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err := guard.Probe(); err != nil {
 		return err
 	}
-	nats, err := bus.Start(sctx, bus.Config{Dir: filepath.Join(h.cfg.DataDir, natsDir), Space: guard.Check, Log: log})
+	nats, err := bus.Start(sctx, bus.Config{Dir: filepath.Join(h.cfg.DataDir, natsDir), Forwarded: outside, Space: guard.Check, Log: log})
 	if err != nil {
 		return err
 	}
 	defer nats.Close()
 	stateConn, err := nats.StateConn()
-	if external {
-		stateConn.Close()
-		stateConn, err = openStateConn(sctx, h.cfg.NATSURL, h.cfg.NATSCreds, log)
-	}
 	if err != nil {
 		return err
 	}
@@ -124,15 +116,29 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := state.Open(sctx, state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log})
+	var events event.Log
+	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log}
+	var ext *external // nil: the server inside
+	if outside {
+		if ext, err = openExternal(sctx, h.cfg, &events); err != nil {
+			return err
+		}
+		defer ext.conn.Close()
+		agentsJS = ext.js
+		storeConfig.JetStream, storeConfig.Away = ext.js, ext.away
+	}
+	store, err := state.Open(sctx, storeConfig)
+	if err == nil && outside {
+		err = ext.raise(sctx, state.StreamName)
+	}
 	if err != nil {
-		return err
+		return ext.explain(err)
 	}
 	public, err := h.publicHub(h.cfg, keys.Hub.Public(), httpsListener.Addr())
 	if err != nil {
 		return err
 	}
-	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, external)
+	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, outside)
 	if err != nil {
 		return err
 	}
@@ -145,19 +151,18 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	var sessions *control.Server // before tun runs
-	tun, err := h.newTunnel(tunnelConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
+	tun, err := h.cfg.Tunnel(tunnel.HubConfig{Number: number, PrivateKey: keys.Hub, BootID: boot, Listen: anyAddress(h.udp), Overlay: overlay,
 		SocketBuffer: h.cfg.SocketBuffer, Limits: h.cfg.RelayLimits, Log: log,
 		Inherited: h.cfg.Sockets.UDP, Hold: h.cfg.Sockets.HoldUDP,
 		OnBoot: func(n protocol.NodeNumber, b protocol.BootID) { sessions.Booted(n, b) }})
 	if err != nil {
 		return err
 	}
-	var events event.Log
 	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, MaxBytes: bus.MaxInventoryBytes / 2, Events: &events, Log: log})
 	if err != nil {
-		return err
+		return ext.explain(err)
 	}
-	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), Log: log})
+	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate, Log: log})
 	if err != nil {
 		return err
 	}
@@ -165,6 +170,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
+	if outside {
+		adminConfig.Conditions = append(adminConfig.Conditions, ext.condition)
+	}
 	if remoteListener != nil {
 		if adminConfig.CA, err = admin.OpenCA(filepath.Join(h.cfg.DataDir, admin.CAFile)); err != nil {
 			return err
@@ -178,6 +186,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
 	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
+	if outside {
+		g.Go(func() error { return ext.watch(ctx) })
+		g.Go(func() error { return nats.Forward(ctx, ext.js, protocol.SubjectInventoryAll) })
+	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
 	g.Go(func() error { return h.renewList(ctx, p, public) })

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ import (
 	"causeway/hub/join/jointest"
 	"causeway/hub/state"
 	"causeway/protocol"
+	"causeway/tunnel"
 	"causeway/tunnel/mux"
 )
 
@@ -54,26 +56,26 @@ func start(t *testing.T, dir string) *world {
 
 func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
 	t.Helper()
-	return tryStartOver(t, dir, edit, func(_ tunnelConfig, m *controltest.Tunnel) (Tunnel, error) { return m, nil })
+	return tryStartOver(t, dir, edit, func(_ tunnel.HubConfig, m *controltest.Tunnel) (Tunnel, error) { return m, nil })
 }
 
 // tryStartOver starts a hub over the tunnel that over makes, which may use the
 // one in memory.
-func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnelConfig, *controltest.Tunnel) (Tunnel, error)) (*world, error) {
+func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnel.HubConfig, *controltest.Tunnel) (Tunnel, error)) (*world, error) {
 	t.Helper()
 	sock := filepath.Join(dir, "run", "hub.sock")
 	cfg := Config{DataDir: filepath.Join(dir, "data"), AdminSocket: sock, ListenHTTPS: "127.0.0.1:0", PublicHost: "127.0.0.1", Version: "test", Log: zerolog.New(zerolog.NewTestWriter(t))}
 	if edit != nil {
 		edit(&cfg)
 	}
+	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
+	cfg.Tunnel = func(c tunnel.HubConfig) (Tunnel, error) {
+		w.booted = c.OnBoot
+		return over(c, w.tun)
+	}
 	h, err := New(cfg)
 	if err != nil {
 		return nil, err
-	}
-	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
-	h.newTunnel = func(c tunnelConfig) (Tunnel, error) {
-		w.booted = c.OnBoot
-		return over(c, w.tun)
 	}
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
@@ -103,7 +105,8 @@ func (w *world) stop() {
 	case err := <-w.done:
 		require.NoError(w.t, err)
 	case <-time.After(patience):
-		w.t.Error("hub does not stop")
+		buf := make([]byte, 1<<20)
+		w.t.Errorf("hub does not stop: %s", buf[:runtime.Stack(buf, true)])
 	}
 }
 

@@ -124,7 +124,7 @@ func (s *stack) dial() net.Conn {
 // startStackHub starts a hub with a WireGuard device and a netstack over network.
 func startStackHub(t *testing.T, network *enginetest.Network, silent, idle time.Duration) *world {
 	t.Helper()
-	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnelConfig, m *controltest.Tunnel) (Tunnel, error) {
+	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnel.HubConfig, m *controltest.Tunnel) (Tunnel, error) {
 		n, err := netstack.New(netstack.Config{Addresses: c.Overlay, SilentAfter: silent})
 		if err != nil {
 			return nil, err

@@ -38,8 +38,9 @@ func WriteFrame(w io.Writer, v any, limit int) error {
 	return err
 }
 
-// maxPiece bounds the buffer of WriteMessageParts.
-const maxPiece = 32 << 10
+// maxPiece bounds the buffer of WriteMessageParts, and with it what yamux keeps for
+// each session: it holds a buffer of the largest write there was.
+const maxPiece = 8 << 10
 
 // WriteMessageParts writes a message of this kind as WriteFrame does, with the
 // concatenation of parts, which is JSON, for its body. Small parts are gathered,

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
@@ -67,6 +68,12 @@ type Client struct {
 
 	mu  sync.Mutex
 	cur *session
+}
+
+// Redial is how long to wait from one session to the next: short at first, for most
+// hubs are back at once, and jittered, for all agents of a hub lose it together.
+func Redial() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(2*time.Second), backoff.WithMaxElapsedTime(0))
 }
 
 // New opens nothing.

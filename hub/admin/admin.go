@@ -56,7 +56,9 @@ type Config struct {
 	Disk      func() error // why no change can be stored now; nil: it can
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
-	Log       zerolog.Logger
+	// Conditions are further ones for status, of what only some hubs have.
+	Conditions []func() protocol.Condition
+	Log        zerolog.Logger
 
 	// For ServeRemote; without a CA there are no admins from elsewhere.
 	CA         *CA
@@ -205,6 +207,7 @@ func problem(err error) error {
 	var stale *staleError
 	var full *disk.FullError
 	var broken *disk.BrokenError
+	var away *state.AwayError
 	switch {
 	case errors.As(err, &e):
 		switch e.Kind {
@@ -220,6 +223,8 @@ func problem(err error) error {
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.As(err, &full):
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
+	case errors.As(err, &away):
+		return huma.Error503ServiceUnavailable(away.Error())
 	case errors.As(err, &broken):
 		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
@@ -359,5 +364,8 @@ func (s *Server) status() api.Status {
 	out.Conditions = append(out.Conditions, keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started))
 	out.Conditions = append(out.Conditions, log, space,
 		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
+	for _, c := range s.cfg.Conditions {
+		out.Conditions = append(out.Conditions, c())
+	}
 	return out
 }

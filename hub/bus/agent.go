@@ -23,6 +23,7 @@ const (
 	maxLine        = 4096             // of a protocol line, as the server's own limit
 	connectTimeout = 30 * time.Second // for the first line
 	writeTimeout   = 30 * time.Second
+	downBuffer     = 2048 // an agent hears acknowledgements and little else; each has one
 )
 
 // ErrProtocol wraps what an agent may not say on a nats stream; it ends the
@@ -61,7 +62,7 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 
 	down := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(deadlineWriter{conn}, srv)
+		_, err := io.CopyBuffer(deadlineWriter{conn}, srv, make([]byte, downBuffer))
 		conn.Close() // ends the filter below
 		down <- err
 	}()

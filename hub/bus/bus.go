@@ -46,6 +46,9 @@ const (
 // Config configures a Server.
 type Config struct {
 	Dir string // of JetStream's files
+	// Forwarded says that what agents publish goes to another cluster (Forward): their
+	// account keeps nothing.
+	Forwarded bool
 	// Space returns why nothing may be written now; nil: it always may.
 	Space func() error
 	Log   zerolog.Logger
@@ -55,6 +58,7 @@ type Config struct {
 type Server struct {
 	log    zerolog.Logger
 	space  func() error
+	away   bool // the agents' streams are elsewhere
 	opts   *server.Options
 	failed atomic.Bool // a write failed; the streams concerned take no more
 	ns     *server.Server
@@ -86,7 +90,7 @@ func newCredential() (credential, error) {
 
 // Start starts the server and returns when JetStream works. Close ends it.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{log: cfg.Log, space: cfg.Space, sessions: map[[32]byte]session{}}
+	s := &Server{log: cfg.Log, space: cfg.Space, away: cfg.Forwarded, sessions: map[[32]byte]session{}}
 	var err error
 	if s.state, err = s.open(session{account: accountState}); err != nil {
 		return nil, err
@@ -126,6 +130,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 // enableAccounts gives each account its share of JetStream.
 func (s *Server) enableAccounts() error {
 	for name, limit := range map[string]int64{accountState: MaxStateBytes, accountAgents: MaxInventoryBytes} {
+		if name == accountAgents && s.away {
+			continue
+		}
 		a, err := s.ns.LookupAccount(name)
 		if err == nil && !a.JetStreamEnabled() {
 			err = a.EnableJetStream(map[string]server.JetStreamAccountLimits{"": {

@@ -319,6 +319,9 @@ func (ses *session) farewell() {
 func (ses *session) read(ctx context.Context, st net.Conn) error {
 	pace := rate.NewLimiter(50, 200) // beyond it the agent waits
 	for {
+		if s, ok := st.(*mux.Stream); ok {
+			s.Shrink() // yamux keeps a buffer of the longest message otherwise
+		}
 		if err := pace.Wait(ctx); err != nil {
 			return err
 		}

@@ -24,6 +24,8 @@ const (
 	RouteConflict = "route_conflict"
 	NodeUnknown   = "node_unknown"  // agents know it, this hub, restored from a backup, does not
 	AdminRefused  = "admin_refused" // a certificate that opens nothing
+	NATSAway      = "nats_away"     // the external NATS stores nothing
+	NATSBack      = "nats_back"
 )
 
 // Log is a bounded list of events. The zero value is ready.

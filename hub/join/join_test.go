@@ -73,12 +73,12 @@ func TestJunkIsRefusedBare(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	s := server(t)
 	codes := map[int]int{}
-	for range perSourceBurst + 20 {
+	for range DefaultSourceRate*burstSeconds + 20 {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest("POST", protocol.PathJoin, nil))
 		codes[w.Code]++
 	}
-	require.GreaterOrEqual(t, codes[http.StatusBadRequest], perSourceBurst)
+	require.GreaterOrEqual(t, codes[http.StatusBadRequest], DefaultSourceRate*burstSeconds)
 	require.Positive(t, codes[http.StatusTooManyRequests])
 	r := httptest.NewRequest("POST", protocol.PathJoin, nil)
 	r.RemoteAddr = "[2001:db8::5]:1"
@@ -88,7 +88,7 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestSourcesAreBounded(t *testing.T) {
-	s := newSources()
+	s := newSources(DefaultSourceRate)
 	now := time.Unix(1000, 0)
 	a := netip.MustParseAddr("10.0.0.0")
 	for range maxSources {

@@ -1,6 +1,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -48,7 +49,10 @@ type Config struct {
 	Events *event.Log
 	// Streams takes the requests for streams; nil: there are none.
 	Streams http.Handler
-	Log     zerolog.Logger
+	// SourceRate is how many requests one source may send in a second; 0: DefaultSourceRate.
+	// Hosts behind one NAT or load balancer are one source.
+	SourceRate int
+	Log        zerolog.Logger
 }
 
 // Server answers joins. Its methods may be called concurrently.
@@ -66,7 +70,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(), audit: newAuditor()}, nil
+	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(cmp.Or(cfg.SourceRate, DefaultSourceRate)), audit: newAuditor()}, nil
 }
 
 // Handler returns the endpoints.

@@ -11,20 +11,25 @@ import (
 )
 
 const (
-	perSourceRate  = 10 // requests a second
-	perSourceBurst = 100
-	maxSources     = 10000
+	// DefaultSourceRate is how many requests one source may send in a second, in the
+	// long run, and ten times as many at once.
+	DefaultSourceRate = 10
+	// MaxSourceRate bounds the setting: one source must not use up what all may.
+	MaxSourceRate = overallRate
+	burstSeconds  = 10
+	maxSources    = 10000
 	// Sources beyond the table share this.
 	strangersRate  = 50
 	strangersBurst = 200
 	// Whoever was silent so long has a full burst again and is as good as new.
-	sourceIdle = perSourceBurst / perSourceRate * time.Second
+	sourceIdle = burstSeconds * time.Second
 	sweepEvery = time.Second
 )
 
 // sources limits the rate of each source, of the IPv6 ones by /64. What it
 // costs to ask it does not depend on how many there are.
 type sources struct {
+	rate      int // requests a second
 	mu        sync.Mutex
 	m         map[netip.Addr]*source
 	swept     time.Time
@@ -36,8 +41,8 @@ type source struct {
 	last time.Time
 }
 
-func newSources() sources {
-	return sources{m: map[netip.Addr]*source{}, strangers: rate.NewLimiter(strangersRate, strangersBurst)}
+func newSources(perSecond int) sources {
+	return sources{rate: perSecond, m: map[netip.Addr]*source{}, strangers: rate.NewLimiter(strangersRate, strangersBurst)}
 }
 
 func (s *sources) allow(a netip.Addr, now time.Time) bool {
@@ -57,7 +62,7 @@ func (s *sources) allow(a netip.Addr, now time.Time) bool {
 		if len(s.m) >= maxSources {
 			return s.strangers.AllowN(now, 1)
 		}
-		src = &source{lim: rate.NewLimiter(perSourceRate, perSourceBurst)}
+		src = &source{lim: rate.NewLimiter(rate.Limit(s.rate), s.rate*burstSeconds)}
 		s.m[a] = src
 	}
 	src.last = now

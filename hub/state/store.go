@@ -27,6 +27,9 @@ const (
 	// consumer that follows it stalls.
 	pollInterval = 5 * time.Second
 	replyTimeout = 5 * time.Second
+	// patience is how long a change waits for a log elsewhere to elect a leader.
+	patience     = 15 * time.Second
+	pauseBetween = 250 * time.Millisecond
 	// doubtAfter is how long an append may take before the disk is asked: the
 	// server does not answer when a write fails.
 	doubtAfter   = 500 * time.Millisecond
@@ -41,6 +44,9 @@ type StoreConfig struct {
 	Log       zerolog.Logger
 	// Disk is where the log lies; nil: not looked at.
 	Disk Disk
+	// Away says why the log is out of reach, an *AwayError, or returns nil; nil: it lies
+	// in this process. One that is elsewhere may need seconds to elect a leader.
+	Away func() error
 	// MaxBytes bounds the log; 0: the account's limit.
 	MaxBytes int64
 }
@@ -69,32 +75,28 @@ func (s *Store) Run(ctx context.Context) error {
 			s.cfg.Log.Error().Err(err).Msg("state log marker not written")
 		}
 	}()
-	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.State().Seq + 1,
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("follow the state log: %w", err)
-	}
 	fresh := make(chan struct{}, 1)
-	cc, err := cons.Consume(func(msg jetstream.Msg) {
-		if meta, err := msg.Metadata(); err == nil {
-			s.advance(meta.Sequence.Stream, msg.Data())
+	var stop func() // nil: the log is not followed yet, and polled alone
+	defer func() {
+		if stop != nil {
+			stop()
 		}
-		select {
-		case fresh <- struct{}{}:
-		default:
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("follow the state log: %w", err)
-	}
-	defer cc.Stop()
+	}()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
+		if stop == nil {
+			var err error
+			if stop, err = s.follow(ctx, fresh); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				if s.cfg.Away == nil {
+					return fmt.Errorf("follow the state log: %w", err)
+				}
+				s.cfg.Log.Warn().Err(err).Msg("state log not followed yet, asked for now and then")
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -112,6 +114,29 @@ func (s *Store) Run(ctx context.Context) error {
 			s.cfg.Log.Error().Err(err).Msg("state log marker not written")
 		}
 	}
+}
+
+// follow folds transactions as they come, and tells fresh.
+func (s *Store) follow(ctx context.Context, fresh chan<- struct{}) (stop func(), err error) {
+	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.State().Seq + 1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	cc, err := cons.Consume(func(msg jetstream.Msg) {
+		if meta, err := msg.Metadata(); err == nil {
+			s.advance(meta.Sequence.Stream, msg.Data())
+		}
+		select {
+		case fresh <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return cc.Stop, nil
 }
 
 // State returns the newest state known.
@@ -198,6 +223,44 @@ func (s *Store) catchUp(ctx context.Context) error {
 	}
 }
 
+// AwayError says that the log is out of reach, so that nothing can be decided.
+type AwayError struct {
+	Since time.Time
+	Cause string
+}
+
+func (e *AwayError) Error() string {
+	return fmt.Sprintf("the external NATS that holds the state is away since %s (%s): no change is taken until it is back, agents go on as they are", e.Since.Format(time.RFC3339), e.Cause)
+}
+
+// settle folds everything that is in the log now. A log elsewhere is given until
+// patience is over to elect a leader, unless it is known to be away.
+func (s *Store) settle(ctx context.Context, begin time.Time) error {
+	for {
+		err := s.catchUp(ctx)
+		if err == nil || s.Err() != nil {
+			return err
+		}
+		if s.cfg.Away == nil || time.Since(begin) > patience {
+			return fmt.Errorf("%w: %w", ErrBusy, err)
+		}
+		if away := s.cfg.Away(); away != nil {
+			return away
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pauseBetween):
+		}
+	}
+}
+
+// conflict reports whether err says that the log had grown meanwhile.
+func conflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
 // ErrBusy says that a decision could not be stored now; it may be tried again.
 var ErrBusy = errors.New("state not writable now, try again")
 
@@ -217,21 +280,33 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		return nil, err
 	}
 	doubtful := false // an append may have arrived without our knowing
+	begin := time.Now()
 	for attempt := range maxAttempts {
 		if attempt > 0 {
 			if err := s.wait(ctx, attempt); err != nil {
 				return nil, err
 			}
-			if err := s.catchUp(ctx); err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrBusy, err)
+			if err := s.settle(ctx, begin); err != nil {
+				return nil, err
 			}
 		}
 		if err := s.Err(); err != nil {
 			return nil, err
 		}
+		if s.cfg.Away != nil {
+			if err := s.cfg.Away(); err != nil {
+				return nil, err
+			}
+		}
 		base := s.State()
-		if doubtful && s.contains(ctx, base, id) {
-			return base, nil
+		if doubtful {
+			in, err := s.contains(ctx, base, id)
+			if err != nil {
+				continue
+			}
+			if in {
+				return base, nil
+			}
 		}
 		now := s.cfg.Now().UTC()
 		if now.Before(base.Time) {
@@ -241,8 +316,8 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if err := decide(d); err != nil || len(d.changes) == 0 {
 			// Nothing will be appended, so no expected sequence says whether this
 			// state is the newest. Another hub may have moved on.
-			if cerr := s.catchUp(ctx); cerr != nil {
-				return nil, fmt.Errorf("%w: %w", ErrBusy, cerr)
+			if cerr := s.settle(ctx, begin); cerr != nil {
+				return nil, cerr
 			}
 			if s.State() != base {
 				continue
@@ -267,8 +342,7 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		var api *jetstream.APIError
-		if !errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		if !conflict(err) {
 			doubtful = true
 			s.cfg.Log.Warn().Err(err).Msg("append to the state log")
 			if err := s.afterFailure(); err != nil {
@@ -337,17 +411,17 @@ func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State
 
 // contains reports whether the transaction with this id is among the newest of
 // st: an append whose answer was lost.
-func (s *Store) contains(ctx context.Context, st *State, id string) bool {
+func (s *Store) contains(ctx context.Context, st *State, id string) (bool, error) {
 	for seq := st.Seq; seq > 0 && seq+maxAttempts > st.Seq; seq-- {
 		msg, err := s.stream.GetMsg(ctx, seq)
 		if err != nil {
-			return false
+			return false, err
 		}
 		if t, err := decodeTransaction(seq, msg.Data); err == nil && t.ID == id {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, nil
 }
 
 func (s *Store) wait(ctx context.Context, attempt int) error {

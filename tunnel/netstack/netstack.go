@@ -277,7 +277,9 @@ func (n *Net) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return i, nil
 }
 
-// Write gives packets to the stack, which copies them.
+// Write gives packets to the stack, which copies them, and lets go of bufs:
+// wireguard-go keeps the list for each peer as long as it knows it, and with it
+// buffers of 64 KB that are in its pool already.
 func (n *Net) Write(bufs [][]byte, offset int) (int, error) {
 	n.inject.RLock()
 	defer n.inject.RUnlock()
@@ -297,6 +299,7 @@ func (n *Net) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		p.DecRef()
 	}
+	clear(bufs)
 	return len(bufs), nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"causeway/hub"
+	"causeway/hub/join"
 	"causeway/internal/flagenv"
 	"causeway/internal/service"
 	"causeway/internal/strictyaml"
@@ -40,8 +41,11 @@ type settings struct {
 	Overlay         []string `yaml:"overlay"`
 	NATSURL         string   `yaml:"nats_url"`
 	NATSCreds       string   `yaml:"nats_creds"`
+	NATSCA          string   `yaml:"nats_ca"`
+	NATSReplicas    int      `yaml:"nats_replicas"`
 	ListenNATS      string   `yaml:"listen_nats"`
 	SocketBuffer    int      `yaml:"socket_buffer"`
+	JoinRate        int      `yaml:"join_rate"`
 	// Per second; zero: no limit.
 	RelayNodePackets uint64 `yaml:"relay_node_packets"`
 	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
@@ -76,10 +80,13 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.AdminSocket, "admin-socket", hub.DefaultAdminSocket, "unix socket of the admin API")
 	fs.StringVar(&s.ListenAdmin, "listen-admin", "", "ADDRESS:PORT of the admin API for admins with a certificate, such as :7443 (default: not served)")
 	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; fixed once the cluster exists")
-	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS servers for the state log, tls://HOST:PORT, several separated by commas (default: the server inside the hub)")
+	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS servers for state log and inventory, tls://HOST:PORT, several separated by commas (default: the server inside the hub)")
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
+	fs.StringVar(&s.NATSCA, "nats-ca", "", "PEM FILE of the authorities that sign the certificates of --nats-url (default: the system's)")
+	fs.IntVar(&s.NATSReplicas, "nats-replicas", 0, "servers of --nats-url that keep each stream, 1 to 5 (default: 3 in a cluster, else 1)")
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
+	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}
@@ -108,8 +115,11 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "listen-admin", &s.ListenAdmin, file.ListenAdmin)
 	merge(set, "nats-url", &s.NATSURL, file.NATSURL)
 	merge(set, "nats-creds", &s.NATSCreds, file.NATSCreds)
+	merge(set, "nats-ca", &s.NATSCA, file.NATSCA)
+	merge(set, "nats-replicas", &s.NATSReplicas, file.NATSReplicas)
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
+	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
 	for i, l := range file.limits() {
 		merge(set, l.flag, s.limits()[i].value, *l.value)
 	}
@@ -124,7 +134,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, SocketBuffer: s.SocketBuffer,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
 			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},

@@ -47,6 +47,7 @@ func TestBadConfigIsOneLine(t *testing.T) {
 		"data_dir: [\n":                  "hub.yaml",
 		"public_udp_port: many\n":        "hub.yaml:1:",
 		"socket_buffer: many\n":          "hub.yaml:1:",
+		"join_rate: fast\n":              "hub.yaml:1:",
 		"overlay: [banana]\n":            "no CIDR",
 		"listen_nats: :4222\n":           "later release",
 		"relay_node_bytes: -1\n":         "hub.yaml:1:",

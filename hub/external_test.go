@@ -1,0 +1,355 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/hub/event"
+	"causeway/hub/join"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// natsCluster is three NATS servers with JetStream.
+type natsCluster struct {
+	t       *testing.T
+	opts    [3]*server.Options
+	servers [3]*server.Server
+}
+
+func newNATSCluster(t *testing.T) *natsCluster {
+	t.Helper()
+	c := &natsCluster{t: t}
+	ports := freePorts(t, 6)
+	var routes []string
+	for i := range c.opts {
+		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", ports[3+i]))
+	}
+	for i := range c.opts {
+		c.opts[i] = &server.Options{ServerName: fmt.Sprintf("s%d", i), Host: "127.0.0.1", Port: ports[i], NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
+			SyncAlways: true, JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 8 << 30, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[3+i]},
+			Routes: server.RoutesFromStr(strings.Join(routes, ","))}
+		c.start(i)
+	}
+	t.Cleanup(func() {
+		for i := range c.servers {
+			c.stop(i)
+		}
+	})
+	return c
+}
+
+func (c *natsCluster) start(i int) {
+	c.t.Helper()
+	s, err := server.NewServer(c.opts[i].Clone())
+	require.NoError(c.t, err)
+	c.servers[i] = s
+	s.Start()
+	require.True(c.t, s.ReadyForConnections(patience))
+}
+
+func (c *natsCluster) stop(i int) {
+	if s := c.servers[i]; s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
+		c.servers[i] = nil
+	}
+}
+
+func (c *natsCluster) urls() string {
+	var out []string
+	for _, o := range c.opts {
+		out = append(out, fmt.Sprintf("nats://127.0.0.1:%d", o.Port))
+	}
+	return strings.Join(out, ",")
+}
+
+// leader is the server that leads the state log.
+func (c *natsCluster) leader(js jetstream.JetStream) int {
+	c.t.Helper()
+	at := -1
+	require.Eventually(c.t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s, err := js.Stream(ctx, state.StreamName)
+		if err != nil {
+			return false
+		}
+		for i, o := range c.opts {
+			if o.ServerName == s.CachedInfo().Cluster.Leader {
+				at = i
+			}
+		}
+		return at >= 0
+	}, patience, 50*time.Millisecond)
+	return at
+}
+
+// freePorts are ports that nobody listens on now.
+func freePorts(t *testing.T, n int) (out []int) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		out = append(out, l.Addr().(*net.TCPAddr).Port)
+	}
+	return out
+}
+
+func condition(w *world, name string) (c protocol.Condition) {
+	var st api.Status
+	w.must("GET", "/v1/status", nil, &st)
+	for _, x := range st.Conditions {
+		if x.Name == name {
+			return x
+		}
+	}
+	return c
+}
+
+// A hub on a cluster of three: the leader of its log is stopped, and once it is back,
+// the next leader. Nothing that was acknowledged is lost, of state or inventory, and no
+// session ends. With two stopped, changes are refused in one line, agents that come back
+// are welcomed, and all heals by itself. Another hub on the log sees the same.
+func TestExternalCluster(t *testing.T) {
+	c := newNATSCluster(t)
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
+	require.NoError(t, err)
+	nc, err := nats.Connect(c.urls(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	for _, name := range []string{state.StreamName, protocol.InventoryStream} {
+		s, err := js.Stream(t.Context(), name)
+		require.NoError(t, err, name)
+		require.Equal(t, 3, s.CachedInfo().Config.Replicas, name)
+	}
+	w.site("a")
+	one := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	a := w.dial(one, nil)
+	a.until("a netmap", func(protocol.Netmap) bool { return true })
+	alive, sleep := context.WithCancel(t.Context())
+	defer sleep()
+	go func() { // as agents do
+		for alive.Err() == nil {
+			a.ready()
+			select {
+			case <-alive.Done():
+			case <-time.After(protocol.StatusInterval):
+			}
+		}
+	}()
+	require.True(t, condition(w, "nats").OK)
+
+	// Changes and facts, all the time; what was acknowledged counts.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var sites, facts atomic.Int64
+	var factsDone, sitesDone = make(chan struct{}), make(chan struct{})
+	var refused atomic.Int64
+	go func() {
+		defer close(sitesDone)
+		for i := 0; ctx.Err() == nil; i++ {
+			for ctx.Err() == nil { // the same again until it is taken: it may have been, without an answer
+				code, detail := w.call("POST", "/v1/sites", api.SiteSpec{Name: fmt.Sprintf("s%04d", i)}, nil)
+				if code < 300 || code == 409 {
+					sites.Store(int64(i + 1))
+					break
+				}
+				if code != 503 {
+					t.Errorf("site %d: %d %s", i, code, detail)
+				}
+				refused.Add(1)
+			}
+		}
+	}()
+	go func() {
+		defer close(factsDone)
+		publishFacts(ctx, t, a, one, &facts)
+	}()
+	progress := func(what string) {
+		t.Helper()
+		s, f := sites.Load(), facts.Load()
+		require.Eventually(t, func() bool { return sites.Load() > s+3 && facts.Load() > f+3 }, 2*patience, 20*time.Millisecond, what)
+	}
+	progress("at first")
+	for round := range 2 {
+		i := c.leader(js)
+		begin := time.Now()
+		c.stop(i)
+		progress(fmt.Sprintf("without leader %d", i))
+		t.Logf("round %d: changes and facts go on %s after the leader was stopped", round, time.Since(begin).Round(10*time.Millisecond))
+		c.start(i)
+		require.Eventually(t, func() bool { // both others have all there is
+			s, err := js.Stream(ctx, state.StreamName)
+			if err != nil || s.CachedInfo().Cluster.Leader == "" {
+				return false
+			}
+			current := 0
+			for _, r := range s.CachedInfo().Cluster.Replicas {
+				if r.Current && !r.Offline {
+					current++
+				}
+			}
+			return current == 2
+		}, 2*patience, 50*time.Millisecond)
+		progress("with all again")
+	}
+	cancel()
+	<-sitesDone
+	<-factsDone
+
+	// No majority.
+	stopped := []int{c.leader(js)}
+	stopped = append(stopped, (stopped[0]+1)%3)
+	for _, i := range stopped {
+		c.stop(i)
+	}
+	require.Eventually(t, func() bool { return !condition(w, "nats").OK }, patience, 50*time.Millisecond)
+	begin := time.Now()
+	code, detail := w.call("POST", "/v1/sites", api.SiteSpec{Name: "late"}, nil)
+	require.Equal(t, 503, code)
+	require.Contains(t, detail, "no change is taken until it is back")
+	require.Less(t, time.Since(begin), time.Second, "it is refused at once")
+	again := w.dial(one, nil) // an agent whose connection broke
+	again.until("a netmap", func(protocol.Netmap) bool { return true })
+	for _, i := range stopped {
+		c.start(i)
+	}
+	require.Eventually(t, func() bool { return condition(w, "nats").OK }, 2*patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		code, _ := w.call("POST", "/v1/sites", api.SiteSpec{Name: "late"}, nil)
+		return code < 300 || code == 409
+	}, patience, 50*time.Millisecond)
+	var events []api.Event
+	w.must("GET", "/v1/events", nil, &events)
+	kinds := map[string]int{}
+	for _, e := range events {
+		kinds[e.Kind]++
+	}
+	require.Positive(t, kinds[event.NATSAway])
+	require.Positive(t, kinds[event.NATSBack])
+	require.Zero(t, kinds[event.NodeDown], "no session ended but by its agent: %v", events)
+
+	// Everything that was acknowledged is there, and another hub knows it, too.
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	require.NoError(t, os.MkdirAll(data, 0o700))
+	key, err := os.ReadFile(filepath.Join(w.dir, "data", join.ClusterKeyFile))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(data, join.ClusterKeyFile), key, 0o600))
+	two, err := tryStart(t, dir, func(cfg *Config) {
+		cfg.NATSURL = c.urls()
+		cfg.ListenUDP, cfg.ListenHTTPS = "127.0.0.1:51821", "127.0.0.1:0"
+	})
+	require.NoError(t, err)
+	for _, w := range []*world{w, two} {
+		var list []api.Site
+		w.must("GET", "/v1/sites", nil, &list)
+		have := map[string]bool{}
+		for _, s := range list {
+			have[s.Name] = true
+		}
+		for i := range sites.Load() {
+			require.True(t, have[fmt.Sprintf("s%04d", i)], "site %d of %d", i, sites.Load())
+		}
+		require.Eventually(t, func() bool {
+			var inv api.Inventory
+			code, _ := w.call("GET", "/v1/inventory/one", nil, &inv)
+			return code == 200 && int64(inv.Sequence) >= facts.Load()
+		}, patience, 20*time.Millisecond)
+	}
+	t.Logf("%d sites and %d facts acknowledged, none lost; %d changes refused meanwhile", sites.Load(), facts.Load(), refused.Load())
+}
+
+// publishFacts publishes snapshots over a nats stream of the agent's session, one after
+// the other, each until it is acknowledged.
+func publishFacts(ctx context.Context, t *testing.T, a *agent, h *host, acked *atomic.Int64) {
+	n := h.answer.Number
+	nc, err := nats.Connect("nats://hub", nats.SetCustomDialer(natsDialer{a}), nats.SkipHostLookup(), nats.NoReconnect(), nats.CustomInboxPrefix(protocol.InboxPrefix(n)))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for seq := int64(1); ctx.Err() == nil; seq++ {
+		b, err := json.Marshal(protocol.Inventory{Version: protocol.Version, Sequence: uint64(seq), BootID: protocol.BootID{1}, Time: time.Now(), Hostname: "one",
+			PodCIDRs: []netip.Prefix{}, Interfaces: []protocol.Interface{}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for ctx.Err() == nil {
+			pctx, done := context.WithTimeout(ctx, 2*time.Second)
+			_, err := js.Publish(pctx, protocol.InventorySubject("a", n), b, jetstream.WithMsgID(fmt.Sprint(seq)))
+			done()
+			if err == nil {
+				acked.Store(seq)
+				break
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	if !nc.IsConnected() {
+		t.Error("the agent's nats connection broke")
+	}
+}
+
+func TestExternalSettings(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, content string, mode os.FileMode) string {
+		p := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(p, []byte(content), mode))
+		require.NoError(t, os.Chmod(p, mode))
+		return p
+	}
+	const creds = "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nSUAtopsecret\n------END USER NKEY SEED------\n"
+	require.NoError(t, checkCreds(file("good", creds, 0o600)))
+	require.NoError(t, checkCreds(file("group", creds, 0o640)))
+	for path, says := range map[string]string{
+		filepath.Join(dir, "none"):          "there is no file",
+		dir:                                 "is no file",
+		file("world", creds, 0o644):         "chmod 600",
+		file("groupw", creds, 0o660):        "chmod 600",
+		file("text", "SUAtopsecret", 0o600): "no file of NATS credentials",
+		file("large", creds+strings.Repeat("x", maxCredsFile), 0o600): "too large",
+	} {
+		err := checkCreds(path)
+		require.ErrorContains(t, err, says, path)
+		require.NotContains(t, err.Error(), "SUA")
+		require.NotContains(t, err.Error(), "\n")
+	}
+	for _, cfg := range []Config{
+		{NATSCreds: "x"}, {NATSCA: "x"}, {NATSReplicas: 3}, {NATSURL: "nats://127.0.0.1:1", NATSReplicas: 6},
+		{NATSURL: "http://x"}, {NATSURL: "nats://user:secret@x"}, {JoinRate: -1}, {JoinRate: 1 << 20},
+	} {
+		cfg.ListenUDP = ":51820"
+		_, err := New(cfg)
+		require.Error(t, err, "%+v", cfg)
+		require.NotContains(t, err.Error(), "secret")
+	}
+}
