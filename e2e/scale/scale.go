@@ -44,6 +44,7 @@ const (
 	joiners    = 8 // at once
 	connecting = 5 * time.Minute
 	changeGap  = 2 * time.Second
+	newcomers  = 100 // agents that connect for the first time at once
 )
 
 // world is a run.
@@ -189,8 +190,13 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	begin = time.Now()
 	start := func(agents []*agent, perSecond rate.Limit) error {
 		pace := rate.NewLimiter(perSecond, 1)
-		for _, a := range agents {
+		for i, a := range agents {
 			if err := pace.Wait(ctx); err != nil {
+				return err
+			}
+			// A first hello is a transaction, and these take their turns: more at once
+			// than the disk stores within a hello's time would all come again.
+			if err := w.until(ctx, "first sessions", func() int { return w.count(agents[:i], func(a *agent) bool { return !a.connected.Load() }) - newcomers }); err != nil {
 				return err
 			}
 			if c, ok := a.via.(*wgCarrier); ok {
