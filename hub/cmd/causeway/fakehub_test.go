@@ -86,6 +86,8 @@ func newFakeHub() http.Handler {
 		var s api.SiteSpec
 		if err := json.NewDecoder(r.Body).Decode(&s); err != nil {
 			problem(w, 400, err.Error())
+		} else if s.Name == "refused" {
+			problem(w, 409, "no")
 		} else if s.Name == "idc-sh" {
 			problem(w, 409, "site idc-sh exists already")
 		} else {

@@ -21,6 +21,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitDiffer = 3 // of diff
 )
 
 // envSocket names the admin socket when --socket does not.
@@ -36,6 +37,9 @@ type cli struct {
 	out     io.Writer
 	err     io.Writer
 }
+
+// errDiffers ends 'diff' where something differs. It has been shown.
+var errDiffers = errors.New("something differs")
 
 // failed marks an error of a request that was well formed; every other error
 // is one of usage.
@@ -54,6 +58,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	cmd, err := root.ExecuteContextC(ctx)
 	var f failed
 	switch {
+	case errors.Is(err, errDiffers):
+		return exitDiffer
 	case err == nil:
 		return exitOK
 	case errors.As(err, &f):
@@ -76,7 +82,10 @@ func (c *cli) root() *cobra.Command {
 causeway talks to the hub over the unix socket on the hub's host. Where it is
 not the default, name it with --socket or in the environment variable
 `+envSocket+`. A hub elsewhere is reached by --context (see 'causeway context').
-Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
+
+Exit status: 0 done, 1 the request failed, 2 wrong usage, 3 'causeway diff' found a
+difference. Nothing that destroys is done without an answer from a terminal or --yes.
+Colours are for terminals, and for none with NO_COLOR set.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.DisableAutoGenTag, root.Version = true, version
@@ -86,7 +95,8 @@ Exit status: 0 done, 1 the request failed, 2 wrong usage.`)
 	must(root.RegisterFlagCompletionFunc("context", completeContexts))
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.diag(), c.events(), c.audit(), c.admin(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
+	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.events(), c.audit(),
+		c.admin(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)

@@ -5,31 +5,143 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
+
+// overview is what 'causeway status' says: the hub's own status, and what follows from
+// its nodes.
+type overview struct {
+	api.Status
+	Traffic  []traffic `json:"traffic"`
+	Problems []trouble `json:"problems"`
+}
+
+// traffic is what the nodes of a site say of their tunnels.
+type traffic struct {
+	Site    string                    `json:"site"`
+	Paths   map[protocol.PathKind]int `json:"paths"` // to other nodes, by kind
+	Rates   bool                      `json:"rates_known"`
+	RxBytes uint64                    `json:"rx_bytes_per_s"`
+	TxBytes uint64                    `json:"tx_bytes_per_s"`
+}
+
+// trouble is something that is wrong, or waits for an operator.
+type trouble struct {
+	What  string    `json:"what"`
+	Since time.Time `json:"since,omitzero"`
+	Why   string    `json:"why"`
+	Next  string    `json:"next,omitempty"` // what to do
+}
 
 func (c *cli) status() *cobra.Command {
 	return c.leaf(&cobra.Command{
 		Use:   "status",
-		Short: "Show the hub, its sites and what is wrong",
-		Args:  exactly(),
+		Short: "Show hub, sites, paths and what is wrong since when, on one screen",
+		Long: `Show the hub, its sites with their nodes, paths and rates, and what is wrong or
+waits for an operator, since when, and what to do. 'causeway top' shows it live.`,
+		Args: exactly(),
 	}, func(ctx context.Context, hub *api.Client, _ []string) error {
 		s, err := hub.Status(ctx)
 		if err != nil {
 			return err
 		}
+		nodes, err := hub.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		facts, err := hub.Inventories(ctx)
+		if err != nil {
+			return err
+		}
+		o := overview{s, siteTraffic(s, nodes, facts), troubles(s, nodes)}
 		names := make([]string, len(s.Sites))
 		for i, site := range s.Sites {
 			names[i] = site.Name
 		}
-		return c.show(s, names, func(p *page) { statusPage(p, s) })
+		return c.show(o, names, func(p *page) { statusPage(p, o) })
 	})
 }
 
-func statusPage(p *page, s api.Status) {
+func siteTraffic(s api.Status, nodes []api.Node, facts []api.Inventory) []traffic {
+	out := make([]traffic, len(s.Sites))
+	at := map[string]*traffic{}
+	for i, site := range s.Sites {
+		out[i] = traffic{Site: site.Name, Paths: map[protocol.PathKind]int{}}
+		at[site.Name] = &out[i]
+	}
+	for _, n := range nodes {
+		if t := at[n.Site]; t != nil {
+			for _, p := range n.Paths {
+				if p.Name != "hub" && p.Path != protocol.PathNone {
+					t.Paths[p.Path]++
+				}
+			}
+		}
+	}
+	for _, f := range facts {
+		t := at[f.Site]
+		if t == nil {
+			continue
+		}
+		for _, p := range f.Paths {
+			t.Rates = true
+			t.RxBytes += p.RxRate
+			t.TxBytes += p.TxRate
+		}
+	}
+	return out
+}
+
+// troubles lists what is wrong, the longest first.
+func troubles(s api.Status, nodes []api.Node) []trouble {
+	out := []trouble{}
+	for _, c := range s.Conditions {
+		if !c.OK {
+			t := trouble{What: "hub: " + c.Name, Since: c.Since, Why: c.Cause}
+			if len(c.DependsOn) > 0 {
+				t.Why += " (follows from " + strings.Join(c.DependsOn, ", ") + ")"
+			}
+			out = append(out, t)
+		}
+	}
+	for _, n := range nodes {
+		t := trouble{What: "node " + n.Name + ": " + n.State, Since: n.StateSince, Why: strings.Join(n.Reasons, "; ")}
+		switch n.State {
+		case api.NodeLeft, api.NodeRevoked:
+			continue
+		case api.NodeReady:
+		default:
+			t.Next = "causeway node show " + n.Name
+			out = append(out, t)
+		}
+		if !n.Drained.IsZero() {
+			out = append(out, trouble{What: "node " + n.Name + ": drained", Since: n.Drained, Why: "other nodes carry its routes where they can", Next: "causeway node undrain " + n.Name})
+		}
+		for _, r := range n.Routes {
+			if r.State == protocol.RoutePending {
+				out = append(out, trouble{What: "route " + r.Prefix.String(), Why: "of " + n.Name + " waits for a decision", Next: fmt.Sprintf("causeway route approve %s %s", n.Name, r.Prefix)})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b trouble) int {
+		switch {
+		case a.Since.IsZero() == b.Since.IsZero():
+			return a.Since.Compare(b.Since)
+		case b.Since.IsZero():
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func statusPage(p *page, o overview) {
+	s := o.Status
 	p.facts(
 		"Hub", fmt.Sprintf("number %d, version %s, up %s, log sequence %d", s.Hub.Number, s.Hub.Version, age(s.Hub.Started), s.Hub.LogLength),
 		"Public", fmt.Sprintf("%s (udp), %s (https)", s.Hub.PublicUDP, s.Hub.PublicHTTP),
@@ -42,20 +154,48 @@ func statusPage(p *page, s api.Status) {
 	} else {
 		rows := make([][]any, len(s.Sites))
 		for i, t := range s.Sites {
-			rows[i] = []any{t.Name, t.Nodes, counted(t.Ready, good), counted(t.Degraded, warn), counted(t.Unreachable, bad)}
+			rx, tx := "-", "-"
+			if o.Traffic[i].Rates {
+				rx, tx = rate(float64(o.Traffic[i].RxBytes)), rate(float64(o.Traffic[i].TxBytes))
+			}
+			rows[i] = []any{t.Name, t.Nodes, counted(t.Ready, good), counted(t.Degraded, warn), counted(t.Unreachable, bad), kindCounts(o.Traffic[i].Paths), rx, tx}
 		}
-		p.table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE"}, rows)
+		p.table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE", "PATHS", "RECEIVES", "SENDS"}, rows)
 	}
-	if len(s.Unknown) > 0 {
-		rows := make([][]any, len(s.Unknown))
-		for i, u := range s.Unknown {
-			rows[i] = []any{u.Name, u.Site, u.Number, u.ReportedBy}
+	p.gap()
+	if len(o.Problems) == 0 {
+		p.line("%s", p.paint(good, "Nothing is wrong"))
+		return
+	}
+	const shown = 12
+	var rows [][]any
+	for _, t := range o.Problems[:min(len(o.Problems), shown)] {
+		since, why := "-", t.Why
+		if !t.Since.IsZero() {
+			since = age(t.Since)
 		}
-		p.gap()
-		p.line("Joined after the backup that this hub was restored from; they have to join again:")
-		p.table([]string{"NODE", "SITE", "NUMBER", "REPORTED BY"}, rows)
+		if t.Next != "" {
+			why = strings.TrimPrefix(why+"; ", "; ") + "see '" + t.Next + "'"
+		}
+		rows = append(rows, []any{cell{text: t.What, meaning: warn}, since, why})
 	}
-	p.conditions(s.Conditions)
+	p.table([]string{"WRONG", "SINCE", "WHY"}, rows)
+	if n := len(o.Problems) - shown; n > 0 {
+		p.line("and %d more: causeway status -o json, causeway node list", n)
+	}
+}
+
+// rate is bytes a second as bits a second.
+func rate(bytes float64) string {
+	f, unit := bytes*8, 0
+	for f >= 1000 && unit < 4 {
+		f, unit = f/1000, unit+1
+	}
+	digits := 0
+	if unit > 0 && f < 100 {
+		digits = 1
+	}
+	return fmt.Sprintf("%.*f %s", digits, f, []string{"bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"}[unit])
 }
 
 // counted gives a number a meaning when it is not zero.

@@ -126,6 +126,10 @@ func pathSummary(paths []protocol.PathStatus) string {
 			n[p.Path]++
 		}
 	}
+	return kindCounts(n)
+}
+
+func kindCounts(n map[protocol.PathKind]int) string {
 	var s []string
 	for _, k := range []protocol.PathKind{protocol.PathDirect, protocol.PathRelay, protocol.PathStream} {
 		if n[k] > 0 {

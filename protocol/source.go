@@ -1,0 +1,9 @@
+package protocol
+
+import "embed"
+
+// Source is this package's source: what its comments say of types and fields is
+// what 'causeway explain' prints.
+//
+//go:embed control.go inventory.go netmap.go
+var Source embed.FS
