@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/agent/identity"
+	"causeway/internal/exitstatus"
 	"causeway/internal/manpages"
 )
 
@@ -23,11 +24,12 @@ func execute(args []string) int {
 	defer stop()
 	root := newRoot()
 	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil {
+	status := exitstatus.Watch(root)
+	err := root.ExecuteContext(ctx)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "causeway-agent: "+oneLine(err.Error()))
-		return 1
 	}
-	return 0
+	return status(err)
 }
 
 // options are flags that several commands have.
@@ -44,6 +46,7 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "causeway-agent",
 		Short:         "Causeway's agent: joins this host to the other sites",
+		Long:          "Causeway's agent: joins this host to the other sites.\n\nExit status: 0 done, 1 failed, 2 the command line is wrong and nothing was tried.",
 		SilenceErrors: true, SilenceUsage: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {

@@ -13,7 +13,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"causeway-agent": main})
 }
 
-// Bad input ends in one line and exit status 1.
+// Bad input ends in one line and exit status 1, or 2 for the command line.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub"
+	"causeway/internal/exitstatus"
 	"causeway/internal/manpages"
 	"causeway/internal/service"
 	"causeway/protocol"
@@ -25,12 +26,14 @@ var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
+	root := command()
+	status := exitstatus.Watch(root)
+	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "causeway-hub: "+oneLine(err))
-		os.Exit(1)
 	}
+	os.Exit(status(err))
 }
 
 // oneLine keeps what libraries say from filling a screen.
@@ -39,6 +42,7 @@ func oneLine(err error) string { return strings.Join(strings.Fields(err.Error())
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use: "causeway-hub", Short: "The cloud side of Causeway: control plane, join authority and blind relay",
+		Long:         "The cloud side of Causeway: control plane, join authority and blind relay.\n\nExit status: 0 done, 1 failed, 2 the command line is wrong and nothing was tried.",
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}

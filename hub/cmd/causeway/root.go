@@ -12,15 +12,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/exitstatus"
 	"causeway/internal/manpages"
 	"causeway/protocol"
 )
 
 // Exit statuses. Scripts tell a refused request from a wrong command line.
 const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
+	exitOK     = exitstatus.Done
+	exitFailed = exitstatus.Failed
+	exitUsage  = exitstatus.Usage
 	exitDiffer = 3 // of diff
 )
 
