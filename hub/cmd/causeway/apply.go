@@ -75,7 +75,6 @@ what was done, what failed and what was not tried.`,
 		if err != nil {
 			return err
 		}
-		say := c.progress()
 		var failure error
 		for i := range steps {
 			s := &steps[i]
@@ -85,7 +84,7 @@ what was done, what failed and what was not tried.`,
 			case failure != nil:
 				s.Result = "not tried"
 			default:
-				say.now("%d of %d: %s", i+1, len(steps), s.Object)
+				c.progress.now("%d of %d: %s", i+1, len(steps), s.Object)
 				s.Result = "done"
 				if err := s.do(ctx); err != nil {
 					s.Result, s.Error = "failed", err.Error()
@@ -93,7 +92,6 @@ what was done, what failed and what was not tried.`,
 				}
 			}
 		}
-		say.end()
 		if err := c.showSteps(steps); err != nil {
 			return err
 		}

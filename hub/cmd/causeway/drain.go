@@ -66,10 +66,8 @@ as their nodes are connected: moving them back would gain nothing.`,
 // awaitDrain waits until all connected nodes have followed, and shows how it stands.
 func (c *cli) awaitDrain(ctx context.Context, hub *api.Client, d api.Drain, wait time.Duration) error {
 	end := time.Now().Add(wait)
-	say := c.progress()
-	defer say.end()
 	for !d.Done() && time.Now().Before(end) {
-		say.now("waiting for %d nodes to send another way", len(d.Waiting))
+		c.progress.now("waiting for %d nodes to send another way", len(d.Waiting))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -80,7 +78,6 @@ func (c *cli) awaitDrain(ctx context.Context, hub *api.Client, d api.Drain, wait
 			return err
 		}
 	}
-	say.end()
 	if err := c.showDrain(d); err != nil || d.Done() || wait == 0 {
 		return err
 	}

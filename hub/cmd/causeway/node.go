@@ -252,6 +252,7 @@ func (c *cli) awaitRevoked(ctx context.Context, hub *api.Client, name string, wa
 		if err != nil {
 			return err
 		}
+		c.progress.now("waiting for %d nodes to drop %s", len(r.Waiting), name)
 		late := time.Now().After(end)
 		if r.Done() || late {
 			if err := c.showRevocation(r); err != nil || r.Done() {

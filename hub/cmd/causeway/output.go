@@ -39,6 +39,7 @@ func (f *format) Set(s string) error {
 // show prints v in the format asked for: v itself as JSON or YAML, the names
 // one a line, or what tableOf writes.
 func (c *cli) show(v any, names []string, tableOf func(*page)) error {
+	c.progress.end()
 	switch c.format {
 	case formatJSON:
 		e := json.NewEncoder(c.out)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,35 +12,65 @@ import (
 // progressAfter is how long a command works in silence.
 const progressAfter = time.Second
 
-// progress is one line on the terminal that tells what a command waits for. Where
-// standard error is no terminal it says nothing.
+// progress is one line on the terminal that tells what a command waits for, from its
+// second second on. Where standard error is no terminal it says nothing. A nil one is
+// silent.
 type progress struct {
-	c     *cli
-	start time.Time
-	on    bool
-	shown bool
+	c    *cli
+	stop chan struct{}
+	done chan struct{}
+	once sync.Once
+
+	mu  sync.Mutex
+	msg string
 }
 
-func (c *cli) progress() *progress {
-	return &progress{c: c, start: time.Now(), on: isTerminal(c.err)}
+// begin starts the line of a command.
+func (c *cli) begin() *progress {
+	if !isTerminal(c.err) {
+		return nil
+	}
+	p := &progress{c: c, msg: "waiting for the hub", stop: make(chan struct{}), done: make(chan struct{})}
+	go p.run()
+	return p
+}
+
+func (p *progress) run() {
+	defer close(p.done)
+	t := time.NewTicker(progressAfter)
+	defer t.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-p.stop:
+			if n > 0 {
+				fmt.Fprint(p.c.err, "\r\x1b[K")
+			}
+			return
+		case <-t.C:
+			p.mu.Lock()
+			fmt.Fprintf(p.c.err, "\r\x1b[K%s… %s", p.msg, time.Duration(n+1)*progressAfter)
+			p.mu.Unlock()
+		}
+	}
 }
 
 // now says what goes on.
 func (p *progress) now(msg string, args ...any) {
-	d := time.Since(p.start)
-	if !p.on || d < progressAfter {
+	if p == nil {
 		return
 	}
-	fmt.Fprintf(p.c.err, "\r\x1b[K%s… %s", fmt.Sprintf(msg, args...), d.Truncate(time.Second))
-	p.shown = true
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.msg = fmt.Sprintf(msg, args...)
 }
 
-// end takes the line away. It may be called again.
+// end takes the line away, before anything else is printed. It may be called again.
 func (p *progress) end() {
-	if p.shown {
-		fmt.Fprint(p.c.err, "\r\x1b[K")
-		p.shown = false
+	if p == nil {
+		return
 	}
+	p.once.Do(func() { close(p.stop) })
+	<-p.done
 }
 
 // isTerminal reports whether a stream is a terminal.

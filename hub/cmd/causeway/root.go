@@ -30,13 +30,14 @@ const envSocket = "CAUSEWAY_SOCKET"
 
 // cli is what every command shares: global flags and standard streams.
 type cli struct {
-	socket  string
-	context string
-	format  format
-	watch   *watcher // of a list that is watched
-	in      io.Reader
-	out     io.Writer
-	err     io.Writer
+	socket   string
+	context  string
+	format   format
+	watch    *watcher  // of a list that is watched
+	progress *progress // of the command that runs
+	in       io.Reader
+	out      io.Writer
+	err      io.Writer
 }
 
 // errDiffers ends 'diff' where something differs. It has been shown.
@@ -143,6 +144,8 @@ func (c *cli) leaf(cmd *cobra.Command, f func(ctx context.Context, hub *api.Clie
 			return err
 		}
 		defer hub.Close()
+		c.progress = c.begin()
+		defer c.progress.end()
 		return fail(f(cmd.Context(), hub, args))
 	}
 	return cmd
@@ -179,6 +182,7 @@ func (c *cli) confirm(yes bool, question string, args ...any) error {
 	if _, file := c.in.(*os.File); file && !isTerminal(c.in) {
 		return fmt.Errorf("nothing done: standard input is no terminal, so nobody can answer %q; use --yes", fmt.Sprintf(question, args...))
 	}
+	c.progress.end()
 	fmt.Fprintf(c.err, question+" [y/N] ", args...)
 	line, err := bufio.NewReader(io.LimitReader(c.in, 100)).ReadString('\n')
 	if err != nil {

@@ -35,6 +35,7 @@ every 5 s. Keys: up and down move through the nodes, q ends it.`,
 		if _, err := hub.Version(ctx); err != nil {
 			return err
 		}
+		c.progress.end()
 		return runTop(ctx, hub, every, c.colour(), tea.WithInput(c.in), tea.WithOutput(c.out))
 	})
 }

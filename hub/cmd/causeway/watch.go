@@ -73,6 +73,7 @@ type observed struct {
 
 // observe prints what of a list is new, has changed as far as a table shows it, or is gone.
 func (c *cli) observe(header []string, items []observed) error {
+	c.progress.end()
 	w := c.watch
 	now := map[string]bool{}
 	var rows [][]any
