@@ -111,7 +111,8 @@ type Agent struct {
 	debug   *debug.Server
 	metrics *metrics
 
-	listChanged chan struct{} // the hub list did
+	fetchList   func(ctx context.Context, at string) (protocol.SignedHubList, error) // over HTTPS
+	listChanged chan struct{}                                                        // the hub list did
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
@@ -184,7 +185,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
-		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), signed: id.HubList}
+		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
@@ -277,6 +278,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.followTunnel(ctx) })
 		g.Go(func() error { return a.followMTUs(ctx) })
 		g.Go(func() error { return a.followKeys(ctx) })
+		g.Go(func() error { return a.followList(ctx) })
 		g.Go(func() error { return a.controlLoop(ctx) })
 		return nil
 	})

@@ -53,6 +53,14 @@ func (d *doubleTunnel) SetKeys(k []tunnel.OwnKey) error {
 	d.keys = k
 	return nil
 }
+func (d *doubleTunnel) hubKey() (k protocol.WireGuardPublicKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.hubs) > 0 {
+		k = d.hubs[0].Key
+	}
+	return k
+}
 func (d *doubleTunnel) ownKeys() (out []protocol.WireGuardPublicKey) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -178,6 +186,8 @@ type world struct {
 	host    *doubleHost
 	dials   chan net.Conn
 	socket  string
+	first   protocol.SignedHubList
+	fetch   func(context.Context, string) (protocol.SignedHubList, error) // nil: no hub answers
 	now     func() time.Time
 	set     func(*config.Config)
 
@@ -195,6 +205,7 @@ func newWorld(t *testing.T) *world {
 		Hubs: []protocol.Hub{{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{1}, UDP: []string{"hub.example:51820", "192.0.2.1:51820"}, HTTPS: []string{"192.0.2.1:443"}}}}
 	signed, err := w.list.Sign(w.cluster)
 	require.NoError(t, err)
+	w.first = signed
 	w.store, err = identity.Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
 	t.Cleanup(func() { w.store.Close() })
@@ -236,6 +247,12 @@ func (w *world) start() {
 	}
 	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, w.host, dial, lookup)
 	require.NoError(w.t, err)
+	w.agent.fetchList = func(ctx context.Context, at string) (protocol.SignedHubList, error) {
+		if w.fetch == nil {
+			return protocol.SignedHubList{}, errors.New("nobody answers")
+		}
+		return w.fetch(ctx, at)
+	}
 	if w.now != nil {
 		w.agent.now = w.now
 	}

@@ -131,8 +131,11 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 		return err.Error()
 	}
 	a.mu.Lock()
-	old := a.hubs
+	old, left := a.hubs, a.left
 	a.mu.Unlock()
+	if left {
+		return "this node has left"
+	}
 	if l.Serial < old.Serial {
 		return fmt.Sprintf("serial %d is lower than %d, which this agent holds", l.Serial, old.Serial)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/netns/lab"
+	"causeway/protocol"
 )
 
 // A node's key is rotated by command, from the hub and on the host, while pods of
@@ -93,4 +95,86 @@ func waitEpoch(t *testing.T, s *System, name string, epoch uint32) error {
 		}
 		return err
 	})
+}
+
+// The hub's key is rotated, then its public address changes, while pods have
+// traffic and one agent is away: the list that the cluster key signs leads all
+// of them on, with the old key and address good for a while.
+func TestHubKeyAndAddressChange(t *testing.T) {
+	s, nodes := newSmall(t, 3)
+	for i := 1; i <= 3; i++ {
+		joinSmall(t, s, nodes, i)
+	}
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	_, err := s.Serve(step(t), nodes[1].Pod.Host)
+	require.NoError(t, err)
+	f := startTraffic(t, s, nodes[0].Pod, nodes[1].Pod)
+	token, err := s.Token(step(t), "s1")
+	require.NoError(t, err)
+	rotate := func() (string, error) {
+		return s.Hub.Host.RunAs(step(t), lab.Nobody, s.Bin.Hub, "rotate-key", "--data-dir", s.Hub.Dir)
+	}
+	_, err = rotate()
+	requireOneLine(t, err, "another causeway-hub uses")
+
+	nodes[2].Proc.Kill() // away during the change
+	require.NoError(t, s.Hub.Proc.Stop(step(t)))
+	out, err := rotate()
+	require.NoError(t, err)
+	require.Contains(t, out, "new hub key")
+	for _, name := range []string{"hub.key", "hub.key.old"} {
+		st, err := os.Stat(filepath.Join(s.Hub.Dir, name))
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), st.Mode().Perm())
+	}
+	require.NoError(t, s.StartHub(step(t)))
+	start := time.Now()
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	took := time.Since(start)
+	require.NoError(t, nodes[2].Start())
+	require.NoError(t, s.WaitReady(step(t), "n3"))
+	require.NoError(t, Ping(step(t), nodes[2].Pod.Host, nodes[0].Pod.V4))
+	gap := f.end(t)
+	t.Logf("hub key rotated: agents were back %.1f s after the hub's start, the connection stood still for %.2f s at most", took.Seconds(), gap)
+	require.Less(t, gap, 1.0, "traffic between nodes needs no hub")
+	again, err := s.Prepare(NodeSpec{Name: "n4", Site: "s1", Host: nodes[0].Host})
+	require.NoError(t, err)
+	_, err = again.Redeem(step(t), token)
+	require.NoError(t, err, "a token made before is good: it pins the cluster key")
+
+	// Another public address, with the old one still there for a while.
+	const other = "203.0.113.2"
+	f = startTraffic(t, s, nodes[0].Pod, nodes[1].Pod)
+	s.Hub.Host.Sh("ip addr add " + other + "/24 dev eth0")
+	nodes[2].Proc.Kill()
+	require.NoError(t, s.Hub.Proc.Stop(step(t)))
+	s.Hub.Public = other
+	require.NoError(t, s.StartHub(step(t)))
+	atOther := func(n *smallNode) {
+		t.Helper()
+		require.NoError(t, lab.Wait(step(t), "the new address at "+n.Name, func(ctx context.Context) error {
+			b, err := os.ReadFile(filepath.Join(n.StateDir, "identity.json"))
+			if err != nil {
+				return err
+			}
+			var id struct {
+				HubList protocol.SignedHubList `json:"hub_list"`
+			}
+			if err := json.Unmarshal(b, &id); err != nil {
+				return err
+			}
+			if !strings.Contains(string(id.HubList.Payload), other+":") {
+				return fmt.Errorf("it has %s", id.HubList.Payload)
+			}
+			return nil
+		}))
+	}
+	atOther(nodes[0])
+	atOther(nodes[1])
+	require.NoError(t, nodes[2].Start())
+	atOther(nodes[2])
+	s.Hub.Host.Sh("ip addr del " + HubAddr + "/24 dev eth0; ip addr replace " + other + "/24 dev eth0")
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	t.Logf("public address changed: the connection stood still for %.2f s at most", f.end(t))
+	require.NoError(t, Ping(step(t), nodes[2].Pod.Host, nodes[1].Pod.V6))
 }

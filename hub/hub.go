@@ -32,6 +32,7 @@ import (
 type Tunnel interface {
 	control.Tunnel
 	Run(context.Context) error
+	SetKeys([]tunnel.OwnKey) error
 	Ready() <-chan struct{}
 	Listen(netip.AddrPort) (net.Listener, error)
 	RelayStats() tunnel.RelayStats
@@ -158,6 +159,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := tun.SetKeys(hubKeys(keys)); err != nil {
+		return err
+	}
 	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, MaxBytes: bus.MaxInventoryBytes / 2, Events: &events, Log: log})
 	if err != nil {
 		return ext.explain(err)
@@ -231,17 +235,40 @@ func (h *Hub) Run(ctx context.Context) error {
 func (h *Hub) renewList(ctx context.Context, p *parts, public protocol.Hub) error {
 	t := time.NewTicker(24 * time.Hour)
 	defer t.Stop()
+	var over <-chan time.Time
+	if !p.keys.Old.IsZero() {
+		over = time.After(time.Until(p.keys.OldUntil))
+	}
+	keys := p.keys
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case public = <-p.list:
 		case <-t.C:
+		case <-over:
+			if err := keys.DropOld(h.cfg.DataDir); err != nil {
+				h.cfg.Log.Error().Err(err).Msg("old hub key not removed")
+			}
+			if err := p.tunnel.SetKeys(hubKeys(keys)); err != nil {
+				h.cfg.Log.Error().Err(err).Msg("keys cannot be set")
+			}
+			h.cfg.Log.Info().Msg("the old hub key is good no more")
+			continue
 		}
-		if _, err := join.EnsureHub(ctx, p.store, p.keys, public, h.cfg.Overlay, h.cfg.NATSURL != ""); err != nil && ctx.Err() == nil {
+		if _, err := join.EnsureHub(ctx, p.store, keys, public, h.cfg.Overlay, h.cfg.NATSURL != ""); err != nil && ctx.Err() == nil {
 			h.cfg.Log.Error().Err(err).Msg("hub list not renewed")
 		}
 	}
+}
+
+// hubKeys are the keys that are good at this hub, the present one first.
+func hubKeys(k join.Keys) []tunnel.OwnKey {
+	out := []tunnel.OwnKey{{Key: k.Hub}}
+	if !k.Old.IsZero() {
+		out = append(out, tunnel.OwnKey{Key: k.Old})
+	}
+	return out
 }
 
 // publicHub is how the hub list names this hub.

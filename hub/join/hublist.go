@@ -40,7 +40,7 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 		}
 		number = 0
 		for _, h := range d.Hubs.Hubs {
-			if h.WireGuardKey == hub.WireGuardKey {
+			if h.WireGuardKey == hub.WireGuardKey || keys.names(h.WireGuardKey) {
 				number = h.Number
 			}
 		}
@@ -72,11 +72,15 @@ func signList(d *state.Draft, key protocol.ClusterPrivateKey, h protocol.Hub) er
 		hubs[i] = h
 	}
 	slices.SortFunc(hubs, func(a, b protocol.Hub) int { return cmp.Compare(a.Number, b.Number) })
+	// A list that a restored hub signs goes before any that the lost one signed
+	// after the backup: the netmaps' epoch counts restores.
+	serial := max(d.Hubs.Serial+1, (d.Epoch-1)<<32)
+	same = same && d.Hubs.Serial >= (d.Epoch-1)<<32
 	if same && d.Hubs.NotAfter.Sub(d.Now) > listValidity/2 {
 		return nil
 	}
 	signed, err := protocol.HubList{
-		Version: protocol.Version, Serial: d.Hubs.Serial + 1, Hubs: hubs, Overlay: d.Overlay,
+		Version: protocol.Version, Serial: serial, Hubs: hubs, Overlay: d.Overlay,
 		NotBefore: d.Now.Add(-listBackdate).Truncate(time.Second), NotAfter: d.Now.Add(listValidity).Truncate(time.Second),
 	}.Sign(key)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 const (
 	ClusterKeyFile = "cluster.key"
 	HubKeyFile     = "hub.key"
+	oldKeyFile     = "hub.key.old"
 	certFile       = "tls.pem"
 )
 
@@ -34,6 +37,84 @@ const (
 type Keys struct {
 	Cluster protocol.ClusterPrivateKey // signs hub lists; to be backed up apart
 	Hub     protocol.WireGuardPrivateKey
+	// Old is the hub's key before Hub, good beside it until OldUntil.
+	Old      protocol.WireGuardPrivateKey
+	OldUntil time.Time
+}
+
+// hub lists the keys under which the hub is known.
+func (k Keys) hub() []protocol.WireGuardPrivateKey {
+	if k.Old.IsZero() {
+		return []protocol.WireGuardPrivateKey{k.Hub}
+	}
+	return []protocol.WireGuardPrivateKey{k.Hub, k.Old}
+}
+
+// names reports whether a key in a hub list is this hub's.
+func (k Keys) names(p protocol.WireGuardPublicKey) bool {
+	return slices.ContainsFunc(k.hub(), func(x protocol.WireGuardPrivateKey) bool { return x.Public() == p })
+}
+
+// oldKey is the file of the hub's old key.
+type oldKey struct {
+	Key   string    `json:"key"` // private
+	Until time.Time `json:"until"`
+}
+
+// RotateHubKey gives a hub that does not run a new WireGuard key. The one so far
+// stays good for overlap: it is stored as the old one first, so that a crash
+// leaves the hub with one of the two.
+func RotateHubKey(dir string, overlap time.Duration) (protocol.WireGuardPublicKey, error) {
+	k, err := LoadKeys(dir, false)
+	if err != nil {
+		return protocol.WireGuardPublicKey{}, err
+	}
+	next, err := protocol.NewWireGuardPrivateKey()
+	if err != nil {
+		return protocol.WireGuardPublicKey{}, err
+	}
+	b, err := json.Marshal(oldKey{k.Hub.Secret(), time.Now().Add(overlap).UTC()})
+	if err != nil {
+		return protocol.WireGuardPublicKey{}, err
+	}
+	if err := durable.WriteFile(filepath.Join(dir, oldKeyFile), append(b, '\n')); err != nil {
+		return protocol.WireGuardPublicKey{}, fmt.Errorf("store the old hub key: %w", err)
+	}
+	if err := durable.WriteFile(filepath.Join(dir, HubKeyFile), []byte(next.Secret()+"\n")); err != nil {
+		return protocol.WireGuardPublicKey{}, fmt.Errorf("store the new hub key: %w", err)
+	}
+	return next.Public(), nil
+}
+
+// loadOld reads the old key, if there is one. One whose time is over still says
+// which hub of the list this is.
+func (k *Keys) loadOld(dir string) error {
+	path := filepath.Join(dir, oldKeyFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var f oldKey
+	if err := json.Unmarshal(b, &f); err != nil {
+		return fmt.Errorf("%s is no file of an old key; remove it if every agent has connected since the rotation", path)
+	}
+	old, err := protocol.ParseWireGuardPrivateKey(f.Key)
+	if err != nil {
+		return fmt.Errorf("%s is no file of an old key; remove it if every agent has connected since the rotation", path)
+	}
+	if old != k.Hub {
+		k.Old, k.OldUntil = old, f.Until
+	}
+	return nil
+}
+
+// DropOld forgets the old key, on disk too.
+func (k *Keys) DropOld(dir string) error {
+	k.Old, k.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{}
+	return durable.Remove(filepath.Join(dir, oldKeyFile))
 }
 
 // Have reports whether any key file is in dir.
@@ -61,6 +142,9 @@ func LoadKeys(dir string, create bool) (k Keys, err error) {
 	})
 	if err != nil {
 		return Keys{}, fmt.Errorf("hub key: %w", err)
+	}
+	if err := k.loadOld(dir); err != nil {
+		return Keys{}, fmt.Errorf("old hub key: %w", err)
 	}
 	return k, nil
 }

@@ -136,7 +136,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	failpoint.Hit("join-read")
-	hs, key, req, err := openRequest(s.cfg.Keys.Hub, msg)
+	hs, key, req, err := openAny(s.cfg.Keys, msg)
 	if err != nil {
 		bad(w)
 		return
@@ -165,6 +165,17 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 func bad(w http.ResponseWriter) { w.WriteHeader(http.StatusBadRequest) }
 
 var suite = noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
+
+// openAny opens a request to any of the hub's keys: the list that the host has
+// may be a moment old.
+func openAny(k Keys, msg []byte) (hs *noise.HandshakeState, key protocol.WireGuardPublicKey, req protocol.JoinRequest, err error) {
+	for _, own := range k.hub() {
+		if hs, key, req, err = openRequest(own, msg); err == nil {
+			return hs, key, req, nil
+		}
+	}
+	return hs, key, req, err
+}
 
 // openRequest opens Noise message 1. The key is the initiator's static key, whose
 // possession it proved.

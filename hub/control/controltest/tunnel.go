@@ -49,6 +49,9 @@ func (t *Tunnel) Run(ctx context.Context) error {
 // Ready is closed once Run runs.
 func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
 
+// SetKeys takes any.
+func (t *Tunnel) SetKeys([]tunnel.OwnKey) error { return nil }
+
 // RelayStats returns zeros.
 func (t *Tunnel) RelayStats() tunnel.RelayStats { return tunnel.RelayStats{} }
 

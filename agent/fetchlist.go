@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"causeway/agent/config"
+	"causeway/netns"
+	"causeway/protocol"
+	"causeway/tunnel/underlay/sock"
+)
+
+const (
+	// fetchAfter is how long there was no control session before the hub list is
+	// asked for over HTTPS: it may name another hub key or address. Then it is
+	// asked for every fetchEvery.
+	fetchAfter = 4 * time.Second
+	fetchEvery = 15 * time.Second
+	fetchWait  = 8 * time.Second
+)
+
+// followList asks listed hubs for a newer list while there is no control
+// session. Whoever answers is nobody special: the cluster key signed the list.
+func (a *Agent) followList(ctx context.Context) error {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	since, asked := time.Now(), time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		now := time.Now()
+		if a.control.Connected() {
+			since = now
+			continue
+		}
+		if now.Sub(since) < fetchAfter || now.Sub(asked) < fetchEvery {
+			continue
+		}
+		asked = now
+		a.mu.Lock()
+		list := a.hubs
+		a.mu.Unlock()
+		for _, h := range list.Hubs {
+			for _, at := range h.HTTPS {
+				s, err := a.fetchList(ctx, at)
+				if err == nil {
+					a.applyMu.Lock()
+					if why := a.takeHubList(s); why != "" {
+						err = fmt.Errorf("hub list of %s: %s", at, why)
+					}
+					a.applyMu.Unlock()
+				}
+				if err != nil && ctx.Err() == nil {
+					a.log.Debug().Err(err).Msg("no hub list")
+				}
+			}
+		}
+	}
+}
+
+// listFetcher gets the hub list from an HTTPS address of a hub, over sockets
+// that never take tunnel routes.
+func listFetcher(c config.Config) func(context.Context, string) (protocol.SignedHubList, error) {
+	proxy := proxyFor(c)
+	d := net.Dialer{Control: sock.MarkControl(netns.DefaultMark), Resolver: sock.Resolver(netns.DefaultMark)}
+	cl := &http.Client{
+		Timeout: fetchWait,
+		Transport: &http.Transport{
+			DialContext: d.DialContext, DisableKeepAlives: true,
+			Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
+			// The certificate is not looked at: TLS is transport only here.
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return func(ctx context.Context, at string) (protocol.SignedHubList, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList, nil)
+		if err != nil {
+			return protocol.SignedHubList{}, err
+		}
+		resp, err := cl.Do(req)
+		if err != nil {
+			return protocol.SignedHubList{}, fmt.Errorf("ask %s for the hub list: %w", at, err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return protocol.SignedHubList{}, fmt.Errorf("ask %s for the hub list: HTTP status %d", at, resp.StatusCode)
+		}
+		return readList(resp.Body)
+	}
+}
+
+// readList reads a list that anybody may have sent; Open judges it.
+func readList(r io.Reader) (s protocol.SignedHubList, err error) {
+	b, err := io.ReadAll(io.LimitReader(r, protocol.MaxHubList+1))
+	if err != nil {
+		return s, fmt.Errorf("read hub list: %w", err)
+	}
+	if len(b) > protocol.MaxHubList {
+		return s, fmt.Errorf("read hub list: it is longer than %d bytes", protocol.MaxHubList)
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("read hub list: %w", err)
+	}
+	return s, nil
+}

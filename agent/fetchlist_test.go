@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/protocol"
+)
+
+// An agent without a control session asks for the hub list, takes what the
+// cluster key signed with a higher serial, and nothing else.
+func TestListFetched(t *testing.T) {
+	w := newWorld(t)
+	next := w.list
+	next.Serial, next.NotAfter = 2, time.Now().Add(time.Hour)
+	next.Hubs = []protocol.Hub{next.Hubs[0]}
+	next.Hubs[0].WireGuardKey = protocol.WireGuardPublicKey{5}
+	good, err := next.Sign(w.cluster)
+	require.NoError(t, err)
+	next.Serial = 9
+	other, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	forged, err := next.Sign(other)
+	require.NoError(t, err)
+	w.start()
+	require.Contains(t, w.agent.takeHubList(forged), "does not match the pin")
+	forged.ClusterKey = w.cluster.Public()
+	require.Contains(t, w.agent.takeHubList(forged), "bad signature")
+	w.stop()
+
+	w.fetch = func(_ context.Context, at string) (protocol.SignedHubList, error) {
+		require.Equal(t, "192.0.2.1:443", at)
+		return good, nil
+	}
+	w.start()
+	w.eventually(func() bool {
+		return w.stored().HubList.ClusterKey == good.ClusterKey && string(w.stored().HubList.Payload) == string(good.Payload)
+	}, "stored")
+	w.eventually(func() bool { return w.tunnel.hubKey() == protocol.WireGuardPublicKey{5} }, "the tunnel has the new key")
+	require.Contains(t, w.agent.takeHubList(w.first), "lower than 2", "the older list")
+}
+
+// FuzzHubList: anybody may answer in a hub's place. Nothing but what the cluster
+// key signed is taken, and nothing breaks.
+func FuzzHubList(f *testing.F) {
+	key := protocol.ClusterPrivateKey{1}
+	signed, err := protocol.HubList{Version: 1, Serial: 3, Hubs: []protocol.Hub{{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{2}, HTTPS: []string{"192.0.2.1:443"}}}}.Sign(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := json.Marshal(signed)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"payload":"e30="}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := readList(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if l, err := s.Open(key.Public().Pin()); err == nil {
+			require.Equal(t, signed.Payload, s.Payload, "not what was signed")
+			require.Equal(t, uint64(3), l.Serial)
+		}
+	})
+}

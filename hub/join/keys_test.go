@@ -1,0 +1,65 @@
+package join
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// A hub key that is rotated keeps the old one beside it; a crash between the two
+// writes leaves the hub with the key that it had.
+func TestRotateHubKey(t *testing.T) {
+	dir := t.TempDir()
+	_, err := RotateHubKey(dir, time.Hour)
+	require.ErrorContains(t, err, "missing")
+	before, err := LoadKeys(dir, true)
+	require.NoError(t, err)
+	was, err := os.ReadFile(filepath.Join(dir, HubKeyFile))
+	require.NoError(t, err)
+	pub, err := RotateHubKey(dir, time.Hour)
+	require.NoError(t, err)
+	after, err := LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, pub, after.Hub.Public())
+	require.Equal(t, before.Hub, after.Old)
+	require.True(t, after.OldUntil.After(time.Now()))
+	require.True(t, after.names(before.Hub.Public()), "it is the same hub")
+	require.Equal(t, before.Cluster, after.Cluster)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, HubKeyFile), was, 0o600)) // as if killed in between
+	half, err := LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, before.Hub, half.Hub)
+	require.True(t, half.Old.IsZero())
+
+	require.NoError(t, after.DropOld(dir))
+	require.NoFileExists(t, filepath.Join(dir, oldKeyFile))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, oldKeyFile), []byte("{"), 0o600))
+	_, err = LoadKeys(dir, false)
+	require.ErrorContains(t, err, "no file of an old key")
+}
+
+// A restored hub's list goes before any that the lost hub signed after the backup.
+func TestListAfterRestore(t *testing.T) {
+	key, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	d := &state.Draft{State: state.New(), Now: time.Now()}
+	require.NoError(t, d.Add(state.ClusterCreated{Cluster: key.Public(), Epoch: 1, Overlay: []netip.Prefix{protocol.DefaultOverlay4}}))
+	require.NoError(t, d.Add(state.HubAdded{Number: 1}))
+	h := protocol.Hub{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{9}, UDP: []string{"192.0.2.1:1"}, HTTPS: []string{"192.0.2.1:2"}}
+	require.NoError(t, signList(d, key, h))
+	require.NoError(t, signList(d, key, h), "nothing new")
+	require.Equal(t, uint64(1), d.Hubs.Serial)
+	require.NoError(t, d.Add(state.Restored{Epoch: 2, NextNumber: 10}))
+	require.NoError(t, signList(d, key, h))
+	require.Equal(t, uint64(1)<<32, d.Hubs.Serial)
+	require.NoError(t, signList(d, key, h), "once")
+	require.Equal(t, uint64(1)<<32, d.Hubs.Serial)
+}
