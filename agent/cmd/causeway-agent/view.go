@@ -242,12 +242,5 @@ func joinStrings[T netip.Addr | netip.Prefix](l []T) string {
 	return strings.Join(out, " ")
 }
 
-func ifNot(v, def, text string) string {
-	if v == def {
-		return ""
-	}
-	return text
-}
-
 // oneLine keeps an error that holds a line break on one line.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
