@@ -297,6 +297,9 @@ func (s *Server) registerReads(a huma.API) {
 			for _, c := range t.Changes {
 				e.Changes = append(e.Changes, c.Describe())
 			}
+			for _, d := range s.cfg.Store.Differences(t.Sequence) {
+				e.Differences = append(e.Differences, api.Difference(d))
+			}
 			out = append(out, e)
 		}
 		return answer(out, nil)

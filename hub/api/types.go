@@ -293,6 +293,17 @@ type AuditEntry struct {
 	Who      string    `json:"who"` // unix:<user>, admin:<name>, node:<name>, token:<id>, hub
 	Why      string    `json:"why"`
 	Changes  []string  `json:"changes"` // one line each, for a person
+	// Differences are the fields of objects that changed.
+	Differences []Difference `json:"differences,omitempty"`
+}
+
+// Difference is a field that a transaction changed. Before or After is empty where
+// there was or is no such object, or nothing in the field.
+type Difference struct {
+	Object string `json:"object"`
+	Field  string `json:"field"`
+	Before string `json:"before"`
+	After  string `json:"after"`
 }
 
 // AdminSpec asks for an admin who may use the API from elsewhere than the hub's host.

@@ -16,7 +16,7 @@ func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}, broken: make(chan struct{})}
+	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}, differences: map[uint64][]Difference{}, broken: make(chan struct{})}
 	var seen markerData
 	if cfg.Marker != nil {
 		seen = cfg.Marker.read()
@@ -85,8 +85,16 @@ func (s *Store) replay(ctx context.Context, last uint64, seen markerData) error 
 			if err != nil {
 				return damaged(err)
 			}
+			var was recorder
+			newest := seq+keptDifferences > last
+			if newest {
+				was = st.record(t)
+			}
 			if err := st.apply(t); err != nil {
 				return damaged(err)
+			}
+			if newest {
+				s.differences[seq] = st.differences(was)
 			}
 			if st.Seq == seen.Last && !bytes.Equal(st.hash, seen.Hash) {
 				return fmt.Errorf("the state log is another one than this hub ran with last: transaction %d differs; %s", st.Seq, restoreIt)

@@ -63,8 +63,10 @@ type Store struct {
 	mu       sync.Mutex
 	state    *State // never changed once published
 	watchers map[chan struct{}]bool
-	failed   error         // the log cannot be folded further, or nothing be written
-	broken   chan struct{} // closed with failed
+
+	differences map[uint64][]Difference // of the newest transactions
+	failed      error                   // the log cannot be folded further, or nothing be written
+	broken      chan struct{}           // closed with failed
 }
 
 // Run follows the log until ctx ends. It fails if the log cannot be folded
@@ -177,13 +179,27 @@ func (s *Store) advance(seq uint64, data []byte) {
 	}
 	t, err := decodeTransaction(seq, data)
 	if err == nil {
-		next := s.state.clone()
+		next, was := s.state.clone(), s.state.record(t)
 		if err = next.apply(t); err == nil {
+			s.note(seq, next.differences(was))
 			s.publish(next)
 			return
 		}
 	}
 	s.fail(damaged(err))
+}
+
+// note keeps what transaction seq changed. s.mu is held.
+func (s *Store) note(seq uint64, d []Difference) {
+	s.differences[seq] = d
+	delete(s.differences, seq-keptDifferences)
+}
+
+// Differences returns what transaction seq changed, of the newest 1000.
+func (s *Store) Differences(seq uint64) []Difference {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.differences[seq]
 }
 
 // fail makes err the reason for which the store ends. s.mu is held.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,16 @@ and went, joins that were refused. What changed state is in 'causeway audit'.`,
 	})
 }
 
+// beforeAfter words what a change replaced; what is new or gone is in its line already.
+func beforeAfter(e api.AuditEntry) (out []string) {
+	for _, d := range e.Differences {
+		if d.Before != "" && d.After != "" {
+			out = append(out, fmt.Sprintf("%s %s: %s -> %s", d.Object, strings.ToLower(d.Field), d.Before, d.After))
+		}
+	}
+	return out
+}
+
 func (c *cli) audit() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
@@ -76,7 +87,7 @@ what it was; and joins that were refused, with the reason.`,
 		return list(c, entries, func(e api.AuditEntry) string { return fmt.Sprint(e.Sequence) }, "The state log is empty",
 			[]string{"SEQ", "TIME", "WHO", "WHY", "CHANGES"},
 			func(_ *page, e api.AuditEntry) []any {
-				return []any{e.Sequence, stamp(e.Time), e.Who, e.Why, strings.Join(e.Changes, "; ")}
+				return []any{e.Sequence, stamp(e.Time), e.Who, e.Why, strings.Join(append(slices.Clone(e.Changes), beforeAfter(e)...), "; ")}
 			})
 	})
 }
