@@ -107,6 +107,7 @@ type Agent struct {
 	now     func() time.Time
 	board   *health.Board
 	control *control.Client
+	facts   *inventory.Collector
 	inv     *inventory.Publisher
 	debug   *debug.Server
 	metrics *metrics
@@ -116,6 +117,10 @@ type Agent struct {
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
+
+	// For gather alone: what paths had carried, and their rates then.
+	carried map[protocol.NodeNumber]carried
+	rates   map[protocol.NodeNumber][2]uint64
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
@@ -185,7 +190,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
-		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList}
+		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
@@ -208,7 +213,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condState}, health.Spec{Name: condKeys})
 	a.board.Set(condState, "")
 	a.board.Set(condKeys, "")
-	a.inv = inventory.New(inventory.Publisher{Snapshot: a.snapshot, Number: id.Number, Site: id.Site,
+	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(),
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
 	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
@@ -276,6 +282,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
 		g.Go(func() error { return a.followHost(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
+		g.Go(func() error { return a.facts.Run(ctx) })
+		g.Go(func() error { return a.inv.Follow(ctx) })
 		g.Go(func() error { return a.followMTUs(ctx) })
 		g.Go(func() error { return a.followKeys(ctx) })
 		g.Go(func() error { return a.followList(ctx) })

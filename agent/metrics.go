@@ -24,7 +24,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 	m := &metrics{a: a,
 		sessions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_total", Help: "Control sessions that a hub welcomed."}),
 		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
-		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory snapshots by outcome."}, []string{"outcome"}),
+		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),
 		info:      desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
 		condition: desc("condition", "1 where a health condition holds.", "condition"),
 		peers:     desc("peers", "Peers and hubs by the path chosen.", "path"),

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"causeway/agent/identity"
-	"causeway/agent/inventory"
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
 	"causeway/protocol"
@@ -118,7 +117,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 		a.log.Warn().Uint32("peer", uint32(r.Peer)).Str("prefix", r.Prefix).Str("reason", r.Reason).Msg("refused a part of the netmap")
 	}
 	if now := fmt.Sprint(a.announced()); now != before {
-		a.inv.Changed()
+		a.facts.Changed()
 	}
 	a.lookAtKeysSoon()
 	return ack
@@ -434,7 +433,6 @@ func (a *Agent) followHost(ctx context.Context) error {
 	watch := a.host.Watch(ctx)
 	t := time.NewTicker(tick)
 	defer t.Stop()
-	interfaces := fmt.Sprint(inventory.Interfaces())
 	for {
 		again := false
 		select {
@@ -456,10 +454,6 @@ func (a *Agent) followHost(ctx context.Context) error {
 		}
 		if again {
 			a.reapply(ctx)
-		}
-		if now := fmt.Sprint(inventory.Interfaces()); now != interfaces {
-			interfaces = now
-			a.inv.Changed()
 		}
 	}
 }

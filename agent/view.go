@@ -10,7 +10,6 @@ import (
 	"go4.org/netipx"
 
 	"causeway/agent/debug"
-	"causeway/agent/inventory"
 	"causeway/protocol"
 )
 
@@ -27,14 +26,6 @@ func (a *Agent) announced() []netip.Prefix {
 	a.mu.Unlock()
 	slices.SortFunc(out, netipx.ComparePrefix)
 	return slices.Compact(out)
-}
-
-// snapshot is the node's inventory.
-func (a *Agent) snapshot(ctx context.Context) protocol.Inventory {
-	inv := inventory.Facts(ctx)
-	inv.BootID, inv.AgentVersion, inv.Engine = a.boot, a.cfg.Version, a.tunnel.EngineName()
-	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Load().labels
-	return inv
 }
 
 // name is the node's name: the hub's word, as an operator may have renamed it since

@@ -52,6 +52,7 @@ type Node struct {
 	Queues     int    // of the TUN device; 0: the agent's default
 	Run        string // the agent's own /run, with wg's socket; empty: the machine's, without
 	Proxy      string // of the config
+	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
 	Env        []string
 	Proc       *lab.Process
 	bin        string
@@ -68,6 +69,7 @@ type NodeSpec struct {
 	Queues      int      // of the TUN device; 0: the agent's default
 	Run         string   // the agent's own /run, where wg shows its tunnel; empty: the machine's, and wg shows nothing
 	Proxy       string   // of the config; empty: none
+	Podman      string   // socket that the agent asks for containers; empty: it looks for no runtime
 	Env         []string // of join and agent
 }
 
@@ -161,7 +163,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Env: spec.Env, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Podman: spec.Podman, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -203,6 +205,8 @@ func (n *Node) Configure(routes, accept []string) error {
 	if n.Proxy != "" {
 		fmt.Fprintf(&b, "proxy: %q\n", n.Proxy)
 	}
+	// The machine's own runtimes are no business of the lab's hosts.
+	fmt.Fprintf(&b, "inventory: {docker: '', podman: %q, containerd: '', cni: ''}\n", n.Podman)
 	if err := os.WriteFile(n.Config, []byte(b.String()), 0o644); err != nil {
 		return fmt.Errorf("write config: %w", err)
 	}

@@ -162,10 +162,19 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err := tun.SetKeys(hubKeys(keys)); err != nil {
 		return err
 	}
-	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, MaxBytes: bus.MaxInventoryBytes / 2, Events: &events, Log: log})
+	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, Conn: agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Events: &events, Log: log,
+		Node: func(n protocol.NodeNumber) (string, bool) {
+			node, ok := store.State().Nodes[n]
+			return node.Name, ok && node.Live()
+		}})
 	if err != nil {
 		return ext.explain(err)
 	}
+	news, err := inventory.OpenEvents(sctx, agentsJS)
+	if err != nil {
+		return ext.explain(err)
+	}
+	events.Tee(news.Add)
 	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate, Log: log})
 	if err != nil {
 		return err
@@ -198,6 +207,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
 	g.Go(func() error { return h.renewList(ctx, p, public) })
 	g.Go(func() error { return inv.Run(ctx) })
+	g.Go(func() error { return news.Run(ctx) })
 	g.Go(func() error { return explainUDP(h.udp, tun.Run(ctx)) })
 	g.Go(func() error {
 		select {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/inventory"
 	"causeway/internal/strictyaml"
 	"causeway/protocol"
 )
@@ -43,6 +44,8 @@ type Config struct {
 	Tunnel Tunnel
 	Proxy  *url.URL // HTTP proxy to the hub's HTTPS port; nil: none
 	Debug  Debug
+	// Inventory says where container runtimes are.
+	Inventory inventory.Config
 }
 
 // Tunnel configures the tunnel device.
@@ -70,7 +73,7 @@ func Default() Config {
 	return Config{
 		Accept: DefaultAccept(),
 		Tunnel: Tunnel{Interface: DefaultInterface},
-		Debug:  Debug{Socket: DefaultDebugSocket},
+		Debug:  Debug{Socket: DefaultDebugSocket}, Inventory: inventory.DefaultConfig(),
 	}
 }
 
@@ -104,6 +107,12 @@ type file struct {
 		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`
 		Allow   []string `yaml:"allow" doc:"what the hub may ask for besides looking: logs, pprof (default: nothing)"`
 	} `yaml:"debug"`
+	Inventory struct {
+		Docker     *string `yaml:"docker" doc:"socket of Docker, looked for now and then; empty: not at all (default: /run/docker.sock)"`
+		Podman     *string `yaml:"podman" doc:"socket of Podman (default: /run/podman/podman.sock)"`
+		Containerd *string `yaml:"containerd" doc:"containerd's state directory (default: /run/containerd)"`
+		CNI        *string `yaml:"cni" doc:"directory of CNI's records (default: /var/lib/cni)"`
+	} `yaml:"inventory"`
 }
 
 // reloadable are the keys that a running agent takes on SIGHUP.
@@ -128,6 +137,11 @@ func (c Config) NeedsRestart(n Config) (out []string) {
 	add("debug.socket", c.Debug.Socket == n.Debug.Socket)
 	add("debug.metrics", c.Debug.Metrics == n.Debug.Metrics)
 	add("debug.allow", slices.Equal(c.Debug.Allow, n.Debug.Allow))
+	i, j := c.Inventory, n.Inventory
+	add("inventory.docker", i.Docker == j.Docker)
+	add("inventory.podman", i.Podman == j.Podman)
+	add("inventory.containerd", i.Containerd == j.Containerd)
+	add("inventory.cni", i.CNI == j.CNI)
 	return out
 }
 
@@ -273,6 +287,20 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 	}
 	c.Debug.Allow = f.Debug.Allow
+	for _, l := range []struct {
+		name string
+		in   *string
+		out  *string
+	}{{"docker", f.Inventory.Docker, &c.Inventory.Docker}, {"podman", f.Inventory.Podman, &c.Inventory.Podman},
+		{"containerd", f.Inventory.Containerd, &c.Inventory.Containerd}, {"cni", f.Inventory.CNI, &c.Inventory.CNI}} {
+		if l.in == nil {
+			continue
+		}
+		if *l.in != "" && (!strings.HasPrefix(*l.in, "/") || len(*l.in) > 107) {
+			return at("$.inventory."+l.name, "%q is no absolute path of at most 107 characters; empty, the runtime is not looked for", *l.in)
+		}
+		*l.out = *l.in
+	}
 	return c, nil
 }
 

@@ -26,11 +26,12 @@ const DefaultDir = "/var/lib/causeway-agent"
 
 // Files of a state directory.
 const (
-	identityFile = "identity.json"
-	pendingFile  = "pending.json"
-	netmapFile   = "netmap.json"
-	pinsFile     = "pins.json"
-	portFile     = "port.json"
+	identityFile  = "identity.json"
+	pendingFile   = "pending.json"
+	netmapFile    = "netmap.json"
+	pinsFile      = "pins.json"
+	portFile      = "port.json"
+	inventoryFile = "inventory.jsonl"
 )
 
 // maxFile bounds what is read back: the largest is a netmap.
@@ -372,9 +373,13 @@ func (s *Store) SavePort(port uint16) error {
 // RemoveIdentity takes the identity away, so that nothing can start with it.
 func (s *Store) RemoveIdentity() error { return s.remove(identityFile) }
 
-// RemoveNetmap forgets netmap and pins: they belong to another identity.
+// InventoryFile is where inventory waits while no hub is there.
+func (s *Store) InventoryFile() string { return filepath.Join(s.dir, inventoryFile) }
+
+// RemoveNetmap forgets netmap, pins and the inventory that waits: they belong to another
+// identity.
 func (s *Store) RemoveNetmap() error {
-	return errors.Join(s.remove(netmapFile), s.remove(pinsFile))
+	return errors.Join(s.remove(netmapFile), s.remove(pinsFile), s.remove(inventoryFile))
 }
 
 // RemoveAll takes away every file of the store, and the directory if it is

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -15,61 +16,226 @@ import (
 	"causeway/protocol"
 )
 
-// Interval is how often a snapshot is published when nothing changes.
-const Interval = 10 * time.Minute
+// How often facts are looked at and sent.
+const (
+	// SnapshotInterval is how often a snapshot is sent while a hub is there.
+	SnapshotInterval = 10 * time.Minute
+	// PollInterval is how often facts are looked at that no event tells of: load,
+	// memory, disks, rates.
+	PollInterval = 30 * time.Second
+	// minInterval keeps a host on which containers come and go from sending all the
+	// time.
+	minInterval = 500 * time.Millisecond
+	// askInterval is how often a hub may ask for a snapshot.
+	askInterval = 5 * time.Second
+)
 
 // Times of one attempt.
 const (
 	connectTimeout = 10 * time.Second
 	ackTimeout     = 10 * time.Second
 	pingInterval   = 30 * time.Second
-	// minInterval keeps a host on which containers come and go from
-	// publishing all the time.
-	minInterval = 2 * time.Second
+	gatherTimeout  = 20 * time.Second
 )
 
-// Publisher publishes snapshots. It lives as long as its agent; Run is called
-// for each control session.
-type Publisher struct {
-	// Snapshot gathers what is published; Sequence is set by the Publisher.
-	Snapshot func(context.Context) protocol.Inventory
-	Number   protocol.NodeNumber
-	Site     string
+// PublisherConfig configures a Publisher.
+type PublisherConfig struct {
+	// Facts gathers what is sent; version, sequence and boot id are set by the Publisher.
+	Facts func(context.Context) protocol.Inventory
+	// Changes fires when facts may have changed.
+	Changes <-chan struct{}
+	Number  protocol.NodeNumber
+	Site    string
+	Boot    protocol.BootID
+	// File keeps what waits while no hub is there; empty: it is lost with the agent.
+	File string
 	// Report hears whether inventory reaches the hub: nil, or why not.
 	Report func(error)
 	Log    zerolog.Logger
-
-	changed chan struct{}
-	seq     uint64
 }
 
-// New fills in what is not set from outside.
-func New(p Publisher) *Publisher {
-	p.changed = make(chan struct{}, 1)
-	return &p
+// Publisher sends the node's facts in order: snapshots, and deltas between them. What
+// no hub has acknowledged waits, over restarts too. Follow gathers for as long as
+// the agent lives; Run sends, for each control session.
+type Publisher struct {
+	cfg PublisherConfig
+
+	asked chan struct{}
+	more  chan struct{} // the queue got a message
+
+	mu        sync.Mutex
+	queue     *queue
+	spool     spool
+	connected bool
+	seq       uint64
+	last      protocol.Inventory // as it was pushed last
+	doc       []byte             // the same, without what differs in each message
 }
 
-// Changed asks for a snapshot soon.
-func (p *Publisher) Changed() {
+// New opens nothing.
+func New(cfg PublisherConfig) *Publisher {
+	return &Publisher{cfg: cfg, asked: make(chan struct{}, 1), more: make(chan struct{}, 1), queue: newQueue(), spool: spool{path: cfg.File}}
+}
+
+// Ask asks for a snapshot soon.
+func (p *Publisher) Ask() { signal(p.asked) }
+
+func signal(c chan struct{}) {
 	select {
-	case p.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// Run connects over streams that open makes and publishes until ctx ends: on
-// every connect, every Interval and after Changed. Nothing is queued: a
-// snapshot that could not be sent is gathered anew, and is then the truth.
+// Follow gathers facts until ctx ends: at once, after changes, at every PollInterval
+// and when a snapshot was asked for.
+func (p *Publisher) Follow(ctx context.Context) error {
+	p.mu.Lock()
+	q, err := p.spool.load()
+	if err != nil {
+		p.cfg.Log.Warn().Err(err).Msg("inventory that waited is lost")
+	}
+	p.queue = q
+	p.mu.Unlock()
+	defer p.end()
+	p.gather(ctx, true)
+	poll, snapshot := time.NewTicker(PollInterval), time.NewTicker(SnapshotInterval)
+	defer poll.Stop()
+	defer snapshot.Stop()
+	var lastAsked time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(minInterval):
+		}
+		whole := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.cfg.Changes:
+		case <-poll.C:
+		case <-snapshot.C:
+			if whole = p.isConnected(); !whole { // what happened is told by deltas
+				continue
+			}
+		case <-p.asked:
+			whole = true
+			if wait := askInterval - time.Since(lastAsked); wait > 0 {
+				time.AfterFunc(wait, p.Ask)
+				continue
+			}
+			lastAsked = time.Now()
+		}
+		p.gather(ctx, whole)
+	}
+}
+
+func (p *Publisher) isConnected() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connected
+}
+
+// end keeps what waits for the next start.
+func (p *Publisher) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keep()
+	p.spool.close()
+}
+
+// keep writes what waits to disk, or removes the file. p.mu is held.
+func (p *Publisher) keep() {
+	err := p.spool.clear
+	if len(p.queue.items) > 0 {
+		err = func() error { return p.spool.write(p.queue) }
+	}
+	if err := err(); err != nil {
+		p.cfg.Log.Warn().Err(err).Msg("inventory waits in memory alone")
+	}
+}
+
+// gather takes the facts and queues what changed, or all of them if whole.
+func (p *Publisher) gather(ctx context.Context, whole bool) {
+	gctx, cancel := context.WithTimeout(ctx, gatherTimeout)
+	inv := p.cfg.Facts(gctx)
+	cancel()
+	if ctx.Err() != nil {
+		return // cut short
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.take(inv, whole); err != nil {
+		p.cfg.Log.Error().Err(err).Msg("inventory not sent")
+	}
+}
+
+// take queues inv. p.mu is held.
+func (p *Publisher) take(inv protocol.Inventory, whole bool) error {
+	bound(&inv)
+	if p.doc == nil {
+		whole = true
+	}
+	if !whole {
+		settle(p.last, &inv)
+	}
+	now := inv.Time
+	inv.Version, inv.Sequence, inv.BootID, inv.Time = protocol.Version, 0, protocol.BootID{}, time.Time{}
+	doc, err := fit(&inv)
+	if err != nil {
+		return err
+	}
+	m := message{Boot: p.cfg.Boot, Sequence: p.seq + 1}
+	if !whole {
+		patch, changed, err := protocol.DiffPatch(p.doc, doc)
+		if err != nil || !changed {
+			return err
+		}
+		if whole = len(patch) >= len(doc); !whole {
+			if m.Data, err = json.Marshal(protocol.InventoryDelta{Version: protocol.Version, Sequence: m.Sequence, BootID: p.cfg.Boot, Time: now, Changes: patch}); err != nil {
+				return err
+			}
+		}
+	}
+	p.last, p.doc = inv, doc
+	if whole {
+		inv.Sequence, inv.BootID, inv.Time = m.Sequence, p.cfg.Boot, now
+		m.Snapshot = true
+		if m.Data, err = json.Marshal(inv); err != nil {
+			return err
+		}
+	}
+	p.seq++
+	folded, err := p.queue.push(m)
+	if err != nil {
+		return err
+	}
+	if !p.connected {
+		err = p.spool.add(p.queue, m)
+		if folded {
+			err = p.spool.write(p.queue)
+		}
+		if err != nil {
+			p.cfg.Log.Warn().Err(err).Msg("inventory waits in memory alone")
+		}
+	}
+	signal(p.more)
+	return nil
+}
+
+// Run connects over streams that open makes and sends what waits until ctx ends.
 func (p *Publisher) Run(ctx context.Context, open func(context.Context) (net.Conn, error)) {
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(10*time.Second), backoff.WithMaxElapsedTime(0))
 	for ctx.Err() == nil {
 		start := time.Now()
 		err := p.session(ctx, open)
+		p.away()
 		if ctx.Err() != nil {
 			return
 		}
-		p.Report(err)
-		p.Log.Debug().Err(err).Msg("nats connection ended")
+		p.cfg.Report(err)
+		p.cfg.Log.Debug().Err(err).Msg("nats connection ended")
 		if time.Since(start) > time.Minute {
 			b.Reset()
 		}
@@ -77,6 +243,16 @@ func (p *Publisher) Run(ctx context.Context, open func(context.Context) (net.Con
 		case <-ctx.Done():
 		case <-time.After(b.NextBackOff()):
 		}
+	}
+}
+
+// away notes that there is no hub.
+func (p *Publisher) away() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.connected {
+		p.connected = false
+		p.keep()
 	}
 }
 
@@ -101,15 +277,15 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 	nc, err := nats.Connect("nats://hub:4222",
 		nats.SetCustomDialer(dialer{ctx, open}),
 		nats.SkipHostLookup(), // the name is none
-		nats.Name(fmt.Sprintf("causeway-agent %d", p.Number)),
-		nats.CustomInboxPrefix(protocol.InboxPrefix(p.Number)),
+		nats.Name(fmt.Sprintf("causeway-agent %d", p.cfg.Number)),
+		nats.CustomInboxPrefix(protocol.InboxPrefix(p.cfg.Number)),
 		nats.NoReconnect(), // Run does it, on a stream of the session that is up then
 		nats.IgnoreDiscoveredServers(),
 		nats.Timeout(connectTimeout),
 		nats.PingInterval(pingInterval),
 		nats.ClosedHandler(func(*nats.Conn) { close(closed) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			p.Log.Warn().Err(err).Msg("nats refused something")
+			p.cfg.Log.Warn().Err(err).Msg("nats refused something")
 		}),
 	)
 	if err != nil {
@@ -123,26 +299,63 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 	if err != nil {
 		return fmt.Errorf("use JetStream: %w", err)
 	}
-	t := time.NewTicker(Interval)
-	defer t.Stop()
+	if _, err := nc.Subscribe(protocol.AskSubject(p.cfg.Number), func(*nats.Msg) { p.Ask() }); err != nil {
+		return fmt.Errorf("listen to the hub: %w", err)
+	}
+	p.arrived()
 	for {
-		if err := p.publish(ctx, js, closed); err != nil {
-			return err
-		}
-		p.Report(nil)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-closed:
-		case <-time.After(minInterval):
+		m, ok := p.next()
+		if ok {
+			if err := p.send(ctx, js, m, closed); err != nil {
+				return err
+			}
+			p.acknowledged(m)
+			p.cfg.Report(nil)
+			continue
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-closed:
 			return fmt.Errorf("the hub's NATS server closed the connection: %w", errOr(nc.LastError(), nats.ErrConnectionClosed))
-		case <-t.C:
-		case <-p.changed:
+		case <-p.more:
+		}
+	}
+}
+
+// arrived notes that there is a hub. It gets a snapshot after what waits, unless
+// a snapshot is all that waits.
+func (p *Publisher) arrived() {
+	p.mu.Lock()
+	p.connected = true
+	fresh := len(p.queue.items) == 1 && p.queue.items[0].Snapshot && p.queue.items[0].Boot == p.cfg.Boot || p.doc == nil
+	p.mu.Unlock()
+	if !fresh {
+		p.Ask()
+	}
+}
+
+func (p *Publisher) next() (message, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.queue.head()
+}
+
+// acknowledged takes m out, unless it was folded meanwhile: then the snapshot that it
+// went into is sent too.
+func (p *Publisher) acknowledged(m message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h, ok := p.queue.head(); !ok || h.Boot != m.Boot || h.Sequence != m.Sequence {
+		return
+	}
+	if err := p.queue.acked(); err != nil {
+		p.cfg.Log.Warn().Err(err).Msg("inventory queue")
+		signal(p.asked)
+	}
+	if len(p.queue.items) == 0 {
+		if err := p.spool.clear(); err != nil {
+			p.cfg.Log.Warn().Err(err).Msg("inventory queue")
 		}
 	}
 }
@@ -154,9 +367,9 @@ func errOr(err, other error) error {
 	return other
 }
 
-// publish sends one snapshot and waits for JetStream's acknowledgement, again
-// and again while the connection stands.
-func (p *Publisher) publish(ctx context.Context, js jetstream.JetStream, closed <-chan struct{}) error {
+// send publishes one message and waits for JetStream's acknowledgement, again and
+// again while the connection stands.
+func (p *Publisher) send(ctx context.Context, js jetstream.JetStream, m message, closed <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -166,28 +379,29 @@ func (p *Publisher) publish(ctx context.Context, js jetstream.JetStream, closed 
 		case <-ctx.Done():
 		}
 	}()
-	send := func() error {
-		inv := p.Snapshot(ctx)
-		p.seq++
-		inv.Sequence = p.seq
-		b, err := json.Marshal(inv)
-		if err != nil {
-			return backoff.Permanent(err)
-		}
-		if len(b) > protocol.MaxInventory {
-			return backoff.Permanent(fmt.Errorf("snapshot of %d bytes is larger than %d", len(b), protocol.MaxInventory))
-		}
+	msg := nats.NewMsg(protocol.DeltaSubject(p.cfg.Site, p.cfg.Number))
+	if m.Snapshot {
+		msg.Subject = protocol.InventorySubject(p.cfg.Site, p.cfg.Number)
+	}
+	msg.Data = m.Data
+	attempt := func() error {
 		actx, cancel := context.WithTimeout(ctx, ackTimeout)
 		defer cancel()
-		m := nats.NewMsg(protocol.InventorySubject(p.Site, p.Number))
-		m.Data = b
-		_, err = js.PublishMsg(actx, m, jetstream.WithMsgID(fmt.Sprintf("%s-%d", inv.BootID, inv.Sequence)))
+		_, err := js.PublishMsg(actx, msg, jetstream.WithMsgID(fmt.Sprintf("%s-%d", m.Boot, m.Sequence)))
 		return err
 	}
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(0))
-	err := backoff.RetryNotify(send, backoff.WithContext(b, ctx), func(err error, _ time.Duration) {
-		if ctx.Err() == nil {
-			p.Report(fmt.Errorf("publish inventory: %w", err))
+	kept := false
+	err := backoff.RetryNotify(attempt, backoff.WithContext(b, ctx), func(err error, _ time.Duration) {
+		if ctx.Err() != nil {
+			return
+		}
+		p.cfg.Report(fmt.Errorf("publish inventory: %w", err))
+		if !kept {
+			p.mu.Lock()
+			p.keep()
+			p.mu.Unlock()
+			kept = true
 		}
 	})
 	if err != nil {

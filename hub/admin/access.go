@@ -61,6 +61,7 @@ var access = map[string]Role{
 	"POST /v1/routes/decide":               Operator,
 	"GET /v1/inventory":                    Viewer,
 	"GET /v1/inventory/{name}":             Viewer,
+	"GET /v1/inventory/watch":              Viewer,
 	"POST /v1/diag/ping":                   Operator,
 	"GET /v1/backup":                       Admin,
 	"GET /v1/admins":                       Admin,

@@ -16,6 +16,8 @@ func describe(doc *huma.OpenAPI) {
 	path := &huma.Param{Name: "path", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Description: "The agent's path, slashes included."}
 	doc.AddOperation(plain("GET", "/v1/nodes/{name}/debug/{path}", "Read a debug endpoint of a node's agent", "*/*", name, path))
 	doc.AddOperation(plain("GET", "/v1/backup", "Read all state, not encrypted", "application/octet-stream"))
+	node := &huma.Param{Name: "node", In: "query", Schema: &huma.Schema{Type: huma.TypeString}, Description: "Of this node alone."}
+	doc.AddOperation(plain("GET", "/v1/inventory/watch", "Follow changes of nodes' facts, as server-sent events", "text/event-stream", node))
 	for pattern, role := range access {
 		if o := operation(doc, pattern); o != nil {
 			o.Extensions = map[string]any{"x-role": role.String()}

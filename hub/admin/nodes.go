@@ -45,6 +45,9 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		out.KeyWanted = n.KeyWanted
 	}
 	out.Overlay, _ = st.OverlayOf(n.Number)
+	if d, ok := s.cfg.Inventory.DroppedOf(n.Number); ok {
+		out.Dropped = &d
+	}
 	out.Labels = map[string]string{}
 	for k, v := range i.Hello.Labels {
 		out.Labels[k] = v
@@ -229,28 +232,6 @@ func (s *Server) registerNodes(a huma.API) {
 		return withTag(out.ETag, out)
 	}, changes)
 
-	huma.Get(a, "/v1/inventory", func(context.Context, *struct{}) (*body[[]api.Inventory], error) {
-		st := s.cfg.Store.State()
-		out := []api.Inventory{}
-		for _, n := range shownNodes(st) {
-			if f, ok := s.cfg.Inventory.Get(n.Number); ok && n.Live() {
-				out = append(out, api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory})
-			}
-		}
-		return answer(out, nil)
-	})
-	huma.Get(a, "/v1/inventory/{name}", func(_ context.Context, in *named) (*body[api.Inventory], error) {
-		st := s.cfg.Store.State()
-		n, err := st.FindNode(in.Name)
-		if err != nil {
-			return nil, problem(err)
-		}
-		f, ok := s.cfg.Inventory.Get(n.Number)
-		if !ok {
-			return nil, huma.Error404NotFound("no inventory of node " + in.Name + " has arrived yet; it is sent when its agent is connected")
-		}
-		return answer(api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory}, nil)
-	})
 	huma.Post(a, "/v1/diag/ping", func(ctx context.Context, in *struct{ Body api.PingRequest }) (*body[api.PingResult], error) {
 		return answer(s.ping(ctx, in.Body))
 	})

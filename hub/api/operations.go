@@ -44,6 +44,7 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/routes/decide", RouteDecision{}, Route{}, true},
 	{http.MethodGet, "/v1/inventory", nil, []Inventory{}, false},
 	{http.MethodGet, "/v1/inventory/{name}", nil, Inventory{}, false},
+	{http.MethodGet, "/v1/inventory/watch", nil, nil, false},  // server-sent events, each an InventoryChange; ?node=NAME
 	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -223,6 +224,7 @@ type Node struct {
 	KeySince     time.Time              `json:"key_since"`
 	KeyWanted    uint32                 `json:"key_wanted,omitempty"` // epoch that it was asked for and has not yet
 	ETag         string                 `json:"etag,omitempty"`       // of what is stored
+	Dropped      *DroppedInventory      `json:"inventory_dropped,omitempty"`
 }
 
 // Revocation is how the cluster lets go of a revoked node. Relay, control and
@@ -284,6 +286,25 @@ type Inventory struct {
 	Number   protocol.NodeNumber `json:"number"`
 	Received time.Time           `json:"received"`
 	protocol.Inventory
+}
+
+// DroppedInventory is what a node's agent sent as facts that made no sense, since the hub's start.
+type DroppedInventory struct {
+	Count uint64    `json:"count"`
+	Last  time.Time `json:"last"`
+	Why   string    `json:"why"` // of the last one
+}
+
+// InventoryChange is one message of a node's facts.
+type InventoryChange struct {
+	Node     string              `json:"node"`
+	Site     string              `json:"site"`
+	Number   protocol.NodeNumber `json:"number"`
+	Time     time.Time           `json:"time"`     // by the node's clock
+	Received time.Time           `json:"received"` // by the hub's
+	Sequence uint64              `json:"seq"`
+	Lines    []string            `json:"lines"`             // what changed, for a person; load and the like are not told of
+	Changes  json.RawMessage     `json:"changes,omitempty"` // all that changed, as a JSON merge patch (RFC 7396)
 }
 
 // AuditEntry is one transaction of the state log.

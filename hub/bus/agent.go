@@ -30,12 +30,12 @@ const (
 // stream.
 var ErrProtocol = errors.New("nats stream")
 
-// agentPermissions are all that node n of site may do: publish its own inventory
-// and listen on its own inboxes.
+// agentPermissions are all that node n of site may do: publish its own inventory,
+// listen on its own inboxes and hear that a snapshot is wanted.
 func agentPermissions(site string, n protocol.NodeNumber) *server.Permissions {
 	return &server.Permissions{
 		Publish:   &server.SubjectPermission{Allow: []string{fmt.Sprintf("causeway.v1.inventory.%s.%d.>", site, n)}},
-		Subscribe: &server.SubjectPermission{Allow: []string{protocol.InboxPrefix(n) + ".>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{protocol.InboxPrefix(n) + ".>", protocol.AskSubject(n)}},
 	}
 }
 

@@ -34,6 +34,14 @@ type Log struct {
 	ring   []api.Event
 	next   int
 	counts map[string]uint64
+	tee    func(api.Event)
+}
+
+// Tee lets f hear of every event from now on. f must not block.
+func (l *Log) Tee(f func(api.Event)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tee = f
 }
 
 // Add appends an event and forgets the oldest beyond the bound.
@@ -45,6 +53,9 @@ func (l *Log) Add(kind, node, message string) {
 		l.counts = map[string]uint64{}
 	}
 	l.counts[kind]++
+	if l.tee != nil {
+		l.tee(e)
+	}
 	if len(l.ring) < size {
 		l.ring = append(l.ring, e)
 		return

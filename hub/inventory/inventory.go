@@ -1,6 +1,7 @@
-// Package inventory keeps every node's present facts, as they arrive over
-// NATS. Whose facts they are says the subject, under which only that node's
-// session may publish.
+// Package inventory keeps every node's present facts, as they arrive over NATS: it folds
+// snapshots and deltas, asks for a snapshot where something is missing, and puts
+// the result into a bucket for readers. Whose facts they are says the subject, under
+// which only that node's session may publish.
 package inventory
 
 import (
@@ -8,91 +9,173 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 
+	"causeway/hub/api"
 	"causeway/hub/event"
 	"causeway/protocol"
 )
 
-// Limits of the stream: a few messages of each node, the oldest first out.
+// Limits of the stream, which is the history: the oldest go first.
 const (
-	maxPerSubject = 8
+	maxPerSubject = 512
 	maxAge        = 30 * 24 * time.Hour
-	maxInterfaces = 512
-	maxText       = 256
 )
 
-// Facts are a node's facts and when the hub's server stored them.
-type Facts struct {
-	Site     string
-	Number   protocol.NodeNumber
-	Received time.Time
-	protocol.Inventory
-}
+// Times.
+const (
+	retryAfter   = 2 * time.Second // until Run follows the stream again
+	askEvery     = 10 * time.Second
+	sweepEvery   = 30 * time.Second
+	writeSpacing = 500 * time.Millisecond // between writes of one node's facts
+)
+
+// replayed is how far behind the last facts in the bucket the stream is read again after a
+// start: facts are written up to writeSpacing after their message.
+const replayed = 5000
 
 // Config configures a Store.
 type Config struct {
-	JetStream jetstream.JetStream // in the agents' account
-	MaxBytes  int64
-	Events    *event.Log
-	Log       zerolog.Logger
+	JetStream jetstream.JetStream // of stream and bucket
+	Conn      *nats.Conn          // where agents are heard
+	MaxBytes  int64               // of stream and bucket together
+	// Node returns the name of a node, and false if it is none of the cluster any more.
+	Node   func(protocol.NodeNumber) (name string, live bool)
+	Events *event.Log
+	Log    zerolog.Logger
 }
 
 // Store holds the facts. Its methods may be called concurrently.
 type Store struct {
 	cfg    Config
 	stream jetstream.Stream
-	bad    atomic.Uint64
+	bucket jetstream.KeyValue
+	wake   chan struct{} // something is to be written
 
-	mu    sync.Mutex
-	facts map[protocol.NodeNumber]Facts
+	mu       sync.Mutex
+	facts    map[protocol.NodeNumber]*facts
+	dirty    map[protocol.NodeNumber]bool
+	bad      map[protocol.NodeNumber]api.DroppedInventory
+	dropped  uint64
+	asked    map[protocol.NodeNumber]time.Time
+	next     uint64 // in the stream
+	seen     uint64 // what comes up to here was there before the start
+	watchers map[*watcher]bool
+	ended    bool
 }
 
-// Open makes the stream, or brings its limits up to date.
+// Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
-	st, err := cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: protocol.InventoryStream, Description: "facts of nodes", Subjects: []string{protocol.SubjectInventoryAll},
-		Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld,
-		MaxMsgsPerSubject: maxPerSubject, MaxMsgSize: protocol.MaxInventory + 4096, MaxBytes: cfg.MaxBytes, MaxAge: maxAge,
+	js := cfg.JetStream
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
+		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{}}
+	var err error
+	s.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: protocol.InventoryStream, Description: "history of nodes' facts", Subjects: []string{protocol.SubjectInventoryAll},
+		Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, AllowDirect: true,
+		MaxMsgsPerSubject: maxPerSubject, MaxMsgSize: protocol.MaxInventory + 4096, MaxBytes: cfg.MaxBytes * 2 / 3, MaxAge: maxAge,
 		// One window for all agents: a short one, lest a guessed message id of another's hides it.
 		Duplicates: time.Second,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the inventory stream: %w", err)
 	}
-	return &Store{cfg: cfg, stream: st, facts: map[protocol.NodeNumber]Facts{}}, nil
+	s.bucket, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: protocol.FactsBucket, Description: "present facts of nodes", History: 1, MaxValueSize: 2*protocol.MaxInventory + 4096,
+		MaxBytes: cfg.MaxBytes / 3, Storage: jetstream.FileStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the bucket of facts: %w", err)
+	}
+	return s, s.load(ctx)
 }
 
-// Run follows the stream until ctx ends.
-func (s *Store) Run(ctx context.Context) error {
+// stored is a value of the bucket: what the admin API shows, and where in the stream it
+// is from.
+type stored struct {
+	api.Inventory
+	Stream uint64 `json:"stream_seq"`
+}
+
+// load reads the bucket.
+func (s *Store) load(ctx context.Context) error {
+	w, err := s.bucket.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("read the bucket of facts: %w", err)
+	}
+	defer w.Stop()
 	for {
-		err := s.follow(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		// Facts are no reason to end a hub: the last ones stay until the next.
-		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("inventory is not followed")
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(retryAfter):
+			return ctx.Err()
+		case e := <-w.Updates():
+			if e == nil { // that was all
+				if i, err := s.stream.Info(ctx); err != nil {
+					return fmt.Errorf("read the inventory stream: %w", err)
+				} else if s.next > i.State.LastSeq { // another stream than the bucket is from
+					s.next = 0
+					for _, f := range s.facts {
+						f.stream = 0
+					}
+				}
+				s.seen = s.next
+				if s.next > replayed {
+					s.next -= replayed
+				} else {
+					s.next = 0
+				}
+				return nil
+			}
+			var v stored
+			if json.Unmarshal(e.Value(), &v) != nil || !v.Number.Valid() || protocol.FactsKey(v.Site, v.Number) != e.Key() || clean(&v.Inventory.Inventory) != nil {
+				continue // the next message puts it right
+			}
+			doc, err := json.Marshal(v.Inventory.Inventory)
+			if err != nil {
+				continue
+			}
+			s.facts[v.Number] = &facts{site: v.Site, number: v.Number, boot: v.BootID, seq: v.Sequence, received: v.Received, stream: v.Stream, doc: doc}
+			s.next = max(s.next, v.Stream)
 		}
 	}
 }
 
-// retryAfter is how long Run waits before it follows the stream again.
-const retryAfter = 2 * time.Second
+// Run follows the stream until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	defer s.endWatches()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.write(ctx); return nil })
+	g.Go(func() error { s.sweep(ctx); return nil })
+	g.Go(func() error {
+		for {
+			err := s.follow(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			// Facts are no reason to end a hub: the last ones stay until the next.
+			s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("inventory is not followed")
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(retryAfter):
+			}
+		}
+	})
+	return g.Wait()
+}
 
 // follow takes messages until one cannot be had.
 func (s *Store) follow(ctx context.Context) error {
-	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy})
+	s.mu.Lock()
+	next := s.next + 1
+	s.mu.Unlock()
+	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next})
 	if err != nil {
 		return err
 	}
@@ -110,77 +193,214 @@ func (s *Store) follow(ctx context.Context) error {
 		if err != nil {
 			continue
 		}
-		s.take(msg.Subject(), msg.Data(), meta.Timestamp)
+		s.take(msg.Subject(), msg.Data(), meta.Sequence.Stream, meta.Timestamp)
 	}
 }
 
-// take keeps one message's facts, if they are newer than those held.
-func (s *Store) take(subject string, data []byte, received time.Time) {
-	f, err := decode(subject, data)
+// take folds one message in.
+func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
+	o, err := parseSubject(subject)
 	if err != nil {
-		if s.bad.Add(1)%1000 == 1 { // the first, and then not every one of a flood
-			s.cfg.Events.Add(event.InventoryBad, "", fmt.Sprintf("%.120s: %v", subject, err))
-			s.cfg.Log.Warn().Err(err).Str("subject", subject).Msg("inventory dropped")
+		s.mu.Lock()
+		s.next = max(s.next, stream)
+		s.mu.Unlock()
+		s.drop(o, subject, stream, received, err)
+		return
+	}
+	name, live := s.cfg.Node(o.number)
+	s.mu.Lock()
+	s.next = max(s.next, stream)
+	if !live {
+		s.mu.Unlock()
+		return
+	}
+	was := s.facts[o.number]
+	s.mu.Unlock()
+	now, changes, v, err := fold(was, o, data, stream, received) // take alone changes facts, but for sweep
+	if err != nil {
+		s.drop(o, subject, stream, received, err)
+		if o.delta {
+			s.ask(o.number)
 		}
 		return
 	}
-	f.Received = received
+	switch v {
+	case old:
+		return
+	case gap:
+		s.ask(o.number)
+		return
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.facts[f.Number] = f
+	s.facts[o.number] = now
+	s.dirty[o.number] = true
+	watched := len(s.watchers) > 0
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	if !watched {
+		return
+	}
+	inv := now.inventory()
+	c := api.InventoryChange{Node: name, Site: o.site, Number: o.number, Time: inv.Time, Received: received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
+	if was == nil {
+		c.Lines = append(c.Lines, "first facts")
+	} else if changes != nil {
+		c.Lines = append(c.Lines, describe(was.inventory(), inv)...)
+	}
+	s.tell(c)
 }
 
-// decode reads a message. Site and number come from the subject.
-func decode(subject string, data []byte) (Facts, error) {
-	rest, ok := strings.CutPrefix(subject, strings.TrimSuffix(protocol.SubjectInventoryAll, ">"))
-	parts := strings.Split(rest, ".")
-	if !ok || len(parts) != 3 || parts[2] != "snapshot" || !protocol.ValidName(parts[0]) {
-		return Facts{}, errors.New("unknown subject")
+// drop counts a message that makes no sense.
+func (s *Store) drop(o origin, subject string, stream uint64, received time.Time, err error) {
+	if stream <= s.seen {
+		return
 	}
-	n, err := strconv.ParseUint(parts[1], 10, 24)
-	if err != nil || !protocol.NodeNumber(n).Valid() {
-		return Facts{}, errors.New("no node number in the subject")
+	name := ""
+	s.mu.Lock()
+	s.dropped++
+	first := s.dropped%1000 == 1 // and then not every one of a flood
+	if o.number != 0 {
+		if n, live := s.cfg.Node(o.number); live {
+			name = n
+			b := s.bad[o.number]
+			first = first || b.Count == 0
+			s.bad[o.number] = api.DroppedInventory{Count: b.Count + 1, Last: received, Why: firstLine(err)}
+		}
 	}
-	if len(data) > protocol.MaxInventory {
-		return Facts{}, errors.New("too long")
+	s.mu.Unlock()
+	if first {
+		s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
+		s.cfg.Log.Warn().Err(err).Str("subject", subject).Msg("inventory dropped")
 	}
-	f := Facts{Site: parts[0], Number: protocol.NodeNumber(n)}
-	if err := json.Unmarshal(data, &f.Inventory); err != nil {
-		return Facts{}, errors.New("not the JSON of an inventory")
-	}
-	if f.Version < 1 || f.Version > protocol.Version+1 || f.Hostname == "" {
-		return Facts{}, errors.New("no version or hostname in it")
-	}
-	if len(f.Interfaces) > maxInterfaces || len(f.PodCIDRs) > protocol.MaxNodeRoutes || len(f.Labels) > protocol.MaxNodeLabels {
-		return Facts{}, errors.New("more interfaces, ranges or labels than a node has")
-	}
-	for _, t := range []*string{&f.Hostname, &f.OS, &f.Kernel, &f.Arch, &f.CPUModel, &f.AgentVersion, &f.Engine} {
-		*t = protocol.OneLine(*t, maxText)
-	}
-	f.Labels = protocol.OneLineLabels(f.Labels)
-	f.Interfaces, f.PodCIDRs = notNil(f.Interfaces), notNil(f.PodCIDRs)
-	for i := range f.Interfaces {
-		f.Interfaces[i].Addresses = notNil(f.Interfaces[i].Addresses)
-		f.Interfaces[i].Name, f.Interfaces[i].MAC = protocol.OneLine(f.Interfaces[i].Name, maxText), protocol.OneLine(f.Interfaces[i].MAC, maxText)
-	}
-	return f, nil
 }
 
-// notNil keeps a list from being null in JSON.
-func notNil[T any](l []T) []T {
-	if l == nil {
-		return []T{}
+// ask asks a node for a snapshot, now and then.
+func (s *Store) ask(n protocol.NodeNumber) {
+	now := time.Now()
+	s.mu.Lock()
+	again := now.Sub(s.asked[n]) >= askEvery
+	if again {
+		s.asked[n] = now
 	}
-	return l
+	s.mu.Unlock()
+	if !again {
+		return
+	}
+	s.cfg.Log.Debug().Uint32("number", uint32(n)).Msg("inventory has a gap, asking for a snapshot")
+	if err := s.cfg.Conn.Publish(protocol.AskSubject(n), nil); err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("snapshot not asked for")
+	}
+}
+
+// write puts what changed into the bucket until ctx ends, and once more then.
+func (s *Store) write(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			s.flush(last)
+			cancel()
+			return
+		case <-s.wake:
+		}
+		s.flush(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(writeSpacing):
+		}
+	}
+}
+
+func (s *Store) flush(ctx context.Context) {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = map[protocol.NodeNumber]bool{}
+	s.mu.Unlock()
+	for n := range dirty {
+		f, ok := s.Get(n)
+		name, live := s.cfg.Node(n)
+		if !ok || !live {
+			continue
+		}
+		b, err := json.Marshal(stored{Inventory: api.Inventory{Node: name, Site: f.Site, Number: n, Received: f.Received, Inventory: f.Inventory}, Stream: f.stream})
+		if err == nil {
+			_, err = s.bucket.Put(ctx, protocol.FactsKey(f.Site, n), b)
+		}
+		if err != nil {
+			s.mu.Lock()
+			s.dirty[n] = true // with the next change
+			s.mu.Unlock()
+			if ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Str("node", name).Msg("facts not written to the bucket")
+			}
+			return
+		}
+	}
+}
+
+// sweep forgets nodes that are none any more.
+func (s *Store) sweep(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		var gone []string
+		s.mu.Lock()
+		for n, f := range s.facts {
+			if _, live := s.cfg.Node(n); !live {
+				gone = append(gone, protocol.FactsKey(f.site, n))
+				delete(s.facts, n)
+				delete(s.bad, n)
+				delete(s.asked, n)
+			}
+		}
+		s.mu.Unlock()
+		for _, k := range gone {
+			if err := s.bucket.Purge(ctx, k); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) && ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Str("key", k).Msg("facts of a node that is gone stay in the bucket")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// Facts are a node's facts and when the hub's server stored them.
+type Facts struct {
+	Site     string
+	Number   protocol.NodeNumber
+	Received time.Time
+	stream   uint64
+	protocol.Inventory
 }
 
 // Get returns the facts of node n.
 func (s *Store) Get(n protocol.NodeNumber) (Facts, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	f, ok := s.facts[n]
-	return f, ok
+	s.mu.Unlock()
+	if !ok {
+		return Facts{}, false
+	}
+	return Facts{Site: f.site, Number: n, Received: f.received, stream: f.stream, Inventory: f.inventory()}, true
+}
+
+// DroppedOf tells of the messages of node n that made no sense.
+func (s *Store) DroppedOf(n protocol.NodeNumber) (api.DroppedInventory, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.bad[n]
+	return b, ok
 }
 
 // Dropped counts the messages that made no sense.
-func (s *Store) Dropped() uint64 { return s.bad.Load() }
+func (s *Store) Dropped() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
+}

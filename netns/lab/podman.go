@@ -103,6 +103,21 @@ func (p *Podman) Run(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(o)), errors.Join(e1, e2)
 }
 
+// Serve starts Podman's API on a socket, as podman.socket does on a host, and returns the
+// socket's path.
+func (p *Podman) Serve(ctx context.Context) (string, error) {
+	socket := filepath.Join(p.dir, "api.sock")
+	_, err := p.host.Start(Program{Name: "podman-" + p.host.Name, Env: []string{"CONTAINERS_CONF=" + p.dir + "/containers.conf"},
+		Args: []string{"podman", "--root", p.dir + "/root", "--runroot", p.dir + "/run", "system", "service", "--time=0", "unix://" + socket}})
+	if err != nil {
+		return "", err
+	}
+	return socket, Wait(ctx, "Podman's socket", func(context.Context) error {
+		_, err := os.Stat(socket)
+		return err
+	})
+}
+
 // Image makes an image from programs: busybox as the shell and whatever
 // static binaries are given, all in /bin.
 func (p *Podman) Image(ctx context.Context, name string, binaries ...string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -59,7 +60,17 @@ func newFakeHub() http.Handler {
 		Version: 1, Sequence: 7, Hostname: "sh-1.example.net", OS: "Debian GNU/Linux 12 (bookworm)", Kernel: "6.1.0-18-amd64", Arch: "amd64",
 		CPUModel: "AMD EPYC 7313", CPUs: 2, MemoryTotal: 8 << 30, MemoryUsed: 3 << 30, HostBootTime: ago(50 * time.Hour), AgentVersion: "v0.1.0", Engine: "inline",
 		PodCIDRs:   []netip.Prefix{px("10.201.1.0/24")},
-		Interfaces: []protocol.Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", MTU: 1500, Up: true, Addresses: []netip.Prefix{px("192.168.1.10/24")}}, {Name: "eth1", MTU: 9000}},
+		Interfaces: []protocol.Interface{{Name: "eth0", MAC: "02:00:00:00:00:01", MTU: 1500, Up: true, SpeedMbit: 25000, Addresses: []netip.Prefix{px("192.168.1.10/24")}}, {Name: "eth1", MTU: 9000}},
+		Virtual:    "kvm", Cores: 1, Load: &protocol.Load{One: 0.52, Five: 0.4, Fifteen: 0.31},
+		Disks:    map[string]protocol.Disk{"/": {Device: "/dev/vda1", Type: "ext4", Total: 40 << 30, Used: 12 << 30}},
+		Paths:    map[string]protocol.Path{"3": {Peer: "eu-1", Path: protocol.PathDirect, RTT: 31.2, Loss: 0.02, RxRate: 1 << 20, TxRate: 2048}},
+		Runtimes: map[string]protocol.Runtime{"podman": {Kind: "podman", Version: "4.3.1", From: "/run/podman/podman.sock"}, "docker": {Kind: "docker", From: "/run/docker.sock", Error: "ask docker: connection refused"}},
+		Containers: map[string]protocol.Container{
+			"podman/1": {ID: "1", Runtime: "podman", Name: "web", Image: "example.net/web:1", State: protocol.ContainerRunning, Addresses: []netip.Addr{netip.MustParseAddr("10.201.1.2")},
+				CPURequested: 1500, CPUUsed: 240, MemoryRequested: 512 << 20, MemoryUsed: 64 << 20},
+			"podman/2": {ID: "2", Runtime: "podman", Name: "batch", Image: "example.net/batch:1", State: protocol.ContainerExited, Addresses: []netip.Addr{}},
+		},
+		Capacity: &protocol.Capacity{CPU: protocol.AmountOf(2000, 500), Memory: protocol.AmountOf(8<<30, 3<<30), Pods: protocol.AmountOf(253, 1)},
 	}}
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -181,6 +192,12 @@ func newFakeHub() http.Handler {
 		answer(api.Route{Node: d.Node, Site: "cloud-eu", Prefix: d.Prefix, State: state, By: "unix:root", Owner: d.Approve})(w, r)
 	})
 	m.HandleFunc("GET /v1/inventory", answer([]api.Inventory{facts}))
+	m.HandleFunc("GET /v1/inventory/watch", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := json.Marshal(api.InventoryChange{Node: "sh-1", Site: "idc-sh", Number: 2, Time: at, Received: at, Sequence: 8,
+			Lines: []string{"container web running at 10.201.1.2 (i, podman/1)"}, Changes: json.RawMessage(`{"cpus":2}`)})
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, ": watching\n\nevent: inventory\ndata: %s\n\n", b)
+	})
 	m.HandleFunc("GET /v1/inventory/{name}", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("name") != "sh-1" {
 			problem(w, 404, "node "+r.PathValue("name")+" has not reported any facts yet")

@@ -109,6 +109,7 @@ func (c *cli) showNode(n api.Node) error {
 			"Agent", agentText(n),
 			"Netmap", fmt.Sprintf("epoch %d, version %d", n.Netmap.Epoch, n.Netmap.Version),
 			"Key", keyText(n),
+			"Inventory", droppedText(n.Dropped),
 			"Joined", age(n.Joined)+" ago",
 		)
 		if len(n.Paths) > 0 {
@@ -156,6 +157,14 @@ func pathRows(paths []protocol.PathStatus) [][]any {
 		rows[i] = []any{peer, kind, millis(t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), mtu, age(t.Since), size(t.RxBytes), size(t.TxBytes), addr}
 	}
 	return rows
+}
+
+// droppedText tells of facts that were dropped; empty: none.
+func droppedText(d *api.DroppedInventory) string {
+	if d == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d messages made no sense and were dropped, the last %s ago: %s", d.Count, age(d.Last), d.Why)
 }
 
 func agentText(n api.Node) string {

@@ -1,0 +1,107 @@
+package inventory
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"causeway/protocol"
+)
+
+// facts are what is known of a node. The document is kept as JSON: typed, it takes three
+// times the memory, and it is read far less often than it changes.
+type facts struct {
+	site     string
+	number   protocol.NodeNumber
+	boot     protocol.BootID
+	seq      uint64
+	received time.Time
+	stream   uint64 // sequence in the stream of the message that made them so
+	doc      []byte // protocol.Inventory, cleaned
+}
+
+// verdict is what became of a message.
+type verdict int
+
+const (
+	taken verdict = iota
+	old           // it was taken before
+	gap           // the one before it is missing: a snapshot is needed
+)
+
+// fold applies one message to f, which may be nil. It returns the facts after it and what
+// changed as a merge patch (nil: nothing). An error is a message that makes no
+// sense; f holds on then.
+func fold(f *facts, o origin, data []byte, stream uint64, received time.Time) (next *facts, changes []byte, v verdict, err error) {
+	if f != nil && stream <= f.stream {
+		return f, nil, old, nil
+	}
+	next = &facts{site: o.site, number: o.number, received: received, stream: stream}
+	var inv protocol.Inventory
+	if o.delta {
+		d, err := decodeDelta(data)
+		if err != nil {
+			return f, nil, taken, err
+		}
+		switch {
+		case f != nil && d.BootID == f.boot && d.Sequence <= f.seq:
+			return f, nil, old, nil
+		case f == nil || f.site != o.site || d.BootID != f.boot || d.Sequence != f.seq+1:
+			return f, nil, gap, nil
+		}
+		merged, err := protocol.MergePatch(f.doc, d.Changes)
+		if err != nil {
+			return f, nil, taken, err
+		}
+		if inv, err = decodeSnapshot(merged); err != nil {
+			return f, nil, taken, fmt.Errorf("with its changes: %w", err)
+		}
+		inv.Version, inv.Sequence, inv.BootID, inv.Time = d.Version, d.Sequence, d.BootID, d.Time
+	} else {
+		if inv, err = decodeSnapshot(data); err != nil {
+			return f, nil, taken, err
+		}
+		if f != nil && inv.BootID == f.boot && inv.Sequence < f.seq {
+			return f, nil, old, nil
+		}
+	}
+	next.boot, next.seq = inv.BootID, inv.Sequence
+	if next.doc, err = json.Marshal(inv); err != nil {
+		return f, nil, taken, err
+	}
+	if len(next.doc) > 2*protocol.MaxInventory {
+		return f, nil, taken, errors.New("facts grew too long")
+	}
+	if f != nil {
+		changes = changed(f.doc, next.doc)
+	}
+	return next, changes, taken, nil
+}
+
+// changed is the patch from one document to the other without what differs in every
+// message.
+func changed(from, to []byte) []byte {
+	p, ok, err := protocol.DiffPatch(from, to)
+	if err != nil || !ok {
+		return nil
+	}
+	var m map[string]json.RawMessage
+	if json.Unmarshal(p, &m) != nil {
+		return nil
+	}
+	for _, k := range []string{"v", "seq", "boot_id", "time"} {
+		delete(m, k)
+	}
+	if len(m) == 0 {
+		return nil
+	}
+	p, _ = json.Marshal(m)
+	return p
+}
+
+// inventory is the document, typed.
+func (f *facts) inventory() (inv protocol.Inventory) {
+	_ = json.Unmarshal(f.doc, &inv) // our own
+	return inv
+}
