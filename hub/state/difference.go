@@ -70,7 +70,7 @@ func touched(c Change) []object {
 	case RouteAnnounced:
 		return []object{{"route", RouteKey{c.Node, c.Prefix}}}
 	case RouteWithdrawn:
-		return []object{{"route", RouteKey{c.Node, c.Prefix}}}
+		return []object{{"route", RouteKey(c)}}
 	case RouteDecided:
 		return []object{{"route", RouteKey{c.Node, c.Prefix}}}
 	case AdminCreated:
