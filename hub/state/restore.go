@@ -17,7 +17,8 @@ import (
 
 // Restored stands where a log was restored from a backup. What happened after the
 // backup is unknown: netmaps get a higher epoch, numbers that may have been given
-// away are passed over, and tokens that may have been redeemed are void.
+// away are passed over, and tokens that may have been redeemed and admins'
+// certificates that may have been revoked are void.
 type Restored struct {
 	Epoch      uint64              `json:"epoch"`
 	NextNumber protocol.NodeNumber `json:"next_number"`
@@ -32,6 +33,10 @@ func (c Restored) apply(s *State, _ time.Time) error {
 	}
 	if _, err := s.OverlayOf(c.NextNumber); err != nil {
 		return Errorf(Full, "the overlay has no room for passing over numbers up to %d: %v", c.NextNumber, err)
+	}
+	for name, a := range s.Admins {
+		a.Revoked = true
+		s.Admins[name] = a
 	}
 	s.Epoch, s.NextNumber, s.Settling = c.Epoch, c.NextNumber, true
 	return nil
