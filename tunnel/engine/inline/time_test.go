@@ -2,6 +2,7 @@ package inline_test
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"causeway/protocol"
 	"causeway/tunnel/engine"
 	"causeway/tunnel/engine/enginetest"
+	"causeway/tunnel/engine/inline"
 )
 
 // wire notes what passes on a network, and drops what block says.
@@ -133,6 +135,11 @@ func TestRekeyInMidFlow(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		starts := b.times(2, 1)
+		if b.x.Engine.Name() != inline.Name {
+			// wireguard-go arms the retry after it has sent: the answer, on a wire
+			// without delay, may be there before, and the retry is made all the same.
+			starts = slices.CompactFunc(starts, func(a, b time.Time) bool { return b.Sub(a).Abs() < 6*time.Second })
+		}
 		require.GreaterOrEqual(t, len(starts), 5, "a new session every two minutes")
 		for i, at := range starts[1:] {
 			gap := at.Sub(starts[i])
