@@ -123,10 +123,10 @@ func TestContainersAreWatched(t *testing.T) {
 	// What the kernel tells of.
 	h := s.Node("n1").Host
 	before := time.Now()
-	h.Sh("ip link add dummy7 type dummy && ip addr add 192.0.2.7/32 dev dummy7 && ip link set dummy7 up")
-	seen := w.wait(`interface dummy7 appeared, up, 192\.0\.2\.7/32|interface dummy7 has 192\.0\.2\.7/32`)
+	h.Sh("ip link add lan7 type veth peer name lan7p && ip link set lan7p up && ip addr add 192.0.2.7/32 dev lan7 && ip link set lan7 up")
+	seen := w.wait(`interface lan7 appeared.*192\.0\.2\.7/32|interface lan7 has 192\.0\.2\.7/32`)
 	measured(t, "interface to inventory watch", seen.Sub(before).Seconds(), changeLimit)
 	require.NotContains(t, w.proc.Output(), "memory", "load and the like are not told of")
-	require.Empty(t, strings.TrimSpace(h.Sh("ip link del dummy7")))
-	w.wait(`interface dummy7 is gone`)
+	require.Empty(t, strings.TrimSpace(h.Sh("ip link del lan7")))
+	w.wait(`interface lan7 is gone`)
 }
