@@ -22,7 +22,7 @@ func (h *Host) Capture(dev, filter string) (*Capture, error) {
 	name := fmt.Sprintf("capture%d", h.lab.links)
 	h.lab.mu.Unlock()
 	c := &Capture{File: filepath.Join(h.lab.Dir, h.Name+"-"+name+".pcap")}
-	args := []string{"tcpdump", "-Z", "root", "-i", dev, "-s", "0", "-B", "16384", "-U", "-w", c.File}
+	args := []string{"tcpdump", "-Z", "root", "-i", dev, "--immediate-mode", "-s", "0", "-B", "16384", "-U", "-w", c.File}
 	if filter != "" {
 		args = append(args, filter)
 	}

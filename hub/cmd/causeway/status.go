@@ -162,9 +162,20 @@ func statusPage(p *page, o overview) {
 		}
 		p.table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE", "PATHS", "RECEIVES", "SENDS"}, rows)
 	}
+	if len(s.Unknown) > 0 {
+		rows := make([][]any, len(s.Unknown))
+		for i, u := range s.Unknown {
+			rows[i] = []any{u.Name, u.Site, u.Number, u.ReportedBy}
+		}
+		p.gap()
+		p.line("Joined after the backup that this hub was restored from; they have to join again:")
+		p.table([]string{"NODE", "SITE", "NUMBER", "REPORTED BY"}, rows)
+	}
 	p.gap()
 	if len(o.Problems) == 0 {
-		p.line("%s", p.paint(good, "Nothing is wrong"))
+		if len(s.Unknown) == 0 {
+			p.line("%s", p.paint(good, "Nothing is wrong"))
+		}
 		return
 	}
 	const shown = 12
