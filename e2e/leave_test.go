@@ -46,20 +46,26 @@ func TestLeaveRestoresHost(t *testing.T) {
 	require.Empty(t, cmp.Diff(before, snapshot(n.Host)))
 	require.NoDirExists(t, n.StateDir)
 	require.NoFileExists(t, n.Socket)
+	awaitLeft(t, s, "n1")
+	require.Error(t, PingOnce(within(t, 5*time.Second), nodes[1].Pod.Host, n.Pod.V4))
+
+	// And a second life on the same host.
+	joinSmall(t, s, nodes[:1], 1)
+}
+
+// awaitLeft waits until the hub knows that a node left.
+func awaitLeft(t *testing.T, s *System, name string) {
+	t.Helper()
 	require.NoError(t, Wait(t, func() error {
 		list, err := s.Nodes(step(t))
 		if err != nil {
 			return err
 		}
-		if st := list["n1"].State; st != api.NodeLeft && st != "" {
+		if st := list[name].State; st != api.NodeLeft && st != "" {
 			return errState(st)
 		}
 		return nil
 	}))
-	require.Error(t, PingOnce(within(t, 5*time.Second), nodes[1].Pod.Host, n.Pod.V4))
-
-	// And a second life on the same host.
-	joinSmall(t, s, nodes[:1], 1)
 }
 
 // Without a hub the host is restored all the same.

@@ -213,16 +213,7 @@ func TestSystemdAgent(t *testing.T) {
 	m.do("apt-get purge -q -y causeway-agent; rm -f /srv/*.deb")
 	require.Empty(t, cmp.Diff(files, m.kept()))
 	require.Empty(t, cmp.Diff(host, snapshot(m.Host)))
-	require.NoError(t, Wait(t, func() error {
-		list, err := s.Nodes(step(t))
-		if err != nil {
-			return err
-		}
-		if st := list["n1"].State; st != api.NodeLeft && st != "" {
-			return errState(st)
-		}
-		return nil
-	}))
+	awaitLeft(t, s, "n1")
 	t.Run("installer", func(t *testing.T) { m.installer(p, s, me, other) })
 }
 

@@ -65,10 +65,6 @@ func FactsKey(site string, n NodeNumber) string { return fmt.Sprintf("%s.%d", si
 // InboxPrefix is the inbox prefix of node n's NATS connection.
 func InboxPrefix(n NodeNumber) string { return fmt.Sprintf("_INBOX.%d", n) }
 
-// ReaderInboxPrefix is the inbox prefix that a NATS user has to use. It begins like
-// no node's.
-func ReaderInboxPrefix(name string) string { return "_INBOX.reader-" + name }
-
 // Inventory is a snapshot of a node's facts. What the host does not tell is left out.
 type Inventory struct {
 	Version      int               `json:"v"`

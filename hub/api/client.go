@@ -184,14 +184,11 @@ func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, pa
 	for _, f := range o {
 		f(req.Header)
 	}
-	res, err := c.http.Do(req)
+	res, err := c.success(req, timeout)
 	if err != nil {
-		return c.explain(err, timeout)
+		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode/100 != 2 {
-		return readProblem(res)
-	}
 	if out == nil {
 		return nil
 	}
@@ -209,6 +206,20 @@ func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, pa
 		return fmt.Errorf("read the hub's answer to %s %s: %w", method, path, err)
 	}
 	return nil
+}
+
+// success sends a request and returns the answer of one that succeeded, with its
+// body for the caller to close. timeout is what an error names.
+func (c *Client) success(req *http.Request, timeout time.Duration) (*http.Response, error) {
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err, timeout)
+	}
+	if res.StatusCode/100 != 2 {
+		defer res.Body.Close()
+		return nil, readProblem(res)
+	}
+	return res, nil
 }
 
 // readProblem makes an Error of any answer that is not a success.

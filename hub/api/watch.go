@@ -50,14 +50,11 @@ func (c *Client) watch(ctx context.Context, path string, ready func() error, eac
 		return err
 	}
 	req.Header.Set("Accept", "text/event-stream, application/problem+json")
-	res, err := c.http.Do(req)
+	res, err := c.success(req, watchSilence)
 	if err != nil {
-		return c.explain(err, watchSilence)
+		return err
 	}
 	defer res.Body.Close()
-	if res.StatusCode/100 != 2 {
-		return readProblem(res)
-	}
 	sc := bufio.NewScanner(res.Body)
 	sc.Buffer(nil, maxWatchLine)
 	for sc.Scan() {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -88,18 +87,9 @@ func (ses *session) sendNetmap(u netmap.Update) error {
 	if err != nil {
 		return err
 	}
-	ses.mu.Lock()
-	c := ses.control
-	ses.mu.Unlock()
-	if c == nil {
-		return ErrOffline
-	}
-	ses.wmu.Lock()
-	defer ses.wmu.Unlock()
-	if err := protocol.WriteMessageParts(timedWriter{c}, protocol.KindNetmap, parts, protocol.MaxToAgent); err != nil {
-		return fmt.Errorf("send %s: %w", protocol.KindNetmap, err)
-	}
-	return nil
+	return ses.write(protocol.KindNetmap, func(c net.Conn) error {
+		return protocol.WriteMessageParts(timedWriter{c}, protocol.KindNetmap, parts, protocol.MaxToAgent)
+	})
 }
 
 // timedWriter gives each Write its time.

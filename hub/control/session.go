@@ -167,6 +167,14 @@ func (ses *session) send(kind protocol.MessageKind, body any) error {
 	if err != nil {
 		return err
 	}
+	return ses.write(kind, func(c net.Conn) error {
+		c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		return protocol.WriteFrame(c, m, protocol.MaxToAgent)
+	})
+}
+
+// write has the control stream to itself while f writes a message of that kind.
+func (ses *session) write(kind protocol.MessageKind, f func(net.Conn) error) error {
 	ses.mu.Lock()
 	c := ses.control
 	ses.mu.Unlock()
@@ -175,8 +183,7 @@ func (ses *session) send(kind protocol.MessageKind, body any) error {
 	}
 	ses.wmu.Lock()
 	defer ses.wmu.Unlock()
-	c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if err := protocol.WriteFrame(c, m, protocol.MaxToAgent); err != nil {
+	if err := f(c); err != nil {
 		return fmt.Errorf("send %s: %w", kind, err)
 	}
 	return nil
