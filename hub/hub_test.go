@@ -858,6 +858,7 @@ func TestDebugAndPing(t *testing.T) {
 			go http.Serve(&once{c: st, end: make(chan struct{})}, srv)
 		}
 	}()
+	a.until("the hub has the session", func(protocol.Netmap) bool { return true })
 	var res api.PingResult
 	w.must("POST", "/v1/diag/ping", api.PingRequest{From: "one", To: "two", Count: 2}, &res)
 	require.Equal(t, 2, res.Received)

@@ -5,7 +5,8 @@
 //
 //	testrun [flags] -- ARGUMENTS OF go test
 //
-// With -repeat it runs the same tests again and again, each time in a process
+// With -again N, up to N tests that failed run once more (see again.go). With
+// -repeat it runs the same tests again and again, each time in a process
 // of its own, and with -results it writes the counts as JSON.
 package main
 
@@ -24,6 +25,7 @@ import (
 func main() {
 	noSkips := flag.Bool("no-skips", os.Getenv("CI") != "" && os.Geteuid() == 0, "a skipped test is a failure (default: in CI as root)")
 	progress := flag.Bool("progress", false, "print each top-level test as it passes")
+	again := flag.Int("again", 0, "if no more than this many tests failed, run them once more")
 	repeat := flag.Int("repeat", 1, "run the tests this many times")
 	results := flag.String("results", "", "write counts as JSON to `FILE`")
 	flag.Parse()
@@ -43,6 +45,12 @@ func main() {
 			fmt.Printf("== run %d of %d\n", i, *repeat)
 		}
 		err = errors.Join(err, goTest(s, flag.Args()))
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 { // go test itself came to its end
+		if runAgain(s, flag.Args(), *again); s.failed() == 0 && len(s.second) > 0 {
+			err = nil
+		}
 	}
 	s.report()
 	if *results != "" {

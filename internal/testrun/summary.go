@@ -38,13 +38,15 @@ type summary struct {
 	measured map[string][]float64
 	packages map[string]bool
 	badPkgs  map[string]bool // failed outside of any test: build, panic, TestMain
+	hard     map[string]bool // said what no second run makes good
+	second   []string        // passed in a second run only
 }
 
 func newSummary(out io.Writer, progress bool) *summary {
 	return &summary{
 		out: out, progress: progress,
 		running: map[testID][]string{}, tallies: map[testID]*tally{}, skips: map[testID]string{}, measured: map[string][]float64{},
-		packages: map[string]bool{}, badPkgs: map[string]bool{},
+		packages: map[string]bool{}, badPkgs: map[string]bool{}, hard: map[string]bool{},
 	}
 }
 
@@ -74,6 +76,9 @@ func (s *summary) line(b []byte) {
 
 // output prints what packages say and keeps what tests say until they end.
 func (s *summary) output(id testID, text string) {
+	if hard(text) {
+		s.hard[id.pkg] = true
+	}
 	switch {
 	case id.test != "":
 		s.running[id] = append(s.running[id], text)
@@ -199,6 +204,9 @@ func (s *summary) report() {
 	}
 	if len(bad) > 0 {
 		fmt.Fprintf(s.out, "failed:\n  %s\n", strings.Join(bad, "\n  "))
+	}
+	if len(s.second) > 0 {
+		fmt.Fprintf(s.out, "passed in a second run only, mend them:\n  %s\n", strings.Join(s.second, "\n  "))
 	}
 	for _, f := range s.figures() {
 		fmt.Fprintf(s.out, "%-60s %3d times: p50 %.3f s, p95 %.3f s, max %.3f s\n", f.What, f.Times, f.P50, f.P95, f.Max)

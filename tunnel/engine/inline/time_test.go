@@ -51,11 +51,20 @@ func (w *wire) set(block func(protocol.NodeNumber, []byte) bool) {
 }
 
 // times are when node from sent messages of a kind.
-func (w *wire) times(from protocol.NodeNumber, kind byte) (at []time.Time) {
+func (w *wire) times(from protocol.NodeNumber, kind byte) []time.Time {
+	return w.when(func(e event) bool { return e.from == from && e.kind == kind })
+}
+
+// timesTo are when messages of a kind were sent to a node.
+func (w *wire) timesTo(to protocol.NodeNumber, kind byte) []time.Time {
+	return w.when(func(e event) bool { return e.to == to && e.kind == kind })
+}
+
+func (w *wire) when(is func(event) bool) (at []time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range w.seen {
-		if e.from == from && e.kind == kind {
+		if is(e) {
 			at = append(at, e.at)
 		}
 	}
