@@ -46,6 +46,7 @@ type Config struct {
 	PublicHTTPSPort uint16         // likewise
 	AdminSocket     string         // unix socket
 	ListenAdmin     string         // host:port of the admin API for certificates; empty: none
+	ListenNATS      string         // host:port of NATS over TLS for users of the state; empty: none
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
 	RelayLimits     tunnel.RelayLimits
@@ -76,6 +77,7 @@ type Hub struct {
 	udp   netip.AddrPort
 	https string
 	admin string // empty: none
+	nats  string // likewise
 	ready chan struct{}
 	parts atomic.Pointer[parts] // once they run
 }
@@ -135,14 +137,23 @@ func New(cfg Config) (*Hub, error) {
 	if !https.Addr().IsValid() {
 		h.https = fmt.Sprintf(":%d", https.Port())
 	}
-	if cfg.ListenAdmin != "" {
-		a, err := listenAddr(cfg.ListenAdmin)
-		if err != nil {
-			return nil, fmt.Errorf("listen-admin %q: %w", cfg.ListenAdmin, err)
+	if cfg.ListenNATS != "" && cfg.NATSURL != "" {
+		return nil, errors.New("listen-nats: with --nats-url the inventory lies in that cluster, and readers connect there (docs/NATS.md: readers of an external NATS); leave one of the two out")
+	}
+	for _, l := range []struct {
+		flag, addr string
+		to         *string
+	}{{"listen-admin", cfg.ListenAdmin, &h.admin}, {"listen-nats", cfg.ListenNATS, &h.nats}} {
+		if l.addr == "" {
+			continue
 		}
-		h.admin = a.String()
+		a, err := listenAddr(l.addr)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q: %w", l.flag, l.addr, err)
+		}
+		*l.to = a.String()
 		if !a.Addr().IsValid() {
-			h.admin = fmt.Sprintf(":%d", a.Port())
+			*l.to = fmt.Sprintf(":%d", a.Port())
 		}
 	}
 	if cfg.PublicUDPPort == 0 {

@@ -77,6 +77,13 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 		defer remoteListener.Close()
 	}
+	var natsListener net.Listener // nil: no NATS users from elsewhere
+	if h.nats != "" {
+		if natsListener, err = listenTCP(ctx, "listen-nats", h.nats); err != nil {
+			return err
+		}
+		defer natsListener.Close()
+	}
 
 	outside := h.cfg.NATSURL != ""
 	marker, err := openMarker(h.cfg.DataDir, outside)
@@ -186,14 +193,27 @@ func (h *Hub) Run(ctx context.Context) error {
 	if outside {
 		adminConfig.Conditions = append(adminConfig.Conditions, ext.condition)
 	}
-	if remoteListener != nil {
+	adminConfig.PublicHost, _, _ = net.SplitHostPort(public.HTTPS[0])
+	if remoteListener != nil || natsListener != nil {
 		if adminConfig.CA, err = admin.OpenCA(filepath.Join(h.cfg.DataDir, admin.CAFile)); err != nil {
 			return err
 		}
-		adminConfig.PublicHost, _, _ = net.SplitHostPort(public.HTTPS[0])
+	}
+	if remoteListener != nil {
 		_, adminConfig.AdminPort, _ = net.SplitHostPort(remoteListener.Addr().String())
 	}
+	readers := bus.Readers{Changed: store.Watch, User: func(key string) (string, bool) {
+		u, ok := store.State().NATSUserByKey(key)
+		return u.Name, ok
+	}}
+	if natsListener != nil {
+		_, adminConfig.NATSPort, _ = net.SplitHostPort(natsListener.Addr().String())
+		if readers.TLS, err = adminConfig.CA.ServerTLS(adminConfig.PublicHost); err != nil {
+			return err
+		}
+	}
 	api := admin.New(adminConfig)
+	readers.Refused = api.RefusedNATS
 	cancel()
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -227,7 +247,10 @@ func (h *Hub) Run(ctx context.Context) error {
 		if remoteListener != nil {
 			g.Go(func() error { return api.ServeRemote(ctx, remoteListener) })
 		}
-		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).
+		if natsListener != nil {
+			g.Go(func() error { return nats.ServeReaders(ctx, natsListener, readers) })
+		}
+		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).
 			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
 		h.parts.Store(p)
 		close(h.ready)

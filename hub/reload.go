@@ -87,6 +87,8 @@ func (c Config) needsRestart(n Config) (out []string) {
 	add("listen-udp", c.ListenUDP == n.ListenUDP)
 	add("listen-https", c.ListenHTTPS == n.ListenHTTPS)
 	add("admin-socket", c.AdminSocket == n.AdminSocket)
+	add("listen-admin", c.ListenAdmin == n.ListenAdmin)
+	add("listen-nats", c.ListenNATS == n.ListenNATS)
 	add("overlay", slices.Equal(c.Overlay, n.Overlay))
 	add("nats-url", c.NATSURL == n.NATSURL)
 	add("nats-creds", c.NATSCreds == n.NATSCreds)

@@ -65,6 +65,9 @@ func FactsKey(site string, n NodeNumber) string { return fmt.Sprintf("%s.%d", si
 // InboxPrefix is the inbox prefix of node n's NATS connection.
 func InboxPrefix(n NodeNumber) string { return fmt.Sprintf("_INBOX.%d", n) }
 
+// UserInboxPrefix is the inbox prefix of the NATS user of that name. No node's is like it.
+func UserInboxPrefix(name string) string { return "_INBOX.user." + name }
+
 // Inventory is a snapshot of a node's facts. What the host does not tell is left out.
 type Inventory struct {
 	Version      int               `json:"v"`

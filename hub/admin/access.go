@@ -22,7 +22,7 @@ const (
 	NoRole   Role = iota // a caller without credentials
 	Viewer               // looks
 	Operator             // works with sites, tokens, labels and routes
-	Admin                // decides who belongs: admins, revoked and quarantined nodes; takes backups
+	Admin                // decides who belongs: admins, NATS users, revoked and quarantined nodes; takes backups
 )
 
 var roleNames = []string{NoRole: "none", Viewer: "viewer", Operator: "operator", Admin: "admin"}
@@ -67,6 +67,9 @@ var access = map[string]Role{
 	"GET /v1/admins":                       Admin,
 	"POST /v1/admins":                      Admin,
 	"DELETE /v1/admins/{name}":             Admin,
+	"GET /v1/nats/users":                   Admin,
+	"POST /v1/nats/users":                  Admin,
+	"DELETE /v1/nats/users/{name}":         Admin,
 	"GET /v1/openapi.json":                 Viewer,
 	"GET /v1/openapi.yaml":                 Viewer,
 	"GET /v1/openapi-3.0.json":             Viewer,

@@ -60,10 +60,10 @@ type Config struct {
 	Conditions []func() protocol.Condition
 	Log        zerolog.Logger
 
-	// For ServeRemote; without a CA there are no admins from elsewhere.
-	CA         *CA
+	CA         *CA // nil: nobody comes from elsewhere
 	PublicHost string
-	AdminPort  string // as contexts have it
+	AdminPort  string // of ServeRemote, as contexts have it; empty: no admins from elsewhere
+	NATSPort   string // empty: no NATS users from elsewhere
 }
 
 // Server is the admin API. Its methods may be called concurrently.
@@ -91,6 +91,7 @@ func New(cfg Config) *Server {
 	s.registerLifecycle(a)
 	s.registerReads(a)
 	s.registerAdmins(a)
+	s.registerNATS(a)
 	s.registerInventory(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)

@@ -56,7 +56,7 @@ func (s *Server) registerAdmins(a huma.API) {
 }
 
 func (s *Server) createAdmin(ctx context.Context, spec api.AdminSpec) (out api.AdminCreated, err error) {
-	if s.cfg.CA == nil {
+	if s.cfg.AdminPort == "" {
 		return out, huma.Error409Conflict("this hub takes no admins from elsewhere; start it with --listen-admin")
 	}
 	ttl := cmp.Or(time.Duration(spec.TTL), defaultAdminTTL)

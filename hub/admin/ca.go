@@ -31,8 +31,9 @@ const (
 	backset = time.Hour // clocks of those who check may be behind
 )
 
-// CA issues the certificates of admins who come from elsewhere. Each hub has one of
-// its own. A certificate alone opens nothing: the state has to name it as well.
+// CA issues the certificates of admins who come from elsewhere, and the hub's own for them
+// and for NATS users. Each hub has one. An admin's certificate alone opens nothing: the
+// state has to name it as well.
 type CA struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -139,6 +140,16 @@ func (ca *CA) issue(name string, pub crypto.PublicKey, now, expires time.Time) (
 		Subject: pkix.Name{CommonName: name}, NotBefore: now.Add(-backset), NotAfter: expires,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, ca.cert, pub, ca.key)
+}
+
+// ServerTLS is what a server of this hub, whose public name or address is given, needs to be
+// believed by whoever has the CA's certificate.
+func (ca *CA) ServerTLS(public string) (*tls.Config, error) {
+	cert, err := ca.serverCert(public)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
 }
 
 // serverCert makes the listener's own certificate, whose key is in memory alone.

@@ -173,6 +173,21 @@ func (c *Client) RevokeAdmin(ctx context.Context, name string, o ...Option) erro
 	return c.do(ctx, http.MethodDelete, "/v1/admins/"+url.PathEscape(name), nil, nil, o...)
 }
 
+// NATSUsers lists the users of the hub's NATS server.
+func (c *Client) NATSUsers(ctx context.Context) ([]NATSUser, error) {
+	return get[[]NATSUser](ctx, c, "/v1/nats/users")
+}
+
+// CreateNATSUser makes a user of the hub's NATS server.
+func (c *Client) CreateNATSUser(ctx context.Context, u NATSUserSpec) (NATSUserCreated, error) {
+	return send[NATSUserCreated](ctx, c, http.MethodPost, "/v1/nats/users", u)
+}
+
+// RevokeNATSUser shuts a user out; open connections end.
+func (c *Client) RevokeNATSUser(ctx context.Context, name string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/nats/users/"+url.PathEscape(name), nil, nil, o...)
+}
+
 // Ping asks a node to ping another. It waits as long as the pings may take on
 // top of the client's own timeout.
 func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {

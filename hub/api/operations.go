@@ -51,5 +51,8 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
 	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
 	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke
-	{http.MethodGet, "/v1/backup", nil, nil, false},          // hub/backup has the format
+	{http.MethodGet, "/v1/nats/users", nil, []NATSUser{}, false},
+	{http.MethodPost, "/v1/nats/users", NATSUserSpec{}, NATSUserCreated{}, false},
+	{http.MethodDelete, "/v1/nats/users/{name}", nil, nil, true}, // revoke
+	{http.MethodGet, "/v1/backup", nil, nil, false},              // hub/backup has the format
 }

@@ -356,6 +356,32 @@ type AdminCreated struct {
 	Certificate string `json:"certificate"` // PEM
 }
 
+// NATSUserSpec asks for a user of the hub's NATS server.
+type NATSUserSpec struct {
+	Name string `json:"name"`
+	Role string `json:"role"` // reader
+	Key  string `json:"key"`  // public nkey of a user; the private one stays with him
+}
+
+// NATSUser is whoever may connect to the hub's NATS server from elsewhere, by the private
+// key to Key. State is active or revoked.
+type NATSUser struct {
+	Name    string    `json:"name"`
+	Role    string    `json:"role"`
+	Key     string    `json:"key"`
+	Created time.Time `json:"created"`
+	State   string    `json:"state"`
+	ETag    string    `json:"etag,omitempty"` // of what is stored
+}
+
+// NATSUserCreated has what a user needs to connect, but the private key.
+type NATSUserCreated struct {
+	NATSUser
+	Address     string `json:"address"`      // host:port, TLS
+	CA          string `json:"ca"`           // PEM: who vouches for the server's certificate
+	InboxPrefix string `json:"inbox_prefix"` // the one that the user's client has to have
+}
+
 // Event is something that happened and is no change of state: joins refused,
 // nodes coming and going. Kept in memory, newest first.
 type Event struct {

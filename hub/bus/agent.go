@@ -57,26 +57,62 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 		return fmt.Errorf("connect to nats: %w", err)
 	}
 	defer srv.Close()
-	stop := context.AfterFunc(ctx, func() { srv.Close(); conn.Close() })
-	defer stop()
+	br := bufio.NewReaderSize(conn, maxLine)
+	connect := func() ([]byte, error) {
+		conn.SetReadDeadline(time.Now().Add(connectTimeout))
+		line, err := readLine(br)
+		if err != nil {
+			return nil, err
+		}
+		conn.SetReadDeadline(time.Time{})
+		return rewriteConnect(line, cred)
+	}
+	return relay(ctx, conn, br, srv, srv, connect, rules{inbox: protocol.InboxPrefix(n) + ".", maxPayload: maxPayload, space: s.space})
+}
 
-	down := make(chan error, 1)
+// rules are what filter holds a client to.
+type rules struct {
+	inbox      string // with which reply subjects have to begin
+	maxPayload uint64
+	// space returns why nothing may be stored now: publishes are dropped then. Not
+	// acknowledged, they come again.
+	space func() error
+	// next returns when another line may be passed on; nil: at once.
+	next func() error
+}
+
+// relay passes on between client and server, until either ends or ctx does: to the server what
+// connect returns, then what the rules let through of up, to the client all of down. It
+// closes both, and returns what the client did against the rules.
+func relay(ctx context.Context, client net.Conn, up *bufio.Reader, srv net.Conn, down io.Reader, connect func() ([]byte, error), r rules) error {
+	stop := context.AfterFunc(ctx, func() { srv.Close(); client.Close() })
+	defer stop()
+	done := make(chan struct{})
 	go func() {
-		_, err := io.CopyBuffer(deadlineWriter{conn}, srv, make([]byte, downBuffer))
-		conn.Close() // ends the filter below
-		down <- err
+		defer close(done)
+		io.CopyBuffer(deadlineWriter{client}, onlyReader{down}, make([]byte, downBuffer))
+		client.Close() // ends the filter below
 	}()
-	up := filter(srv, conn, cred, protocol.InboxPrefix(n)+".", s.space)
+	line, err := connect()
+	if err == nil {
+		_, err = srv.Write(line)
+	}
+	if err == nil {
+		err = filter(srv, up, r)
+	}
 	srv.Close()
-	conn.Close()
-	<-down
-	if errors.Is(up, ErrProtocol) {
-		return up
+	client.Close()
+	<-done
+	if errors.Is(err, ErrProtocol) {
+		return err
 	}
 	return nil
 }
 
-// deadlineWriter gives each write its time: an agent that does not read is cut off.
+// onlyReader hides a WriteTo, which would not use the buffer.
+type onlyReader struct{ io.Reader }
+
+// deadlineWriter gives each write its time: a client that does not read is cut off.
 type deadlineWriter struct{ net.Conn }
 
 func (w deadlineWriter) Write(b []byte) (int, error) {
@@ -84,36 +120,26 @@ func (w deadlineWriter) Write(b []byte) (int, error) {
 	return w.Conn.Write(b)
 }
 
-// filter copies the NATS protocol of a client from r to w: CONNECT once, rewritten,
-// then PUB, HPUB, SUB, UNSUB, PING and PONG. The server's permissions cover
-// subjects but not the reply subject of a publish, to which JetStream would
-// answer with its own rights; so a reply has to begin with inbox. While there is no
-// space, publishes are dropped: not acknowledged, they come again.
-func filter(w io.Writer, r net.Conn, cred credential, inbox string, space func() error) error {
-	br := bufio.NewReaderSize(r, maxLine)
-	r.SetReadDeadline(time.Now().Add(connectTimeout))
-	line, err := readLine(br)
-	if err != nil {
-		return err
-	}
-	connect, err := rewriteConnect(line, cred)
-	if err != nil {
-		return err
-	}
-	r.SetReadDeadline(time.Time{})
-	if _, err := w.Write(connect); err != nil {
-		return err
-	}
+// filter copies the NATS protocol of a client, after its CONNECT, from br to w: PUB, HPUB,
+// SUB, UNSUB, PING and PONG. The server's permissions cover subjects but not the reply
+// subject of a publish, to which JetStream would answer with its own rights; so a
+// reply has to begin with the inbox.
+func filter(w io.Writer, br *bufio.Reader, r rules) error {
 	for {
 		line, err := readLine(br)
 		if err != nil {
 			return err
 		}
-		payload, err := checkLine(line, inbox)
+		payload, err := checkLine(line, r.inbox, r.maxPayload)
 		if err != nil {
 			return err
 		}
-		if payload > 0 && space() != nil {
+		if r.next != nil {
+			if err := r.next(); err != nil {
+				return err
+			}
+		}
+		if payload > 0 && r.space != nil && r.space() != nil {
 			if _, err := io.CopyN(io.Discard, br, payload); err != nil {
 				return err
 			}
@@ -140,7 +166,7 @@ func readLine(br *bufio.Reader) ([]byte, error) {
 }
 
 // checkLine returns how many bytes of payload, with its end of line, follow.
-func checkLine(line []byte, inbox string) (payload int64, err error) {
+func checkLine(line []byte, inbox string, maxPayload uint64) (payload int64, err error) {
 	// The same separators as the server's: what it takes for one word we do too.
 	f := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' })
 	if len(f) == 0 {
@@ -155,7 +181,7 @@ func checkLine(line []byte, inbox string) (payload int64, err error) {
 		counts = 2
 	case "PUB":
 	default:
-		return 0, fmt.Errorf("%w: operation %.20q is not for agents", ErrProtocol, op)
+		return 0, fmt.Errorf("%w: operation %.20q is not for clients", ErrProtocol, op)
 	}
 	// PUB subject [reply] size, HPUB subject [reply] header-size total-size
 	switch len(f) - counts {

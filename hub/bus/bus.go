@@ -1,7 +1,8 @@
 // Package bus is the hub's NATS server, embedded: the state log and the
 // inventory live in its JetStream. It listens on no socket. The hub's own
 // clients reach it in-process; an agent reaches it through a stream of its
-// control session, as that session's node and nobody else (Server.ServeAgent).
+// control session, as that session's node and nobody else (Server.ServeAgent);
+// users of role reader over TLS (Server.ServeReaders).
 //
 // Two accounts share nothing: the state log's, which only the hub's own client
 // ever enters, and the agents'.

@@ -232,7 +232,7 @@ func FuzzCheckLine(f *testing.F) {
 		f.Add([]byte(l))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		n, err := checkLine(line, "_INBOX.7.")
+		n, err := checkLine(line, "_INBOX.7.", maxPayload)
 		if err == nil && n > maxPayload+2 {
 			t.Fatal(n)
 		}

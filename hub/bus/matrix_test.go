@@ -21,6 +21,7 @@ type member struct {
 	nc     *nats.Conn
 	denied atomic.Int64 // operations that the server refused
 	heard  atomic.Int64 // messages of others that reached it
+	asked  atomic.Int64 // times that the hub asked it for a snapshot
 }
 
 func (m *member) own() string { return protocol.InventorySubject(m.site, m.n) }
@@ -47,7 +48,7 @@ func connectMembers(t *testing.T, s *Server) []*member {
 
 // hubSubjects are of nobody but the hub and the server, some of which act on what is sent there.
 var hubSubjects = []string{
-	"causeway", "causeway.v1", "causeway.v1.inventory", "causeway.v1.hub", "causeway.state.v1.log", "causeway.state.v1.other", "_INBOX", "_INBOX.hub.x", "_INBOX.x", "_R_.x",
+	"causeway", "causeway.v1", "causeway.v1.inventory", "causeway.v1.hub", "causeway.v1.ask", "causeway.v1.ask.1", "causeway.v1.event.node_up", "causeway.state.v1.log", "causeway.state.v1.other", "_INBOX", "_INBOX.hub.x", "_INBOX.x", "_R_.x",
 	"$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.OWN", "$JS.API.STREAM.UPDATE.CAUSEWAY_INVENTORY",
 	"$JS.API.STREAM.DELETE.CAUSEWAY_INVENTORY", "$JS.API.STREAM.PURGE.CAUSEWAY_INVENTORY", "$JS.API.STREAM.MSG.GET.CAUSEWAY_INVENTORY",
 	"$JS.API.STREAM.MSG.DELETE.CAUSEWAY_INVENTORY", "$JS.API.DIRECT.GET.CAUSEWAY_INVENTORY", "$JS.API.CONSUMER.CREATE.CAUSEWAY_INVENTORY",
@@ -58,7 +59,7 @@ var hubSubjects = []string{
 
 // wildcards are what only a listener may ask for.
 var wildcards = []string{
-	">", "*", "*.>", "*.*.*", "causeway.>", "causeway.*.>", "causeway.v1.>", "causeway.v1.inventory.>", "causeway.v1.inventory.*.>", "causeway.state.>", "_INBOX.>", "_INBOX.*",
+	">", "*", "*.>", "*.*.*", "causeway.>", "causeway.*.>", "causeway.v1.>", "causeway.v1.inventory.>", "causeway.v1.inventory.*.>", "causeway.v1.ask.>", "causeway.v1.ask.*", "causeway.v1.event.>", "causeway.state.>", "_INBOX.>", "_INBOX.*",
 	"_INBOX.*.>", "_INBOX.*.x", "$JS.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>", "$SYS.*.>", "$KV.>", "$O.>",
 }
 
@@ -101,6 +102,13 @@ func TestSubjectMatrix(t *testing.T) {
 			m.heard.Add(1)
 		})
 		require.NoError(t, err)
+		_, err = m.nc.Subscribe(protocol.AskSubject(m.n), func(got *nats.Msg) {
+			if string(got.Data) == evil {
+				leak(fmt.Sprintf("node %d heard", m.n), got.Subject)
+			}
+			m.asked.Add(1)
+		})
+		require.NoError(t, err)
 		require.NoError(t, m.nc.Flush())
 	}
 
@@ -113,12 +121,13 @@ func TestSubjectMatrix(t *testing.T) {
 				continue
 			}
 			base := fmt.Sprintf("causeway.v1.inventory.%s.%d", v.site, v.n)
-			targets = append(targets, v.own(), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
+			targets = append(targets, protocol.AskSubject(v.n), protocol.AskSubject(v.n)+".x", v.own(), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
 				fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", v.site, a.n), fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", a.site, v.n))
 			patterns = append(patterns, base+".>", base+".*", v.inbox()+".>", v.inbox()+".*", v.inbox()+".x.*")
 		}
 		targets = distinct(targets, a.own())
 		patterns = distinct(append(patterns, targets...))
+		targets = append(targets, protocol.AskSubject(a.n)) // the hub alone asks
 		for _, to := range targets {
 			require.NoError(t, a.nc.Publish(to, []byte(evil)))
 			require.NoError(t, a.nc.PublishRequest(to, a.inbox()+".r", []byte(evil)))
@@ -149,11 +158,13 @@ func TestSubjectMatrix(t *testing.T) {
 		for _, m := range members {
 			require.NoError(t, nc.Publish(m.own(), []byte(bait)))
 			require.NoError(t, nc.Publish(m.inbox()+".x", []byte(bait)))
+			require.NoError(t, nc.Publish(protocol.AskSubject(m.n), []byte(bait)))
 		}
 		require.NoError(t, nc.FlushTimeout(10*time.Second))
 	}
 	for _, m := range members {
 		require.NoError(t, m.nc.FlushTimeout(10*time.Second))
+		require.Eventually(t, func() bool { return m.asked.Load() == 1 }, 10*time.Second, time.Millisecond, "node %d is asked, once", m.n)
 		require.Eventually(t, func() bool { return m.heard.Load() == 1 }, 10*time.Second, time.Millisecond, "node %d hears its own inbox, once", m.n)
 	}
 	require.Eventually(t, func() bool { return good.Load() == int64(len(members)) }, 10*time.Second, time.Millisecond, "what agents may say is heard")

@@ -24,6 +24,7 @@ const (
 	RouteConflict = "route_conflict"
 	NodeUnknown   = "node_unknown"  // agents know it, this hub, restored from a backup, does not
 	AdminRefused  = "admin_refused" // a certificate that opens nothing
+	NATSRefused   = "nats_refused"  // credentials that open nothing
 	NATSAway      = "nats_away"     // the external NATS stores nothing
 	NATSBack      = "nats_back"
 )

@@ -23,12 +23,14 @@ type Difference struct {
 	After  string
 }
 
-// object names something that changes touch: a site or admin by name, a token by id,
+// object names something that changes touch: a site, admin or NATS user by name, a token by id,
 // a node by number, a route by its key.
 type object struct {
 	kind string
 	key  any
 }
+
+const natsUser = "NATS user" // a kind of object
 
 // touched lists what a change is about.
 func touched(c Change) []object {
@@ -77,6 +79,10 @@ func touched(c Change) []object {
 		return []object{{"admin", c.Name}}
 	case AdminRevoked:
 		return []object{{"admin", c.Name}}
+	case NATSUserCreated:
+		return []object{{natsUser, c.Name}}
+	case NATSUserRevoked:
+		return []object{{natsUser, c.Name}}
 	}
 	return nil
 }
@@ -90,6 +96,8 @@ func (s *State) find(o object) (stored any, name string) {
 		if v, ok := s.Sites[k]; ok && o.kind == "site" {
 			stored = v
 		} else if v, ok := s.Admins[k]; ok && o.kind == "admin" {
+			stored = v
+		} else if v, ok := s.NATSUsers[k]; ok && o.kind == natsUser {
 			stored = v
 		}
 	case protocol.TokenID:

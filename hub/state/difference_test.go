@@ -38,5 +38,8 @@ func TestDifferences(t *testing.T) {
 	require.Contains(t, made, Difference{"admin eve", "Role", "", "viewer"})
 	require.Contains(t, made, Difference{"admin eve", "Expires", "", "1970-01-01T01:00:00Z"})
 	require.Equal(t, []Difference{{"admin eve", "Revoked", "", "true"}}, change(AdminRevoked{"eve"}))
+	made = change(NATSUserCreated{Name: "eve", Role: "reader", Key: userKey(t)})
+	require.Contains(t, made, Difference{"NATS user eve", "Role", "", "reader"})
+	require.Equal(t, []Difference{{"NATS user eve", "Revoked", "", "true"}}, change(NATSUserRevoked{"eve"}))
 	require.Equal(t, []Difference{{"site a", "MaxAge", "72h0m0s", ""}, {"site a", "Name", "a", ""}}, change(SiteDeleted{"a"}))
 }

@@ -18,7 +18,7 @@ import (
 // Restored stands where a log was restored from a backup. What happened after the
 // backup is unknown: netmaps get a higher epoch, numbers that may have been given
 // away are passed over, and tokens that may have been redeemed and admins'
-// certificates that may have been revoked are void.
+// certificates and NATS users that may have been revoked are void.
 type Restored struct {
 	Epoch      uint64              `json:"epoch"`
 	NextNumber protocol.NodeNumber `json:"next_number"`
@@ -37,6 +37,10 @@ func (c Restored) apply(s *State, _ time.Time) error {
 	for name, a := range s.Admins {
 		a.Revoked = true
 		s.Admins[name] = a
+	}
+	for name, u := range s.NATSUsers {
+		u.Revoked = true
+		s.NATSUsers[name] = u
 	}
 	s.Epoch, s.NextNumber, s.Settling = c.Epoch, c.NextNumber, true
 	return nil

@@ -42,6 +42,7 @@ type State struct {
 	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
 	Routes     map[RouteKey]Route           // of live nodes
 	Admins     map[string]Admin             // by name; those that were revoked too
+	NATSUsers  map[string]NATSUser          // likewise
 
 	hash       []byte                                              // of the last transaction
 	names      map[string]protocol.NodeNumber                      // live nodes
@@ -146,6 +147,7 @@ func New() *State {
 		Nodes:      map[protocol.NodeNumber]Node{},
 		Routes:     map[RouteKey]Route{},
 		Admins:     map[string]Admin{},
+		NATSUsers:  map[string]NATSUser{},
 		names:      map[string]protocol.NodeNumber{},
 		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
 		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
@@ -161,6 +163,7 @@ func (s *State) clone() *State {
 	c.Nodes = maps.Clone(s.Nodes)
 	c.Routes = maps.Clone(s.Routes)
 	c.Admins = maps.Clone(s.Admins)
+	c.NATSUsers = maps.Clone(s.NATSUsers)
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)

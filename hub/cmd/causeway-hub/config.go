@@ -84,7 +84,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
 	fs.StringVar(&s.NATSCA, "nats-ca", "", "PEM FILE of the authorities that sign the certificates of --nats-url (default: the system's)")
 	fs.IntVar(&s.NATSReplicas, "nats-replicas", 0, "servers of --nats-url that keep each stream, 1 to 5 (default: 3 in a cluster, else 1)")
-	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for third-party readers (a later release)")
+	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for users of 'causeway nats user', such as :4222 (default: not served)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	for _, l := range s.limits() {
@@ -129,11 +129,8 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	if s.NATSCreds == "" && s.NATSURL != "" {
 		s.NATSCreds = service.Credential(credNATS)
 	}
-	if s.ListenNATS != "" {
-		return hub.Config{}, errors.New("listen-nats: NATS for third-party readers comes with a later release; leave it out")
-	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
-		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin,
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS,
 		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},

@@ -49,7 +49,6 @@ func TestBadConfigIsOneLine(t *testing.T) {
 		"socket_buffer: many\n":          "hub.yaml:1:",
 		"join_rate: fast\n":              "hub.yaml:1:",
 		"overlay: [banana]\n":            "no CIDR",
-		"listen_nats: :4222\n":           "later release",
 		"relay_node_bytes: -1\n":         "hub.yaml:1:",
 		"relay_pair_packets: 10k\n":      "hub.yaml:1:",
 		"data_dir: a\ndata_dir: b\n":     "data_dir",
