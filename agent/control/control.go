@@ -290,14 +290,28 @@ func (s *session) status(ctx context.Context) error {
 	}
 }
 
-// accept hands over the streams that the hub opens.
+// maxStreams is how many streams a hub may have open toward this agent at once,
+// so that one that was taken over does not fill the host's memory.
+const maxStreams = 64
+
+// accept hands over the streams that the hub opens, and closes those beyond
+// maxStreams at once.
 func (c *Client) accept(ctx context.Context, m *mux.Session) {
 	defer m.Close()
+	slots := make(chan struct{}, maxStreams)
 	for {
-		st, err := m.Accept(ctx)
+		conn, err := m.Accept(ctx)
 		if err != nil {
 			return
 		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			c.cfg.Log.Debug().Int("streams", maxStreams).Msg("refused a stream of the hub, too many are open")
+			conn.Close()
+			continue
+		}
+		st := &stream{Conn: conn, closed: sync.OnceFunc(func() { <-slots })}
 		go func() { // ends with the stream, and that with the session
 			h, err := mux.ReadHeader(st)
 			if err == nil && h.Kind == protocol.StreamDebug {
@@ -310,6 +324,17 @@ func (c *Client) accept(ctx context.Context, m *mux.Session) {
 			st.Close()
 		}()
 	}
+}
+
+// stream tells when it is closed.
+type stream struct {
+	net.Conn
+	closed func()
+}
+
+func (s *stream) Close() error {
+	defer s.closed()
+	return s.Conn.Close()
 }
 
 // Connected reports whether a hub has welcomed us.

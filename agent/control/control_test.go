@@ -200,6 +200,32 @@ func TestStreamsOfTheHub(t *testing.T) {
 	c.Close()
 }
 
+// A hub that opens streams without end gets no more than maxStreams, and another
+// when one of them ends.
+func TestStreamsOfTheHubAreBounded(t *testing.T) {
+	h, _ := pair(t, nil)
+	h.welcome()
+	open := func() net.Conn {
+		c, err := h.m.Open(t.Context(), protocol.StreamHeader{Kind: protocol.StreamDebug})
+		require.NoError(t, err)
+		return c
+	}
+	answers := func(c net.Conn) bool {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(c, "ping")
+		b, _ := io.ReadAll(c)
+		return string(b) == "ping"
+	}
+	var held []net.Conn
+	for range maxStreams {
+		held = append(held, open())
+	}
+	require.False(t, answers(open()), "one too many")
+	require.True(t, answers(held[0]), "those within the limit are served")
+	held[0].Close()
+	require.Eventually(t, func() bool { c := open(); defer c.Close(); return answers(c) }, 10*time.Second, 10*time.Millisecond, "a place is free again")
+}
+
 func TestWelcomeErrors(t *testing.T) {
 	for _, c := range []struct {
 		name string
