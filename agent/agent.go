@@ -57,6 +57,7 @@ type Tunnel interface {
 	SetPeers([]tunnel.NodePeer) error
 	Candidates() []netip.AddrPort
 	Paths() []protocol.PathStatus
+	View(protocol.NodeNumber) (protocol.PathView, bool)
 	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
 	HubRestarted() <-chan protocol.NodeNumber
@@ -221,7 +222,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }

@@ -89,6 +89,9 @@ func (d *doubleTunnel) Paths() []protocol.PathStatus {
 	defer d.mu.Unlock()
 	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, MTU: d.mtu, RxBytes: 5, TxBytes: 6}}
 }
+func (d *doubleTunnel) View(n protocol.NodeNumber) (protocol.PathView, bool) {
+	return protocol.PathView{PathStatus: d.Paths()[0], Why: "a double"}, n == 3
+}
 func (d *doubleTunnel) setMTU(mtu int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -147,13 +147,7 @@ func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult 
 	if err != nil {
 		return debug.PingResult{From: a.name(), To: q.To, Error: err.Error()}
 	}
-	var src netip.Addr
-	for _, o := range a.id.Overlay {
-		if o.Is4() == dst.Is4() {
-			src = o
-		}
-	}
-	r := debug.Ping(ctx, src, dst, q.Count, time.Duration(q.Timeout))
+	r := debug.Ping(ctx, a.ownOverlay(dst), dst, q.Count, time.Duration(q.Timeout))
 	r.From, r.To, r.Path = a.name(), q.To, a.pathTo(dst)
 	return r
 }

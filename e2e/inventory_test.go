@@ -111,6 +111,10 @@ func TestContainersAreWatched(t *testing.T) {
 		require.NoError(t, err)
 		require.Regexp(t, `(?m)^`+name+` +n1 +s1 +running +`+regexp.QuoteMeta(addr)+` `, out)
 
+		var ping api.PingResult
+		require.NoError(t, s.Ask(step(t), &ping, "diag", "ping", "n1", name), "a pod by its name")
+		require.Equal(t, addr, ping.Addr.String())
+
 		_, err = p.Run(step(t), "stop", "-t", "0", name)
 		require.NoError(t, err)
 		seen = w.wait(fmt.Sprintf(`s1  n1  container %s exited \(`, name))

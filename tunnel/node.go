@@ -398,6 +398,17 @@ func (n *Node) Paths() []protocol.PathStatus {
 	return paths
 }
 
+// View is how peer n is reached, over what else it could be, and why so; false: n is
+// no peer.
+func (n *Node) View(number protocol.NodeNumber) (protocol.PathView, bool) {
+	v, ok := n.under.View(number)
+	v.MTU = min(v.MTU, n.cfg.MTU)
+	n.mu.Lock()
+	v.Name = n.names[number]
+	n.mu.Unlock()
+	return v, ok
+}
+
 // HubBound reports whether the hub with this number has bound our address and
 // answered lately.
 func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(hub) }

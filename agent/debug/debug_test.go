@@ -37,6 +37,9 @@ func testServer() *Server {
 			return Netmap{Held: true, Netmap: protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 2}}}
 		},
 		Routes: func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
+		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
+			return protocol.TraceView{Number: q.Peer}
+		},
 		Ping: func(_ context.Context, q PingRequest) PingResult {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
 		},

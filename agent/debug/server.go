@@ -209,10 +209,11 @@ func (s *Server) common() *http.ServeMux {
 	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
 	m.HandleFunc("GET /v1/conntrack", s.flows)
 	m.HandleFunc("POST /v1/ping", s.ping)
+	m.HandleFunc("POST /v1/trace", s.trace)
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/ping, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/{ping,trace}, GET /metrics")
 	})
 	return m
 }

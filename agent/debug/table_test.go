@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 17)
+	require.Len(t, rows, 18)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -35,8 +35,11 @@ func TestTable(t *testing.T) {
 		method, path, hub := row[1], row[2], row[3]
 		served[strings.SplitN(path, "?", 2)[0]] = true
 		body := ""
-		if path == "/v1/ping" {
+		switch path {
+		case "/v1/ping":
 			body = `{"to":"198.18.0.3"}`
+		case "/v1/trace":
+			body = `{"peer":3}`
 		}
 		want := http.StatusOK
 		if path == "/readyz" {

@@ -25,6 +25,7 @@ type Config struct {
 	Netmap func() Netmap
 	Routes func(context.Context) Routes
 	Ping   func(context.Context, PingRequest) PingResult
+	Trace  func(context.Context, protocol.TraceQuestion) protocol.TraceView
 	Leave  func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult

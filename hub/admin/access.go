@@ -63,6 +63,7 @@ var access = map[string]Role{
 	"GET /v1/inventory/{name}":             Viewer,
 	"GET /v1/inventory/watch":              Viewer,
 	"POST /v1/diag/ping":                   Operator,
+	"POST /v1/diag/trace":                  Operator,
 	"GET /v1/backup":                       Admin,
 	"GET /v1/admins":                       Admin,
 	"POST /v1/admins":                      Admin,

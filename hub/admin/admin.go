@@ -93,6 +93,7 @@ func New(cfg Config) *Server {
 	s.registerAdmins(a)
 	s.registerNATS(a)
 	s.registerInventory(a)
+	s.registerDiag(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/inventory/watch", s.watchInventory)

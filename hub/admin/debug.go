@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +94,7 @@ type agentPing struct {
 	Timeout api.Duration `json:"timeout"`
 }
 
-// ping asks node From to ping To, a node's name or an address.
+// ping asks node From to ping To: a node, a pod or any address.
 func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, error) {
 	st := s.cfg.Store.State()
 	from, err := st.FindNode(in.From)
@@ -111,48 +110,24 @@ func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, 
 	if t := time.Duration(in.Timeout); in.Count < 1 || in.Count > pingMax || t < time.Millisecond || t > 10*time.Second {
 		return api.PingResult{}, huma.Error422UnprocessableEntity("a ping sends 1 to 20 packets and waits 1ms to 10s for each")
 	}
-	addr, err := netip.ParseAddr(in.To)
+	to, err := s.resolver(st).resolve(in.To)
 	if err != nil {
-		to, err := st.FindNode(in.To)
-		if err != nil {
-			return api.PingResult{}, problem(err)
+		// An address that nobody announces may be pinged all the same.
+		addr, bad := netip.ParseAddr(in.To)
+		if bad != nil || addr.Zone() != "" {
+			return api.PingResult{}, err
 		}
-		overlay, err := st.OverlayOf(to.Number)
-		if err != nil || len(overlay) == 0 {
-			return api.PingResult{}, huma.Error409Conflict("node " + in.To + " has no overlay address")
-		}
-		addr = overlay[0]
-	}
-	b, err := json.Marshal(agentPing{addr.String(), in.Count, in.Timeout})
-	if err != nil {
-		return api.PingResult{}, problem(err)
+		to.Addr = addr
 	}
 	budget := time.Duration(in.Count)*(time.Duration(in.Timeout)+time.Second) + 10*time.Second
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/v1/ping", bytes.NewReader(b))
-	if err != nil {
-		return api.PingResult{}, problem(err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set(whoHeader, who(ctx))
-	resp, err := s.agentClient(from.Number, budget).Do(req)
-	if err != nil {
-		return api.PingResult{}, agentError(from.Name, err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return api.PingResult{}, agentError(from.Name, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return api.PingResult{}, huma.Error502BadGateway(fmt.Sprintf("node %s refused to ping: %.300q", from.Name, strings.TrimSpace(string(answer))))
-	}
 	out := api.PingResult{}
-	if err := json.Unmarshal(answer, &out); err != nil {
-		return api.PingResult{}, huma.Error502BadGateway(fmt.Sprintf("node %s answered no ping result", from.Name))
+	if err := s.ask(ctx, from, "/v1/ping", agentPing{to.Addr.String(), in.Count, in.Timeout}, &out, budget); err != nil {
+		return api.PingResult{}, err
 	}
+	out.Error, out.Path, out.Addr = protocol.OneLine(out.Error, protocol.MaxFactText), protocol.OneLine(out.Path, 16), out.Addr.WithZone("")
 	out.From, out.To = from.Name, in.To
 	if !out.Addr.IsValid() {
-		out.Addr = addr
+		out.Addr = to.Addr
 	}
 	return out, nil
 }

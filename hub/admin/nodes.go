@@ -231,8 +231,4 @@ func (s *Server) registerNodes(a huma.API) {
 		out := s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}])
 		return withTag(out.ETag, out)
 	}, changes)
-
-	huma.Post(a, "/v1/diag/ping", func(ctx context.Context, in *struct{ Body api.PingRequest }) (*body[api.PingResult], error) {
-		return answer(s.ping(ctx, in.Body))
-	})
 }

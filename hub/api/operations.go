@@ -48,6 +48,7 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
+	{http.MethodPost, "/v1/diag/trace", TraceRequest{}, Trace{}, false},
 	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
 	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
 	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke

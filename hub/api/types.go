@@ -391,7 +391,7 @@ type Event struct {
 	Message string    `json:"message"`
 }
 
-// PingRequest asks node From to ping To: a node name or an address.
+// PingRequest asks node From to ping To: a node, a pod or an address.
 type PingRequest struct {
 	From    string   `json:"from"`
 	To      string   `json:"to"`

@@ -264,17 +264,21 @@ func (u *Underlay) UDPBlocked() bool { return u.udpBlocked.Load() }
 
 // shown replaces a stream's address by that of the socket at its other end.
 func (u *Underlay) shown(l []protocol.PathStatus) {
-	streams := *u.streams.Load()
 	for i := range l {
-		if !protocol.IsStream(l[i].Addr) {
-			continue
-		}
-		at := netip.AddrPort{}
-		if s := streams[l[i].Addr]; s != nil {
-			if c := s.conn.Load(); c != nil {
-				at = c.Remote()
-			}
-		}
-		l[i].Addr = at
+		l[i].Addr = u.at(l[i].Addr)
 	}
+}
+
+// at is where datagrams to a go: of a stream, the hub's address as it is
+// connected now; zero if it is not.
+func (u *Underlay) at(a netip.AddrPort) netip.AddrPort {
+	if !protocol.IsStream(a) {
+		return a
+	}
+	if s := (*u.streams.Load())[a]; s != nil {
+		if c := s.conn.Load(); c != nil {
+			return c.Remote()
+		}
+	}
+	return netip.AddrPort{}
 }

@@ -248,6 +248,18 @@ func (u *Underlay) Paths() []protocol.PathStatus {
 	return l
 }
 
+// View is how peer n is reached and why so; false: n is no peer.
+func (u *Underlay) View(n protocol.NodeNumber) (protocol.PathView, bool) {
+	u.mu.Lock()
+	v, ok := u.agent.View(time.Now(), n)
+	u.mu.Unlock()
+	v.Addr = u.at(v.Addr)
+	for i := range v.Candidates {
+		v.Candidates[i].Addr = u.at(v.Candidates[i].Addr)
+	}
+	return v, ok
+}
+
 // HubBound reports whether the hub has bound our address and answered lately.
 func (u *Underlay) HubBound(n protocol.NodeNumber) bool {
 	r := (*u.peers.Load())[n]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,18 +12,18 @@ import (
 )
 
 func (c *cli) diag() *cobra.Command {
-	return c.group("diag", "Ask nodes to look for themselves", "", c.ping())
+	return c.group("diag", "Ask nodes to look for themselves", "", c.ping(), c.path(), c.trace())
 }
 
 func (c *cli) ping() *cobra.Command {
 	var count int
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "ping NODE NODE|ADDRESS",
+		Use:   "ping NODE NODE|POD|ADDRESS",
 		Short: "Let one node ping another through the tunnel",
-		Long: `Ask the first node to ping the second, or an address, and show what it saw.
+		Long: `Ask the first node to ping the second, a pod or an address, and show what it saw.
 Exit status is 1 when no answer came.`,
-		Args:              exactly("NODE", "NODE or ADDRESS"),
+		Args:              exactly("NODE", "NODE, POD or ADDRESS"),
 		ValidArgsFunction: c.completer(2, nodeNames),
 	}
 	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to send, 1 to 20")
@@ -33,10 +32,8 @@ Exit status is 1 when no answer came.`,
 		if err := checkName("node", args[0]); err != nil {
 			return err
 		}
-		if _, err := netip.ParseAddr(args[1]); err != nil {
-			if err := checkName("node", args[1]); err != nil {
-				return usagef("%q is neither an address nor the name of a node", args[1])
-			}
+		if err := checkEnd(args[1]); err != nil {
+			return err
 		}
 		if count < 1 || count > 20 {
 			return usagef("--count %d is not between 1 and 20", count)

@@ -228,7 +228,40 @@ func newFakeHub() http.Handler {
 		}
 		answer(res)(w, r)
 	})
+	m.HandleFunc("POST /v1/diag/trace", func(w http.ResponseWriter, r *http.Request) {
+		var q api.TraceRequest
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		answer(fakeTrace(q))(w, r)
+	})
 	return m
+}
+
+// fakeTrace is a pod that is reached over the relay; of node down nothing is heard, and what
+// its site says would move a cursor.
+func fakeTrace(q api.TraceRequest) api.Trace {
+	hub, direct := netip.MustParseAddrPort("203.0.113.1:51820"), netip.MustParseAddrPort("192.0.2.7:51820")
+	pod := netip.MustParseAddr("10.202.1.11")
+	view := func(number protocol.NodeNumber) *protocol.TraceView {
+		return &protocol.TraceView{Number: number, Peer: protocol.PathView{
+			PathStatus: protocol.PathStatus{Path: protocol.PathRelay, Addr: hub, RTT: 42 * time.Millisecond, Loss: 0.01, MTU: 1408, Since: time.Now().Add(-3 * time.Hour)},
+			Size:       1468, Why: "none of the peer's 1 addresses answers\x1b[2J",
+			Candidates: []protocol.PathCandidate{
+				{Path: protocol.PathRelay, Addr: hub, Hub: 1, Chosen: true, State: protocol.PathAnswers, RTT: 42 * time.Millisecond, Size: 1468, Answered: time.Now().Add(-3 * time.Hour)},
+				{Path: protocol.PathDirect, Addr: direct, State: protocol.PathNever}}}}
+	}
+	t := api.Trace{From: api.DiagEnd{Text: q.From, Node: "sh-1", Site: "idc-sh", Addr: netip.MustParseAddr("198.18.0.2")}, To: api.DiagEnd{Text: q.To, Node: "eu-1", Site: "cloud-eu", Pod: "web-1", Addr: pod},
+		Forward: view(2), Back: view(3)}
+	t.Hops = []api.TraceHop{{Kind: api.HopHost, Name: "sh-1", OK: true, Note: "route: dev cw0 table 51820 mtu 1408"}, {Kind: api.HopTunnel, Name: "relay", Addr: hub.Addr(), OK: true, Note: t.Forward.Peer.Why},
+		{Kind: api.HopHub, Name: "hub 1", RTT: api.Duration(20 * time.Millisecond), OK: true}, {Kind: api.HopHost, Name: "eu-1", RTT: api.Duration(22 * time.Millisecond), Total: api.Duration(43 * time.Millisecond), OK: true},
+		{Kind: api.HopPod, Name: "web-1", Addr: pod, RTT: api.Duration(time.Millisecond), Total: api.Duration(44 * time.Millisecond), OK: true}}
+	if q.To == "down" {
+		t.Back, t.BackError = nil, "node eu-1 does not answer"
+		t.Hops[3].OK, t.Hops[3].Note = false, t.BackError
+	}
+	return t
 }
 
 func answer(v any) http.HandlerFunc {

@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/netns/lab"
+	"causeway/protocol"
+)
+
+// What operators ask when something is slow or gone: n1 and n2 reach each other directly, n3
+// over the relay, as its host lets nobody but the hub in.
+func TestDiag(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 3)
+	nodes[2].Host.Nft(`table inet shut { chain in { type filter hook prerouting priority -300; iifname "eth0" udp dport != 53 ip saddr != ` + HubAddr + ` drop; }; }`)
+	require.NoError(t, lab.All(func() error { joinSmall(t, s, nodes, 1); return nil }, func() error { joinSmall(t, s, nodes, 2); return nil }, func() error { joinSmall(t, s, nodes, 3); return nil }))
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
+	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[2].Pod.V4))
+
+	t.Run("path", func(t *testing.T) { diagPath(t, s, nodes) })
+	t.Run("trace", func(t *testing.T) { diagTrace(t, s, nodes) })
+}
+
+func diagPath(t *testing.T, s *System, nodes []*smallNode) {
+	var r api.Trace
+	require.NoError(t, s.Ask(step(t), &r, "diag", "path", "n1", nodes[1].Pod.V4))
+	require.Equal(t, "n2", r.To.Node)
+	for from, v := range map[string]*protocol.TraceView{"n1": r.Forward, "n2": r.Back} {
+		require.Equal(t, protocol.PathDirect, v.Peer.Path, from)
+		require.Positive(t, v.Peer.RTT)
+		require.Zero(t, v.Peer.Loss)
+		require.Equal(t, 1500, v.Peer.Size, "the underlay's")
+		require.Equal(t, 1440, v.Peer.MTU)
+		require.False(t, v.Peer.Since.IsZero())
+		require.Contains(t, v.Peer.Why, "direct")
+		require.True(t, v.Peer.Candidates[0].Chosen)
+	}
+	require.Equal(t, nodes[1].LAN, r.Forward.Peer.Addr.Addr().String())
+
+	require.NoError(t, s.Ask(step(t), &r, "diag", "path", nodes[0].Pod.V6, "n3"))
+	require.Equal(t, protocol.PathRelay, r.Forward.Peer.Path)
+	require.Equal(t, HubAddr, r.Forward.Peer.Addr.Addr().String())
+	require.Regexp(t, `none of the peer's \d+ addresses answers`, r.Forward.Peer.Why)
+	out, err := s.CLI(step(t), "diag", "path", "n1", "n3")
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^n1 to n3 +relay through `+HubAddr+`:51820$`, out)
+	require.Regexp(t, `(?m)^ +direct +203\.0\.113\.23:\d+ .* no answer$`, out)
+
+	for what, args := range map[string][]string{
+		"neither a node nor a running pod": {"n1", "nosuchpod"},
+		"no node has the address":          {"n1", "192.0.2.99"},
+		"both ends are on node n1":         {"n1", nodes[0].Pod.V4},
+	} {
+		_, err := s.CLI(step(t), append([]string{"diag", "path"}, args...)...)
+		requireOneLine(t, err, what)
+	}
+}
+
+func diagTrace(t *testing.T, s *System, nodes []*smallNode) {
+	kinds := func(r api.Trace) (out []string) {
+		for _, h := range r.Hops {
+			require.True(t, h.OK, "%+v", h)
+			out = append(out, h.Kind)
+		}
+		return out
+	}
+	var r api.Trace
+	require.NoError(t, s.Ask(step(t), &r, "diag", "trace", nodes[0].Pod.V4, nodes[1].Pod.V4))
+	require.Equal(t, []string{api.HopPod, api.HopHost, api.HopTunnel, api.HopHost, api.HopPod}, kinds(r))
+	require.NoError(t, s.Ask(step(t), &r, "diag", "trace", nodes[0].Pod.V6, nodes[2].Pod.V6))
+	require.Equal(t, []string{api.HopPod, api.HopHost, api.HopTunnel, api.HopHub, api.HopHost, api.HopPod}, kinds(r))
+	for i := range r.Hops[3:] {
+		require.Positive(t, r.Hops[3+i].RTT, "hop %d of %+v", 3+i, r.Hops)
+	}
+	require.Contains(t, r.Hops[1].Note, "dev cw0")
+
+	// A pod that answers nobody: its own node says so too.
+	nodes[1].Pod.Nft(`table inet mute { chain in { type filter hook input priority 0; meta l4proto { icmp, ipv6-icmp } drop; }; }`)
+	_, err := s.CLI(step(t), "diag", "trace", "n1", nodes[1].Pod.V4)
+	require.ErrorContains(t, err, "pod "+nodes[1].Pod.V4+" does not answer")
+	nodes[1].Pod.Nft(`delete table inet mute`)
+}

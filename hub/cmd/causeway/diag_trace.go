@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// endsText is the help on how ends are named.
+const endsText = `Each end is a node, a pod (NAME or NODE/NAME as in 'causeway inventory list') or an
+address that a node carries.`
+
+// checkEnd refuses what can be neither a node, a pod nor an address.
+func checkEnd(s string) error {
+	if s == "" || len(s) > 256 || printable(s) != s {
+		return usagef("%.80q is no node, pod or address", s)
+	}
+	return nil
+}
+
+// tracer is a command that lets both ends look and shows what they saw.
+func (c *cli) tracer(cmd *cobra.Command, show func(*page, api.Trace), failure func(api.Trace) string) *cobra.Command {
+	var count int
+	cmd.Args, cmd.ValidArgsFunction = exactly("A", "B"), c.completer(2, nodeNames)
+	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to each hop, 1 to 10")
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		for _, a := range args {
+			if err := checkEnd(a); err != nil {
+				return err
+			}
+		}
+		if count < 1 || count > protocol.MaxTracePings {
+			return usagef("--count %d is not between 1 and %d", count, protocol.MaxTracePings)
+		}
+		t, err := hub.Trace(ctx, api.TraceRequest{From: args[0], To: args[1], Count: count})
+		if err != nil {
+			return err
+		}
+		if err := c.show(t, []string{t.From.Node, t.To.Node}, func(p *page) { show(p, t) }); err != nil {
+			return err
+		}
+		if msg := failure(t); msg != "" {
+			return errors.New(printable(msg))
+		}
+		return nil
+	})
+}
+
+func (c *cli) path() *cobra.Command {
+	return c.tracer(&cobra.Command{
+		Use:   "path A B",
+		Short: "Show over which path two ends reach each other, and why over that one",
+		Long: `Show the path that each end's node has to the other's: direct, relay or stream,
+through which address, with round trip time, loss, MTU, since when, why this one,
+and what else could be. Both nodes take part.
+
+` + endsText + `
+
+Exit status is 1 when one of the two has no path.`,
+	}, pathPage, func(t api.Trace) string {
+		for _, s := range sides(t) {
+			switch {
+			case s.view == nil:
+				return s.err
+			case s.view.Peer.Path == protocol.PathNone || s.err != "":
+				return fmt.Sprintf("%s has no path to %s: %s", s.from, s.to, first(s.err, s.view.Peer.Why))
+			}
+		}
+		return ""
+	})
+}
+
+func (c *cli) trace() *cobra.Command {
+	return c.tracer(&cobra.Command{
+		Use:   "trace A B",
+		Short: "Show the hops between two ends, with the time that each takes",
+		Long: `Show pod, host, tunnel, hub (where traffic goes through one), host and pod between two
+ends: whether each answers, and the time there and back between it and the hop before.
+'total' is an echo from the first host through everything up to that hop. Each hop is
+measured by the node beside it.
+
+` + endsText + `
+
+Exit status is 1 when a hop does not answer.`,
+	}, tracePage, func(t api.Trace) string {
+		for _, h := range t.Hops {
+			if !h.OK {
+				return fmt.Sprintf("%s %s does not answer: %s", h.Kind, hopName(h), first(h.Note, "nothing says why"))
+			}
+		}
+		return ""
+	})
+}
+
+// first is the first of two texts that is not empty.
+func first(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// side is one end's view of the other.
+type side struct {
+	from, to string
+	view     *protocol.TraceView
+	err      string
+}
+
+func sides(t api.Trace) []side {
+	return []side{{t.From.Node, t.To.Node, t.Forward, t.ForwardError}, {t.To.Node, t.From.Node, t.Back, t.BackError}}
+}
+
+func endText(e api.DiagEnd) string {
+	switch {
+	case e.Pod != "":
+		return fmt.Sprintf("pod %s (%s) on %s, site %s", e.Pod, e.Addr, e.Node, e.Site)
+	case e.Text != e.Node:
+		return fmt.Sprintf("%s on %s, site %s", e.Addr, e.Node, e.Site)
+	}
+	return fmt.Sprintf("%s (%s), site %s", e.Node, e.Addr, e.Site)
+}
+
+func pathPage(p *page, t api.Trace) {
+	p.line("%s", printable(endText(t.From)+"  to  "+endText(t.To)))
+	for _, s := range sides(t) {
+		p.gap()
+		if s.view == nil {
+			p.line("%s", p.paint(bad, printable(s.from+" to "+s.to+": "+s.err)))
+			continue
+		}
+		v := s.view.Peer
+		what := string(v.Path)
+		if v.Addr.IsValid() {
+			what += " through " + v.Addr.String()
+		}
+		kv := []string{s.from + " to " + s.to, what, "why", first(s.err, v.Why), "round trip", millis(v.RTT), "loss", fmt.Sprintf("%.0f %%", 100*v.Loss),
+			"mtu", mtuText(v), "since", age(v.Since)}
+		p.facts(kv...)
+		if len(v.Candidates) == 0 {
+			continue
+		}
+		rows := make([][]any, len(v.Candidates))
+		for i, k := range v.Candidates {
+			state := cell{text: printable(k.State)}
+			if k.Chosen {
+				state = cell{text: "in use, " + printable(k.State), meaning: good}
+			}
+			answered := "never"
+			if !k.Answered.IsZero() {
+				answered = age(k.Answered) + " ago"
+			}
+			rows[i] = []any{"  " + printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), fmt.Sprintf("%.0f %%", 100*k.Loss), number(k.Size), answered, state}
+		}
+		p.table([]string{"  PATH", "ADDRESS", "RTT", "LOSS", "LARGEST", "ANSWERED", "STATE"}, rows)
+	}
+}
+
+func addrText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+// number is n, or a dash where it is not known.
+func number(n int) string {
+	if n <= 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+func mtuText(v protocol.PathView) string {
+	switch {
+	case v.MTU == 0:
+		return "not known yet"
+	case v.Size == 0:
+		return fmt.Sprintf("%d inside (a stream takes any)", v.MTU)
+	}
+	return fmt.Sprintf("%d inside, %d on the underlay", v.MTU, v.Size)
+}
+
+func hopName(h api.TraceHop) string {
+	switch {
+	case h.Name == "" && h.Addr.IsValid():
+		return h.Addr.String()
+	case h.Addr.IsValid():
+		return h.Name + " (" + h.Addr.String() + ")"
+	}
+	return h.Name
+}
+
+func tracePage(p *page, t api.Trace) {
+	p.line("%s", printable(endText(t.From)+"  to  "+endText(t.To)))
+	p.gap()
+	rows := make([][]any, len(t.Hops))
+	for i, h := range t.Hops {
+		answers := cell{text: "ok", meaning: good}
+		if !h.OK {
+			answers = cell{text: "no answer", meaning: bad}
+		}
+		rows[i] = []any{i + 1, printable(h.Kind), printable(hopName(h)), millis(time.Duration(h.RTT)), millis(time.Duration(h.Total)), answers, printable(h.Note)}
+	}
+	p.table([]string{"", "HOP", "NAME", "TIME", "TOTAL", "", "NOTE"}, rows)
+	if b := t.Back; b != nil && t.Forward != nil && b.Peer.Path != t.Forward.Peer.Path {
+		p.line("The way back is another one: %s, %s.", printable(string(b.Peer.Path)), printable(b.Peer.Why))
+	}
+	if t.BackError != "" {
+		p.line("%s", printable(t.BackError))
+	}
+}
