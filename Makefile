@@ -15,6 +15,7 @@ SECONDS  ?= 2
 MODE     ?= veth
 LONG     ?=
 ARCH     ?= amd64,arm64
+KEY      ?= $(CAUSEWAY_RELEASE_KEY)
 REAL      ?= 500
 SIMULATED ?= 2000
 STEADY    ?= 40
@@ -47,9 +48,9 @@ build: ## Build the three static programs into bin/
 	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p $$d || exit 1; \
 	done
 
-package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums (ARCH=amd64,arm64)
+package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums, signatures (ARCH=amd64,arm64, KEY=FILE)
 	@rm -rf dist
-	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -out ../dist
+	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -key "$(if $(KEY),$(abspath $(KEY)))" -out ../dist
 
 docs: ## Generate what docs/ holds of the code
 	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores)$$' ./agent/config ./hub/bus ./hub/cmd/causeway-hub ./e2e

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/internal/docpage"
+	"causeway/internal/sshsig"
+	"causeway/protocol"
 )
 
 const packagesVersion = "1.2.3-rc.1+4.gabcdef"
@@ -32,7 +35,7 @@ var packages = sync.OnceValues(func() (Packages, error) {
 		return Packages{}, err
 	}
 	atExit(func() { os.RemoveAll(dir) })
-	return BuildPackages(ctx, dir, packagesVersion, "deb,rpm,oci")
+	return BuildPackages(ctx, filepath.Join(dir, "dist"), packagesVersion, "deb,rpm,oci,bin")
 })
 
 func builtPackages(t *testing.T) Packages {
@@ -53,7 +56,13 @@ func sh(t *testing.T, script string, args ...string) string {
 // The same source makes the same bytes, and they hold what they should.
 func TestPackages(t *testing.T) {
 	p := builtPackages(t)
-	again, err := BuildPackages(within(t, 5*time.Minute), t.TempDir(), packagesVersion, "deb,rpm,oci")
+	dir := t.TempDir()
+	for _, ext := range []string{"", ".pub"} {
+		b, err := os.ReadFile(p.Key() + ext)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "dist.key"+ext), b, 0o600))
+	}
+	again, err := BuildPackages(within(t, 5*time.Minute), filepath.Join(dir, "dist"), packagesVersion, "deb,rpm,oci,bin")
 	require.NoError(t, err)
 	first, err := p.sums()
 	require.NoError(t, err)
@@ -61,6 +70,26 @@ func TestPackages(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, first, second)
 	sh(t, `cd "$1" && sha256sum --quiet -c SHA256SUMS`, p.Dir)
+	sh(t, `cd "$1" && for f in *.sig; do cmp "$f" "$2/$f"; done`, p.Dir, again.Dir)
+	key, err := p.PublicKey()
+	require.NoError(t, err)
+	k, err := sshsig.ParseKey(key)
+	require.NoError(t, err)
+	for _, f := range []string{p.File("causeway-agent", "deb"), p.File("causeway-hub", "rpm"), filepath.Join(p.Dir, "SHA256SUMS"), filepath.Join(p.Dir, "causeway_"+p.Version+".json")} {
+		b, err := os.ReadFile(f)
+		require.NoError(t, err)
+		sig, err := os.ReadFile(f + ".sig")
+		require.NoError(t, err)
+		_, err = sshsig.Verify(b, sig, protocol.ReleaseNamespace, []sshsig.PublicKey{k})
+		require.NoError(t, err, f)
+		if strings.HasSuffix(f, ".json") {
+			r, err := protocol.ParseRelease(b)
+			require.NoError(t, err)
+			require.Equal(t, p.Version, r.Version)
+			_, ok := r.Find("causeway-agent", runtime.GOARCH)
+			require.True(t, ok)
+		}
+	}
 
 	for name, want := range map[string][]string{
 		"causeway-agent": {"/usr/bin/causeway-agent", "/usr/lib/systemd/system/causeway-agent.service", "/etc/causeway/agent.yaml", "/usr/share/man/man1/causeway-agent-join.1"},

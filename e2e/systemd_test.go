@@ -220,17 +220,21 @@ func TestSystemdAgent(t *testing.T) {
 // installer installs by install.sh, twice, and not what was tampered with.
 func (m *machine) installer(p Packages, s *System, from, to *Pod) {
 	m.t.Helper()
-	for _, f := range []string{p.File("causeway-agent", "deb"), filepath.Join(p.Dir, "SHA256SUMS"), filepath.Join(p.Dir, "install.sh")} {
+	for _, f := range []string{p.File("causeway-agent", "deb"), filepath.Join(p.Dir, "SHA256SUMS"), filepath.Join(p.Dir, "SHA256SUMS.sig"), filepath.Join(p.Dir, "install.sh"), p.Key() + ".pub"} {
 		require.NoError(m.t, m.Copy(f, "srv/"+filepath.Base(f)))
 	}
 	deb := "/srv/" + filepath.Base(p.File("causeway-agent", "deb"))
 	out := m.do("cp " + deb + " /root/x; echo >>" + deb + "; if sh /srv/install.sh --from /srv 2>&1; then exit 1; fi; mv /root/x " + deb)
 	require.Contains(m.t, out, "its checksum is not that of SHA256SUMS")
+	pub := "/srv/" + filepath.Base(p.Key()) + ".pub"
+	out = m.do(`ssh-keygen -q -t ed25519 -N '' -f /root/other; if sh /srv/install.sh --from /srv --key /root/other.pub 2>&1; then exit 1; fi
+		echo >>/srv/SHA256SUMS; if sh /srv/install.sh --from /srv --key "$(cat ` + pub + `)" 2>&1; then exit 1; fi; sed -i '$d' /srv/SHA256SUMS; rm /root/other*`)
+	require.Equal(m.t, 2, strings.Count(out, "SHA256SUMS is not signed by that key"), out)
 	require.NotContains(m.t, m.do("dpkg-query -W"), "causeway-agent")
 	token, err := s.Token(step(m.t), "s1", "--route", "10.1.1.0/24")
 	require.NoError(m.t, err)
 	require.NoError(m.t, os.WriteFile(filepath.Join(m.Root, "srv/token"), []byte(token), 0o600))
-	m.do("hostname again; sums=$(sha256sum </srv/SHA256SUMS | cut -d' ' -f1); for i in 1 2; do sh /srv/install.sh --from /srv --sums $sums --token @/srv/token; done")
+	m.do("hostname again; sums=$(sha256sum </srv/SHA256SUMS | cut -d' ' -f1); for i in 1 2; do sh /srv/install.sh --from /srv --key " + pub + " --sums $sums --token @/srv/token; done")
 	m.joined(s, "again", from, to)
 	require.Equal(m.t, "enabled", m.property("causeway-agent", "UnitFileState"))
 }

@@ -4,13 +4,14 @@
 #   curl -fsSL https://RELEASES/install.sh | sh -s -- --from https://RELEASES [--token TOKEN|@FILE|-]
 #
 # RELEASES is where the files of a release are: a web server's directory, or a
-# directory of this host. Every file is checked against SHA256SUMS before it is used, and with
-# --sums SHA256 that file itself. It can be run again: what is there already stays.
+# directory of this host. Every file is checked against SHA256SUMS before it is used, and that
+# file itself with --key (the release's public key, as a file or 'ssh-ed25519 AAAA…': its
+# signature) or --sums SHA256. It can be run again: what is there already stays.
 set -eu
 
-from='' token='' sums='' package=causeway-agent
+from='' token='' sums='' key='' package=causeway-agent
 usage() {
-	echo "usage: install.sh --from URL|DIR [--token TOKEN|@FILE|-] [--sums SHA256 of SHA256SUMS] [--hub]" >&2
+	echo "usage: install.sh --from URL|DIR [--token TOKEN|@FILE|-] [--key PUBLICKEY] [--sums SHA256 of SHA256SUMS] [--hub]" >&2
 	exit 2
 }
 die() {
@@ -24,6 +25,7 @@ while [ "$#" -gt 0 ]; do
 	--from) need "$@" && from=$2 && shift ;;
 	--token) need "$@" && token=$2 && shift ;;
 	--sums) need "$@" && sums=$2 && shift ;;
+	--key) need "$@" && key=$2 && shift ;;
 	--hub) package=causeway-hub ;;
 	*) usage ;;
 	esac
@@ -65,6 +67,22 @@ fetch() {
 fetch SHA256SUMS
 if [ -n "$sums" ]; then
 	[ "$(sha256sum <"$tmp/SHA256SUMS" | cut -d' ' -f1)" = "$sums" ] || die "SHA256SUMS is not the one asked for"
+fi
+if [ -n "$key" ]; then
+	command -v ssh-keygen >/dev/null || die "--key takes ssh-keygen: install openssh-client (openssh)"
+	case "$key" in
+	ssh-ed25519\ *) ;;
+	*) key=$(cat "$key") || exit 1 ;;
+	esac
+	case "$key" in
+	ssh-ed25519\ *) printf 'release %s\n' "$key" >"$tmp/signers" ;;
+	*) die "--key is no public key 'ssh-ed25519 AAAA…', and names no file with one" ;;
+	esac
+	fetch SHA256SUMS.sig
+	ssh-keygen -Y verify -f "$tmp/signers" -I release -n causeway-release -s "$tmp/SHA256SUMS.sig" <"$tmp/SHA256SUMS" >/dev/null ||
+		die "SHA256SUMS is not signed by that key"
+elif [ -z "$sums" ]; then
+	echo "install.sh: the release's signature is not checked; --key PUBLICKEY does" >&2
 fi
 line=$(grep -E "^[0-9a-f]{64}  ${package}_[^/ ]*_${arch}\\.${kind}\$" "$tmp/SHA256SUMS") || die "the release has no $package for $arch as $kind"
 [ "$(printf '%s\n' "$line" | wc -l)" -eq 1 ] || die "the release has several $package for $arch"

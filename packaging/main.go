@@ -1,18 +1,16 @@
 // Command packaging makes the packages of a release: .deb and .rpm, an OCI image
 // layout, an SBOM for each program, the licences of all that is linked in,
-// the installer and checksums. The same source makes the same bytes: times are
+// the installer, checksums and signatures. The same source makes the same bytes: times are
 // SOURCE_DATE_EPOCH's, and nothing of the machine gets in.
 //
-//	cd packaging && go run . -version 1.2.3 -out ../dist
+//	cd packaging && go run . -version 1.2.3 -key release.key -out ../dist
 package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -32,23 +30,27 @@ type release struct {
 	out     string
 	work    string // for what lies between, removed at the end
 	docs    string // pages, completions and licences, alike for all architectures
+
+	manifest manifest
 }
 
 func main() {
 	version := flag.String("version", "", "version, by semver.org")
 	archs := flag.String("arch", "amd64,arm64", "architectures")
-	kinds := flag.String("kind", "deb,rpm,oci", "kinds of packages")
+	kinds := flag.String("kind", "deb,rpm,oci,bin", "kinds of packages; bin: what an upgrade by the hub installs")
+	key := flag.String("key", os.Getenv("CAUSEWAY_RELEASE_KEY"), "SSH key of type ed25519 that signs the release, a `file` (default $CAUSEWAY_RELEASE_KEY)")
+	minimum := flag.String("minimum", "", "oldest `version` to which a host that had this one may go back (default: the minor one before)")
 	out := flag.String("out", "../dist", "`directory` for the packages")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *version, *out, strings.Split(*archs, ","), strings.Split(*kinds, ",")); err != nil {
+	if err := run(ctx, *version, *out, *key, *minimum, strings.Split(*archs, ","), strings.Split(*kinds, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "packaging:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, version, out string, archs, kinds []string) (err error) {
+func run(ctx context.Context, version, out, key, minimum string, archs, kinds []string) (err error) {
 	if version == "" || strings.HasPrefix(version, "v") {
 		return errors.New("give -version, such as 1.2.3")
 	}
@@ -56,7 +58,12 @@ func run(ctx context.Context, version, out string, archs, kinds []string) (err e
 	if err != nil {
 		return errors.New("set SOURCE_DATE_EPOCH to the seconds of the commit: git log -1 --format=%ct")
 	}
-	r := &release{version: version, time: time.Unix(epoch, 0).UTC()}
+	if minimum == "" {
+		if minimum, err = minimumOf(version); err != nil {
+			return err
+		}
+	}
+	r := &release{version: version, time: time.Unix(epoch, 0).UTC(), manifest: manifest{Version: version, Minimum: minimum}}
 	if r.root, err = filepath.Abs(".."); err != nil {
 		return err
 	}
@@ -83,13 +90,23 @@ func run(ctx context.Context, version, out string, archs, kinds []string) (err e
 				return err
 			}
 			for _, kind := range kinds {
-				if kind == "oci" {
+				if kind == "oci" || kind == "bin" {
 					continue
 				}
 				if err := r.writePackage(p, arch, kind, bins); err != nil {
 					return err
 				}
 			}
+		}
+		if slices.Contains(kinds, "bin") {
+			if err := r.writeProgram("causeway-agent", arch, bins["causeway-agent"]); err != nil {
+				return err
+			}
+		}
+	}
+	if slices.Contains(kinds, "bin") {
+		if err := r.writeManifest(); err != nil {
+			return err
 		}
 	}
 	if slices.Contains(kinds, "oci") {
@@ -102,7 +119,10 @@ func run(ctx context.Context, version, out string, archs, kinds []string) (err e
 	if err := r.writeInstaller(); err != nil {
 		return err
 	}
-	return r.writeChecksums()
+	if err := r.writeChecksums(); err != nil {
+		return err
+	}
+	return r.sign(ctx, key)
 }
 
 // programs maps a program to its package in the source tree.
@@ -198,24 +218,20 @@ func (r *release) writeInstaller() error {
 	return os.Chmod(path, 0o755)
 }
 
-// writeChecksums writes SHA256SUMS of all files in the output directory.
+// writeChecksums writes SHA256SUMS of all files in the output directory but
+// signatures.
 func (r *release) writeChecksums() error {
 	var lines []string
 	err := filepath.WalkDir(r.out, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() == "SHA256SUMS" {
+		if err != nil || d.IsDir() || d.Name() == "SHA256SUMS" || strings.HasSuffix(path, ".sig") {
 			return err
 		}
-		f, err := os.Open(path)
+		sum, err := checksum(path)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, f); err != nil {
-			return err
-		}
 		name, err := filepath.Rel(r.out, path)
-		lines = append(lines, fmt.Sprintf("%x  %s\n", h.Sum(nil), name))
+		lines = append(lines, fmt.Sprintf("%s  %s\n", sum, name))
 		return err
 	})
 	if err != nil {
