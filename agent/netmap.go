@@ -19,6 +19,8 @@ import (
 const (
 	// tick is how often age, firewalls and drift are looked at unasked.
 	tick = 10 * time.Second
+	// blockedTick is how soon an operator who mended a firewall sees that it is so.
+	blockedTick = 4 * time.Second
 	// confirmEvery is how often the time of the last contact with a hub is
 	// written to disk.
 	confirmEvery = 10 * time.Minute
@@ -310,6 +312,13 @@ func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	return out
 }
 
+// forwards reports whether there is something behind this host.
+func (a *Agent) forwards() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.result.Local) > 0
+}
+
 func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 	if !forwards {
 		a.board.Set(condFirewall, "") // nothing of ours is forwarded
@@ -428,11 +437,14 @@ func (a *Agent) setRevoked(ctx context.Context) {
 }
 
 // followHost applies again when something changed on the host, when an apply
-// failed and when the netmap grows too old.
+// failed and when the netmap grows too old. Rules of others are no such change, there
+// are too many of them: it looks whether they drop what is forwarded now and then.
 func (a *Agent) followHost(ctx context.Context) error {
 	watch := a.host.Watch(ctx)
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	blocked := time.NewTicker(blockedTick)
+	defer blocked.Stop()
 	for {
 		again := false
 		select {
@@ -451,6 +463,13 @@ func (a *Agent) followHost(ctx context.Context) error {
 			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
 			a.mu.Unlock()
 			a.board.Set(condNetmap, a.netmapCause(held, revoked))
+			if !again {
+				a.lookAtFirewall(ctx, a.forwards())
+			}
+		case <-blocked.C:
+			if !a.board.OK(condFirewall) {
+				a.lookAtFirewall(ctx, a.forwards())
+			}
 		}
 		if again {
 			a.reapply(ctx)

@@ -326,6 +326,9 @@ func (s *System) WaitReady(ctx context.Context, names ...string) error {
 			if n.State != api.NodeReady {
 				return fmt.Errorf("node %s is %s: %s", name, n.State, strings.Join(n.Reasons, "; "))
 			}
+			if n.Connected.IsZero() { // a state is shown on for some seconds
+				return fmt.Errorf("node %s is not connected", name)
+			}
 			if n.Netmap.Version == 0 {
 				return fmt.Errorf("node %s has acknowledged no netmap", name)
 			}

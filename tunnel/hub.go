@@ -245,6 +245,10 @@ func (h *Hub) Bound(n protocol.NodeNumber) []netip.AddrPort {
 	return slices.DeleteFunc(h.relay.Bound(n), protocol.IsStream)
 }
 
+// Proven is when node n last proved by a probe where it is, as a running agent does about
+// every second; zero: it is nowhere.
+func (h *Hub) Proven(n protocol.NodeNumber) time.Time { return h.relay.Proven(n) }
+
 // StreamHandler takes agents' requests for streams, at protocol.PathStreams of an
 // HTTPS server over stream.Listener.
 func (h *Hub) StreamHandler() http.Handler { return h.relay.StreamHandler() }

@@ -40,7 +40,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), KeyEpoch: n.KeyEpoch(), KeySince: n.KeySince, Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
 		ETag: nodeTag(n),
 	}
-	out.Drained = n.Drained
+	out.Drained, out.Connected = n.Drained, i.Connected
 	if n.KeyWanted > out.KeyEpoch {
 		out.KeyWanted = n.KeyWanted
 	}
@@ -58,7 +58,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	for _, r := range st.NodeRoutes(n.Number) {
 		out.Routes = append(out.Routes, s.toRoute(st, r))
 	}
-	if !i.Connected {
+	if i.Connected.IsZero() {
 		out.Paths = nil // of the past
 	}
 	for p := range out.Paths {

@@ -191,9 +191,9 @@ type TokenCreated struct {
 // Node states.
 const (
 	NodeJoined      = "joined"      // redeemed a token, was never seen on the tunnel
-	NodeReady       = "ready"       // control channel up, all conditions ok
-	NodeDegraded    = "degraded"    // control channel up, some condition is not ok
-	NodeUnreachable = "unreachable" // no control channel
+	NodeReady       = "ready"       // the hub hears of it, all conditions ok
+	NodeDegraded    = "degraded"    // the hub hears of it, some condition is not ok
+	NodeUnreachable = "unreachable" // the hub hears nothing, or has no control session
 	NodeLeft        = "left"        // took itself out by 'causeway-agent leave'
 	NodeRevoked     = "revoked"
 	NodeQuarantined = "quarantined" // talks to nobody until an admin releases or revokes it
@@ -207,7 +207,8 @@ type Node struct {
 	Overlay      []netip.Addr           `json:"overlay"`
 	State        string                 `json:"state"`
 	StateSince   time.Time              `json:"state_since"`
-	Reasons      []string               `json:"reasons"`          // why it is not ready
+	Reasons      []string               `json:"reasons"`            // why it is not ready
+	Connected    time.Time              `json:"connected,omitzero"` // since when it has the control session that it has
 	Drained      time.Time              `json:"drained,omitzero"` // since when other nodes carry its routes where they can
 	Paths        []protocol.PathStatus  `json:"paths"`
 	Routes       []Route                `json:"routes"`

@@ -106,8 +106,7 @@ func FuzzMessages(f *testing.F) {
 					t.Fatalf("candidate %s", a)
 				}
 			}
-			_, reasons := judge(base.Nodes[2], &live{status: st, heard: true, session: &session{}})
-			plain(2*maxText, reasons...)
+			plain(2*maxText, complaints(&live{status: st, heard: true})...)
 		}
 		var a protocol.NetmapAck
 		if json.Unmarshal(b, &a) == nil {

@@ -3,11 +3,14 @@ package control
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
+	"causeway/hub/event"
+	"causeway/hub/liveness"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -23,8 +26,9 @@ type live struct {
 	acked    protocol.NetmapVersion
 	refused  []protocol.RefusedPart
 	errors   []string
-	state    string
-	since    time.Time
+	machine  *liveness.Machine
+	up       time.Time // since when there is this session
+	shut     time.Time // since when it is quarantined, as far as this hub saw
 	hellos   *rate.Limiter
 	connects *rate.Limiter
 	boots    boots
@@ -39,8 +43,8 @@ type Info struct {
 	Status     protocol.Status
 	Acked      protocol.NetmapVersion
 	Refused    []protocol.RefusedPart
-	Connected  bool
-	Underlay   int // addresses bound at the hub
+	Connected  time.Time // since when there is a control session; zero: none
+	Underlay   int       // addresses bound at the hub
 	Conditions []protocol.Condition
 }
 
@@ -50,37 +54,37 @@ func (s *Server) Info(n state.Node) Info {
 	defer s.mu.Unlock()
 	l := s.nodes[n.Number]
 	if l == nil {
-		l = &live{}
+		l = &live{machine: liveness.New(s.started)}
 	}
-	i := Info{Hello: l.hello, Status: l.status, Acked: l.acked, Refused: slices.Clone(l.refused), Connected: l.session != nil,
-		Conditions: slices.Clone(l.status.Conditions), Since: l.since}
-	i.State, i.Reasons = judge(n, l)
-	switch {
-	case n.Gone != "":
-		i.Since = n.GoneTime
-	case n.Statement == nil:
-		i.Since = n.Joined
-	case l.since.IsZero():
-		i.Since = s.started
+	i := Info{Hello: l.hello, Status: l.status, Acked: l.acked, Refused: slices.Clone(l.refused), Conditions: slices.Clone(l.status.Conditions)}
+	if l.session != nil {
+		i.Connected = l.up
 	}
+	i.State, i.Since, i.Reasons = judge(n, l)
 	return i
 }
 
-// judge returns a node's state and why it is not ready.
-func judge(n state.Node, l *live) (string, []string) {
+// judge returns a node's state, since when, and why it is not ready.
+func judge(n state.Node, l *live) (string, time.Time, []string) {
 	switch {
 	case n.Gone == state.GoneLeft:
-		return api.NodeLeft, []string{"it left the cluster"}
+		return api.NodeLeft, n.GoneTime, []string{"it left the cluster"}
 	case n.Gone == state.GoneRevoked:
-		return api.NodeRevoked, []string{"it was revoked"}
-	case n.Quarantine != "":
-		return api.NodeQuarantined, []string{n.Quarantine}
-	case n.Statement == nil && l.session == nil:
-		return api.NodeJoined, []string{"it redeemed its token, but its agent was never seen on the tunnel; is 'causeway-agent run' running there?"}
-	case l.session == nil:
-		return api.NodeUnreachable, []string{"no control session"}
+		return api.NodeRevoked, n.GoneTime, []string{"it was revoked"}
 	}
-	reasons := []string{}
+	v := l.machine.Verdict()
+	switch {
+	case n.Quarantine != "":
+		return api.NodeQuarantined, l.shut, []string{n.Quarantine}
+	case n.Statement == nil && l.session == nil:
+		return api.NodeJoined, n.Joined, []string{"it redeemed its token, but its agent was never seen on the tunnel; is 'causeway-agent run' running there?"}
+	}
+	return v.State, v.Since, v.Reasons
+}
+
+// complaints are what is wrong with a connected node by its own last word.
+func complaints(l *live) []string {
+	var reasons []string
 	for _, c := range l.status.Conditions {
 		if !c.OK {
 			r := c.Name
@@ -94,26 +98,66 @@ func judge(n state.Node, l *live) (string, []string) {
 	if !l.heard {
 		reasons = append(reasons, "no status yet")
 	}
-	if len(reasons) > 0 {
-		return api.NodeDegraded, reasons
-	}
-	return api.NodeReady, reasons
+	return reasons
 }
 
 // node returns the record of node n, making it. s.mu is held.
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
+		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
 		s.nodes[n] = l
 	}
 	return l
 }
 
-// judged notes since when a node is in its state. s.mu is held.
-func (s *Server) judged(n state.Node, l *live) {
-	if now, _ := judge(n, l); now != l.state {
-		l.state, l.since = now, time.Now().UTC()
+// judged lets node n be judged by what is known now. s.mu is held.
+func (s *Server) judged(n protocol.NodeNumber, l *live) {
+	e := liveness.Evidence{Session: l.session != nil, Word: l.lastWord, Probe: s.cfg.Tunnel.Proven(n)}
+	if e.Session {
+		e.Reasons = complaints(l)
+	}
+	if !l.machine.Observe(time.Now(), e) {
+		return
+	}
+	node := s.cfg.Store.State().Nodes[n]
+	if !node.Live() || node.Quarantine != "" {
+		return
+	}
+	switch v := l.machine.Verdict(); v.State {
+	case api.NodeReady:
+		s.cfg.Events.Add(event.NodeReady, node.Name, "the node is ready")
+	case api.NodeDegraded:
+		s.cfg.Events.Add(event.NodeDegraded, node.Name, protocol.OneLine("the node is degraded: "+strings.Join(v.Reasons, "; "), maxText))
+	case api.NodeUnreachable:
+		s.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+v.Reasons[0])
+	}
+}
+
+// lookAround judges all nodes: silence is no event.
+func (s *Server) lookAround() {
+	st := s.cfg.Store.State()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, l := range s.nodes {
+		if quarantined := st.Nodes[n].Quarantine != ""; quarantined != !l.shut.IsZero() {
+			if l.shut = (time.Time{}); quarantined {
+				l.shut = time.Now().UTC()
+			}
+		}
+		s.judged(n, l)
+	}
+}
+
+// missed tells of nodes that were there before this hub's start and are not yet.
+func (s *Server) missed() {
+	st := s.cfg.Store.State()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, r := range s.memory.Nodes {
+		if node := st.Nodes[n]; r.Online && node.Live() && s.node(n).session == nil {
+			s.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+s.node(n).machine.Verdict().Reasons[0])
+		}
 	}
 }
 

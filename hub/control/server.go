@@ -36,7 +36,8 @@ const (
 	farewell      = 500 * time.Millisecond // for a revoked node to hear so
 	onlineGrace   = 10 * time.Second       // since its last word: a node that restarts keeps its routes
 	redialLull    = 50 * time.Millisecond
-	maxStreams    = 16 // open at once in one session, of the agent's making
+	lookEvery     = 500 * time.Millisecond // at each node's state
+	maxStreams    = 16                     // open at once in one session, of the agent's making
 	maxConnsTotal = 1 << 16
 	maxConnsNode  = 8 // of one node: the session, those that it replaces, some to spare
 	// A stream that was refused stays in the session until the agent closes it,
@@ -56,6 +57,8 @@ type Tunnel interface {
 	SetNodes([]tunnel.HubNode) error
 	// Bound lists the underlay addresses bound for a node, newest first.
 	Bound(protocol.NodeNumber) []netip.AddrPort
+	// Proven is when a node last proved an address; zero: it is bound nowhere.
+	Proven(protocol.NodeNumber) time.Time
 	// BoundChanged receives, coalesced, when any of these change.
 	BoundChanged() <-chan struct{}
 }
@@ -172,6 +175,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer graceOver.Stop()
 	settle := time.NewTicker(settlePoll)
 	defer settle.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	last := ""
 	for {
 		select {
@@ -189,6 +194,9 @@ func (s *Server) Run(ctx context.Context) error {
 			s.save()
 		case <-graceOver.C:
 			pace.touched(time.Now())
+			s.missed()
+		case <-look.C:
+			s.lookAround()
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:

@@ -277,8 +277,8 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	l := s.node(node.Number)
 	old := l.session
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
-	l.lastWord = time.Now()
-	s.judged(node, l)
+	l.lastWord, l.up = time.Now(), time.Now().UTC()
+	s.judged(node.Number, l)
 	s.mu.Unlock()
 	if old != nil {
 		old.mux.Close()
@@ -300,7 +300,7 @@ func (s *Server) gone(ses *session) {
 	mine := l != nil && l.session == ses
 	if mine {
 		l.session = nil
-		s.judged(node, l)
+		s.judged(ses.node, l)
 	}
 	s.mu.Unlock()
 	if !mine {
@@ -337,6 +337,7 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 		if err := protocol.ReadFrame(st, &m, protocol.MaxToHub); err != nil {
 			return err
 		}
+		ses.s.word(ses)
 		switch m.Kind {
 		case protocol.KindStatus:
 			var v protocol.Status
@@ -425,17 +426,25 @@ func (ses *session) leave(ctx context.Context) error {
 	return err
 }
 
+// word notes that the session's agent said something.
+func (s *Server) word(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.nodes[ses.node]; l != nil && l.session == ses {
+		l.lastWord = time.Now()
+	}
+}
+
 // status takes what the agent reports.
 func (s *Server) status(ses *session, v protocol.Status) {
-	node := s.cfg.Store.State().Nodes[ses.node]
 	s.mu.Lock()
 	l := s.nodes[ses.node]
 	moved := false
 	if l != nil && l.session == ses {
 		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
-		l.status, l.heard, l.lastWord = v, true, time.Now()
+		l.status, l.heard = v, true
 		delete(s.memory.Nodes, ses.node) // what was remembered is old now
-		s.judged(node, l)
+		s.judged(ses.node, l)
 	}
 	s.mu.Unlock()
 	if moved {
@@ -458,7 +467,7 @@ func (s *Server) acked(ses *session, a protocol.NetmapAck) {
 	}
 	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
 	s.noteUnknown(node.Name, a.Lost)
-	s.judged(node, l)
+	s.judged(ses.node, l)
 }
 
 func peerName(st *state.State, n protocol.NodeNumber) string {

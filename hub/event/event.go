@@ -14,19 +14,22 @@ const size = 2000
 
 // Kinds of events.
 const (
-	JoinRefused   = "join_refused"
-	NodeUp        = "node_up"
-	NodeDown      = "node_down"
-	NodeRefused   = "node_refused" // a Hello that the hub did not accept
-	PartRefused   = "netmap_refused"
-	InventoryBad  = "inventory_bad"
-	NodeCloned    = "node_cloned" // an identity on two hosts
-	RouteConflict = "route_conflict"
-	NodeUnknown   = "node_unknown"  // agents know it, this hub, restored from a backup, does not
-	AdminRefused  = "admin_refused" // a certificate that opens nothing
-	NATSRefused   = "nats_refused"  // credentials that open nothing
-	NATSAway      = "nats_away"     // the external NATS stores nothing
-	NATSBack      = "nats_back"
+	JoinRefused     = "join_refused"
+	NodeUp          = "node_up"    // a control session began
+	NodeDown        = "node_down"  // it ended
+	NodeReady       = "node_ready" // what a node's state became, by hub/liveness
+	NodeDegraded    = "node_degraded"
+	NodeUnreachable = "node_unreachable"
+	NodeRefused     = "node_refused" // a Hello that the hub did not accept
+	PartRefused     = "netmap_refused"
+	InventoryBad    = "inventory_bad"
+	NodeCloned      = "node_cloned" // an identity on two hosts
+	RouteConflict   = "route_conflict"
+	NodeUnknown     = "node_unknown"  // agents know it, this hub, restored from a backup, does not
+	AdminRefused    = "admin_refused" // a certificate that opens nothing
+	NATSRefused     = "nats_refused"  // credentials that open nothing
+	NATSAway        = "nats_away"     // the external NATS stores nothing
+	NATSBack        = "nats_back"
 )
 
 // Log is a bounded list of events. The zero value is ready.

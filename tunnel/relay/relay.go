@@ -307,6 +307,13 @@ func (r *Relay) Bound(n protocol.NodeNumber) []netip.AddrPort {
 	return r.binder.Bound(n)
 }
 
+// Proven is when node n last proved an address; zero: it is bound nowhere.
+func (r *Relay) Proven(n protocol.NodeNumber) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.binder.Proven(n)
+}
+
 // BoundChanged receives (coalesced) when any node's bound addresses change.
 func (r *Relay) BoundChanged() <-chan struct{} { return r.changed }
 

@@ -41,7 +41,7 @@ func newFakeHub() http.Handler {
 		{SiteSpec: api.SiteSpec{Name: "cloud-eu"}, Created: ago(71 * time.Hour), Nodes: 1},
 	}
 	nodes := []api.Node{{
-		Name: "sh-1", Site: "idc-sh", Number: 2, State: api.NodeReady, StateSince: ago(3 * time.Hour),
+		Name: "sh-1", Site: "idc-sh", Number: 2, State: api.NodeReady, StateSince: ago(3 * time.Hour), Connected: ago(3 * time.Hour),
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Paths: []protocol.PathStatus{
 			{Peer: 1, Name: "hub", Path: protocol.PathDirect, Addr: netip.MustParseAddrPort("203.0.113.10:51820"), RTT: 21340 * time.Microsecond, Since: ago(3 * time.Hour), RxBytes: 4096, TxBytes: 2048},

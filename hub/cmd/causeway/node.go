@@ -103,6 +103,7 @@ func (c *cli) showNode(n api.Node) error {
 			"State", fmt.Sprintf("%s for %s", n.State, age(n.StateSince)),
 			"Drained", drainedFor(n),
 			"Why", optional(n.Reasons),
+			"Session", connectedFor(n),
 			"Overlay", join(n.Overlay),
 			"Underlay", join(n.Underlay),
 			"Labels", labelText(n.Labels),
@@ -134,6 +135,17 @@ func (c *cli) showNode(n api.Node) error {
 		}
 		p.conditions(n.Conditions)
 	})
+}
+
+// connectedFor is how long a node has its control session; empty for one that is gone.
+func connectedFor(n api.Node) string {
+	switch {
+	case n.State == api.NodeLeft || n.State == api.NodeRevoked:
+		return ""
+	case n.Connected.IsZero():
+		return "none"
+	}
+	return "for " + age(n.Connected)
 }
 
 func pathRows(paths []protocol.PathStatus) [][]any {

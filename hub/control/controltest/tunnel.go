@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -120,6 +121,9 @@ func (t *Tunnel) Bound(n protocol.NodeNumber) []netip.AddrPort {
 	defer t.mu.Unlock()
 	return append([]netip.AddrPort{}, t.bound[n]...)
 }
+
+// Proven is never: nodes here send no probes.
+func (t *Tunnel) Proven(protocol.NodeNumber) time.Time { return time.Time{} }
 
 // StreamHandler has no streams.
 func (t *Tunnel) StreamHandler() http.Handler { return http.NotFoundHandler() }

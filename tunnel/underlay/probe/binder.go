@@ -341,6 +341,19 @@ func (b *Binder) Bound(number protocol.NodeNumber) []netip.AddrPort {
 	return l
 }
 
+// Proven is when n last proved one of the addresses that it is bound at; zero: it is
+// bound nowhere.
+func (b *Binder) Proven(number protocol.NodeNumber) (at time.Time) {
+	if n := b.nodes[number]; n != nil {
+		for _, x := range n.bindings {
+			if t := x.expires.Add(-BindingFor); t.After(at) {
+				at = t
+			}
+		}
+	}
+	return at
+}
+
 // Boot is the boot id that n has proven.
 func (b *Binder) Boot(number protocol.NodeNumber) (protocol.BootID, bool) {
 	if n := b.nodes[number]; n != nil {
