@@ -85,6 +85,7 @@ func New(cfg Config) *Server {
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
 	hc.DocsPath, hc.SchemasPath = "", ""
 	hc.OpenAPIPath = "/v1/openapi"
+	hc.Transformers = append(hc.Transformers, boundProblem)
 	a := humago.New(mux, hc)
 	s.registerSites(a)
 	s.registerNodes(a)

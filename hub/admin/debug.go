@@ -81,6 +81,9 @@ func writeProblem(w http.ResponseWriter, err error) {
 	if errors.As(err, &se) {
 		status = se.GetStatus()
 	}
+	if p, ok := err.(*huma.ErrorModel); ok {
+		err = boundedProblem(p)
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -60,6 +61,7 @@ func FuzzBodies(f *testing.F) {
 		require.Less(t, w.Code, 500, "%s %s: %s", op.Method, op.Path, w.Body)
 		require.Less(t, w.Body.Len(), 4<<20)
 		if w.Code/100 != 2 {
+			require.Less(t, w.Body.Len(), maxProblemLength)
 			var p struct{ Detail string }
 			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &p))
 			require.NotContains(t, p.Detail, "\n")
@@ -76,10 +78,13 @@ func TestBodiesAreBounded(t *testing.T) {
 			body string
 			want []int
 		}{
-			"too long": {`{"name":"` + strings.Repeat("a", maxBody) + `"}`, []int{413}},
-			"too deep": {strings.Repeat("[", maxBody-1), []int{400, 422}},
-			"deep map": {strings.Repeat(`{"a":`, 100000), []int{400, 422}},
-			"no JSON":  {"\x00\xff", []int{400, 422}},
+			"too long":                   {`{"name":"` + strings.Repeat("a", maxBody) + `"}`, []int{413}},
+			"too deep":                   {strings.Repeat("[", maxBody-1), []int{400, 422}},
+			"deep map":                   {strings.Repeat(`{"a":`, 100000), []int{400, 422}},
+			"no JSON":                    {"\x00\xff", []int{400, 422}},
+			"long value of a wrong type": {`{"name":["` + strings.Repeat("ä", maxBody/4) + `"]}`, []int{400, 422}},
+			"long unknown field":         {`{"` + strings.Repeat("ä", maxBody/4) + `":1}`, []int{400, 422}},
+			"many unknown fields":        {`{` + manyFields(20000) + `}`, []int{400, 422}},
 		} {
 			r := as(Admin)(httptest.NewRequest(op.Method, "http://hub"+path, strings.NewReader(c.body)))
 			r.Header.Set("Content-Type", "application/json")
@@ -87,9 +92,17 @@ func TestBodiesAreBounded(t *testing.T) {
 			s.handler.ServeHTTP(w, r)
 			require.True(t, slices.Contains(c.want, w.Code), "%s %s: %s: status %d: %.200s", op.Method, op.Path, what, w.Code, w.Body)
 			require.Less(t, time.Since(start), 2*time.Second, what)
-			require.Less(t, w.Body.Len(), 2*maxBody, what) // a problem may quote what was wrong
+			require.Less(t, w.Body.Len(), maxProblemLength, "%s %s: %s", op.Method, op.Path, what)
 		}
 	}
+}
+
+func manyFields(n int) string {
+	l := make([]string, n)
+	for i := range l {
+		l[i] = fmt.Sprintf(`"x%d":1`, i)
+	}
+	return strings.Join(l, ",")
 }
 
 // Connections of strangers who say nothing keep no admin out, and end by themselves.

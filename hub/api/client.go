@@ -37,6 +37,8 @@ const (
 var (
 	// ErrNoHub says that nothing answers where the hub was expected.
 	ErrNoHub = errors.New("no hub")
+	// ErrCut says that a connection ended before the answer did.
+	ErrCut = errors.New("the connection was cut")
 	// ErrNotFound is matched by an Error of status 404.
 	ErrNotFound = errors.New("not found")
 	// ErrStale is matched by an Error of status 412: what was to be changed is no
@@ -259,6 +261,12 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 		return err
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the hub at %s did not answer within %s", where, timeout)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		why := "it stopped or was restarted"
+		if c.cfg.Context != nil {
+			why += ", or you are no admin any more"
+		}
+		return fmt.Errorf("reach the hub at %s: %w before it answered: %s; what was asked may be done or not: look, then try again", where, ErrCut, why)
 	case c.cfg.Socket == "":
 		return fmt.Errorf("reach the hub at %s: %w", where, err)
 	case errors.Is(err, fs.ErrNotExist):
@@ -269,8 +277,6 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 		return fmt.Errorf("open %s: permission denied: run as root or as the user of causeway-hub", where)
 	case errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("socket path %s is too long: unix sockets allow 107 characters", where)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the hub at %s closed the connection before it answered: %w", where, err)
 	}
 	return fmt.Errorf("reach the hub at %s: %w", where, err)
 }

@@ -179,9 +179,21 @@ func TestBrokenAnswers(t *testing.T) {
 	_, err := c.Status(t.Context())
 	require.ErrorContains(t, err, "read the hub's answer to GET /v1/status")
 
-	c = serve(t, func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
-	_, err = c.Status(t.Context())
-	require.ErrorContains(t, err, "closed the connection")
+	abort := func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }
+	half := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, `{"hub":`)
+	}
+	for what, h := range map[string]http.HandlerFunc{"before the answer": abort, "in the answer": half} {
+		far := httptest.NewTLSServer(h)
+		defer far.Close()
+		for _, c := range []*Client{serve(t, h), newClient(t, ClientConfig{Transport: far.Client().Transport, BaseURL: far.URL})} {
+			_, err = c.Status(t.Context())
+			require.ErrorIs(t, err, ErrCut, what)
+			require.NotContains(t, err.Error(), "EOF", what)
+			require.ErrorContains(t, err, "look, then try again", what)
+		}
+	}
 }
 
 // TestTransport is the seam for contexts: a hub that is not on this host.

@@ -209,7 +209,7 @@ type Node struct {
 	StateSince   time.Time              `json:"state_since"`
 	Reasons      []string               `json:"reasons"`            // why it is not ready
 	Connected    time.Time              `json:"connected,omitzero"` // since when it has the control session that it has
-	Drained      time.Time              `json:"drained,omitzero"` // since when other nodes carry its routes where they can
+	Drained      time.Time              `json:"drained,omitzero"`   // since when other nodes carry its routes where they can
 	Paths        []protocol.PathStatus  `json:"paths"`
 	Routes       []Route                `json:"routes"`
 	Labels       map[string]string      `json:"labels,omitempty"`
