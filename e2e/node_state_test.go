@@ -83,6 +83,13 @@ func TestNodeStates(t *testing.T) {
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3", "n4", "n5"))
 	log := watchStates(t, s)
 	require.NoError(t, log.await("n5", api.NodeReady))
+	watches := map[string]*lab.Process{}
+	for _, args := range [][]string{{"events", "--watch"}, {"node", "list", "--watch"}, {"audit", "--watch", "-n", "1"}} {
+		p, err := s.Hub.Host.Start(lab.Program{Name: "watch-" + args[0], Args: append([]string{s.Bin.CLI, "--socket", s.Hub.Socket}, args...)})
+		require.NoError(t, err)
+		watches[args[0]] = p
+	}
+	require.NoError(t, watches["node"].WaitOutput(step(t), "ready"))
 
 	type fault struct {
 		name, what, state string
@@ -141,9 +148,29 @@ func TestNodeStates(t *testing.T) {
 	require.Equal(t, []string{api.NodeReady}, seen, "a link that blinked %d times, for a second each", blinks)
 	t.Logf("a link that blinked %d times changed no state", blinks)
 
-	out, err := s.CLI(step(t), "events", "-n", "1000")
-	require.NoError(t, err)
-	for _, want := range []string{"node_unreachable  n1    the node is unreachable: no sign of life", "node_ready        n1", "node_degraded     n4    the node is degraded: firewall:"} {
-		require.True(t, strings.Contains(strings.Join(strings.Fields(out), " "), strings.Join(strings.Fields(want), " ")), "%q in\n%s", want, out)
+	// All of that was told to whoever watches.
+	shows := func(watch string, words ...string) {
+		t.Helper()
+		require.NoError(t, lab.Wait(step(t), watch+" to be told", func(context.Context) error {
+			out := watches[watch].Output()
+			for _, l := range strings.Split(out, "\n") {
+				if strings.Contains(strings.Join(strings.Fields(l), " "), strings.Join(words, " ")) {
+					return nil
+				}
+			}
+			return fmt.Errorf("%q is not in\n%s", words, out)
+		}))
 	}
+	shows("events", "node_unreachable", "n1", "the node is unreachable: no sign of life")
+	shows("events", "node_ready", "n1")
+	shows("events", "node_degraded", "n4", "the node is degraded: firewall:")
+	require.Regexp(t, `(?m)^n1 .* unreachable .*\n(.*\n)*n1 .* ready `, watches["node"].Output())
+	// A hub that is started again: the watches go on.
+	s.Hub.Proc.Kill()
+	require.NoError(t, s.StartHub(step(t)))
+	require.NoError(t, s.CreateSite(step(t), "later"))
+	shows("audit", "site create later")
+	shows("audit", "trying again")
+	require.NoError(t, log.await("n1", api.NodeReady))
+	require.Equal(t, 1, strings.Count(watches["audit"].Output(), "site create later"))
 }

@@ -17,6 +17,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -75,11 +76,14 @@ type Server struct {
 
 	refusals *rate.Limiter // of events that strangers cause
 	document *huma.OpenAPI
+	watches  watches
+	ending   chan struct{} // closed when the server stops
+	end      sync.Once
 }
 
 // New builds the API. It listens on nothing.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
+	s := &Server{cfg: cfg, ending: make(chan struct{}), started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := &routes{ServeMux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
@@ -98,7 +102,8 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/inventory/watch", s.watchInventory)
-	describe(a.OpenAPI())
+	s.registerWatches(mux)
+	describe(a.OpenAPI(), s.watches.feeds)
 	s.document = a.OpenAPI()
 	s.handler = http.MaxBytesHandler(guard(mux.ServeMux, cfg.PublicHost, mux), maxBody)
 	s.routes = mux
@@ -165,6 +170,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	go func() {
 		defer close(end)
 		<-ctx.Done()
+		s.end.Do(func() { close(s.ending) })
 		sctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if hs.Shutdown(sctx) != nil {
@@ -292,26 +298,35 @@ func (s *Server) registerReads(a huma.API) {
 	})
 	huma.Get(a, "/v1/status", func(context.Context, *struct{}) (*body[api.Status], error) { return answer(s.status(), nil) })
 	huma.Get(a, "/v1/audit", func(ctx context.Context, in *limited) (*body[[]api.AuditEntry], error) {
-		txs, err := s.cfg.Store.Audit(ctx, in.Limit)
+		out, err := s.audit(ctx, in.Limit)
 		if err != nil {
 			return nil, problem(err)
-		}
-		out := []api.AuditEntry{}
-		for _, t := range txs {
-			e := api.AuditEntry{Sequence: t.Sequence, Time: t.Time, Who: t.Who, Why: t.Why, Changes: []string{}}
-			for _, c := range t.Changes {
-				e.Changes = append(e.Changes, c.Describe())
-			}
-			for _, d := range s.cfg.Store.Differences(t.Sequence) {
-				e.Differences = append(e.Differences, api.Difference(d))
-			}
-			out = append(out, e)
 		}
 		return answer(out, nil)
 	})
 	huma.Get(a, "/v1/events", func(_ context.Context, in *limited) (*body[[]api.Event], error) {
 		return answer(s.cfg.Events.Newest(in.Limit), nil)
 	})
+}
+
+// audit reads the last entries, newest first.
+func (s *Server) audit(ctx context.Context, limit int) ([]api.AuditEntry, error) {
+	txs, err := s.cfg.Store.Audit(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.AuditEntry{}
+	for _, t := range txs {
+		e := api.AuditEntry{Sequence: t.Sequence, Time: t.Time, Who: t.Who, Why: t.Why, Changes: []string{}}
+		for _, c := range t.Changes {
+			e.Changes = append(e.Changes, c.Describe())
+		}
+		for _, d := range s.cfg.Store.Differences(t.Sequence) {
+			e.Differences = append(e.Differences, api.Difference(d))
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 type limited struct {

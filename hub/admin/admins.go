@@ -32,15 +32,17 @@ func adminNow(name string) func(*state.State) (string, error) {
 	}
 }
 
+func (s *Server) admins() []api.Admin {
+	out := []api.Admin{}
+	for _, x := range s.cfg.Store.State().Admins {
+		out = append(out, toAdmin(x))
+	}
+	slices.SortFunc(out, func(a, b api.Admin) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
 func (s *Server) registerAdmins(a huma.API) {
-	huma.Get(a, "/v1/admins", func(context.Context, *struct{}) (*body[[]api.Admin], error) {
-		out := []api.Admin{}
-		for _, x := range s.cfg.Store.State().Admins {
-			out = append(out, toAdmin(x))
-		}
-		slices.SortFunc(out, func(a, b api.Admin) int { return cmp.Compare(a.Name, b.Name) })
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/admins", func(context.Context, *struct{}) (*body[[]api.Admin], error) { return answer(s.admins(), nil) })
 	huma.Post(a, "/v1/admins", func(ctx context.Context, in *struct{ Body api.AdminSpec }) (*body[api.AdminCreated], error) {
 		return answer(s.createAdmin(ctx, in.Body))
 	})

@@ -11,13 +11,22 @@ func (s *Server) Document() *huma.OpenAPI { return s.document }
 
 // describe adds to the OpenAPI document what huma does not know: the routes that
 // answer no JSON, and the least role for each (x-role).
-func describe(doc *huma.OpenAPI) {
+func describe(doc *huma.OpenAPI, feeds map[string]*feed) {
 	name := &huma.Param{Name: "name", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}
 	path := &huma.Param{Name: "path", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Description: "The agent's path, slashes included."}
 	doc.AddOperation(plain("GET", "/v1/nodes/{name}/debug/{path}", "Read a debug endpoint of a node's agent", "*/*", name, path))
 	doc.AddOperation(plain("GET", "/v1/backup", "Read all state, not encrypted", "application/octet-stream"))
 	node := &huma.Param{Name: "node", In: "query", Schema: &huma.Schema{Type: huma.TypeString}, Description: "Of this node alone."}
 	doc.AddOperation(plain("GET", "/v1/inventory/watch", "Follow changes of nodes' facts, as server-sent events", "text/event-stream", node))
+	from := &huma.Param{Name: "Last-Event-ID", In: "header", Schema: &huma.Schema{Type: huma.TypeString}, Description: "The id of the last event of an earlier watch: what came since follows, or 'reset' and the whole list."}
+	limit := &huma.Param{Name: "limit", In: "query", Schema: &huma.Schema{Type: huma.TypeInteger}, Description: "So many old entries of events or audit at first; 50 by default, at most 1000."}
+	for kind, f := range feeds {
+		o := plain("GET", "/v1/watch/"+kind, "Follow the list of "+kind+", as server-sent events: 'reset', changes, 'synced', further changes", "text/event-stream", from)
+		if f.log {
+			o.Parameters = append(o.Parameters, limit)
+		}
+		doc.AddOperation(o)
+	}
 	for pattern, role := range access {
 		if o := operation(doc, pattern); o != nil {
 			o.Extensions = map[string]any{"x-role": role.String()}

@@ -2,8 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -12,20 +10,19 @@ import (
 	"causeway/hub/api"
 )
 
-// watchPing is how often a watch in which nothing happens gives a sign of life.
-const watchPing = 10 * time.Second
+func (s *Server) inventories() []api.Inventory {
+	st := s.cfg.Store.State()
+	out := []api.Inventory{}
+	for _, n := range shownNodes(st) {
+		if f, ok := s.cfg.Inventory.Get(n.Number); ok && n.Live() {
+			out = append(out, api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory})
+		}
+	}
+	return out
+}
 
 func (s *Server) registerInventory(a huma.API) {
-	huma.Get(a, "/v1/inventory", func(context.Context, *struct{}) (*body[[]api.Inventory], error) {
-		st := s.cfg.Store.State()
-		out := []api.Inventory{}
-		for _, n := range shownNodes(st) {
-			if f, ok := s.cfg.Inventory.Get(n.Number); ok && n.Live() {
-				out = append(out, api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory})
-			}
-		}
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/inventory", func(context.Context, *struct{}) (*body[[]api.Inventory], error) { return answer(s.inventories(), nil) })
 	huma.Get(a, "/v1/inventory/{name}", func(_ context.Context, in *named) (*body[api.Inventory], error) {
 		st := s.cfg.Store.State()
 		n, err := st.FindNode(in.Name)
@@ -51,22 +48,22 @@ func (s *Server) watchInventory(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	c := http.NewResponseController(w)
-	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		writeProblem(w, huma.Error500InternalServerError("this connection cannot be watched over"))
+	if s.watches.open.Add(1) > maxWatches {
+		s.watches.open.Add(-1)
+		writeProblem(w, tooManyWatches())
+		return
+	}
+	defer s.watches.open.Add(-1)
+	st, err := newStream(w)
+	if err != nil {
+		writeProblem(w, err)
 		return
 	}
 	changes := s.cfg.Inventory.Watch(r.Context())
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
+	st.begin()
 	t := time.NewTicker(watchPing)
 	defer t.Stop()
-	send := func(format string, args ...any) bool {
-		c.SetWriteDeadline(time.Now().Add(bodyTimeout))
-		_, err := fmt.Fprintf(w, format, args...)
-		return err == nil && c.Flush() == nil
-	}
-	for ok := send(": watching\n\n"); ok; {
+	for ok := st.comment("watching"); ok; {
 		select {
 		case v, more := <-changes:
 			if !more {
@@ -75,13 +72,9 @@ func (s *Server) watchInventory(w http.ResponseWriter, r *http.Request) {
 			if node != "" && v.Node != node {
 				continue
 			}
-			b, err := json.Marshal(v)
-			if err != nil {
-				return
-			}
-			ok = send("event: inventory\ndata: %s\n\n", b)
+			ok = st.event("inventory", "", v) && st.flush()
 		case <-t.C:
-			ok = send(": nothing new\n\n")
+			ok = st.comment("nothing new")
 		}
 	}
 }

@@ -29,15 +29,17 @@ func natsUserNow(name string) func(*state.State) (string, error) {
 	}
 }
 
+func (s *Server) natsUsers() []api.NATSUser {
+	out := []api.NATSUser{}
+	for _, u := range s.cfg.Store.State().NATSUsers {
+		out = append(out, toNATSUser(u))
+	}
+	slices.SortFunc(out, func(a, b api.NATSUser) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
 func (s *Server) registerNATS(a huma.API) {
-	huma.Get(a, "/v1/nats/users", func(context.Context, *struct{}) (*body[[]api.NATSUser], error) {
-		out := []api.NATSUser{}
-		for _, u := range s.cfg.Store.State().NATSUsers {
-			out = append(out, toNATSUser(u))
-		}
-		slices.SortFunc(out, func(a, b api.NATSUser) int { return cmp.Compare(a.Name, b.Name) })
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/nats/users", func(context.Context, *struct{}) (*body[[]api.NATSUser], error) { return answer(s.natsUsers(), nil) })
 	huma.Post(a, "/v1/nats/users", func(ctx context.Context, in *struct{ Body api.NATSUserSpec }) (*body[api.NATSUserCreated], error) {
 		return answer(s.createNATSUser(ctx, in.Body))
 	})

@@ -130,15 +130,29 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 	return out, nil
 }
 
-func (s *Server) registerNodes(a huma.API) {
-	huma.Get(a, "/v1/nodes", func(context.Context, *struct{}) (*body[[]api.Node], error) {
-		st := s.cfg.Store.State()
-		out := []api.Node{}
-		for _, n := range shownNodes(st) {
-			out = append(out, s.toNode(st, n))
+func (s *Server) nodes() []api.Node {
+	st := s.cfg.Store.State()
+	out := []api.Node{}
+	for _, n := range shownNodes(st) {
+		out = append(out, s.toNode(st, n))
+	}
+	return out
+}
+
+func (s *Server) allRoutes() []api.Route {
+	st := s.cfg.Store.State()
+	out := []api.Route{}
+	for _, n := range st.LiveNodes() {
+		for _, r := range st.NodeRoutes(n.Number) {
+			out = append(out, s.toRoute(st, r))
 		}
-		return answer(out, nil)
-	})
+	}
+	slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
+	return out
+}
+
+func (s *Server) registerNodes(a huma.API) {
+	huma.Get(a, "/v1/nodes", func(context.Context, *struct{}) (*body[[]api.Node], error) { return answer(s.nodes(), nil) })
 	huma.Get(a, "/v1/nodes/{name}", func(_ context.Context, in *named) (*tagged[api.Node], error) {
 		st := s.cfg.Store.State()
 		n, ok := st.NodeByName(in.Name)
@@ -198,17 +212,7 @@ func (s *Server) registerNodes(a huma.API) {
 		return answer(s.revocation(in.Name))
 	})
 
-	huma.Get(a, "/v1/routes", func(context.Context, *struct{}) (*body[[]api.Route], error) {
-		st := s.cfg.Store.State()
-		out := []api.Route{}
-		for _, n := range st.LiveNodes() {
-			for _, r := range st.NodeRoutes(n.Number) {
-				out = append(out, s.toRoute(st, r))
-			}
-		}
-		slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/routes", func(context.Context, *struct{}) (*body[[]api.Route], error) { return answer(s.allRoutes(), nil) })
 	huma.Post(a, "/v1/routes/decide", func(ctx context.Context, in *struct {
 		IfMatch
 		Body api.RouteDecision

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,6 +40,35 @@ type remoteHub struct {
 	*Server
 	t    *testing.T
 	addr string
+	*cutter
+}
+
+// cutter is a listener whose connections a test breaks.
+type cutter struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// Accept remembers the connection.
+func (c *cutter) Accept() (net.Conn, error) {
+	nc, err := c.Listener.Accept()
+	if err == nil {
+		c.mu.Lock()
+		c.conns = append(c.conns, nc)
+		c.mu.Unlock()
+	}
+	return nc, err
+}
+
+// cut breaks all connections.
+func (c *cutter) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, nc := range c.conns {
+		nc.Close()
+	}
+	c.conns = nil
 }
 
 // openState opens a state log that lives as long as the test.
@@ -71,9 +101,10 @@ func startRemote(t *testing.T, handler http.Handler) *remoteHub {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.ServeRemote(ctx, l) }()
+	cut := &cutter{Listener: l}
+	go func() { done <- s.ServeRemote(ctx, cut) }()
 	t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
-	return &remoteHub{s, t, l.Addr().String()}
+	return &remoteHub{s, t, l.Addr().String(), cut}
 }
 
 func newCSR(t testing.TB) (csr string, key []byte) {

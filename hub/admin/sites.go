@@ -45,15 +45,27 @@ func toSite(st *state.State, site state.Site) api.Site {
 	return out
 }
 
+func (s *Server) sites() []api.Site {
+	st := s.cfg.Store.State()
+	out := []api.Site{}
+	for _, site := range sortedSites(st) {
+		out = append(out, toSite(st, site))
+	}
+	return out
+}
+
+func (s *Server) tokens() []api.Token {
+	st := s.cfg.Store.State()
+	out := []api.Token{}
+	for _, k := range st.Tokens {
+		out = append(out, toToken(st, k))
+	}
+	slices.SortFunc(out, func(a, b api.Token) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
 func (s *Server) registerSites(a huma.API) {
-	huma.Get(a, "/v1/sites", func(context.Context, *struct{}) (*body[[]api.Site], error) {
-		st := s.cfg.Store.State()
-		out := []api.Site{}
-		for _, site := range sortedSites(st) {
-			out = append(out, toSite(st, site))
-		}
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/sites", func(context.Context, *struct{}) (*body[[]api.Site], error) { return answer(s.sites(), nil) })
 	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*tagged[api.Site], error) {
 		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
 			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil {
@@ -98,15 +110,7 @@ func (s *Server) registerSites(a huma.API) {
 		return nil, err
 	}, changes)
 
-	huma.Get(a, "/v1/tokens", func(context.Context, *struct{}) (*body[[]api.Token], error) {
-		st := s.cfg.Store.State()
-		out := []api.Token{}
-		for _, k := range st.Tokens {
-			out = append(out, toToken(st, k))
-		}
-		slices.SortFunc(out, func(a, b api.Token) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
-		return answer(out, nil)
-	})
+	huma.Get(a, "/v1/tokens", func(context.Context, *struct{}) (*body[[]api.Token], error) { return answer(s.tokens(), nil) })
 	huma.Post(a, "/v1/tokens", func(ctx context.Context, in *struct{ Body api.TokenSpec }) (*body[api.TokenCreated], error) {
 		return answer(s.createToken(ctx, in.Body))
 	})

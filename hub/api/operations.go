@@ -44,7 +44,17 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/routes/decide", RouteDecision{}, Route{}, true},
 	{http.MethodGet, "/v1/inventory", nil, []Inventory{}, false},
 	{http.MethodGet, "/v1/inventory/{name}", nil, Inventory{}, false},
-	{http.MethodGet, "/v1/inventory/watch", nil, nil, false},  // server-sent events, each an InventoryChange; ?node=NAME
+	{http.MethodGet, "/v1/inventory/watch", nil, nil, false}, // server-sent events, each an InventoryChange; ?node=NAME
+	// Server-sent events, each a Change; Last-Event-ID goes on where an earlier watch ended.
+	{http.MethodGet, "/v1/watch/sites", nil, nil, false},
+	{http.MethodGet, "/v1/watch/tokens", nil, nil, false},
+	{http.MethodGet, "/v1/watch/nodes", nil, nil, false},
+	{http.MethodGet, "/v1/watch/routes", nil, nil, false},
+	{http.MethodGet, "/v1/watch/inventory", nil, nil, false},
+	{http.MethodGet, "/v1/watch/admins", nil, nil, false},
+	{http.MethodGet, "/v1/watch/nats-users", nil, nil, false},
+	{http.MethodGet, "/v1/watch/events", nil, nil, false},     // ?limit=N of old ones at first
+	{http.MethodGet, "/v1/watch/audit", nil, nil, false},      // likewise
 	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},

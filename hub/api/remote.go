@@ -136,13 +136,13 @@ func (c Context) explain(err error) error {
 	again := "have another made there with 'causeway admin create'"
 	switch {
 	case errors.As(err, &verify):
-		return fmt.Errorf("whoever answers at %s is not the hub that this context was made for; nothing was sent", c.Hub)
+		return refused{fmt.Errorf("whoever answers at %s is not the hub that this context was made for; nothing was sent", c.Hub)}
 	case alert == "tls: unknown certificate authority":
-		return fmt.Errorf("the hub at %s did not issue the certificate of this context; %s", c.Hub, again)
+		return refused{fmt.Errorf("the hub at %s did not issue the certificate of this context; %s", c.Hub, again)}
 	case alert == "tls: expired certificate":
-		return fmt.Errorf("the certificate of admin %s has expired; %s", c.Admin, again)
+		return refused{fmt.Errorf("the certificate of admin %s has expired; %s", c.Admin, again)}
 	case alert == "tls: bad certificate":
-		return fmt.Errorf("the hub at %s refuses admin %s: the certificate was revoked; %s", c.Hub, c.Admin, again)
+		return refused{fmt.Errorf("the hub at %s refuses admin %s: the certificate was revoked; %s", c.Hub, c.Admin, again)}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w at %s: does it run with --listen-admin, and does a firewall let you through?", ErrNoHub, c.Hub)
 	case errors.As(err, new(tls.RecordHeaderError)):

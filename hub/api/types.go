@@ -386,11 +386,28 @@ type NATSUserCreated struct {
 // Event is something that happened and is no change of state: joins refused,
 // nodes coming and going. Kept in memory, newest first.
 type Event struct {
-	Time    time.Time `json:"time"`
-	Kind    string    `json:"kind"`
-	Node    string    `json:"node,omitempty"`
-	Message string    `json:"message"`
+	Sequence uint64    `json:"seq"` // since the hub's start
+	Time     time.Time `json:"time"`
+	Kind     string    `json:"kind"`
+	Node     string    `json:"node,omitempty"`
+	Message  string    `json:"message"`
 }
+
+// Change is an event of a watch: what became of one object of a list. At the start of a
+// watch all of the list are Present.
+type Change struct {
+	Change string          `json:"change"`           // present, added, changed or removed
+	Name   string          `json:"name"`             // of the object: as -o name prints it
+	Object json.RawMessage `json:"object,omitempty"` // as the list has it; nothing if removed
+}
+
+// Values of Change.
+const (
+	Present = "present"
+	Added   = "added"
+	Changed = "changed"
+	Removed = "removed"
+)
 
 // PingRequest asks node From to ping To: a node, a pod or an address.
 type PingRequest struct {

@@ -37,6 +37,7 @@ type Log struct {
 	mu     sync.Mutex
 	ring   []api.Event
 	next   int
+	last   uint64 // sequence
 	counts map[string]uint64
 	tee    func(api.Event)
 }
@@ -50,9 +51,10 @@ func (l *Log) Tee(f func(api.Event)) {
 
 // Add appends an event and forgets the oldest beyond the bound.
 func (l *Log) Add(kind, node, message string) {
-	e := api.Event{Time: time.Now().UTC(), Kind: kind, Node: node, Message: message}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.last++
+	e := api.Event{Sequence: l.last, Time: time.Now().UTC(), Kind: kind, Node: node, Message: message}
 	if l.counts == nil {
 		l.counts = map[string]uint64{}
 	}

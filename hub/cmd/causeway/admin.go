@@ -126,9 +126,9 @@ func newKey() (csr string, key []byte, err error) {
 }
 
 func (c *cli) adminList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Args: exactly()},
+	return c.watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			admins, err := hub.Admins(ctx)
+			admins, err := listed(ctx, c, hub.Admins)
 			if err != nil {
 				return err
 			}
@@ -140,7 +140,7 @@ func (c *cli) adminList() *cobra.Command {
 					if a.State != "active" {
 						m = bad
 					}
-					return []any{a.Name, a.Role, cell{text: a.State, meaning: m}, stamp(a.Expires), age(a.Created) + " ago"}
+					return []any{a.Name, a.Role, cell{text: a.State, meaning: m}, stamp(a.Expires), agedAgo(a.Created)}
 				})
 		})
 }

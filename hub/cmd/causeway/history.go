@@ -29,22 +29,28 @@ func checkLimit(n int) error {
 func (c *cli) events() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "events",
-		Short: "Show what happened lately, newest first",
+		Use:     "events",
+		Short:   "Show what happened lately, newest first",
+		Example: "  causeway events -n 10 --watch",
 		Long: `Show what happened since the hub's start and changed no state: nodes that came
-and went, joins that were refused. What changed state is in 'causeway audit'.`,
+and went, joins that were refused. What changed state is in 'causeway audit'.
+--watch shows the last ones, oldest first, and goes on.`,
 		Args: exactly(),
 	}
 	limitFlag(cmd, &limit)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.watchable(api.WatchEvents, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		if err := checkLimit(limit); err != nil {
 			return err
 		}
-		events, err := hub.Events(ctx, limit)
+		events, err := listed(ctx, c, func(ctx context.Context) ([]api.Event, error) { return hub.Events(ctx, limit) })
 		if err != nil {
 			return err
 		}
-		return list(c, events, func(e api.Event) string { return e.Kind }, "No events since the hub's start",
+		name := func(e api.Event) string { return e.Kind }
+		if c.watch != nil {
+			name = func(e api.Event) string { return fmt.Sprint(e.Sequence) }
+		}
+		return list(c, events, name, "No events since the hub's start",
 			[]string{"TIME", "KIND", "NODE", "MESSAGE"},
 			func(_ *page, e api.Event) []any {
 				node := e.Node
@@ -69,18 +75,20 @@ func beforeAfter(e api.AuditEntry) (out []string) {
 func (c *cli) audit() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Show who changed what, newest first",
+		Use:     "audit",
+		Short:   "Show who changed what, newest first",
+		Example: "  causeway audit --watch",
 		Long: `Show the transactions of the hub's state log: who made each change, why, and
-what it was; and joins that were refused, with the reason.`,
+what it was; and joins that were refused, with the reason. --watch shows the last ones,
+oldest first, and goes on.`,
 		Args: exactly(),
 	}
 	limitFlag(cmd, &limit)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.watchable(api.WatchAudit, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		if err := checkLimit(limit); err != nil {
 			return err
 		}
-		entries, err := hub.Audit(ctx, limit)
+		entries, err := listed(ctx, c, func(ctx context.Context) ([]api.AuditEntry, error) { return hub.Audit(ctx, limit) })
 		if err != nil {
 			return err
 		}

@@ -27,8 +27,8 @@ func (c *cli) inventoryList() *cobra.Command {
 		Example: "  causeway inventory list --containers"}
 	cmd.Flags().BoolVar(&containers, "containers", false, "list the containers of all nodes")
 	sel.flag(cmd)
-	return c.watchable(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		all, err := hub.Inventories(ctx)
+	return c.watchable(api.WatchInventory, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		all, err := listed(ctx, c, hub.Inventories)
 		if err != nil {
 			return err
 		}
@@ -298,7 +298,7 @@ changed as a JSON merge patch, load and the like included.`,
 				return err
 			}
 		}
-		err := hub.WatchInventory(ctx, node, func() error {
+		err := hub.FollowFacts(ctx, node, func() error {
 			_, err := fmt.Fprintln(c.err, "watching; interrupt to end")
 			return err
 		}, print)

@@ -21,9 +21,9 @@ func (c *cli) nodeList() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: exactly(),
 		Example: "  causeway node list --selector rack=r12 -o wide\n  causeway node list --watch"}
 	sel.flag(cmd)
-	return c.watchable(cmd,
+	return c.watchable(api.WatchNodes, cmd,
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			nodes, err := hub.Nodes(ctx)
+			nodes, err := listed(ctx, c, hub.Nodes)
 			if err != nil {
 				return err
 			}

@@ -21,8 +21,8 @@ func (c *cli) routeList() *cobra.Command {
 	var sel selector
 	sel.flag(cmd)
 	cmd.Flags().BoolVar(&pending, "pending", false, "only those that wait for a decision")
-	return c.watchable(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		routes, err := hub.Routes(ctx)
+	return c.watchable(api.WatchRoutes, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		routes, err := listed(ctx, c, hub.Routes)
 		if err != nil {
 			return err
 		}

@@ -41,9 +41,9 @@ themselves; all others wait for 'causeway route approve'.`,
 }
 
 func (c *cli) siteList() *cobra.Command {
-	return c.watchable(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
+	return c.watchable(api.WatchSites, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			sites, err := hub.Sites(ctx)
+			sites, err := listed(ctx, c, hub.Sites)
 			if err != nil {
 				return err
 			}

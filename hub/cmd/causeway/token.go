@@ -81,9 +81,9 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 }
 
 func (c *cli) tokenList() *cobra.Command {
-	return c.watchable(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: exactly()},
+	return c.watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			tokens, err := hub.Tokens(ctx)
+			tokens, err := listed(ctx, c, hub.Tokens)
 			if err != nil {
 				return err
 			}

@@ -3,24 +3,24 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
 )
 
-// watchEvery is how often a list that is watched is read again.
-const watchEvery = time.Second
-
-// watcher remembers what of a list was printed. nil: the list is printed once.
+// watcher has the objects of a list that is watched, and what of them was printed. nil:
+// the list is printed once.
 type watcher struct {
-	began bool
-	seen  map[string]string // what is shown of an object, by name
-	order []string
+	log     bool // entries are only added: none is remembered
+	began   bool
+	seen    map[string]string // what is shown of an object, by name
+	order   []string
+	objects map[string]json.RawMessage
+	names   []string // of objects, in their order
 }
 
 // change is one line of JSON (or document of YAML) of a list that is watched.
@@ -30,38 +30,69 @@ type change struct {
 	Object any    `json:"object,omitempty"`
 }
 
-// watchable is leaf for a list: with --watch it goes on and prints what changes. A hub
-// that goes away is waited for.
-func (c *cli) watchable(cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
+// watchable is leaf for a list of api.Watch…: with --watch it goes on and prints what
+// changes. A hub that goes away is waited for. f gets the list by listed.
+func (c *cli) watchable(kind string, cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
 	var watch bool
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and print what changes, until interrupted")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if !watch {
 			return f(ctx, hub, args)
 		}
-		c.watch = &watcher{seen: map[string]string{}}
-		lost := false
-		for {
-			err := f(ctx, hub, args)
-			var u usage
-			switch {
-			case ctx.Err() != nil:
-				return nil
-			case err == nil:
-				lost = false
-			case !c.watch.began || errors.As(err, &u):
+		w := &watcher{log: kind == api.WatchEvents || kind == api.WatchAudit, seen: map[string]string{}, objects: map[string]json.RawMessage{}}
+		c.watch = w
+		limit := 0
+		if n, err := cmd.Flags().GetInt("limit"); err == nil {
+			limit = n
+			if err := checkLimit(limit); err != nil {
 				return err
-			case !lost:
-				fmt.Fprintf(c.err, "causeway: %v; trying again\n", err)
-				lost = true
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(watchEvery):
 			}
 		}
+		err := hub.Follow(ctx, api.Watch{Kind: kind, Limit: limit,
+			Lost: func(err error) { fmt.Fprintf(c.err, "causeway: %v; trying again\n", err) },
+			Each: func(changes []api.Change) error {
+				w.take(changes)
+				return f(ctx, hub, args)
+			}})
+		if ctx.Err() != nil {
+			return nil // interrupted, as it is meant to be ended
+		}
+		return err
 	})
+}
+
+// take applies changes to the list.
+func (w *watcher) take(changes []api.Change) {
+	if w.log {
+		clear(w.objects)
+		w.names = nil
+	}
+	for _, ch := range changes {
+		_, known := w.objects[ch.Name]
+		switch {
+		case ch.Change == api.Removed:
+			delete(w.objects, ch.Name)
+			w.names = slices.DeleteFunc(w.names, func(n string) bool { return n == ch.Name })
+			continue
+		case !known:
+			w.names = append(w.names, ch.Name)
+		}
+		w.objects[ch.Name] = ch.Object
+	}
+}
+
+// listed is the list that is watched, or what once reads.
+func listed[T any](ctx context.Context, c *cli, once func(context.Context) ([]T, error)) ([]T, error) {
+	if c.watch == nil {
+		return once(ctx)
+	}
+	out := make([]T, len(c.watch.names))
+	for i, name := range c.watch.names {
+		if err := json.Unmarshal(c.watch.objects[name], &out[i]); err != nil {
+			return nil, fmt.Errorf("read the hub's changes: %w", err)
+		}
+	}
+	return out, nil
 }
 
 // observed is an object of a list as a watcher sees it.
@@ -101,7 +132,7 @@ func (c *cli) observe(header []string, items []observed) error {
 	}
 	kept := w.order[:0]
 	for _, name := range w.order {
-		if now[name] {
+		if now[name] || w.log {
 			kept = append(kept, name)
 			continue
 		}
@@ -114,6 +145,10 @@ func (c *cli) observe(header []string, items []observed) error {
 		changes = append(changes, change{"removed", name, nil})
 	}
 	w.order = kept
+	if w.log {
+		clear(w.seen)
+		w.order = nil
+	}
 	first := !w.began
 	w.began = true
 	switch c.format {

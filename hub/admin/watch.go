@@ -1,0 +1,253 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// Limits of watches.
+const (
+	watchPing  = 10 * time.Second // how often a watch in which nothing happens gives a sign of life
+	maxWatches = 256
+)
+
+// watches are the lists that can be watched, by the last part of their path.
+type watches struct {
+	feeds map[string]*feed
+	open  atomic.Int32
+}
+
+func objects[T any](l []T, name func(T) string, shown func(T) any) []watched {
+	out := make([]watched, len(l))
+	for i, v := range l {
+		out[i] = watched{name: name(v), object: v}
+		if shown != nil {
+			out[i].shown = shown(v)
+		}
+	}
+	return out
+}
+
+// registerWatches makes a feed of each kind. A new kind is one line here, one in
+// api.Watches and its role in access.
+func (s *Server) registerWatches(mux *routes) {
+	s.watches.feeds = map[string]*feed{
+		"sites": {list: func(context.Context) ([]watched, error) {
+			return objects(s.sites(), func(v api.Site) string { return v.Name }, nil), nil
+		}},
+		"tokens": {list: func(context.Context) ([]watched, error) {
+			return objects(s.tokens(), func(v api.Token) string { return v.ID }, nil), nil
+		}},
+		"nodes": {list: func(context.Context) ([]watched, error) {
+			return objects(s.nodes(), func(v api.Node) string { return v.Name }, shownNode), nil
+		}},
+		"routes": {list: func(context.Context) ([]watched, error) {
+			return objects(s.allRoutes(), func(v api.Route) string { return v.Node + " " + v.Prefix.String() }, nil), nil
+		}},
+		"inventory": {list: func(context.Context) ([]watched, error) {
+			return objects(s.inventories(), func(v api.Inventory) string { return v.Node }, nil), nil
+		}},
+		"admins": {list: func(context.Context) ([]watched, error) {
+			return objects(s.admins(), func(v api.Admin) string { return v.Name }, nil), nil
+		}},
+		"nats-users": {list: func(context.Context) ([]watched, error) {
+			return objects(s.natsUsers(), func(v api.NATSUser) string { return v.Name }, nil), nil
+		}},
+		"events": {log: true, list: func(context.Context) ([]watched, error) {
+			l := s.cfg.Events.Newest(feedLogSize)
+			slices.Reverse(l)
+			return objects(l, func(v api.Event) string { return strconv.FormatUint(v.Sequence, 10) }, func(v api.Event) any { return v.Sequence }), nil
+		}},
+		"audit": {log: true, list: s.auditTail()},
+	}
+	for kind, f := range s.watches.feeds {
+		mux.HandleFunc("GET /v1/watch/"+kind, func(w http.ResponseWriter, r *http.Request) { s.watch(f, w, r) })
+	}
+}
+
+// auditTail reads only what is new of the log.
+func (s *Server) auditTail() func(context.Context) ([]watched, error) {
+	var tail []watched
+	var last uint64
+	return func(ctx context.Context) ([]watched, error) {
+		seq := s.cfg.Store.State().Seq
+		if seq < last {
+			tail, last = nil, 0
+		}
+		if seq == last {
+			return tail, nil
+		}
+		l, err := s.audit(ctx, int(min(seq-last, feedLogSize)))
+		if err != nil {
+			return nil, err
+		}
+		slices.Reverse(l)
+		for _, e := range l {
+			if e.Sequence > last {
+				tail = append(tail, watched{name: strconv.FormatUint(e.Sequence, 10), object: e, shown: e.Sequence})
+			}
+		}
+		if len(l) > 0 {
+			last = l[len(l)-1].Sequence
+		}
+		if over := len(tail) - feedLogSize; over > 0 {
+			tail = slices.Clone(tail[over:])
+		}
+		return tail, nil
+	}
+}
+
+// shownNode leaves out what never stands still.
+func shownNode(n api.Node) any {
+	paths := make([]protocol.PathStatus, len(n.Paths))
+	for i, p := range n.Paths {
+		paths[i] = protocol.PathStatus{Peer: p.Peer, Path: p.Path, Addr: p.Addr, MTU: p.MTU}
+	}
+	n.Paths = paths
+	return n
+}
+
+// watch answers with server-sent events
+// (https://html.spec.whatwg.org/multipage/server-sent-events.html): 'reset', the whole
+// list as changes 'present', 'synced', and then each change. The id of an event is a
+// position: a watch that begins with it in Last-Event-ID goes on there, without the
+// list, if the hub still knows what came since. A reader that is too slow is sent the
+// list again; one that takes nothing for bodyTimeout is cut off.
+func (s *Server) watch(f *feed, w http.ResponseWriter, r *http.Request) {
+	limit := 50
+	if q := r.URL.Query().Get("limit"); q != "" {
+		var err error
+		if limit, err = strconv.Atoi(q); err != nil || limit < 0 || limit > feedLogSize {
+			writeProblem(w, huma.Error422UnprocessableEntity(fmt.Sprintf("limit is not a number from 0 to %d", feedLogSize)))
+			return
+		}
+	}
+	if s.watches.open.Add(1) > maxWatches {
+		s.watches.open.Add(-1)
+		writeProblem(w, tooManyWatches())
+		return
+	}
+	defer s.watches.open.Add(-1)
+	st, err := newStream(w)
+	if err != nil {
+		writeProblem(w, err)
+		return
+	}
+	leave, err := f.join(r.Context())
+	if err != nil {
+		writeProblem(w, problem(err))
+		return
+	}
+	defer leave()
+	seq, resumed := f.resume(r.Header.Get("Last-Event-ID"))
+	st.begin()
+	if resumed && !st.event("synced", f.token(seq), struct{}{}) {
+		return
+	}
+	ping := time.NewTicker(watchPing)
+	defer ping.Stop()
+	for synced := resumed; ; {
+		if !synced {
+			var list []api.Change
+			if list, seq, err = f.present(limit); err != nil || !st.event("reset", "", struct{}{}) {
+				return
+			}
+			for _, c := range list {
+				if !st.event("change", "", c) {
+					return
+				}
+			}
+			if !st.event("synced", f.token(seq), struct{}{}) {
+				return
+			}
+			synced = true
+		}
+		changes, more, err := f.since(seq)
+		if errors.Is(err, errFeedBehind) {
+			synced = false
+			continue
+		}
+		for _, c := range changes {
+			seq++
+			if !st.event("change", f.token(seq), c) {
+				return
+			}
+		}
+		if !st.flush() {
+			return
+		}
+		select {
+		case <-more:
+		case <-ping.C:
+			if !st.comment("nothing new") {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		case <-s.ending:
+			return
+		}
+	}
+}
+
+func tooManyWatches() error {
+	return huma.Error503ServiceUnavailable(fmt.Sprintf("%d watches are open at this hub already; end one of them", maxWatches))
+}
+
+// stream writes server-sent events.
+type stream struct {
+	w http.ResponseWriter
+	c *http.ResponseController
+}
+
+// newStream prepares w, before anything is written.
+func newStream(w http.ResponseWriter) (*stream, error) {
+	c := http.NewResponseController(w)
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return nil, huma.Error500InternalServerError("this connection cannot be watched over")
+	}
+	return &stream{w, c}, nil
+}
+
+func (s *stream) begin() {
+	s.w.Header().Set("Content-Type", "text/event-stream")
+	s.w.Header().Set("Cache-Control", "no-store")
+}
+
+// event writes one event, which flush sends. An empty id is left out.
+func (s *stream) event(kind, id string, v any) bool {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return false
+	}
+	if id != "" {
+		id = "id: " + id + "\n"
+	}
+	return s.write("event: %s\n%sdata: %s\n\n", kind, id, b)
+}
+
+// comment sends a line that readers ignore.
+func (s *stream) comment(text string) bool { return s.write(": %s\n\n", text) && s.flush() }
+
+func (s *stream) write(format string, args ...any) bool {
+	s.c.SetWriteDeadline(time.Now().Add(bodyTimeout))
+	_, err := fmt.Fprintf(s.w, format, args...)
+	return err == nil
+}
+
+func (s *stream) flush() bool {
+	s.c.SetWriteDeadline(time.Now().Add(bodyTimeout))
+	return s.c.Flush() == nil
+}
