@@ -33,6 +33,7 @@ import (
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
 	"causeway/agent/netmapcheck"
+	"causeway/agent/upgrade"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -46,6 +47,8 @@ type Config struct {
 	Version  string
 	Log      zerolog.Logger
 	Logs     *debug.Logs // behind Log, so that it can be followed; may be nil
+	// UpgradeDir is where root tells of upgrades; empty: upgrade.DefaultDir.
+	UpgradeDir string
 }
 
 // Tunnel is the agent's use of tunnel.Node.
@@ -147,6 +150,7 @@ type Agent struct {
 	refusedKey string                      // why it did not
 	nextFirst  bool                        // the next key is tried before the present one
 	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
+	upgraded   *protocol.UpgradeStatus     // the last upgrade that was asked for; replaced, never changed
 }
 
 // errLeft ends Run after a leave.
@@ -188,6 +192,9 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	lookup func(context.Context, string) ([]netip.Addr, error)) (*Agent, error) {
 	if cfg.Socket == "" {
 		cfg.Socket = cfg.Settings.Debug.Socket
+	}
+	if cfg.UpgradeDir == "" {
+		cfg.UpgradeDir = upgrade.DefaultDir
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
@@ -288,6 +295,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.followMTUs(ctx) })
 		g.Go(func() error { return a.followKeys(ctx) })
 		g.Go(func() error { return a.followList(ctx) })
+		g.Go(func() error { return a.followUpgrade(ctx) })
 		g.Go(func() error { return a.controlLoop(ctx) })
 		return nil
 	})

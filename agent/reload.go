@@ -20,10 +20,11 @@ var errReloaded = errors.New("the configuration was reloaded")
 type live struct {
 	routes, accept, named []netip.Prefix
 	labels                map[string]string
+	upgrade               config.Upgrade
 }
 
 func liveOf(c config.Config) *live {
-	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, labels: c.Labels}
+	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, labels: c.Labels, upgrade: c.Upgrade}
 }
 
 // Reload takes what a running agent can take of c, and says of the rest that

@@ -170,7 +170,11 @@ func (a *Agent) hello() protocol.Hello {
 	gone := a.gone.lists
 	a.mu.Unlock()
 	set := a.live.Load()
-	return protocol.Hello{Gone: gone, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+	var features []string
+	if set.upgrade.Allow {
+		features = append(features, protocol.FeatureUpgrade)
+	}
+	return protocol.Hello{Gone: gone, Features: features, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.routes, Accept: set.accept, Labels: set.labels,
 		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
 }
@@ -205,7 +209,10 @@ func (a *Agent) welcome(w protocol.Welcome) {
 // status is what the hub is told now.
 func (a *Agent) status() protocol.Status {
 	rx, tx := a.traffic()
-	return protocol.Status{Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List(),
+	a.mu.Lock()
+	upgraded := a.upgraded
+	a.mu.Unlock()
+	return protocol.Status{Upgrade: upgraded, Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List(),
 		Routes: notNil(a.live.Load().routes), Counters: map[string]uint64{"rx_bytes": rx, "tx_bytes": tx}}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -54,6 +55,7 @@ type Config struct {
 	NATSCreds       string // credentials file for NATSURL; empty: none
 	NATSCA          string // PEM file of authorities that sign the certificates of NATSURL; empty: the system's
 	NATSReplicas    int    // of each stream there, 1 to 5; 0: 3 in a cluster, else 1
+	Packages        string // directory of releases for agents; default: packagesDir in DataDir
 	JoinRate        int    // requests for joins that one source may send in a second; default: join.DefaultSourceRate
 	// Tunnel makes what carries the nodes' traffic; nil: WireGuard over UDP. Tests and
 	// benchmarks have nodes that need none.
@@ -80,6 +82,8 @@ type Hub struct {
 	nats  string // likewise
 	ready chan struct{}
 	parts atomic.Pointer[parts] // once they run
+
+	packages string
 }
 
 // New checks cfg and fills in defaults. It opens nothing.
@@ -155,6 +159,9 @@ func New(cfg Config) (*Hub, error) {
 		if !a.Addr().IsValid() {
 			*l.to = fmt.Sprintf(":%d", a.Port())
 		}
+	}
+	if h.packages = cfg.Packages; h.packages == "" {
+		h.packages = filepath.Join(cfg.DataDir, packagesDir)
 	}
 	if cfg.PublicUDPPort == 0 {
 		h.cfg.PublicUDPPort = h.udp.Port()

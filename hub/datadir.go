@@ -18,6 +18,8 @@ const (
 	markerFile = "log.json"
 	lockFile   = "lock"
 	memoryFile = "live.json"
+	// packagesDir is made by whoever has releases for it.
+	packagesDir = "packages"
 )
 
 // openDataDir makes the directory if it is missing, checks that it can be

@@ -23,6 +23,7 @@ import (
 	"causeway/hub/event"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
+	"causeway/hub/release"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -188,8 +189,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Cluster: keys.Cluster, Store: store, Bus: nats, Tunnel: tun, Events: &events,
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
+	releases := release.Open(h.packages)
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
-		Inventory: inv, Events: &events, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
+		Inventory: inv, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
 	if outside {
 		adminConfig.Conditions = append(adminConfig.Conditions, ext.condition)
 	}
@@ -224,6 +226,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		g.Go(func() error { return nats.Forward(ctx, ext.js, protocol.SubjectInventoryAll) })
 	}
 	g.Go(func() error { return sessions.Run(ctx) })
+	g.Go(func() error { return sessions.RunUpgrades(ctx) })
 	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
 	g.Go(func() error { return h.renewList(ctx, p, public) })
 	g.Go(func() error { return inv.Run(ctx) })
@@ -241,6 +244,11 @@ func (h *Hub) Run(ctx context.Context) error {
 				return fmt.Errorf("listen for control connections: %w", err)
 			}
 			g.Go(func() error { return sessions.Serve(ctx, l) })
+			files, err := tun.Listen(netip.AddrPortFrom(a, protocol.PackagePort))
+			if err != nil {
+				return fmt.Errorf("listen for agents that upgrade: %w", err)
+			}
+			g.Go(func() error { return releases.Serve(ctx, files) })
 		}
 		g.Go(func() error { return joins.Serve(ctx, httpsListener) })
 		g.Go(func() error { return api.Serve(ctx, adminListener) })

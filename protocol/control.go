@@ -123,6 +123,7 @@ type Status struct {
 	Conditions []Condition       `json:"conditions"`
 	Routes     []netip.Prefix    `json:"routes"`
 	Counters   map[string]uint64 `json:"counters,omitempty"`
+	Upgrade    *UpgradeStatus    `json:"upgrade,omitempty"` // the last one; nil: none yet
 }
 
 // StatusInterval is how often an agent sends Status when nothing changes.

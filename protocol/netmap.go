@@ -66,6 +66,8 @@ type NetmapSelf struct {
 	KeyOverlap time.Duration `json:"key_overlap_ns,omitempty"`
 	// RotateKeys is the age at which the agent makes a new key by itself; 0: never.
 	RotateKeys time.Duration `json:"rotate_keys_ns,omitempty"`
+	// Upgrade is the version that the agent shall run; nil: any.
+	Upgrade *UpgradeWish `json:"upgrade,omitempty"`
 }
 
 // AnnouncedRoute is a node's own route as the hub sees it.

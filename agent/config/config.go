@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"causeway/agent/inventory"
+	"causeway/internal/sshsig"
 	"causeway/internal/strictyaml"
 	"causeway/protocol"
 )
@@ -46,6 +47,14 @@ type Config struct {
 	Debug  Debug
 	// Inventory says where container runtimes are.
 	Inventory inventory.Config
+	Upgrade   Upgrade
+}
+
+// Upgrade says what the hub may install on this host.
+type Upgrade struct {
+	Allow     bool
+	Keys      []sshsig.PublicKey // a release is signed by one of them
+	Downgrade bool               // below the minimum that an installed release named
 }
 
 // Tunnel configures the tunnel device.
@@ -113,10 +122,15 @@ type file struct {
 		Containerd *string `yaml:"containerd" doc:"containerd's state directory (default: /run/containerd)"`
 		CNI        *string `yaml:"cni" doc:"directory of CNI's records (default: /var/lib/cni)"`
 	} `yaml:"inventory"`
+	Upgrade struct {
+		Allow     bool     `yaml:"allow" doc:"let the hub upgrade the agent to releases that one of keys signed (default: false)"`
+		Keys      []string `yaml:"keys" doc:"public keys of releases, ssh-ed25519 AAAA…; the hub cannot change them"`
+		Downgrade bool     `yaml:"downgrade" doc:"also to versions below the minimum that a release installed here has named (default: false)"`
+	} `yaml:"upgrade"`
 }
 
 // reloadable are the keys that a running agent takes on SIGHUP.
-var reloadable = []string{"routes", "accept", "labels"}
+var reloadable = []string{"routes", "accept", "labels", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
 
 // NeedsRestart names the keys that differ between c and n and that only a new
 // start takes.
@@ -287,6 +301,17 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 	}
 	c.Debug.Allow = f.Debug.Allow
+	for i, v := range f.Upgrade.Keys {
+		k, err := sshsig.ParseKey(v)
+		if err != nil {
+			return at(fmt.Sprintf("$.upgrade.keys[%d]", i), "%v; it is what 'ssh-keygen -t ed25519' writes into a file .pub", err)
+		}
+		c.Upgrade.Keys = append(c.Upgrade.Keys, k)
+	}
+	c.Upgrade.Allow, c.Upgrade.Downgrade = f.Upgrade.Allow, f.Upgrade.Downgrade
+	if c.Upgrade.Allow && len(c.Upgrade.Keys) == 0 {
+		return at("$.upgrade.allow", "without upgrade.keys no release can be trusted; name the key that signs them")
+	}
 	for _, l := range []struct {
 		name string
 		in   *string

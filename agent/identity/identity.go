@@ -162,6 +162,10 @@ type Pin struct {
 	Epoch        uint32                      `json:"epoch"`
 }
 
+// SpoolDir, below the state directory, holds an upgrade that waits for root
+// (agent/upgrade).
+const SpoolDir = "upgrade"
+
 // Store is a state directory, held by this process alone until Close.
 type Store struct {
 	dir  string
@@ -385,7 +389,7 @@ func (s *Store) RemoveNetmap() error {
 // RemoveAll takes away every file of the store, and the directory if it is
 // empty then and dir is true.
 func (s *Store) RemoveAll(dir bool) error {
-	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile))
+	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile), os.RemoveAll(filepath.Join(s.dir, SpoolDir)))
 	if dir {
 		if e := os.Remove(s.dir); e != nil && !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
 			err = errors.Join(err, fmt.Errorf("remove state directory: %w", e))

@@ -22,7 +22,7 @@ const (
 	NoRole   Role = iota // a caller without credentials
 	Viewer               // looks
 	Operator             // works with sites, tokens, labels and routes
-	Admin                // decides who belongs: admins, NATS users, revoked and quarantined nodes; takes backups
+	Admin                // decides who belongs: admins, NATS users, revoked and quarantined nodes, what runs on hosts; takes backups
 )
 
 var roleNames = []string{NoRole: "none", Viewer: "viewer", Operator: "operator", Admin: "admin"}
@@ -74,6 +74,10 @@ var access = map[string]Role{
 	"POST /v1/diag/ping":                   Operator,
 	"POST /v1/diag/trace":                  Operator,
 	"GET /v1/backup":                       Admin,
+	"GET /v1/releases":                     Viewer,
+	"GET /v1/upgrade":                      Viewer,
+	"POST /v1/upgrade":                     Admin,
+	"POST /v1/upgrade/stop":                Admin,
 	"GET /v1/admins":                       Admin,
 	"POST /v1/admins":                      Admin,
 	"DELETE /v1/admins/{name}":             Admin,

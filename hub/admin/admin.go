@@ -31,6 +31,7 @@ import (
 	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/inventory"
+	"causeway/hub/release"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -54,6 +55,7 @@ type Config struct {
 	Control   *control.Server
 	Inventory *inventory.Store
 	Events    *event.Log
+	Releases  release.Library
 	Disk      func() error // why no change can be stored now; nil: it can
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
@@ -97,6 +99,7 @@ func New(cfg Config) *Server {
 	s.registerReads(a)
 	s.registerAdmins(a)
 	s.registerNATS(a)
+	s.registerUpgrade(a)
 	s.registerInventory(a)
 	s.registerDiag(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)

@@ -41,6 +41,9 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		ETag: nodeTag(n),
 	}
 	out.Drained, out.Connected = n.Drained, i.Connected
+	if u := i.Status.Upgrade; u != nil {
+		out.Upgrade = &api.NodeUpgrade{Version: u.Version, State: u.State, Error: u.Error}
+	}
 	if n.KeyWanted > out.KeyEpoch {
 		out.KeyWanted = n.KeyWanted
 	}

@@ -59,6 +59,10 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
 	{http.MethodPost, "/v1/diag/trace", TraceRequest{}, Trace{}, false},
+	{http.MethodGet, "/v1/releases", nil, []Release{}, false},
+	{http.MethodGet, "/v1/upgrade", nil, Upgrade{}, false},
+	{http.MethodPost, "/v1/upgrade", UpgradeSpec{}, Upgrade{}, false},
+	{http.MethodPost, "/v1/upgrade/stop", nil, Upgrade{}, false},
 	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
 	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
 	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke

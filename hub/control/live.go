@@ -206,6 +206,7 @@ func cleanStatus(st *protocol.Status) {
 		st.Counters = nil
 	}
 	st.Routes = nil // routes are announced by Hello
+	st.Upgrade = cleanUpgrade(st.Upgrade)
 }
 
 func cleanAck(a *protocol.NetmapAck) {

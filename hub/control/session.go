@@ -442,6 +442,7 @@ func (s *Server) status(ses *session, v protocol.Status) {
 	moved := false
 	if l != nil && l.session == ses {
 		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
+		s.noteUpgrade(ses.name(), l.status.Upgrade, v.Upgrade)
 		l.status, l.heard = v, true
 		delete(s.memory.Nodes, ses.node) // what was remembered is old now
 		s.judged(ses.node, l)

@@ -28,7 +28,9 @@ const (
 	NodeUnknown     = "node_unknown"  // agents know it, this hub, restored from a backup, does not
 	AdminRefused    = "admin_refused" // a certificate that opens nothing
 	NATSRefused     = "nats_refused"  // credentials that open nothing
-	NATSAway        = "nats_away"     // the external NATS stores nothing
+	NodeUpgraded    = "node_upgraded"
+	UpgradeFailed   = "upgrade_failed" // the version before runs on, or again
+	NATSAway        = "nats_away"      // the external NATS stores nothing
 	NATSBack        = "nats_back"
 )
 

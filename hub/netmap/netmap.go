@@ -102,7 +102,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *V
 			continue
 		}
 		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
-			RotateKeys: s.Sites[n.Site].RotateKeys}
+			RotateKeys: s.Sites[n.Site].RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
 		if n.KeyWanted > n.KeyEpoch() {
 			self := v.self[n.Number]
 			self.KeyEpoch, self.KeyOverlap = n.KeyWanted, n.KeyOverlap

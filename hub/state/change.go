@@ -58,6 +58,9 @@ var kinds = map[string]reflect.Type{
 	"admin_revoked":     reflect.TypeFor[AdminRevoked](),
 	"nats_user_created": reflect.TypeFor[NATSUserCreated](),
 	"nats_user_revoked": reflect.TypeFor[NATSUserRevoked](),
+	"upgrade_started":   reflect.TypeFor[UpgradeStarted](),
+	"upgrade_advanced":  reflect.TypeFor[UpgradeAdvanced](),
+	"upgrade_ended":     reflect.TypeFor[UpgradeEnded](),
 }
 
 var kindOf = func() map[reflect.Type]string {

@@ -83,6 +83,8 @@ func touched(c Change) []object {
 		return []object{{natsUser, c.Name}}
 	case NATSUserRevoked:
 		return []object{{natsUser, c.Name}}
+	case UpgradeStarted, UpgradeAdvanced, UpgradeEnded:
+		return []object{{"upgrade", "of nodes"}}
 	}
 	return nil
 }
@@ -99,6 +101,8 @@ func (s *State) find(o object) (stored any, name string) {
 			stored = v
 		} else if v, ok := s.NATSUsers[k]; ok && o.kind == natsUser {
 			stored = v
+		} else if s.Upgrade != nil && o.kind == "upgrade" {
+			stored = *s.Upgrade
 		}
 	case protocol.TokenID:
 		name = "token " + k.String()

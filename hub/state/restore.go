@@ -24,7 +24,7 @@ type Restored struct {
 	NextNumber protocol.NodeNumber `json:"next_number"`
 }
 
-func (c Restored) apply(s *State, _ time.Time) error {
+func (c Restored) apply(s *State, t time.Time) error {
 	switch {
 	case c.Epoch <= s.Epoch:
 		return Errorf(Invalid, "restored with epoch %d, which is not above %d", c.Epoch, s.Epoch)
@@ -41,6 +41,11 @@ func (c Restored) apply(s *State, _ time.Time) error {
 	for name, u := range s.NATSUsers {
 		u.Revoked = true
 		s.NATSUsers[name] = u
+	}
+	if u := s.Upgrade; u != nil && u.State == UpgradeRunning {
+		stopped := *u
+		stopped.State, stopped.Ended = UpgradeStopped, t
+		s.Upgrade = &stopped
 	}
 	s.Epoch, s.NextNumber, s.Settling = c.Epoch, c.NextNumber, true
 	return nil

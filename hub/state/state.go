@@ -44,6 +44,8 @@ type State struct {
 	Admins     map[string]Admin             // by name; those that were revoked too
 	NATSUsers  map[string]NATSUser          // likewise
 
+	Upgrade *Upgrade // the last one; nil: there was none
+
 	hash       []byte                                              // of the last transaction
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was

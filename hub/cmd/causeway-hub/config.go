@@ -46,6 +46,7 @@ type settings struct {
 	ListenNATS      string   `yaml:"listen_nats"`
 	SocketBuffer    int      `yaml:"socket_buffer"`
 	JoinRate        int      `yaml:"join_rate"`
+	Packages        string   `yaml:"packages"`
 	// Per second; zero: no limit.
 	RelayNodePackets uint64 `yaml:"relay_node_packets"`
 	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
@@ -87,6 +88,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for users of 'causeway nats user', such as :4222 (default: not served)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
+	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}
@@ -120,6 +122,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
 	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
+	merge(set, "packages", &s.Packages, file.Packages)
 	for i, l := range file.limits() {
 		merge(set, l.flag, s.limits()[i].value, *l.value)
 	}
@@ -131,7 +134,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
 			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},

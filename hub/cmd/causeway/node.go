@@ -13,7 +13,7 @@ import (
 )
 
 func (c *cli) node() *cobra.Command {
-	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRename(), c.nodeDrain(), c.nodeUndrain(), c.nodeRotateKey(), c.nodeRevoke(), c.nodeRelease())
+	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRename(), c.nodeDrain(), c.nodeUndrain(), c.nodeRotateKey(), c.nodeUpgrade(), c.nodeRevoke(), c.nodeRelease())
 }
 
 func (c *cli) nodeList() *cobra.Command {
@@ -108,6 +108,7 @@ func (c *cli) showNode(n api.Node) error {
 			"Underlay", join(n.Underlay),
 			"Labels", labelText(n.Labels),
 			"Agent", agentText(n),
+			"Upgrade", upgradeText(n.Upgrade),
 			"Netmap", fmt.Sprintf("epoch %d, version %d", n.Netmap.Epoch, n.Netmap.Version),
 			"Key", keyText(n),
 			"Inventory", droppedText(n.Dropped),
