@@ -284,6 +284,28 @@ func (c *natsCluster) outage(t *testing.T, w *world, js jetstream.JetStream, one
 	require.Positive(t, kinds[event.NATSBack])
 }
 
+// A hub stops when it is told to, also while the server that it is connected to has no
+// majority and nothing can be read.
+func TestStopWithoutMajority(t *testing.T) {
+	c := newNATSCluster(t)
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
+	require.NoError(t, err)
+	w.site("a")
+	at := 0
+	for i, s := range c.servers {
+		if s.NumClients() > 0 {
+			at = i
+		}
+	}
+	left := (at + 2) % 3
+	c.stop((at + 1) % 3)
+	c.stop(at)
+	require.Eventually(t, func() bool { return c.servers[left].NumClients() > 0 && !condition(w, "nats").OK }, 2*patience, 20*time.Millisecond)
+	begin := time.Now()
+	w.stop()
+	t.Logf("stopped within %s", time.Since(begin).Round(10*time.Millisecond))
+}
+
 // secondHub starts another hub on the log.
 func (c *natsCluster) secondHub(t *testing.T, w *world) *world {
 	dir := t.TempDir()

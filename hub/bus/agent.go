@@ -65,7 +65,7 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 			return nil, err
 		}
 		conn.SetReadDeadline(time.Time{})
-		return rewriteConnect(line, cred)
+		return rewriteConnect(line, cred, fmt.Sprintf("node %d", n))
 	}
 	return relay(ctx, conn, br, srv, srv, connect, rules{inbox: protocol.InboxPrefix(n) + ".", maxPayload: maxPayload, space: s.space})
 }
@@ -215,8 +215,9 @@ type connectOptions struct {
 	Token        string `json:"auth_token"`
 }
 
-// rewriteConnect returns the CONNECT line with cred for credentials.
-func rewriteConnect(line []byte, cred credential) ([]byte, error) {
+// rewriteConnect returns the CONNECT line with cred for credentials, and with who, for the
+// server's log, before the name that the client gives itself.
+func rewriteConnect(line []byte, cred credential, who string) ([]byte, error) {
 	op, arg, ok := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(" "))
 	if !ok || !bytes.EqualFold(op, []byte("CONNECT")) {
 		return nil, fmt.Errorf("%w: it does not begin with CONNECT", ErrProtocol)
@@ -225,7 +226,7 @@ func rewriteConnect(line []byte, cred credential) ([]byte, error) {
 	if err := json.Unmarshal(arg, &o); err != nil {
 		return nil, fmt.Errorf("%w: CONNECT is no JSON", ErrProtocol)
 	}
-	o.Token = string(cred)
+	o.Token, o.Name = string(cred), who+": "+o.Name
 	b, err := json.Marshal(o)
 	if err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"causeway/protocol"
 )
@@ -114,7 +115,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if s.ns, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("start nats: %w", err)
 	}
-	lg := &logger{log: cfg.Log, fatal: make(chan string, 1), failed: &s.failed}
+	lg := &logger{log: cfg.Log, fatal: make(chan string, 1), failed: &s.failed, violations: rate.NewLimiter(1, 20)}
 	s.ns.SetLoggerV2(lg, false, false, false)
 	s.ns.Start()
 	if err := s.waitReady(ctx, lg); err != nil {
@@ -272,6 +273,8 @@ type logger struct {
 	log    zerolog.Logger
 	fatal  chan string
 	failed *atomic.Bool
+	// violations bounds the lines that clients cause by what they may not do.
+	violations *rate.Limiter
 }
 
 func (l *logger) Noticef(f string, v ...any) { l.log.Debug().Msg("nats: " + fmt.Sprintf(f, v...)) }
@@ -285,6 +288,12 @@ func (l *logger) Errorf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)
 	if slices.ContainsFunc(writeFailed, func(s string) bool { return strings.Contains(msg, s) }) {
 		l.failed.Store(true)
+	}
+	if strings.Contains(msg, " Violation - Subject ") {
+		if l.violations.Allow() {
+			l.log.Warn().Msg("nats: " + msg)
+		}
+		return
 	}
 	l.log.Error().Msg("nats: " + msg)
 }

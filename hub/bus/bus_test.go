@@ -208,7 +208,7 @@ func FuzzRewriteConnect(f *testing.F) {
 	f.Add([]byte("CONNECT {\"Auth_Token\":\"x\",\"AUTH_TOKEN\":\"y\",\"account\":\"CAUSEWAY_STATE\"}\r\n"))
 	f.Add([]byte("connect {}\n"))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		out, err := rewriteConnect(line, "secret")
+		out, err := rewriteConnect(line, "secret", "node 7")
 		if err != nil {
 			require.ErrorIs(t, err, ErrProtocol)
 			return

@@ -319,7 +319,7 @@ func (s *Server) serveReader(ctx context.Context, conn net.Conn, br *bufio.Reade
 		return fmt.Errorf("connect to nats: %w", err)
 	}
 	srv.SetReadDeadline(time.Time{})
-	line, err := rewriteConnect(connect, cred)
+	line, err := rewriteConnect(connect, cred, "user "+name)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/event"
+	"causeway/hub/follow"
 	"causeway/protocol"
 )
 
@@ -30,7 +31,6 @@ const (
 
 // Times.
 const (
-	retryAfter   = 2 * time.Second // until Run follows the stream again
 	askEvery     = 10 * time.Second
 	sweepEvery   = 30 * time.Second
 	writeSpacing = 500 * time.Millisecond // between writes of one node's facts
@@ -152,49 +152,22 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.write(ctx); return nil })
 	g.Go(func() error { s.sweep(ctx); return nil })
-	g.Go(func() error {
-		for {
-			err := s.follow(ctx)
-			if ctx.Err() != nil {
-				return nil
-			}
-			// Facts are no reason to end a hub: the last ones stay until the next.
-			s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("inventory is not followed")
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(retryAfter):
-			}
-		}
-	})
+	g.Go(func() error { s.follow(ctx); return nil })
 	return g.Wait()
 }
 
-// follow takes messages until one cannot be had.
-func (s *Store) follow(ctx context.Context) error {
-	s.mu.Lock()
-	next := s.next + 1
-	s.mu.Unlock()
-	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: next})
-	if err != nil {
-		return err
-	}
-	it, err := cons.Messages()
-	if err != nil {
-		return err
-	}
-	defer it.Stop()
-	for {
-		msg, err := it.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			continue
-		}
-		s.take(msg.Subject(), msg.Data(), meta.Sequence.Stream, meta.Timestamp)
-	}
+// follow takes messages until ctx ends. Facts are no reason to end a hub: while none come,
+// the last ones stay.
+func (s *Store) follow(ctx context.Context) {
+	follow.Stream(ctx, s.stream, func() uint64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.next
+	}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
+	}, func(err error) {
+		s.cfg.Log.Warn().Err(err).Msg("inventory is not followed, trying again until it is")
+	})
 }
 
 // take folds one message in.

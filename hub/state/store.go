@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+
+	"causeway/hub/follow"
 )
 
 // Names of the log in JetStream.
@@ -78,27 +80,14 @@ func (s *Store) Run(ctx context.Context) error {
 		}
 	}()
 	fresh := make(chan struct{}, 1)
-	var stop func() // nil: the log is not followed yet, and polled alone
-	defer func() {
-		if stop != nil {
-			stop()
-		}
-	}()
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	following.Go(func() { s.follow(ctx, fresh) })
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		if stop == nil {
-			var err error
-			if stop, err = s.follow(ctx, fresh); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if s.cfg.Away == nil {
-					return fmt.Errorf("follow the state log: %w", err)
-				}
-				s.cfg.Log.Warn().Err(err).Msg("state log not followed yet, asked for now and then")
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -118,27 +107,17 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// follow folds transactions as they come, and tells fresh.
-func (s *Store) follow(ctx context.Context, fresh chan<- struct{}) (stop func(), err error) {
-	cons, err := s.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: s.State().Seq + 1,
-	})
-	if err != nil {
-		return nil, err
-	}
-	cc, err := cons.Consume(func(msg jetstream.Msg) {
-		if meta, err := msg.Metadata(); err == nil {
-			s.advance(meta.Sequence.Stream, msg.Data())
-		}
+// follow folds transactions as they come, and tells fresh, until ctx ends.
+func (s *Store) follow(ctx context.Context, fresh chan<- struct{}) {
+	follow.Stream(ctx, s.stream, func() uint64 { return s.State().Seq }, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		s.advance(meta.Sequence.Stream, m.Data())
 		select {
 		case fresh <- struct{}{}:
 		default:
 		}
+	}, func(err error) {
+		s.cfg.Log.Warn().Err(err).Msg("state log not followed, asked for now and then until it is")
 	})
-	if err != nil {
-		return nil, err
-	}
-	return cc.Stop, nil
 }
 
 // State returns the newest state known.
