@@ -48,6 +48,11 @@ build: ## Build the three static programs into bin/
 	  CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/$$p $$d || exit 1; \
 	done
 
+bin/nats: tools/nats/go.mod tools/nats/go.sum
+	@mkdir -p bin
+	@echo "build bin/nats, the nats command line, for tests"
+	@cd tools/nats && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/nats github.com/nats-io/natscli/nats
+
 package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums, signatures (ARCH=amd64,arm64, KEY=FILE)
 	@rm -rf dist
 	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -key "$(if $(KEY),$(abspath $(KEY)))" -out ../dist
@@ -60,7 +65,7 @@ test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race
 unit: ## Run the unit tests with the race detector (RACE= without; it needs a C compiler)
 	@$(TESTRUN) -again 5 -- $(RACE) -count=1 -timeout 6m $(UNIT)
 
-e2e: deps build ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
+e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
 	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 3 -- -count=1 -timeout 10m -run '$(RUN)' ./e2e/...
 
 demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
@@ -69,7 +74,7 @@ demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 demo-clean: ## Take away what 'make demo KEEP=1' left running (root)
 	@go run ./e2e/cmd/demo -clean
 
-soak: deps build ## Repeat end-to-end cases, the hub's tests in full, and write results/ (root; COUNT=10, RUN=REGEXP)
+soak: deps build bin/nats ## Repeat end-to-end cases, the hub's tests in full, and write results/ (root; COUNT=10, RUN=REGEXP)
 	@CAUSEWAY_SOAK=1 CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -repeat $(COUNT) -results results/soak-$$(date -u +%Y%m%dT%H%M%SZ).json \
 	  -- -count=1 -timeout 60m -run '$(RUN)' ./e2e/... ./hub/...
 

@@ -57,6 +57,28 @@ func Build(ctx context.Context, dir string) (Binaries, error) {
 	return b, nil
 }
 
+// BuildNATSCLI builds the nats command line of module tools/nats into dir, or takes the one
+// of the directory named by CAUSEWAY_BIN, and returns its path.
+func BuildNATSCLI(ctx context.Context, dir string) (string, error) {
+	if given := os.Getenv("CAUSEWAY_BIN"); given != "" {
+		ready := filepath.Join(given, "nats")
+		if _, err := os.Stat(ready); err == nil {
+			return ready, nil
+		}
+	}
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "nats")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, "github.com/nats-io/natscli/nats")
+	cmd.Dir, cmd.Env = filepath.Join(root, "tools", "nats"), append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build nats: %w\n%s", err, b)
+	}
+	return out, nil
+}
+
 // BuildNATS builds the NATS server of this module's version into dir, as an
 // operator's external one, and returns its path.
 func BuildNATS(ctx context.Context, dir string) (string, error) {
