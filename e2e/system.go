@@ -265,6 +265,24 @@ func withRun(dir string, args ...string) []string {
 	return append([]string{"unshare", "-m", "sh", "-ec", `mount --bind "$0" /run; exec "$@"`, dir}, args...)
 }
 
+// Exchange ends the agent and starts another program in its place, as an upgrade does.
+func (n *Node) Exchange(ctx context.Context, bin string) error {
+	if err := n.Proc.Stop(ctx); err != nil {
+		return err
+	}
+	n.bin = bin
+	return n.Start()
+}
+
+// ExchangeHub is Exchange for the hub.
+func (s *System) ExchangeHub(ctx context.Context, bin string) error {
+	if err := s.Hub.Proc.Stop(ctx); err != nil {
+		return err
+	}
+	s.Hub.bin = bin
+	return s.StartHub(ctx)
+}
+
 // Leave runs 'causeway-agent leave' and waits for the agent, if it runs, to
 // end by that.
 func (n *Node) Leave(ctx context.Context) error {

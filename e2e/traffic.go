@@ -94,9 +94,10 @@ func (s *System) PingAll(ctx context.Context, from *lab.Host, addrs ...string) (
 // Held is a TCP connection between two hosts that has to survive.
 type Held struct{ p *lab.Process }
 
-// Hold opens a TCP connection that sends a line every 50 ms and wants it back.
-func (s *System) Hold(ctx context.Context, from *lab.Host, addr string) (*Held, error) {
-	p, err := from.Start(lab.Program{Name: "hold", Args: []string{s.Bin.Labtool, "hold", addr}})
+// Hold opens a TCP connection that sends a line every 50 ms and wants it back; args
+// are further ones of 'labtool hold'.
+func (s *System) Hold(ctx context.Context, from *lab.Host, addr string, args ...string) (*Held, error) {
+	p, err := from.Start(lab.Program{Name: "hold", Args: append([]string{s.Bin.Labtool, "hold", addr}, args...)})
 	if err != nil {
 		return nil, err
 	}

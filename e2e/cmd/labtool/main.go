@@ -4,7 +4,7 @@
 //	labtool serve                        TCP 7000 checksum, 7002 echo, 7003 count; UDP 7001 transfer, 7004 count; HTTP 7080
 //	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
 //	labtool udp ADDR -bytes N -size S [-group G]   the same over UDP, resending what is lost
-//	labtool hold ADDR -for D             one TCP connection, a line every 50 ms
+//	labtool hold ADDR -for D [-streams N]   N TCP connections, one by default, each a line every 50 ms, all at most 200 a second
 //	labtool bulk ADDR -pace B            one TCP transfer of B bytes a second until it is told to end; compares checksums
 //	labtool http URL                     prints the answer
 //	labtool ping ADDR…                   one ICMP echo to each
@@ -87,7 +87,7 @@ func run(ctx context.Context, args []string) error {
 	case "udp":
 		return show(sendUDP(ctx, target, *bytes, *size, *group, *marker))
 	case "hold":
-		return show(hold(ctx, target, *dur))
+		return show(holdAll(ctx, target, *dur, *streams))
 	case "bulk":
 		return show(bulk(ctx, target, *pace))
 	case "flood":

@@ -153,21 +153,45 @@ func get(ctx context.Context, url string) error {
 	return err
 }
 
+// maxLines is how many lines all connections of a hold send in a second at most.
+const maxLines = 200
+
+// holdAll is hold with any number of connections. The first that breaks ends all.
+func holdAll(ctx context.Context, addr string, d time.Duration, streams int) (all Held, err error) {
+	conns := make([]net.Conn, streams)
+	for i := range conns {
+		if conns[i], err = net.DialTimeout("tcp", net.JoinHostPort(addr, portEcho), 10*time.Second); err != nil {
+			return all, err
+		}
+		defer conns[i].Close()
+	}
+	fmt.Fprintln(os.Stderr, "connected")
+	every := max(50*time.Millisecond, time.Duration(streams)*time.Second/maxLines)
+	results := make([]Held, streams)
+	g, gctx := errgroup.WithContext(ctx)
+	for i, c := range conns {
+		g.Go(func() (err error) {
+			results[i], err = hold(gctx, c, d, every)
+			return err
+		})
+	}
+	err = g.Wait()
+	for _, r := range results {
+		all.Lines += r.Lines
+		all.MaxGap = max(all.MaxGap, r.MaxGap)
+	}
+	return all, err
+}
+
 // hold keeps one TCP connection busy: a line every 50 ms that has to come
 // back. It prints 'connected' and then its result when it is told to end. A
 // connection that breaks is an error.
-func hold(ctx context.Context, addr string, d time.Duration) (Held, error) {
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, portEcho), 10*time.Second)
-	if err != nil {
-		return Held{}, err
-	}
-	defer c.Close()
-	fmt.Fprintln(os.Stderr, "connected")
+func hold(ctx context.Context, c net.Conn, d, every time.Duration) (Held, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	broken := make(chan error, 1)
 	go func() {
-		t := time.NewTicker(50 * time.Millisecond)
+		t := time.NewTicker(every)
 		defer t.Stop()
 		for i := 0; ; i++ {
 			if _, err := fmt.Fprintf(c, "%d\n", i); err != nil {
