@@ -21,9 +21,10 @@ func nextVersion(patch int) string {
 	return strings.Replace(packagesVersion, "1.2.3", fmt.Sprintf("1.2.%d", patch), 1)
 }
 
-// 'causeway node upgrade' of a real service: a good release under traffic, two broken
-// ones that go back by themselves, one that nobody whom the host trusts has signed,
-// and what the hub is told of each.
+// 'causeway node upgrade' of a real service: a good release under traffic, a broken
+// one that goes back by itself, and what the hub is told of each. A soak also has
+// one that never finds its hub, one that nobody whom the host trusts has signed, downgrades, and
+// a host that loses power meanwhile.
 //
 // Not parallel: a machine is heavy.
 func TestSystemdUpgrade(t *testing.T) {
@@ -123,44 +124,47 @@ func TestSystemdUpgrade(t *testing.T) {
 		put(p.Key(), v5, packagesVersion, []byte("#!/bin/sh\n[ \"$1\" != --version ] || { echo causeway-agent version "+v5+"; exit 0; }\nexit 3\n"))
 		failed(t, v5, v4+" is back")
 	})
-	t.Run("never finds its hub", func(t *testing.T) {
+	more := func(name string, f func(t *testing.T)) {
+		if soak() {
+			t.Run(name, f)
+		}
+	}
+	more("never finds its hub", func(t *testing.T) {
 		b, err := Patched(patched(packagesVersion, v6), "causeway probe v1\n", "causeway probe v0\n")
 		require.NoError(t, err)
 		put(p.Key(), v6, packagesVersion, b)
 		failed(t, v6, "version "+v6+" was not well within 10s (hub: no hub answers")
 	})
-	t.Run("signed by somebody else", func(t *testing.T) {
+	more("signed by somebody else", func(t *testing.T) {
 		foreign := filepath.Join(t.TempDir(), "key")
 		sh(t, `ssh-keygen -q -t ed25519 -N '' -f "$1"`, foreign)
 		put(foreign, v7, packagesVersion, patched(packagesVersion, v7))
 		failed(t, v7, "signed by a key that is not trusted here")
 	})
-	t.Run("below the minimum", func(t *testing.T) {
+	more("below the minimum", func(t *testing.T) {
 		old := nextVersion(0)
 		put(p.Key(), old, old, patched(packagesVersion, old))
 		failed(t, old, old+" is below "+packagesVersion)
 	})
-	t.Run("back", func(t *testing.T) {
+	more("back", func(t *testing.T) {
 		put(p.Key(), packagesVersion, packagesVersion, program)
 		_, err := upgrade("n1", "--version", packagesVersion)
 		require.NoError(t, err)
 		runs(packagesVersion)
 	})
-	if soak() {
-		t.Run("plug pulled while it proves itself", func(t *testing.T) {
-			m.do("rm -r /etc/systemd/system/causeway-agent-upgrade.service.d; systemctl daemon-reload")
-			_, err := upgrade("n1", "--version", v6, "--no-wait")
-			require.NoError(t, err)
-			require.NoError(t, Wait(t, func() error {
-				_, err := os.Lstat(filepath.Join(m.Root, "var/lib/causeway-agent-upgrade/pending.json"))
-				return err
-			}))
-			m.reboot(true)
-			_, err = upgrade("--status")
-			require.ErrorContains(t, err, packagesVersion+" is back")
-			runs(packagesVersion)
-		})
-	}
+	more("plug pulled while it proves itself", func(t *testing.T) {
+		m.do("rm -r /etc/systemd/system/causeway-agent-upgrade.service.d; systemctl daemon-reload")
+		_, err := upgrade("n1", "--version", v6, "--no-wait")
+		require.NoError(t, err)
+		require.NoError(t, Wait(t, func() error {
+			_, err := os.Lstat(filepath.Join(m.Root, "var/lib/causeway-agent-upgrade/pending.json"))
+			return err
+		}))
+		m.reboot(true)
+		_, err = upgrade("--status")
+		require.ErrorContains(t, err, packagesVersion+" is back")
+		runs(packagesVersion)
+	})
 	audit, err := s.CLI(step(t), "audit", "-o", "wide")
 	require.NoError(t, err)
 	require.Contains(t, audit, "node upgrade to "+v4)
