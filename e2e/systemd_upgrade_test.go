@@ -161,8 +161,13 @@ func TestSystemdUpgrade(t *testing.T) {
 			return err
 		}))
 		m.reboot(true)
-		_, err = upgrade("--status")
-		require.ErrorContains(t, err, packagesVersion+" is back")
+		require.NoError(t, Wait(t, func() error {
+			out, err := upgrade("--status")
+			if !strings.Contains(out, packagesVersion+" is back") {
+				return fmt.Errorf("%w\n%s", err, out)
+			}
+			return nil
+		}))
 		runs(packagesVersion)
 	})
 	audit, err := s.CLI(step(t), "audit", "-o", "wide")
