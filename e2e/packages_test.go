@@ -183,3 +183,35 @@ func TestUnitScores(t *testing.T) {
 	}
 	docpage.Check(t, filepath.Join(root, "docs/SYSTEMD.md"), "scores", b.String())
 }
+
+// The .rpm by rpm itself, in the tree of a host: scripts, users, files, an upgrade and the
+// removal. What it depends on by its distribution's names is not looked at.
+func TestRPM(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	p := builtPackages(t)
+	root, err := moduleRoot(step(t))
+	require.NoError(t, err)
+	base := strings.TrimSpace(sh(t, `"$1"`, filepath.Join(root, "scripts/rootfs")))
+	dir := t.TempDir()
+	for name, state := range map[string]string{"causeway-agent": "/var/lib/causeway-agent", "causeway-hub": "/var/lib/causeway-hub"} {
+		out := sh(t, `name=$1 rpm=$2 base=$3 dir=$4/$1 state=$5; mkdir -p "$dir"/root "$dir"/up "$dir"/work
+			# Namespaces of its own: mounts end with it, and what 'leave' does meets no network of this host.
+			unshare -m -n bash -euo pipefail -c '
+				mount -t overlay overlay -o lowerdir=$2,upperdir=$3/up,workdir=$3/work $3/root; cd $3/root
+				mount -t proc proc proc; mount -t tmpfs tmpfs run
+				list() { { find etc usr var/lib ! -path "var/lib/rpm*" ! -name "*-" -printf "%p %M %u %g\n"; cat etc/passwd etc/group; } | sort; }
+				list >../before
+				rpm --root "$PWD" -i --nodeps "$1"
+				rpm --root "$PWD" -V --nodeps "$0"
+				chroot . stat -c "%n %U %a" "$4"
+				chroot . "$0" --version
+				rpm --root "$PWD" -U --force --nodeps "$1"
+				rpm --root "$PWD" -e "$0" 2>&1
+				list >../after; diff ../before ../after && echo as before
+			' "$name" "$rpm" "$base" "$dir" "$state" 2>&1`, name, p.File(name, "rpm"), base, dir, state)
+		require.Contains(t, out, state+" "+name+" 700\n", "its state directory")
+		require.Contains(t, out, packagesVersion)
+		require.Contains(t, out, "as before")
+	}
+}

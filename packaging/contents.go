@@ -50,6 +50,11 @@ func (r *release) contents(p pkg, bins map[string]string) (files.Contents, error
 	}
 	file := func(src, dst string) { add(src, dst, 0o644, files.TypeFile) }
 	doc := "/usr/share/doc/" + p.name
+	// rpm takes away only what a package names.
+	for _, d := range []string{doc, doc + "/dropins", "/usr/share/fish", "/usr/share/fish/vendor_completions.d", "/usr/share/zsh", "/usr/share/zsh/vendor-completions",
+		"/usr/share/bash-completion", "/usr/share/bash-completion/completions"} {
+		add("", d, 0o755, files.TypeDir)
+	}
 	for _, prog := range p.programs {
 		add(bins[prog], "/usr/bin/"+prog, 0o755, files.TypeFile)
 		file(filepath.Join(r.docs, "completion/bash", prog), "/usr/share/bash-completion/completions/"+prog)
