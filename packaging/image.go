@@ -25,7 +25,7 @@ const (
 
 // writeImage writes an OCI image layout with an image for each architecture:
 // the static programs and nothing else. The agent's has no nft: mount the
-// host's, or build on it.
+// host's, or build on it (docs/SYSTEMD.md).
 func (r *release) writeImage(p pkg, archs []string) error {
 	// No "+": engines take the name for an image reference.
 	dir := filepath.Join(r.out, fmt.Sprintf("%s_%s.oci", p.name, strings.ReplaceAll(r.version, "+", "-")))
