@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,9 @@ const (
 
 var errNotUser = errors.New("the credentials are no user's")
 
+// Followed are the subjects that readers follow.
+var Followed = []string{protocol.SubjectInventoryAll, protocol.SubjectEventsAll, "$KV." + protocol.FactsBucket + ".>"}
+
 // ReaderPermissions are all that the reader of that name may do. docs/NATS.md has them as
 // well, and a test holds the two together.
 func ReaderPermissions(name string) *server.Permissions {
@@ -47,9 +51,7 @@ func ReaderPermissions(name string) *server.Permissions {
 		Publish: &server.SubjectPermission{Allow: []string{
 			"$JS.API.STREAM.INFO." + facts, "$JS.API.DIRECT.GET." + facts, "$JS.API.DIRECT.GET." + facts + ".>",
 		}},
-		Subscribe: &server.SubjectPermission{Allow: []string{
-			protocol.SubjectInventoryAll, protocol.SubjectEventsAll, "$KV." + protocol.FactsBucket + ".>", protocol.UserInboxPrefix(name) + ".>",
-		}},
+		Subscribe: &server.SubjectPermission{Allow: append(slices.Clone(Followed), protocol.UserInboxPrefix(name)+".>")},
 	}
 }
 

@@ -20,4 +20,5 @@ func TestReference(t *testing.T) {
 		fmt.Fprintf(&b, "| %s | `%s` |\n", l.may, strings.Join(l.subjects, "`, `"))
 	}
 	docpage.Check(t, "../../docs/NATS.md", "reader", b.String())
+	docpage.Check(t, "../../docs/NATS.md", "outside-reader", fmt.Sprintf("```\nnsc add user --account ACCOUNT --name graf --allow-sub '%s' --deny-pub '>'\n```\n", strings.Join(Followed, ",")))
 }
