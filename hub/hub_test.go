@@ -930,6 +930,33 @@ func TestAdminErrorsSayWhatToDo(t *testing.T) {
 	require.True(t, strings.HasPrefix(audit[0].Who, "unix:") && audit[0].Who != "unix:unknown", audit[0].Who)
 }
 
+// An overlay that is used up is widened by a restart, and the hosts that are there keep
+// their addresses.
+func TestOverlayGrows(t *testing.T) {
+	dir := t.TempDir()
+	with := func(cidr string) (*world, error) {
+		return tryStart(t, dir, func(c *Config) { c.Overlay = prefixes(cidr) })
+	}
+	w, err := with("10.99.0.0/30")
+	require.NoError(t, err)
+	w.site("a")
+	one := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	joined(t, w, "two", api.TokenSpec{Site: "a"})
+	require.NotNil(t, newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "three", nil).Refused)
+	w.stop()
+	_, err = with("10.99.0.0/31")
+	require.Error(t, err)
+	w, err = with("10.99.0.0/24")
+	require.NoError(t, err)
+	joined(t, w, "three", api.TokenSpec{Site: "a"})
+	var n api.Node
+	w.must("GET", "/v1/nodes/one", nil, &n)
+	require.Equal(t, one.answer.Overlay, n.Overlay)
+	var st api.Status
+	w.must("GET", "/v1/status", nil, &st)
+	require.Equal(t, prefixes("10.99.0.0/24"), st.Hub.Overlay)
+}
+
 func TestStartRefuses(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)

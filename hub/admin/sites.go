@@ -94,8 +94,13 @@ func (s *Server) registerSites(a huma.API) {
 		Body api.SitePatch
 	}) (*tagged[api.Site], error) {
 		st, err := s.change(ctx, in.IfMatch, "site set "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error {
-			if in.Body == (api.SitePatch{}) {
-				return state.Errorf(state.Invalid, "nothing to change: max_age or rotate_keys is missing")
+			if in.Body.Ranges == nil && in.Body.MaxAge == 0 && in.Body.RotateKeys == 0 {
+				return state.Errorf(state.Invalid, "nothing to change: ranges, max_age or rotate_keys is missing")
+			}
+			if in.Body.Ranges != nil {
+				if err := state.SetRanges(d, in.Name, uniq(in.Body.Ranges)); err != nil {
+					return err
+				}
 			}
 			return setSite(d, in.Name, in.Body.MaxAge, in.Body.RotateKeys)
 		})

@@ -18,7 +18,7 @@ var Source embed.FS
 type SiteDocument struct {
 	Kind   string         `json:"kind"`              // site
 	Name   string         `json:"name"`              // 1 to 63 of a-z, 0-9 and '-'
-	Ranges []netip.Prefix `json:"ranges,omitempty"`  // routes inside them are approved by themselves; fixed when the site is made
+	Ranges []netip.Prefix `json:"ranges,omitempty"`  // routes inside them are approved by themselves
 	MaxAge MaxAge         `json:"max_age,omitempty"` // how long its agents go on without any hub, such as 72h, or forever
 }
 

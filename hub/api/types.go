@@ -76,8 +76,9 @@ type SiteSpec struct {
 
 // SitePatch changes a site.
 type SitePatch struct {
-	MaxAge     MaxAge     `json:"max_age,omitempty"`     // empty leaves it
-	RotateKeys RotateKeys `json:"rotate_keys,omitempty"` // likewise
+	Ranges     []netip.Prefix `json:"ranges,omitzero"`       // all of them; null or nothing leaves them
+	MaxAge     MaxAge         `json:"max_age,omitempty"`     // empty leaves it
+	RotateKeys RotateKeys     `json:"rotate_keys,omitempty"` // likewise
 }
 
 // RotateKeys is the age at which nodes make new WireGuard keys, Never for none. Its

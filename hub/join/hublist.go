@@ -21,7 +21,7 @@ const (
 
 // EnsureHub brings the cluster, this hub's number and the signed hub list into
 // the state. hub has every field but the number, which is returned. overlay is
-// for a new cluster; an existing one keeps its own. A hub key that the cluster
+// for a new cluster; that of an existing one can only grow. A hub key that the cluster
 // does not know becomes a further hub if the log is one that several hubs share;
 // else it is the sign of a data directory put together from two.
 func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.Hub, overlay []netip.Prefix, shared bool) (protocol.NodeNumber, error) {
@@ -36,7 +36,9 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 			return state.Errorf(state.Conflict, "the cluster key is not the one of the state log; restore both from the same backup, or give a further hub the first one's "+ClusterKeyFile)
 		}
 		if !sameRanges(d.Overlay, overlay) {
-			return state.Errorf(state.Conflict, "the overlay of this cluster is %v and cannot be changed to %v; start with the same --overlay as before", d.Overlay, overlay)
+			if err := d.Add(state.OverlayWidened{Overlay: overlay}); err != nil {
+				return err
+			}
 		}
 		number = 0
 		for _, h := range d.Hubs.Hubs {
@@ -75,7 +77,7 @@ func signList(d *state.Draft, key protocol.ClusterPrivateKey, h protocol.Hub) er
 	// A list that a restored hub signs goes before any that the lost one signed
 	// after the backup: the netmaps' epoch counts restores.
 	serial := max(d.Hubs.Serial+1, (d.Epoch-1)<<32)
-	same = same && d.Hubs.Serial >= (d.Epoch-1)<<32
+	same = same && d.Hubs.Serial >= (d.Epoch-1)<<32 && sameRanges(d.Hubs.Overlay, d.Overlay)
 	if same && d.Hubs.NotAfter.Sub(d.Now) > listValidity/2 {
 		return nil
 	}

@@ -62,4 +62,22 @@ func TestListAfterRestore(t *testing.T) {
 	require.Equal(t, uint64(1)<<32, d.Hubs.Serial)
 	require.NoError(t, signList(d, key, h), "once")
 	require.Equal(t, uint64(1)<<32, d.Hubs.Serial)
+	wide := []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6}
+	require.Error(t, d.Add(state.OverlayWidened{Overlay: wide}), "nodes have no address of another family")
+}
+
+// A list says the overlay as it has grown.
+func TestListAfterTheOverlayGrew(t *testing.T) {
+	key, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	d := &state.Draft{State: state.New(), Now: time.Now()}
+	require.NoError(t, d.Add(state.ClusterCreated{Cluster: key.Public(), Epoch: 1, Overlay: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}}))
+	require.NoError(t, d.Add(state.HubAdded{Number: 1}))
+	h := protocol.Hub{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{9}, UDP: []string{"192.0.2.1:1"}, HTTPS: []string{"192.0.2.1:2"}}
+	require.NoError(t, signList(d, key, h))
+	wide := []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16")}
+	require.NoError(t, d.Add(state.OverlayWidened{Overlay: wide}))
+	require.NoError(t, signList(d, key, h))
+	require.Equal(t, wide, d.Hubs.Overlay)
+	require.Equal(t, uint64(2), d.Hubs.Serial)
 }

@@ -34,6 +34,8 @@ var kinds = map[string]reflect.Type{
 	"hub_added":         reflect.TypeFor[HubAdded](),
 	"hub_list_signed":   reflect.TypeFor[HubListSigned](),
 	"site_created":      reflect.TypeFor[SiteCreated](),
+	"site_ranges":       reflect.TypeFor[SiteRanges](),
+	"overlay_widened":   reflect.TypeFor[OverlayWidened](),
 	"site_max_age":      reflect.TypeFor[SiteMaxAge](),
 	"site_deleted":      reflect.TypeFor[SiteDeleted](),
 	"token_created":     reflect.TypeFor[TokenCreated](),
@@ -123,6 +125,52 @@ func (c ClusterCreated) apply(s *State, _ time.Time) error {
 func (c ClusterCreated) Describe() string {
 	return fmt.Sprintf("cluster created, overlay %s", join(c.Overlay))
 }
+
+// OverlayWidened makes room for more nodes: ranges that begin where those before did,
+// so that every node and hub keeps its addresses.
+type OverlayWidened struct {
+	Overlay []netip.Prefix `json:"overlay"`
+}
+
+func (c OverlayWidened) apply(s *State, _ time.Time) error {
+	if err := ValidOverlay(c.Overlay); err != nil {
+		return err
+	}
+	if !widens(s.Overlay, c.Overlay) {
+		return Errorf(Conflict, "the overlay cannot be changed from %s to %s: nodes keep their addresses, so each range has to begin at the same address and may only grow", join(s.Overlay), join(c.Overlay))
+	}
+	for _, site := range s.Sites {
+		for _, p := range site.Ranges {
+			if err := CheckPrefix(p, c.Overlay); err != nil {
+				return Errorf(Conflict, "range %s of site %s is in the way of the overlay %s; take it away first", p, site.Name, join(c.Overlay))
+			}
+		}
+	}
+	for _, r := range s.Routes {
+		if err := CheckPrefix(r.Prefix, c.Overlay); err != nil && r.State == protocol.RouteApproved {
+			return Errorf(Conflict, "route %s of node %s is in the way of the overlay %s; reject it first", r.Prefix, s.Nodes[r.Node].Name, join(c.Overlay))
+		}
+	}
+	s.Overlay = c.Overlay
+	return nil
+}
+
+// widens reports whether each range of old has one in new that begins with it, and the
+// other way round.
+func widens(old, new []netip.Prefix) bool {
+	if len(old) != len(new) {
+		return false
+	}
+	for _, o := range old {
+		if !slices.ContainsFunc(new, func(n netip.Prefix) bool { return n.Addr() == o.Addr() && n.Bits() <= o.Bits() }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Describe returns one line.
+func (c OverlayWidened) Describe() string { return "overlay widened to " + join(c.Overlay) }
 
 // HubAdded gives a hub its number.
 type HubAdded struct {

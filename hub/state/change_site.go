@@ -87,6 +87,92 @@ func SetMaxAge(d *Draft, site string, age time.Duration) error {
 	return d.Add(SiteMaxAge{site, age})
 }
 
+// SiteRanges replaces a site's ranges.
+type SiteRanges struct {
+	Name   string         `json:"name"`
+	Ranges []netip.Prefix `json:"ranges"`
+}
+
+func (c SiteRanges) apply(s *State, _ time.Time) error {
+	site, ok := s.Sites[c.Name]
+	if !ok {
+		return noSite(s, c.Name)
+	}
+	if len(c.Ranges) > protocol.MaxNodeRoutes {
+		return Errorf(Invalid, "%d ranges; at most %d", len(c.Ranges), protocol.MaxNodeRoutes)
+	}
+	for _, p := range c.Ranges {
+		if err := s.checkRange(c.Name, p); err != nil {
+			return err
+		}
+	}
+	if err := s.checkNeeded(c.Name, c.Ranges); err != nil {
+		return err
+	}
+	site.Ranges = c.Ranges
+	s.Sites[c.Name] = site
+	return nil
+}
+
+// checkNeeded says which routes of a site would lie in none of its ranges, though
+// nothing but a range approved them.
+func (s *State) checkNeeded(site string, ranges []netip.Prefix) error {
+	var first Route
+	more := 0
+	for _, n := range s.LiveNodes() {
+		if n.Site != site {
+			continue
+		}
+		for _, r := range s.NodeRoutes(n.Number) {
+			if r.State != protocol.RouteApproved || r.By != ByRange || within(r.Prefix, ranges) {
+				continue
+			}
+			if more++; more == 1 {
+				first = r
+			}
+		}
+	}
+	if more == 0 {
+		return nil
+	}
+	others := ""
+	if more > 1 {
+		others = fmt.Sprintf(" and %d more", more-1)
+	}
+	name := s.Nodes[first.Node].Name
+	return Errorf(Conflict, "a range of site %s that would go approved route %s of node %s%s; first reject it, or keep it by 'causeway route approve %s %s'", site, first.Prefix, name, others, name, first.Prefix)
+}
+
+// Describe returns one line.
+func (c SiteRanges) Describe() string {
+	if len(c.Ranges) == 0 {
+		return "site " + c.Name + " has no ranges"
+	}
+	return fmt.Sprintf("site %s has the ranges %s", c.Name, join(c.Ranges))
+}
+
+// SetRanges replaces a site's ranges. Routes that wait for a decision and lie in them
+// are approved.
+func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
+	if err := d.Add(SiteRanges{site, ranges}); err != nil {
+		return err
+	}
+	for _, n := range d.LiveNodes() {
+		if n.Site != site {
+			continue
+		}
+		for _, r := range d.NodeRoutes(n.Number) {
+			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
+				continue
+			}
+			if err := d.Add(RouteDecided{n.Number, r.Prefix, protocol.RouteApproved, ByRange}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // SiteDeleted removes a site without live nodes and revokes its open tokens.
 type SiteDeleted struct {
 	Name string `json:"name"`

@@ -86,7 +86,12 @@ func (s *State) checkClaim(site string, p netip.Prefix) error { return s.checkRa
 
 // inRange reports whether p lies inside a range of site.
 func (s *State) inRange(site string, p netip.Prefix) bool {
-	for _, r := range s.Sites[site].Ranges {
+	return within(p, s.Sites[site].Ranges)
+}
+
+// within reports whether p lies inside one of the ranges.
+func within(p netip.Prefix, ranges []netip.Prefix) bool {
+	for _, r := range ranges {
 		if r.Contains(p.Addr()) && r.Bits() <= p.Bits() {
 			return true
 		}

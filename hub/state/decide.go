@@ -151,7 +151,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	}
 	number := d.NextNumber
 	if _, err := d.OverlayOf(number); err != nil {
-		return refuse("the overlay range is used up: %v; the hub needs a wider --overlay", err)
+		return refuse("the overlay range is used up: %v; start the hub with a wider --overlay, one that begins at the same address", err)
 	}
 	if err := d.Add(TokenRedeemed{r.Token, number}); err != nil {
 		return err
@@ -258,7 +258,7 @@ func DecideRoute(d *Draft, name string, p netip.Prefix, approve bool, who string
 	if approve {
 		want = protocol.RouteApproved
 	}
-	if r.State == want {
+	if r.State == want && (r.By != ByRange || !approve) { // approved by a range and by name is more
 		return nil
 	}
 	return d.Add(RouteDecided{n.Number, p, want, who})

@@ -37,6 +37,8 @@ func touched(c Change) []object {
 	switch c := c.(type) {
 	case SiteCreated:
 		return []object{{"site", c.Name}}
+	case SiteRanges:
+		return []object{{"site", c.Name}}
 	case SiteMaxAge:
 		return []object{{"site", c.Name}}
 	case SiteRotateKeys:

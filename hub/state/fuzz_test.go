@@ -1,6 +1,7 @@
 package state
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +14,7 @@ func FuzzTransaction(f *testing.F) {
 		`{"kind":"cluster_created","body":{"cluster_key":"KEY","epoch":1,"overlay":["198.18.0.0/15"]}},{"kind":"hub_added","body":{"number":1}}]}`)
 	f.Add(first, []byte(`{"v":1,"changes":[{"kind":"restored","body":{"epoch":2,"next_number":9}}]}`))
 	d := draft(f)
-	add(f, d, SiteCreated{Name: "third"}, SiteMaxAge{Name: "third", MaxAge: 1})
+	add(f, d, SiteCreated{Name: "third"}, SiteMaxAge{Name: "third", MaxAge: 1}, SiteRanges{Name: "third", Ranges: []netip.Prefix{prefix("10.7.0.0/16")}})
 	b, err := Transaction{ID: "x", Time: epoch0, Who: "hub", Why: "test", Changes: d.changes}.encode()
 	require.NoError(f, err)
 	f.Add(b, []byte(`{"v":1,"changes":[{"kind":"site_created","body":{"name":"c","ranges":["10.0.0.0/8"]}},{"kind":"node_gone","body":{"number":7}}]}`))

@@ -172,6 +172,72 @@ func TestOverlayUsedUp(t *testing.T) {
 	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{3}].State(d.Now))
 }
 
+// An overlay grows from the same address on, and in nobody's way.
+func TestOverlayWidened(t *testing.T) {
+	d := &Draft{State: New(), Now: epoch0}
+	six := protocol.DefaultOverlay6
+	add(t, d, ClusterCreated{protocol.ClusterPublicKey{1}, 1, []netip.Prefix{prefix("100.64.0.0/30"), six}}, HubAdded{1}, SiteCreated{"a", []netip.Prefix{prefix("100.64.8.0/24")}})
+	node(t, d, 1, "a", "one")
+	two := node(t, d, 2, "a", "two")
+	before, err := d.OverlayOf(two)
+	require.NoError(t, err)
+	token(t, d, 3, TokenCreated{Site: "a"})
+	require.Contains(t, refusal(t, Redeem(d, redeem(3, "three"))), "wider --overlay")
+	for _, c := range []struct {
+		to   []netip.Prefix
+		want string
+	}{
+		{[]netip.Prefix{prefix("100.64.0.0/31"), six}, "no room"},
+		{[]netip.Prefix{prefix("100.64.0.0/24")}, "cannot be changed"},
+		{[]netip.Prefix{prefix("100.65.0.0/16"), six}, "cannot be changed"},
+		{[]netip.Prefix{prefix("100.64.1.0/24"), six}, "cannot be changed"},
+		{[]netip.Prefix{prefix("100.64.0.0/16"), six}, "range 100.64.8.0/24 of site a is in the way"},
+		{nil, "no overlay range"},
+	} {
+		require.ErrorContains(t, d.Add(OverlayWidened{c.to}), c.want)
+	}
+	require.NoError(t, AnnounceRoutes(d, two, []netip.Prefix{prefix("100.64.8.0/25")}))
+	require.ErrorContains(t, SetRanges(d, "a", nil), "approved route 100.64.8.0/25 of node two")
+	require.NoError(t, AnnounceRoutes(d, two, nil))
+	require.NoError(t, SetRanges(d, "a", nil))
+	add(t, d, OverlayWidened{[]netip.Prefix{prefix("100.64.0.0/16"), six}})
+	after, err := d.OverlayOf(two)
+	require.NoError(t, err)
+	require.Equal(t, before, after, "whoever has an address keeps it")
+	require.NoError(t, Redeem(d, redeem(3, "three")))
+}
+
+// Ranges of a site change: what lies in a new one is approved, and what only an old one
+// approved keeps that one.
+func TestSetRanges(t *testing.T) {
+	d := draft(t)
+	n := node(t, d, 1, "a", "one")
+	other := node(t, d, 2, "b", "two")
+	require.NoError(t, AnnounceRoutes(d, n, []netip.Prefix{prefix("10.1.1.0/24"), prefix("10.1.2.0/24"), prefix("10.2.1.0/24")}))
+	require.NoError(t, AnnounceRoutes(d, other, []netip.Prefix{prefix("10.3.1.0/24")}))
+	require.NoError(t, DecideRoute(d, "two", prefix("10.3.1.0/24"), true, "admin:x"))
+	route := func(p string) Route { return d.Routes[RouteKey{n, prefix(p)}] }
+	require.Equal(t, protocol.RoutePending, route("10.2.1.0/24").State)
+
+	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.2.0.0/16")}), "would go approved route 10.1.1.0/24 of node one and 1 more; first reject it, or keep it by 'causeway route approve one 10.1.1.0/24'")
+	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.3.0.0/16")}), "overlaps route 10.3.1.0/24 of node two")
+	require.ErrorContains(t, SetRanges(d, "b", []netip.Prefix{prefix("10.1.0.0/24")}), "overlaps")
+	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("198.18.0.0/24")}), "overlay")
+	require.ErrorContains(t, SetRanges(d, "nowhere", nil), "no site \"nowhere\"")
+	require.Equal(t, []netip.Prefix{prefix("10.1.0.0/16")}, d.Sites["a"].Ranges, "a refusal changes nothing")
+
+	require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.2.0.0/16")}))
+	require.Equal(t, protocol.RouteApproved, route("10.2.1.0/24").State)
+	require.Equal(t, ByRange, route("10.2.1.0/24").By)
+
+	// Kept by name, rejected: then the range may go.
+	require.NoError(t, DecideRoute(d, "one", prefix("10.1.1.0/24"), true, "admin:x"))
+	require.Equal(t, "admin:x", route("10.1.1.0/24").By)
+	require.NoError(t, DecideRoute(d, "one", prefix("10.1.2.0/24"), false, "admin:x"))
+	require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.2.0.0/16")}))
+	require.Equal(t, protocol.RouteApproved, route("10.1.1.0/24").State)
+}
+
 func TestAnnounceAndDecide(t *testing.T) {
 	d := draft(t)
 	n := node(t, d, 1, "a", "one")

@@ -80,7 +80,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.Uint16Var(&s.PublicHTTPSPort, "public-https-port", 0, "HTTPS port at which agents reach the hub (default: the one listened on)")
 	fs.StringVar(&s.AdminSocket, "admin-socket", hub.DefaultAdminSocket, "unix socket of the admin API")
 	fs.StringVar(&s.ListenAdmin, "listen-admin", "", "ADDRESS:PORT of the admin API for admins with a certificate, such as :7443 (default: not served)")
-	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; fixed once the cluster exists")
+	fs.StringSliceVar(&s.Overlay, "overlay", []string{protocol.DefaultOverlay4.String(), protocol.DefaultOverlay6.String()}, "range of node addresses, one for each address family; later it can only grow, from the same address on")
 	fs.StringVar(&s.NATSURL, "nats-url", "", "external NATS servers for state log and inventory, tls://HOST:PORT, several separated by commas (default: the server inside the hub)")
 	fs.StringVar(&s.NATSCreds, "nats-creds", "", "file of credentials for --nats-url")
 	fs.StringVar(&s.NATSCA, "nats-ca", "", "PEM FILE of the authorities that sign the certificates of --nats-url (default: the system's)")

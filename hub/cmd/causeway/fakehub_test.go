@@ -113,6 +113,9 @@ func newFakeHub() http.Handler {
 		}
 		s := sites[0]
 		s.MaxAge, s.RotateKeys = p.MaxAge, p.RotateKeys
+		if p.Ranges != nil {
+			s.Ranges = p.Ranges
+		}
 		answer(s)(w, r)
 	})
 	m.HandleFunc("DELETE /v1/sites/{name}", func(w http.ResponseWriter, r *http.Request) {

@@ -278,15 +278,17 @@ func (p *planner) site(s *step, d api.SiteDocument) error {
 		}
 		return nil
 	}
+	patch := api.SitePatch{MaxAge: d.MaxAge}
 	if d.Ranges != nil && !samePrefixes(d.Ranges, have.Ranges) {
-		return fmt.Errorf("site %s has the ranges %s; they are fixed when a site is made, so make it anew or write these", d.Name, join(have.Ranges))
+		s.differs("ranges", join(have.Ranges), join(d.Ranges))
+		patch.Ranges = d.Ranges
 	}
 	if d.MaxAge != 0 {
 		s.differs("max_age", ageText(have.MaxAge), ageText(d.MaxAge))
-		s.do = func(ctx context.Context) error {
-			_, err := p.hub.PatchSite(ctx, d.Name, api.SitePatch{MaxAge: d.MaxAge}, api.IfMatch(have.ETag))
-			return err
-		}
+	}
+	s.do = func(ctx context.Context) error {
+		_, err := p.hub.PatchSite(ctx, d.Name, patch, api.IfMatch(have.ETag))
+		return err
 	}
 	return nil
 }

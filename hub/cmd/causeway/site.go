@@ -81,28 +81,40 @@ const maxAgeUsage = "how long its agents go on without any hub, or forever (defa
 const rotateUsage = "age at which its nodes make new WireGuard keys, such as 30d, or never (default never)"
 
 func (c *cli) siteSet() *cobra.Command {
+	var ranges prefixes
+	var none bool
 	var age maxAge
 	var rotate rotateKeys
 	cmd := &cobra.Command{
 		Use:   "set NAME",
 		Short: "Change a site",
-		Long: `Change how long the agents of a site go on without any hub, and at which age its
-nodes make new WireGuard keys. After --max-age agents drop their peers, so that a
-node that was revoked meanwhile is not reached for ever.`,
-		Example:           "  causeway site set idc-sh --max-age 72h --rotate-keys 30d",
+		Long: `Change a site's ranges, how long its agents go on without any hub, and at which
+age its nodes make new WireGuard keys. The --range flags are all ranges that the
+site has then: routes inside them are approved, those that wait too; a range that
+approved a route stays. After --max-age agents drop their peers, so that a node
+that was revoked meanwhile is not reached for ever.`,
+		Example:           "  causeway site set idc-sh --range 10.201.0.0/16 --range 10.202.0.0/16\n  causeway site set idc-sh --max-age 72h --rotate-keys 30d",
 		Args:              exactly("NAME"),
 		ValidArgsFunction: c.completer(1, siteNames),
 	}
+	cmd.Flags().Var(&ranges, "range", "a range of the site, instead of those that it has (repeatable)")
+	cmd.Flags().BoolVar(&none, "no-ranges", false, "the site has no ranges: each route waits for a decision")
 	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
 	cmd.Flags().Var(&rotate, "rotate-keys", rotateUsage)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("site", args[0]); err != nil {
 			return err
 		}
-		if age == 0 && rotate == 0 {
-			return usagef("--max-age or --rotate-keys is missing")
+		if none && ranges != nil {
+			return usagef("--range and --no-ranges exclude each other")
 		}
-		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
+		if none {
+			ranges = prefixes{}
+		}
+		if ranges == nil && age == 0 && rotate == 0 {
+			return usagef("--range, --no-ranges, --max-age or --rotate-keys is missing")
+		}
+		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{Ranges: ranges, MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
 		if err != nil {
 			return err
 		}
