@@ -61,6 +61,7 @@ type Tunnel interface {
 	Candidates() []netip.AddrPort
 	Paths() []protocol.PathStatus
 	View(protocol.NodeNumber) (protocol.PathView, bool)
+	Ways(protocol.NodeNumber) []protocol.Way
 	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
 	HubRestarted() <-chan protocol.NodeNumber
@@ -79,6 +80,10 @@ type Host interface {
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Watch(context.Context) <-chan struct{}
+	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
+	Pod(context.Context, netns.Flow) *protocol.PodEvidence
+	Way(to netip.Addr, mark uint32) (link, learned int)
+	Disk() *protocol.DiskSpace
 }
 
 // Names of the health conditions.
@@ -229,7 +234,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }

@@ -92,6 +92,7 @@ func (d *doubleTunnel) Paths() []protocol.PathStatus {
 func (d *doubleTunnel) View(n protocol.NodeNumber) (protocol.PathView, bool) {
 	return protocol.PathView{PathStatus: d.Paths()[0], Why: "a double"}, n == 3
 }
+func (d *doubleTunnel) Ways(protocol.NodeNumber) []protocol.Way { return nil }
 func (d *doubleTunnel) setMTU(mtu int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -159,7 +160,13 @@ func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	defer d.mu.Unlock()
 	return d.blocked, nil
 }
-func (d *doubleHost) Watch(context.Context) <-chan struct{} { return d.watch }
+func (d *doubleHost) Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence {
+	return protocol.FlowEvidence{}
+}
+func (d *doubleHost) Pod(context.Context, netns.Flow) *protocol.PodEvidence { return nil }
+func (d *doubleHost) Way(netip.Addr, uint32) (link, learned int)            { return 0, 0 }
+func (d *doubleHost) Disk() *protocol.DiskSpace                             { return nil }
+func (d *doubleHost) Watch(context.Context) <-chan struct{}                 { return d.watch }
 
 func (d *doubleHost) RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error) {
 	d.mu.Lock()

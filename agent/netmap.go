@@ -167,6 +167,11 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 func (a *Agent) have() protocol.NetmapVersion {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.haveLocked()
+}
+
+// haveLocked is have. a.mu is held.
+func (a *Agent) haveLocked() protocol.NetmapVersion {
 	if a.held == nil {
 		return protocol.NetmapVersion{}
 	}

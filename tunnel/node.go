@@ -409,6 +409,9 @@ func (n *Node) View(number protocol.NodeNumber) (protocol.PathView, bool) {
 	return v, ok
 }
 
+// Ways lists the ways to a peer or hub that are tried.
+func (n *Node) Ways(number protocol.NodeNumber) []protocol.Way { return n.under.Ways(number) }
+
 // HubBound reports whether the hub with this number has bound our address and
 // answered lately.
 func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(hub) }

@@ -3,6 +3,7 @@ package debug
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -39,6 +40,12 @@ func testServer() *Server {
 		Routes: func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
 		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
 			return protocol.TraceView{Number: q.Peer}
+		},
+		Evidence: func(_ context.Context, q protocol.EvidenceRequest) (protocol.Evidence, error) {
+			if q.Local.String() != "198.18.0.2" {
+				return protocol.Evidence{}, errors.New("not here")
+			}
+			return protocol.Evidence{Version: protocol.Version}, nil
 		},
 		Ping: func(_ context.Context, q PingRequest) PingResult {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}

@@ -210,10 +210,11 @@ func (s *Server) common() *http.ServeMux {
 	m.HandleFunc("GET /v1/conntrack", s.flows)
 	m.HandleFunc("POST /v1/ping", s.ping)
 	m.HandleFunc("POST /v1/trace", s.trace)
+	m.HandleFunc("POST /v1/evidence", s.evidence)
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/{ping,trace}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/{ping,trace,evidence}, GET /metrics")
 	})
 	return m
 }

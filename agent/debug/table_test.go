@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 18)
+	require.Len(t, rows, 19)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -40,6 +40,8 @@ func TestTable(t *testing.T) {
 			body = `{"to":"198.18.0.3"}`
 		case "/v1/trace":
 			body = `{"peer":3}`
+		case "/v1/evidence":
+			body = `{"local":"198.18.0.2","remote":"198.18.0.3","proto":"icmp"}`
 		}
 		want := http.StatusOK
 		if path == "/readyz" {

@@ -26,7 +26,9 @@ type Config struct {
 	Routes func(context.Context) Routes
 	Ping   func(context.Context, PingRequest) PingResult
 	Trace  func(context.Context, protocol.TraceQuestion) protocol.TraceView
-	Leave  func(context.Context) LeaveResult
+	// Evidence tells of a flow; its error says why the node does not look.
+	Evidence func(context.Context, protocol.EvidenceRequest) (protocol.Evidence, error)
+	Leave    func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)

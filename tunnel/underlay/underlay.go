@@ -260,6 +260,13 @@ func (u *Underlay) View(n protocol.NodeNumber) (protocol.PathView, bool) {
 	return v, ok
 }
 
+// Ways lists the ways to a peer or hub that are tried.
+func (u *Underlay) Ways(n protocol.NodeNumber) []protocol.Way {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.agent.Ways(time.Now(), n)
+}
+
 // HubBound reports whether the hub has bound our address and answered lately.
 func (u *Underlay) HubBound(n protocol.NodeNumber) bool {
 	r := (*u.peers.Load())[n]

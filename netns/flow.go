@@ -1,0 +1,195 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"causeway/protocol"
+)
+
+// Flow is a flow whose one end is at this host.
+type Flow struct {
+	Local, Remote netip.Addr
+	Proto         string // protocol.FlowTCP and so on
+	Port          uint16 // of the end that serves; 0: any
+	Serves        bool   // that is Local
+	// Underlay are the datagrams that carry it: this host's port, and where they go.
+	UnderlayPort uint16
+	Underlay     []netip.AddrPort
+}
+
+// Flow tells what the kernel does with packets of f in the plan p: it asks and
+// changes nothing. What could not be read is named in the answer.
+func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
+	e := protocol.FlowEvidence{Interface: p.Interface}
+	var errs []error
+	link, err := linkByName(p.Interface)
+	errs = append(errs, err)
+	if link != nil {
+		e.There, e.Up = true, link.Attrs().Flags&unix.IFF_UP != 0
+	}
+	pod := h.toward(f.Local)
+	e.Out = decide(f.Remote, f.Local, pod)
+	e.In = decide(f.Local, f.Remote, p.Interface)
+	e.Rules, e.HasRule, err = earlierRules(f.Local.Is6(), p)
+	errs = append(errs, err)
+	found, err := h.Found(ctx, p.Config)
+	errs = append(errs, err)
+	for _, l := range p.Lines() {
+		if err == nil && !slices.Contains(found, l) {
+			e.Missing = append(e.Missing, l)
+		}
+	}
+	e.Missing = e.Missing[:min(len(e.Missing), protocol.MaxEvidenceLines)]
+	for _, dev := range []string{p.Interface, pod} {
+		if dev == "" || f.Local.Is6() {
+			continue
+		}
+		for _, k := range []string{"forwarding", "rp_filter"} {
+			key := "net.ipv4.conf." + dev + "." + k
+			if v, err := readSysctl(key); err == nil {
+				e.Settings = append(e.Settings, key+"="+v)
+			}
+		}
+	}
+	e.Drops, err = h.drops(ctx, p, f, pod)
+	errs = append(errs, err)
+	if err := errors.Join(errs...); err != nil {
+		e.Error = protocol.OneLine(err.Error(), 300)
+	}
+	return e
+}
+
+// toward is the interface that leads to an address behind this host; empty for
+// the host's own.
+func (h *Host) toward(a netip.Addr) string {
+	rs, err := netlink.RouteGetWithOptions(net.IP(a.AsSlice()), nil)
+	if err != nil || len(rs) == 0 || rs[0].Type == unix.RTN_LOCAL {
+		return ""
+	}
+	l, err := netlink.LinkByIndex(rs[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return l.Attrs().Name
+}
+
+// decide asks the kernel for the way of a packet; from is the interface that it
+// comes in by, empty for one that a local program sends.
+func decide(dst, src netip.Addr, from string) protocol.RouteDecision {
+	d := protocol.RouteDecision{From: from}
+	o := &netlink.RouteGetOptions{SrcAddr: net.IP(src.AsSlice()), Iif: from}
+	if from != "" {
+		proto := "ipv4"
+		if dst.Is6() {
+			proto = "ipv6"
+		}
+		v, _ := readSysctl("net." + proto + ".conf." + from + ".forwarding")
+		d.Forwarding = v == "1"
+		if proto == "ipv4" {
+			for _, dev := range []string{"all", from} { // the kernel takes the larger one
+				if v, err := readSysctl("net.ipv4.conf." + dev + ".rp_filter"); err == nil && len(v) == 1 {
+					d.RPFilter = max(d.RPFilter, int(v[0]-'0'))
+				}
+			}
+		}
+	}
+	rs, err := netlink.RouteGetWithOptions(net.IP(dst.AsSlice()), o)
+	var no unix.Errno
+	switch {
+	case errors.As(err, &no):
+		d.Error = unix.ErrnoName(no)
+		return d
+	case err != nil:
+		d.Error = protocol.OneLine(err.Error(), 100)
+		return d
+	case len(rs) == 0:
+		d.Error = "no answer"
+		return d
+	}
+	r := rs[0]
+	d.Table, d.MTU = r.Table, r.MTU
+	switch r.Type {
+	case unix.RTN_LOCAL:
+		d.To = "lo"
+		return d
+	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
+		d.Error = fmt.Sprintf("route of type %d", r.Type)
+		return d
+	}
+	if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		d.To = l.Attrs().Name
+	}
+	return d
+}
+
+// earlierRules are the rules of routing policy that come before the tunnel's own,
+// but the kernel's for local addresses, and whether the tunnel's is there.
+func earlierRules(v6 bool, p Plan) (out []string, own bool, err error) {
+	rs, err := retry(func() ([]netlink.Rule, error) { return netlink.RuleList(nlFamily(v6)) })
+	if err != nil {
+		return nil, false, fmt.Errorf("list rules: %w", err)
+	}
+	for _, r := range rs {
+		switch {
+		case rightRule(r, p):
+			own = true
+		case r.Priority < RulePreference && r.Priority > 0 && len(out) < protocol.MaxEvidenceLines:
+			out = append(out, ruleText(r))
+		}
+	}
+	return out, own, nil
+}
+
+// ruleText is a rule as 'ip rule del' takes it.
+func ruleText(r netlink.Rule) string {
+	s := fmt.Sprintf("pref %d", r.Priority)
+	if r.Invert {
+		s += " not"
+	}
+	if r.Src != nil {
+		s += " from " + r.Src.String()
+	}
+	if r.Dst != nil {
+		s += " to " + r.Dst.String()
+	}
+	if r.Mark != 0 {
+		s += fmt.Sprintf(" fwmark 0x%x", r.Mark)
+	}
+	if r.IifName != "" {
+		s += " iif " + r.IifName
+	}
+	if r.OifName != "" {
+		s += " oif " + r.OifName
+	}
+	switch r.Type {
+	case unix.FR_ACT_BLACKHOLE:
+		return s + " blackhole"
+	case unix.FR_ACT_UNREACHABLE:
+		return s + " unreachable"
+	case unix.FR_ACT_PROHIBIT:
+		return s + " prohibit"
+	}
+	return s + fmt.Sprintf(" lookup %d", r.Table)
+}
+
+// Way tells of the underlay's way to an address: the MTU of the interface, and
+// what the kernel has learned of the way by ICMP, 0 for nothing.
+func (h *Host) Way(to netip.Addr, mark uint32) (link, learned int) {
+	rs, err := netlink.RouteGetWithOptions(net.IP(to.AsSlice()), &netlink.RouteGetOptions{Mark: mark})
+	if err != nil || len(rs) == 0 {
+		return 0, 0
+	}
+	l, err := netlink.LinkByIndex(rs[0].LinkIndex)
+	if err != nil {
+		return 0, 0
+	}
+	return l.Attrs().MTU, rs[0].MTU
+}
