@@ -73,6 +73,7 @@ var access = map[string]Role{
 	"GET /v1/watch/nats-users":             Admin,
 	"POST /v1/diag/ping":                   Operator,
 	"POST /v1/diag/trace":                  Operator,
+	"POST /v1/diag/explain":                Operator,
 	"GET /v1/backup":                       Admin,
 	"GET /v1/releases":                     Viewer,
 	"GET /v1/upgrade":                      Viewer,

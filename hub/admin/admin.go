@@ -76,6 +76,8 @@ type Server struct {
 	handler http.Handler
 	routes  *routes
 
+	explaining chan struct{} // flows that are explained now
+
 	refusals *rate.Limiter // of events that strangers cause
 	document *huma.OpenAPI
 	watches  watches
@@ -85,7 +87,7 @@ type Server struct {
 
 // New builds the API. It listens on nothing.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, ending: make(chan struct{}), started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
+	s := &Server{cfg: cfg, explaining: make(chan struct{}, mostExplained), ending: make(chan struct{}), started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := &routes{ServeMux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract

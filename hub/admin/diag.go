@@ -32,6 +32,9 @@ func (s *Server) registerDiag(a huma.API) {
 	huma.Post(a, "/v1/diag/trace", func(ctx context.Context, in *struct{ Body api.TraceRequest }) (*body[api.Trace], error) {
 		return answer(s.trace(ctx, in.Body))
 	})
+	huma.Post(a, "/v1/diag/explain", func(ctx context.Context, in *struct{ Body api.ExplainRequest }) (*body[api.Explanation], error) {
+		return answer(s.explainFlow(ctx, in.Body))
+	})
 }
 
 // ask posts in to an endpoint of node n's agent and reads the answer into out.

@@ -202,3 +202,13 @@ func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {
 	err := c.doWithin(ctx, c.cfg.Timeout+time.Duration(count)*(each+time.Second), http.MethodPost, "/v1/diag/ping", p, &r)
 	return r, err
 }
+
+// explainWait is what explaining a flow may take on top of the client's own timeout.
+const explainWait = 20 * time.Second
+
+// Explain asks why one end of a flow does not reach the other.
+func (c *Client) Explain(ctx context.Context, q ExplainRequest) (Explanation, error) {
+	var r Explanation
+	err := c.doWithin(ctx, c.cfg.Timeout+explainWait, http.MethodPost, "/v1/diag/explain", q, &r)
+	return r, err
+}

@@ -20,6 +20,7 @@ type live struct {
 	session  *session // nil: none now
 	leaving  bool     // gone from the state, and being told
 	lastWord time.Time
+	goodbye  bool // the last session was ended by the agent, not by silence
 	hello    protocol.Hello
 	status   protocol.Status
 	heard    bool // a status came in this session
@@ -44,7 +45,8 @@ type Info struct {
 	Acked      protocol.NetmapVersion
 	Refused    []protocol.RefusedPart
 	Connected  time.Time // since when there is a control session; zero: none
-	Underlay   int       // addresses bound at the hub
+	LastWord   time.Time // by the hub's clock; zero: none since the hub's start
+	Goodbye    bool      // the agent ended its last session itself
 	Conditions []protocol.Condition
 }
 
@@ -56,7 +58,7 @@ func (s *Server) Info(n state.Node) Info {
 	if l == nil {
 		l = &live{machine: liveness.New(s.started)}
 	}
-	i := Info{Hello: l.hello, Status: l.status, Acked: l.acked, Refused: slices.Clone(l.refused), Conditions: slices.Clone(l.status.Conditions)}
+	i := Info{Hello: l.hello, Status: l.status, Acked: l.acked, Refused: slices.Clone(l.refused), LastWord: l.lastWord, Goodbye: l.goodbye, Conditions: slices.Clone(l.status.Conditions)}
 	if l.session != nil {
 		i.Connected = l.up
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -226,7 +227,8 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		return err
 	}
 	ses.s.up(ses, node, h)
-	defer ses.s.gone(ses)
+	var ended error
+	defer func() { ses.s.gone(ses, errors.Is(ended, io.EOF) && ctx.Err() == nil) }()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -238,7 +240,8 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 			ses.mux.Close()
 		}
 	})
-	return ses.read(ctx, st)
+	ended = ses.read(ctx, st)
+	return ended
 }
 
 // hello checks and records what the node says of itself.
@@ -292,14 +295,14 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	}
 }
 
-// gone takes ses out, unless another took its place.
-func (s *Server) gone(ses *session) {
+// gone takes ses out, unless another took its place. goodbye: the agent ended it.
+func (s *Server) gone(ses *session, goodbye bool) {
 	node := s.cfg.Store.State().Nodes[ses.node]
 	s.mu.Lock()
 	l := s.nodes[ses.node]
 	mine := l != nil && l.session == ses
 	if mine {
-		l.session = nil
+		l.session, l.goodbye = nil, goodbye
 		s.judged(ses.node, l)
 	}
 	s.mu.Unlock()

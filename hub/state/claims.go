@@ -84,6 +84,9 @@ func (s *State) checkCarried(site string, p netip.Prefix) error {
 // one HA group, and a longer prefix inside another is allowed.
 func (s *State) checkClaim(site string, p netip.Prefix) error { return s.checkRange(site, p) }
 
+// ClaimConflict says what keeps a prefix from being approved for a node of site; nil: nothing.
+func (s *State) ClaimConflict(site string, p netip.Prefix) error { return s.checkClaim(site, p) }
+
 // inRange reports whether p lies inside a range of site.
 func (s *State) inRange(site string, p netip.Prefix) bool {
 	return within(p, s.Sites[site].Ranges)

@@ -219,6 +219,23 @@ func newFakeHub() http.Handler {
 		}
 		answer([]api.Event{{Time: at, Kind: "join_refused", Message: "token AAAAAAAAAAAAAAAA was used already"}})(w, r)
 	})
+	m.HandleFunc("POST /v1/diag/explain", func(w http.ResponseWriter, r *http.Request) {
+		var q api.ExplainRequest
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		x := api.Explanation{From: api.ExplainEnd{Name: q.From, Kind: "node", Node: q.From, Addr: netip.MustParseAddr("198.18.0.2")},
+			To:    api.ExplainEnd{Name: q.To, Kind: "address", Node: "eu-1", Addr: netip.MustParseAddr("10.202.1.7")},
+			Proto: "tcp", Port: q.Port, Verdict: api.VerdictHealthy, Faults: []api.Fault{}, Took: api.Duration(1200 * time.Millisecond),
+			Hops: []api.ExplainHop{{Name: "name", State: api.HopOK, Note: "sh-1 to eu-1"}, {Name: "approval", State: api.HopOK}}}
+		if q.Port == 443 {
+			x.Verdict, x.Hops[1].State = api.VerdictBroken, api.HopFailed
+			x.Faults = []api.Fault{{Cause: "route-not-approved", Hop: "approval", Node: "eu-1", Blocks: true, Summary: "route 10.202.1.0/24 of eu-1 waits for an admin's approval",
+				Evidence: []string{"route 10.202.1.0/24 of eu-1 is pending"}, Mend: "causeway route approve eu-1 10.202.1.0/24"}}
+		}
+		answer(x)(w, r)
+	})
 	m.HandleFunc("POST /v1/diag/ping", func(w http.ResponseWriter, r *http.Request) {
 		var p api.PingRequest
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {

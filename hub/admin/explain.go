@@ -1,0 +1,220 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/explain"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Limits of explaining.
+const (
+	// evidenceTimeout is how long an agent may take: it answers within 8 s.
+	evidenceTimeout = 12 * time.Second
+	// mostExplained bounds how many flows are explained at once: each asks two agents.
+	mostExplained = 16
+)
+
+// explainFlow judges a flow: it asks both ends' agents for evidence and decides.
+func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Explanation, error) {
+	start := time.Now()
+	in.Proto = cmp.Or(in.Proto, map[bool]string{true: protocol.FlowTCP, false: protocol.FlowICMP}[in.Port != 0])
+	switch {
+	case in.From == "" || in.To == "" || len(in.From) > maxEndName || len(in.To) > maxEndName:
+		return api.Explanation{}, huma.Error422UnprocessableEntity("name both ends: nodes, pods or addresses")
+	case in.Proto != protocol.FlowTCP && in.Proto != protocol.FlowUDP && in.Proto != protocol.FlowICMP:
+		return api.Explanation{}, huma.Error422UnprocessableEntity("proto is tcp, udp or icmp")
+	case in.Proto == protocol.FlowICMP && in.Port != 0:
+		return api.Explanation{}, huma.Error422UnprocessableEntity("icmp has no ports")
+	}
+	select {
+	case s.explaining <- struct{}{}:
+		defer func() { <-s.explaining }()
+	case <-ctx.Done():
+		return api.Explanation{}, ctx.Err()
+	}
+	st := s.cfg.Store.State()
+	f := explain.Facts{Proto: in.Proto, Port: in.Port}
+	if err := s.flowEnds(st, in, &f.From, &f.To); err != nil {
+		return api.Explanation{}, err
+	}
+	s.askEnds(ctx, &f, [2]protocol.EvidenceRequest{
+		{Local: f.From.Addr, Remote: f.To.Addr, Proto: f.Proto, Port: f.Port},
+		{Local: f.To.Addr, Remote: f.From.Addr, Proto: f.Proto, Port: f.Port, Serves: true},
+	})
+	f.Now, f.Conditions = time.Now(), s.status().Conditions
+	// What the hub knows of the agents now, after they were asked.
+	for _, e := range []*explain.End{&f.From, &f.To} {
+		s.know(s.cfg.Store.State(), e)
+	}
+	out := explain.Decide(f)
+	out.Took = api.Duration(time.Since(start).Round(time.Millisecond))
+	return out, nil
+}
+
+// askEnds asks the agents of both ends at once.
+func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.EvidenceRequest) {
+	var wg sync.WaitGroup
+	for i, e := range []*explain.End{&f.From, &f.To} {
+		other := []*explain.End{&f.To, &f.From}[i]
+		if e.Node == nil || !e.Addr.IsValid() || !other.Addr.IsValid() {
+			continue
+		}
+		if other.Node != nil {
+			q[i].Peer = other.Node.Number
+		}
+		node := s.cfg.Store.State().Nodes[e.Node.Number]
+		wg.Go(func() {
+			ev, err := s.evidence(ctx, node, q[i])
+			if err != nil {
+				e.Error = protocol.OneLine(err.Error(), 300)
+				return
+			}
+			e.Evidence = &ev
+		})
+	}
+	wg.Wait()
+}
+
+// evidence asks a node's agent.
+func (s *Server) evidence(ctx context.Context, n state.Node, q protocol.EvidenceRequest) (protocol.Evidence, error) {
+	var text json.RawMessage
+	if err := s.ask(ctx, n, "/v1/evidence", q, &text, evidenceTimeout); err != nil {
+		return protocol.Evidence{}, err
+	}
+	return explain.ParseEvidence(text)
+}
+
+// flowEnds finds what the question's names mean, in one address family.
+func (s *Server) flowEnds(st *state.State, in api.ExplainRequest, from, to *explain.End) error {
+	for _, x := range []struct {
+		e     *explain.End
+		asked string
+		other string
+	}{{from, in.From, in.To}, {to, in.To, in.From}} {
+		o, err := netip.ParseAddr(x.other)
+		six := err == nil && o.Unmap().Is6()
+		*x.e = explain.End{Asked: x.asked, Kind: explain.KindUnknown}
+		if a, err := netip.ParseAddr(x.asked); err == nil {
+			if a.Zone() != "" {
+				return huma.Error422UnprocessableEntity("an address with a zone means something on its own host alone: " + protocol.OneLine(x.asked, maxEndName))
+			}
+			x.e.Kind, x.e.Addr = explain.KindAddress, a.Unmap()
+		} else if n, ok := st.NodeByName(x.asked); ok {
+			x.e.Kind = explain.KindNode
+			overlay, _ := st.OverlayOf(n.Number)
+			x.e.Addr = ofFamily(overlay, six)
+			node := s.toNode(st, n)
+			x.e.Node = &node
+		} else if err := s.pod(st, x.asked, six, x.e); err != nil {
+			return err
+		}
+		s.know(st, x.e)
+	}
+	if from.Addr.IsValid() && to.Addr.IsValid() && from.Addr.Is4() != to.Addr.Is4() {
+		return huma.Error422UnprocessableEntity(fmt.Sprintf("%s and %s are of different address families", from.Addr, to.Addr))
+	}
+	return nil
+}
+
+func ofFamily(l []netip.Addr, six bool) netip.Addr {
+	for _, a := range l {
+		if a.Is6() == six {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// pod finds a container by its name, or by NODE/NAME, in the inventory.
+func (s *Server) pod(st *state.State, asked string, six bool, e *explain.End) error {
+	node, name, named := strings.Cut(asked, "/")
+	if !named {
+		node, name = "", asked
+	}
+	var found []string
+	for _, n := range st.LiveNodes() {
+		if node != "" && n.Name != node {
+			continue
+		}
+		f, ok := s.cfg.Inventory.Get(n.Number)
+		if !ok {
+			continue
+		}
+		for _, c := range f.Containers {
+			if c.Name != name {
+				continue
+			}
+			found = append(found, n.Name+"/"+c.Name)
+			e.Kind, e.Addr = explain.KindPod, ofFamily(c.Addresses, six)
+			shown := s.toNode(st, n)
+			e.Node = &shown
+		}
+	}
+	switch {
+	case len(found) > 1:
+		return huma.Error409Conflict(fmt.Sprintf("%s is the name of %d pods: %s; write NODE/POD or an address", asked, len(found), strings.Join(found[:min(len(found), 5)], ", ")))
+	case len(found) == 1 && !e.Addr.IsValid():
+		return huma.Error409Conflict(fmt.Sprintf("pod %s has no address of that family in the inventory; it may be stopped, see 'causeway inventory show %s'", asked, e.Node.Name))
+	}
+	return nil
+}
+
+// know fills in what the hub itself knows of an end.
+func (s *Server) know(st *state.State, e *explain.End) {
+	if !e.Addr.IsValid() {
+		return
+	}
+	e.Routes = nil
+	if n, ok := st.NodeByOverlay(e.Addr); ok {
+		shown := s.toNode(st, n)
+		e.Node = &shown
+	} else {
+		for _, r := range st.Routes {
+			if r.Prefix.Contains(e.Addr) && st.Nodes[r.Node].Live() {
+				e.Routes = append(e.Routes, s.toRoute(st, r))
+			}
+		}
+		// What is in netmaps first, then the longest.
+		slices.SortFunc(e.Routes, func(a, b api.Route) int {
+			rank := func(r api.Route) int {
+				if r.Owner {
+					return 0
+				}
+				return 1
+			}
+			return cmp.Or(rank(a)-rank(b), b.Prefix.Bits()-a.Prefix.Bits(), cmp.Compare(a.Node, b.Node))
+		})
+		if len(e.Routes) > 0 {
+			if n, ok := st.NodeByName(e.Routes[0].Node); ok {
+				shown := s.toNode(st, n)
+				e.Node = &shown
+			}
+			e.Conflict = ""
+			if err := st.ClaimConflict(e.Routes[0].Site, e.Routes[0].Prefix); err != nil {
+				e.Conflict = err.Error()
+			}
+		}
+	}
+	if e.Node == nil {
+		return
+	}
+	n := st.Nodes[e.Node.Number]
+	i := s.cfg.Control.Info(n)
+	e.Connected, e.Goodbye, e.Silent, e.Bound = !i.Connected.IsZero(), i.Goodbye, -1, e.Node.Underlay
+	if !i.LastWord.IsZero() {
+		e.Silent = time.Since(i.LastWord)
+	}
+}
