@@ -180,8 +180,14 @@ type smallNode struct {
 // on.
 func newSmall(t *testing.T, hosts int) (*System, []*smallNode) {
 	t.Helper()
+	l, hub, nodes := smallHosts(t, hosts)
+	return startSmall(t, l, hub, nodes), nodes
+}
+
+// smallHosts are the hosts of newSmall, on one switch, of which the hub's is the first.
+func smallHosts(t *testing.T, hosts int) (*lab.Lab, *lab.Host, []*smallNode) {
+	t.Helper()
 	needRoot(t)
-	bin := binaries(t)
 	l := lab.New(t)
 	inet := l.Switch("inet")
 	hub := l.Host("hub").Link("eth0", inet, HubAddr+"/24")
@@ -194,13 +200,19 @@ func newSmall(t *testing.T, hosts int) (*System, []*smallNode) {
 		n.Pod = &Pod{Host: net.Pod(fmt.Sprintf("p%d", i), v4+"/24", v6+"/64"), V4: v4, V6: v6}
 		out = append(out, n)
 	}
-	s, err := NewSystem(step(t), l, bin, hub, HubAddr)
+	return l, hub, out
+}
+
+// startSmall starts the hub of smallHosts, with further args, and makes the sites.
+func startSmall(t *testing.T, l *lab.Lab, hub *lab.Host, nodes []*smallNode, args ...string) *System {
+	t.Helper()
+	s, err := NewSystem(step(t), l, binaries(t), hub, HubAddr, args...)
 	require.NoError(t, err)
-	for i, n := range out {
+	for i, n := range nodes {
 		require.NoError(t, n.Host.Settle(step(t)))
 		require.NoError(t, s.CreateSite(step(t), fmt.Sprintf("s%d", i+1)))
 	}
-	return s, out
+	return s
 }
 
 // joinSmall joins host i of newSmall as node ni with its pods' ranges
