@@ -141,7 +141,7 @@ func (m *machine) join(s *System, from, to *Pod) {
 }
 
 // A host's life with the package: install, join, run without root, crash, freeze,
-// reload, reboot, drop-ins, purge.
+// reload, upgrade by the hub, reboot, drop-ins, purge.
 //
 // Not parallel: a machine is heavy.
 func TestSystemdAgent(t *testing.T) {
@@ -198,9 +198,13 @@ func TestSystemdAgent(t *testing.T) {
 		m.do(`groupadd -r docker; d=/etc/systemd/system/causeway-agent.service.d; mkdir -p $d
 			cp /usr/share/doc/causeway-agent/dropins/*.conf $d/; systemctl daemon-reload; systemctl restart causeway-agent`)
 		m.joined(s, "n1", me, other)
-		m.do("rm -r /etc/systemd/system/causeway-agent.service.d; groupdel docker; systemctl daemon-reload; systemctl restart causeway-agent")
+		m.runtimes(s)
+		m.do("rm -r /etc/systemd/system/causeway-agent.service.d /var/lib/cni; groupdel docker; systemctl daemon-reload; systemctl restart causeway-agent")
 		m.joined(s, "n1", me, other)
 	})
+	if !soak() {
+		t.Run("upgrade", func(t *testing.T) { m.upgrades(t, p, s, me, other) })
+	}
 	for _, plug := range []bool{false, true} {
 		t.Run(fmt.Sprintf("reboot, plug pulled %v", plug), func(t *testing.T) {
 			m.reboot(plug)
@@ -215,6 +219,36 @@ func TestSystemdAgent(t *testing.T) {
 	require.Empty(t, cmp.Diff(host, snapshot(m.Host)))
 	awaitLeft(t, s, "n1")
 	t.Run("installer", func(t *testing.T) { m.installer(p, s, me, other) })
+}
+
+// runtimes lets a real Podman answer at its socket, which is root's, and waits until
+// the agent's service, with its drop-ins and without root, tells of its containers.
+func (m *machine) runtimes(s *System) {
+	m.t.Helper()
+	pm := m.Host.Podman("10.88.9.0/24")
+	require.NoError(m.t, pm.Image(step(m.t), "bb"))
+	_, err := pm.Run(step(m.t), "run", "-d", "--name", "web", "--network", "none", "bb", "/bin/sleep", "600")
+	require.NoError(m.t, err)
+	m.do("install -d -m 0700 /run/podman /var/lib/cni/networks/lan; echo c1 >/var/lib/cni/networks/lan/10.1.1.77")
+	require.NoError(m.t, pm.ServeAt(step(m.t), m.Inside()+"/run/podman/podman.sock"))
+	m.do("chmod 0660 /run/podman/podman.sock")
+	require.NoError(m.t, Wait(m.t, func() error {
+		var inv api.Inventory
+		if err := s.Ask(step(m.t), &inv, "inventory", "show", "n1"); err != nil {
+			return err
+		}
+		if v, ok := inv.Runtimes["podman"]; !ok || v.Error != "" {
+			return fmt.Errorf("runtimes: %+v", inv.Runtimes)
+		}
+		for _, c := range inv.Containers {
+			if c.Name == "web" {
+				return nil
+			}
+		}
+		return fmt.Errorf("no container web: %+v", inv.Containers)
+	}))
+	_, err = pm.Run(step(m.t), "rm", "-f", "-t", "0", "web")
+	require.NoError(m.t, err)
 }
 
 // installer installs by install.sh, twice, and not what was tampered with.
@@ -310,6 +344,40 @@ func TestSystemdHub(t *testing.T) {
 			measured(t, "longest gap of a hub's "+what, best, hubGap)
 		})
 	}
+	m.hubDropIns(s)
+	m.purgeHub()
+}
+
+// hubDropIns runs the hub with each of its drop-ins.
+func (m *machine) hubDropIns(s *System) {
+	m.t.Helper()
+	with := func(dropin string) string {
+		m.do(`install -m 0600 /dev/null /etc/causeway/nats.creds; echo secret >/etc/causeway/nats.creds
+			d=/etc/systemd/system/causeway-hub.service.d; mkdir -p $d; cp /usr/share/doc/causeway-hub/dropins/` + dropin + ` $d/; systemctl daemon-reload; systemctl restart causeway-hub`)
+		require.NoError(m.t, s.WaitReady(step(m.t), "n1", "n2"))
+		return m.property("causeway-hub", "MainPID")
+	}
+	pid := with("low-ports.conf")
+	require.Contains(m.t, m.do("cat /proc/"+pid+"/status"), "CapEff:\t0000000000000400", "CAP_NET_BIND_SERVICE alone")
+	pid = with("credentials.conf")
+	dir := strings.TrimSpace(m.do(`tr '\0' '\n' </proc/` + pid + `/environ | sed -n 's/^CREDENTIALS_DIRECTORY=//p'`))
+	require.NotEmpty(m.t, dir)
+	// Root's file, read as the hub's user in the hub's view of the host.
+	require.Equal(m.t, "secret\n", m.do("nsenter -t "+pid+" -m setpriv --reuid causeway-hub --regid causeway-hub --clear-groups cat "+dir+"/nats.creds"))
+	m.do("rm -r /etc/systemd/system/causeway-hub.service.d /etc/causeway/nats.creds; systemctl daemon-reload; systemctl restart causeway-hub")
+	require.NoError(m.t, s.WaitReady(step(m.t), "n1", "n2"))
+}
+
+// purgeHub removes the package for good: a cluster's keys and state stay, and their user;
+// without them nothing does.
+func (m *machine) purgeHub() {
+	m.t.Helper()
+	require.Contains(m.t, m.do("apt-get purge -q -y causeway-hub 2>&1"), "kept /var/lib/causeway-hub")
+	require.Equal(m.t, "/var/lib/causeway-hub/cluster.key\n", m.do("find /etc /usr /run/causeway -name '*causeway*' 2>/dev/null || :; ls /var/lib/causeway-hub/cluster.key"))
+	require.Contains(m.t, m.do("getent passwd"), "causeway-hub")
+	require.NotContains(m.t, m.do("systemctl list-unit-files --no-legend --no-pager"), "causeway")
+	m.do("apt-get install -q -y /srv/causeway-hub.deb; rm -rf /var/lib/causeway-hub/*; apt-get purge -q -y causeway-hub")
+	require.NotContains(m.t, m.do("getent passwd; getent group; ls /var/lib /etc /run"), "causeway")
 }
 
 // renewHub has the hub started anew by a script while pods talk, and returns the longest

@@ -107,12 +107,17 @@ func (p *Podman) Run(ctx context.Context, args ...string) (string, error) {
 // socket's path.
 func (p *Podman) Serve(ctx context.Context) (string, error) {
 	socket := filepath.Join(p.dir, "api.sock")
+	return socket, p.ServeAt(ctx, socket)
+}
+
+// ServeAt is Serve on a socket of the caller's choice.
+func (p *Podman) ServeAt(ctx context.Context, socket string) error {
 	_, err := p.host.Start(Program{Name: "podman-" + p.host.Name, Env: []string{"CONTAINERS_CONF=" + p.dir + "/containers.conf"},
 		Args: []string{"podman", "--root", p.dir + "/root", "--runroot", p.dir + "/run", "system", "service", "--time=0", "unix://" + socket}})
 	if err != nil {
-		return "", err
+		return err
 	}
-	return socket, Wait(ctx, "Podman's socket", func(context.Context) error {
+	return Wait(ctx, "Podman's socket", func(context.Context) error {
 		_, err := os.Stat(socket)
 		return err
 	})
