@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// bulk sends at an even pace until it is told to end, and compares checksums:
-// a transfer that has to live through whatever happens meanwhile. It prints
-// 'connected' when it has begun.
+// bulk sends at an even pace, or as fast as it can if that is 0, until it is told to
+// end, and compares checksums: a transfer that has to live through whatever happens
+// meanwhile. It prints 'connected' when it has begun.
 func bulk(ctx context.Context, addr string, pace int64) (Transfer, error) {
 	c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, portTCP), 10*time.Second)
 	if err != nil {
@@ -28,10 +28,16 @@ func bulk(ctx context.Context, addr string, pace int64) (Transfer, error) {
 	for w := io.MultiWriter(c, h); ctx.Err() == nil; {
 		// What was missed while the connection stood still is made good.
 		due := int64(time.Since(start).Seconds()*float64(pace)) - sent
+		if pace == 0 {
+			due = 1 << 20
+		}
 		n, err := io.CopyN(w, src, min(due, 1<<20))
 		sent += n
 		if err != nil {
 			return Transfer{}, fmt.Errorf("send after %d bytes: %w", sent, err)
+		}
+		if pace == 0 {
+			continue
 		}
 		select {
 		case <-ctx.Done():
