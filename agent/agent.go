@@ -33,6 +33,7 @@ import (
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
 	"causeway/agent/netmapcheck"
+	"causeway/agent/repair"
 	"causeway/agent/upgrade"
 	"causeway/netns"
 	"causeway/protocol"
@@ -70,6 +71,7 @@ type Tunnel interface {
 	UDPBlocked() bool
 	EngineName() string
 	Dropped() map[string]uint64
+	Reattach() (made bool, err error)
 }
 
 // Host is the agent's use of netns.Host.
@@ -79,11 +81,14 @@ type Host interface {
 	ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error)
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
-	Watch(context.Context) <-chan struct{}
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence
 	Way(to netip.Addr, mark uint32) (link, learned int)
 	Disk() *protocol.DiskSpace
+	Watch(context.Context) (<-chan []netns.Change, error)
+	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
+	Mend(context.Context, []netns.Drift) error
+	PutRight() []netns.Drift
 }
 
 // Names of the health conditions.
@@ -97,6 +102,7 @@ const (
 	condFirewall = "firewall"
 	condState    = "state"
 	condKeys     = "keys"
+	condRepair   = "repair"
 )
 
 // Agent is a running or startable agent.
@@ -120,6 +126,7 @@ type Agent struct {
 	inv     *inventory.Publisher
 	debug   *debug.Server
 	metrics *metrics
+	repairs *repairs
 
 	fetchList   func(ctx context.Context, at string) (protocol.SignedHubList, error) // over HTTPS
 	listChanged chan struct{}                                                        // the hub list did
@@ -223,18 +230,24 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys})
+		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair})
 	a.board.Set(condState, "")
 	a.board.Set(condKeys, "")
+	a.board.Set(condRepair, "")
+	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
+	if err != nil {
+		a.log.Warn().Err(err).Msg("incidents")
+	}
+	a.repairs = newRepairs(a, incidents)
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
-	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(),
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
 	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, Leave: a.leave, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, Leave: a.leave, Repair: a.repairs.ask, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }
@@ -294,6 +307,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		close(a.ready)
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
 		g.Go(func() error { return a.followHost(ctx) })
+		g.Go(func() error { return a.followSession(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
 		g.Go(func() error { return a.facts.Run(ctx) })
 		g.Go(func() error { return a.inv.Follow(ctx) })

@@ -19,6 +19,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -104,7 +105,7 @@ func TestNetmapFlow(t *testing.T) {
 	w.host.mu.Lock()
 	w.host.err, w.host.foreign = nil, []netip.Prefix{netip.MustParsePrefix("10.3.0.0/16")}
 	w.host.mu.Unlock()
-	w.host.watch <- struct{}{}
+	w.host.watch <- []netns.Change{{Kind: netns.Other, At: time.Now()}}
 	ack = protocol.NetmapAck{}
 	h.next(protocol.KindNetmapAck, &ack)
 	require.Empty(t, ack.Errors)

@@ -117,6 +117,7 @@ func (d *doubleTunnel) UDPBlocked() bool {
 	defer d.mu.Unlock()
 	return d.blocked
 }
+func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
 
@@ -138,7 +139,9 @@ type doubleHost struct {
 	err     error
 	foreign []netip.Prefix
 	blocked string
-	watch   chan struct{}
+	watch   chan []netns.Change
+	drifts  func() []netns.Drift // nil: none
+	mended  []netns.Drift
 }
 
 func (d *doubleHost) Apply(_ context.Context, p netns.Plan) error {
@@ -166,7 +169,27 @@ func (d *doubleHost) Flow(context.Context, netns.Plan, netns.Flow) protocol.Flow
 func (d *doubleHost) Pod(context.Context, netns.Flow) *protocol.PodEvidence { return nil }
 func (d *doubleHost) Way(netip.Addr, uint32) (link, learned int)            { return 0, 0 }
 func (d *doubleHost) Disk() *protocol.DiskSpace                             { return nil }
-func (d *doubleHost) Watch(context.Context) <-chan struct{}                 { return d.watch }
+func (d *doubleHost) Watch(context.Context) (<-chan []netns.Change, error)  { return d.watch, nil }
+func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.Drift, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.drifts == nil {
+		return nil, nil
+	}
+	for _, x := range d.drifts() {
+		if slices.Contains(kinds, x.Kind) {
+			out = append(out, x)
+		}
+	}
+	return out, nil
+}
+func (d *doubleHost) PutRight() []netns.Drift { return nil }
+func (d *doubleHost) Mend(_ context.Context, l []netns.Drift) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mended = append(d.mended, l...)
+	return d.err
+}
 
 func (d *doubleHost) RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error) {
 	d.mu.Lock()
@@ -207,7 +230,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, host: &doubleHost{watch: make(chan struct{})}, socket: filepath.Join(t.TempDir(), "a.sock")}
+	w := &world{t: t, host: &doubleHost{watch: make(chan []netns.Change)}, socket: filepath.Join(t.TempDir(), "a.sock")}
 	var err error
 	w.cluster, err = protocol.NewClusterPrivateKey()
 	require.NoError(t, err)

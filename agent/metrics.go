@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -12,6 +13,7 @@ type metrics struct {
 	a                       *Agent
 	sessions, ended         prometheus.Counter
 	inventory               *prometheus.CounterVec
+	repairs, givenUp        *prometheus.CounterVec
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
 	rx, tx, dropped         *prometheus.Desc
@@ -22,6 +24,8 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		return prometheus.NewDesc("causeway_agent_"+name, help, labels, nil)
 	}
 	m := &metrics{a: a,
+		repairs:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_total", Help: "Times that what others changed on the host was put back, by kind."}, []string{"kind"}),
+		givenUp:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_given_up_total", Help: "Times that something was changed again and again and is not put back any more, by kind."}, []string{"kind"}),
 		sessions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_total", Help: "Control sessions that a hub welcomed."}),
 		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
 		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),
@@ -35,9 +39,16 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 	}
-	reg.MustRegister(m, m.sessions, m.ended, m.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, k := range netns.Kinds {
+		m.repairs.WithLabelValues(string(k))
+		m.givenUp.WithLabelValues(string(k))
+	}
+	reg.MustRegister(m, m.repairs, m.givenUp, m.sessions, m.ended, m.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+func (m *metrics) mended(kind string) { m.repairs.WithLabelValues(kind).Inc() }
+func (m *metrics) gaveUp(kind string) { m.givenUp.WithLabelValues(kind).Inc() }
 
 func (m *metrics) sessionBegan() { m.sessions.Inc() }
 func (m *metrics) sessionEnded() { m.ended.Inc() }

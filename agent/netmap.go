@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// tick is how often age, firewalls and drift are looked at unasked.
+	// tick is how often age and what could not be applied are looked at unasked.
 	tick = 10 * time.Second
 	// blockedTick is how soon an operator who mended a firewall sees that it is so.
 	blockedTick = 4 * time.Second
@@ -57,6 +57,7 @@ func (a *Agent) load() error {
 // takeNetmap is the control channel's: it applies what may be applied, stores
 // the netmap and says what was refused.
 func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.NetmapAck {
+	a.repairs.first(ctx)
 	a.applyMu.Lock()
 	defer a.applyMu.Unlock()
 	refuse := func(why string) protocol.NetmapAck {
@@ -196,6 +197,7 @@ func (a *Agent) haveSum() []byte {
 // reapply applies what is held once more, as after a change on the host, and
 // tells the hub if the outcome is another.
 func (a *Agent) reapply(ctx context.Context) {
+	a.repairs.first(ctx)
 	a.applyMu.Lock()
 	defer a.applyMu.Unlock()
 	ack := a.apply(ctx)
@@ -279,6 +281,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	plan, err := netns.NewPlan(a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers))
 	if err == nil {
 		err = a.host.Apply(ctx, plan)
+		a.repairs.noteMended(a.host.PutRight())
 	}
 	if err != nil {
 		routesErr = errors.Join(routesErr, fmt.Errorf("set up the host's network: %w", err))
@@ -439,45 +442,4 @@ func (a *Agent) setRevoked(ctx context.Context) {
 		a.log.Error().Err(err).Msg("netmap was not stored")
 	}
 	a.reapply(ctx)
-}
-
-// followHost applies again when something changed on the host, when an apply
-// failed and when the netmap grows too old. Rules of others are no such change, there
-// are too many of them: it looks whether they drop what is forwarded now and then.
-func (a *Agent) followHost(ctx context.Context) error {
-	watch := a.host.Watch(ctx)
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	blocked := time.NewTicker(blockedTick)
-	defer blocked.Stop()
-	for {
-		again := false
-		select {
-		case <-ctx.Done():
-			return nil
-		case _, ok := <-watch:
-			if !ok {
-				watch = nil
-				continue
-			}
-			again = true
-		case <-t.C:
-			a.confirm(false)
-			a.mu.Lock()
-			again = len(a.errs) > 0 || a.expiredLocked() != a.expired
-			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
-			a.mu.Unlock()
-			a.board.Set(condNetmap, a.netmapCause(held, revoked))
-			if !again {
-				a.lookAtFirewall(ctx, a.forwards())
-			}
-		case <-blocked.C:
-			if !a.board.OK(condFirewall) {
-				a.lookAtFirewall(ctx, a.forwards())
-			}
-		}
-		if again {
-			a.reapply(ctx)
-		}
-	}
 }

@@ -37,11 +37,16 @@ func (a *Agent) Reload(ctx context.Context, c config.Config) {
 		a.log.Info().Msg("configuration reloaded")
 	}
 	a.reapply(ctx)
+	a.redial(errReloaded)
+}
+
+// redial ends the control session, if there is one, so that the next begins at once.
+func (a *Agent) redial(why error) {
 	a.mu.Lock()
 	end := a.endSession
 	a.mu.Unlock()
 	if end != nil {
-		end(errReloaded)
+		end(why)
 	}
 }
 

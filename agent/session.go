@@ -22,8 +22,9 @@ const (
 	pathPoll = 500 * time.Millisecond
 )
 
-// errRestarted and errLost are why a session is given up from this side.
+// These are why a session is given up from this side.
 var (
+	errRemade    = errors.New("the tunnel's interface was made anew")
 	errRestarted = errors.New("the hub was restarted")
 	errLost      = errors.New("the hub does not answer any more")
 )
@@ -57,7 +58,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 		case errors.Is(err, control.ErrRevoked):
 			a.setRevoked(ctx)
 			wait = revokedRetry
-		case errors.Is(err, errRotating), errors.Is(err, errRestarted), errors.Is(err, errReloaded), time.Since(start) > 10*time.Second:
+		case errors.Is(err, errRotating), errors.Is(err, errRestarted), errors.Is(err, errReloaded), errors.Is(err, errRemade), time.Since(start) > 10*time.Second:
 			b.Reset()
 			wait = b.NextBackOff()
 		}
@@ -66,7 +67,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 		}
 		prefer = n
 		a.helloRefused(err)
-		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errLost) && !errors.Is(err, errRotating) {
+		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errRemade) && !errors.Is(err, errLost) && !errors.Is(err, errRotating) {
 			prefer = 0 // the next in the list gets its turn
 		}
 		a.board.Set(condControl, err.Error())

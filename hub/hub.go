@@ -21,6 +21,7 @@ import (
 	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
+	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
 	"causeway/hub/release"
@@ -171,13 +172,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	inv, err := inventory.Open(sctx, inventory.Config{JetStream: agentsJS, Conn: agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Events: &events, Log: log,
-		Node: func(n protocol.NodeNumber) (string, bool) {
-			node, ok := store.State().Nodes[n]
-			return node.Name, ok && node.Live()
-		}})
+		Node: nodeName(store)})
 	if err != nil {
 		return ext.explain(err)
 	}
+	incidents := incident.New(incident.Config{JetStream: agentsJS, Events: &events, Log: log, Node: nodeName(store)})
 	news, err := inventory.OpenEvents(sctx, agentsJS)
 	if err != nil {
 		return ext.explain(err)
@@ -191,7 +190,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	releases := release.Open(h.packages)
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
-		Inventory: inv, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
+		Inventory: inv, Incidents: incidents, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Log: log}
 	if outside {
 		adminConfig.Conditions = append(adminConfig.Conditions, ext.condition)
 	}
@@ -230,6 +229,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
 	g.Go(func() error { return h.renewList(ctx, p, public) })
 	g.Go(func() error { return inv.Run(ctx) })
+	g.Go(func() error { return incidents.Run(ctx) })
 	g.Go(func() error { return news.Run(ctx) })
 	g.Go(func() error { return explainUDP(h.udp, tun.Run(ctx)) })
 	g.Go(func() error {
@@ -269,6 +269,14 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	log.Info().Msg("hub stopped")
 	return nil
+}
+
+// nodeName names a node, and says whether it is one of the cluster.
+func nodeName(store *state.Store) func(protocol.NodeNumber) (string, bool) {
+	return func(n protocol.NodeNumber) (string, bool) {
+		node, ok := store.State().Nodes[n]
+		return node.Name, ok && node.Live()
+	}
 }
 
 // renewList signs the hub list anew before it expires and when it is to say

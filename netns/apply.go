@@ -25,6 +25,47 @@ var ErrNoInterface = errors.New("the tunnel's interface is missing")
 func (h *Host) Apply(ctx context.Context, p Plan) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	// nftables are listed once, by applyNft. What cannot be listed fails below.
+	found, _ := h.drift(ctx, []Kind{Link, Sysctls, Addresses, Routes, Rules})
+	if err := h.apply(ctx, p, func(Kind, string) bool { return true }); err != nil {
+		return err
+	}
+	h.undone = append(h.undone, h.othersDid(found)...)
+	h.good = p
+	return nil
+}
+
+// othersDid is what of these drifts from the last plan is none from the last one that
+// was applied whole: the rest may never have been there. h.mu is held.
+func (h *Host) othersDid(l []Drift) (out []Drift) {
+	if h.good.Interface == "" {
+		return nil
+	}
+	for _, d := range l {
+		lines := h.good.lines(d.Kind)
+		d.Missing = slices.DeleteFunc(d.Missing, func(s string) bool { return !slices.Contains(lines, s) })
+		d.Extra = less(d.Extra, lines)
+		if d.some() {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// PutRight returns what Apply found changed by others and put right, since the last call.
+func (h *Host) PutRight() []Drift {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.undone
+	h.undone = nil
+	return l
+}
+
+// apply is Apply for the kinds that want names, of which Sysctls are asked for one by
+// one. h.mu is held.
+func (h *Host) apply(ctx context.Context, p Plan, want func(k Kind, subject string) bool) error {
+	whole, before := p, h.last
+	wants := func(k Kind) bool { return want(k, string(k)) }
 	if err := CheckHost(); err != nil {
 		return err
 	}
@@ -57,8 +98,12 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 			return err
 		}
 	}
-	h.last = p.Config
+	h.last = whole
+	h.watched.Store(&whole.Config)
 	for _, s := range p.sysctls() {
+		if !want(Sysctls, s.key) {
+			continue
+		}
 		if err := h.setSysctl(rec, s, strings.Contains(s.key, ".conf."+p.Interface+".")); err != nil {
 			return err
 		}
@@ -66,22 +111,33 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := h.applyNft(ctx, p); err != nil {
-		return err
+	if wants(Nftables) {
+		if err := h.applyNft(ctx, p, before); err != nil {
+			return err
+		}
 	}
-	if link.Attrs().Flags&unix.IFF_UP == 0 {
+	if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("set link %s up: %w", p.Interface, err)
 		}
 	}
-	if err := applyAddrs(link, p); err != nil {
-		return err
+	if wants(Addresses) {
+		if err := applyAddrs(link, p); err != nil {
+			return err
+		}
 	}
-	if err := applyRoutes(link, p); err != nil {
-		return err
+	if wants(Routes) {
+		if err := applyRoutes(link, p); err != nil {
+			return err
+		}
 	}
-	if err := applyRules(p); err != nil {
-		return err
+	if wants(Rules) {
+		if err := applyRules(p); err != nil {
+			return err
+		}
+	}
+	if !wants(Other) {
+		return nil
 	}
 	return h.openFirewalls(ctx, rec, p.Interface)
 }
@@ -119,7 +175,8 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := h.restoreSysctls(rec, needed); err != nil {
 		return err
 	}
-	h.last = Config{}
+	h.watched.Store(nil)
+	h.last, h.good, h.undone = Plan{}, Plan{}, nil
 	return h.deleteRecord()
 }
 

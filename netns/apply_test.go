@@ -329,32 +329,81 @@ func TestForeignRoutes(t *testing.T) {
 	require.Equal(t, prefixes("10.1.0.0/16", "172.20.0.0/16", "172.21.0.0/16", "192.0.2.0/24", "fd10:1::/64"), got)
 }
 
-func TestWatch(t *testing.T) {
+// What others do to the plan's things is told, found by subject, and mended, and nothing
+// else is touched.
+func TestWatchDriftMend(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	none, err := h.Drift(ctx, Kinds...)
+	require.NoError(t, err)
+	require.Empty(t, none, "nothing was applied yet")
 	require.NoError(t, h.Apply(ctx, p))
-	w := h.Watch(ctx)
-	for _, meddle := range []string{
-		"nft flush ruleset",
-		"ip route flush table 51806",
-		"ip rule del pref 5206",
-		"ip addr del 198.18.0.2/32 dev cw0",
-		"ip link set cw0 down",
+	w, err := h.Watch(ctx)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		meddle  string
+		kind    Kind
+		subject string
+		by      string
+		untold  bool // no event tells of it
+	}{
+		{"nft flush ruleset", Nftables, "nftables", "nft (process ", false},
+		{"nft add rule inet causeway forward counter drop", Nftables, "nftables", "nft (process ", false},
+		{"ip route flush table 51806", Routes, "routes", "(process ", false},
+		{"ip route del 10.2.0.0/16 table 51806", Routes, "routes", "(process ", false},
+		{"ip rule del pref 5206", Rules, "rules", "(process ", false},
+		{"ip -6 rule del pref 5206", Rules, "rules", "(process ", false},
+		{"ip addr del 198.18.0.2/32 dev cw0", Addresses, "addresses", "", false},
+		{"ip link set cw0 down", Link, "link", "", false},
+		{"sysctl -qw net.ipv4.ip_forward=0", Sysctls, "net.ipv4.ip_forward", "", false},
+		{"sysctl -qw net.ipv4.conf.cw0.rp_filter=1", Sysctls, "net.ipv4.conf.cw0.rp_filter", "", false},
+		{"sysctl -qw net.ipv6.conf.all.forwarding=0", Sysctls, "net.ipv6.conf.all.forwarding", "", false},
+		{"sysctl -qw net.ipv4.conf.all.src_valid_mark=0", Sysctls, "net.ipv4.conf.all.src_valid_mark", "", true},
+		{"ip link del cw0", Link, "link", "", false},
 	} {
-		sh(t, meddle)
-		deadline := time.After(5 * time.Second)
-		for fixed := false; !fixed; {
+		start := time.Now()
+		sh(t, c.meddle)
+		limit := time.After(10 * time.Second)
+		by := ""
+		for found := c.untold; !found; {
 			select {
-			case <-w:
-				require.NoError(t, h.Apply(ctx, p))
-				found, err := h.Found(ctx, p.Config)
-				require.NoError(t, err)
-				fixed = cmp.Diff(p.Lines(), found) == ""
-			case <-deadline:
-				t.Fatalf("%s was not noticed", meddle)
+			case l := <-w:
+				for _, x := range l {
+					require.WithinDuration(t, start, x.At, 10*time.Second)
+					if x.Kind == c.kind {
+						found, by = true, x.By+by
+					}
+				}
+			case <-limit:
+				t.Fatalf("%s was not told of", c.meddle)
 			}
+			found = found && strings.Contains(by, c.by)
 		}
+		drifts, err := h.Drift(ctx, c.kind)
+		require.NoError(t, err)
+		require.NotEmpty(t, drifts, c.meddle)
+		require.Equal(t, c.subject, drifts[0].Subject, c.meddle)
+		require.NotEmpty(t, append(drifts[0].Missing, drifts[0].Extra...))
+		if c.meddle == "ip link del cw0" {
+			require.ErrorIs(t, h.Mend(ctx, drifts), ErrNoInterface)
+			tun(t)
+		}
+		require.NoError(t, h.Mend(ctx, drifts), c.meddle)
+		requireFound(t, h, p)
 	}
+
+	// Each subject alone.
+	sh(t, "nft flush ruleset; ip rule del pref 5206; sysctl -qw net.ipv4.ip_forward=0")
+	drifts, err := h.Drift(ctx, Rules)
+	require.NoError(t, err)
+	require.Len(t, drifts, 1)
+	require.NoError(t, h.Mend(ctx, drifts))
+	drifts, err = h.Drift(ctx, Kinds...)
+	require.NoError(t, err)
+	require.Len(t, drifts, 2)
+	require.Equal(t, "net.ipv4.ip_forward", drifts[0].Subject)
+	require.Equal(t, Nftables, drifts[1].Kind)
 	cancel()
 	for range w { // ends when it is closed
 	}

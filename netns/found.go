@@ -13,16 +13,31 @@ import (
 // two can be compared line by line. Kernel settings are those that any plan
 // for c could set, with the values of now. Nothing is changed.
 func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
-	var out []string
 	link, err := linkByName(c.Interface)
 	if err != nil {
 		return nil, err
 	}
-	index := -1
-	if link != nil {
-		index = link.Attrs().Index
-		if link.Attrs().Flags&unix.IFF_UP != 0 {
+	var out []string
+	for _, k := range lineOrder {
+		l, err := h.found(ctx, link, c, k)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, l...)
+	}
+	return out, nil
+}
+
+// found is Found for one kind; link may be nil.
+func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (out []string, err error) {
+	switch k {
+	case Link:
+		if link != nil && link.Attrs().Flags&unix.IFF_UP != 0 {
 			out = append(out, linkLine(c.Interface))
+		}
+	case Addresses:
+		if link == nil {
+			return nil, nil
 		}
 		as, err := linkAddrs(link)
 		if err != nil {
@@ -31,47 +46,55 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 		for _, a := range as {
 			out = append(out, addrLine(c.Interface, a))
 		}
-	}
-	var rules []string
-	var routes []route
-	for _, v6 := range families() {
-		rs, err := ourRoutes(v6, c.Table)
+	case Routes:
+		index := -1
+		if link != nil {
+			index = link.Attrs().Index
+		}
+		var routes []route
+		for _, v6 := range families() {
+			rs, err := ourRoutes(v6, c.Table)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range rs {
+				if f, ok := toRoute(r, func(i int) string { return linkName(i, index, c.Interface) }); ok {
+					routes = append(routes, f)
+				}
+			}
+		}
+		slices.SortStableFunc(routes, func(a, b route) int { return a.prefix.Compare(b.prefix) })
+		for _, r := range routes {
+			out = append(out, r.line(c.Table))
+		}
+	case Rules:
+		for _, v6 := range families() {
+			us, err := ourRules(v6, c.Table)
+			if err != nil {
+				return nil, err
+			}
+			for _, u := range us {
+				if u.Invert && u.Protocol == RouteProtocol {
+					out = append(out, ruleLine(v6, u.Mark, u.Table, u.Priority))
+				} else {
+					out = append(out, "# "+u.String())
+				}
+			}
+		}
+	case Sysctls:
+		for _, s := range (Plan{c}).sysctls() {
+			if v, err := readSysctl(s.key); err == nil {
+				out = append(out, sysctl{s.key, v}.line())
+			}
+		}
+	case Nftables:
+		nft, err := foundNft(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range rs {
-			if f, ok := toRoute(r, func(i int) string { return linkName(i, index, c.Interface) }); ok {
-				routes = append(routes, f)
-			}
+		for _, l := range nft {
+			out = append(out, nftLine(l))
 		}
-		us, err := ourRules(v6, c.Table)
-		if err != nil {
-			return nil, err
-		}
-		for _, u := range us {
-			if u.Invert && u.Protocol == RouteProtocol {
-				rules = append(rules, ruleLine(v6, u.Mark, u.Table, u.Priority))
-			} else {
-				rules = append(rules, "# "+u.String())
-			}
-		}
-	}
-	slices.SortStableFunc(routes, func(a, b route) int { return a.prefix.Compare(b.prefix) })
-	for _, r := range routes {
-		out = append(out, r.line(c.Table))
-	}
-	out = append(out, rules...)
-	for _, s := range (Plan{c}).sysctls() {
-		if v, err := readSysctl(s.key); err == nil {
-			out = append(out, sysctl{s.key, v}.line())
-		}
-	}
-	nft, err := foundNft(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range nft {
-		out = append(out, nftLine(l))
 	}
 	return out, nil
 }

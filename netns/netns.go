@@ -15,6 +15,7 @@ package netns
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 )
@@ -65,8 +66,12 @@ type Host struct {
 	stateDir string
 	log      zerolog.Logger
 
-	mu   sync.Mutex
-	last Config // of the last Apply, for Watch
+	mu     sync.Mutex
+	last   Plan // of the last Apply, which may have failed; for Watch, Drift and Mend
+	good   Plan // of the last Apply that did not
+	undone []Drift
+
+	watched atomic.Pointer[Config] // last's, for events that come while mu is held
 }
 
 // NewHost opens nothing.

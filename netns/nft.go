@@ -27,7 +27,12 @@ func run(ctx context.Context, stdin string, name string, args ...string) (string
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
+	err = cmd.Start()
+	if err == nil {
+		ownPrograms.add(uint32(cmd.Process.Pid)) // before it can have changed anything
+		err = cmd.Wait()
+	}
+	if err != nil {
 		first, _, _ := strings.Cut(strings.TrimSpace(complaint.String()), "\n")
 		if first == "" {
 			return "", fmt.Errorf("run %s: %w", name, err)
@@ -37,12 +42,20 @@ func run(ctx context.Context, stdin string, name string, args ...string) (string
 	return out.String(), nil
 }
 
-// applyNft replaces our table in one transaction unless it is right already.
-func (h *Host) applyNft(ctx context.Context, p Plan) error {
+// applyNft replaces our table in one transaction unless it is right already. What is
+// not as the plan before has it, others did.
+func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 	want := p.nft()
 	have, err := foundNft(ctx)
 	if err != nil {
 		return err
+	}
+	if before.Interface != "" {
+		var lines []string
+		for _, l := range have {
+			lines = append(lines, nftLine(l))
+		}
+		h.undone = append(h.undone, h.othersDid([]Drift{differs(Nftables, before.lines(Nftables), lines)})...)
 	}
 	if slices.Equal(have, want) {
 		return nil

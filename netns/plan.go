@@ -250,26 +250,45 @@ func nftPrefix(p netip.Prefix) string {
 	return p.String()
 }
 
+// lineOrder is the order of kinds in Lines.
+var lineOrder = []Kind{Link, Addresses, Routes, Rules, Sysctls, Nftables}
+
 // Lines returns the plan as commands, sorted by kind. Each is one that a shell
 // takes as it stands.
-func (p Plan) Lines() []string {
-	out := []string{linkLine(p.Interface)}
-	for _, a := range p.Overlay {
-		out = append(out, addrLine(p.Interface, netip.PrefixFrom(a, a.BitLen())))
+func (p Plan) Lines() (out []string) {
+	for _, k := range lineOrder {
+		out = append(out, p.lines(k)...)
 	}
-	for _, r := range p.routes() {
-		out = append(out, r.line(p.Table))
-	}
-	for _, v6 := range []bool{false, true} {
-		if p.has(v6) {
-			out = append(out, ruleLine(v6, p.Mark, p.Table, RulePreference))
+	return out
+}
+
+// lines are the commands of one kind.
+func (p Plan) lines(k Kind) (out []string) {
+	switch k {
+	case Link:
+		out = append(out, linkLine(p.Interface))
+	case Addresses:
+		for _, a := range p.Overlay {
+			out = append(out, addrLine(p.Interface, netip.PrefixFrom(a, a.BitLen())))
 		}
-	}
-	for _, s := range p.sysctls() {
-		out = append(out, s.line())
-	}
-	for _, l := range p.nft() {
-		out = append(out, nftLine(l))
+	case Routes:
+		for _, r := range p.routes() {
+			out = append(out, r.line(p.Table))
+		}
+	case Rules:
+		for _, v6 := range []bool{false, true} {
+			if p.has(v6) {
+				out = append(out, ruleLine(v6, p.Mark, p.Table, RulePreference))
+			}
+		}
+	case Sysctls:
+		for _, s := range p.sysctls() {
+			out = append(out, s.line())
+		}
+	case Nftables:
+		for _, l := range p.nft() {
+			out = append(out, nftLine(l))
+		}
 	}
 	return out
 }

@@ -3,74 +3,122 @@ package netns
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
+// Kind is a kind of things of the plan, by which changes are told, found and
+// mended. Its words are those of incidents.
+type Kind string
+
+// Kinds. Other is what is not ours but may concern the plan: the host's own
+// routes and Docker's chain.
 const (
-	// watchGather is how long changes are gathered: a container's start is
-	// a dozen of them.
-	watchGather = 200 * time.Millisecond
-	// watchPoll is how often the channel fires where the kernel cannot tell.
-	watchPoll = 30 * time.Second
+	Link      Kind = "link"
+	Addresses Kind = "addresses"
+	Routes    Kind = "routes"
+	Rules     Kind = "rules"
+	Sysctls   Kind = "sysctls"
+	Nftables  Kind = "nftables"
+	Other     Kind = "other"
 )
 
-// Watch tells of changes to links, addresses, routes, rules and our nftables
-// table that may concern the last applied plan, ours and others' alike: apply
-// again, which changes nothing if all is as it should be. Signals are gathered
-// and never queue up. The channel is closed when ctx ends.
-func (h *Host) Watch(ctx context.Context) <-chan struct{} {
-	out := make(chan struct{}, 1)
-	raw := make(chan struct{}, 1)
+// Kinds are those of the plan's own things, in the order in which they are mended.
+var Kinds = []Kind{Link, Sysctls, Nftables, Addresses, Routes, Rules}
+
+// Change says that things of a kind may have changed.
+type Change struct {
+	Kind Kind
+	At   time.Time // of the first event since the last Change of this kind
+	By   string    // the program that made the last one, as far as the kernel tells; empty: not known
+}
+
+// Watch tells of changes to what the last applied plan has, and to what
+// concerns it, ours and others' alike: see what Drift finds. Changes of one kind are
+// gathered while nobody receives. The channel is closed when ctx ends. Which of
+// our sysctls an event tells of depends on the kernel; none tells of
+// src_valid_mark. Where the kernel cannot be listened to, the error says so and
+// nothing is told.
+func (h *Host) Watch(ctx context.Context) (<-chan []Change, error) {
+	w := &watch{host: h, wake: make(chan struct{}, 1)}
+	out := make(chan []Change)
 	// The sockets are opened here: on the caller's thread, in its namespace.
-	ok := h.listen(ctx, raw, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
-	ok = h.listen(ctx, raw, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES) && ok
+	err := w.listen(ctx, unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+	err = errors.Join(err, w.listen(ctx, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES))
 	go func() {
 		defer close(out)
-		var poll <-chan time.Time
-		if !ok {
-			t := time.NewTicker(watchPoll)
-			defer t.Stop()
-			poll = t.C
-		}
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-raw:
-			case <-poll:
+			case <-w.wake:
 			}
-			t := time.NewTimer(watchGather)
+			l := w.take()
+			if len(l) == 0 {
+				continue
+			}
 			select {
 			case <-ctx.Done():
-				t.Stop()
 				return
-			case <-t.C:
-			}
-			select {
-			case <-raw:
-			default:
-			}
-			select {
-			case out <- struct{}{}:
-			default:
+			case out <- l:
 			}
 		}
 	}()
-	return out
+	return out, err
 }
 
-// listen subscribes to groups of one netlink protocol and signals raw for
-// messages that matter, until ctx ends.
-func (h *Host) listen(ctx context.Context, raw chan<- struct{}, proto int, groups ...uint) bool {
+// watch gathers what events tell.
+type watch struct {
+	host *Host
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending []Change
+	nft     []Kind // touched since the last transaction of nftables was named
+}
+
+func (w *watch) take() []Change {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.pending
+	w.pending = nil
+	return l
+}
+
+func (w *watch) note(k Kind, by string) {
+	w.mu.Lock()
+	i := slices.IndexFunc(w.pending, func(c Change) bool { return c.Kind == k })
+	if i < 0 {
+		w.pending = append(w.pending, Change{Kind: k, At: time.Now()})
+		i = len(w.pending) - 1
+	}
+	if by != "" {
+		w.pending[i].By = by
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// listen subscribes to groups of one netlink protocol until ctx ends.
+func (w *watch) listen(ctx context.Context, proto int, groups ...uint) error {
 	s, err := nl.Subscribe(proto, groups...)
 	if err != nil {
-		h.log.Warn().Err(err).Msg("cannot watch the host's network, looking at it now and then")
-		return false
+		return fmt.Errorf("watch the host's network: %w", err)
 	}
 	// The reader must notice the end of ctx: closing the socket alone would
 	// not wake it.
@@ -79,34 +127,34 @@ func (h *Host) listen(ctx context.Context, raw chan<- struct{}, proto int, group
 		defer s.Close()
 		for ctx.Err() == nil {
 			msgs, from, err := s.Receive()
-			hit := false
 			switch {
 			case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 				continue
-			case errors.Is(err, unix.ENOBUFS):
-				hit = true // some were lost
+			case errors.Is(err, unix.ENOBUFS): // some were lost
+				for _, k := range append([]Kind{Other}, Kinds...) {
+					w.note(k, "")
+				}
+				continue
 			case err != nil:
-				h.log.Warn().Err(err).Msg("watching the host's network ended")
+				w.host.log.Error().Err(err).Msg("watching the host's network ended")
 				return
 			case from.Pid != 0:
 				continue // not the kernel
 			}
 			for _, m := range msgs {
-				hit = hit || h.matters(proto, m.Header.Type, m.Data)
-			}
-			if hit {
-				select {
-				case raw <- struct{}{}:
-				default:
+				if proto == unix.NETLINK_NETFILTER {
+					w.nftables(m.Header.Type, m.Data)
+				} else if k := w.host.concerns(m.Header.Type, m.Data); k != "" {
+					w.note(k, program(m.Header.Pid))
 				}
 			}
 		}
 	}()
-	return true
+	return nil
 }
 
 // Message types of nf_tables (linux/netfilter/nf_tables.h) that take something
-// away or change a chain.
+// away or change a chain, and the one that ends a transaction.
 const (
 	nfSubsysNftables = 10
 	nftMsgDelTable   = 2
@@ -114,45 +162,201 @@ const (
 	nftMsgDelChain   = 5
 	nftMsgNewRule    = 6
 	nftMsgDelRule    = 8
+	nftMsgNewGen     = 15
+	nftaGenProcPID   = 2 // be32
+	nftaGenProcName  = 3
+	nfgenmsgSize     = 4
 )
 
-// matters reports whether a notification may concern us. Links and addresses
-// of others come and go with every container; they matter by the routes that
-// they bring.
-func (h *Host) matters(proto int, typ uint16, data []byte) bool {
-	if proto == unix.NETLINK_NETFILTER {
-		if typ>>8 != nfSubsysNftables {
-			return false
+// nftables takes a notification. The program behind a transaction is named
+// after its changes.
+func (w *watch) nftables(typ uint16, data []byte) {
+	if typ>>8 != nfSubsysNftables {
+		return
+	}
+	k := Kind("")
+	switch typ & 0xff {
+	case nftMsgDelTable, nftMsgDelChain, nftMsgDelRule, nftMsgNewRule, nftMsgNewChain:
+		switch {
+		case bytes.Contains(data, []byte(NftTable+"\x00")):
+			k = Nftables
+		case bytes.Contains(data, []byte(dockerUser+"\x00")):
+			k = Other
+		default:
+			return
 		}
-		switch typ & 0xff {
-		case nftMsgDelTable, nftMsgDelChain, nftMsgDelRule, nftMsgNewRule, nftMsgNewChain:
-			return bytes.Contains(data, []byte(NftTable+"\x00")) || bytes.Contains(data, []byte(dockerUser+"\x00"))
+	case nftMsgNewGen:
+		touched := w.nft
+		w.nft = nil
+		by := genProgram(data)
+		for _, k := range touched {
+			if by != "" {
+				w.note(k, by)
+			}
 		}
-		return false
+		return
+	default:
+		return
+	}
+	if !slices.Contains(w.nft, k) {
+		w.nft = append(w.nft, k)
+	}
+	w.note(k, "")
+}
+
+// genProgram is the program behind a transaction, empty if it is our own or not told.
+func genProgram(data []byte) string {
+	if len(data) < nfgenmsgSize {
+		return ""
+	}
+	attrs, err := nl.ParseRouteAttr(data[nfgenmsgSize:])
+	if err != nil {
+		return ""
+	}
+	var pid uint32
+	name := ""
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case nftaGenProcPID:
+			if len(a.Value) == 4 {
+				pid = binary.BigEndian.Uint32(a.Value)
+			}
+		case nftaGenProcName:
+			name, _, _ = strings.Cut(string(a.Value), "\x00")
+		}
+	}
+	if pid == 0 || ownPrograms.has(pid) {
+		return ""
+	}
+	return described(pid, name)
+}
+
+// ownPrograms are the process ids of the last programs that this process ran.
+var ownPrograms recent
+
+// recent is a short memory of process ids. Its methods may be called concurrently.
+type recent struct {
+	mu   sync.Mutex
+	pids [64]uint32
+	next int
+}
+
+func (r *recent) add(pid uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pids[r.next%len(r.pids)] = pid
+	r.next++
+}
+
+func (r *recent) has(pid uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.pids[:], pid)
+}
+
+// program names the process behind a netlink port, which is its id for a
+// program's first socket; empty: not known, or ourselves.
+func program(port uint32) string {
+	if port == 0 || port > 1<<22 || int(port) == os.Getpid() {
+		return ""
+	}
+	return described(port, "")
+}
+
+// described is 'ip (process 4711, started by sh)', as far as it can be read: a
+// short command may have ended.
+func described(pid uint32, name string) string {
+	read, parent := status(pid)
+	if name == "" {
+		name = read
+	}
+	if name == "" {
+		name = "a program that has ended"
+	}
+	s := fmt.Sprintf("%s (process %d", name, pid)
+	if up, _ := status(parent); up != "" {
+		s += ", started by " + up
+	}
+	return s + ")"
+}
+
+// status reads a process's name and its parent's id; empty and 0 if it is gone.
+func status(pid uint32) (name string, parent uint32) {
+	if pid == 0 {
+		return "", 0
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return "", 0
+	}
+	for _, l := range strings.Split(string(b), "\n") {
+		k, v, _ := strings.Cut(l, ":")
+		switch v = strings.TrimSpace(v); k {
+		case "Name":
+			name = v
+		case "PPid":
+			n, _ := strconv.ParseUint(v, 10, 32)
+			return name, uint32(n)
+		}
+	}
+	return name, 0
+}
+
+// concerns says what kind of thing a notification of rtnetlink is about; empty:
+// none that matters. Links and addresses of others come and go with every
+// container; they matter by the routes that they bring.
+func (h *Host) concerns(typ uint16, data []byte) Kind {
+	c := h.watched.Load()
+	if c == nil { // nothing is applied, and so nothing is ours
+		c = &Config{}
 	}
 	switch typ {
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
-		return true
+		return Rules
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		// struct rtmsg: family, dst_len, src_len, tos, table
-		return len(data) > 4 && data[4] != unix.RT_TABLE_LOCAL
+		switch t := routeTable(data); t {
+		case unix.RT_TABLE_LOCAL, unix.RT_TABLE_UNSPEC:
+			return ""
+		case c.Table:
+			return Routes
+		}
+		return Other
+	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+		return Sysctls
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		h.mu.Lock()
-		dev := h.last.Interface
-		h.mu.Unlock()
-		return dev != "" && bytes.Contains(data, []byte(dev+"\x00"))
+		if c.Interface != "" && bytes.Contains(data, []byte(c.Interface+"\x00")) {
+			return Link
+		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		h.mu.Lock()
-		c := h.last
-		h.mu.Unlock()
 		if c.Interface == "" {
-			return false
+			return ""
 		}
 		for _, a := range c.Overlay {
 			if bytes.Contains(data, a.AsSlice()) {
-				return true
+				return Addresses
 			}
 		}
 	}
-	return false
+	return ""
+}
+
+// routeTable is the table of a route message, 0 if it is none.
+func routeTable(data []byte) int {
+	// struct rtmsg: family, dst_len, src_len, tos, table, …
+	if len(data) < unix.SizeofRtMsg {
+		return unix.RT_TABLE_UNSPEC
+	}
+	if t := data[4]; t != unix.RT_TABLE_COMPAT {
+		return int(t)
+	}
+	attrs, err := nl.ParseRouteAttr(data[unix.SizeofRtMsg:])
+	if err != nil {
+		return unix.RT_TABLE_UNSPEC
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == unix.RTA_TABLE && len(a.Value) == 4 {
+			return int(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	return unix.RT_TABLE_UNSPEC
 }

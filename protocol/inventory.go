@@ -14,6 +14,7 @@ import (
 //
 //	causeway.v1.inventory.<site>.<number>.snapshot   Inventory
 //	causeway.v1.inventory.<site>.<number>.delta      InventoryDelta
+//	causeway.v1.inventory.<site>.<number>.incident   Incident
 //	causeway.v1.ask.<number>                         the hub asks for a snapshot; no payload
 //
 // The hub publishes what becomes of it:
@@ -25,6 +26,7 @@ import (
 const (
 	SubjectInventoryAll = "causeway.v1.inventory.>"
 	SubjectEventsAll    = "causeway.v1.event.>"
+	SubjectIncidents    = "causeway.v1.inventory.*.*.incident"
 	InventoryStream     = "CAUSEWAY_INVENTORY"
 	EventStream         = "CAUSEWAY_EVENTS"
 	FactsBucket         = "causeway-inventory"

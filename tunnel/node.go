@@ -82,6 +82,7 @@ type Node struct {
 	// The underlay calls back while it holds locks of its own, so what the
 	// callbacks need is behind atomics, not mu.
 	eng        atomic.Pointer[engine.Engine]
+	device     atomic.Pointer[tundev.Handle] // nil before Run
 	hubNumbers atomic.Pointer[map[protocol.NodeNumber]bool]
 
 	mu    sync.Mutex // orders SetHubs, SetPeers and the start of Run
@@ -160,6 +161,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer n.device.Load().Close()
 	g, ctx := errgroup.WithContext(ctx)
 	runStack(ctx, g, eng, part{"underlay", n.under.Run})
 	g.Go(func() error {
@@ -182,20 +184,22 @@ func (n *Node) start() (engine.Engine, error) {
 	if n.ran {
 		return nil, errors.New("tunnel: Run was called before")
 	}
-	eng, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.keys[0].Key, iface: n.cfg.Interface,
+	eng, device, err := openEngine(n.cfg.Engine, engineConfig{number: n.cfg.Number, key: n.keys[0].Key, iface: n.cfg.Interface,
 		mtu: n.cfg.MTU, queues: n.cfg.Queues, carrier: n.under, log: n.cfg.Log})
 	if err != nil {
 		return nil, err
 	}
 	if err := eng.SetKeys(engineKeys(n.keys)); err != nil {
+		device.Close()
 		return nil, err
 	}
 	if err := eng.SetPeers(enginePeers(n.hubs, n.peers)); err != nil {
-		// SetHubs and SetPeers checked the same peers.
+		device.Close() // SetHubs and SetPeers checked the same peers.
 		return nil, err
 	}
 	n.ran = true
 	n.eng.Store(&eng)
+	n.device.Store(device)
 	return eng, nil
 }
 
@@ -424,6 +428,17 @@ func (n *Node) Port() uint16 { return n.under.Port() }
 
 // Dropped counts datagrams that were not delivered or not sent, by reason.
 func (n *Node) Dropped() map[string]uint64 { return maps.Clone(n.under.Dropped()) }
+
+// Reattach makes the TUN device anew if somebody deleted it, and says whether it
+// did. WireGuard's sessions and paths outlive that; addresses and routes went with the
+// device and are the caller's to bring back, as are sockets that were bound to it.
+func (n *Node) Reattach() (made bool, err error) {
+	h := n.device.Load()
+	if h == nil {
+		return false, ErrNotRunning
+	}
+	return h.Reattach()
+}
 
 // EngineName is the engine that runs.
 func (n *Node) EngineName() string { return n.cfg.Engine }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
+	"golang.zx2c4.com/wireguard/tun"
 
 	"causeway/protocol"
 	"causeway/tunnel/engine"
@@ -60,29 +61,47 @@ func checkEngine(name string) error {
 }
 
 // openEngine opens the TUN device and makes an engine over it. The engine's Run
-// closes the device.
-func openEngine(name string, c engineConfig) (engine.Engine, error) {
+// closes the device; the handle, which the caller closes, brings it back when it was
+// deleted meanwhile.
+func openEngine(name string, c engineConfig) (engine.Engine, *tundev.Handle, error) {
 	switch name {
 	case EngineWireGuardGo:
 		return openWireGuardGo(c)
 	case EngineInline:
 		return openInline(c)
 	default:
-		return nil, checkEngine(name)
+		return nil, nil, checkEngine(name)
 	}
 }
 
-func openWireGuardGo(c engineConfig) (engine.Engine, error) {
-	dev, err := tundev.Open(c.iface, c.mtu)
+func openWireGuardGo(c engineConfig) (engine.Engine, *tundev.Handle, error) {
+	f, err := tundev.OpenFile(c.iface, c.mtu)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	e, err := wggo.New(wggo.Config{Number: c.number, PrivateKey: c.key, TUN: dev, Carrier: c.carrier, Log: c.log})
+	var h *tundev.Handle
+	raw, err := f.SyscallConn()
+	if err == nil {
+		cerr := raw.Control(func(fd uintptr) { h, err = tundev.NewHandle(c.iface, c.mtu, []int{int(fd)}) })
+		err = errors.Join(err, cerr)
+	}
 	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	dev, err := tun.CreateTUNFromFile(f, c.mtu)
+	if err != nil {
+		h.Close()
+		f.Close()
+		return nil, nil, fmt.Errorf("open tun %q: %w", c.iface, err)
+	}
+	e, err := wggo.New(wggo.Config{Number: c.number, PrivateKey: c.key, TUN: dev, Hold: true, Carrier: c.carrier, Log: c.log})
+	if err != nil {
+		h.Close()
 		dev.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return e, nil
+	return e, h, nil
 }
 
 // maxQueues is how many queues of a TUN device are used where nothing else was
@@ -113,29 +132,36 @@ var onceProcs sync.Once
 
 // openInline gives the engine the bare descriptors: it does its own reading and
 // writing of super-packets.
-func openInline(c engineConfig) (engine.Engine, error) {
+func openInline(c engineConfig) (engine.Engine, *tundev.Handle, error) {
 	queues := c.queues
 	if queues == 0 {
 		queues = defaultQueues(runtime.NumCPU())
 	}
 	fds, err := tundev.OpenFDs(c.iface, c.mtu, queues)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(fds) < queues {
 		c.log.Info().Str("iface", c.iface).Int("queues", len(fds)).Msg("the tun device was made with one queue; it gets more when it is made anew, as after a reboot")
 	}
 	spareProcs(len(fds))
-	dev := &inline.Device{Name: c.iface, Queues: fds, MTU: c.mtu, Offloads: inline.Offloads{VNet: true}}
-	dev.TSO, dev.USO = tundev.SetOffloads(fds[0]) // of the device, not of a queue
-	e, err := inline.New(inline.Config{Number: c.number, PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
+	h, err := tundev.NewHandle(c.iface, c.mtu, fds)
+	var e *inline.Engine
+	if err == nil {
+		dev := &inline.Device{Name: c.iface, Queues: fds, MTU: c.mtu, Hold: true, Offloads: inline.Offloads{VNet: true}}
+		dev.TSO, dev.USO = tundev.SetOffloads(fds[0]) // of the device, not of a queue
+		e, err = inline.New(inline.Config{Number: c.number, PrivateKey: c.key, Carrier: c.carrier, Device: dev, Log: c.log})
+	}
 	if err != nil {
+		if h != nil {
+			h.Close()
+		}
 		for _, fd := range fds {
 			tundev.CloseFD(fd)
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	return e, nil
+	return e, h, nil
 }
 
 // part is something that runs until its context ends.

@@ -44,6 +44,11 @@ func (c *Client) Leave(ctx context.Context) (r LeaveResult, err error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/leave", &r)
 }
 
+// Repair asks the agent to put back what is not as planned, also what it has given up.
+func (c *Client) Repair(ctx context.Context) (r RepairResult, err error) {
+	return r, c.do(ctx, http.MethodPost, "/v1/repair", &r)
+}
+
 // RotateKey asks the agent for a new WireGuard key.
 func (c *Client) RotateKey(ctx context.Context, overlap time.Duration) (r RotateResult, err error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/rotate-key?overlap="+overlap.String(), &r)

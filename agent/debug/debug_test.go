@@ -50,7 +50,11 @@ func testServer() *Server {
 		Ping: func(_ context.Context, q PingRequest) PingResult {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
 		},
-		Leave:     func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		Leave: func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		Repair: func(context.Context) RepairResult {
+			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
+		},
+		Incidents: func() []protocol.Incident { return nil },
 		RotateKey: func(context.Context, time.Duration) RotateResult { return RotateResult{Epoch: 2} },
 		Metrics:   reg,
 	})

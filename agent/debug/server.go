@@ -161,6 +161,7 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
+	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
 	m.HandleFunc("GET /v1/logs", s.logs)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return h })
 	return s.audit(FromSocket, limit(m, s.local))
@@ -206,6 +207,7 @@ func (s *Server) common() *http.ServeMux {
 	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
 	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
 	get("/v1/runtime", func(context.Context) any { return readRuntime(s.start) })
+	get("/v1/incidents", func(context.Context) any { return notNil(s.cfg.Incidents()) })
 	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
 	m.HandleFunc("GET /v1/conntrack", s.flows)
 	m.HandleFunc("POST /v1/ping", s.ping)
@@ -214,7 +216,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,conntrack,logs,uses}, POST /v1/{ping,trace,evidence}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,incidents,conntrack,logs,uses}, POST /v1/{ping,trace,evidence}, GET /metrics")
 	})
 	return m
 }

@@ -31,11 +31,21 @@ type Config struct {
 	Leave    func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
+	Repair    func(context.Context) RepairResult
+	Incidents func() []protocol.Incident // newest first
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
 	Logs      *Logs     // nil: the log cannot be followed
 	Allow     []string  // what the hub may ask for besides looking: see Allowable
 	Used      func(Use) // hears of every request; may be nil
 	Metrics   prometheus.Gatherer
+}
+
+// RepairResult is what a repair that a person asked for found. Each is a subject, such as
+// routes or net.ipv4.ip_forward.
+type RepairResult struct {
+	Mended  []string `json:"mended"`
+	Stopped []string `json:"stopped"` // still given up
+	Error   string   `json:"error,omitempty"`
 }
 
 // RotateResult is how a rotation stands. Key is the new public key.

@@ -32,6 +32,7 @@ const (
 	pinsFile      = "pins.json"
 	portFile      = "port.json"
 	inventoryFile = "inventory.jsonl"
+	incidentFile  = "incidents.json"
 )
 
 // maxFile bounds what is read back: the largest is a netmap.
@@ -380,10 +381,13 @@ func (s *Store) RemoveIdentity() error { return s.remove(identityFile) }
 // InventoryFile is where inventory waits while no hub is there.
 func (s *Store) InventoryFile() string { return filepath.Join(s.dir, inventoryFile) }
 
-// RemoveNetmap forgets netmap, pins and the inventory that waits: they belong to another
+// IncidentFile is where incidents are kept.
+func (s *Store) IncidentFile() string { return filepath.Join(s.dir, incidentFile) }
+
+// RemoveNetmap forgets netmap, pins, incidents and the inventory that waits: they belong to another
 // identity.
 func (s *Store) RemoveNetmap() error {
-	return errors.Join(s.remove(netmapFile), s.remove(pinsFile), s.remove(inventoryFile))
+	return errors.Join(s.remove(netmapFile), s.remove(pinsFile), s.remove(inventoryFile), s.remove(incidentFile))
 }
 
 // RemoveAll takes away every file of the store, and the directory if it is

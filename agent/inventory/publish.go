@@ -49,9 +49,18 @@ type PublisherConfig struct {
 	Boot    protocol.BootID
 	// File keeps what waits while no hub is there; empty: it is lost with the agent.
 	File string
+	// Incidents are told as well; nil: there are none.
+	Incidents Incidents
 	// Report hears whether inventory reaches the hub: nil, or why not.
 	Report func(error)
 	Log    zerolog.Logger
+}
+
+// Incidents is what a Publisher needs of the node's incidents.
+type Incidents interface {
+	Changed() <-chan struct{} // there may be one to tell
+	Untold() (protocol.Incident, bool)
+	Told(protocol.Incident) error // a hub has it as it is here
 }
 
 // Publisher sends the node's facts in order: snapshots, and deltas between them. What
@@ -303,10 +312,17 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 		return fmt.Errorf("listen to the hub: %w", err)
 	}
 	p.arrived()
+	var incidents <-chan struct{}
+	if p.cfg.Incidents != nil {
+		incidents = p.cfg.Incidents.Changed()
+	}
 	for {
+		if err := p.tellIncidents(ctx, js, closed); err != nil {
+			return err
+		}
 		m, ok := p.next()
 		if ok {
-			if err := p.send(ctx, js, m, closed); err != nil {
+			if err := p.sendFacts(ctx, js, m, closed); err != nil {
 				return err
 			}
 			p.acknowledged(m)
@@ -319,6 +335,7 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 		case <-closed:
 			return fmt.Errorf("the hub's NATS server closed the connection: %w", errOr(nc.LastError(), nats.ErrConnectionClosed))
 		case <-p.more:
+		case <-incidents:
 		}
 	}
 }
@@ -367,9 +384,41 @@ func errOr(err, other error) error {
 	return other
 }
 
-// send publishes one message and waits for JetStream's acknowledgement, again and
+// tellIncidents publishes the incidents that no hub has as they are here.
+func (p *Publisher) tellIncidents(ctx context.Context, js jetstream.JetStream, closed <-chan struct{}) error {
+	for p.cfg.Incidents != nil {
+		i, ok := p.cfg.Incidents.Untold()
+		if !ok {
+			return nil
+		}
+		msg := nats.NewMsg(protocol.IncidentSubject(p.cfg.Site, p.cfg.Number))
+		var err error
+		if msg.Data, err = json.Marshal(i); err != nil {
+			return fmt.Errorf("encode an incident: %w", err)
+		}
+		if err := p.send(ctx, js, msg, fmt.Sprintf("%s-incident-%d-%d", p.cfg.Boot, i.Number, i.Revision), closed); err != nil {
+			return err
+		}
+		if err := p.cfg.Incidents.Told(i); err != nil { // it is told again after a restart, then
+			p.cfg.Log.Warn().Err(err).Msg("incidents")
+		}
+	}
+	return nil
+}
+
+// sendFacts publishes one message of the queue.
+func (p *Publisher) sendFacts(ctx context.Context, js jetstream.JetStream, m message, closed <-chan struct{}) error {
+	msg := nats.NewMsg(protocol.DeltaSubject(p.cfg.Site, p.cfg.Number))
+	if m.Snapshot {
+		msg.Subject = protocol.InventorySubject(p.cfg.Site, p.cfg.Number)
+	}
+	msg.Data = m.Data
+	return p.send(ctx, js, msg, fmt.Sprintf("%s-%d", m.Boot, m.Sequence), closed)
+}
+
+// send publishes a message and waits for JetStream's acknowledgement, again and
 // again while the connection stands.
-func (p *Publisher) send(ctx context.Context, js jetstream.JetStream, m message, closed <-chan struct{}) error {
+func (p *Publisher) send(ctx context.Context, js jetstream.JetStream, msg *nats.Msg, id string, closed <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -379,15 +428,10 @@ func (p *Publisher) send(ctx context.Context, js jetstream.JetStream, m message,
 		case <-ctx.Done():
 		}
 	}()
-	msg := nats.NewMsg(protocol.DeltaSubject(p.cfg.Site, p.cfg.Number))
-	if m.Snapshot {
-		msg.Subject = protocol.InventorySubject(p.cfg.Site, p.cfg.Number)
-	}
-	msg.Data = m.Data
 	attempt := func() error {
 		actx, cancel := context.WithTimeout(ctx, ackTimeout)
 		defer cancel()
-		_, err := js.PublishMsg(actx, msg, jetstream.WithMsgID(fmt.Sprintf("%s-%d", m.Boot, m.Sequence)))
+		_, err := js.PublishMsg(actx, msg, jetstream.WithMsgID(id))
 		return err
 	}
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(0))

@@ -71,6 +71,8 @@ var access = map[string]Role{
 	"GET /v1/watch/audit":                  Viewer,
 	"GET /v1/watch/admins":                 Admin,
 	"GET /v1/watch/nats-users":             Admin,
+	"GET /v1/incidents":                    Viewer,
+	"GET /v1/incidents/{id}":               Viewer,
 	"POST /v1/diag/ping":                   Operator,
 	"POST /v1/diag/trace":                  Operator,
 	"POST /v1/diag/explain":                Operator,

@@ -30,6 +30,7 @@ import (
 	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
+	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/release"
 	"causeway/hub/state"
@@ -54,6 +55,7 @@ type Config struct {
 	Store     *state.Store
 	Control   *control.Server
 	Inventory *inventory.Store
+	Incidents *incident.Store
 	Events    *event.Log
 	Releases  release.Library
 	Disk      func() error // why no change can be stored now; nil: it can
@@ -104,6 +106,7 @@ func New(cfg Config) *Server {
 	s.registerUpgrade(a)
 	s.registerInventory(a)
 	s.registerDiag(a)
+	s.registerIncidents(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/inventory/watch", s.watchInventory)

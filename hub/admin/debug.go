@@ -72,7 +72,24 @@ func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", ct)
 	}
 	w.WriteHeader(resp.StatusCode)
-	io.Copy(w, io.LimitReader(resp.Body, maxDebug))
+	passOn(w, io.LimitReader(resp.Body, maxDebug))
+}
+
+// passOn copies an answer as it comes: of a log that is followed, each line at once.
+func passOn(w http.ResponseWriter, r io.Reader) {
+	c := http.NewResponseController(w)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil || c.Flush() != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func writeProblem(w http.ResponseWriter, err error) {

@@ -151,6 +151,29 @@ func (c *Client) Events(ctx context.Context, limit int) ([]Event, error) {
 	return get[[]Event](ctx, c, "/v1/events"+limitQuery(limit))
 }
 
+// Incidents lists what went wrong on nodes, newest first.
+func (c *Client) Incidents(ctx context.Context, q IncidentQuery) ([]Incident, error) {
+	v := url.Values{}
+	if q.Node != "" {
+		v.Set("node", q.Node)
+	}
+	if q.Site != "" {
+		v.Set("site", q.Site)
+	}
+	if !q.Since.IsZero() {
+		v.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if q.Limit > 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	return get[[]Incident](ctx, c, "/v1/incidents?"+v.Encode())
+}
+
+// Incident returns one incident.
+func (c *Client) Incident(ctx context.Context, id string) (Incident, error) {
+	return get[Incident](ctx, c, "/v1/incidents/"+url.PathEscape(id))
+}
+
 func limitQuery(n int) string {
 	if n <= 0 {
 		return ""

@@ -53,10 +53,12 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/watch/inventory", nil, nil, false},
 	{http.MethodGet, "/v1/watch/admins", nil, nil, false},
 	{http.MethodGet, "/v1/watch/nats-users", nil, nil, false},
-	{http.MethodGet, "/v1/watch/events", nil, nil, false},     // ?limit=N of old ones at first
-	{http.MethodGet, "/v1/watch/audit", nil, nil, false},      // likewise
-	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false}, // ?limit=N, newest first
-	{http.MethodGet, "/v1/events", nil, []Event{}, false},     // likewise
+	{http.MethodGet, "/v1/watch/events", nil, nil, false},       // ?limit=N of old ones at first
+	{http.MethodGet, "/v1/watch/audit", nil, nil, false},        // likewise
+	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false},   // ?limit=N, newest first
+	{http.MethodGet, "/v1/events", nil, []Event{}, false},       // likewise
+	{http.MethodGet, "/v1/incidents", nil, []Incident{}, false}, // ?node=, site=, since=, limit=; newest first
+	{http.MethodGet, "/v1/incidents/{id}", nil, Incident{}, false},
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
 	{http.MethodPost, "/v1/diag/trace", TraceRequest{}, Trace{}, false},
 	{http.MethodGet, "/v1/releases", nil, []Release{}, false},

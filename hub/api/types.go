@@ -411,6 +411,23 @@ const (
 	Removed = "removed"
 )
 
+// Incident is something that went wrong on a node: what its agent has set up was changed by
+// others and put back, or its hub was out of reach.
+type Incident struct {
+	ID       string    `json:"id"`
+	Node     string    `json:"node"`
+	Site     string    `json:"site"`
+	Received time.Time `json:"received"` // in this form
+	protocol.Incident
+}
+
+// IncidentQuery says which incidents are wanted; zero values want all.
+type IncidentQuery struct {
+	Node, Site string
+	Since      time.Time // those that began then or later, or lasted until then
+	Limit      int       // 0: the hub's default
+}
+
 // PingRequest asks node From to ping To: a node, a pod or an address.
 type PingRequest struct {
 	From    string   `json:"from"`

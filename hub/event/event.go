@@ -32,6 +32,7 @@ const (
 	UpgradeFailed   = "upgrade_failed" // the version before runs on, or again
 	NATSAway        = "nats_away"      // the external NATS stores nothing
 	NATSBack        = "nats_back"
+	Incident        = "incident" // something went wrong on a node; see hub/incident
 )
 
 // Log is a bounded list of events. The zero value is ready.

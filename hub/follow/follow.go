@@ -29,11 +29,12 @@ var errGap = errors.New("messages are missing")
 // Stream calls each with every message of s that comes after the one with the sequence that
 // last returns, one after the other, until ctx ends. When they cannot be had it tells
 // failed, once, and begins again after what last returns then: so a message may come
-// twice. It returns within a moment of ctx's end.
-func Stream(ctx context.Context, s jetstream.Stream, last func() uint64, each func(jetstream.Msg, *jetstream.MsgMetadata), failed func(error)) {
+// twice. It returns within a moment of ctx's end. With subjects, only messages of these
+// come.
+func Stream(ctx context.Context, s jetstream.Stream, last func() uint64, each func(jetstream.Msg, *jetstream.MsgMetadata), failed func(error), subjects ...string) {
 	told := false
 	for {
-		err := once(ctx, s, last()+1, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		err := once(ctx, s, last()+1, subjects, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 			told = false
 			each(m, meta)
 		})
@@ -53,11 +54,11 @@ func Stream(ctx context.Context, s jetstream.Stream, last func() uint64, each fu
 }
 
 // once follows s from a sequence on until messages cannot be had.
-func once(ctx context.Context, s jetstream.Stream, from uint64, each func(jetstream.Msg, *jetstream.MsgMetadata)) error {
+func once(ctx context.Context, s jetstream.Stream, from uint64, subjects []string, each func(jetstream.Msg, *jetstream.MsgMetadata)) error {
 	cctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	cons, err := s.CreateConsumer(cctx, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, AckPolicy: jetstream.AckNonePolicy,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from, FilterSubjects: subjects, AckPolicy: jetstream.AckNonePolicy,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: idle,
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -172,6 +173,12 @@ func (s *Store) follow(ctx context.Context) {
 
 // take folds one message in.
 func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
+	if strings.HasSuffix(subject, ".incident") { // hub/incident's
+		s.mu.Lock()
+		s.next = max(s.next, stream)
+		s.mu.Unlock()
+		return
+	}
 	o, err := parseSubject(subject)
 	if err != nil {
 		s.mu.Lock()

@@ -23,3 +23,15 @@ func SetOffloads(fd int) (tso, uso bool) { return false, false }
 
 // CloseFD is not supported on this system.
 func CloseFD(fd int) error { return errors.ErrUnsupported }
+
+// Handle is not supported on this system.
+type Handle struct{}
+
+// NewHandle is not supported on this system.
+func NewHandle(name string, mtu int, fds []int) (*Handle, error) { return nil, errors.ErrUnsupported }
+
+// Reattach is not supported on this system.
+func (*Handle) Reattach() (bool, error) { return false, errors.ErrUnsupported }
+
+// Close does nothing.
+func (*Handle) Close() {}

@@ -77,6 +77,7 @@ func viewCommands(o *options) []*cobra.Command {
 		view(o, "health", "Show the health conditions", "/v1/health", func(w io.Writer, h agentdebug.Health) { writeConditions(w, h.Conditions) }),
 		view(o, "paths", "Show how each peer is reached", "/v1/paths", writePaths),
 		view(o, "routes", "Show the host's network as planned and as found", "/v1/routes", writeRoutes),
+		view(o, "incidents", "Show what others changed on this host and the agent put back, and times without a hub", "/v1/incidents", writeIncidents),
 		view(o, "netmap", "Show the netmap and what was refused of it", "/v1/netmap", writeNetmap),
 	}
 }
@@ -183,6 +184,18 @@ func writeRoutes(w io.Writer, r agentdebug.Routes) {
 	if r.Error != "" {
 		fmt.Fprintln(w, "error: "+r.Error)
 	}
+}
+
+func writeIncidents(w io.Writer, l []protocol.Incident) {
+	if len(l) == 0 {
+		fmt.Fprintln(w, "no incidents")
+		return
+	}
+	t := newTable(w, "incident", "since", "subject", "state", "lasted", "reason", "action", "felt")
+	for _, i := range l {
+		t.AppendRow(table.Row{i.Number, i.Since.Local().Format("2006-01-02 15:04:05"), i.Subject, i.State, fmt.Sprintf("%.1fs", i.Seconds), i.Reason, i.Action, i.Felt})
+	}
+	t.Render()
 }
 
 func writeNetmap(w io.Writer, n agentdebug.Netmap) {

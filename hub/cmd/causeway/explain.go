@@ -27,6 +27,7 @@ var kinds = map[string]struct{ about, typ string }{
 	"drain":     {"'causeway node drain -o json'", "api.Drain"},
 	"route":     {"'causeway route list -o json'", "api.Route"},
 	"inventory": {"'causeway inventory show -o json'", "api.Inventory"},
+	"incident":  {"'causeway incidents show -o json'", "api.Incident"},
 	"event":     {"'causeway events -o json'", "api.Event"},
 	"audit":     {"'causeway audit -o json'", "api.AuditEntry"},
 	"site-file": {"files for 'causeway apply', kind: site", "api.SiteDocument"},

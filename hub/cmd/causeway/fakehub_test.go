@@ -236,6 +236,27 @@ func newFakeHub() http.Handler {
 		}
 		answer(x)(w, r)
 	})
+	incident := api.Incident{ID: "2-1", Node: "sh-1", Site: "idc-sh", Received: at, Incident: protocol.Incident{Version: 1, Number: 1, Revision: 2, Subject: "nftables",
+		State: protocol.IncidentOver, Since: at, Until: at.Add(time.Second), Found: []string{"- nft 'add table inet causeway'"}, Reason: "changed by nft (process 7)",
+		Action: "put back as planned", Repairs: 1, Seconds: 0.31, Felt: "for 0.31 s: it mattered"}}
+	m.HandleFunc("GET /v1/incidents", func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("node") == "sh-2" || r.FormValue("site") == "idc-bj" {
+			answer([]api.Incident(nil))(w, r)
+			return
+		}
+		if since, err := time.Parse(time.RFC3339, r.FormValue("since")); r.FormValue("since") != "" && (err != nil || since.Year() > 2100) {
+			problem(w, 422, "since")
+			return
+		}
+		answer([]api.Incident{incident})(w, r)
+	})
+	m.HandleFunc("GET /v1/incidents/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("id") != "2-1" {
+			problem(w, 404, "no incident "+r.PathValue("id")+" is known")
+			return
+		}
+		answer(incident)(w, r)
+	})
 	m.HandleFunc("POST /v1/diag/ping", func(w http.ResponseWriter, r *http.Request) {
 		var p api.PingRequest
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {

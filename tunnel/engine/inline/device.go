@@ -10,6 +10,9 @@ type Device struct {
 	Queues []int
 	Offloads
 	MTU int
+	// Hold says that a device which was deleted is waited for: its queues are
+	// to be attached again by whoever opened them. Without it the engine ends.
+	Hold bool
 }
 
 // Offloads are features of a TUN device. Each can be missing.

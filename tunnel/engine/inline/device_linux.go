@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sync/errgroup"
@@ -132,10 +133,35 @@ func (d *rawDevice) read(e *Engine, fd int) error {
 			w.tick()
 			reads, yields = 0, 0
 		case unix.EINTR:
+		case unix.EBADFD: // the device was deleted
+			if !d.Hold {
+				return errno
+			}
+			if !d.await(fd) {
+				return nil
+			}
 		default:
 			return errno
 		}
 	}
+}
+
+// goneWait is how often a deleted device is looked for.
+const goneWait = 20 * time.Millisecond
+
+// await waits for the device to be there again; false: the engine stops.
+func (d *rawDevice) await(fd int) bool {
+	every := unix.NsecToTimespec(int64(goneWait))
+	for !d.stopping.Load() {
+		wake := []unix.PollFd{{Fd: int32(d.wake), Events: unix.POLLIN}}
+		unix.Ppoll(wake, &every, nil)
+		at := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		unix.Ppoll(at, &unix.Timespec{}, nil)
+		if at[0].Revents&unix.POLLERR == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // wait blocks until fd can be read or the device stops.
@@ -148,7 +174,7 @@ func (d *rawDevice) wait(fd int) error {
 			continue
 		case err != nil:
 			return fmt.Errorf("poll: %w", err)
-		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 && fds[0].Revents&unix.POLLIN == 0 && fds[1].Revents == 0:
+		case fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 && fds[0].Revents&unix.POLLIN == 0 && fds[1].Revents == 0 && !d.Hold:
 			return errors.New("the device is gone")
 		}
 		return nil

@@ -55,6 +55,9 @@ func (d *tunDevice) Events() <-chan tun.Event { return d.events }
 // Read reads packets and has their peers made.
 func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := d.Device.Read(bufs, sizes, offset)
+	for errors.Is(err, os.ErrClosed) && d.e.cfg.Hold && d.await() {
+		n, err = d.Device.Read(bufs, sizes, offset)
+	}
 	if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
 		d.readErr.CompareAndSwap(nil, &err)
 	}
@@ -77,6 +80,19 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// goneWait is how often a deleted device is looked for.
+const goneWait = 20 * time.Millisecond
+
+// await waits a moment for a device that was deleted; false: it closes.
+func (d *tunDevice) await() bool {
+	select {
+	case <-d.stopping:
+		return false
+	case <-time.After(goneWait):
+		return true
+	}
 }
 
 // rouse waits until p is in the device or the device closes.

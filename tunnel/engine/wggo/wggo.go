@@ -39,6 +39,7 @@ type Config struct {
 	Number     protocol.NodeNumber
 	PrivateKey protocol.WireGuardPrivateKey
 	TUN        tun.Device // closed when Run ends
+	Hold       bool       // a deleted device is waited for: its queue is to be attached again
 	Carrier    engine.Carrier
 	IdleAfter  time.Duration // 0: DefaultIdleAfter
 	Log        zerolog.Logger

@@ -1,0 +1,99 @@
+// Package repair decides when an agent mends what others changed of its own, and keeps
+// what happened as incidents. It does no I/O and reads no clock but for the
+// file of incidents (Log).
+//
+//	m := repair.NewMachine()
+//	if at, ok := m.Due(subject, now); ok && !now.Before(at) { …mend…; m.Mended(subject, now) }
+//
+// It never fights without end: a subject that is undone again and again is mended
+// at growing intervals, and at last no more until a person asks, or it was left
+// alone for a while.
+package repair
+
+import (
+	"time"
+)
+
+// Bounds of a fight.
+const (
+	// Limit is how many repairs in a row are tried, each undone within Calm of the last.
+	Limit = 7
+	// Calm is how long a subject has to stay as planned for the count to begin anew.
+	Calm = time.Minute
+	// free is how many repairs in a row come at once.
+	free       = 2
+	firstDelay = 250 * time.Millisecond
+)
+
+// Machine is the state of every subject that was mended lately. It is not for
+// concurrent use.
+type Machine struct {
+	subjects map[string]*subject
+}
+
+type subject struct {
+	streak  int       // repairs in a row
+	last    time.Time // of the last repair, or of the last change after it stopped
+	stopped bool
+}
+
+// NewMachine knows of no subject.
+func NewMachine() *Machine { return &Machine{subjects: map[string]*subject{}} }
+
+// Due says when a subject that is not as planned may be mended, which may be at
+// once; false: not any more.
+func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
+	s := m.subjects[name]
+	if s == nil {
+		return now, true
+	}
+	if s.stopped {
+		return time.Time{}, false
+	}
+	if now.Sub(s.last) > Calm {
+		s.streak = 0
+	}
+	if s.streak >= Limit {
+		s.stopped = true
+		return time.Time{}, false
+	}
+	if s.streak < free {
+		return now, true
+	}
+	return s.last.Add(firstDelay << (s.streak - free)), true
+}
+
+// Mended notes a repair, or an attempt at one.
+func (m *Machine) Mended(name string, now time.Time) {
+	s := m.subjects[name]
+	if s == nil {
+		s = &subject{}
+		m.subjects[name] = s
+	}
+	s.streak, s.last = s.streak+1, now
+}
+
+// Touched notes that somebody changed subjects of these names. One that was given up
+// is taken up again if it had been left alone for Calm.
+func (m *Machine) Touched(now time.Time, match func(name string) bool) {
+	for name, s := range m.subjects {
+		if !s.stopped || !match(name) {
+			continue
+		}
+		if now.Sub(s.last) > Calm {
+			delete(m.subjects, name)
+			continue
+		}
+		s.last = now
+	}
+}
+
+// Right notes that a subject is as planned without our doing.
+func (m *Machine) Right(name string) {
+	if s := m.subjects[name]; s != nil && s.stopped {
+		delete(m.subjects, name)
+	}
+}
+
+// Asked has every subject begin anew.
+func (m *Machine) Asked() { clear(m.subjects) }

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+func (c *cli) incidents() *cobra.Command {
+	cmd := c.incidentsList("incidents", `Show what went wrong on nodes, newest first: what others changed of an agent's on its
+host and the agent put back, and times in which a node had no hub. What is changed again
+and again is given up (stopped) until 'causeway-agent repair' on the node.`)
+	cmd.AddCommand(c.incidentsList("list", ""), c.incidentsShow())
+	return cmd
+}
+
+func (c *cli) incidentsList(use, long string) *cobra.Command {
+	var q api.IncidentQuery
+	var since string
+	cmd := &cobra.Command{Use: use, Short: "Show what went wrong on nodes, newest first", Long: long, Args: exactly(),
+		Example: "  causeway incidents --node sh-1 --since 24h\n  causeway incidents show 7-3"}
+	cmd.Flags().StringVar(&q.Node, "node", "", "of this node alone")
+	must(cmd.RegisterFlagCompletionFunc("node", c.completer(1, nodeNames)))
+	cmd.Flags().StringVar(&q.Site, "site", "", "of this site alone")
+	must(cmd.RegisterFlagCompletionFunc("site", c.completer(1, siteNames)))
+	cmd.Flags().StringVar(&since, "since", "", "that lasted or began later: so long ago, as 24h, or a time, as 2026-01-31T08:00:00Z")
+	limitFlag(cmd, &q.Limit)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := checkLimit(q.Limit); err != nil {
+			return err
+		}
+		for what, name := range map[string]string{"node": q.Node, "site": q.Site} {
+			if name == "" {
+				continue
+			}
+			if err := checkName(what, name); err != nil {
+				return err
+			}
+		}
+		if since != "" {
+			if d, err := time.ParseDuration(since); err == nil && d >= 0 {
+				q.Since = time.Now().Add(-d)
+			} else if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
+				return usagef("--since %q is neither a length of time, as 24h, nor a time, as 2026-01-31T08:00:00Z", since)
+			}
+		}
+		l, err := hub.Incidents(ctx, q)
+		if err != nil {
+			return err
+		}
+		return list(c, l, func(i api.Incident) string { return i.ID }, "No incidents are known",
+			[]string{"ID", "SINCE", "NODE", "SUBJECT", "STATE", "LASTED", "REASON", "+SITE", "+ACTION", "+FELT"},
+			func(_ *page, i api.Incident) []any {
+				return []any{i.ID, stamp(i.Since), i.Node, i.Subject, incidentState(i.State), lasted(i), i.Reason, i.Site, i.Action, i.Felt}
+			})
+	})
+}
+
+func incidentState(s protocol.IncidentState) cell {
+	switch s {
+	case protocol.IncidentOver:
+		return cell{text: string(s), meaning: good}
+	case protocol.IncidentStopped:
+		return cell{text: string(s), meaning: bad}
+	}
+	return cell{text: string(s), meaning: warn}
+}
+
+// lasted is how long things were wrong, all in all, or that they are.
+func lasted(i api.Incident) string {
+	if i.State != protocol.IncidentOver {
+		return "until now"
+	}
+	return fmt.Sprintf("%.2fs", i.Seconds)
+}
+
+func (c *cli) incidentsShow() *cobra.Command {
+	return c.leaf(&cobra.Command{Use: "show ID", Short: "Show one incident", Args: exactly("ID"), Example: "  causeway incidents show 7-3"},
+		func(ctx context.Context, hub *api.Client, args []string) error {
+			i, err := hub.Incident(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.show(i, []string{i.ID}, func(p *page) {
+				until := "now"
+				if !i.Until.IsZero() {
+					until = stamp(i.Until)
+				}
+				p.facts("Incident", i.ID, "Node", i.Node, "Site", i.Site, "Subject", i.Subject, "State", string(i.State),
+					"Since", stamp(i.Since), "Until", until, "Lasted", lasted(i), "Reason", i.Reason, "Action", i.Action,
+					"Repairs", fmt.Sprint(i.Repairs), "Felt", i.Felt)
+				for _, l := range i.Found {
+					p.line("  %s", printable(l))
+				}
+			})
+		})
+}

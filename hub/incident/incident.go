@@ -1,0 +1,229 @@
+// Package incident keeps what went wrong on nodes, as their agents tell it over NATS:
+// the newest incidents of every node, in the form of their last revision. The
+// inventory's stream is where they lie; whose they are says the subject.
+package incident
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"causeway/hub/api"
+	"causeway/hub/event"
+	"causeway/hub/follow"
+	"causeway/protocol"
+)
+
+const (
+	// perNode is how many are kept of each node.
+	perNode    = 64
+	retryAfter = 2 * time.Second
+)
+
+// Config configures a Store.
+type Config struct {
+	JetStream jetstream.JetStream // of the inventory's stream
+	// Node returns the name of a node, and false if it is none of the cluster any more.
+	Node   func(protocol.NodeNumber) (name string, live bool)
+	Events *event.Log
+	Log    zerolog.Logger
+}
+
+// Store holds the incidents. Its methods may be called concurrently.
+type Store struct {
+	cfg Config
+
+	mu      sync.Mutex
+	nodes   map[protocol.NodeNumber][]kept // by number of the incident
+	next    uint64                         // in the stream
+	old     uint64                         // what comes up to here was there before the start
+	dropped uint64
+}
+
+type kept struct {
+	site     string
+	received time.Time
+	protocol.Incident
+}
+
+// New opens nothing.
+func New(cfg Config) *Store {
+	return &Store{cfg: cfg, nodes: map[protocol.NodeNumber][]kept{}}
+}
+
+// Run follows the stream, from its beginning on, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	st, err := s.cfg.JetStream.Stream(ctx, protocol.InventoryStream)
+	for ; err != nil; st, err = s.cfg.JetStream.Stream(ctx, protocol.InventoryStream) {
+		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("incidents are not followed")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryAfter):
+		}
+	}
+	s.mu.Lock()
+	s.old = st.CachedInfo().State.LastSeq
+	s.mu.Unlock()
+	follow.Stream(ctx, st, func() uint64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.next
+	}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
+	}, func(err error) {
+		s.cfg.Log.Warn().Err(err).Msg("incidents are not followed")
+	}, protocol.SubjectIncidents)
+	return nil
+}
+
+// take keeps one message.
+func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
+	site, number, i, err := decode(subject, data)
+	name, live := s.cfg.Node(number)
+	s.mu.Lock()
+	s.next = max(s.next, stream)
+	fresh := stream > s.old
+	if err != nil {
+		s.dropped++
+	}
+	first := s.dropped%1000 == 1 // of a flood not every one
+	s.mu.Unlock()
+	if err != nil {
+		if first && fresh {
+			s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
+			s.cfg.Log.Warn().Err(err).Str("subject", subject).Msg("incident dropped")
+		}
+		return
+	}
+	if !live {
+		return
+	}
+	was, news := s.put(site, number, i, received)
+	if !news || !fresh || was != nil && was.State == i.State || was != nil && i.State != protocol.IncidentStopped {
+		return
+	}
+	s.cfg.Events.Add(event.Incident, name, protocol.OneLine(fmt.Sprintf("%s %s: %s; %s", id(number, i.Number), i.Subject, i.Reason, i.Action), 2*protocol.MaxIncidentText))
+}
+
+// put keeps i unless it is known in a later form; was is what was known of it.
+func (s *Store) put(site string, n protocol.NodeNumber, i protocol.Incident, received time.Time) (was *protocol.Incident, news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[n]
+	at, known := slices.BinarySearchFunc(l, i.Number, func(k kept, want uint64) int {
+		switch {
+		case k.Number < want:
+			return -1
+		case k.Number > want:
+			return 1
+		}
+		return 0
+	})
+	k := kept{site, received, i}
+	if known {
+		old := l[at].Incident
+		// A node that lost its list begins to count anew.
+		if another := !i.Since.Equal(old.Since); i.Revision <= old.Revision && !another || another && i.Since.Before(old.Since) {
+			return nil, false
+		} else if another {
+			l[at] = k
+			return nil, true
+		}
+		l[at] = k
+		return &old, true
+	}
+	if l = slices.Insert(l, at, k); len(l) > perNode {
+		l = slices.Delete(l, 0, 1)
+	}
+	s.nodes[n] = l
+	return nil, true
+}
+
+var errSubject = errors.New("no subject of an incident")
+
+// decode reads a message. Every byte of it is a stranger's.
+func decode(subject string, data []byte) (site string, n protocol.NodeNumber, i protocol.Incident, err error) {
+	rest, ok := strings.CutPrefix(subject, strings.TrimSuffix(protocol.SubjectInventoryAll, ">"))
+	parts := strings.Split(rest, ".")
+	if !ok || len(parts) != 3 || parts[2] != "incident" || !protocol.ValidName(parts[0]) {
+		return "", 0, i, errSubject
+	}
+	v, err := strconv.ParseUint(parts[1], 10, 24)
+	if err != nil || !protocol.NodeNumber(v).Valid() {
+		return "", 0, i, errSubject
+	}
+	site, n = parts[0], protocol.NodeNumber(v)
+	if len(data) > protocol.MaxIncident {
+		return site, n, i, errors.New("incident too long")
+	}
+	if json.Unmarshal(data, &i) != nil {
+		return site, n, i, errors.New("not the JSON of an incident")
+	}
+	return site, n, i, i.Clean()
+}
+
+// id names an incident in the cluster.
+func id(n protocol.NodeNumber, incident uint64) string { return fmt.Sprintf("%d-%d", n, incident) }
+
+// Filter says which incidents are wanted; zero values want all.
+type Filter struct {
+	Node, Site string
+	Since      time.Time // those that lasted or began then or later
+}
+
+// List returns incidents, those that began last first.
+func (s *Store) List(f Filter) []api.Incident {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []api.Incident{}
+	for n, l := range s.nodes {
+		name, live := s.cfg.Node(n)
+		if !live {
+			delete(s.nodes, n)
+			continue
+		}
+		if f.Node != "" && name != f.Node {
+			continue
+		}
+		for _, k := range l {
+			if f.Site != "" && k.site != f.Site || !k.Until.IsZero() && k.Until.Before(f.Since) {
+				continue
+			}
+			out = append(out, api.Incident{ID: id(n, k.Number), Node: name, Site: k.site, Received: k.received, Incident: k.Incident})
+		}
+	}
+	slices.SortFunc(out, func(a, b api.Incident) int {
+		if c := b.Since.Compare(a.Since); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return out
+}
+
+// Get returns an incident by its id.
+func (s *Store) Get(want string) (api.Incident, bool) {
+	for _, i := range s.List(Filter{}) {
+		if i.ID == want {
+			return i, true
+		}
+	}
+	return api.Incident{}, false
+}
+
+// Dropped counts the messages that made no sense.
+func (s *Store) Dropped() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
+}

@@ -1,0 +1,118 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Drift is what differs from the last applied plan in one subject: a Kind, or for
+// kernel settings the setting's name. Lines are as in Plan.Lines.
+type Drift struct {
+	Kind    Kind
+	Subject string
+	Missing []string // planned and not there
+	Extra   []string // there and not planned
+}
+
+// Drift compares what is there of some kinds with the last applied plan; it finds
+// nothing before the first Apply. Without its link, all that needs it is
+// missing too and not told of. Nothing is changed.
+func (h *Host) Drift(ctx context.Context, kinds ...Kind) ([]Drift, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.drift(ctx, kinds)
+}
+
+// differs is what differs of one kind.
+func differs(k Kind, want, have []string) Drift {
+	return Drift{Kind: k, Subject: string(k), Missing: less(want, have), Extra: less(have, want)}
+}
+
+func (d Drift) some() bool { return len(d.Missing)+len(d.Extra) > 0 }
+
+// drift is Drift; h.mu is held.
+func (h *Host) drift(ctx context.Context, kinds []Kind) ([]Drift, error) {
+	p := h.last
+	if p.Interface == "" {
+		return nil, nil
+	}
+	if !HasIPv6() {
+		p = p.without6()
+	}
+	link, err := linkByName(p.Interface)
+	if err != nil {
+		return nil, err
+	}
+	var out []Drift
+	gone := false
+	for _, k := range Kinds {
+		if !slices.Contains(kinds, k) && k != Link {
+			continue
+		}
+		if gone && k != Nftables && k != Sysctls {
+			continue
+		}
+		want := p.lines(k)
+		have, err := h.found(ctx, link, p.Config, k)
+		if err != nil {
+			return out, err
+		}
+		d := differs(k, want, have)
+		if !d.some() {
+			continue
+		}
+		if k == Link {
+			gone = true
+		}
+		if k != Sysctls {
+			out = append(out, d)
+			continue
+		}
+		for _, s := range p.sysctls() {
+			if gone && strings.Contains(s.key, ".conf."+p.Interface+".") || !slices.Contains(d.Missing, s.line()) {
+				continue
+			}
+			one := Drift{Kind: k, Subject: s.key, Missing: []string{s.line()}}
+			if v, err := readSysctl(s.key); err == nil {
+				one.Extra = []string{sysctl{s.key, v}.line()}
+			}
+			out = append(out, one)
+		}
+	}
+	return out, nil
+}
+
+// less is a without what is in b.
+func less(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
+
+// Mend puts the subjects of drifts back as the last applied plan has them, and
+// touches nothing else but what the kernel took away with them: addresses go with
+// a link, routes with an address. A link that is missing is the tunnel's to make.
+func (h *Host) Mend(ctx context.Context, drifts []Drift) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last.Interface == "" {
+		return fmt.Errorf("mend: nothing was applied yet")
+	}
+	known := len(h.undone)
+	defer func() { h.undone = h.undone[:known] }() // what is mended here is known
+	return h.apply(ctx, h.last, func(k Kind, subject string) bool {
+		return slices.ContainsFunc(drifts, func(d Drift) bool {
+			switch {
+			case d.Subject == subject:
+				return true
+			case k == Routes: // an address takes the routes along that have it as their source
+				return d.Kind == Link || d.Kind == Addresses
+			case k == Addresses:
+				return d.Kind == Link
+			case k == Sysctls:
+				return d.Kind == Link && strings.Contains(subject, ".conf."+h.last.Interface+".")
+			}
+			return false
+		})
+	})
+}
