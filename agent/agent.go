@@ -134,6 +134,9 @@ type Agent struct {
 
 	keysDue chan struct{} // look at the keys now
 
+	measuring chan struct{}   // holds one while a measurement goes on
+	runCtx    context.Context // of Run: what outlives the request that began it
+
 	// For gather alone: what paths had carried, and their rates then.
 	carried map[protocol.NodeNumber]carried
 	rates   map[protocol.NodeNumber][2]uint64
@@ -210,7 +213,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
-		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, rates: map[protocol.NodeNumber][2]uint64{}}
+		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
@@ -247,8 +250,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, Leave: a.leave, Repair: a.repairs.ask, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
-		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Used: a.debugUsed, Metrics: reg})
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Leave: a.leave, Repair: a.repairs.ask, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }
 
@@ -261,7 +264,7 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	a.stop = stop
+	a.stop, a.runCtx = stop, ctx
 	l, err := debug.Listen(ctx, a.cfg.Socket)
 	if err != nil {
 		return err

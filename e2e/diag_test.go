@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,13 +18,24 @@ func TestDiag(t *testing.T) {
 	t.Parallel()
 	s, nodes := newSmall(t, 3)
 	nodes[2].Host.Nft(`table inet shut { chain in { type filter hook prerouting priority -300; iifname "eth0" udp dport != 53 ip saddr != ` + HubAddr + ` drop; }; }`)
-	require.NoError(t, lab.All(func() error { joinSmall(t, s, nodes, 1); return nil }, func() error { joinSmall(t, s, nodes, 2); return nil }, func() error { joinSmall(t, s, nodes, 3); return nil }))
+	debug := map[int]string{1: "allow: [payload]", 2: "deny: [bench, capture]"}
+	var fs []func() error
+	for i := 1; i <= 3; i++ {
+		fs = append(fs, func() (err error) {
+			name := fmt.Sprintf("n%d", i)
+			nodes[i-1].Node, err = s.Join(step(t), NodeSpec{Name: name, Site: fmt.Sprintf("s%d", i), Host: nodes[i-1].Host, TokenRoutes: PodRoutes(i, 1), Debug: debug[i]})
+			return err
+		})
+	}
+	require.NoError(t, lab.All(fs...))
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[2].Pod.V4))
 
 	t.Run("path", func(t *testing.T) { diagPath(t, s, nodes) })
 	t.Run("trace", func(t *testing.T) { diagTrace(t, s, nodes) })
+	t.Run("mtu", func(t *testing.T) { diagMTU(t, s, nodes) })
+	t.Run("bench", func(t *testing.T) { diagBench(t, s, nodes) })
 }
 
 func diagPath(t *testing.T, s *System, nodes []*smallNode) {
@@ -83,4 +96,41 @@ func diagTrace(t *testing.T, s *System, nodes []*smallNode) {
 	_, err := s.CLI(step(t), "diag", "trace", "n1", nodes[1].Pod.V4)
 	require.ErrorContains(t, err, "pod "+nodes[1].Pod.V4+" does not answer")
 	nodes[1].Pod.Nft(`delete table inet mute`)
+}
+
+// A hole that swallows large packets from n2 to n1 alone is told of that direction.
+func diagMTU(t *testing.T, s *System, nodes []*smallNode) {
+	var r api.MTU
+	require.NoError(t, s.Ask(step(t), &r, "diag", "mtu", "n1", "n2"))
+	for _, d := range []api.MTUDirection{r.Forward, r.Back} {
+		require.True(t, d.OK, "%+v", d)
+		require.Equal(t, []int{1500, 1440, 1440, 1440}, []int{d.Underlay, d.Known, d.Measured, d.Route}, "%+v", d)
+	}
+	// Inside the tunnel, where no probe of a path sees it.
+	nodes[0].Host.Nft(`table inet hole { chain in { type filter hook input priority -300; iifname "cw0" udp length > 1200 drop; }; }`)
+	out, err := s.CLI(step(t), "diag", "mtu", nodes[0].Pod.V4, "n2")
+	nodes[0].Host.Nft(`delete table inet hole`)
+	require.ErrorContains(t, err, "from n2: packets of 1221 to 1440 bytes are sent and do not arrive")
+	require.NotContains(t, err.Error(), "from n1", out)
+}
+
+func diagBench(t *testing.T, s *System, _ []*smallNode) {
+	for _, proto := range []string{"tcp", "udp"} {
+		var r api.Bench
+		require.NoError(t, s.Ask(step(t), &r, "diag", "bench", "n1", "n3", "--yes", "--proto", proto, "--time", "1s", "--rate", "8M"))
+		require.Positive(t, r.Received)
+		require.LessOrEqual(t, r.Sent, uint64(1_300_000), "the rate is held")
+		if proto == "udp" {
+			require.Equal(t, r.Datagrams*1200, r.Sent)
+			require.Equal(t, r.Sent-r.Received, r.Lost*1200)
+		}
+		t.Logf("%s: %d kbit/s, %d of %d datagrams lost, jitter %s", proto, r.Rate/1000, r.Lost, r.Datagrams, time.Duration(r.Jitter))
+	}
+	// n2's config refuses it, whichever end n2 is.
+	for _, ends := range [][]string{{"n1", "n2"}, {"n2", "n1"}} {
+		_, err := s.CLI(step(t), append([]string{"diag", "bench", "--yes"}, ends...)...)
+		requireOneLine(t, err, "denies the hub 'bench'")
+	}
+	_, err := s.CLI(step(t), "diag", "bench", "n1", "n3")
+	requireOneLine(t, err, "use --yes")
 }

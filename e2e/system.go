@@ -53,6 +53,7 @@ type Node struct {
 	Run        string // the agent's own /run, with wg's socket; empty: the machine's, without
 	Proxy      string // of the config
 	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
+	Debug      string // keys of the config's debug section
 	Env        []string
 	Proc       *lab.Process
 	bin        string
@@ -70,6 +71,7 @@ type NodeSpec struct {
 	Run         string   // the agent's own /run, where wg shows its tunnel; empty: the machine's, and wg shows nothing
 	Proxy       string   // of the config; empty: none
 	Podman      string   // socket that the agent asks for containers; empty: it looks for no runtime
+	Debug       string   // keys of the config's debug section, such as "allow: [logs]"
 	Env         []string // of join and agent
 }
 
@@ -163,7 +165,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Podman: spec.Podman, Env: spec.Env, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Podman: spec.Podman, Debug: spec.Debug, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -204,6 +206,9 @@ func (n *Node) Configure(routes, accept []string) error {
 	}
 	if n.Proxy != "" {
 		fmt.Fprintf(&b, "proxy: %q\n", n.Proxy)
+	}
+	if n.Debug != "" {
+		fmt.Fprintf(&b, "debug: {%s}\n", n.Debug)
 	}
 	// The machine's own runtimes are no business of the lab's hosts.
 	fmt.Fprintf(&b, "inventory: {docker: '', podman: %q, containerd: '', cni: ''}\n", n.Podman)

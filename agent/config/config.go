@@ -71,11 +71,15 @@ type Tunnel struct {
 type Debug struct {
 	Socket  string
 	Metrics string   // TCP address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; empty: none
-	Allow   []string // what the hub may ask for besides looking: logs, pprof
+	Allow   []string // what the hub may ask for besides looking: logs, payload, pprof
+	Deny    []string // what it may not: bench, capture
 }
 
-// allowable are the words of debug: {allow: …}.
-var allowable = []string{"logs", "pprof"}
+// The words of debug: {allow: …} and {deny: …}.
+var (
+	allowable = []string{"logs", "payload", "pprof"}
+	deniable  = []string{"bench", "capture"}
+)
 
 // Default is the configuration of a host without a file.
 func Default() Config {
@@ -114,7 +118,8 @@ type file struct {
 	Debug struct {
 		Socket  *string  `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
 		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`
-		Allow   []string `yaml:"allow" doc:"what the hub may ask for besides looking: logs, pprof (default: nothing)"`
+		Allow   []string `yaml:"allow" doc:"what the hub may ask for besides looking: logs, payload (of captures), pprof (default: nothing)"`
+		Deny    []string `yaml:"deny" doc:"what the hub may not ask for: bench, capture (default: nothing)"`
 	} `yaml:"debug"`
 	Inventory struct {
 		Docker     *string `yaml:"docker" doc:"socket of Docker, looked for now and then; empty: not at all (default: /run/docker.sock)"`
@@ -151,6 +156,7 @@ func (c Config) NeedsRestart(n Config) (out []string) {
 	add("debug.socket", c.Debug.Socket == n.Debug.Socket)
 	add("debug.metrics", c.Debug.Metrics == n.Debug.Metrics)
 	add("debug.allow", slices.Equal(c.Debug.Allow, n.Debug.Allow))
+	add("debug.deny", slices.Equal(c.Debug.Deny, n.Debug.Deny))
 	i, j := c.Inventory, n.Inventory
 	add("inventory.docker", i.Docker == j.Docker)
 	add("inventory.podman", i.Podman == j.Podman)
@@ -300,7 +306,6 @@ func Parse(name string, b []byte) (Config, error) {
 			return at(fmt.Sprintf("$.debug.allow[%d]", i), "%q cannot be allowed; there are %s", v, strings.Join(allowable, ", "))
 		}
 	}
-	c.Debug.Allow = f.Debug.Allow
 	for i, v := range f.Upgrade.Keys {
 		k, err := sshsig.ParseKey(v)
 		if err != nil {
@@ -312,6 +317,12 @@ func Parse(name string, b []byte) (Config, error) {
 	if c.Upgrade.Allow && len(c.Upgrade.Keys) == 0 {
 		return at("$.upgrade.allow", "without upgrade.keys no release can be trusted; name the key that signs them")
 	}
+	for i, v := range f.Debug.Deny {
+		if !slices.Contains(deniable, v) {
+			return at(fmt.Sprintf("$.debug.deny[%d]", i), "%q cannot be denied; there are %s", v, strings.Join(deniable, ", "))
+		}
+	}
+	c.Debug.Allow, c.Debug.Deny = f.Debug.Allow, f.Debug.Deny
 	for _, l := range []struct {
 		name string
 		in   *string

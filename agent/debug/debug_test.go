@@ -37,7 +37,9 @@ func testServer() *Server {
 		Netmap: func() Netmap {
 			return Netmap{Held: true, Netmap: protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 2}}}
 		},
-		Routes: func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
+		Routes:       func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
+		MeasureOffer: func(_ context.Context, o protocol.MeasureOffer) protocol.MeasurePlace { return protocol.MeasurePlace{} },
+		MeasureRun:   func(_ context.Context, q protocol.MeasureRun) protocol.Measured { return protocol.Measured{} },
 		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
 			return protocol.TraceView{Number: q.Peer}
 		},

@@ -25,12 +25,13 @@ const (
 
 // What a node's config may allow the hub beyond looking (debug: {allow: …}).
 const (
-	AllowLogs  = "logs"
-	AllowPprof = "pprof"
+	AllowLogs    = "logs"
+	AllowPayload = "payload" // of captures
+	AllowPprof   = "pprof"
 )
 
 // Allowable are the words of debug: {allow: …}.
-func Allowable() []string { return []string{AllowLogs, AllowPprof} }
+func Allowable() []string { return []string{AllowLogs, AllowPayload, AllowPprof} }
 
 // Runtime is the agent's process.
 type Runtime struct {

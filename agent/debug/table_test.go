@@ -42,6 +42,13 @@ func TestTable(t *testing.T) {
 			body = `{"peer":3}`
 		case "/v1/evidence":
 			body = `{"local":"198.18.0.2","remote":"198.18.0.3","proto":"icmp"}`
+		case "/v1/measure-offer", "/v1/measure-run":
+			body = `{"kind":"tcp","peer":3}`
+			denying := testServer()
+			denying.cfg.Deny = Deniable()
+			require.Equal(t, http.StatusForbidden, call(denying.Remote(), method, path, body).Code, path)
+			require.Equal(t, http.StatusOK, call(denying.Local(), method, path, body).Code, path)
+			require.Equal(t, http.StatusOK, call(denying.Remote(), method, path, `{"kind":"mtu","peer":3}`).Code, path)
 		}
 		want := http.StatusOK
 		if path == "/readyz" {

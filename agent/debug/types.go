@@ -28,7 +28,10 @@ type Config struct {
 	Trace  func(context.Context, protocol.TraceQuestion) protocol.TraceView
 	// Evidence tells of a flow; its error says why the node does not look.
 	Evidence func(context.Context, protocol.EvidenceRequest) (protocol.Evidence, error)
-	Leave    func(context.Context) LeaveResult
+	// MeasureOffer opens a receiver for one measurement, MeasureRun sends to one.
+	MeasureOffer func(context.Context, protocol.MeasureOffer) protocol.MeasurePlace
+	MeasureRun   func(context.Context, protocol.MeasureRun) protocol.Measured
+	Leave        func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
 	Repair    func(context.Context) RepairResult
@@ -36,6 +39,7 @@ type Config struct {
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
 	Logs      *Logs     // nil: the log cannot be followed
 	Allow     []string  // what the hub may ask for besides looking: see Allowable
+	Deny      []string  // what the hub may not, of what it may otherwise: see Deniable
 	Used      func(Use) // hears of every request; may be nil
 	Metrics   prometheus.Gatherer
 }

@@ -76,6 +76,8 @@ var access = map[string]Role{
 	"POST /v1/diag/ping":                   Operator,
 	"POST /v1/diag/trace":                  Operator,
 	"POST /v1/diag/explain":                Operator,
+	"POST /v1/diag/mtu":                    Operator,
+	"POST /v1/diag/bench":                  Operator,
 	"GET /v1/backup":                       Admin,
 	"GET /v1/releases":                     Viewer,
 	"GET /v1/upgrade":                      Viewer,

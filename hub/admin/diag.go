@@ -35,6 +35,12 @@ func (s *Server) registerDiag(a huma.API) {
 	huma.Post(a, "/v1/diag/explain", func(ctx context.Context, in *struct{ Body api.ExplainRequest }) (*body[api.Explanation], error) {
 		return answer(s.explainFlow(ctx, in.Body))
 	})
+	huma.Post(a, "/v1/diag/mtu", func(ctx context.Context, in *struct{ Body api.MTURequest }) (*body[api.MTU], error) {
+		return answer(s.mtu(ctx, in.Body))
+	})
+	huma.Post(a, "/v1/diag/bench", func(ctx context.Context, in *struct{ Body api.BenchRequest }) (*body[api.Bench], error) {
+		return answer(s.bench(ctx, in.Body))
+	})
 }
 
 // ask posts in to an endpoint of node n's agent and reads the answer into out.

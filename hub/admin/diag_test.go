@@ -106,6 +106,14 @@ func TestHops(t *testing.T) {
 	}
 }
 
+func TestJudgeMTU(t *testing.T) {
+	for measured, want := range map[int]string{1440: "what is set is what arrives", 1300: "packets of 1301 to 1440 bytes are sent and do not arrive", 1500: "up to 60 bytes more"} {
+		ok, verdict := judgeMTU(api.MTUDirection{Measured: measured, Route: 1440})
+		require.Equal(t, measured >= 1440, ok)
+		require.Contains(t, verdict, want)
+	}
+}
+
 // What an agent tells moves no cursor and fills no screen.
 func TestTraceIsCleaned(t *testing.T) {
 	evil := "\x1b[2J\u009b31m" + string(make([]byte, 1<<16))

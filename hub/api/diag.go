@@ -67,3 +67,69 @@ func (c *Client) Trace(ctx context.Context, r TraceRequest) (t Trace, err error)
 	err = c.doWithin(ctx, c.cfg.Timeout+diagTime, http.MethodPost, "/v1/diag/trace", r, &t)
 	return t, err
 }
+
+// BenchRequest asks for test traffic from one node to another through the tunnel. Pods
+// stand for their nodes.
+type BenchRequest struct {
+	From  string   `json:"from"`
+	To    string   `json:"to"`
+	Proto string   `json:"proto,omitempty"` // tcp (the default) or udp
+	Time  Duration `json:"time,omitempty"`  // up to 30s, default 5s
+	Rate  uint64   `json:"rate,omitempty"`  // bits a second, up to 10 Gbit/s, default 100 Mbit/s
+}
+
+// Bench is what arrived.
+type Bench struct {
+	From      DiagEnd  `json:"from"`
+	To        DiagEnd  `json:"to"`
+	Proto     string   `json:"proto"`
+	Limit     uint64   `json:"limit"`      // bits a second that it was held to
+	Rate      uint64   `json:"rate"`       // bits a second that arrived
+	Sent      uint64   `json:"sent_bytes"` // of payload, as what follows
+	Received  uint64   `json:"received_bytes"`
+	Took      Duration `json:"took"`
+	Datagrams uint64   `json:"datagrams,omitempty"` // of udp, as what follows
+	Lost      uint64   `json:"lost,omitempty"`
+	Reordered uint64   `json:"reordered,omitempty"`
+	Jitter    Duration `json:"jitter,omitempty"`
+}
+
+// MTURequest asks both ends how large packets may be.
+type MTURequest struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// MTU is how large packets may be between two nodes, each direction for itself.
+type MTU struct {
+	From    DiagEnd      `json:"from"`
+	To      DiagEnd      `json:"to"`
+	Forward MTUDirection `json:"forward"`
+	Back    MTUDirection `json:"back"`
+}
+
+// MTUDirection is how large packets from Node may be. All are sizes of IP packets; 0:
+// not known.
+type MTUDirection struct {
+	Node     string            `json:"node"`
+	Path     protocol.PathKind `json:"path"`
+	Underlay int               `json:"underlay"` // largest that probes found to arrive on the underlay; none over a stream
+	Known    int               `json:"known"`    // largest inside that follows from it
+	Measured int               `json:"measured"` // largest inside that arrived just now
+	Route    int               `json:"route"`    // set on the route to the other node
+	Device   int               `json:"device"`   // set on the tunnel's interface
+	OK       bool              `json:"ok"`       // what is set arrives
+	Verdict  string            `json:"verdict"`
+}
+
+// Bench has one node send to another.
+func (c *Client) Bench(ctx context.Context, r BenchRequest) (b Bench, err error) {
+	err = c.doWithin(ctx, c.cfg.Timeout+diagTime, http.MethodPost, "/v1/diag/bench", r, &b)
+	return b, err
+}
+
+// MTU asks both ends how large packets may be.
+func (c *Client) MTU(ctx context.Context, r MTURequest) (m MTU, err error) {
+	err = c.doWithin(ctx, c.cfg.Timeout+3*diagTime, http.MethodPost, "/v1/diag/mtu", r, &m)
+	return m, err
+}

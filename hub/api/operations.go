@@ -66,6 +66,8 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/upgrade", UpgradeSpec{}, Upgrade{}, false},
 	{http.MethodPost, "/v1/upgrade/stop", nil, Upgrade{}, false},
 	{http.MethodPost, "/v1/diag/explain", ExplainRequest{}, Explanation{}, false},
+	{http.MethodPost, "/v1/diag/mtu", MTURequest{}, MTU{}, false},
+	{http.MethodPost, "/v1/diag/bench", BenchRequest{}, Bench{}, false},
 	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
 	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
 	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke

@@ -278,6 +278,18 @@ func newFakeHub() http.Handler {
 		}
 		answer(fakeTrace(q))(w, r)
 	})
+	a, b := api.DiagEnd{Text: "sh-1", Node: "sh-1", Site: "idc-sh", Addr: netip.MustParseAddr("198.18.0.2")}, api.DiagEnd{Text: "eu-1", Node: "eu-1", Site: "cloud-eu", Addr: netip.MustParseAddr("198.18.0.3")}
+	m.HandleFunc("POST /v1/diag/mtu", answer(api.MTU{From: a, To: b,
+		Forward: api.MTUDirection{Node: "sh-1", Path: protocol.PathDirect, Underlay: 1500, Known: 1440, Measured: 1440, Route: 1440, Device: 8920, OK: true, Verdict: "what is set is what arrives"},
+		Back:    api.MTUDirection{Node: "eu-1", Path: protocol.PathDirect, Underlay: 1500, Known: 1440, Measured: 1300, Route: 1440, Device: 8920, Verdict: "packets of 1301 to 1440 bytes are sent and do not arrive"}}))
+	m.HandleFunc("POST /v1/diag/bench", func(w http.ResponseWriter, r *http.Request) {
+		var q api.BenchRequest
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
+			problem(w, 400, err.Error())
+			return
+		}
+		answer(api.Bench{From: a, To: b, Proto: q.Proto, Limit: q.Rate, Rate: 95_000_000, Sent: 60 << 20, Received: 59 << 20, Took: q.Time, Datagrams: 50000, Lost: 25, Reordered: 3, Jitter: api.Duration(120 * time.Microsecond)})(w, r)
+	})
 	return m
 }
 
