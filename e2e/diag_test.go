@@ -1,10 +1,21 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
@@ -35,7 +46,9 @@ func TestDiag(t *testing.T) {
 	t.Run("path", func(t *testing.T) { diagPath(t, s, nodes) })
 	t.Run("trace", func(t *testing.T) { diagTrace(t, s, nodes) })
 	t.Run("mtu", func(t *testing.T) { diagMTU(t, s, nodes) })
+	t.Run("capture", func(t *testing.T) { diagCapture(t, s, nodes) })
 	t.Run("bench", func(t *testing.T) { diagBench(t, s, nodes) })
+	t.Run("bundle", func(t *testing.T) { diagBundle(t, s, nodes) })
 }
 
 func diagPath(t *testing.T, s *System, nodes []*smallNode) {
@@ -133,4 +146,110 @@ func diagBench(t *testing.T, s *System, _ []*smallNode) {
 	}
 	_, err := s.CLI(step(t), "diag", "bench", "n1", "n3")
 	requireOneLine(t, err, "use --yes")
+}
+
+// Captures of the tunnel and of a pod, as tcpdump and another reader of pcapng see them.
+func diagCapture(t *testing.T, s *System, nodes []*smallNode) {
+	const secret = "PAYLOADSECRET"
+	a, b := nodes[0], nodes[1]
+	capture := func(args ...string) []string {
+		file := filepath.Join(t.TempDir(), "out.pcapng")
+		// Written as packets come, and read while it goes on: the first packet ends it.
+		p, err := s.Hub.Host.Start(lab.Program{Name: "capture", Dir: "/", Args: append([]string{"sh", "-c", `exec "$@" > "$0"`, file, s.Bin.CLI, "--socket", s.Hub.Socket, "diag", "capture"}, args...)})
+		require.NoError(t, err)
+		var lines []string
+		require.NoError(t, Wait(t, func() error {
+			if _, err := a.Pod.Run(step(t), "bash", "-c", "printf "+secret+" > /dev/udp/"+b.Pod.V4+"/9"); err != nil {
+				return err
+			}
+			if err := Ping(step(t), a.Pod.Host, b.Pod.V4); err != nil {
+				return err
+			}
+			out, err := s.Hub.Host.Run(step(t), "tcpdump", "-nr", file)
+			lines = strings.Split(strings.TrimSpace(out), "\n")
+			if err != nil && out == "" || len(lines) < 2 {
+				return fmt.Errorf("%v: %q; %s", err, out, p.Output())
+			}
+			return nil
+		}))
+		p.Signal(syscall.SIGINT)
+		require.NoError(t, p.Wait(step(t)))
+		raw, err := os.ReadFile(file)
+		require.NoError(t, err)
+		r, err := pcapgo.NewNgReader(bytes.NewReader(raw), pcapgo.DefaultNgReaderOptions)
+		require.NoError(t, err)
+		require.Equal(t, layers.LinkTypeRaw, r.LinkType())
+		payload := slices.Contains(args, "--payload")
+		if strings.Contains(strings.Join(args, " "), "udp") {
+			require.Equal(t, payload, bytes.Contains(raw, []byte(secret)), "payload")
+		}
+		for _, l := range lines {
+			require.NotContains(t, l, "198.18.0.1.", "the hub's")
+		}
+		return lines
+	}
+	for _, on := range []string{"n1", a.Pod.V4} {
+		for _, l := range capture(on, "icmp and dst host "+b.Pod.V4) {
+			require.Contains(t, l, "> "+b.Pod.V4+": ICMP echo request")
+		}
+	}
+	for _, l := range capture("n1", "udp", "port", "9", "--payload") {
+		require.Contains(t, l, b.Pod.V4+".9: UDP")
+	}
+	capture("n1", "udp port 9")
+
+	for want, args := range map[string][]string{
+		"denies the hub 'capture'":         {"n2"},
+		"debug: {allow: [payload]}":        {"n3", "--payload"},
+		"is not expected there":            {"n1", "vlan 7"},
+		"neither a node nor a running pod": {"nosuch"},
+		"is not between 1ms and 5m":        {"n1", "--duration", "1h"},
+	} {
+		_, err := s.CLI(step(t), append([]string{"diag", "capture"}, args...)...)
+		requireOneLine(t, err, want)
+	}
+	_, err := s.Hub.Host.Run(step(t), "script", "-qec", s.Bin.CLI+" --socket "+s.Hub.Socket+" diag capture n1", "/dev/null")
+	require.ErrorContains(t, err, "not for a terminal")
+}
+
+// One archive with everything of all nodes, one of which does not run, and no secret.
+func diagBundle(t *testing.T, s *System, nodes []*smallNode) {
+	token, err := s.Token(step(t), "s1")
+	require.NoError(t, err)
+	nodes[2].Proc.Kill()
+	file := filepath.Join(t.TempDir(), "b.tar.gz")
+	_, err = s.CLI(within(t, 2*time.Minute), "bundle", file, "--timeout", "1m")
+	require.NoError(t, err)
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	var all []byte
+	names := map[string]string{}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		b, err := io.ReadAll(r)
+		require.NoError(t, err)
+		names[strings.TrimPrefix(h.Name, "causeway-bundle/")] = string(b)
+		all = append(all, b...)
+	}
+	for _, n := range []string{"n1", "n2"} {
+		for _, doc := range []string{"health", "status", "peers", "paths", "netmap", "routes", "runtime", "uses"} {
+			require.Contains(t, names, "nodes/"+n+"/"+doc+".json")
+		}
+		require.Contains(t, names["nodes/"+n+"/metrics"], "causeway_agent_")
+	}
+	for _, doc := range []string{"status", "version", "settings", "sites", "nodes", "routes", "tokens", "inventory", "events", "audit"} {
+		require.Contains(t, names, "hub/"+doc+".json")
+	}
+	require.Contains(t, names["MISSING.txt"], "nodes/n3")
+	require.Contains(t, names["hub/settings.json"], s.Hub.Dir)
+	for _, x := range writtenSecrets(t, s, []string{token}, nodes...) {
+		require.False(t, bytes.Contains(all, x.bytes), x.name)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"causeway/hub/api"
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -63,6 +65,39 @@ type Config struct {
 	Sockets Sockets
 	Version string // of this build
 	Log     zerolog.Logger
+}
+
+// shown are the settings for whoever looks, without secrets.
+func (c Config) shown() (out []api.Setting) {
+	add := func(name string, v any) { out = append(out, api.Setting{Name: name, Value: fmt.Sprint(v)}) }
+	add("data-dir", c.DataDir)
+	add("listen-udp", c.ListenUDP)
+	add("listen-https", c.ListenHTTPS)
+	add("public-host", c.PublicHost)
+	add("public-udp-port", c.PublicUDPPort)
+	add("public-https-port", c.PublicHTTPSPort)
+	add("admin-socket", c.AdminSocket)
+	add("listen-admin", c.ListenAdmin)
+	add("listen-nats", c.ListenNATS)
+	add("overlay", c.Overlay)
+	add("socket-buffer", c.SocketBuffer)
+	add("relay-limits", fmt.Sprintf("%+v", c.RelayLimits))
+	var servers []string
+	for _, s := range strings.Split(c.NATSURL, ",") {
+		switch u, err := url.Parse(s); {
+		case err != nil: // may hold a password all the same
+			servers = append(servers, "(not a URL)")
+		default:
+			u.User, u.RawQuery = nil, ""
+			servers = append(servers, u.String())
+		}
+	}
+	add("nats-url", strings.Join(servers, ","))
+	add("nats-creds", c.NATSCreds)
+	add("nats-ca", c.NATSCA)
+	add("nats-replicas", c.NATSReplicas)
+	add("join-rate", c.JoinRate)
+	return out
 }
 
 // Sockets are those that a service manager holds for the hub. They win over

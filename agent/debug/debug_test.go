@@ -38,6 +38,7 @@ func testServer() *Server {
 			return Netmap{Held: true, Netmap: protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 2}}}
 		},
 		Routes:       func(context.Context) Routes { return Routes{Planned: []string{"ip link set cw0 up"}} },
+		Capture:      func(CaptureQuery) (Recording, error) { return recorded("pcapng"), nil },
 		MeasureOffer: func(_ context.Context, o protocol.MeasureOffer) protocol.MeasurePlace { return protocol.MeasurePlace{} },
 		MeasureRun:   func(_ context.Context, q protocol.MeasureRun) protocol.Measured { return protocol.Measured{} },
 		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
@@ -60,6 +61,14 @@ func testServer() *Server {
 		RotateKey: func(context.Context, time.Duration) RotateResult { return RotateResult{Epoch: 2} },
 		Metrics:   reg,
 	})
+}
+
+// recorded is a capture of that text.
+type recorded string
+
+func (r recorded) Run(_ context.Context, w io.Writer) error {
+	_, err := io.WriteString(w, string(r))
+	return err
 }
 
 func call(h http.Handler, method, path, body string) *httptest.ResponseRecorder {

@@ -3,6 +3,7 @@ package debug
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"causeway/protocol"
 )
@@ -18,15 +19,13 @@ func Deniable() []string { return []string{DenyBench, DenyCapture} }
 
 // unlessDenied refuses the hub what the node's config denies it.
 func (s *Server) unlessDenied(what string, h http.HandlerFunc) http.HandlerFunc {
-	for _, d := range s.cfg.Deny {
-		if d == what {
-			return func(w http.ResponseWriter, r *http.Request) { s.refuseDenied(w, what) }
-		}
+	if slices.Contains(s.cfg.Deny, what) {
+		return func(w http.ResponseWriter, _ *http.Request) { refuseDenied(w, what) }
 	}
 	return h
 }
 
-func (s *Server) refuseDenied(w http.ResponseWriter, what string) {
+func refuseDenied(w http.ResponseWriter, what string) {
 	fail(w, http.StatusForbidden, "this node's config denies the hub '"+what+"' (debug: {deny: ["+what+"]})")
 }
 
@@ -34,15 +33,7 @@ func (s *Server) refuseDenied(w http.ResponseWriter, what string) {
 // MTU takes some dozen packets.
 func (s *Server) measurements(m *http.ServeMux, deny bool) {
 	denied := func(k protocol.MeasureKind) bool {
-		if !deny || k == protocol.MeasureMTU {
-			return false
-		}
-		for _, d := range s.cfg.Deny {
-			if d == DenyBench {
-				return true
-			}
-		}
-		return false
+		return deny && k != protocol.MeasureMTU && slices.Contains(s.cfg.Deny, DenyBench)
 	}
 	read := func(w http.ResponseWriter, r *http.Request, q any, kind *protocol.MeasureKind) bool {
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(q); err != nil {
@@ -50,7 +41,7 @@ func (s *Server) measurements(m *http.ServeMux, deny bool) {
 			return false
 		}
 		if denied(*kind) {
-			s.refuseDenied(w, DenyBench)
+			refuseDenied(w, DenyBench)
 			return false
 		}
 		return true

@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -163,6 +164,7 @@ func (s *Server) Local() http.Handler {
 	})
 	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
 	m.HandleFunc("GET /v1/logs", s.logs)
+	m.HandleFunc("GET /v1/capture", s.capture(true))
 	s.measurements(m, false)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return h })
 	return s.audit(FromSocket, limit(m, s.local))
@@ -173,6 +175,7 @@ func (s *Server) Local() http.Handler {
 func (s *Server) Remote() http.Handler {
 	m := s.common()
 	m.HandleFunc("GET /v1/logs", s.allowed(AllowLogs, s.logs))
+	m.HandleFunc("GET /v1/capture", s.unlessDenied(DenyCapture, s.capture(slices.Contains(s.cfg.Allow, AllowPayload))))
 	s.measurements(m, true)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return s.allowed(AllowPprof, h) })
 	h := limit(m, s.hub)
@@ -218,7 +221,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,incidents,conntrack,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
 	})
 	return m
 }

@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 21)
+	require.Len(t, rows, 24)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -42,6 +42,15 @@ func TestTable(t *testing.T) {
 			body = `{"peer":3}`
 		case "/v1/evidence":
 			body = `{"local":"198.18.0.2","remote":"198.18.0.3","proto":"icmp"}`
+		case "/v1/capture?filter=tcp&for=1s":
+			denying := testServer()
+			denying.cfg.Deny = Deniable()
+			require.Equal(t, http.StatusForbidden, call(denying.Remote(), method, path, body).Code, path)
+			require.Equal(t, http.StatusForbidden, call(plain.Remote(), method, path+"&payload=true", body).Code, path)
+			require.Equal(t, http.StatusOK, call(allowing.Remote(), method, path+"&payload=true", body).Code, path)
+			for _, bad := range []string{"&for=1h", "&bytes=1", "&pod=x", "&pod=fe80::1%25e"} {
+				require.Equal(t, http.StatusBadRequest, call(plain.Remote(), method, strings.Replace(path, "&for=1s", bad, 1), body).Code, bad)
+			}
 		case "/v1/measure-offer", "/v1/measure-run":
 			body = `{"kind":"tcp","peer":3}`
 			denying := testServer()

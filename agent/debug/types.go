@@ -31,7 +31,9 @@ type Config struct {
 	// MeasureOffer opens a receiver for one measurement, MeasureRun sends to one.
 	MeasureOffer func(context.Context, protocol.MeasureOffer) protocol.MeasurePlace
 	MeasureRun   func(context.Context, protocol.MeasureRun) protocol.Measured
-	Leave        func(context.Context) LeaveResult
+	// Capture begins to record packets.
+	Capture func(CaptureQuery) (Recording, error)
+	Leave   func(context.Context) LeaveResult
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
 	Repair    func(context.Context) RepairResult

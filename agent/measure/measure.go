@@ -300,10 +300,12 @@ func sendUDP(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (sent, 
 const (
 	// leastMTU is where the search begins: what every path carries.
 	leastMTU = 576
-	// mtuTries is how often a size is sent before it is said not to arrive, mtuWait how
-	// long an answer is waited for.
-	mtuTries = 3
-	mtuWait  = 700 * time.Millisecond
+	// A round asks for mtuAtOnce sizes, each mtuTries times, mtuPause apart, and waits for
+	// answers for mtuWait after the last.
+	mtuAtOnce = 16
+	mtuTries  = 3
+	mtuPause  = 5 * time.Millisecond
+	mtuWait   = 500 * time.Millisecond
 )
 
 // findMTU finds the largest IP packet that arrives from own at the receiver, without
@@ -326,62 +328,94 @@ func findMTU(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (int, e
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	var seq uint64
-	arrives := func(size int) bool {
-		buf := make([]byte, size-overhead)
-		copy(buf, q.Place.Secret)
-		for range mtuTries {
-			seq++
-			binary.BigEndian.PutUint64(buf[protocol.MeasureSecret:], seq)
-			if _, err := conn.Write(buf); errors.Is(err, unix.EMSGSIZE) || ctx.Err() != nil {
-				return false
-			}
-			if answered(conn, buf, size-overhead) {
-				return true
+	f := finder{conn: conn, secret: q.Place.Secret, overhead: overhead}
+	low, high := 0, 1<<16 // what arrives, and what does not
+	for sizes := []int{leastMTU, 1280, 1400, 1440, 1500, 8960}; len(sizes) > 0 && ctx.Err() == nil; sizes = between(low, high) {
+		arrived, tooLarge := f.round(ctx, sizes)
+		if low = max(low, arrived); low == 0 {
+			return 0, fmt.Errorf("not even packets of %d bytes arrive at %s: a firewall of the other host drops UDP, or the path is gone", leastMTU, q.Place.UDP)
+		}
+		for _, s := range sizes {
+			if s > low {
+				high = min(high, s)
 			}
 		}
-		return false
-	}
-	if !arrives(leastMTU) {
-		return 0, fmt.Errorf("not even packets of %d bytes arrive at %s: a firewall of the other host drops UDP, or the path is gone", leastMTU, q.Place.UDP)
-	}
-	low, high := leastMTU, 1<<16 // the first arrives, the second does not
-	for _, likely := range []int{1280, 1440, 8960} {
-		switch {
-		case likely <= low || likely >= high:
-		case arrives(likely):
-			low = likely
-		default:
-			high = likely
-		}
-	}
-	for high-low > 1 && ctx.Err() == nil {
-		if mid := (low + high) / 2; arrives(mid) {
-			low = mid
-		} else {
-			high = mid
+		if tooLarge > low {
+			high = min(high, tooLarge)
 		}
 	}
 	return low, ctx.Err()
 }
 
-// answered waits for the answer to the datagram sent last.
-func answered(c net.Conn, sent []byte, length int) bool {
-	c.SetReadDeadline(time.Now().Add(mtuWait))
-	buf := make([]byte, 64)
-	for {
-		n, err := c.Read(buf)
-		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EMSGSIZE) { // of an ICMP message
-			continue
-		}
-		if err != nil {
-			return false
-		}
-		const name = protocol.MeasureSecret + 8
-		if n == name+4 && string(buf[:name]) == string(sent[:name]) && binary.BigEndian.Uint32(buf[name:]) == uint32(length) {
-			return true
+// between are the sizes to ask for next: none when low and high are neighbours.
+func between(low, high int) (sizes []int) {
+	for i := 1; i <= mtuAtOnce; i++ {
+		s := low + (high-low)*i/(mtuAtOnce+1)
+		if s > low && s < high && (len(sizes) == 0 || s > sizes[len(sizes)-1]) {
+			sizes = append(sizes, s)
 		}
 	}
+	if len(sizes) == 0 && high-low > 1 {
+		sizes = []int{low + 1}
+	}
+	return sizes
+}
+
+// finder sends datagrams of many sizes and sees which are answered.
+type finder struct {
+	conn     net.Conn
+	secret   []byte
+	overhead int
+	seq      uint64
+}
+
+// round returns the largest of sizes that arrived (0: none) and the smallest that the
+// host itself refused (0: none).
+func (f *finder) round(ctx context.Context, sizes []int) (arrived, tooLarge int) {
+	asked := map[uint64]int{}
+	answered := func(wait time.Duration) {
+		buf := make([]byte, 64)
+		for f.conn.SetReadDeadline(time.Now().Add(wait)); arrived < sizes[len(sizes)-1]; {
+			n, err := f.conn.Read(buf)
+			if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.EMSGSIZE) { // of an ICMP message
+				continue
+			}
+			if err != nil {
+				return
+			}
+			const name = protocol.MeasureSecret + 8
+			if n != name+4 || string(buf[:protocol.MeasureSecret]) != string(f.secret) {
+				continue
+			}
+			size := asked[binary.BigEndian.Uint64(buf[protocol.MeasureSecret:])]
+			if size > 0 && binary.BigEndian.Uint32(buf[name:]) == uint32(size-f.overhead) {
+				arrived = max(arrived, size)
+			}
+		}
+	}
+	for range mtuTries {
+		for _, size := range sizes {
+			if size <= arrived || tooLarge > 0 && size >= tooLarge || ctx.Err() != nil {
+				continue
+			}
+			buf := make([]byte, size-f.overhead)
+			copy(buf, f.secret)
+			f.seq++
+			binary.BigEndian.PutUint64(buf[protocol.MeasureSecret:], f.seq)
+			asked[f.seq] = size
+			if _, err := f.conn.Write(buf); errors.Is(err, unix.EMSGSIZE) {
+				tooLarge = size
+			}
+			answered(mtuPause)
+		}
+	}
+	for _, size := range sizes {
+		if size > arrived && (tooLarge == 0 || size < tooLarge) {
+			answered(mtuWait)
+			break
+		}
+	}
+	return arrived, tooLarge
 }
 
 // reason is the innermost error, such as 'connection refused'.

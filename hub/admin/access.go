@@ -35,6 +35,7 @@ func (r Role) String() string { return roleNames[r] }
 var access = map[string]Role{
 	"GET /v1/version":                      Viewer,
 	"GET /v1/status":                       Viewer,
+	"GET /v1/settings":                     Operator,
 	"GET /v1/audit":                        Viewer,
 	"GET /v1/events":                       Viewer,
 	"GET /v1/sites":                        Viewer,
@@ -78,6 +79,7 @@ var access = map[string]Role{
 	"POST /v1/diag/explain":                Operator,
 	"POST /v1/diag/mtu":                    Operator,
 	"POST /v1/diag/bench":                  Operator,
+	"GET /v1/diag/capture":                 Operator,
 	"GET /v1/backup":                       Admin,
 	"GET /v1/releases":                     Viewer,
 	"GET /v1/upgrade":                      Viewer,

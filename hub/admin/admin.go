@@ -61,6 +61,7 @@ type Config struct {
 	Disk      func() error // why no change can be stored now; nil: it can
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
+	Settings  []api.Setting // as they are, without secrets
 	// Conditions are further ones for status, of what only some hubs have.
 	Conditions []func() protocol.Condition
 	Log        zerolog.Logger
@@ -109,6 +110,7 @@ func New(cfg Config) *Server {
 	s.registerIncidents(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
+	mux.HandleFunc("GET /v1/diag/capture", s.capture)
 	mux.HandleFunc("GET /v1/inventory/watch", s.watchInventory)
 	s.registerWatches(mux)
 	describe(a.OpenAPI(), s.watches.feeds)
@@ -305,6 +307,9 @@ func (s *Server) registerReads(a huma.API) {
 		return answer(api.Version{Version: s.cfg.Version, Protocol: protocol.Version}, nil)
 	})
 	huma.Get(a, "/v1/status", func(context.Context, *struct{}) (*body[api.Status], error) { return answer(s.status(), nil) })
+	huma.Get(a, "/v1/settings", func(context.Context, *struct{}) (*body[[]api.Setting], error) {
+		return answer(append([]api.Setting{}, s.cfg.Settings...), nil)
+	})
 	huma.Get(a, "/v1/audit", func(ctx context.Context, in *limited) (*body[[]api.AuditEntry], error) {
 		out, err := s.audit(ctx, in.Limit)
 		if err != nil {

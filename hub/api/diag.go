@@ -2,8 +2,11 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"causeway/protocol"
@@ -132,4 +135,40 @@ func (c *Client) Bench(ctx context.Context, r BenchRequest) (b Bench, err error)
 func (c *Client) MTU(ctx context.Context, r MTURequest) (m MTU, err error) {
 	err = c.doWithin(ctx, c.cfg.Timeout+3*diagTime, http.MethodPost, "/v1/diag/mtu", r, &m)
 	return m, err
+}
+
+// Setting is one of the hub's settings as it runs, without secrets.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Settings are the hub's settings, without secrets.
+func (c *Client) Settings(ctx context.Context) ([]Setting, error) {
+	return get[[]Setting](ctx, c, "/v1/settings")
+}
+
+// DebugDocument reads at most limit bytes of a debug endpoint of a node's agent; path is
+// one of docs/DEBUG.md, such as v1/health.
+func (c *Client) DebugDocument(ctx context.Context, node, path string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.cfg.BaseURL+"/v1/nodes/"+url.PathEscape(node)+"/debug/"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err, c.cfg.Timeout)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, readProblem(res)
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, c.explain(err, c.cfg.Timeout)
+	case int64(len(b)) > limit:
+		return nil, fmt.Errorf("it is longer than %d bytes", limit)
+	}
+	return b, nil
 }

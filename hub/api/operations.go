@@ -20,6 +20,7 @@ type Operation struct {
 var Operations = []Operation{
 	{http.MethodGet, "/v1/status", nil, Status{}, false},
 	{http.MethodGet, "/v1/version", nil, Version{}, false},
+	{http.MethodGet, "/v1/settings", nil, []Setting{}, false},
 	{http.MethodGet, "/v1/sites", nil, []Site{}, false},
 	{http.MethodPost, "/v1/sites", SiteSpec{}, Site{}, false},
 	{http.MethodGet, "/v1/sites/{name}", nil, Site{}, false},
@@ -68,6 +69,7 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/diag/explain", ExplainRequest{}, Explanation{}, false},
 	{http.MethodPost, "/v1/diag/mtu", MTURequest{}, MTU{}, false},
 	{http.MethodPost, "/v1/diag/bench", BenchRequest{}, Bench{}, false},
+	{http.MethodGet, "/v1/diag/capture", nil, nil, false}, // pcapng as packets come; see CaptureRequest
 	{http.MethodGet, "/v1/admins", nil, []Admin{}, false},
 	{http.MethodPost, "/v1/admins", AdminSpec{}, AdminCreated{}, false},
 	{http.MethodDelete, "/v1/admins/{name}", nil, nil, true}, // revoke

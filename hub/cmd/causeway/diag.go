@@ -12,7 +12,7 @@ import (
 )
 
 func (c *cli) diag() *cobra.Command {
-	return c.group("diag", "Ask nodes to look for themselves", "", c.ping(), c.path(), c.trace(), c.mtu(), c.bench(), c.diagExplain())
+	return c.group("diag", "Ask nodes to look for themselves", "", c.ping(), c.path(), c.trace(), c.capture(), c.mtu(), c.bench(), c.diagExplain())
 }
 
 func (c *cli) ping() *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -279,6 +280,32 @@ func newFakeHub() http.Handler {
 		answer(fakeTrace(q))(w, r)
 	})
 	a, b := api.DiagEnd{Text: "sh-1", Node: "sh-1", Site: "idc-sh", Addr: netip.MustParseAddr("198.18.0.2")}, api.DiagEnd{Text: "eu-1", Node: "eu-1", Site: "cloud-eu", Addr: netip.MustParseAddr("198.18.0.3")}
+	m.HandleFunc("GET /v1/settings", answer([]api.Setting{{Name: "listen-udp", Value: ":51820"}}))
+	m.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		switch r.PathValue("path") {
+		case "v1/health": // a secret that has no business there
+			answer(map[string]string{"cause": "wgkey:" + strings.Repeat("A", 43)})(w, r)
+		case "v1/routes":
+			problem(w, 502, "node does not\x1b[2J answer")
+		case "v1/peers":
+			w.Write([]byte("\x1b[2J no JSON"))
+		case "v1/netmap":
+			w.Write(bytes.Repeat([]byte(" "), bundleEach+1))
+		default:
+			answer(map[string]string{"path": r.PathValue("path")})(w, r)
+		}
+	})
+	m.HandleFunc("GET /v1/diag/capture", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", api.CaptureType)
+		switch r.FormValue("on") {
+		case "evil":
+			w.Write([]byte("\x1b[2Jno capture"))
+		case "bare":
+			problem(w, 409, "node bare: captures take CAP_NET_RAW")
+		default:
+			w.Write([]byte("\n\r\r\n" + r.FormValue("filter") + " for " + r.FormValue("for")))
+		}
+	})
 	m.HandleFunc("POST /v1/diag/mtu", answer(api.MTU{From: a, To: b,
 		Forward: api.MTUDirection{Node: "sh-1", Path: protocol.PathDirect, Underlay: 1500, Known: 1440, Measured: 1440, Route: 1440, Device: 8920, OK: true, Verdict: "what is set is what arrives"},
 		Back:    api.MTUDirection{Node: "eu-1", Path: protocol.PathDirect, Underlay: 1500, Known: 1440, Measured: 1300, Route: 1440, Device: 8920, Verdict: "packets of 1301 to 1440 bytes are sent and do not arrive"}}))

@@ -97,7 +97,7 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 	must(root.RegisterFlagCompletionFunc("context", completeContexts))
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.incidents(), c.events(), c.audit(),
+	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.bundle(), c.incidents(), c.events(), c.audit(),
 		c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
