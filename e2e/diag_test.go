@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -48,6 +49,7 @@ func TestDiag(t *testing.T) {
 	t.Run("mtu", func(t *testing.T) { diagMTU(t, s, nodes) })
 	t.Run("capture", func(t *testing.T) { diagCapture(t, s, nodes) })
 	t.Run("bench", func(t *testing.T) { diagBench(t, s, nodes) })
+	t.Run("agent doctor", func(t *testing.T) { agentDoctor(t, s, nodes) })
 	t.Run("bundle", func(t *testing.T) { diagBundle(t, s, nodes) })
 }
 
@@ -253,3 +255,59 @@ func diagBundle(t *testing.T, s *System, nodes []*smallNode) {
 		require.False(t, bytes.Contains(all, x.bytes), x.name)
 	}
 }
+
+// The doctor on a healthy host, where UDP is blocked, where the overlay's addresses and a
+// tunnel of others' are, and before joining.
+func agentDoctor(t *testing.T, s *System, nodes []*smallNode) {
+	look := func(n *smallNode, args ...string) (map[string]doctored, error) {
+		out, err := n.Host.Run(step(t), append([]string{s.Bin.Agent, "doctor", "-o", "json", "--state-dir", n.StateDir, "--config", n.Config}, args...)...)
+		if err != nil {
+			out = failed(t, err).Stdout
+		}
+		var l []doctored
+		require.NoError(t, json.Unmarshal([]byte(out), &l), out)
+		by := map[string]doctored{}
+		for _, k := range l {
+			by[k.Name] = k
+		}
+		return by, err
+	}
+	udp, tcp := "hub "+HubAddr+":51820 udp", "hub "+HubAddr+":443 tcp"
+	for _, h := range []*smallNode{nodes[0], nodes[1]} {
+		h.Host.Sh("ip route replace default via " + HubAddr)
+	}
+	by, err := look(nodes[0])
+	require.NoError(t, err)
+	for _, name := range []string{"kernel", "capabilities", "tun", "nftables", "firewall", "other VPNs", "rules", "mtu", "ranges", "clock", "nat", udp, tcp} {
+		require.Equal(t, "ok", by[name].Status, "%s: %+v", name, by[name])
+	}
+	require.Contains(t, by["nat"].What, "none: hubs see this host's own address "+nodes[0].LAN)
+
+	h := nodes[1].Host
+	h.Nft(`table inet shut { chain out { type filter hook output priority 0; oifname "eth0" udp dport 51820 drop; }; }`)
+	by, err = look(nodes[1])
+	require.NoError(t, err, "a warning is no failure")
+	require.Equal(t, "warn", by[udp].Status)
+	require.Equal(t, "ok", by[tcp].Status)
+	require.Contains(t, by[udp].Do, "let UDP out")
+	h.Nft(`delete table inet shut`)
+
+	h.Sh("ip tuntap add mode tun name tailscale0 && ip addr add 198.18.77.1/24 dev tailscale0 && ip link set tailscale0 up && ip rule add fwmark 0x80000 lookup 52 priority 5210")
+	by, err = look(nodes[1])
+	requireLine(t, failed(t, err).Stderr, "checks failed")
+	require.Equal(t, "fail", by["overlay range"].Status)
+	require.Contains(t, by["overlay range"].What, "198.18.77.0/24 on tailscale0")
+	require.Equal(t, "warn", by["other VPNs"].Status)
+	require.Contains(t, by["rules"].What, "5210")
+	h.Sh("ip link del tailscale0 && ip rule del priority 5210")
+
+	// Before joining, as a newcomer reads it.
+	out, err := h.Run(step(t), s.Bin.Agent, "doctor", "--state-dir", filepath.Join(t.TempDir(), "none"), "--hub", HubAddr)
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^warn +udp +whether UDP reaches the hub cannot be told yet$`, out)
+	require.Regexp(t, `(?m)^ok +`+tcp+` +it answers$`, out)
+	_, err = h.Run(step(t), s.Bin.Agent, "doctor", "--state-dir", filepath.Join(t.TempDir(), "none"), "--hub", HubAddr+":444")
+	require.Contains(t, failed(t, err).Stdout, "connection refused")
+}
+
+type doctored struct{ Name, Status, What, Do string }

@@ -452,3 +452,6 @@ func (s *Store) write(name string, v any) (err error) {
 // Peek reads the identity in dir without taking the directory, for a command
 // that talks to the agent which has it.
 func Peek(dir string) (Identity, error) { return (&Store{dir: dir}).Identity() }
+
+// PeekNetmap is Peek for the last netmap; nil if there is none.
+func PeekNetmap(dir string) (*StoredNetmap, error) { return (&Store{dir: dir}).Netmap() }

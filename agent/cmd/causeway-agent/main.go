@@ -61,7 +61,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version
-	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), rotateCommand(o), repairCommand(o), upgradeCommand(o), versionCommand(o), manpages.Command(version))
+	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), rotateCommand(o), doctorCommand(o), repairCommand(o), upgradeCommand(o), versionCommand(o), manpages.Command(version))
 	root.AddCommand(viewCommands(o)...)
 	return root
 }

@@ -190,9 +190,9 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, local netip.Addr, da
 			return Replayed
 		}
 		r.Kind, r.Counter = protocol.ProbeAcknowledge, m.Counter
-		if !protocol.IsStream(src) {
-			r.Observed = src
-		}
+	}
+	if !protocol.IsStream(src) {
+		r.Observed = src // of a challenge too: 'causeway-agent doctor' binds nothing
 	}
 	out.Sends = append(out.Sends, Send{To: src, From: local, Data: r.Append(nil, &k.Send)})
 	return OK

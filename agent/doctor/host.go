@@ -1,0 +1,148 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"causeway/netns"
+)
+
+// leastKernel is the oldest kernel that the agent is tested with.
+var leastKernel = [2]int{5, 4}
+
+// programTime bounds each program that is run.
+const programTime = 10 * time.Second
+
+// host looks at kernel, rights, clock and firewalls.
+func host(ctx context.Context, c Config) []Check {
+	var u unix.Utsname
+	unix.Uname(&u)
+	out := []Check{kernel(unix.ByteSliceToString(u.Release[:])), rights(), tun(), clock()}
+	return append(out, firewalls(ctx)...)
+}
+
+func kernel(release string) Check {
+	c := Check{Name: "kernel", Status: OK, What: "Linux " + release}
+	var v [2]int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &v[0], &v[1]); n != 2 {
+		c.Status, c.Why = Warn, "its version cannot be read"
+		return c
+	}
+	if v[0] < leastKernel[0] || v[0] == leastKernel[0] && v[1] < leastKernel[1] {
+		c.Status, c.Why, c.Do = Fail, fmt.Sprintf("the agent needs Linux %d.%d", leastKernel[0], leastKernel[1]), "install a newer kernel"
+	}
+	return c
+}
+
+// rights are the process's own: they say what the checks could see, and for root what an
+// agent started by hand may.
+func rights() Check {
+	c := Check{Name: "capabilities", Status: OK, What: "CAP_NET_ADMIN is there"}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil || data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return Check{Name: "capabilities", Status: Warn, What: "this process has no CAP_NET_ADMIN", Why: "the agent needs it for interface, routes and rules; what takes it could not be looked at here",
+			Do: "run 'causeway-agent doctor' as root; the package's service has the capability"}
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_RAW) == 0 {
+		c.What += ", CAP_NET_RAW is not: no captures"
+	}
+	return c
+}
+
+func tun() Check {
+	c := Check{Name: "tun", Status: OK, What: "/dev/net/tun opens"}
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Check{Name: "tun", Status: Fail, What: "/dev/net/tun is not there", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun'; in a container, hand the device in"}
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return Check{Name: "tun", Status: Fail, What: "the kernel has no TUN driver", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun', or install a kernel that has it"}
+	case err != nil:
+		return Check{Name: "tun", Status: Warn, What: "/dev/net/tun: " + last(err).Error(), Why: "the tunnel is a TUN device", Do: "run 'causeway-agent doctor' as root; in a container, allow the device"}
+	}
+	defer f.Close()
+	if features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES); err == nil && features&unix.IFF_VNET_HDR == 0 {
+		c.Status, c.Why = Warn, "it knows no offloads: the tunnel is slower"
+	}
+	return c
+}
+
+func clock() Check {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	if err == nil && (state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0) {
+		return Check{Name: "clock sync", Status: Warn, What: "the clock is not kept by a time service", Why: "netmaps and tokens expire by the clock; it may drift", Do: "run chrony or systemd-timesyncd"}
+	}
+	return Check{Name: "clock sync", Status: OK, What: "the clock is kept by a time service"}
+}
+
+type chain struct {
+	Family, Table, Name, Hook, Policy string
+}
+
+// firewalls looks for nft and for what drops by default.
+func firewalls(ctx context.Context) []Check {
+	ctx, cancel := context.WithTimeout(ctx, programTime)
+	defer cancel()
+	path, err := exec.LookPath("nft")
+	if err != nil {
+		return []Check{{Name: "nftables", Status: Fail, What: "the program nft is not there", Why: "the agent writes its rules with it", Do: "install the package nftables"}}
+	}
+	out, err := exec.CommandContext(ctx, path, "-j", "list", "chains").Output()
+	if err != nil {
+		if os.Geteuid() != 0 {
+			return []Check{{Name: "nftables", Status: Warn, What: "its rules cannot be read without root", Do: "run 'causeway-agent doctor' as root"}}
+		}
+		var e *exec.ExitError
+		text := err.Error()
+		if errors.As(err, &e) {
+			text = string(e.Stderr)
+		}
+		return []Check{{Name: "nftables", Status: Fail, What: "nft does not work: " + strings.TrimSpace(text), Why: "the agent writes its rules with it", Do: "load nf_tables, or install a kernel that has it"}}
+	}
+	var list struct {
+		Nftables []struct {
+			Chain *chain `json:"chain"`
+		} `json:"nftables"`
+	}
+	if json.Unmarshal(out, &list) != nil {
+		return []Check{{Name: "nftables", Status: Warn, What: "what nft lists cannot be read"}}
+	}
+	found := []Check{{Name: "nftables", Status: OK, What: "nft works"}}
+	for _, e := range list.Nftables {
+		if c := e.Chain; c != nil && c.Hook == "output" && c.Policy == "drop" {
+			found = append(found, Check{Name: "firewall", Status: Warn, What: fmt.Sprintf("nftables chain %s %s %s drops what the host sends unless a rule accepts it", c.Family, c.Table, c.Name),
+				Why: "the agent sends UDP and TCP to hubs and other nodes", Do: "accept output to the hub's UDP and HTTPS ports, and UDP to other nodes"})
+		}
+	}
+	blocked, err := netns.NewHost("", silent).ForwardBlockedBy(ctx)
+	switch {
+	case err != nil:
+		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})
+	case blocked != "":
+		found = append(found, Check{Name: "firewall", Status: Warn, What: blocked, Why: "packets of pods would not pass; Docker's and firewalld's own drops the agent opens by itself", Do: "accept the interface of the tunnel there"})
+	case len(found) == 1:
+		found = append(found, Check{Name: "firewall", Status: OK, What: "nothing drops by default what is forwarded or sent"})
+	}
+	return found
+}
+
+func last(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
