@@ -63,10 +63,10 @@ docs: ## Generate what docs/ holds of the code
 test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
 
 unit: ## Run the unit tests with the race detector (RACE= without; it needs a C compiler)
-	@$(TESTRUN) -again 5 -- $(RACE) -count=1 -timeout 6m $(UNIT)
+	@$(TESTRUN) -again 5 -- $(RACE) -count=1 -timeout 10m $(UNIT)
 
 e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
-	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 3 -- -count=1 -timeout 10m -run '$(RUN)' ./e2e/...
+	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 3 -- -count=1 -timeout 40m -run '$(RUN)' ./e2e/...
 
 demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 	@KEEP=$(KEEP) CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/demo
