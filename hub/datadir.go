@@ -10,6 +10,7 @@ import (
 
 	"causeway/hub/join"
 	"causeway/hub/state"
+	"causeway/internal/cause"
 )
 
 // Names below the data directory, beside those of hub/join.
@@ -26,11 +27,11 @@ const (
 // written to and locks it: two hubs on one log would be one too many.
 func openDataDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, innermost(err))
+		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, cause.Innermost(err))
 	}
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %s is not writable for the user that runs the hub: %w; give it to that user, or choose another with --data-dir", dir, innermost(err))
+		return nil, fmt.Errorf("data directory: %s is not writable for the user that runs the hub: %w; give it to that user, or choose another with --data-dir", dir, cause.Innermost(err))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
@@ -55,15 +56,4 @@ func openMarker(dir string, external bool) (m *state.Marker, err error) {
 		return nil, fmt.Errorf("data directory %s is incomplete: it holds keys or a state log, but no %s; restore the whole directory from a backup", dir, markerFile)
 	}
 	return state.NewMarker(path)
-}
-
-// innermost returns what the system said, such as 'permission denied'.
-func innermost(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"causeway/internal/cause"
 	"causeway/netns"
 )
 
@@ -68,7 +69,7 @@ func tun() Check {
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return Check{Name: "tun", Status: Fail, What: "the kernel has no TUN driver", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun', or install a kernel that has it"}
 	case err != nil:
-		return Check{Name: "tun", Status: Warn, What: "/dev/net/tun: " + last(err).Error(), Why: "the tunnel is a TUN device", Do: "run 'causeway-agent doctor' as root; in a container, allow the device"}
+		return Check{Name: "tun", Status: Warn, What: "/dev/net/tun: " + cause.Innermost(err).Error(), Why: "the tunnel is a TUN device", Do: "run 'causeway-agent doctor' as root; in a container, allow the device"}
 	}
 	defer f.Close()
 	if features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES); err == nil && features&unix.IFF_VNET_HDR == 0 {
@@ -135,14 +136,4 @@ func firewalls(ctx context.Context) []Check {
 		found = append(found, Check{Name: "firewall", Status: OK, What: "nothing drops by default what is forwarded or sent"})
 	}
 	return found
-}
-
-func last(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
 }

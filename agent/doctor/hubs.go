@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"causeway/internal/cause"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
@@ -82,7 +83,7 @@ func overHTTPS(ctx context.Context, c Config, at string) []Check {
 	resolver := sock.Resolver(mark())
 	if _, err := netip.ParseAddr(host); err != nil && via == "" {
 		if _, err := resolver.LookupNetIP(ctx, "ip", host); err != nil {
-			return []Check{{Name: name, Status: Fail, What: "the name " + host + " is not found: " + last(err).Error(), Why: "the agent cannot reach the hub without its address", Do: "mend DNS on this host (/etc/resolv.conf), or the hub's --public-host"}}
+			return []Check{{Name: name, Status: Fail, What: "the name " + host + " is not found: " + cause.Innermost(err).Error(), Why: "the agent cannot reach the hub without its address", Do: "mend DNS on this host (/etc/resolv.conf), or the hub's --public-host"}}
 		}
 	}
 	d := net.Dialer{Control: sock.MarkControl(mark()), Resolver: resolver}
@@ -96,7 +97,7 @@ func overHTTPS(ctx context.Context, c Config, at string) []Check {
 		if via != "" {
 			do = "let the proxy " + via + " connect to " + at
 		}
-		return []Check{{Name: name, Status: Fail, What: "no answer: " + last(err).Error(), Why: "joining, and the tunnel where UDP does not pass, go over it", Do: do}}
+		return []Check{{Name: name, Status: Fail, What: "no answer: " + cause.Innermost(err).Error(), Why: "joining, and the tunnel where UDP does not pass, go over it", Do: do}}
 	}
 	defer resp.Body.Close()
 	var s protocol.SignedHubList
@@ -140,7 +141,7 @@ func overUDP(ctx context.Context, c Config, list protocol.HubList, tcp bool) (ou
 	lc := net.ListenConfig{Control: sock.MarkControl(mark())}
 	pc, err := lc.ListenPacket(ctx, "udp", ":0")
 	if err != nil {
-		return []Check{{Name: "udp", Status: Fail, What: "no UDP socket: " + last(err).Error()}}
+		return []Check{{Name: "udp", Status: Fail, What: "no UDP socket: " + cause.Innermost(err).Error()}}
 	}
 	conn := pc.(*net.UDPConn)
 	defer conn.Close()
@@ -238,7 +239,7 @@ func askUDP(ctx context.Context, conn *net.UDPConn, c Config, h protocol.Hub, at
 		q := protocol.Probe{Kind: protocol.ProbeHubQuestion, From: c.Identity.Number, To: h.Number, KeyEpoch: c.Identity.KeyEpoch, Boot: boot, Nonce: binary.BigEndian.Uint64(nonce[:])}
 		for _, a := range addrs {
 			if _, err := conn.WriteToUDPAddrPort(q.Append(nil, &keys.Send), netip.AddrPortFrom(a, uint16(n))); err != nil {
-				refused = last(err)
+				refused = cause.Innermost(err)
 			}
 		}
 		conn.SetReadDeadline(time.Now().Add(udpWait))

@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"causeway/internal/cause"
 	"causeway/protocol"
 )
 
@@ -84,11 +85,11 @@ func Offer(o protocol.MeasureOffer, own, from netip.Addr) (*Receiver, error) {
 	rand.Read(r.secret)
 	var err error
 	if r.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", own, reason(err))
+		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
 	}
 	if r.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
 		r.tcp.Close()
-		return nil, fmt.Errorf("listen on %s: %w", own, reason(err))
+		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
 	}
 	r.udp.SetReadBuffer(4 << 20)
 	return r, nil
@@ -210,13 +211,13 @@ func Run(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (m protocol
 	d := net.Dialer{Timeout: dialTime, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))}
 	conn, err := d.DialContext(ctx, "tcp", q.Place.TCP.String())
 	if err != nil {
-		return m, fmt.Errorf("the tunnel or a firewall of the other host lets no connection from %s to %s through: %w", own, q.Place.TCP, reason(err))
+		return m, fmt.Errorf("the tunnel or a firewall of the other host lets no connection from %s to %s through: %w", own, q.Place.TCP, cause.Innermost(err))
 	}
 	c := conn.(*net.TCPConn)
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	if _, err := c.Write(q.Place.Secret); err != nil {
-		return m, reason(err)
+		return m, cause.Innermost(err)
 	}
 	var mine protocol.Measured
 	switch q.Kind {
@@ -234,7 +235,7 @@ func Run(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (m protocol
 	c.SetReadDeadline(time.Now().Add(dialTime))
 	b, err := io.ReadAll(io.LimitReader(c, maxReport))
 	if err != nil {
-		return m, fmt.Errorf("the receiver did not say what arrived: %w", reason(err))
+		return m, fmt.Errorf("the receiver did not say what arrived: %w", cause.Innermost(err))
 	}
 	if err := json.Unmarshal(b, &m); err != nil {
 		return m, errors.New("the receiver did not say what arrived")
@@ -268,7 +269,7 @@ func sendTCP(ctx context.Context, c *net.TCPConn, q protocol.MeasureRun) (sent u
 			break
 		}
 		if err != nil {
-			return sent, fmt.Errorf("send to %s: %w", q.Place.TCP, reason(err))
+			return sent, fmt.Errorf("send to %s: %w", q.Place.TCP, cause.Innermost(err))
 		}
 	}
 	return sent, nil
@@ -277,7 +278,7 @@ func sendTCP(ctx context.Context, c *net.TCPConn, q protocol.MeasureRun) (sent u
 func sendUDP(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (sent, datagrams uint64, err error) {
 	c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0)), net.UDPAddrFromAddrPort(q.Place.UDP))
 	if err != nil {
-		return 0, 0, fmt.Errorf("send to %s: %w", q.Place.UDP, reason(err))
+		return 0, 0, fmt.Errorf("send to %s: %w", q.Place.UDP, cause.Innermost(err))
 	}
 	defer c.Close()
 	buf := make([]byte, udpSize)
@@ -324,7 +325,7 @@ func findMTU(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (int, e
 	}}
 	conn, err := d.DialContext(ctx, "udp", q.Place.UDP.String())
 	if err != nil {
-		return 0, fmt.Errorf("send to %s: %w", q.Place.UDP, reason(err))
+		return 0, fmt.Errorf("send to %s: %w", q.Place.UDP, cause.Innermost(err))
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
@@ -416,15 +417,4 @@ func (f *finder) round(ctx context.Context, sizes []int) (arrived, tooLarge int)
 		}
 	}
 	return arrived, tooLarge
-}
-
-// reason is the innermost error, such as 'connection refused'.
-func reason(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
 }

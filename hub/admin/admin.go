@@ -34,6 +34,7 @@ import (
 	"causeway/hub/inventory"
 	"causeway/hub/release"
 	"causeway/hub/state"
+	"causeway/internal/cause"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -126,7 +127,7 @@ func New(cfg Config) *Server {
 func Listen(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("admin socket: make directory %s: %w; make it for the user that runs the hub, or choose another path with --admin-socket", dir, reason(err))
+		return nil, fmt.Errorf("admin socket: make directory %s: %w; make it for the user that runs the hub, or choose another path with --admin-socket", dir, cause.Innermost(err))
 	}
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode().Type() != fs.ModeSocket {
@@ -146,20 +147,9 @@ func Listen(path string) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	unix.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("admin socket: listen at %s: %w; is the directory writable for the user that runs the hub?", path, reason(err))
+		return nil, fmt.Errorf("admin socket: listen at %s: %w; is the directory writable for the user that runs the hub?", path, cause.Innermost(err))
 	}
 	return l, nil
-}
-
-// reason returns the innermost error, such as 'permission denied'.
-func reason(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
-	}
 }
 
 // Serve answers on l, a unix socket, which it closes, until ctx ends.

@@ -13,6 +13,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/event"
 	"causeway/hub/state"
+	"causeway/internal/cause"
 )
 
 // Bounds of an admin's certificate.
@@ -88,6 +89,6 @@ func (s *Server) createAdmin(ctx context.Context, spec api.AdminSpec) (out api.A
 // refusedRemote notes that somebody showed a certificate that opens nothing.
 func (s *Server) refusedRemote(from string, err error) {
 	if s.refusals.Allow() {
-		s.cfg.Events.Add(event.AdminRefused, "", "an admin certificate was refused (from "+from+"): "+reason(err).Error())
+		s.cfg.Events.Add(event.AdminRefused, "", "an admin certificate was refused (from "+from+"): "+cause.Innermost(err).Error())
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/state"
+	"causeway/internal/cause"
 	"causeway/protocol"
 )
 
@@ -42,7 +43,7 @@ func agentError(node string, err error) error {
 	if errors.Is(err, state.ErrBusy) {
 		return problem(err)
 	}
-	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, reason(err), node))
+	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, cause.Innermost(err), node))
 }
 
 // debug passes a read of an agent's debug endpoints on.

@@ -48,17 +48,11 @@ func (s *Server) watchInventory(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if s.watches.open.Add(1) > maxWatches {
-		s.watches.open.Add(-1)
-		writeProblem(w, tooManyWatches())
+	st, done := s.openStream(w)
+	if st == nil {
 		return
 	}
-	defer s.watches.open.Add(-1)
-	st, err := newStream(w)
-	if err != nil {
-		writeProblem(w, err)
-		return
-	}
+	defer done()
 	changes := s.cfg.Inventory.Watch(r.Context())
 	st.begin()
 	t := time.NewTicker(watchPing)

@@ -134,17 +134,11 @@ func (s *Server) watch(f *feed, w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if s.watches.open.Add(1) > maxWatches {
-		s.watches.open.Add(-1)
-		writeProblem(w, tooManyWatches())
+	st, done := s.openStream(w)
+	if st == nil {
 		return
 	}
-	defer s.watches.open.Add(-1)
-	st, err := newStream(w)
-	if err != nil {
-		writeProblem(w, err)
-		return
-	}
+	defer done()
 	leave, err := f.join(r.Context())
 	if err != nil {
 		writeProblem(w, problem(err))
@@ -202,23 +196,28 @@ func (s *Server) watch(f *feed, w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func tooManyWatches() error {
-	return huma.Error503ServiceUnavailable(fmt.Sprintf("%d watches are open at this hub already; end one of them", maxWatches))
-}
-
 // stream writes server-sent events.
 type stream struct {
 	w http.ResponseWriter
 	c *http.ResponseController
 }
 
-// newStream prepares w, before anything is written.
-func newStream(w http.ResponseWriter) (*stream, error) {
+// openStream makes a stream of w, before anything is written, if there are not too
+// many; done has to be called at its end. It answers itself where it returns nil.
+func (s *Server) openStream(w http.ResponseWriter) (st *stream, done func()) {
+	done = func() { s.watches.open.Add(-1) }
+	if s.watches.open.Add(1) > maxWatches {
+		done()
+		writeProblem(w, huma.Error503ServiceUnavailable(fmt.Sprintf("%d watches are open at this hub already; end one of them", maxWatches)))
+		return nil, nil
+	}
 	c := http.NewResponseController(w)
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		return nil, huma.Error500InternalServerError("this connection cannot be watched over")
+		done()
+		writeProblem(w, huma.Error500InternalServerError("this connection cannot be watched over"))
+		return nil, nil
 	}
-	return &stream{w, c}, nil
+	return &stream{w, c}, done
 }
 
 func (s *stream) begin() {
