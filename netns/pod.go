@@ -189,8 +189,8 @@ func ownAddress(l *net.Interface, a netip.Addr) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// spacesOf finds the network namespaces, other than the host's, that have f's local
-// address, by their processes: /proc/PID/net shows those of each.
+// spacesOf finds the network namespaces behind this host that have f's local address, by
+// their processes: /proc/PID/net shows those of each.
 func spacesOf(f Flow) (out []protocol.PodSpace) {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -211,7 +211,7 @@ func spacesOf(f Flow) (out []protocol.PodSpace) {
 			continue
 		}
 		seen[st.Sys().(*syscall.Stat_t).Ino] = true
-		if !hasAddress(dir, f.Local) {
+		if !hasAddress(dir, f.Local) || !attached(pid) {
 			continue
 		}
 		s := protocol.PodSpace{PID: pid, HasRoute: hasRoute(dir, f.Remote), Listeners: listeners(dir, f)}
@@ -223,6 +223,15 @@ func spacesOf(f Flow) (out []protocol.PodSpace) {
 		}
 	}
 	return out
+}
+
+// attached reports whether an interface of this host's leads, or was given, to the network
+// namespace of a process: the kernel has a number for that namespace here then
+// (ip-netns(8), set). One with the same address but without such a number, such as a
+// rootless container's, is of no matter to the host's traffic.
+func attached(pid int) bool {
+	id, err := netlink.GetNetNsIdByPid(pid)
+	return err != nil || id >= 0
 }
 
 // hasAddress reads fib_trie (the local table's leaves) or if_inet6.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"causeway/hub/netmap"
+	"causeway/hub/api"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -61,7 +62,7 @@ func (s *Server) Revocation(n state.Node) Revocation {
 		switch {
 		case r != nil && !r.confirmed[m.Number].IsZero():
 			c.After = since(r.at, r.confirmed[m.Number])
-		case l == nil || l.session == nil:
+		case l == nil || l.session == nil || l.machine.Verdict().State == api.NodeUnreachable:
 			c.Why = "it is not connected; until it is, it may reach the revoked node where a direct path is left"
 		case len(l.errors) > 0:
 			c.Why = l.errors[0]
