@@ -115,7 +115,7 @@ func upAndBack(t *testing.T, old Binaries, steps, engine string, noUDP bool) {
 	require.NoError(t, s.Hub.Proc.Stop(step(t)))
 	require.NoError(t, os.RemoveAll(s.Hub.Dir))
 	s.Bin.Hub, s.Bin.Agent, s.Bin.CLI = old.Hub, old.Agent, old.CLI
-	s.Hub.bin = old.Hub
+	s.Hub.bin, s.HubBefore = old.Hub, true
 	require.NoError(t, s.StartHub(step(t)))
 	if noUDP {
 		s.Hub.Host.Nft("table inet noudp { chain i { type filter hook input priority 0; udp dport 51820 drop; }\n}")
@@ -155,11 +155,16 @@ func upAndBack(t *testing.T, old Binaries, steps, engine string, noUDP bool) {
 			up = false
 			continue
 		case 'h':
-			bin := old.Hub
+			bins := old
 			if up {
-				bin = now.Hub
+				bins = now
 			}
-			require.NoError(t, s.ExchangeHub(step(t), bin))
+			s.HubBefore, s.Bin.CLI = !up, bins.CLI
+			require.NoError(t, s.ExchangeHub(step(t), bins.Hub))
+			for _, cli := range []string{old.CLI, now.CLI} { // an operator's may be of either
+				_, err := s.Hub.Host.Run(step(t), cli, "--socket", s.Hub.Socket, "node", "list")
+				require.NoError(t, err)
+			}
 		default:
 			bin := old.Agent
 			if up {

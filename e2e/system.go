@@ -23,6 +23,9 @@ type System struct {
 	Lab *lab.Lab
 	Bin Binaries
 	Hub *Hub
+	// HubBefore says that the hub is of the version before, which tells of no connections
+	// but shows a node's state at once.
+	HubBefore bool
 
 	mu    sync.Mutex
 	nodes map[string]*Node
@@ -349,7 +352,7 @@ func (s *System) WaitReady(ctx context.Context, names ...string) error {
 			if n.State != api.NodeReady {
 				return fmt.Errorf("node %s is %s: %s", name, n.State, strings.Join(n.Reasons, "; "))
 			}
-			if n.Connected.IsZero() { // a state is shown on for some seconds
+			if n.Connected.IsZero() && !s.HubBefore { // a state is shown on for some seconds
 				return fmt.Errorf("node %s is not connected", name)
 			}
 			if n.Netmap.Version == 0 {

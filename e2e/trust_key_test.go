@@ -61,10 +61,14 @@ func TestSubstitutedKey(t *testing.T) {
 			return err
 		}))
 	}
-	out, err := s.CLI(step(t), "node", "show", "n1")
-	require.NoError(t, err)
-	require.Contains(t, out, "degraded")
-	out, err = a.Agent(step(t), "health")
+	require.NoError(t, lab.Wait(step(t), "the state, which is not shown at once", func(ctx context.Context) error {
+		out, err := s.CLI(ctx, "node", "show", "n1")
+		if err == nil && !strings.Contains(out, "degraded") {
+			err = errors.New(out)
+		}
+		return err
+	}))
+	out, err := a.Agent(step(t), "health")
 	if err != nil {
 		out = failed(t, err).Stdout
 	}
