@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"causeway/hub/netmap"
 	"causeway/hub/api"
+	"causeway/hub/netmap"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
