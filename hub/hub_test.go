@@ -467,16 +467,32 @@ func TestJoinConnectApprove(t *testing.T) {
 		return len(nodes) == 2 && nodes[0].State == api.NodeReady
 	}, patience, 5*time.Millisecond)
 	require.Equal(t, "eu-01", nodes[0].Name)
+	found := func(want ...string) {
+		t.Helper()
+		var k api.Checkup
+		w.must("GET", "/v1/doctor", nil, &k)
+		got := []string{}
+		for _, f := range k.Findings {
+			if f.Severity != api.SeverityInfo {
+				got = append(got, f.Severity+" "+f.Where+" "+f.Check)
+			}
+		}
+		require.Equal(t, append([]string{}, want...), got)
+		require.Equal(t, 2, k.Nodes)
+	}
+	found()
 	a.send(protocol.KindStatus, protocol.Status{Conditions: []protocol.Condition{{Name: "firewall", Cause: "docker drops"}}})
 	require.Eventually(t, func() bool {
 		w.must("GET", "/v1/nodes/sh-01", nil, &nodes[1])
 		return nodes[1].State == api.NodeDegraded && strings.Contains(nodes[1].Reasons[0], "docker drops")
 	}, patience, 5*time.Millisecond)
+	found("warning sh-01 condition-firewall")
 	a.m.Close()
 	require.Eventually(t, func() bool {
 		w.must("GET", "/v1/nodes/sh-01", nil, &nodes[1])
 		return nodes[1].State == api.NodeUnreachable
 	}, patience, 5*time.Millisecond)
+	found("critical sh-01 node-unreachable")
 	w.must("PATCH", "/v1/nodes/sh-01", api.NodePatch{Labels: map[string]string{"rack": "7"}}, &nodes[1])
 	require.Equal(t, "sh-01", nodes[1].Name)
 	require.Equal(t, map[string]string{"rack": "7"}, nodes[1].Labels)

@@ -73,6 +73,7 @@ var access = map[string]Role{
 	"GET /v1/watch/admins":                 Admin,
 	"GET /v1/watch/nats-users":             Admin,
 	"GET /v1/incidents":                    Viewer,
+	"GET /v1/doctor":                       Viewer,
 	"GET /v1/incidents/{id}":               Viewer,
 	"POST /v1/diag/ping":                   Operator,
 	"POST /v1/diag/trace":                  Operator,

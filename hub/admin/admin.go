@@ -109,6 +109,7 @@ func New(cfg Config) *Server {
 	s.registerInventory(a)
 	s.registerDiag(a)
 	s.registerIncidents(a)
+	s.registerDoctor(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)

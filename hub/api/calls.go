@@ -229,6 +229,11 @@ func (c *Client) Ping(ctx context.Context, p PingRequest) (PingResult, error) {
 // explainWait is what explaining a flow may take on top of the client's own timeout.
 const explainWait = 20 * time.Second
 
+// Doctor returns what the hub finds wrong with itself, its nodes and their paths.
+func (c *Client) Doctor(ctx context.Context) (Checkup, error) {
+	return get[Checkup](ctx, c, "/v1/doctor")
+}
+
 // Explain asks why one end of a flow does not reach the other.
 func (c *Client) Explain(ctx context.Context, q ExplainRequest) (Explanation, error) {
 	var r Explanation

@@ -60,6 +60,7 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},       // likewise
 	{http.MethodGet, "/v1/incidents", nil, []Incident{}, false}, // ?node=, site=, since=, limit=; newest first
 	{http.MethodGet, "/v1/incidents/{id}", nil, Incident{}, false},
+	{http.MethodGet, "/v1/doctor", nil, Checkup{}, false},
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
 	{http.MethodPost, "/v1/diag/trace", TraceRequest{}, Trace{}, false},
 	{http.MethodGet, "/v1/releases", nil, []Release{}, false},

@@ -212,6 +212,7 @@ func newFakeHub() http.Handler {
 	fakeAdmins(m)
 	fakeNATS(m)
 	fakeUpgrades(m)
+	fakeDoctor(m)
 	m.HandleFunc("GET /v1/audit", answer([]api.AuditEntry{{Sequence: 42, Time: at, Who: "unix:root", Why: "route approve", Changes: []string{"route 10.201.1.0/24 of sh-1 approved"}}}))
 	m.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
 		if r.FormValue("limit") == "1" {

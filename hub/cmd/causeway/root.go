@@ -23,6 +23,7 @@ const (
 	exitFailed = exitstatus.Failed
 	exitUsage  = exitstatus.Usage
 	exitDiffer = 3 // of diff
+	exitUnwell = 4 // of doctor
 )
 
 // envSocket names the admin socket when --socket does not.
@@ -43,6 +44,9 @@ type cli struct {
 // errDiffers ends 'diff' where something differs. It has been shown.
 var errDiffers = errors.New("something differs")
 
+// errUnwell ends 'doctor' where something critical or a warning was found. It has been shown.
+var errUnwell = errors.New("something is wrong")
+
 // failed marks an error of a request that was well formed; every other error
 // is one of usage.
 type failed struct{ error }
@@ -62,6 +66,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) 
 	switch {
 	case errors.Is(err, errDiffers):
 		return exitDiffer
+	case errors.Is(err, errUnwell):
+		return exitUnwell
 	case err == nil:
 		return exitOK
 	case errors.As(err, &f):
@@ -86,7 +92,7 @@ not the default, name it with --socket or in the environment variable
 `+envSocket+`. A hub elsewhere is reached by --context (see 'causeway context').
 
 Exit status: 0 done, 1 the request failed, 2 wrong usage, 3 'causeway diff' found a
-difference. Nothing that destroys is done without an answer from a terminal or --yes.
+difference, 4 'causeway doctor' found something critical or a warning. Nothing that destroys is done without an answer from a terminal or --yes.
 Colours are for terminals, and for none with NO_COLOR set.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = false
@@ -97,7 +103,7 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 	must(root.RegisterFlagCompletionFunc("context", completeContexts))
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.bundle(), c.incidents(), c.events(), c.audit(),
+	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.doctor(), c.bundle(), c.incidents(), c.events(), c.audit(),
 		c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -1,0 +1,44 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/doctor"
+	"causeway/hub/incident"
+	"causeway/protocol"
+)
+
+func (s *Server) registerDoctor(a huma.API) {
+	huma.Get(a, "/v1/doctor", func(ctx context.Context, _ *struct{}) (*body[api.Checkup], error) {
+		return answer(doctor.Examine(s.doctorFacts(callerOf(ctx).Role)), nil)
+	})
+}
+
+// doctorFacts gathers what the hub knows, as far as a role may see it. No agent is asked.
+func (s *Server) doctorFacts(role Role) doctor.Facts {
+	st := s.cfg.Store.State()
+	f := doctor.Facts{Now: time.Now(), Status: s.status(), Incidents: s.cfg.Incidents.List(incident.Filter{}), Conflicts: map[doctor.RouteKey]string{}}
+	for _, n := range shownNodes(st) {
+		shown := s.toNode(st, n)
+		for _, r := range shown.Routes {
+			if r.State != protocol.RoutePending {
+				continue
+			}
+			if err := st.ClaimConflict(n.Site, r.Prefix); err != nil {
+				f.Conflicts[doctor.RouteKey{Node: n.Name, Prefix: r.Prefix.String()}] = err.Error()
+			}
+		}
+		f.Nodes = append(f.Nodes, shown)
+	}
+	if s.cfg.CA != nil {
+		f.CAExpires = s.cfg.CA.cert.NotAfter
+	}
+	if role >= access["GET /v1/admins"] {
+		f.Admins = s.admins()
+	}
+	return f
+}

@@ -1,0 +1,270 @@
+// Package doctor says what is wrong with a cluster: Examine judges what a hub knows
+// of itself, its nodes and their paths. It asks nobody: agents report their conditions,
+// paths and incidents by themselves. Why one flow does not pass is hub/explain's part.
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// Limits from which on something is a finding.
+const (
+	expireSoon = 14 * 24 * time.Hour    // of certificates
+	lossHigh   = 0.05                   // as path-loss of hub/explain has it
+	rttHigh    = 400 * time.Millisecond // farther than any two places need
+	mtuSmall   = 1280                   // what IPv6 needs (RFC 8200, section 5)
+	maxText    = 400
+)
+
+// Facts is what is known. Zero values are what is not.
+type Facts struct {
+	Now       time.Time
+	Status    api.Status
+	Nodes     []api.Node
+	Incidents []api.Incident
+	// Conflicts says of routes that wait for approval what keeps them from it.
+	Conflicts map[RouteKey]string
+	CAExpires time.Time   // of the certificates for administration from elsewhere
+	Admins    []api.Admin // that whoever asks may see
+}
+
+// RouteKey names a route.
+type RouteKey struct{ Node, Prefix string }
+
+// Examine judges facts. Nothing wrong gives no findings. It does no I/O.
+func Examine(f Facts) api.Checkup {
+	e := examination{Facts: f, nodes: map[protocol.NodeNumber]api.Node{}}
+	for _, n := range f.Nodes {
+		e.nodes[n.Number] = n
+	}
+	e.hub()
+	for _, n := range f.Nodes {
+		e.node(n)
+	}
+	e.pairs()
+	e.incidents()
+	e.admins()
+	slices.SortStableFunc(e.out.Findings, func(a, b api.Finding) int {
+		return cmp.Or(cmp.Compare(slices.Index(api.Severities, a.Severity), slices.Index(api.Severities, b.Severity)), cmp.Compare(a.Where, b.Where))
+	})
+	if n := len(e.out.Findings) - api.MaxFindings; n > 0 {
+		e.out.Findings, e.out.LeftOut = e.out.Findings[:api.MaxFindings], n
+	}
+	if e.out.Findings == nil {
+		e.out.Findings = []api.Finding{}
+	}
+	return e.out
+}
+
+type examination struct {
+	Facts
+	nodes map[protocol.NodeNumber]api.Node
+	out   api.Checkup
+}
+
+func (e *examination) find(severity, check, where string, since time.Time, mend, summary string, args ...any) {
+	e.out.Findings = append(e.out.Findings, api.Finding{Severity: severity, Check: check, Where: where, Since: since, Mend: mend,
+		Summary: protocol.OneLine(fmt.Sprintf(summary, args...), maxText)})
+}
+
+// roots leaves out conditions that are ok, or that follow from another of the list.
+func roots(l []protocol.Condition) (out []protocol.Condition) {
+	failed := map[string]bool{}
+	for _, c := range l {
+		failed[c.Name] = !c.OK
+	}
+	for _, c := range l {
+		if !c.OK && !slices.ContainsFunc(c.DependsOn, func(d string) bool { return d != c.Name && failed[d] }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (e *examination) hub() {
+	for _, c := range roots(e.Status.Conditions) {
+		severity, mend := api.SeverityWarning, "on the hub's host: journalctl -u causeway-hub"
+		switch c.Name {
+		case "state", "disk", "nats", "tunnel":
+			severity = api.SeverityCritical
+		case "keys":
+			mend = "causeway node list; causeway node rotate-key NODE --wait"
+		case "inventory":
+			mend = "causeway events"
+		}
+		e.find(severity, "hub-"+c.Name, "hub", c.Since, mend, "%s: %s", c.Name, c.Cause)
+	}
+	for _, u := range e.Status.Unknown {
+		e.find(api.SeverityWarning, "node-unknown", u.Name, time.Time{}, fmt.Sprintf("causeway token create --site %s, then on %s: causeway-agent join", u.Site, u.Name),
+			"it joined after the backup that this hub was restored from, says %s: it has to join again", u.ReportedBy)
+	}
+	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {
+		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'",
+			"the CA of certificates for administration %s at %s", expires(left), e.CAExpires.UTC().Format(time.RFC3339))
+	}
+}
+
+func expiry(left time.Duration) string {
+	if left <= 0 {
+		return api.SeverityCritical
+	}
+	return api.SeverityWarning
+}
+
+func expires(left time.Duration) string {
+	if left <= 0 {
+		return "expired"
+	}
+	return "expires"
+}
+
+func (e *examination) node(n api.Node) {
+	show := "causeway node show " + n.Name
+	why := strings.Join(n.Reasons, "; ")
+	switch n.State {
+	case api.NodeLeft, api.NodeRevoked:
+		return
+	case api.NodeUnreachable:
+		e.find(api.SeverityCritical, "node-unreachable", n.Name, n.StateSince, "on "+n.Name+": systemctl status causeway-agent", "%s", cmp.Or(why, "the hub hears nothing of it"))
+	case api.NodeQuarantined:
+		e.find(api.SeverityCritical, "node-quarantined", n.Name, n.StateSince, fmt.Sprintf("causeway node release %s, or causeway node revoke %s", n.Name, n.Name), "it talks to nobody: %s", why)
+	case api.NodeJoined:
+		e.find(api.SeverityWarning, "node-never-seen", n.Name, n.Joined, "on "+n.Name+": causeway-agent doctor", "it joined, and its agent was never on the tunnel")
+	case api.NodeDegraded:
+		l := roots(n.Conditions)
+		for _, c := range l {
+			e.find(api.SeverityWarning, "condition-"+c.Name, n.Name, c.Since, show, "%s: %s", c.Name, c.Cause)
+		}
+		if len(l) == 0 {
+			e.find(api.SeverityWarning, "node-degraded", n.Name, n.StateSince, show, "%s", why)
+		}
+	}
+	e.out.Nodes++
+	if !n.Drained.IsZero() {
+		e.find(api.SeverityInfo, "node-drained", n.Name, n.Drained, "causeway node undrain "+n.Name, "other nodes carry its routes where they can")
+	}
+	if u := n.Upgrade; u != nil && u.State == protocol.UpgradeFailed {
+		e.find(api.SeverityWarning, "upgrade-failed", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "the upgrade to %s failed: %s", u.Version, u.Error)
+	}
+	for _, r := range n.Routes {
+		e.route(n, r)
+	}
+	if n.Connected.IsZero() {
+		return // the rest is of the past
+	}
+	for _, r := range n.Refused {
+		what := cmp.Or(r.Prefix, "the peer")
+		e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway diag explain %s %s", n.Name, e.name(r.Peer)),
+			"its agent refuses %s of %s: %s", what, e.name(r.Peer), r.Reason)
+	}
+	if v := e.Status.Hub.Version; n.AgentVersion != "" && n.AgentVersion != v {
+		e.find(api.SeverityInfo, "agent-version", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "its agent is %s, the hub %s", n.AgentVersion, v)
+	}
+}
+
+func (e *examination) name(n protocol.NodeNumber) string {
+	if p, ok := e.nodes[n]; ok {
+		return p.Name
+	}
+	return fmt.Sprintf("node %d", n)
+}
+
+func (e *examination) route(n api.Node, r api.Route) {
+	decide := func(verb string) string { return fmt.Sprintf("causeway route %s %s %s", verb, n.Name, r.Prefix) }
+	conflict := e.Conflicts[RouteKey{n.Name, r.Prefix.String()}]
+	switch {
+	case r.State == protocol.RoutePending && conflict != "":
+		e.find(api.SeverityWarning, "route-overlaps", n.Name, time.Time{}, decide("reject"), "route %s waits for a decision and cannot be approved: %s", r.Prefix, conflict)
+	case r.State == protocol.RoutePending:
+		e.find(api.SeverityWarning, "route-not-approved", n.Name, time.Time{}, decide("approve"), "route %s waits for an admin's approval", r.Prefix)
+	case r.State == protocol.RouteRejected && r.Why != "":
+		e.find(api.SeverityInfo, "route-forbidden", n.Name, time.Time{}, "take it out of routes: in the agent's config", "route %s is announced, and no admin can approve it: %s", r.Prefix, r.Why)
+	}
+}
+
+// pairs looks at the paths between ready nodes, as both ends report them.
+func (e *examination) pairs() {
+	type pair struct{ a, b protocol.NodeNumber }
+	worst := map[pair]protocol.PathStatus{}
+	for _, n := range e.Facts.Nodes {
+		if n.Connected.IsZero() {
+			continue
+		}
+		for _, p := range n.Paths {
+			if p.Path == protocol.PathStream && p.Name == "hub" {
+				e.find(api.SeverityWarning, "udp-blocked", n.Name, p.Since, "let UDP pass from "+n.Name+" to "+e.Status.Hub.PublicUDP, "the hub is reached over TCP alone, which is slower")
+			}
+			peer, known := e.nodes[p.Peer]
+			if p.Path == protocol.PathNone || !known || peer.Connected.IsZero() {
+				continue // idle, the hub, or the node is named already
+			}
+			k := pair{min(n.Number, p.Peer), max(n.Number, p.Peer)}
+			w, seen := worst[k]
+			if !seen {
+				worst[k] = p
+				continue
+			}
+			if p.Path != protocol.PathDirect && w.Path == protocol.PathDirect {
+				w.Path, w.Since = p.Path, p.Since
+			}
+			w.Loss, w.RTT = max(w.Loss, p.Loss), max(w.RTT, p.RTT)
+			if p.MTU != 0 && (w.MTU == 0 || p.MTU < w.MTU) {
+				w.MTU = p.MTU
+			}
+			worst[k] = w
+		}
+	}
+	e.out.Pairs = len(worst)
+	order := make([]pair, 0, len(worst))
+	for k := range worst {
+		order = append(order, k)
+	}
+	slices.SortFunc(order, func(x, y pair) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
+	for _, k := range order {
+		p, where := worst[k], e.name(k.a)+" "+e.name(k.b)
+		if p.Loss >= lossHigh {
+			e.find(api.SeverityWarning, "path-loss", where, time.Time{}, "causeway diag trace "+where, "the path (%s) loses %.0f %% of its probes", p.Path, 100*p.Loss)
+		}
+		if p.RTT >= rttHigh {
+			e.find(api.SeverityWarning, "path-slow", where, time.Time{}, "causeway diag trace "+where, "the path (%s) takes %s there and back", p.Path, p.RTT.Round(time.Millisecond))
+		}
+		if p.MTU != 0 && p.MTU < mtuSmall {
+			e.find(api.SeverityWarning, "mtu-small", where, time.Time{}, "causeway diag mtu "+where, "packets of %d bytes at most pass; IPv6 needs %d", p.MTU, mtuSmall)
+		}
+		if p.Path != protocol.PathDirect {
+			e.find(api.SeverityInfo, "path-relayed", where, p.Since, "causeway diag path "+where, "they reach each other through the hub (%s)", p.Path)
+		}
+	}
+}
+
+// incidents names those that last. Of a node that is away the hub has only old ones.
+func (e *examination) incidents() {
+	connected := map[string]bool{}
+	for _, n := range e.Facts.Nodes {
+		connected[n.Name] = !n.Connected.IsZero()
+	}
+	for _, i := range e.Facts.Incidents {
+		switch {
+		case !connected[i.Node]:
+		case i.State == protocol.IncidentStopped:
+			e.find(api.SeverityCritical, "repair-stopped", i.Node, i.Since, "on "+i.Node+": causeway-agent repair, once nobody changes it any more", "%s: %s; %s (incident %s)", i.Subject, i.Reason, i.Action, i.ID)
+		case i.State == protocol.IncidentOpen:
+			e.find(api.SeverityWarning, "incident-open", i.Node, i.Since, "causeway incidents show "+i.ID, "%s: %s", i.Subject, i.Reason)
+		}
+	}
+}
+
+func (e *examination) admins() {
+	for _, a := range e.Facts.Admins {
+		if left := a.Expires.Sub(e.Now); a.State == "active" && left < expireSoon {
+			e.find(api.SeverityWarning, "admin-expires", "admin "+a.Name, time.Time{}, "causeway admin create, with another name", "the certificate %s at %s", expires(left), a.Expires.UTC().Format(time.RFC3339))
+		}
+	}
+}
