@@ -12,6 +12,7 @@ import (
 // Podman loads the images and runs them: a hub without root, configured by its
 // environment, and an agent that joins it and comes up.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	p := builtPackages(t)
 	bin := binaries(t)
 	l := lab.New(t)

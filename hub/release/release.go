@@ -191,7 +191,7 @@ func (l Library) Serve(ctx context.Context, ln net.Listener) error {
 		}
 	}()
 	err := s.Serve(conns.New(ln, maxConns, maxPerNode))
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil { // a hub that stops may close the listener first
 		<-end
 		return nil
 	}
