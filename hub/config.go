@@ -50,6 +50,7 @@ type Config struct {
 	AdminSocket     string         // unix socket
 	ListenAdmin     string         // host:port of the admin API for certificates; empty: none
 	ListenNATS      string         // host:port of NATS over TLS for users of the state; empty: none
+	ListenMetrics   string         // host:port of metrics and health over HTTP, for whoever reaches it; empty: none
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
 	RelayLimits     tunnel.RelayLimits
@@ -79,6 +80,7 @@ func (c Config) shown() (out []api.Setting) {
 	add("admin-socket", c.AdminSocket)
 	add("listen-admin", c.ListenAdmin)
 	add("listen-nats", c.ListenNATS)
+	add("listen-metrics", c.ListenMetrics)
 	add("overlay", c.Overlay)
 	add("socket-buffer", c.SocketBuffer)
 	add("relay-limits", fmt.Sprintf("%+v", c.RelayLimits))
@@ -110,13 +112,14 @@ type Sockets struct {
 
 // Hub is the cloud side.
 type Hub struct {
-	cfg   Config
-	udp   netip.AddrPort
-	https string
-	admin string // empty: none
-	nats  string // likewise
-	ready chan struct{}
-	parts atomic.Pointer[parts] // once they run
+	cfg     Config
+	udp     netip.AddrPort
+	https   string
+	admin   string // empty: none
+	nats    string // likewise
+	metrics string // likewise
+	ready   chan struct{}
+	parts   atomic.Pointer[parts] // once they run
 
 	packages string
 }
@@ -182,7 +185,7 @@ func New(cfg Config) (*Hub, error) {
 	for _, l := range []struct {
 		flag, addr string
 		to         *string
-	}{{"listen-admin", cfg.ListenAdmin, &h.admin}, {"listen-nats", cfg.ListenNATS, &h.nats}} {
+	}{{"listen-admin", cfg.ListenAdmin, &h.admin}, {"listen-nats", cfg.ListenNATS, &h.nats}, {"listen-metrics", cfg.ListenMetrics, &h.metrics}} {
 		if l.addr == "" {
 			continue
 		}

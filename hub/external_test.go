@@ -288,8 +288,10 @@ func (c *natsCluster) outage(t *testing.T, w *world, js jetstream.JetStream, one
 // majority and nothing can be read.
 func TestStopWithoutMajority(t *testing.T) {
 	c := newNATSCluster(t)
-	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL, cfg.ListenMetrics = c.urls(), "127.0.0.1:0" })
 	require.NoError(t, err)
+	code, line := w.get("/readyz")
+	require.Equal(t, "200 ok\n", fmt.Sprint(code, " ", line))
 	w.site("a")
 	at := 0
 	for i, s := range c.servers {
@@ -301,6 +303,12 @@ func TestStopWithoutMajority(t *testing.T) {
 	c.stop((at + 1) % 3)
 	c.stop(at)
 	require.Eventually(t, func() bool { return c.servers[left].NumClients() > 0 && !condition(w, "nats").OK }, 2*patience, 20*time.Millisecond)
+	code, line = w.get("/readyz")
+	require.Equal(t, "503 not ready: nats\n", fmt.Sprint(code, " ", line))
+	code, _ = w.get("/healthz")
+	require.Equal(t, 200, code)
+	require.Equal(t, 0.0, w.metric(`causeway_hub_condition{condition="nats"}`))
+	require.Equal(t, 0.0, w.metric("causeway_hub_ready"))
 	begin := time.Now()
 	w.stop()
 	t.Logf("stopped within %s", time.Since(begin).Round(10*time.Millisecond))

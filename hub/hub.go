@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ import (
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
+	"causeway/hub/metrics"
 	"causeway/hub/release"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -85,6 +87,13 @@ func (h *Hub) Run(ctx context.Context) error {
 			return err
 		}
 		defer natsListener.Close()
+	}
+	var metricsListener net.Listener // nil: no metrics
+	if h.metrics != "" {
+		if metricsListener, err = listenTCP(ctx, "listen-metrics", h.metrics); err != nil {
+			return err
+		}
+		defer metricsListener.Close()
 	}
 
 	outside := h.cfg.NATSURL != ""
@@ -215,6 +224,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	api := admin.New(adminConfig)
 	readers.Refused = api.RefusedNATS
+	figures := metrics.Config{Version: h.cfg.Version, State: store.State, Standings: sessions.Standings, Relay: tun.RelayStats, Events: events.Count, Conditions: api.Conditions,
+		Findings: api.Findings, DiskFree: guard.Free, Certificates: map[string]time.Time{"https": joins.CertificateExpires()}, Unready: h.unready,
+		More: []prometheus.Collector{joins.Metrics(), inv.Metrics()}}
+	if adminConfig.CA != nil {
+		figures.Certificates["admin-ca"] = adminConfig.CA.Expires()
+	}
 	cancel()
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -226,7 +241,14 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return sessions.RunUpgrades(ctx) })
-	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub)}
+	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub), space: guard.Check, away: nats.Failed}
+	if outside {
+		p.away = func() bool { return ext.away() != nil }
+	}
+	if metricsListener != nil {
+		p.metrics = metricsListener.Addr()
+		g.Go(func() error { return metrics.New(figures).Serve(ctx, metricsListener) })
+	}
 	g.Go(func() error { return h.renewList(ctx, p, public) })
 	g.Go(func() error { return inv.Run(ctx) })
 	g.Go(func() error { return incidents.Run(ctx) })
@@ -258,7 +280,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		if natsListener != nil {
 			g.Go(func() error { return nats.ServeReaders(ctx, natsListener, readers) })
 		}
-		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).
+		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).Str("listen_metrics", h.metrics).
 			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
 		h.parts.Store(p)
 		close(h.ready)

@@ -40,6 +40,7 @@ const patience = 20 * time.Second
 type world struct {
 	t      *testing.T
 	dir    string
+	hub    *Hub
 	tun    *controltest.Tunnel
 	booted func(protocol.NodeNumber, protocol.BootID) // as the tunnel tells it
 	admin  *http.Client
@@ -77,6 +78,7 @@ func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnel
 	if err != nil {
 		return nil, err
 	}
+	w.hub = h
 	var ctx context.Context
 	ctx, w.cancel = context.WithCancel(context.Background())
 	go func() { w.done <- h.Run(ctx) }()

@@ -17,13 +17,16 @@ import (
 
 // parts is what a running hub is asked about from outside.
 type parts struct {
-	store  *state.Store
-	keys   join.Keys
-	https  net.Addr
-	tunnel Tunnel
-	number protocol.NodeNumber
-	agents jetstream.JetStream // of the server inside
-	list   chan protocol.Hub   // what the hub list shall say
+	store   *state.Store
+	keys    join.Keys
+	https   net.Addr
+	tunnel  Tunnel
+	number  protocol.NodeNumber
+	agents  jetstream.JetStream // of the server inside
+	metrics net.Addr            // nil: none
+	list    chan protocol.Hub   // what the hub list shall say
+	space   func() error        // why the disk takes no change
+	away    func() bool         // NATS, which one ever, stores nothing
 }
 
 var errNotReady = errors.New("the hub is not ready yet")
@@ -42,6 +45,23 @@ func (h *Hub) Alive(ctx context.Context) error {
 		return fmt.Errorf("ask the nats server inside: %w", err)
 	}
 	return nil
+}
+
+// unready says in a word what keeps the hub from taking joins and changes; empty:
+// nothing does.
+func (h *Hub) unready() string {
+	p := h.parts.Load()
+	switch {
+	case p == nil:
+		return "starting"
+	case p.away():
+		return "nats"
+	case p.space() != nil:
+		return "disk"
+	case p.store.Err() != nil:
+		return "state"
+	}
+	return ""
 }
 
 // Reloadable are the settings that Reload takes, by their flags.
@@ -89,9 +109,14 @@ func (c Config) needsRestart(n Config) (out []string) {
 	add("admin-socket", c.AdminSocket == n.AdminSocket)
 	add("listen-admin", c.ListenAdmin == n.ListenAdmin)
 	add("listen-nats", c.ListenNATS == n.ListenNATS)
+	add("listen-metrics", c.ListenMetrics == n.ListenMetrics)
 	add("overlay", slices.Equal(c.Overlay, n.Overlay))
 	add("nats-url", c.NATSURL == n.NATSURL)
 	add("nats-creds", c.NATSCreds == n.NATSCreds)
+	add("nats-ca", c.NATSCA == n.NATSCA)
+	add("nats-replicas", c.NATSReplicas == n.NATSReplicas)
+	add("join-rate", c.JoinRate == n.JoinRate)
+	add("packages", c.Packages == n.Packages)
 	add("socket-buffer", c.SocketBuffer == n.SocketBuffer)
 	add("relay-node-packets", c.RelayLimits.Node.Packets == n.RelayLimits.Node.Packets)
 	add("relay-node-bytes", c.RelayLimits.Node.Bytes == n.RelayLimits.Node.Bytes)

@@ -264,6 +264,9 @@ type RelayStats struct {
 	Dropped    map[string]uint64 // by reason
 }
 
+// RelayDropReasons are keys of RelayStats.Dropped that can be expected; there may be others.
+func RelayDropReasons() []string { return slices.Clone(relay.DropReasons) }
+
 // RelayStats returns the counters.
 func (h *Hub) RelayStats() RelayStats {
 	s := h.relay.Stats()

@@ -343,7 +343,7 @@ func (s *Server) status() api.Status {
 	out := api.Status{
 		Hub: api.HubStatus{Version: s.cfg.Version, Number: s.cfg.Number, Started: s.started, PublicUDP: first(h.UDP), PublicHTTP: first(h.HTTPS),
 			Overlay: st.Overlay, LogLength: st.Seq},
-		Sites: []api.SiteStatus{}, Conditions: []protocol.Condition{},
+		Sites: []api.SiteStatus{},
 	}
 	bySite := map[string]*api.SiteStatus{}
 	for _, site := range sortedSites(st) {
@@ -375,6 +375,13 @@ func (s *Server) status() api.Status {
 	if out.Relay.Dropped == nil {
 		out.Relay.Dropped = map[string]uint64{}
 	}
+	out.Conditions = s.Conditions()
+	return out
+}
+
+// Conditions are the hub's own, as status shows them.
+func (s *Server) Conditions() []protocol.Condition {
+	st := s.cfg.Store.State()
 	bad := s.cfg.Inventory.Dropped()
 	inv := protocol.Condition{Name: "inventory", OK: bad == 0, Since: s.started}
 	if bad > 0 {
@@ -388,11 +395,10 @@ func (s *Server) status() api.Status {
 	if err := s.cfg.Disk(); err != nil {
 		space.OK, space.Cause = false, err.Error()
 	}
-	out.Conditions = append(out.Conditions, keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started))
-	out.Conditions = append(out.Conditions, log, space,
-		protocol.Condition{Name: "tunnel", OK: true, Since: s.started}, inv)
+	out := []protocol.Condition{keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started), log, space,
+		{Name: "tunnel", OK: true, Since: s.started}, inv}
 	for _, c := range s.cfg.Conditions {
-		out.Conditions = append(out.Conditions, c())
+		out = append(out, c())
 	}
 	return out
 }

@@ -88,6 +88,9 @@ func parseCA(text string) (*CA, error) {
 	return &CA{pair.Leaf, key, text}, nil
 }
 
+// Expires is until when its certificate is good, and with it every one that it issued.
+func (ca *CA) Expires() time.Time { return ca.cert.NotAfter }
+
 // Secret is the CA as it is in its file, private key included.
 func (ca *CA) Secret() string { return ca.text }
 

@@ -18,6 +18,9 @@ func (s *Server) registerDoctor(a huma.API) {
 	})
 }
 
+// Findings counts what 'causeway doctor' finds, by severity, as an admin would see it.
+func (s *Server) Findings() map[string]int { return doctor.Count(s.doctorFacts(Admin)) }
+
 // doctorFacts gathers what the hub knows, as far as a role may see it. No agent is asked.
 func (s *Server) doctorFacts(role Role) doctor.Facts {
 	st := s.cfg.Store.State()
@@ -35,7 +38,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		f.Nodes = append(f.Nodes, shown)
 	}
 	if s.cfg.CA != nil {
-		f.CAExpires = s.cfg.CA.cert.NotAfter
+		f.CAExpires = s.cfg.CA.Expires()
 	}
 	if role >= access["GET /v1/admins"] {
 		f.Admins = s.admins()

@@ -108,7 +108,7 @@ func (s *Server) holds(ses *session, v *netmap.View) {
 	if l == nil || l.session != ses {
 		return
 	}
-	ses.held = v
+	ses.held, ses.behind = v, now
 	if len(l.errors) > 0 {
 		return // it may not have applied it
 	}

@@ -342,10 +342,14 @@ func (s *Server) compute() (fresh bool) {
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
 	}
+	old := s.view
 	s.view = next
 	s.unsaved = known
 	for _, l := range s.nodes {
 		if l.session != nil {
+			if l.session.held == old {
+				l.session.behind = now
+			}
 			l.session.wake()
 		}
 	}

@@ -33,7 +33,9 @@ type session struct {
 	acks   chan protocol.NetmapAck
 	accept sync.Once // the control stream: the first one
 
-	held *netmap.View // the agent applied its netmap of it last; Server.mu guards it
+	// Server.mu guards these.
+	held   *netmap.View // the agent applied its netmap of it last
+	behind time.Time    // since when there is another, or since it applied held; see Standing
 
 	mu      sync.Mutex
 	control net.Conn // after Hello
@@ -281,6 +283,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	old := l.session
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
 	l.lastWord, l.up = time.Now(), time.Now().UTC()
+	ses.behind = l.lastWord
 	s.judged(node.Number, l)
 	s.mu.Unlock()
 	if old != nil {

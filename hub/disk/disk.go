@@ -90,6 +90,9 @@ func (g *Guard) Check() error {
 	return nil
 }
 
+// Free returns how many bytes are free for the hub.
+func (g *Guard) Free() (uint64, error) { return free(g.dir) }
+
 // Probe writes a file, durably, and says what is wrong if it cannot: a
 // *FullError or a *BrokenError.
 func (g *Guard) Probe() error {

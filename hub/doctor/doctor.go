@@ -40,17 +40,7 @@ type RouteKey struct{ Node, Prefix string }
 
 // Examine judges facts. Nothing wrong gives no findings. It does no I/O.
 func Examine(f Facts) api.Checkup {
-	e := examination{Facts: f, nodes: map[protocol.NodeNumber]api.Node{}}
-	for _, n := range f.Nodes {
-		e.nodes[n.Number] = n
-	}
-	e.hub()
-	for _, n := range f.Nodes {
-		e.node(n)
-	}
-	e.pairs()
-	e.incidents()
-	e.admins()
+	e := examine(f)
 	slices.SortStableFunc(e.out.Findings, func(a, b api.Finding) int {
 		return cmp.Or(cmp.Compare(slices.Index(api.Severities, a.Severity), slices.Index(api.Severities, b.Severity)), cmp.Compare(a.Where, b.Where))
 	})
@@ -61,6 +51,33 @@ func Examine(f Facts) api.Checkup {
 		e.out.Findings = []api.Finding{}
 	}
 	return e.out
+}
+
+// Count counts the findings of each severity, none left out.
+func Count(f Facts) map[string]int {
+	out := map[string]int{}
+	for _, s := range api.Severities {
+		out[s] = 0
+	}
+	for _, x := range examine(f).out.Findings {
+		out[x.Severity]++
+	}
+	return out
+}
+
+func examine(f Facts) *examination {
+	e := &examination{Facts: f, nodes: map[protocol.NodeNumber]api.Node{}}
+	for _, n := range f.Nodes {
+		e.nodes[n.Number] = n
+	}
+	e.hub()
+	for _, n := range f.Nodes {
+		e.node(n)
+	}
+	e.pairs()
+	e.incidents()
+	e.admins()
+	return e
 }
 
 type examination struct {

@@ -35,6 +35,10 @@ const (
 	Incident        = "incident" // something went wrong on a node; see hub/incident
 )
 
+// Kinds are all of them.
+var Kinds = []string{JoinRefused, NodeUp, NodeDown, NodeReady, NodeDegraded, NodeUnreachable, NodeRefused, PartRefused, InventoryBad, NodeCloned, RouteConflict,
+	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, Incident}
+
 // Log is a bounded list of events. The zero value is ready.
 type Log struct {
 	mu     sync.Mutex

@@ -1,6 +1,9 @@
 package event
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"strconv"
 	"testing"
 
@@ -20,4 +23,28 @@ func TestNewestFirst(t *testing.T) {
 	}
 	require.Len(t, l.Newest(10*size), size)
 	require.Equal(t, uint64(2*size+3), l.Count(NodeUp))
+}
+
+// Every constant of a kind is one of Kinds.
+func TestKindsAreAll(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "event.go", nil, 0)
+	require.NoError(t, err)
+	var all []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		d, ok := n.(*ast.GenDecl)
+		if !ok || d.Tok != token.CONST {
+			return true
+		}
+		for _, s := range d.Specs {
+			for _, v := range s.(*ast.ValueSpec).Values {
+				if l := v.(*ast.BasicLit); l.Kind == token.STRING {
+					text, err := strconv.Unquote(l.Value)
+					require.NoError(t, err)
+					all = append(all, text)
+				}
+			}
+		}
+		return false
+	})
+	require.ElementsMatch(t, all, Kinds)
 }

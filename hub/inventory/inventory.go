@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
@@ -69,13 +70,28 @@ type Store struct {
 	seen     uint64 // what comes up to here was there before the start
 	watchers map[*watcher]bool
 	ended    bool
+
+	messages *prometheus.CounterVec // by result
 }
+
+// Results of a message.
+const (
+	resultTaken     = "taken"
+	resultRepeated  = "repeated"  // it was taken before
+	resultGap       = "gap"       // the one before it is missing; a snapshot was asked for
+	resultMalformed = "malformed" // it made no sense, and was dropped
+	resultStranger  = "stranger"  // of a node that is none of the cluster any more
+)
 
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
 	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
-		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{}}
+		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{},
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
+	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
+		s.messages.WithLabelValues(r)
+	}
 	var err error
 	s.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.InventoryStream, Description: "history of nodes' facts", Subjects: []string{protocol.SubjectInventoryAll},
@@ -95,6 +111,16 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open the bucket of facts: %w", err)
 	}
 	return s, s.load(ctx)
+}
+
+// Metrics counts messages.
+func (s *Store) Metrics() prometheus.Collector { return s.messages }
+
+// count counts a message, unless it was there before the start: those are read again.
+func (s *Store) count(result string, stream uint64) {
+	if stream > s.seen {
+		s.messages.WithLabelValues(result).Inc()
+	}
 }
 
 // stored is a value of the bucket: what the admin API shows, and where in the stream it
@@ -192,6 +218,7 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 	s.next = max(s.next, stream)
 	if !live {
 		s.mu.Unlock()
+		s.count(resultStranger, stream)
 		return
 	}
 	was := s.facts[o.number]
@@ -206,11 +233,14 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 	}
 	switch v {
 	case old:
+		s.count(resultRepeated, stream)
 		return
 	case gap:
+		s.count(resultGap, stream)
 		s.ask(o.number)
 		return
 	}
+	s.count(resultTaken, stream)
 	s.mu.Lock()
 	s.facts[o.number] = now
 	s.dirty[o.number] = true
@@ -238,6 +268,7 @@ func (s *Store) drop(o origin, subject string, stream uint64, received time.Time
 	if stream <= s.seen {
 		return
 	}
+	s.count(resultMalformed, stream)
 	name := ""
 	s.mu.Lock()
 	s.dropped++

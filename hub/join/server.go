@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/flynn/noise"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
@@ -62,7 +63,17 @@ type Server struct {
 	overall *rate.Limiter
 	sources sources
 	audit   auditor
+	joins   *prometheus.CounterVec // by result
 }
+
+// Results of a join.
+const (
+	joinAccepted  = "accepted" // a node that repeats its join counts again
+	joinRefused   = "refused"  // with a reason, which the audit has
+	joinBusy      = "busy"     // the hub could store nothing
+	joinMalformed = "malformed"
+	joinLimited   = "limited" // by rate
+)
 
 // New loads or makes the certificate. It listens on nothing.
 func New(cfg Config) (*Server, error) {
@@ -70,8 +81,19 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(cmp.Or(cfg.SourceRate, DefaultSourceRate)), audit: newAuditor()}, nil
+	s := &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(cmp.Or(cfg.SourceRate, DefaultSourceRate)), audit: newAuditor(),
+		joins: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_joins_total", Help: "Requests to join, by result."}, []string{"result"})}
+	for _, r := range []string{joinAccepted, joinRefused, joinBusy, joinMalformed, joinLimited} {
+		s.joins.WithLabelValues(r)
+	}
+	return s, nil
 }
+
+// Metrics counts joins.
+func (s *Server) Metrics() prometheus.Collector { return s.joins }
+
+// CertificateExpires is until when the HTTPS listener's certificate is good.
+func (s *Server) CertificateExpires() time.Time { return s.cert.Leaf.NotAfter }
 
 // Handler returns the endpoints.
 func (s *Server) Handler() http.Handler {
@@ -127,7 +149,10 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
+	result := joinMalformed
+	defer func() { s.joins.WithLabelValues(result).Inc() }()
 	if !s.allow(w, r) {
+		result = joinLimited
 		return
 	}
 	msg, err := io.ReadAll(http.MaxBytesReader(w, r.Body, protocol.MaxJoinMessage))
@@ -145,6 +170,14 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), redeemTimeout)
 	defer cancel()
 	answer := s.redeem(ctx, r.RemoteAddr, key, req)
+	switch {
+	case answer.Refused == nil:
+		result = joinAccepted
+	case answer.Refused.Code == protocol.RefusedBusy:
+		result = joinBusy
+	default:
+		result = joinRefused
+	}
 	failpoint.Hit("join-stored")
 	b, err := json.Marshal(answer)
 	if err == nil {

@@ -92,6 +92,10 @@ const (
 	DropControl   = "limit_control" // more probes and handshakes than any node needs
 )
 
+// DropReasons are the reasons that can be expected on any network.
+var DropReasons = []string{DropMalformed, DropUnbound, DropAddressee, DropForbidden, DropNowhere, DropCrossed, DropSend, DropFull, DropNode, DropPair, DropControl,
+	string(probe.Malformed), string(probe.Misaddressed), string(probe.UnknownSender), string(probe.Unauthenticated), string(probe.Replayed), string(probe.Limited)}
+
 // Relay is the switchboard. Its methods may be called concurrently, and before Run.
 type Relay struct {
 	cfg     Config

@@ -44,6 +44,7 @@ type settings struct {
 	NATSCA          string   `yaml:"nats_ca"`
 	NATSReplicas    int      `yaml:"nats_replicas"`
 	ListenNATS      string   `yaml:"listen_nats"`
+	ListenMetrics   string   `yaml:"listen_metrics"`
 	SocketBuffer    int      `yaml:"socket_buffer"`
 	JoinRate        int      `yaml:"join_rate"`
 	Packages        string   `yaml:"packages"`
@@ -86,6 +87,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.NATSCA, "nats-ca", "", "PEM FILE of the authorities that sign the certificates of --nats-url (default: the system's)")
 	fs.IntVar(&s.NATSReplicas, "nats-replicas", 0, "servers of --nats-url that keep each stream, 1 to 5 (default: 3 in a cluster, else 1)")
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for users of 'causeway nats user', such as :4222 (default: not served)")
+	fs.StringVar(&s.ListenMetrics, "listen-metrics", "", "ADDRESS:PORT of metrics for Prometheus (/metrics) and of health for load balancers (/healthz, /readyz), over HTTP for whoever reaches it, such as 127.0.0.1:9465 (default: not served)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
@@ -120,6 +122,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "nats-ca", &s.NATSCA, file.NATSCA)
 	merge(set, "nats-replicas", &s.NATSReplicas, file.NATSReplicas)
 	merge(set, "listen-nats", &s.ListenNATS, file.ListenNATS)
+	merge(set, "listen-metrics", &s.ListenMetrics, file.ListenMetrics)
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
 	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
 	merge(set, "packages", &s.Packages, file.Packages)
@@ -133,7 +136,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 		s.NATSCreds = service.Credential(credNATS)
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
-		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS,
+		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS, ListenMetrics: s.ListenMetrics,
 		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
