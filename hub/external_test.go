@@ -405,3 +405,22 @@ func TestExternalSettings(t *testing.T) {
 		require.NotContains(t, err.Error(), "secret")
 	}
 }
+
+// A hub whose external NATS is gone is not stuck: its watchdog does not end it, and
+// sessions go on. It only is not ready.
+func TestAliveWithoutExternalNATS(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: freePorts(t, 1)[0], NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()})
+	require.NoError(t, err)
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	require.True(t, s.ReadyForConnections(patience))
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL, cfg.ListenMetrics = s.ClientURL(), "127.0.0.1:0" })
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, w.hub.Alive(ctx))
+	s.Shutdown()
+	s.WaitForShutdown()
+	require.Eventually(t, func() bool { return w.hub.unready() == "nats" }, patience, 20*time.Millisecond)
+	require.NoError(t, w.hub.Alive(ctx))
+}

@@ -241,8 +241,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return sessions.RunUpgrades(ctx) })
-	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, agents: agentsJS, list: make(chan protocol.Hub), space: guard.Check, away: nats.Failed}
-	if outside {
+	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, list: make(chan protocol.Hub), space: guard.Check, away: nats.Failed}
+	p.nats = func(ctx context.Context) error {
+		_, err := agentsJS.AccountInfo(ctx)
+		return err
+	}
+	if outside { // nothing is stored inside
+		p.nats = agentsConn.FlushWithContext
 		p.away = func() bool { return ext.away() != nil }
 	}
 	if metricsListener != nil {

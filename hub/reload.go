@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -22,11 +20,11 @@ type parts struct {
 	https   net.Addr
 	tunnel  Tunnel
 	number  protocol.NodeNumber
-	agents  jetstream.JetStream // of the server inside
-	metrics net.Addr            // nil: none
-	list    chan protocol.Hub   // what the hub list shall say
-	space   func() error        // why the disk takes no change
-	away    func() bool         // NATS, which one ever, stores nothing
+	nats    func(context.Context) error // asks the server inside
+	metrics net.Addr                    // nil: none
+	list    chan protocol.Hub           // what the hub list shall say
+	space   func() error                // why the disk takes no change
+	away    func() bool                 // NATS, which one ever, stores nothing
 }
 
 var errNotReady = errors.New("the hub is not ready yet")
@@ -41,7 +39,7 @@ func (h *Hub) Alive(ctx context.Context) error {
 	p.store.State()
 	p.tunnel.Bound(p.number) // takes the switchboard's lock
 	p.tunnel.RelayStats()
-	if _, err := p.agents.AccountInfo(ctx); err != nil {
+	if err := p.nats(ctx); err != nil {
 		return fmt.Errorf("ask the nats server inside: %w", err)
 	}
 	return nil
