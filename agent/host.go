@@ -233,6 +233,7 @@ func (r *repairs) note(l []netns.Change) {
 	now := time.Now()
 	for _, c := range l {
 		r.machine.Touched(now, func(subject string) bool { e := r.episodes[subject]; return e != nil && e.kind == c.Kind })
+		r.lateWord(c, now)
 		t, ok := r.told[c.Kind]
 		if !ok {
 			t = told{Change: c}
@@ -244,6 +245,20 @@ func (r *repairs) note(l []netns.Change) {
 		r.told[c.Kind] = t
 		if _, ok := r.dueAt[c.Kind]; !ok && r.worthALook(c.Kind, now) {
 			r.dueAt[c.Kind] = now.Add(settle)
+		}
+	}
+}
+
+// lateWord names who did what was seen and mended before the kernel's word of it had
+// come. r.mu is held.
+func (r *repairs) lateWord(c netns.Change, now time.Time) {
+	if c.By == "" {
+		return
+	}
+	for _, e := range r.episodes {
+		if e.kind == c.Kind && e.by == "" && !e.drifting && now.Sub(e.mended) <= ripe {
+			e.by = c.By
+			r.change(e, func(i *protocol.Incident) { i.Reason = e.reason() })
 		}
 	}
 }

@@ -43,6 +43,8 @@ func TestDiag(t *testing.T) {
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[2].Pod.V4))
+	require.NoError(t, s.WaitPath(step(t), "n1", "n2", protocol.PathDirect))
+	require.NoError(t, s.WaitPath(step(t), "n2", "n1", protocol.PathDirect))
 
 	t.Run("path", func(t *testing.T) { diagPath(t, s, nodes) })
 	t.Run("trace", func(t *testing.T) { diagTrace(t, s, nodes) })
@@ -55,7 +57,19 @@ func TestDiag(t *testing.T) {
 
 func diagPath(t *testing.T, s *System, nodes []*smallNode) {
 	var r api.Trace
-	require.NoError(t, s.Ask(step(t), &r, "diag", "path", "n1", nodes[1].Pod.V4))
+	// The probes have measured it by then, and the hub knows whose the pod is.
+	require.NoError(t, Wait(t, func() error {
+		r = api.Trace{}
+		if err := s.Ask(step(t), &r, "diag", "path", "n1", nodes[1].Pod.V4); err != nil {
+			return err
+		}
+		for from, v := range map[string]*protocol.TraceView{"n1": r.Forward, "n2": r.Back} {
+			if v == nil || v.Peer.Path != protocol.PathDirect || v.Peer.Size != 1500 || v.Peer.RTT == 0 {
+				return fmt.Errorf("%s: %+v", from, v)
+			}
+		}
+		return nil
+	}))
 	require.Equal(t, "n2", r.To.Node)
 	for from, v := range map[string]*protocol.TraceView{"n1": r.Forward, "n2": r.Back} {
 		require.Equal(t, protocol.PathDirect, v.Peer.Path, from)

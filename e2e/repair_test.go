@@ -72,12 +72,14 @@ func TestRepair(t *testing.T) {
 			if !ok || i.State != protocol.IncidentOver || i.Repairs <= repairs[d.subject] {
 				return fmt.Errorf("no incident that is over: %+v", i)
 			}
+			if !strings.Contains(i.Reason, d.by) {
+				return fmt.Errorf("%q does not name %q", i.Reason, d.by)
+			}
 			repairs[d.subject] = i.Repairs
 			return nil
 		}))
 		i, _ := incidentOf(t, n.Node, d.subject)
 		measured(t, "mended "+d.what, i.Until.Sub(start).Seconds(), mendWithin.Seconds())
-		require.Contains(t, i.Reason, d.by)
 		require.NotEmpty(t, i.Felt)
 		require.NotEmpty(t, i.Found)
 		require.NoError(t, Ping(step(t), n.Pod.Host, far.Pod.V4))

@@ -25,9 +25,24 @@ var ErrNoInterface = errors.New("the tunnel's interface is missing")
 func (h *Host) Apply(ctx context.Context, p Plan) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// nftables are listed once, by applyNft. What cannot be listed fails below.
-	found, _ := h.drift(ctx, []Kind{Link, Sysctls, Addresses, Routes, Rules})
-	if err := h.apply(ctx, p, func(Kind, string) bool { return true }); err != nil {
+	before := h.last
+	var found []Drift
+	gone := false
+	// Each kind is looked at right before it is put right, so that nothing is undone in
+	// between unseen. nftables are listed once, by applyNft. What cannot be listed fails there.
+	look := func(k Kind) {
+		if gone && k != Sysctls {
+			return
+		}
+		l, _ := h.drift(ctx, before, []Kind{k})
+		for _, d := range l {
+			if d.Kind != Link || !gone {
+				found = append(found, d)
+			}
+			gone = gone || d.Kind == Link
+		}
+	}
+	if err := h.apply(ctx, p, look, func(Kind, string) bool { return true }); err != nil {
 		return err
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
@@ -62,8 +77,8 @@ func (h *Host) PutRight() []Drift {
 }
 
 // apply is Apply for the kinds that want names, of which Sysctls are asked for one by
-// one. h.mu is held.
-func (h *Host) apply(ctx context.Context, p Plan, want func(k Kind, subject string) bool) error {
+// one; look is told of each kind before it is touched. h.mu is held.
+func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k Kind, subject string) bool) error {
 	whole, before := p, h.last
 	wants := func(k Kind) bool { return want(k, string(k)) }
 	if err := CheckHost(); err != nil {
@@ -100,6 +115,7 @@ func (h *Host) apply(ctx context.Context, p Plan, want func(k Kind, subject stri
 	}
 	h.last = whole
 	h.watched.Store(&whole.Config)
+	look(Sysctls)
 	for _, s := range p.sysctls() {
 		if !want(Sysctls, s.key) {
 			continue
@@ -116,21 +132,25 @@ func (h *Host) apply(ctx context.Context, p Plan, want func(k Kind, subject stri
 			return err
 		}
 	}
+	look(Link)
 	if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("set link %s up: %w", p.Interface, err)
 		}
 	}
+	look(Addresses)
 	if wants(Addresses) {
 		if err := applyAddrs(link, p); err != nil {
 			return err
 		}
 	}
+	look(Routes)
 	if wants(Routes) {
 		if err := applyRoutes(link, p); err != nil {
 			return err
 		}
 	}
+	look(Rules)
 	if wants(Rules) {
 		if err := applyRules(p); err != nil {
 			return err

@@ -22,7 +22,7 @@ type Drift struct {
 func (h *Host) Drift(ctx context.Context, kinds ...Kind) ([]Drift, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.drift(ctx, kinds)
+	return h.drift(ctx, h.last, kinds)
 }
 
 // differs is what differs of one kind.
@@ -32,9 +32,8 @@ func differs(k Kind, want, have []string) Drift {
 
 func (d Drift) some() bool { return len(d.Missing)+len(d.Extra) > 0 }
 
-// drift is Drift; h.mu is held.
-func (h *Host) drift(ctx context.Context, kinds []Kind) ([]Drift, error) {
-	p := h.last
+// drift is Drift from a plan; h.mu is held.
+func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error) {
 	if p.Interface == "" {
 		return nil, nil
 	}
@@ -100,7 +99,7 @@ func (h *Host) Mend(ctx context.Context, drifts []Drift) error {
 	}
 	known := len(h.undone)
 	defer func() { h.undone = h.undone[:known] }() // what is mended here is known
-	return h.apply(ctx, h.last, func(k Kind, subject string) bool {
+	return h.apply(ctx, h.last, func(Kind) {}, func(k Kind, subject string) bool {
 		return slices.ContainsFunc(drifts, func(d Drift) bool {
 			switch {
 			case d.Subject == subject:
