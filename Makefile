@@ -66,7 +66,7 @@ unit: ## Run the unit tests with the race detector (RACE= without; it needs a C 
 	@$(TESTRUN) -again 5 -- $(RACE) -count=1 -timeout 10m $(UNIT)
 
 e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
-	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 3 -- -count=1 -timeout 40m -run '$(RUN)' ./e2e/...
+	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 6 -- -count=1 -timeout 40m -run '$(RUN)' ./e2e/...
 
 demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 	@KEEP=$(KEEP) CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/demo
