@@ -26,6 +26,10 @@ import (
 // did, their initiations would cross. Liveness is the probes' business.
 const hubKeepalive = 25 * time.Second
 
+// standbyKeepalive keeps a session with a peer that has Sources: it may have to take
+// over for their owner at once, under all that TCP has under way.
+const standbyKeepalive = 25 * time.Second
+
 // NodeConfig configures an agent's side of the tunnel.
 type NodeConfig struct {
 	Number     protocol.NodeNumber
@@ -331,7 +335,11 @@ func enginePeers(hubs []NodeHub, peers []NodePeer) []engine.Peer {
 		out = append(out, engine.Peer{Number: h.Number, Key: h.Key, AllowedIPs: hostPrefixes(h.Overlay), Keepalive: hubKeepalive})
 	}
 	for _, p := range peers {
-		out = append(out, engine.Peer{Number: p.Number, Key: p.Key, AllowedIPs: p.AllowedIPs, Sources: p.Sources})
+		e := engine.Peer{Number: p.Number, Key: p.Key, AllowedIPs: p.AllowedIPs, Sources: p.Sources}
+		if len(p.Sources) > 0 {
+			e.Keepalive = standbyKeepalive
+		}
+		out = append(out, e)
 	}
 	return out
 }

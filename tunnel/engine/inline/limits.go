@@ -52,9 +52,8 @@ const (
 	queueLength     = 256
 	underLoadLength = queueLength / 8
 
-	// What waits for a session, by peer and in all. A route that moves to a peer without
-	// one has all that TCP has under way follow at once: 1024 packets are its window of
-	// 1.4 MB, where WireGuard keeps 128.
+	// What waits for a session, by peer and in all. 1024 packets are 1.4 MB of a TCP
+	// transfer that begins or moves here, where WireGuard keeps 128.
 	maxStagedPackets = 1024
 	maxStagedBytes   = 8 << 20
 

@@ -165,7 +165,8 @@ func (s *eventStack) take(f func(*peer, uint32)) {
 }
 
 // stage keeps a copy of pkt until there is a session; the oldest goes when
-// there are too many. total bounds what all peers keep.
+// there are too many. total bounds what all peers keep. It reports whether
+// nothing was lost.
 func (p *peer) stage(pkt []byte, total *atomic.Int64) bool {
 	if total.Add(int64(len(pkt))) > maxStagedBytes {
 		total.Add(-int64(len(pkt)))
@@ -175,12 +176,13 @@ func (p *peer) stage(pkt []byte, total *atomic.Int64) bool {
 	copy(c, pkt)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.staged) >= maxStagedPackets {
+	full := len(p.staged) >= maxStagedPackets
+	if full {
 		total.Add(-int64(len(p.staged[0])))
 		p.staged = append(p.staged[:0], p.staged[1:]...)
 	}
 	p.staged = append(p.staged, c)
-	return true
+	return !full
 }
 
 // unstage returns what was staged.

@@ -63,7 +63,6 @@ func (w *sender) wait(p *peer) {
 		at, n := w.sp.segment(i)
 		if !p.stage(w.sp.buf[at:at+n], &w.e.staged) {
 			w.e.counts.unstaged.Add(1)
-			break
 		}
 	}
 	// The session may have come meanwhile, and the control side may have
