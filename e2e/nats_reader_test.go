@@ -26,8 +26,14 @@ const containersNATS = "10.222.0.0/24"
 // hostDialer connects from a host of the lab.
 type hostDialer struct{ *lab.Host }
 
-func (d hostDialer) Dial(network, addr string) (c net.Conn, err error) {
-	derr := d.Do(func() error { c, err = net.DialTimeout(network, addr, stepTimeout); return err })
+func (d hostDialer) Dial(network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
+	defer cancel()
+	return d.DialContext(ctx, network, addr)
+}
+
+func (d hostDialer) DialContext(ctx context.Context, network, addr string) (c net.Conn, err error) {
+	derr := d.Do(func() error { c, err = (&net.Dialer{}).DialContext(ctx, network, addr); return err })
 	return c, derr
 }
 
