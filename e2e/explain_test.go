@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +28,10 @@ type explained struct {
 	r1     *lab.Host
 	n1, n2 *smallNode
 	server *lab.Process // of p2
+	pods2  *lab.PodNet  // of n2
+	hub    *lab.Host
+	nats   *lab.Process // of the hub; nil: inside it
+	hosts  string       // file that the agents have as /etc/hosts; empty: the machine's
 }
 
 const (
@@ -36,25 +39,36 @@ const (
 	pod1, pod2  = "10.1.1.11", "10.2.1.11"
 )
 
-func newExplained(t *testing.T) *explained {
+// newExplained makes it, the hub with further args, which are for a NATS
+// server beside it, and then by a name that hosts resolve by a file of their own.
+func newExplained(t *testing.T, args ...string) *explained {
 	t.Helper()
 	needRoot(t)
 	l := lab.New(t)
 	inet, lan := l.Switch("inet"), l.Switch("lan")
 	hub := l.Host("hub").Link("eth0", inet, HubAddr+"/24")
-	x := &explained{t: t}
+	x := &explained{t: t, hub: hub}
+	public := HubAddr
+	if len(args) > 0 {
+		public = hubName
+		x.startNATS()
+	}
 	x.r1 = l.Router("r1", lab.Symmetric).Link("wan", inet, "203.0.113.11/24").Link("lan", lan, "192.168.1.1/24")
 	node := func(i int, link *lab.Host, addr, gw string) *smallNode {
 		n := &smallNode{Inet: inet, LAN: addr, Host: l.Host(fmt.Sprintf("n%d", i)).Link("eth0", link, addr+"/24").Default(gw)}
 		net := n.Host.PodNet("pods0", fmt.Sprintf("10.%d.1.1/24", i), fmt.Sprintf("fd10:%d:1::1/64", i))
+		x.pods2 = net
 		v4 := fmt.Sprintf("10.%d.1.11", i)
 		n.Pod = &Pod{Host: net.Pod(fmt.Sprintf("p%d", i), v4+"/24", fmt.Sprintf("fd10:%d:1::11/64", i)), V4: v4}
 		return n
 	}
 	x.n1, x.n2 = node(1, lan, "192.168.1.11", "192.168.1.1"), node(2, inet, "203.0.113.22", HubAddr)
-	s, err := NewSystem(step(t), l, binaries(t), hub, HubAddr)
+	s, err := NewSystem(step(t), l, binaries(t), hub, public, args...)
 	require.NoError(t, err)
 	x.System = s
+	if len(args) > 0 {
+		x.ownHosts()
+	}
 	for i, n := range []*smallNode{x.n1, x.n2} {
 		require.NoError(t, n.Host.Settle(step(t)))
 		require.NoError(t, s.CreateSite(step(t), fmt.Sprintf("s%d", i+1)))
@@ -125,7 +139,8 @@ type fault struct {
 	undo func()
 	ask  func() (api.Explanation, error) // nil: from pod to pod
 	wait bool                            // the verdict may need some seconds to come
-	slow bool                            // of the whole table alone
+	both bool                            // two faults: all of want may be named, nothing else
+	bite func(context.Context) error     // nil when the fault bites; nil func: the verdict is all that shows it
 }
 
 // try injects a fault, asks once, or until the cause is named where that may take a
@@ -137,6 +152,12 @@ func (x *explained) try(f fault) (api.Explanation, bool) {
 		ask = x.explain
 	}
 	f.do()
+	if f.bite != nil {
+		if err := lab.Wait(within(x.t, 20*time.Second), f.name+" to bite", f.bite); err != nil {
+			f.undo() // or every other fault fails by it
+			require.NoError(x.t, err)
+		}
+	}
 	var r api.Explanation
 	right := func() error {
 		var err error
@@ -145,6 +166,9 @@ func (x *explained) try(f fault) (api.Explanation, bool) {
 		}
 		if len(r.Faults) == 0 || !slices.Contains(f.want, r.Faults[0].Cause) || f.node != "" && r.Faults[0].Node != f.node {
 			return errors.New(verdictText(r))
+		}
+		if f.both && slices.ContainsFunc(r.Faults, func(o api.Fault) bool { return !slices.Contains(f.want, o.Cause) }) {
+			return errors.New("a third: " + verdictText(r))
 		}
 		return nil
 	}
@@ -195,14 +219,13 @@ func (x *explained) restart(n *smallNode) {
 	require.NoError(x.t, x.WaitReady(step(x.t), n.Name))
 }
 
-// Faults that are injected one at a time are named, and a healthy pair raises no alarm. The
-// short form takes what needs no waiting; CAUSEWAY_SOAK=1 takes the whole table.
+// Faults that are injected one at a time are named, and a healthy pair raises no alarm. It
+// takes what needs no waiting; TestExplainFaults has the whole table.
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	x := newExplained(t)
-	soak := os.Getenv("CAUSEWAY_SOAK") != ""
 	runs := 10
-	if soak {
+	if soak() {
 		runs = 100
 	}
 	for i := range runs {
@@ -211,26 +234,33 @@ func TestExplain(t *testing.T) {
 		require.Equal(t, api.VerdictHealthy, r.Verdict, "run %d: %s", i, verdictText(r))
 	}
 	t.Logf("%d runs on a healthy pair, no false alarm", runs)
+	x.table(x.faults())
+}
+
+// table tries every fault in a subtest of its own and logs fault and verdict.
+func (x *explained) table(faults []fault) {
+	t := x.t
+	defer func() { x.t = t }()
 	var table strings.Builder
 	fmt.Fprintf(&table, "| fault | verdict | what it said |\n|---|---|---|\n")
 	tried, right := 0, 0
-	for _, f := range x.faults() {
-		if f.slow && !soak {
-			continue
-		}
-		r, ok := x.try(f)
-		tried++
-		cause, said := "healthy", ""
-		if len(r.Faults) > 0 {
-			cause, said = r.Faults[0].Cause, r.Faults[0].Summary
-		}
-		if ok {
-			right++
-		} else {
-			cause += " (wrong)"
-		}
-		fmt.Fprintf(&table, "| %s | %s | %s |\n", f.name, cause, said)
-		x.healthy()
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			x.t = t
+			tried++
+			r, ok := x.try(f)
+			cause, said := "healthy", ""
+			if len(r.Faults) > 0 {
+				cause, said = r.Faults[0].Cause, r.Faults[0].Summary
+			}
+			if ok {
+				right++
+			} else {
+				cause += " (wrong)"
+			}
+			fmt.Fprintf(&table, "| %s | %s | %s |\n", f.name, cause, said)
+			x.healthy()
+		})
 	}
 	t.Logf("%d of %d faults named\n%s", right, tried, table.String())
 	require.GreaterOrEqual(t, right, tried-tried/25, "faults named wrongly")
