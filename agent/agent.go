@@ -278,9 +278,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.debug.Run(ctx, l, public) })
+	// The tunnel ends after the control session, which it carries.
+	tunnelCtx, stopTunnel := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTunnel()
 	g.Go(func() error {
-		err := a.tunnel.Run(ctx)
-		if ctx.Err() != nil {
+		err := a.tunnel.Run(tunnelCtx)
+		if ctx.Err() != nil || tunnelCtx.Err() != nil {
 			return nil
 		}
 		if err == nil {
@@ -290,6 +293,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return a.resolveLoop(ctx) })
 	g.Go(func() error {
+		defer stopTunnel()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -318,8 +322,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.followKeys(ctx) })
 		g.Go(func() error { return a.followList(ctx) })
 		g.Go(func() error { return a.followUpgrade(ctx) })
-		g.Go(func() error { return a.controlLoop(ctx) })
-		return nil
+		return a.controlLoop(ctx)
 	})
 	err = g.Wait()
 	a.confirm(true)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -13,6 +14,9 @@ import (
 
 const (
 	dialTimeout = 3 * time.Second
+	// farewellSeconds is how long the end of a session may take to arrive when the
+	// agent stops.
+	farewellSeconds = 1
 	// lostAfter is how long a hub may not answer probes before its control
 	// session is given up: TCP would wait far longer after an outage.
 	lostAfter = 3 * time.Second
@@ -100,8 +104,16 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 	if err != nil {
 		return fmt.Errorf("dial hub %d at %s: %w", n, to, err)
 	}
-	sctx, end := context.WithCancelCause(ctx)
+	sctx, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
+	stop := context.AfterFunc(ctx, func() {
+		// The hub shall hear that this node goes, and is not lost.
+		if c, ok := conn.(*net.TCPConn); ok {
+			c.SetLinger(farewellSeconds)
+		}
+		end(context.Cause(ctx))
+	})
+	defer stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -36,7 +38,7 @@ func TestExplainFaults(t *testing.T) {
 	x.table(append(x.faults(), x.moreFaults()...))
 }
 
-// cut says that the service does not answer the first pod.
+// cut is nil when the service does not answer the first pod.
 func (x *explained) cut(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -44,6 +46,36 @@ func (x *explained) cut(ctx context.Context) error {
 		return errors.New("the service answers")
 	}
 	return nil
+}
+
+// dropped is nil when the router has dropped something since Block.
+func (x *explained) dropped(ctx context.Context) error {
+	out, err := x.r1.Run(ctx, "nft", "list", "table", "inet", "block")
+	if err == nil && strings.Contains(out, "packets 0 ") {
+		err = errors.New("nothing was dropped")
+	}
+	return err
+}
+
+// fails makes a bite of a command on a host, of which failing is the fault.
+func fails(h *lab.Host, args ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, err := h.Run(ctx, args...); err == nil {
+			return fmt.Errorf("%s works", strings.Join(args, " "))
+		}
+		return nil
+	}
+}
+
+// mappings are the ports that the router gave to datagrams of n1.
+func (x *explained) mappings(ctx context.Context) (out []string) {
+	text, _ := x.r1.Run(ctx, "conntrack", "-L", "-p", "udp", "--orig-src", x.n1.LAN)
+	for _, l := range strings.Split(text, "\n") {
+		if i := strings.LastIndex(l, "dport="); i >= 0 {
+			out = append(out, strings.Fields(l[i:])[0])
+		}
+	}
+	return out
 }
 
 // again runs a script on a host time after time, until the undo.
@@ -73,25 +105,31 @@ func (x *explained) moreFaults() []fault {
 	stop := func() { x.server.Kill() }
 	firewall := sh(n2, `nft 'add table ip fw; add chain ip fw f { type filter hook forward priority 0; }; add rule ip fw f iifname "cw0" tcp dport 7080 drop'`)
 	var copied *lab.Host
+	var ports []string
 	var pinned []byte
 	pins := filepath.Join(x.n1.StateDir, "pins.json")
 	out := []fault{
-		{name: "UDP blocked", want: []string{"udp-blocked"}, node: "n1", do: block("meta l4proto udp"), undo: unblock, wait: true},
-		{name: "one-way drop", want: []string{"one-way-drop"}, node: "n1", do: block("ip saddr 203.0.113.22 meta l4proto udp"), undo: unblock, wait: true},
-		{name: "MTU hole with ICMP", want: []string{"mtu-small"}, wait: true,
+		{name: "UDP blocked", want: []string{"udp-blocked"}, node: "n1", do: block("meta l4proto udp"), undo: unblock, wait: true, bite: x.dropped},
+		{name: "one-way drop", want: []string{"one-way-drop"}, node: "n1", do: block("ip saddr 203.0.113.22 meta l4proto udp"), undo: unblock, wait: true, bite: x.dropped},
+		{name: "MTU hole with ICMP", want: []string{"mtu-small"}, wait: true, bite: fails(n1, "ping", "-c1", "-W3", "-Mdo", "-s1400", "203.0.113.22"),
 			do:   sh(r1, "ip route change 203.0.113.0/24 dev wan mtu lock 1300; ip route change 192.168.1.0/24 dev lan mtu lock 1300"),
 			undo: do(sh(r1, "ip route change 203.0.113.0/24 dev wan; ip route change 192.168.1.0/24 dev lan"), sh(n1, "ip route flush cache"), sh(n2, "ip route flush cache"))},
-		{name: "MTU hole without ICMP", want: []string{"mtu-hole"}, do: block("meta l4proto udp meta length > 1300"), undo: unblock, wait: true},
+		{name: "MTU hole without ICMP", want: []string{"mtu-hole"}, do: block("meta l4proto udp meta length > 1300"), undo: unblock, wait: true, bite: x.dropped},
 		{name: "overlapping route", want: []string{"route-overlaps"}, node: "n1", wait: true, bite: x.cut,
 			do:   do(sh(n1, "ip link add other type bridge; ip addr add 10.2.1.77/24 dev other; ip link set other up"), func() { x.restart(x.n1) }),
 			undo: do(sh(n1, "ip link del other"), func() { x.restart(x.n1) })},
-		{name: "rp_filter", want: []string{"rp-filter"}, node: "n2", bite: x.cut, wait: true,
-			do:   sh(n2, "ip rule add pref 100 iif lo to 10.1.0.0/16 lookup main; sysctl -qw net.ipv4.conf.all.rp_filter=1"),
-			undo: sh(n2, "ip rule del pref 100; sysctl -qw net.ipv4.conf.all.rp_filter=0")},
 		{name: "pod without address", want: []string{"pod-no-address"}, node: "n2", bite: x.cut, wait: true,
 			do:   do(sh(p2, "ip -4 addr flush dev eth0"), sh(n2, "ip neigh flush dev pods0")),
 			undo: sh(p2, "ip addr add 10.2.1.11/24 dev eth0; ip route add default via 10.2.1.1")},
-		{name: "NAT mapping lost", want: []string{"nat-mapping-lost"}, node: "n1", do: func() { r1.ForgetConnections() }, undo: func() {}, wait: true},
+		{name: "NAT mapping lost", want: []string{"nat-mapping-lost"}, node: "n1", wait: true, undo: func() {},
+			do: func() { ports = x.mappings(step(x.t)); r1.ForgetConnections() },
+			bite: func(ctx context.Context) error {
+				now := x.mappings(ctx)
+				if len(ports) == 0 || len(now) == 0 || slices.ContainsFunc(now, func(p string) bool { return slices.Contains(ports, p) }) {
+					return fmt.Errorf("mappings %v, before %v", now, ports)
+				}
+				return nil
+			}},
 		{name: "agent stopped", want: []string{"agent-stopped"}, node: "n2", bite: x.cut,
 			do:   func() { require.NoError(x.t, x.n2.Proc.Stop(step(x.t))) },
 			undo: func() { require.NoError(x.t, x.n2.Start()) }},
@@ -122,7 +160,13 @@ func (x *explained) moreFaults() []fault {
 		{name: "key replaced", want: []string{"key-refused"}, node: "n1", bite: x.cut, wait: true,
 			do:   func() { pinned = x.repin() },
 			undo: func() { x.rewrite(pins, pinned) }},
-		{name: "NATS away", want: []string{"nats-away"}, do: func() { x.nats.Kill() }, undo: x.startNATS, wait: true},
+		{name: "NATS away", want: []string{"nats-away"}, do: func() { x.nats.Kill() }, undo: x.startNATS, wait: true,
+			bite: func(context.Context) error {
+				if x.dialNATS() == nil {
+					return errors.New("it answers")
+				}
+				return nil
+			}},
 		{name: "DNS of the hub wrong", want: []string{"hub-dns"}, wait: true,
 			do: func() { x.resolve("203.0.113.99") }, undo: func() { x.resolve(HubAddr) }},
 		{name: "hub away", want: []string{"hub-away"},
@@ -133,13 +177,23 @@ func (x *explained) moreFaults() []fault {
 		{name: "nothing listens, and nftables drop on the host", want: []string{"no-listener", "host-firewall"}, both: true, bite: x.cut,
 			do: do(stop, firewall), undo: do(sh(n2, "nft delete table ip fw"), x.serve)},
 	}
-	fight := func(name, script string, want ...string) {
+	out = append(out,
+		fault{name: "nothing listens, and an ip rule that steals", want: []string{"no-listener", "rule-steals"}, both: true, bite: x.cut,
+			do: do(stop, sh(n1, "ip rule add pref 100 to 10.2.0.0/16 lookup main")), undo: do(sh(n1, "ip rule del pref 100"), x.serve)},
+		fault{name: "agent stopped, and NATS away", want: []string{"agent-stopped", "nats-away"}, both: true, bite: x.cut,
+			do: do(func() { x.nats.Kill() }, func() { require.NoError(x.t, x.n2.Proc.Stop(step(x.t))) }), undo: do(x.startNATS, func() { require.NoError(x.t, x.n2.Start()) })},
+		// What an agent has put back is told of for a minute.
+		fault{name: "foreign nft flush ruleset, once", want: []string{"nft-flushed"}, node: "n2", wait: true, do: sh(n2, "nft flush ruleset"), undo: func() {}},
+		fault{name: "TUN deleted, once", want: []string{"tun-deleted"}, node: "n2", wait: true, do: sh(n2, "ip link del cw0"), undo: func() {}})
+	// Until it gives up, another program undoes it again.
+	fight := func(name, script string, bite func(context.Context) error, undo, want string) {
 		d, u := x.again(n2, script)
-		out = append(out, fault{name: name, want: want, node: "n2", wait: true, do: d, undo: do(u, func() { x.restart(x.n2) })})
+		out = append(out, fault{name: name, want: []string{want}, node: "n2", wait: true, bite: bite, do: d, undo: do(u, sh(n2, undo), func() { x.restart(x.n2) })})
 	}
-	fight("foreign nft flush ruleset", "nft flush ruleset", "nft-flushed")
-	fight("forwarding sysctl off", "for f in /proc/sys/net/ipv4/conf/*/forwarding; do echo 0 >$f; done", "forwarding-off")
-	fight("TUN deleted", "ip link del cw0 2>/dev/null", "tun-deleted")
+	fight("foreign nft flush ruleset, again and again", "nft flush ruleset", nil, "", "nft-flushed")
+	fight("forwarding sysctl off", "for f in /proc/sys/net/ipv4/conf/*/forwarding; do echo 0 >$f; done", x.cut, "", "forwarding-off")
+	fight("rp_filter", "ip rule add pref 100 iif lo to 10.1.0.0/16 lookup main 2>/dev/null; sysctl -qw net.ipv4.conf.cw0.rp_filter=1", x.cut, "ip rule del pref 100", "rp-filter")
+	fight("TUN deleted, again and again", "ip link del cw0 2>/dev/null", x.cut, "", "tun-deleted")
 	return out
 }
 
@@ -177,15 +231,17 @@ func (x *explained) startNATS() {
 	require.NoError(x.t, err)
 	x.nats, err = x.hub.Start(lab.Program{Name: "nats", Args: []string{bin, "-a", "127.0.0.1", "-p", "4222", "-js", "-sd", filepath.Join(x.hub.Dir(), "nats")}})
 	require.NoError(x.t, err)
-	require.NoError(x.t, lab.Wait(step(x.t), "nats", func(context.Context) error {
-		return x.hub.Do(func() error {
-			c, err := net.DialTimeout("tcp", "127.0.0.1:4222", time.Second)
-			if err == nil {
-				c.Close()
-			}
-			return err
-		})
-	}))
+	require.NoError(x.t, lab.Wait(step(x.t), "nats", func(context.Context) error { return x.dialNATS() }))
+}
+
+func (x *explained) dialNATS() error {
+	return x.hub.Do(func() error {
+		c, err := net.DialTimeout("tcp", "127.0.0.1:4222", time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
 }
 
 const hubName = "hub.causeway.test"

@@ -140,16 +140,26 @@ type fault struct {
 	ask  func() (api.Explanation, error) // nil: from pod to pod
 	wait bool                            // the verdict may need some seconds to come
 	both bool                            // two faults: all of want may be named, nothing else
-	bite func(context.Context) error     // nil when the fault bites; nil func: the verdict is all that shows it
+	bite func(context.Context) error     // nil when the fault bites, and not before; nil func: do itself proves it
 }
 
-// try injects a fault, asks once, or until the cause is named where that may take a
-// moment, and mends it. It returns the verdict.
-func (x *explained) try(f fault) (api.Explanation, bool) {
+// judged is how the verdict on a fault came.
+type judged struct {
+	first, last api.Explanation
+	after       time.Duration // from when the fault bit to the last answer
+	asked       int
+}
+
+// try injects a fault, asks once, or until a cause is named where that may take a
+// moment, and mends it. The first cause that is named has to be the right one.
+func (x *explained) try(f fault) (judged, error) {
 	x.t.Helper()
 	ask := f.ask
 	if ask == nil {
 		ask = x.explain
+	}
+	if f.bite != nil {
+		require.Error(x.t, f.bite(step(x.t)), "%s bites before it is there", f.name)
 	}
 	f.do()
 	if f.bite != nil {
@@ -158,32 +168,37 @@ func (x *explained) try(f fault) (api.Explanation, bool) {
 			require.NoError(x.t, err)
 		}
 	}
-	var r api.Explanation
-	right := func() error {
-		var err error
-		if r, err = ask(); err != nil {
-			return err
+	defer f.undo()
+	var j judged
+	begun := time.Now()
+	for {
+		r, err := ask()
+		if err != nil {
+			return j, err
 		}
-		if len(r.Faults) == 0 || !slices.Contains(f.want, r.Faults[0].Cause) || f.node != "" && r.Faults[0].Node != f.node {
-			return errors.New(verdictText(r))
+		if j.asked++; j.asked == 1 {
+			j.first = r
 		}
-		if f.both && slices.ContainsFunc(r.Faults, func(o api.Fault) bool { return !slices.Contains(f.want, o.Cause) }) {
-			return errors.New("a third: " + verdictText(r))
+		j.last, j.after = r, time.Since(begun)
+		switch {
+		case len(r.Faults) > 0:
+			return j, f.right(r)
+		case !f.wait || j.after > 45*time.Second:
+			return j, errors.New("nothing is named")
 		}
-		return nil
+		time.Sleep(250 * time.Millisecond)
 	}
-	limit := time.Duration(0)
-	if f.wait {
-		limit = 45 * time.Second
+}
+
+// right is nil if an explanation names the fault.
+func (f fault) right(r api.Explanation) error {
+	if !slices.Contains(f.want, r.Faults[0].Cause) || f.node != "" && r.Faults[0].Node != f.node {
+		return errors.New(verdictText(r))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	err := lab.Wait(ctx, "the verdict on "+f.name, func(context.Context) error { return right() })
-	if err != nil {
-		x.t.Logf("%s: %v", f.name, err)
+	if f.both && slices.ContainsFunc(r.Faults, func(o api.Fault) bool { return !slices.Contains(f.want, o.Cause) }) {
+		return errors.New("a third: " + verdictText(r))
 	}
-	f.undo()
-	return r, err == nil
+	return nil
 }
 
 // faults is the table. Each leaves everything as it was.
@@ -237,31 +252,47 @@ func TestExplain(t *testing.T) {
 	x.table(x.faults())
 }
 
-// table tries every fault in a subtest of its own and logs fault and verdict.
+// table tries every fault in a subtest of its own and logs how each was judged.
 func (x *explained) table(faults []fault) {
 	t := x.t
 	defer func() { x.t = t }()
 	var table strings.Builder
-	fmt.Fprintf(&table, "| fault | verdict | what it said |\n|---|---|---|\n")
+	fmt.Fprintf(&table, "| fault | first answer | verdict | seconds | what it said |\n|---|---|---|---|---|\n")
 	tried, right := 0, 0
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			x.t = t
 			tried++
-			r, ok := x.try(f)
-			cause, said := "healthy", ""
-			if len(r.Faults) > 0 {
-				cause, said = r.Faults[0].Cause, r.Faults[0].Summary
-			}
-			if ok {
+			j, err := x.try(f)
+			verdict := causes(j.last)
+			if err == nil {
 				right++
 			} else {
-				cause += " (wrong)"
+				verdict += " (wrong)"
+				t.Logf("%s: %v", f.name, err)
 			}
-			fmt.Fprintf(&table, "| %s | %s | %s |\n", f.name, cause, said)
+			said := ""
+			if len(j.last.Faults) > 0 {
+				said = j.last.Faults[0].Summary
+			}
+			row := fmt.Sprintf("| %s | %s | %s | %.1f | %s |\n", f.name, causes(j.first), verdict, j.after.Seconds(), said)
+			t.Log(row)
+			table.WriteString(row)
 			x.healthy()
 		})
 	}
 	t.Logf("%d of %d faults named\n%s", right, tried, table.String())
 	require.GreaterOrEqual(t, right, tried-tried/25, "faults named wrongly")
+}
+
+// causes are all that an explanation names, the verdict first.
+func causes(r api.Explanation) string {
+	if len(r.Faults) == 0 {
+		return r.Verdict
+	}
+	var out []string
+	for _, f := range r.Faults {
+		out = append(out, f.Cause)
+	}
+	return strings.Join(out, ", ")
 }

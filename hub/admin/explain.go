@@ -15,6 +15,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/explain"
+	"causeway/hub/incident"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -23,6 +24,11 @@ import (
 const (
 	// evidenceTimeout is how long an agent may take: it answers within 8 s.
 	evidenceTimeout = 12 * time.Second
+	// recently is how long an incident that is over still tells why a flow failed.
+	recently = time.Minute
+	// againAfter is how long an end may be asked in vain before what the other end saw
+	// meanwhile is too old to tell why.
+	againAfter = 4 * time.Second
 	// mostExplained bounds how many flows are explained at once: each asks two agents.
 	mostExplained = 16
 )
@@ -64,11 +70,13 @@ func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Ex
 	return out, nil
 }
 
-// askEnds asks the agents of both ends at once.
+// askEnds asks the agents of both ends at once, and one of them again where the other
+// did not answer for long.
 func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.EvidenceRequest) {
 	var wg sync.WaitGroup
-	for i, e := range []*explain.End{&f.From, &f.To} {
-		other := []*explain.End{&f.To, &f.From}[i]
+	start, ends := time.Now(), []*explain.End{&f.From, &f.To}
+	for i, e := range ends {
+		other := ends[1-i]
 		if e.Node == nil || !e.Addr.IsValid() || !other.Addr.IsValid() {
 			continue
 		}
@@ -86,6 +94,16 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 		})
 	}
 	wg.Wait()
+	if time.Since(start) < againAfter {
+		return
+	}
+	for i, e := range ends {
+		if other := ends[1-i]; e.Evidence != nil && other.Node != nil && other.Evidence == nil {
+			if ev, err := s.evidence(ctx, s.cfg.Store.State().Nodes[e.Node.Number], q[i]); err == nil {
+				e.Evidence = &ev
+			}
+		}
+	}
 }
 
 // evidence asks a node's agent.
@@ -216,5 +234,11 @@ func (s *Server) know(st *state.State, e *explain.End) {
 	e.Connected, e.Goodbye, e.Silent, e.Bound = !i.Connected.IsZero(), i.Goodbye, -1, e.Node.Underlay
 	if !i.LastWord.IsZero() {
 		e.Silent = time.Since(i.LastWord)
+	}
+	e.Incidents = nil
+	for _, x := range s.cfg.Incidents.List(incident.Filter{Node: n.Name}) {
+		if x.State != protocol.IncidentOver || time.Since(x.Received) < recently {
+			e.Incidents = append(e.Incidents, x)
+		}
 	}
 }

@@ -55,6 +55,7 @@ type End struct {
 	Goodbye   bool          // the agent ended its last session itself
 	Silent    time.Duration // since its last word; negative: none since the hub's start
 	Bound     []netip.AddrPort
+	Incidents []api.Incident     // of Node, that last or were told of within the last minute
 	Evidence  *protocol.Evidence // nil: its agent did not answer
 	Error     string             // why not
 }
@@ -94,6 +95,7 @@ func Decide(f Facts) api.Explanation {
 		}
 	}
 	for _, s := range j.sides() {
+		j.incidents(s)
 		if s.e != nil {
 			j.health(s)
 		}

@@ -55,6 +55,16 @@ func gone(e *End) {
 	e.Evidence, e.Error, e.Silent = nil, "it does not answer", 9*time.Second
 }
 
+// incident is what was changed at b1 and put back; of the hub's session nothing is said.
+func incident(subject string) func(*Facts) {
+	return func(f *Facts) {
+		f.To.Incidents = []api.Incident{
+			{ID: "3-2", Node: "b1", Incident: protocol.Incident{Subject: "control", State: protocol.IncidentOver}},
+			{ID: "3-1", Node: "b1", Incident: protocol.Incident{Subject: subject, State: protocol.IncidentOver, Reason: "changed by nft", Action: "put back as planned"}},
+		}
+	}
+}
+
 // Each fault alone is named, at its node, and nothing else is.
 func TestDecide(t *testing.T) {
 	for _, c := range []struct {
@@ -131,6 +141,9 @@ func TestDecide(t *testing.T) {
 		{"rp-filter", "b1", HopHost, true, func(f *Facts) {
 			f.To.Evidence.Flow.In = protocol.RouteDecision{From: "cw0", Error: "EXDEV", Forwarding: true}
 		}},
+		{"rp-filter", "b1", HopHost, true, func(f *Facts) {
+			f.To.Evidence.Flow.In = protocol.RouteDecision{From: "cw0", Error: "EINVAL", Forwarding: true, RPFilter: 1}
+		}},
 		{"nft-flushed", "b1", HopFirewall, false, func(f *Facts) { f.To.Evidence.Flow.Missing = []string{"nft add table inet causeway"} }},
 		{"sysctl-changed", "b1", HopHost, false, func(f *Facts) { f.To.Evidence.Flow.Missing = []string{"sysctl -w net.ipv4.conf.all.src_valid_mark=1"} }},
 		{"host-firewall", "b1", HopFirewall, true, func(f *Facts) {
@@ -195,6 +208,18 @@ func TestDecide(t *testing.T) {
 			f.From.Evidence.Names = []protocol.HubName{{Name: "hub.example.net", Error: "no such host", Used: []netip.Addr{addrA}}}
 		}},
 		{"nats-away", "", HopHealth, false, func(f *Facts) { f.Conditions = []protocol.Condition{{Name: "nats", Cause: "no servers"}} }},
+		{"tun-deleted", "b1", HopHost, true, func(f *Facts) { // it answers, and nothing passes
+			gone(&f.To)
+			f.From.Evidence.Connect.Result, f.From.Evidence.Probes = protocol.ConnectTimeout, []protocol.TunnelPing{{Size: 72, Sent: 4}}
+		}},
+		{"tun-deleted", "b1", HopHost, false, incident("link")},
+		{"address-missing", "b1", HopHost, false, incident("addresses")},
+		{"route-missing", "b1", HopHost, false, incident("routes")},
+		{"rule-missing", "b1", HopHost, false, incident("rules")},
+		{"nft-flushed", "b1", HopFirewall, false, incident("nftables")},
+		{"forwarding-off", "b1", HopHost, false, incident("net.ipv4.ip_forward")},
+		{"rp-filter", "b1", HopHost, false, incident("net.ipv4.conf.cw0.rp_filter")},
+		{"sysctl-changed", "b1", HopHost, false, incident("net.ipv4.conf.all.src_valid_mark")},
 		{"hub-disk", "", HopHealth, false, func(f *Facts) { f.Conditions = []protocol.Condition{{Name: "disk", Cause: "full"}} }},
 		{"condition-tunnel", "a1", HopHealth, false, func(f *Facts) {
 			for i := range 2 { // hub follows from it

@@ -98,6 +98,10 @@ func (j *judge) silent(s side, f api.Fault) {
 			f.Cause, f.Summary = "control-lost", "the agent of "+s.node()+" lives, but its control session does not pass the tunnel"
 			f.Evidence = append(f.Evidence, s.other.Node.Name+" gets answers from it")
 			f.Mend = "on " + s.node() + ": ip link show cw0; causeway-agent health"
+			if c := o.Connect; c != nil && c.Result == protocol.ConnectTimeout && len(o.Probes) > 0 && o.Probes[0].Sent > 0 && o.Probes[0].Received == 0 {
+				f.Hop, f.Cause, f.Summary = HopHost, "tun-deleted", fmt.Sprintf("the tunnel's interface of %s is gone or down: its agent answers, and nothing behind that", s.node())
+				f.Evidence = append(f.Evidence, fmt.Sprintf("no answer to %d pings, nor to a connection, through the tunnel", o.Probes[0].Sent))
+			}
 		case u.PeerPort == "closed":
 			f.Cause, f.Summary = "agent-killed", "the agent of "+s.node()+" does not run; it did not end in order"
 			f.Evidence = append(f.Evidence, "its host says that nothing listens at the agent's port")
@@ -260,7 +264,7 @@ func (j *judge) host(s side) {
 			}
 			f.Cause, f.Summary = "forwarding-off", s.node()+" does not forward packets that come in by "+d.From
 			f.Evidence = append(f.Evidence, key+"=0")
-		case d.Error == "EXDEV":
+		case d.Error == "EXDEV", d.Error == "EINVAL" && d.RPFilter > 0: // the latter since Linux 6.14
 			f.Cause, f.Summary = "rp-filter", fmt.Sprintf("rp_filter of %s drops packets from %s: the way back leaves by another interface", s.node(), d.src)
 			f.Evidence = append(f.Evidence, fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d (with that of all)", d.From, d.RPFilter))
 			f.Mend = on + fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2 net.ipv4.conf.all.rp_filter=2", d.From)
@@ -608,6 +612,41 @@ func (j *judge) endToEnd() {
 		}
 	}
 	j.add(f)
+}
+
+// incidents names what other programs changed at a node of late. Its agent put it back, or
+// gave up; what still fails is named before, by its own evidence.
+func (j *judge) incidents(s side) {
+	for _, i := range s.Incidents {
+		f := api.Fault{Node: s.node(), Hop: HopHost, Mend: "causeway incidents show " + i.ID}
+		what := ""
+		switch {
+		case i.Subject == "link":
+			f.Cause, what = "tun-deleted", "the tunnel's interface"
+		case i.Subject == "addresses":
+			f.Cause, what = "address-missing", "the overlay address"
+		case i.Subject == "routes":
+			f.Cause, what = "route-missing", "a route into the tunnel"
+		case i.Subject == "rules":
+			f.Cause, what = "rule-missing", "the routing rule that leads into the tunnel"
+		case i.Subject == "nftables":
+			f.Cause, f.Hop, what = "nft-flushed", HopFirewall, "the agent's nftables rules"
+		case strings.HasSuffix(i.Subject, "forward"), strings.HasSuffix(i.Subject, "forwarding"):
+			f.Cause, what = "forwarding-off", i.Subject
+		case strings.HasSuffix(i.Subject, "rp_filter"):
+			f.Cause, what = "rp-filter", i.Subject
+		case strings.HasPrefix(i.Subject, "net."):
+			f.Cause, what = "sysctl-changed", i.Subject
+		default: // of the hub's session, which is judged by itself
+			continue
+		}
+		f.Summary = fmt.Sprintf("another program changed or took away %s of %s", what, s.node())
+		f.Evidence = append(f.Evidence, "incident "+i.ID+": "+i.Reason, i.Action)
+		if i.Felt != "" {
+			f.Evidence = append(f.Evidence, i.Felt)
+		}
+		j.add(f)
+	}
 }
 
 // health judges what the flow will need though it passes now.
