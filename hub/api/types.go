@@ -314,7 +314,7 @@ type InventoryChange struct {
 type AuditEntry struct {
 	Sequence uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
-	Who      string    `json:"who"` // unix:<user>, admin:<name>, node:<name>, token:<id>, hub
+	Who      string    `json:"who"` // unix:<user>, admin:<name>, node:<name>, nodes, token:<id>, hub
 	Why      string    `json:"why"`
 	Changes  []string  `json:"changes"` // one line each, for a person
 	// Differences are the fields of objects that changed.

@@ -90,6 +90,7 @@ type Server struct {
 	dirty    chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
 	booted   chan booted
+	hellos   chan hello // to be stored
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
@@ -107,7 +108,7 @@ type Server struct {
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -162,6 +163,11 @@ func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
 
 // Run computes netmaps and keeps the tunnel's nodes until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var recording sync.WaitGroup
+	defer recording.Wait()
+	defer cancel()
+	recording.Go(func() { s.recordHellos(ctx) })
 	changed, stop := s.cfg.Store.Watch()
 	defer stop()
 	var pace pace

@@ -264,7 +264,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, er
 	st, ok := ses.s.cfg.Store.Settled(announce)
 	if !ok {
 		var err error
-		if st, err = ses.s.cfg.Store.Update(ctx, "node:"+ses.name(), "hello", announce); err != nil {
+		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {
 			return ses.s.cfg.Store.State().Nodes[ses.node], err
 		}
 	}

@@ -26,7 +26,7 @@ type Transaction struct {
 	Sequence uint64 // in the stream; not part of the message
 	ID       string // random; tells whether a doubtful append arrived
 	Time     time.Time
-	Who      string // unix:<user>, admin:<name>, node:<name>, token:<id>, hub
+	Who      string // unix:<user>, admin:<name>, node:<name>, nodes, token:<id>, hub
 	Why      string
 	Changes  []Change
 	Prev     []byte // SHA-256 of the message before; empty in the first

@@ -1,0 +1,171 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/bus"
+	"causeway/hub/event"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// helloWorld is a server over a real state log, with nodes that joined.
+type helloWorld struct {
+	t      *testing.T
+	server *Server
+	store  *state.Store
+	ids    []protocol.IdentityPrivateKey
+}
+
+func newHelloWorld(t *testing.T, nodes int) *helloWorld {
+	b, err := bus.Start(t.Context(), bus.Config{Dir: t.TempDir(), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	nc, err := b.StateConn()
+	require.NoError(t, err)
+	t.Cleanup(func() { nc.Close(); b.Close() })
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: js, Log: zerolog.Nop()})
+	require.NoError(t, err)
+	w := &helloWorld{t: t, store: st}
+	_, err = st.Update(t.Context(), "hub", "start", func(d *state.Draft) error {
+		err := d.Add(state.ClusterCreated{Cluster: protocol.ClusterPublicKey{1}, Epoch: 1, Overlay: []netip.Prefix{protocol.DefaultOverlay4}})
+		if err == nil {
+			err = d.Add(state.SiteCreated{Name: "a"})
+		}
+		w.ids = w.ids[:0]
+		for i := byte(1); err == nil && i <= byte(nodes); i++ {
+			id, secret := protocol.TokenID{i}, protocol.TokenSecret{i, 7}
+			hash := secret.Hash()
+			if err = d.Add(state.TokenCreated{ID: id, Hash: hash[:], Site: "a", Expires: d.Now.Add(time.Hour)}); err != nil {
+				break
+			}
+			key, kerr := protocol.NewIdentityPrivateKey()
+			require.NoError(t, kerr)
+			w.ids = append(w.ids, key)
+			err = state.Redeem(d, state.RedeemRequest{Token: id, Secret: secret, Name: "n" + string('a'+i), WireGuardKey: protocol.WireGuardPublicKey{i, 1}, IdentityKey: key.Public()})
+		}
+		return err
+	})
+	require.NoError(t, err)
+	w.server = New(Config{Number: 1, Store: st, Events: &event.Log{}, Log: zerolog.Nop()})
+	return w
+}
+
+// hello is of the node at index i of those that joined.
+func (w *helloWorld) hello(i int, routes ...string) hello {
+	var node state.Node
+	for _, n := range w.store.State().Nodes {
+		if n.IdentityKey == w.ids[i].Public() {
+			node = n
+		}
+	}
+	require.NotZero(w.t, node.Number)
+	st := protocol.NodeStatement{Number: node.Number, WireGuardKey: node.WireGuardKey, Epoch: protocol.FirstKeyEpoch}.Sign(w.ids[i])
+	var prefixes []netip.Prefix
+	for _, r := range routes {
+		p, _ := netip.ParsePrefix(r)
+		prefixes = append(prefixes, p) // invalid: the node is refused
+	}
+	return hello{name: node.Name, routes: len(prefixes), answer: make(chan helloAnswer, 1),
+		announce: func(d *state.Draft) error { return state.Announce(d, node.Number, st, prefixes) }}
+}
+
+func (w *helloWorld) stated() (n int) {
+	for _, node := range w.store.State().Nodes {
+		if node.Statement != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Nodes that wait share a transaction, and one that is refused leaves nothing of itself in
+// it and keeps none of the others out.
+func TestHellosShareATransaction(t *testing.T) {
+	w := newHelloWorld(t, 12)
+	before := w.store.State().Seq
+	var batch []hello
+	for i := range 12 {
+		if i == 5 {
+			batch = append(batch, w.hello(i, "10.9.0.0/16", "no prefix"))
+		} else {
+			batch = append(batch, w.hello(i, "10.1.0.0/24"))
+		}
+	}
+	answers := make([]chan helloAnswer, len(batch)) // recordBatch reorders batch
+	for i, h := range batch {
+		answers[i] = h.answer
+	}
+	w.server.recordBatch(t.Context(), batch)
+	for i := range answers {
+		a := <-answers[i]
+		if i == 5 {
+			require.ErrorContains(t, a.err, "no CIDR")
+			continue
+		}
+		require.NoError(t, a.err)
+		require.EqualValues(t, before+1, a.state.Seq)
+	}
+	require.Equal(t, 11, w.stated())
+	require.Len(t, w.store.State().Routes, 11)
+	log, err := w.store.Audit(t.Context(), 1)
+	require.NoError(t, err)
+	require.Equal(t, "nodes", log[0].Who)
+	require.Equal(t, "hello of 11 nodes", log[0].Why)
+}
+
+// Those that come while the log is busy are gathered; a node alone is in the audit by its name.
+func TestHellosAreGatheredWhileTheLogIsBusy(t *testing.T) {
+	const nodes = 20
+	w := newHelloWorld(t, nodes)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { w.server.recordHellos(ctx) })
+	_, err := w.server.record(ctx, w.hello(0))
+	require.NoError(t, err)
+	log, err := w.store.Audit(ctx, 1)
+	require.NoError(t, err)
+	require.Equal(t, "hello", log[0].Why)
+	require.Equal(t, "node:"+w.hello(0).name, log[0].Who)
+
+	before := w.store.State().Seq
+	busy, release := make(chan struct{}), make(chan struct{})
+	wg.Go(func() {
+		_, err := w.store.Update(ctx, "unix:root", "slow", func(*state.Draft) error {
+			close(busy)
+			<-release
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-busy
+	var started, done sync.WaitGroup
+	for i := 1; i < nodes; i++ {
+		h := w.hello(i)
+		started.Add(1)
+		done.Go(func() {
+			started.Done()
+			if _, err := w.server.record(ctx, h); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	started.Wait()
+	close(release)
+	done.Wait()
+	require.Equal(t, nodes, w.stated())
+	require.LessOrEqual(t, w.store.State().Seq-before, uint64(nodes/2), "transactions for the hellos of %d nodes", nodes-1)
+}
