@@ -24,13 +24,20 @@ const headerTimeout = 10 * time.Second
 // Write in one frame, and a large one starves its pings.
 const maxWrite = 32 << 10
 
+// maxLeanWrite is the same where a hub holds thousands of sessions: each keeps a buffer of
+// its largest frame.
+const maxLeanWrite = 4 << 10
+
 // closeTimeout is how long a stream that was closed on one side waits for the
 // other.
 const closeTimeout = 5 * time.Minute
 
 // Session is one multiplexed connection. Its methods may be called
 // concurrently.
-type Session struct{ y *yamux.Session }
+type Session struct {
+	y    *yamux.Session
+	lean bool // its streams keep no buffers while nothing comes
+}
 
 // Client runs the dialling side over conn, which Session.Close closes.
 func Client(conn net.Conn) (*Session, error) {
@@ -38,7 +45,7 @@ func Client(conn net.Conn) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start mux: %w", err)
 	}
-	return &Session{y}, nil
+	return &Session{y: y}, nil
 }
 
 // Server runs the accepting side over conn, which Session.Close closes.
@@ -47,11 +54,12 @@ func Server(conn net.Conn) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start mux: %w", err)
 	}
-	return &Session{y}, nil
+	return &Session{y: y}, nil
 }
 
 // ServeControl is Server for a far side that may be hostile: it can make this one hold
-// no more than some megabytes, and not for long after the session has ended.
+// no more than some megabytes, and not for long after the session has ended. A session that
+// is quiet holds little memory, so that a hub can have thousands.
 // Streams that were closed here, but not there, are of no use after 10 s.
 func ServeControl(conn net.Conn) (*Session, error) {
 	c := config()
@@ -60,7 +68,7 @@ func ServeControl(conn net.Conn) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start mux: %w", err)
 	}
-	return &Session{y}, nil
+	return &Session{y: y, lean: true}, nil
 }
 
 // controlCloseTimeout: yamux keeps a session with all that came on its streams for so
@@ -117,7 +125,7 @@ func (s *Session) open(h protocol.StreamHeader) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &Stream{Stream: y, session: s.y}
+	st := &Stream{Stream: y, session: s}
 	h.Version = protocol.Version
 	st.SetWriteDeadline(time.Now().Add(headerTimeout))
 	if err := protocol.WriteFrame(st, h, protocol.MaxStreamHeader); err != nil {
@@ -141,7 +149,7 @@ func (s *Session) Accept(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{Stream: st, session: s.y}, nil
+	return &Stream{Stream: st, session: s}, nil
 }
 
 // ReadHeader reads the header of an accepted stream. After an error the stream
@@ -162,7 +170,7 @@ func (s *Session) Done() <-chan struct{} { return s.y.CloseChan() }
 // Stream is one stream: a net.Conn that can also end its sending side alone.
 type Stream struct {
 	*yamux.Stream
-	session *yamux.Session
+	session *Session
 	closed  atomic.Bool
 }
 
@@ -173,17 +181,24 @@ func (s *Stream) Read(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	n, err := s.Stream.Read(b)
+	if s.session.lean {
+		s.Shrink() // if all was read
+	}
 	if err != nil && s.closed.Load() {
 		err = net.ErrClosed
 	}
 	return n, err
 }
 
-// Write writes b in pieces of at most 32 KiB, between which other streams have
-// their turn.
+// Write writes b in pieces of at most 32 KiB (ServeControl: 4), between which other
+// streams have their turn.
 func (s *Stream) Write(b []byte) (n int, err error) {
+	piece := maxWrite
+	if s.session.lean {
+		piece = maxLeanWrite
+	}
 	for len(b) > 0 {
-		k, err := s.Stream.Write(b[:min(len(b), maxWrite)])
+		k, err := s.Stream.Write(b[:min(len(b), piece)])
 		n += k
 		if err != nil {
 			if errors.Is(err, yamux.ErrConnectionWriteTimeout) {
