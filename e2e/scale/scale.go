@@ -215,6 +215,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	r.HeapSims = h.Live
+	if err := w.heapProfile(ctx, "heap-simulated.pprof"); err != nil {
+		return nil, err
+	}
 	cfg.Progress("%d simulated agents connected", len(sims))
 	profiled := w.profiles(ctx, "connect", 15)
 	if err := errors.Join(start(real, 30), <-profiled); err != nil {
@@ -229,10 +232,8 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		r.HeapSession = (r.HeapAll - r.HeapSims) / uint64(cfg.Real)
 	}
 	cfg.Progress("all connected in %s", r.Connected.Round(time.Millisecond))
-	if cfg.Profile {
-		if err := w.hub.profile(ctx, cfg.Dir, "heap.pprof", "/debug/pprof/heap"); err != nil {
-			return nil, err
-		}
+	if err := w.heapProfile(ctx, "heap.pprof"); err != nil {
+		return nil, err
 	}
 	if err := w.steady(ctx, r); err != nil {
 		return nil, err
@@ -263,6 +264,14 @@ func (w *world) profiles(ctx context.Context, name string, seconds int) <-chan e
 		done <- err
 	}()
 	return done
+}
+
+// heapProfile writes what is on the hub's heap, if it is asked for.
+func (w *world) heapProfile(ctx context.Context, name string) error {
+	if !w.cfg.Profile {
+		return nil
+	}
+	return w.hub.profile(ctx, w.cfg.Dir, name, "/debug/pprof/heap?gc=1")
 }
 
 // join makes the sites and joins every host.

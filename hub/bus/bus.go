@@ -107,6 +107,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		MaxPayload: maxPayload, MaxPending: 16 << 20, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
+		// A client has connectTimeout for its first line, which is judged before the server
+		// sees it: over a slow link, or amid thousands, the server's own two seconds are too few.
+		AuthTimeout: (2 * connectTimeout).Seconds(),
 	}
 	if s.space == nil {
 		s.space = func() error { return nil }
