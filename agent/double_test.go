@@ -87,7 +87,7 @@ func (d *doubleTunnel) Candidates() []netip.AddrPort {
 func (d *doubleTunnel) Paths() []protocol.PathStatus {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, MTU: d.mtu, RxBytes: 5, TxBytes: 6}}
+	return []protocol.PathStatus{{Peer: 3, Path: protocol.PathRelay, MTU: d.mtu, RTT: 30 * time.Millisecond, Loss: 0.25, RxBytes: 5, TxBytes: 6}}
 }
 func (d *doubleTunnel) View(n protocol.NodeNumber) (protocol.PathView, bool) {
 	return protocol.PathView{PathStatus: d.Paths()[0], Why: "a double"}, n == 3

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -17,6 +19,7 @@ type metrics struct {
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
 	rx, tx, dropped         *prometheus.Desc
+	loss, rtt, clock        *prometheus.Desc
 }
 
 func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
@@ -38,6 +41,12 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
 		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
+		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
+		rtt:       desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
+		clock:     desc("time_seconds", "What time it is by this host's clock."),
+	}
+	for _, outcome := range []string{"acknowledged", "error"} {
+		m.inventory.WithLabelValues(outcome)
 	}
 	for _, k := range netns.Kinds {
 		m.repairs.WithLabelValues(string(k))
@@ -63,7 +72,7 @@ func (m *metrics) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.loss, m.rtt, m.clock} {
 		ch <- d
 	}
 }
@@ -82,15 +91,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(m.condition, v, c.Name)
 	}
-	kinds := map[protocol.PathKind]int{protocol.PathNone: 0, protocol.PathDirect: 0, protocol.PathRelay: 0, protocol.PathStream: 0}
-	for _, p := range a.tunnel.Paths() {
-		if _, ok := kinds[p.Path]; ok {
-			kinds[p.Path]++
-		}
-	}
-	for k, n := range kinds {
-		gauge(m.peers, float64(n), string(k))
-	}
+	m.collectPaths(gauge)
+	gauge(m.clock, float64(a.now().UnixMilli())/1000)
 	a.mu.Lock()
 	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0
 	if a.held != nil {
@@ -106,4 +108,28 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	rx, tx := a.traffic()
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
 	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))
+}
+
+// collectPaths tells of paths by their kind: a series for each peer would be the square of a
+// cluster's nodes. Which one is the worst 'causeway doctor' names.
+func (m *metrics) collectPaths(gauge func(*prometheus.Desc, float64, ...string)) {
+	kinds := map[protocol.PathKind][]protocol.PathStatus{protocol.PathNone: nil, protocol.PathDirect: nil, protocol.PathRelay: nil, protocol.PathStream: nil}
+	for _, p := range m.a.tunnel.Paths() {
+		if l, ok := kinds[p.Path]; ok {
+			kinds[p.Path] = append(l, p)
+		}
+	}
+	for k, l := range kinds {
+		gauge(m.peers, float64(len(l)), string(k))
+		if k == protocol.PathNone || len(l) == 0 {
+			continue
+		}
+		var loss float64
+		var rtt time.Duration
+		for _, p := range l {
+			loss, rtt = max(loss, p.Loss), max(rtt, p.RTT)
+		}
+		gauge(m.loss, loss, string(k))
+		gauge(m.rtt, rtt.Seconds(), string(k))
+	}
 }

@@ -51,7 +51,7 @@ type Server struct {
 
 	info, ready, nodes, nodeUp, sessions, behind, lag, refused *prometheus.Desc
 	routes, sequence, changed, events, condition, findings     *prometheus.Desc
-	bound, datagrams, bytes, dropped, free, certificate        *prometheus.Desc
+	bound, datagrams, bytes, dropped, free, certificate, clock *prometheus.Desc
 
 	mu    sync.Mutex
 	found map[string]int
@@ -86,6 +86,7 @@ func New(cfg Config) *Server {
 	s.dropped = desc("relay_dropped_datagrams_total", "Datagrams that the relay did not forward, by reason.", "reason")
 	s.free = desc("disk_free_bytes", "Free space where the data directory is.")
 	s.certificate = desc("certificate_expiry_timestamp_seconds", "Until when a certificate of the hub is good.", "certificate")
+	s.clock = desc("time_seconds", "What time it is by the hub's clock.")
 	s.registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.registry.MustRegister(cfg.More...)
 	return s
@@ -114,6 +115,8 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(s.info, 1, strings.ToValidUTF8(s.cfg.Version, "?"))
 	gauge(s.ready, yes(s.cfg.Unready() == ""))
+
+	gauge(s.clock, float64(time.Now().UnixMilli())/1000)
 
 	st := s.cfg.State()
 	gauge(s.sequence, float64(st.Seq))
