@@ -58,7 +58,7 @@ package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBO
 	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -key "$(if $(KEY),$(abspath $(KEY)))" -out ../dist
 
 docs: ## Generate what docs/ holds of the code
-	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores)$$' ./agent/config ./hub/bus ./hub/cmd/causeway-hub ./e2e
+	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores|TestMetricsTable|TestAlertsTable)$$' ./agent ./agent/config ./hub ./hub/bus ./hub/cmd/causeway-hub ./e2e
 
 test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
 

@@ -19,6 +19,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
+	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
 )
@@ -479,6 +480,15 @@ func TestNoSecretsInAnswers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// docs/METRICS.md has what an agent gives, and nothing else.
+func TestMetricsTable(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	r := httptest.NewRecorder()
+	w.agent.debug.Local().ServeHTTP(r, httptest.NewRequest("GET", "/metrics", nil))
+	docpage.Check(t, "../docs/METRICS.md", "agent", docpage.Metrics(t, r.Body.String()))
 }
 
 func TestContainerInterface(t *testing.T) {

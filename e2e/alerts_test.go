@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/stretchr/testify/require"
+
+	"causeway/internal/docpage"
 )
 
 // Series of a hub, an agent and what the hub says of a node, for promtool.
@@ -82,6 +85,31 @@ var situations = []struct {
 	{"CausewayRestarts", map[string]string{"process_start_time_seconds" + ofAgent + "}": "5x100 6000 6060 6120x20"}},
 	{"CausewayClockWrong CausewayClockWrong", map[string]string{"causeway_agent_time_seconds" + ofAgent + "}": "90+60x120", "causeway_hub_time_seconds" + ofHub + "}": "-45+60x120"}},
 	{"CausewayDescriptors", map[string]string{"process_open_fds" + ofAgent + "}": "90x120", "process_max_fds" + ofAgent + "}": "100x120"}},
+}
+
+// docs/METRICS.md has all alerts.
+func TestAlertsTable(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(monitoring, "alerts.yaml"))
+	require.NoError(t, err)
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, For          string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(b, &file))
+	var out strings.Builder
+	out.WriteString("| alert | severity | after | summary |\n|---|---|---|---|\n")
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			require.Contains(t, []string{"critical", "warning", "info"}, r.Labels["severity"], r.Alert)
+			require.NotEmpty(t, r.Annotations["description"], r.Alert)
+			fmt.Fprintf(&out, "| `%s` | %s | %s | %s |\n", r.Alert, r.Labels["severity"], cmp.Or(r.For, "at once"), regexp.MustCompile(`\{\{[^}]*\}\}`).ReplaceAllString(r.Annotations["summary"], "…"))
+		}
+	}
+	docpage.Check(t, "../docs/METRICS.md", "alerts", out.String())
 }
 
 // Each alert fires in its situation, alone, and none where all is as it may be.

@@ -93,7 +93,7 @@ func TestPackages(t *testing.T) {
 
 	for name, want := range map[string][]string{
 		"causeway-agent": {"/usr/bin/causeway-agent", "/usr/lib/systemd/system/causeway-agent.service", "/usr/lib/systemd/system/causeway-agent-upgrade.path", "/etc/causeway/agent.yaml", "/usr/share/man/man1/causeway-agent-join.1"},
-		"causeway-hub":   {"/usr/bin/causeway-hub", "/usr/bin/causeway", "/usr/lib/systemd/system/causeway-hub-https.socket", "/usr/lib/sysctl.d/60-causeway-hub.conf", "/usr/share/man/man1/causeway-site-create.1"},
+		"causeway-hub":   {"/usr/bin/causeway-hub", "/usr/bin/causeway", "/usr/lib/systemd/system/causeway-hub-https.socket", "/usr/lib/sysctl.d/60-causeway-hub.conf", "/usr/share/doc/causeway-hub/monitoring/alerts.yaml", "/usr/share/man/man1/causeway-site-create.1"},
 	} {
 		short := strings.TrimPrefix(name, "causeway-")
 		want = append(want, "/usr/lib/sysusers.d/"+name+".conf", "/usr/lib/tmpfiles.d/"+name+".conf", "/usr/share/doc/"+name+"/copyright", "/usr/share/doc/"+name+"/THIRD-PARTY-LICENCES",

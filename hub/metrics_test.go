@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
+	"causeway/internal/docpage"
 	"causeway/protocol"
 )
 
@@ -140,4 +141,14 @@ func TestMetrics(t *testing.T) {
 	}
 	code, _ := w.get("/readyz")
 	require.Equal(t, 200, code)
+}
+
+// docs/METRICS.md has what a hub gives that has everything, and nothing else.
+func TestMetricsTable(t *testing.T) {
+	w, err := tryStart(t, t.TempDir(), func(c *Config) { c.ListenMetrics, c.ListenAdmin = "127.0.0.1:0", "127.0.0.1:0" })
+	require.NoError(t, err)
+	w.site("a")
+	joined(t, w, "one", api.TokenSpec{Site: "a"})
+	_, text := w.get("/metrics")
+	docpage.Check(t, "../docs/METRICS.md", "hub", docpage.Metrics(t, text))
 }

@@ -88,6 +88,13 @@ func (r *release) contents(p pkg, bins map[string]string) (files.Contents, error
 	file(filepath.Join(r.docs, "licences", p.name), doc+"/THIRD-PARTY-LICENCES")
 	file(filepath.Join(r.root, "docs/CONFIG.md"), doc+"/CONFIG.md")
 	file(filepath.Join(r.root, "docs/SYSTEMD.md"), doc+"/SYSTEMD.md")
+	file(filepath.Join(r.root, "docs/METRICS.md"), doc+"/METRICS.md")
+	if p.short == "hub" {
+		add("", doc+"/monitoring", 0o755, files.TypeDir)
+		for _, f := range []string{"alerts.yaml", "dashboard.json", "prometheus.yaml"} {
+			file("monitoring/"+f, doc+"/monitoring/"+f)
+		}
+	}
 	slices.SortFunc(c, func(a, b *files.Content) int { return strings.Compare(a.Destination, b.Destination) })
 	return c, nil
 }
