@@ -60,7 +60,7 @@ func (a *Agent) pathFacts(now time.Time) map[string]protocol.Path {
 		if p.Path == protocol.PathNone {
 			continue
 		}
-		f := protocol.Path{Peer: names[p.Peer], Path: p.Path, RTT: float64(p.RTT.Microseconds()) / 1000, Loss: p.Loss, MTU: p.MTU}
+		f := protocol.Path{Peer: names[p.Peer], Path: p.Path, Idle: p.Idle, RTT: float64(p.RTT.Microseconds()) / 1000, Loss: p.Loss, MTU: p.MTU}
 		c := carried{now, p.RxBytes, p.TxBytes}
 		if was, ok := a.carried[p.Peer]; ok && c.rx >= was.rx && c.tx >= was.tx {
 			d := now.Sub(was.at).Seconds()

@@ -145,13 +145,22 @@ type PathStatus struct {
 	Peer    NodeNumber     `json:"peer"`
 	Name    string         `json:"name,omitempty"`
 	Path    PathKind       `json:"path"`
-	Addr    netip.AddrPort `json:"addr"` // where datagrams go: the peer, or the hub for a relay
+	Idle    bool           `json:"idle,omitempty"` // no traffic for a while: not probed, so Path is what the next packet takes
+	Addr    netip.AddrPort `json:"addr"`           // where datagrams go: the peer, or the hub for a relay
 	RTT     time.Duration  `json:"rtt_ns"`
 	Loss    float64        `json:"loss"` // of the last probes there and back, 0 to 1
 	MTU     int            `json:"mtu"`  // of packets inside the tunnel; 0: not known yet
 	Since   time.Time      `json:"since"`
 	RxBytes uint64         `json:"rx_bytes"`
 	TxBytes uint64         `json:"tx_bytes"`
+}
+
+// Shown is the path for a person: PathIdle, or the kind.
+func (s PathStatus) Shown() PathKind {
+	if s.Idle && s.Path != PathNone {
+		return PathIdle
+	}
+	return s.Path
 }
 
 // Condition is one named health condition of an agent or hub.

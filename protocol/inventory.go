@@ -149,6 +149,7 @@ type Interface struct {
 type Path struct {
 	Peer   string   `json:"peer"` // its name
 	Path   PathKind `json:"path"`
+	Idle   bool     `json:"idle,omitempty"` // as in PathStatus
 	RTT    float64  `json:"rtt_ms"`
 	Loss   float64  `json:"loss"` // 0 to 1
 	MTU    int      `json:"mtu,omitempty"`

@@ -219,7 +219,7 @@ func (e *examination) pairs() {
 				e.find(api.SeverityWarning, "udp-blocked", n.Name, p.Since, "let UDP pass from "+n.Name+" to "+e.Status.Hub.PublicUDP, "the hub is reached over TCP alone, which is slower")
 			}
 			peer, known := e.nodes[p.Peer]
-			if p.Path == protocol.PathNone || !known || peer.Connected.IsZero() {
+			if p.Path == protocol.PathNone || p.Idle || !known || peer.Connected.IsZero() {
 				continue // idle, the hub, or the node is named already
 			}
 			k := pair{min(n.Number, p.Peer), max(n.Number, p.Peer)}
@@ -244,6 +244,7 @@ func (e *examination) pairs() {
 		order = append(order, k)
 	}
 	slices.SortFunc(order, func(x, y pair) int { return cmp.Or(cmp.Compare(x.a, y.a), cmp.Compare(x.b, y.b)) })
+	var relayed []pair
 	for _, k := range order {
 		p, where := worst[k], e.name(k.a)+" "+e.name(k.b)
 		if p.Loss >= lossHigh {
@@ -256,8 +257,17 @@ func (e *examination) pairs() {
 			e.find(api.SeverityWarning, "mtu-small", where, time.Time{}, "causeway diag mtu "+where, "packets of %d bytes at most pass; IPv6 needs %d", p.MTU, mtuSmall)
 		}
 		if p.Path != protocol.PathDirect {
-			e.find(api.SeverityInfo, "path-relayed", where, p.Since, "causeway diag path "+where, "they reach each other through the hub (%s)", p.Path)
+			relayed = append(relayed, k)
 		}
+	}
+	if n := len(relayed); n > 0 { // sites behind two NATs have many: one line for all
+		first := worst[relayed[0]]
+		where := e.name(relayed[0].a) + " " + e.name(relayed[0].b)
+		also := ""
+		if n > 1 {
+			also = fmt.Sprintf(", and so do %d other pairs", n-1)
+		}
+		e.find(api.SeverityInfo, "path-relayed", where, first.Since, "causeway diag path "+where, "they reach each other through the hub (%s)%s", first.Path, also)
 	}
 }
 

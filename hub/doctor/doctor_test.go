@@ -103,11 +103,24 @@ func TestEachFinding(t *testing.T) {
 	}
 }
 
+// Many pairs behind NATs are one line.
+func TestRelayedPairsAreOneFinding(t *testing.T) {
+	f := healthy()
+	for i := range protocol.NodeNumber(9) {
+		n := f.Nodes[1]
+		n.Name, n.Number, n.Paths = fmt.Sprintf("n%d", i), 10+i, []protocol.PathStatus{{Peer: f.Nodes[0].Number, Path: protocol.PathRelay}}
+		f.Nodes = append(f.Nodes, n)
+	}
+	l := Examine(f).Findings
+	require.Len(t, l, 1)
+	require.Contains(t, l[0].Summary, "and so do 8 other pairs")
+}
+
 // What is no trouble: nodes of the past, idle paths, pairs whose other end is away.
 func TestNoFinding(t *testing.T) {
 	f := healthy()
 	f.Nodes[0].Paths[1] = protocol.PathStatus{Peer: 3, Path: protocol.PathNone}
-	f.Nodes[1].Paths[1].Path = protocol.PathNone
+	f.Nodes[1].Paths[1].Path, f.Nodes[1].Paths[1].Idle = protocol.PathRelay, true
 	f.Nodes = append(f.Nodes, api.Node{Name: "gone", Number: 4, State: api.NodeRevoked}, api.Node{Name: "left", Number: 5, State: api.NodeLeft})
 	f.Nodes[0].Paths = append(f.Nodes[0].Paths, protocol.PathStatus{Peer: 4, Path: protocol.PathRelay, Loss: 1})
 	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Nodes: 2}, Examine(f))

@@ -154,7 +154,7 @@ func writePaths(w io.Writer, l []protocol.PathStatus) {
 		if p.MTU > 0 {
 			mtu = strconv.Itoa(p.MTU)
 		}
-		t.AppendRow(table.Row{p.Peer, p.Name, p.Path, addr, rtt, fmt.Sprintf("%.0f%%", 100*p.Loss), mtu, ago(p.Since), bytes(p.RxBytes), bytes(p.TxBytes)})
+		t.AppendRow(table.Row{p.Peer, p.Name, p.Shown(), addr, rtt, fmt.Sprintf("%.0f%%", 100*p.Loss), mtu, ago(p.Since), bytes(p.RxBytes), bytes(p.TxBytes)})
 	}
 	t.Render()
 }

@@ -204,7 +204,8 @@ func inventoryPage(p *page, i api.Inventory) {
 	rows = nil
 	for _, k := range slices.Sorted(maps.Keys(i.Paths)) {
 		t := i.Paths[k]
-		rows = append(rows, []any{t.Peer, t.Path, fmt.Sprintf("%.1f ms", t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), size(t.RxRate) + "/s", size(t.TxRate) + "/s"})
+		kind := protocol.PathStatus{Path: t.Path, Idle: t.Idle}.Shown()
+		rows = append(rows, []any{t.Peer, kind, fmt.Sprintf("%.1f ms", t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), size(t.RxRate) + "/s", size(t.TxRate) + "/s"})
 	}
 	section([]string{"PATH TO", "KIND", "RTT", "LOSS", "RECEIVING", "SENDING"}, rows)
 	rows = nil

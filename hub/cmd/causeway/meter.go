@@ -69,7 +69,7 @@ func (l *load) add(p protocol.PathStatus, r reading) {
 	l.rated = l.rated || r.rated
 	l.rtt, l.loss = max(l.rtt, p.RTT), max(l.loss, p.Loss)
 	if p.Path != protocol.PathNone {
-		l.paths[p.Path]++
+		l.paths[p.Shown()]++
 	}
 }
 

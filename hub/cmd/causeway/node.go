@@ -156,7 +156,7 @@ func pathRows(paths []protocol.PathStatus) [][]any {
 		if peer == "" {
 			peer = fmt.Sprintf("number %d", t.Peer)
 		}
-		addr, kind := "-", cell{text: string(t.Path), meaning: plain}
+		addr, kind := "-", cell{text: string(t.Shown()), meaning: plain}
 		if t.Addr.IsValid() {
 			addr = t.Addr.String()
 		}

@@ -78,7 +78,7 @@ func siteTraffic(s api.Status, nodes []api.Node, facts []api.Inventory) []traffi
 		if t := at[n.Site]; t != nil {
 			for _, p := range n.Paths {
 				if p.Name != "hub" && p.Path != protocol.PathNone {
-					t.Paths[p.Path]++
+					t.Paths[p.Shown()]++
 				}
 			}
 		}

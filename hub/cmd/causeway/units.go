@@ -117,13 +117,13 @@ func labelText(l map[string]string) string {
 	return strings.Join(s, ", ")
 }
 
-// pathSummary counts chosen paths to other nodes by kind: 1 direct, 3 relay.
+// pathSummary counts chosen paths to other nodes by kind: 1 direct, 3 relay, 2 idle.
 // The hub names itself in a list of paths; how it is reached says little here.
 func pathSummary(paths []protocol.PathStatus) string {
 	n := map[protocol.PathKind]int{}
 	for _, p := range paths {
 		if p.Name != "hub" {
-			n[p.Path]++
+			n[p.Shown()]++
 		}
 	}
 	return kindCounts(n)
@@ -131,7 +131,7 @@ func pathSummary(paths []protocol.PathStatus) string {
 
 func kindCounts(n map[protocol.PathKind]int) string {
 	var s []string
-	for _, k := range []protocol.PathKind{protocol.PathDirect, protocol.PathRelay, protocol.PathStream} {
+	for _, k := range []protocol.PathKind{protocol.PathDirect, protocol.PathRelay, protocol.PathStream, protocol.PathIdle} {
 		if n[k] > 0 {
 			s = append(s, fmt.Sprintf("%d %s", n[k], k))
 		}

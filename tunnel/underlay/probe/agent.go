@@ -593,7 +593,7 @@ func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 			continue
 		}
 		r := a.Route(n)
-		s := protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
+		s := protocol.PathStatus{Peer: n, Path: r.Kind, Idle: a.active[n] == nil, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
 		if r.Size > 0 {
 			s.MTU = r.Size - protocol.MinTransportSize
 		}

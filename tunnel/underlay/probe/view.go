@@ -18,7 +18,7 @@ func (a *Agent) View(now time.Time, n protocol.NodeNumber) (v protocol.PathView,
 		return v, false
 	}
 	r := a.Route(n)
-	v.PathStatus = protocol.PathStatus{Peer: n, Path: r.Kind, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
+	v.PathStatus = protocol.PathStatus{Peer: n, Path: r.Kind, Idle: a.active[n] == nil, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
 	if r.Size > 0 {
 		v.MTU = r.Size - protocol.MinTransportSize
 		v.Size = packetSize(r.Size, r.Hop.Addr)
