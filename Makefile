@@ -74,9 +74,9 @@ demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 demo-clean: ## Take away what 'make demo KEEP=1' left running (root)
 	@go run ./e2e/cmd/demo -clean
 
-soak: deps build bin/nats ## Repeat end-to-end cases, the hub's tests in full, and write results/ (root; COUNT=10, RUN=REGEXP)
+soak: deps build bin/nats ## Repeat end-to-end cases, tests of hub and engine in full, and write results/ (root; COUNT=10, RUN=REGEXP)
 	@CAUSEWAY_SOAK=1 CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -repeat $(COUNT) -results results/soak-$$(date -u +%Y%m%dT%H%M%SZ).json \
-	  -- -count=1 -timeout 60m -run '$(RUN)' ./e2e/... ./hub/...
+	  -- -count=1 -timeout 60m -run '$(RUN)' ./e2e/... ./hub/... ./tunnel/engine/...
 
 bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
 	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)

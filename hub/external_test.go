@@ -127,6 +127,7 @@ func condition(w *world, name string) (c protocol.Condition) {
 // session ends. In a soak, with two stopped, changes are refused in one line, agents
 // that come back are welcomed, and all heals by itself; another hub on the log sees the same.
 func TestExternalCluster(t *testing.T) {
+	t.Parallel()
 	c := newNATSCluster(t)
 	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
 	require.NoError(t, err)
@@ -287,6 +288,7 @@ func (c *natsCluster) outage(t *testing.T, w *world, js jetstream.JetStream, one
 // A hub stops when it is told to, also while the server that it is connected to has no
 // majority and nothing can be read.
 func TestStopWithoutMajority(t *testing.T) {
+	t.Parallel()
 	c := newNATSCluster(t)
 	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL, cfg.ListenMetrics = c.urls(), "127.0.0.1:0" })
 	require.NoError(t, err)

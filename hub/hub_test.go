@@ -422,6 +422,7 @@ func prefixes(s ...string) (out []netip.Prefix) {
 }
 
 func TestJoinConnectApprove(t *testing.T) {
+	t.Parallel()
 	w := start(t, t.TempDir())
 	w.site("idc-sh", "10.1.0.0/16")
 	w.site("cloud-eu")

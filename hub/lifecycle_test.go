@@ -15,6 +15,7 @@ import (
 // Two nodes of a site announce one LAN. Draining the one that carries it moves it
 // to the other, in every netmap, and names what nobody else announces.
 func TestDrainMovesRoutes(t *testing.T) {
+	t.Parallel()
 	w := start(t, t.TempDir())
 	w.site("a", "10.1.0.0/16")
 	w.site("b")

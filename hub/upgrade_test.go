@@ -32,6 +32,7 @@ func putRelease(t *testing.T, dir, version string) {
 // An upgrade goes from wave to wave, over a restart of the hub, and leaves the rest
 // alone when a node fails.
 func TestUpgradeInWaves(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	w := start(t, dir)
 	w.site("s")
