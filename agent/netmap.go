@@ -115,7 +115,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 		ack.Errors = append(ack.Errors, err.Error())
 	}
 	a.noteAcked(ack)
-	a.log.Info().Stringer("version", full.NetmapVersion).Int("peers", len(full.Peers)).Int("refused", len(ack.Refused)).Int("errors", len(ack.Errors)).Msg("netmap applied")
+	a.log.Info().Stringer("netmap", full.NetmapVersion).Int("peers", len(full.Peers)).Int("refused", len(ack.Refused)).Int("errors", len(ack.Errors)).Msg("netmap applied")
 	for _, r := range ack.Refused {
 		a.log.Warn().Uint32("peer", uint32(r.Peer)).Str("prefix", r.Prefix).Str("reason", r.Reason).Msg("refused a part of the netmap")
 	}

@@ -32,7 +32,7 @@ func liveOf(c config.Config) *live {
 func (a *Agent) Reload(ctx context.Context, c config.Config) {
 	a.live.Store(liveOf(c))
 	if later := a.cfg.Settings.NeedsRestart(c); len(later) > 0 {
-		a.log.Warn().Str("keys", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-agent")
+		a.log.Warn().Str("settings", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-agent")
 	} else {
 		a.log.Info().Msg("configuration reloaded")
 	}

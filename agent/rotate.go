@@ -117,7 +117,7 @@ func (a *Agent) rotate(overlap time.Duration) error {
 		return fmt.Errorf("store the new key: %w", err)
 	}
 	if began {
-		a.log.Info().Str("key", next.Public().String()).Msg("a new key was made, the hub is told")
+		a.log.Info().Str("wireguard_key", next.Public().String()).Msg("a new key was made, the hub is told")
 	}
 	a.setKeys()
 	a.mu.Lock()
@@ -159,7 +159,7 @@ func (a *Agent) keyTaken() {
 	epoch, key := a.id.KeyEpoch, a.id.WireGuardKey.Public()
 	a.mu.Unlock()
 	a.setKeys()
-	a.log.Info().Uint32("key_epoch", epoch).Str("key", key.String()).Msg("this node's key was rotated")
+	a.log.Info().Uint32("key_epoch", epoch).Str("wireguard_key", key.String()).Msg("this node's key was rotated")
 	a.lookAtKeysSoon()
 }
 

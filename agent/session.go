@@ -75,7 +75,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 			prefer = 0 // the next in the list gets its turn
 		}
 		a.board.Set(condControl, err.Error())
-		a.log.Debug().Err(err).Uint32("peer", uint32(n)).Dur("retry_in", wait).Msg("control session ended")
+		a.log.Debug().Err(err).Uint32("hub", uint32(n)).Dur("retry_in", wait).Msg("control session ended")
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -213,7 +213,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 	a.keyTaken()
 	a.board.Set(condControl, "")
 	a.metrics.sessionBegan()
-	a.log.Info().Uint32("peer", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")
+	a.log.Info().Uint32("hub", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")
 	if d := time.Since(w.Time); d.Abs() > time.Minute && !w.Time.IsZero() {
 		a.log.Warn().Dur("difference", d).Msg("this host's clock and the hub's differ")
 	}

@@ -191,7 +191,7 @@ func TestSystemdAgent(t *testing.T) {
 			return nil
 		}))
 		require.Equal(t, pid, m.property("causeway-agent", "MainPID"))
-		require.Contains(t, m.do("journalctl --no-pager -u causeway-agent"), `"keys":"tunnel.mtu"`)
+		require.Contains(t, m.do("journalctl --no-pager -u causeway-agent"), `"settings":"tunnel.mtu"`)
 		require.NoError(t, Ping(step(t), me.Host, other.V4))
 	})
 	t.Run("drop-ins", func(t *testing.T) {

@@ -285,7 +285,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		if natsListener != nil {
 			g.Go(func() error { return nats.ServeReaders(ctx, natsListener, readers) })
 		}
-		log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Str("admin", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).Str("listen_metrics", h.metrics).
+		log.Info().Str("public_udp", public.UDP[0]).Str("public_https", public.HTTPS[0]).Str("admin_socket", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).Str("listen_metrics", h.metrics).
 			Uint32("number", uint32(number)).Uint64("sequence", store.State().Seq).Msg("hub ready")
 		h.parts.Store(p)
 		close(h.ready)
@@ -355,7 +355,7 @@ func (h *Hub) publicHub(cfg Config, key protocol.WireGuardPublicKey, https net.A
 		if host, err = PublicHost(); err != nil {
 			return protocol.Hub{}, err
 		}
-		h.cfg.Log.Warn().Str("addr", host).Msg("no public host given, agents are told this address; set --public-host if they reach the hub at another")
+		h.cfg.Log.Warn().Str("public_host", host).Msg("no public host given, agents are told this address; set --public-host if they reach the hub at another")
 	}
 	httpsPort := cfg.PublicHTTPSPort
 	if a, ok := https.(*net.TCPAddr); ok && httpsPort == 0 {

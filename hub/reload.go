@@ -86,9 +86,9 @@ func (h *Hub) Reload(ctx context.Context, cfg Config) error {
 		return nil
 	}
 	if later := h.cfg.needsRestart(n.cfg); len(later) > 0 {
-		h.cfg.Log.Warn().Str("keys", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-hub")
+		h.cfg.Log.Warn().Str("settings", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-hub")
 	} else {
-		h.cfg.Log.Info().Str("addr", public.UDP[0]).Str("https", public.HTTPS[0]).Msg("configuration reloaded")
+		h.cfg.Log.Info().Str("public_udp", public.UDP[0]).Str("public_https", public.HTTPS[0]).Msg("configuration reloaded")
 	}
 	return nil
 }

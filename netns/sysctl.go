@@ -89,7 +89,7 @@ func (h *Host) setSysctl(rec *record, s sysctl, own bool) error {
 			}
 		}
 	}
-	h.log.Debug().Str("key", s.key).Str("was", now).Str("value", s.value).Msg("set sysctl")
+	h.log.Debug().Str("sysctl", s.key).Str("was", now).Str("value", s.value).Msg("set sysctl")
 	return writeSysctl(s.key, s.value)
 }
 
@@ -123,7 +123,7 @@ func (h *Host) restoreSysctls(rec *record, keep func(key string) bool) error {
 				continue // gone with its interface, or set by someone else since
 			}
 			if keep(s.Key) {
-				h.log.Info().Str("key", s.Key).Msg("left sysctl as it is: other programs need it by now")
+				h.log.Info().Str("sysctl", s.Key).Msg("left sysctl as it is: other programs need it by now")
 				continue
 			}
 			undone[s.Key] = true

@@ -89,6 +89,7 @@ func (r *release) contents(p pkg, bins map[string]string) (files.Contents, error
 	file(filepath.Join(r.root, "docs/CONFIG.md"), doc+"/CONFIG.md")
 	file(filepath.Join(r.root, "docs/SYSTEMD.md"), doc+"/SYSTEMD.md")
 	file(filepath.Join(r.root, "docs/METRICS.md"), doc+"/METRICS.md")
+	file(filepath.Join(r.root, "docs/LOGS.md"), doc+"/LOGS.md")
 	if p.short == "hub" {
 		add("", doc+"/monitoring", 0o755, files.TypeDir)
 		for _, f := range []string{"alerts.yaml", "dashboard.json", "prometheus.yaml"} {

@@ -197,7 +197,7 @@ func (i *Installer) swap(p pending) error {
 
 // prove starts the agent anew and waits until it is well, or puts the old program back.
 func (i *Installer) prove(ctx context.Context, p pending, last Result) error {
-	i.Log.Info().Str("from", p.From).Str("version", p.Version).Msg("the new version has to prove itself")
+	i.Log.Info().Str("was", p.From).Str("version", p.Version).Msg("the new version has to prove itself")
 	why := i.gate(ctx, p.Version)
 	if ctx.Err() != nil { // told to end: the next Run goes on
 		return ctx.Err()

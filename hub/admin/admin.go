@@ -253,7 +253,7 @@ func (s *Server) update(ctx context.Context, why string, decide func(*state.Draf
 	if err != nil {
 		return nil, problem(err)
 	}
-	s.cfg.Log.Info().Str("who", who(ctx)).Msg(why)
+	s.cfg.Log.Info().Str("who", who(ctx)).Str("why", why).Msg("state changed")
 	return st, nil
 }
 

@@ -280,8 +280,12 @@ type logger struct {
 	violations *rate.Limiter
 }
 
-func (l *logger) Noticef(f string, v ...any) { l.log.Debug().Msg("nats: " + fmt.Sprintf(f, v...)) }
-func (l *logger) Warnf(f string, v ...any)   { l.log.Warn().Msg("nats: " + fmt.Sprintf(f, v...)) }
+func (l *logger) Noticef(f string, v ...any) {
+	l.log.Debug().Str("detail", fmt.Sprintf(f, v...)).Msg("nats server")
+}
+func (l *logger) Warnf(f string, v ...any) {
+	l.log.Warn().Str("detail", fmt.Sprintf(f, v...)).Msg("nats server")
+}
 
 // writeFailed are the beginnings of what the server says when a write failed. It
 // has no other way to tell: it does not even answer the publish.
@@ -294,11 +298,11 @@ func (l *logger) Errorf(f string, v ...any) {
 	}
 	if strings.Contains(msg, " Violation - Subject ") {
 		if l.violations.Allow() {
-			l.log.Warn().Msg("nats: " + msg)
+			l.log.Warn().Str("detail", msg).Msg("nats server")
 		}
 		return
 	}
-	l.log.Error().Msg("nats: " + msg)
+	l.log.Error().Str("detail", msg).Msg("nats server")
 }
 
 func (l *logger) Debugf(string, ...any) {}
@@ -306,7 +310,7 @@ func (l *logger) Tracef(string, ...any) {}
 
 func (l *logger) Fatalf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)
-	l.log.Error().Msg("nats: " + msg)
+	l.log.Error().Str("detail", msg).Msg("nats server")
 	select {
 	case l.fatal <- msg:
 	default:

@@ -108,7 +108,7 @@ func (s *Server) settle(ctx context.Context) bool {
 		s.cfg.Log.Error().Err(err).Msg("the restored state does not take effect yet, trying again")
 		return false
 	}
-	s.cfg.Log.Info().Int("nodes", back).Int("of", of).Msg("the restored state takes effect")
+	s.cfg.Log.Info().Int("nodes", back).Int("expected", of).Msg("the restored state takes effect")
 	return true
 }
 
@@ -143,5 +143,5 @@ func (s *Server) noteUnknown(by string, lost []protocol.LostPeer) {
 	}
 	text := protocol.OneLine(strings.Join(names, ", "), maxText)
 	s.cfg.Events.Add(event.NodeUnknown, by, "knows nodes that joined after the backup which this hub was restored from; they have to join again: "+text)
-	s.cfg.Log.Warn().Str("node", by).Str("nodes", text).Msg("nodes joined after the backup which this hub was restored from, and have to join again")
+	s.cfg.Log.Warn().Str("node", by).Str("names", text).Msg("nodes joined after the backup which this hub was restored from, and have to join again")
 }

@@ -269,7 +269,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, er
 		}
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
-		ses.log.Warn().Stringer("have", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")
+		ses.log.Warn().Stringer("netmap", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")
 	}
 	return st.Nodes[ses.node], nil
 }

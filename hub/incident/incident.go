@@ -101,7 +101,7 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 	if err != nil {
 		if first && fresh {
 			s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
-			s.cfg.Log.Warn().Err(err).Str("subject", subject).Msg("incident dropped")
+			s.cfg.Log.Warn().Err(err).Str("nats_subject", subject).Msg("incident dropped")
 		}
 		return
 	}

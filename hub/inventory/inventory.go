@@ -284,7 +284,7 @@ func (s *Store) drop(o origin, subject string, stream uint64, received time.Time
 	s.mu.Unlock()
 	if first {
 		s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
-		s.cfg.Log.Warn().Err(err).Str("subject", subject).Msg("inventory dropped")
+		s.cfg.Log.Warn().Err(err).Str("nats_subject", subject).Msg("inventory dropped")
 	}
 }
 
@@ -370,7 +370,7 @@ func (s *Store) sweep(ctx context.Context) {
 		s.mu.Unlock()
 		for _, k := range gone {
 			if err := s.bucket.Purge(ctx, k); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) && ctx.Err() == nil {
-				s.cfg.Log.Warn().Err(err).Str("key", k).Msg("facts of a node that is gone stay in the bucket")
+				s.cfg.Log.Warn().Err(err).Str("bucket_key", k).Msg("facts of a node that is gone stay in the bucket")
 			}
 		}
 		select {

@@ -78,7 +78,7 @@ func Run(ctx context.Context, d Daemon) error {
 
 func (d *Daemon) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		d.Log.Warn().Err(err).Str("state", state).Msg("the service manager was not told")
+		d.Log.Warn().Err(err).Str("notify", state).Msg("the service manager was not told")
 	}
 }
 

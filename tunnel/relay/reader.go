@@ -196,7 +196,7 @@ func (d *reader) probe(m *sock.Message, b []byte) {
 		r.drops.Add(string(reason), 1)
 	}
 	for _, n := range out.Restarted {
-		r.cfg.Log.Info().Uint32("node", uint32(n)).Msg("node has restarted")
+		r.cfg.Log.Info().Uint32("number", uint32(n)).Msg("node has restarted")
 	}
 	r.sendProbes(out.Sends)
 	for _, n := range out.Routes {

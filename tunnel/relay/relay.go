@@ -299,7 +299,7 @@ func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {
 	}
 	for _, a := range *e.bound.Load() {
 		if err := r.write(a, msg, len(msg)); err != nil {
-			r.cfg.Log.Debug().Uint32("node", uint32(to)).Stringer("addr", a.To).Err(err).Msg("handshake message not sent")
+			r.cfg.Log.Debug().Uint32("number", uint32(to)).Stringer("addr", a.To).Err(err).Msg("handshake message not sent")
 		}
 	}
 }

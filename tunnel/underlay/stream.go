@@ -161,13 +161,13 @@ func (u *Underlay) keepStream(ctx context.Context, s *hubStream) {
 		c, err := d.Dial(ctx, at, s.addr)
 		if err == nil {
 			said = ""
-			log.Info().Str("https", at).Stringer("addr", c.Remote()).Msg("stream to the hub is connected")
+			log.Info().Str("public_https", at).Stringer("addr", c.Remote()).Msg("stream to the hub is connected")
 			if recv == nil {
 				recv = u.cfg.NewReader()
 			}
 			start := time.Now()
 			err = u.runStream(ctx, s, c, recv)
-			log.Info().Str("https", at).AnErr("cause", err).Uint64("dropped", c.Dropped()).Msg("stream to the hub has ended")
+			log.Info().Str("public_https", at).AnErr("cause", err).Uint64("dropped", c.Dropped()).Msg("stream to the hub has ended")
 			if time.Since(start) > steadyAfter {
 				pause = redialFirst
 			}
@@ -176,7 +176,7 @@ func (u *Underlay) keepStream(ctx context.Context, s *hubStream) {
 			}
 		} else if ctx.Err() == nil && err.Error() != said { // once, not each time
 			said = err.Error()
-			log.Warn().Err(err).Str("https", at).Msg("no stream to the hub; trying again")
+			log.Warn().Err(err).Str("public_https", at).Msg("no stream to the hub; trying again")
 		}
 		wait := pause
 		if errors.Is(err, stream.ErrRefused) && next%len(https) == len(https)-1 {

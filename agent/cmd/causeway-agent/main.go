@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"causeway/agent/identity"
@@ -16,7 +17,10 @@ import (
 	"causeway/internal/manpages"
 )
 
-func main() { os.Exit(execute(os.Args[1:])) }
+func main() {
+	zerolog.ErrorFieldName = "err" // docs/LOGS.md
+	os.Exit(execute(os.Args[1:]))
+}
 
 // execute runs the command line and prints its error, once and in one line.
 func execute(args []string) int {

@@ -25,6 +25,7 @@ import (
 var version = "dev"
 
 func main() {
+	zerolog.ErrorFieldName = "err" // docs/LOGS.md
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := command()
 	status := exitstatus.Watch(root)

@@ -94,7 +94,7 @@ func Start(t testing.TB, net *Network, f Factory, number protocol.NodeNumber, ke
 	m := net.Join(number)
 	var err error
 	n.Engine, err = f(Config{Number: number, PrivateKey: key, TUN: n.TUN, Carrier: m, IdleAfter: idle,
-		Log: testLog(t).With().Uint32("node", uint32(number)).Logger()})
+		Log: testLog(t).With().Uint32("number", uint32(number)).Logger()})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -114,7 +114,7 @@ func (e *Engine) perform(o *outgoing) {
 		if o.peer != nil {
 			ev = ev.Uint32("peer", uint32(o.peer.number))
 		}
-		ev.Msg(o.note)
+		ev.Str("detail", o.note).Msg("tunnel session")
 	case o.peer == nil && o.to.Peer != 0:
 		err = e.carrier.Send(o.to.Peer, o.msg, len(o.msg))
 	case o.peer == nil:

@@ -285,7 +285,7 @@ func (s *rawSink) writeSuper(sl *slot) bool {
 			refused, kind = &s.d.noUDP, "udp"
 		}
 		if !refused.Swap(true) {
-			s.e.log.Warn().Str("iface", s.d.Name).Str("kind", kind).Err(errno).Msg("the kernel refuses super-packets, writing packets one by one")
+			s.e.log.Warn().Str("iface", s.d.Name).Str("protocol", kind).Err(errno).Msg("the kernel refuses super-packets, writing packets one by one")
 		}
 		return false
 	}
