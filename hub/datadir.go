@@ -19,6 +19,7 @@ const (
 	markerFile = "log.json"
 	lockFile   = "lock"
 	memoryFile = "live.json"
+	backupNote = "backup.time" // when the last one was taken
 	// packagesDir is made by whoever has releases for it.
 	packagesDir = "packages"
 )

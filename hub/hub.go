@@ -199,7 +199,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	releases := release.Open(h.packages)
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
-		Inventory: inv, Incidents: incidents, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Settings: h.cfg.shown(), Log: log}
+		Inventory: inv, Incidents: incidents, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Settings: h.cfg.shown(),
+		BackupNote: filepath.Join(h.cfg.DataDir, backupNote), Log: log}
 	if outside {
 		adminConfig.Conditions = append(adminConfig.Conditions, ext.condition)
 	}

@@ -33,6 +33,7 @@ func TestBackupAndRestore(t *testing.T) {
 	res.Body.Close()
 	require.NoError(t, err)
 	require.Contains(t, string(archive), "causeway-backup")
+	require.FileExists(t, filepath.Join(w.dir, "data", backupNote))
 	key, err := os.ReadFile(filepath.Join(w.dir, "data", join.ClusterKeyFile))
 	require.NoError(t, err)
 	require.NotContains(t, string(archive), string(bytes.TrimSpace(key)), "the cluster key is kept apart")

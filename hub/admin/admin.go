@@ -63,6 +63,8 @@ type Config struct {
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
 	Settings  []api.Setting // as they are, without secrets
+	// BackupNote is a file that keeps when the last backup was taken; empty: none.
+	BackupNote string
 	// Conditions are further ones for status, of what only some hubs have.
 	Conditions []func() protocol.Condition
 	Log        zerolog.Logger
@@ -79,6 +81,8 @@ type Server struct {
 	started time.Time
 	handler http.Handler
 	routes  *routes
+
+	noting sync.Mutex // BackupNote
 
 	explaining chan struct{} // flows that are explained now
 

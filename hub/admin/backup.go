@@ -2,9 +2,12 @@ package admin
 
 import (
 	"net/http"
+	"os"
+	"strings"
 	"time"
 
 	"causeway/hub/backup"
+	"causeway/internal/durable"
 )
 
 // backupStall is how long a caller may take for one piece of a backup.
@@ -34,4 +37,30 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Log.Error().Err(err).Str("who", who(r.Context())).Msg("backup broke off")
 		panic(http.ErrAbortHandler)
 	}
+	if err := s.noteBackup(head.Made); err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("when this backup was taken is not kept")
+	}
+}
+
+// noteBackup remembers when the last backup was taken, for doctor.
+func (s *Server) noteBackup(at time.Time) error {
+	if s.cfg.BackupNote == "" {
+		return nil
+	}
+	s.noting.Lock()
+	defer s.noting.Unlock()
+	return durable.WriteFile(s.cfg.BackupNote, []byte(at.Format(time.RFC3339)+"\n"))
+}
+
+// lastBackup is when the last backup was taken of this hub; zero: none that is known.
+func (s *Server) lastBackup() time.Time {
+	b, err := os.ReadFile(s.cfg.BackupNote)
+	if err != nil {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(b)))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }

@@ -25,6 +25,11 @@ func (s *Server) Findings() map[string]int { return doctor.Count(s.doctorFacts(A
 func (s *Server) doctorFacts(role Role) doctor.Facts {
 	st := s.cfg.Store.State()
 	f := doctor.Facts{Now: time.Now(), Status: s.status(), Incidents: s.cfg.Incidents.List(incident.Filter{}), Conflicts: map[doctor.RouteKey]string{}}
+	f.Backup = s.lastBackup()
+	f.Behind = map[protocol.NodeNumber]time.Duration{}
+	for n, x := range s.cfg.Control.Standings(st) {
+		f.Behind[n] = x.Behind
+	}
 	for _, n := range shownNodes(st) {
 		shown := s.toNode(st, n)
 		for _, r := range shown.Routes {

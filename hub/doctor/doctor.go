@@ -19,7 +19,9 @@ const (
 	expireSoon = 14 * 24 * time.Hour    // of certificates
 	lossHigh   = 0.05                   // as path-loss of hub/explain has it
 	rttHigh    = 400 * time.Millisecond // farther than any two places need
-	mtuSmall   = 1280                   // what IPv6 needs (RFC 8200, section 5)
+	behindLong = 30 * time.Second       // an agent applies a netmap within seconds
+	backupOld  = 7 * 24 * time.Hour
+	mtuSmall   = 1280 // what IPv6 needs (RFC 8200, section 5)
 	maxText    = 400
 )
 
@@ -33,6 +35,9 @@ type Facts struct {
 	Conflicts map[RouteKey]string
 	CAExpires time.Time   // of the certificates for administration from elsewhere
 	Admins    []api.Admin // that whoever asks may see
+	Backup    time.Time   // when the last one was taken of this hub
+	// Behind is for how long nodes have owed a newer netmap than they applied.
+	Behind map[protocol.NodeNumber]time.Duration
 }
 
 // RouteKey names a route.
@@ -77,6 +82,7 @@ func examine(f Facts) *examination {
 	e.pairs()
 	e.incidents()
 	e.admins()
+	e.backup()
 	return e
 }
 
@@ -125,6 +131,24 @@ func (e *examination) hub() {
 	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {
 		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'",
 			"the CA of certificates for administration %s at %s", expires(left), e.CAExpires.UTC().Format(time.RFC3339))
+	}
+}
+
+// backup names a hub that had something to lose for a while, and no backup lately.
+func (e *examination) backup() {
+	oldest := e.Now
+	for _, n := range e.Facts.Nodes {
+		if n.Joined.Before(oldest) && !n.Joined.IsZero() {
+			oldest = n.Joined
+		}
+	}
+	const mend = "causeway backup FILE --recipient age1…"
+	switch {
+	case e.Now.Sub(oldest) < backupOld || e.Now.Sub(e.Backup) < backupOld:
+	case e.Backup.IsZero():
+		e.find(api.SeverityInfo, "backup-old", "hub", oldest, mend, "no backup was taken of this hub since its first node joined")
+	default:
+		e.find(api.SeverityInfo, "backup-old", "hub", e.Backup, mend, "the last backup is %d days old", int(e.Now.Sub(e.Backup)/(24*time.Hour)))
 	}
 }
 
@@ -180,6 +204,10 @@ func (e *examination) node(n api.Node) {
 		what := cmp.Or(r.Prefix, "the peer")
 		e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway diag explain %s %s", n.Name, e.name(r.Peer)),
 			"its agent refuses %s of %s: %s", what, e.name(r.Peer), r.Reason)
+	}
+	if b := e.Behind[n.Number]; b > behindLong {
+		e.find(api.SeverityWarning, "netmap-behind", n.Name, e.Now.Add(-b), "on "+n.Name+": journalctl -u causeway-agent",
+			"its agent has not applied the newest netmap for %s: it does not know the changes since", b.Round(time.Second))
 	}
 	if v := e.Status.Hub.Version; n.AgentVersion != "" && n.AgentVersion != v {
 		e.find(api.SeverityInfo, "agent-version", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "its agent is %s, the hub %s", n.AgentVersion, v)

@@ -73,6 +73,9 @@ func TestEachFinding(t *testing.T) {
 		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},
+		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
+		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
+		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},
 		{"info", "agent-version", "a", "node upgrade a", a(func(n *api.Node) { n.AgentVersion = "v0.9.0" })},
 		{"warning", "route-not-approved", "a", "route approve a 10.9.0.0/24", pending},
 		{"warning", "route-overlaps", "a", "route reject a 10.9.0.0/24", func(f *Facts) {
@@ -119,6 +122,8 @@ func TestRelayedPairsAreOneFinding(t *testing.T) {
 // What is no trouble: nodes of the past, idle paths, pairs whose other end is away.
 func TestNoFinding(t *testing.T) {
 	f := healthy()
+	f.Nodes[0].Joined, f.Backup = now.AddDate(0, -1, 0), now.AddDate(0, 0, -6)
+	f.Behind = map[protocol.NodeNumber]time.Duration{2: 20 * time.Second}
 	f.Nodes[0].Paths[1] = protocol.PathStatus{Peer: 3, Path: protocol.PathNone}
 	f.Nodes[1].Paths[1].Path, f.Nodes[1].Paths[1].Idle = protocol.PathRelay, true
 	f.Nodes = append(f.Nodes, api.Node{Name: "gone", Number: 4, State: api.NodeRevoked}, api.Node{Name: "left", Number: 5, State: api.NodeLeft})
