@@ -63,6 +63,7 @@ type Tunnel interface {
 	Paths() []protocol.PathStatus
 	View(protocol.NodeNumber) (protocol.PathView, bool)
 	Ways(protocol.NodeNumber) []protocol.Way
+	SetInterface(there bool)
 	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
 	HubRestarted() <-chan protocol.NodeNumber

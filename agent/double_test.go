@@ -92,6 +92,8 @@ func (d *doubleTunnel) Paths() []protocol.PathStatus {
 func (d *doubleTunnel) View(n protocol.NodeNumber) (protocol.PathView, bool) {
 	return protocol.PathView{PathStatus: d.Paths()[0], Why: "a double"}, n == 3
 }
+func (d *doubleTunnel) SetInterface(bool) {}
+
 func (d *doubleTunnel) Ways(protocol.NodeNumber) []protocol.Way { return nil }
 func (d *doubleTunnel) setMTU(mtu int) {
 	d.mu.Lock()

@@ -409,6 +409,9 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	}
 	// What needs a link that is missing was not looked at.
 	linkGone := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == netns.Link })
+	a.tunnel.SetInterface(!slices.ContainsFunc(drifts, func(d netns.Drift) bool {
+		return d.Kind == netns.Link && !slices.Contains(res.Mended, d.Subject)
+	}))
 	for _, k := range kinds {
 		differs := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == k })
 		if !differs || !r.dueAt[k].After(begun) {

@@ -66,6 +66,11 @@ type Way struct {
 	Heard      time.Duration  `json:"heard_age"`     // since a question of the peer
 	Asked      time.Duration  `json:"asked_age"`     // since our last question
 	RTT        time.Duration  `json:"rtt,omitempty"` // of the last answers
+	// Gaps is how often questions of the last ten seconds were lost between answered ones:
+	// a change of path makes one, loss makes many.
+	Gaps int `json:"gaps,omitempty"`
+	// NoInterface is what the last answer said: the peer's tunnel has no interface.
+	NoInterface bool `json:"no_interface,omitempty"`
 }
 
 // TunnelPing are echo requests from this node to the peer through the tunnel.

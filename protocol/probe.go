@@ -49,6 +49,10 @@ type ProbeFlags byte
 // for paths too.
 const ProbeActive ProbeFlags = 1
 
+// ProbeNoInterface says, in an answer to an agent, that the tunnel's interface is gone or
+// down where the answer comes from: probes pass, and nothing else does.
+const ProbeNoInterface ProbeFlags = 2
+
 // Layout of a probe, big endian. Every kind has the same size, so an answer is
 // never longer than its question.
 //

@@ -424,6 +424,10 @@ func (n *Node) View(number protocol.NodeNumber) (protocol.PathView, bool) {
 // Ways lists the ways to a peer or hub that are tried.
 func (n *Node) Ways(number protocol.NodeNumber) []protocol.Way { return n.under.Ways(number) }
 
+// SetInterface says whether the tunnel's interface is there and up, as whoever watches the
+// host sees it. Peers learn it by their probes.
+func (n *Node) SetInterface(there bool) { n.under.SetInterface(there) }
+
 // HubBound reports whether the hub with this number has bound our address and
 // answered lately.
 func (n *Node) HubBound(hub protocol.NodeNumber) bool { return n.under.HubBound(hub) }

@@ -90,7 +90,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 				e.Error = protocol.OneLine(err.Error(), 300)
 				return
 			}
-			e.Evidence = &ev
+			e.Evidence, e.At = &ev, time.Now()
 		})
 	}
 	wg.Wait()
@@ -100,7 +100,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 	for i, e := range ends {
 		if other := ends[1-i]; e.Evidence != nil && other.Node != nil && other.Evidence == nil {
 			if ev, err := s.evidence(ctx, s.cfg.Store.State().Nodes[e.Node.Number], q[i]); err == nil {
-				e.Evidence = &ev
+				e.Evidence, e.At = &ev, time.Now()
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -27,6 +28,7 @@ type session struct {
 	node protocol.NodeNumber
 	site string
 	mux  *mux.Session
+	end  *endNoted
 	log  zerolog.Logger
 
 	awake  chan struct{}
@@ -41,6 +43,21 @@ type session struct {
 	control net.Conn // after Hello
 	welcome bool
 	wmu     sync.Mutex // writes on control
+}
+
+// endNoted is a connection that notes whether the other side ended it, which no
+// error of the streams inside tells from an end of our own.
+type endNoted struct {
+	net.Conn
+	byPeer atomic.Bool
+}
+
+func (c *endNoted) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, io.EOF) {
+		c.byPeer.Store(true)
+	}
+	return n, err
 }
 
 // serveConn runs the session on c, which it closes.
@@ -60,7 +77,8 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 		return
 	}
 	defer leave()
-	m, err := mux.ServeControl(c)
+	end := &endNoted{Conn: c}
+	m, err := mux.ServeControl(end)
 	if err != nil {
 		return
 	}
@@ -70,7 +88,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
+	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
 		log: s.cfg.Log.With().Str("node", node.Name).Str("site", node.Site).Logger()}
 	hello := time.AfterFunc(helloTimeout, func() {
 		if !ses.welcomed() {
@@ -229,8 +247,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		return err
 	}
 	ses.s.up(ses, node, h)
-	var ended error
-	defer func() { ses.s.gone(ses, errors.Is(ended, io.EOF) && ctx.Err() == nil) }()
+	defer func() { ses.s.gone(ses, ses.end.byPeer.Load()) }()
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -242,8 +259,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 			ses.mux.Close()
 		}
 	})
-	ended = ses.read(ctx, st)
-	return ended
+	return ses.read(ctx, st)
 }
 
 // hello checks and records what the node says of itself.

@@ -57,6 +57,7 @@ type End struct {
 	Bound     []netip.AddrPort
 	Incidents []api.Incident     // of Node, that last or were told of within the last minute
 	Evidence  *protocol.Evidence // nil: its agent did not answer
+	At        time.Time          // when Evidence came, by the hub's clock
 	Error     string             // why not
 }
 

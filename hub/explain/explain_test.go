@@ -28,7 +28,7 @@ func well() *Facts {
 		node := &api.Node{Name: name, Site: "s-" + name, Number: number, State: api.NodeReady, Overlay: []netip.Addr{overlay}, Netmap: protocol.NetmapVersion{Epoch: 1, Version: 7}}
 		return End{Asked: self.String(), Kind: KindAddress, Addr: self, Node: node, Connected: true, Silent: time.Second,
 			Routes: []api.Route{{Node: name, Prefix: netip.MustParsePrefix(own), State: protocol.RouteApproved, Owner: true}},
-			Bound:  []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:40000")},
+			Bound:  []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:40000")}, At: now,
 			Evidence: &protocol.Evidence{Time: now, Netmap: node.Netmap, Peer: true, Allowed: peer,
 				Conditions: []protocol.Condition{{Name: "tunnel", OK: true}, {Name: "hub", OK: true, DependsOn: []string{"tunnel"}}, {Name: "firewall", OK: true}},
 				Path:       &protocol.PathStatus{Path: protocol.PathDirect, RTT: time.Millisecond, MTU: 1380},
@@ -63,6 +63,16 @@ func incident(subject string) func(*Facts) {
 			{ID: "3-1", Node: "b1", Incident: protocol.Incident{Subject: subject, State: protocol.IncidentOver, Reason: "changed by nft", Action: "put back as planned"}},
 		}
 	}
+}
+
+// A direct way that ended in both directions is none of one direction, whichever end was
+// asked first, and what a change of path lost is no loss of the new one.
+func TestDecideAfterAChangeOfPath(t *testing.T) {
+	f := well()
+	f.From.Evidence.Ways[0] = protocol.Way{Kind: protocol.PathDirect, Answered: 6 * time.Second, Heard: 6 * time.Second, Unanswered: 9}
+	f.To.Evidence.Ways[0], f.To.At = protocol.Way{Kind: protocol.PathDirect, Answered: 3 * time.Second, Heard: 3 * time.Second, Unanswered: 5}, now.Add(-3*time.Second)
+	f.From.Evidence.Ways[1].Chosen, f.From.Evidence.Ways[1].Gaps, f.From.Evidence.Path.Loss = true, 1, 0.1
+	require.Empty(t, Decide(*f).Faults)
 }
 
 // Each fault alone is named, at its node, and nothing else is.
@@ -165,7 +175,11 @@ func TestDecide(t *testing.T) {
 			f.From.Evidence.Ways[0] = protocol.Way{Kind: protocol.PathDirect, Answered: -1, Heard: -1, Unanswered: 5}
 			f.To.Evidence.Ways[0].Answered = -1
 		}},
-		{"path-loss", "a1", HopPath, false, func(f *Facts) { f.From.Evidence.Path.Loss = 0.2 }},
+		{"one-way-drop", "a1", HopPath, false, func(f *Facts) { // it began three seconds ago; b1 answered a second before a1
+			f.From.Evidence.Ways[0] = protocol.Way{Kind: protocol.PathDirect, Answered: 4 * time.Second, Heard: 4 * time.Second, Unanswered: 5}
+			f.To.Evidence.Ways[0], f.To.At = protocol.Way{Kind: protocol.PathDirect, Answered: 3 * time.Second, Heard: 100 * time.Millisecond}, now.Add(-time.Second)
+		}},
+		{"path-loss", "a1", HopPath, false, func(f *Facts) { f.From.Evidence.Path.Loss, f.From.Evidence.Ways[0].Gaps = 0.2, 3 }},
 		{"nat-mapping-lost", "a1", HopNAT, false, func(f *Facts) { f.From.Bound = append(f.From.Bound, netip.MustParseAddrPort("203.0.113.5:40999")) }},
 		{"mtu-hole", "a1", HopMTU, true, func(f *Facts) { f.From.Evidence.Probes[1].Received = 0 }},
 		{"mtu-hole", "a1", HopMTU, false, func(f *Facts) { f.From.Evidence.Path.MTU = 1212 }},
@@ -210,7 +224,7 @@ func TestDecide(t *testing.T) {
 		{"nats-away", "", HopHealth, false, func(f *Facts) { f.Conditions = []protocol.Condition{{Name: "nats", Cause: "no servers"}} }},
 		{"tun-deleted", "b1", HopHost, true, func(f *Facts) { // it answers, and nothing passes
 			gone(&f.To)
-			f.From.Evidence.Connect.Result, f.From.Evidence.Probes = protocol.ConnectTimeout, []protocol.TunnelPing{{Size: 72, Sent: 4}}
+			f.From.Evidence.Ways[0].NoInterface = true
 		}},
 		{"tun-deleted", "b1", HopHost, false, incident("link")},
 		{"address-missing", "b1", HopHost, false, incident("addresses")},

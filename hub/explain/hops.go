@@ -18,10 +18,13 @@ const (
 	oldWay      = 12 * time.Second
 	wrongClock  = time.Minute
 	lossyPath   = 0.05
+	lossyGaps   = 3       // times that it lost something
 	littleRoom  = 8 << 20 // bytes
 	fullMTU     = 1380    // inside the tunnel, where the way has 1500
 	tunnelBytes = 80      // of the largest headers outside
 	sanePings   = 2       // answers that prove more than luck
+	// oneWaySilence is some of the questions that a direct way is asked with.
+	oneWaySilence = 1200 * time.Millisecond
 )
 
 func bytes(n int) string { return fmt.Sprintf("%d bytes", n) }
@@ -98,9 +101,10 @@ func (j *judge) silent(s side, f api.Fault) {
 			f.Cause, f.Summary = "control-lost", "the agent of "+s.node()+" lives, but its control session does not pass the tunnel"
 			f.Evidence = append(f.Evidence, s.other.Node.Name+" gets answers from it")
 			f.Mend = "on " + s.node() + ": ip link show cw0; causeway-agent health"
-			if c := o.Connect; c != nil && c.Result == protocol.ConnectTimeout && len(o.Probes) > 0 && o.Probes[0].Sent > 0 && o.Probes[0].Received == 0 {
-				f.Hop, f.Cause, f.Summary = HopHost, "tun-deleted", fmt.Sprintf("the tunnel's interface of %s is gone or down: its agent answers, and nothing behind that", s.node())
-				f.Evidence = append(f.Evidence, fmt.Sprintf("no answer to %d pings, nor to a connection, through the tunnel", o.Probes[0].Sent))
+			if slices.ContainsFunc(o.Ways, func(w protocol.Way) bool { return w.NoInterface && w.Answered >= 0 && w.Answered < freshWay }) {
+				f.Hop, f.Cause, f.Summary = HopHost, "tun-deleted", fmt.Sprintf("the tunnel's interface of %s is gone or down", s.node())
+				f.Evidence = append(f.Evidence, "its agent says so in answers to probes")
+				f.Mend = "on " + s.node() + ": causeway-agent repair; causeway-agent incidents"
 			}
 		case u.PeerPort == "closed":
 			f.Cause, f.Summary = "agent-killed", "the agent of "+s.node()+" does not run; it did not end in order"
@@ -468,7 +472,13 @@ func (j *judge) path() {
 	j.oneWay(a, b)
 	j.oneWay(b, a)
 	for _, s := range []side{a, b} {
-		if p := s.e.Path; p != nil && p.Loss >= lossyPath {
+		gaps := 0
+		for _, w := range s.e.Ways {
+			if w.Chosen {
+				gaps = w.Gaps
+			}
+		}
+		if p := s.e.Path; p != nil && p.Loss >= lossyPath && gaps >= lossyGaps {
 			j.add(api.Fault{Cause: "path-loss", Hop: HopPath, Node: s.node(), Summary: fmt.Sprintf("the %s path from %s loses %.0f %% of its probes", p.Path, s.node(), 100*p.Loss),
 				Evidence: []string{fmt.Sprintf("%s path by %s", p.Path, p.Addr)}})
 		}
@@ -500,10 +510,19 @@ func ways(s side) string {
 // not reach a.
 func (j *judge) oneWay(a, b side) {
 	direct := func(w protocol.Way) bool { return w.Kind == protocol.PathDirect }
-	heard := func(w protocol.Way) bool { return direct(w) && w.Heard >= 0 && w.Heard < oldWay }
-	answered := func(w protocol.Way) bool { return direct(w) && w.Answered >= 0 && w.Answered < oldWay }
-	if !slices.ContainsFunc(b.e.Ways, heard) || slices.ContainsFunc(a.e.Ways, heard) ||
-		slices.ContainsFunc(a.e.Ways, answered) || slices.ContainsFunc(b.e.Ways, answered) {
+	last := func(s side, age func(protocol.Way) time.Duration) (at time.Time) { // by the hub's clock; zero: never
+		for _, w := range s.e.Ways {
+			if d := age(w); direct(w) && d >= 0 && d < oldWay && s.At.Add(-d).After(at) {
+				at = s.At.Add(-d)
+			}
+		}
+		return at
+	}
+	heard := func(w protocol.Way) time.Duration { return w.Heard }
+	answered := func(w protocol.Way) time.Duration { return w.Answered }
+	// The other directions were silent for a while when the last question came.
+	since := last(b, heard).Add(-oneWaySilence)
+	if last(b, heard).IsZero() || last(a, heard).After(since) || last(a, answered).After(since) || last(b, answered).After(since) {
 		return
 	}
 	i := slices.IndexFunc(a.e.Ways, func(w protocol.Way) bool { return direct(w) && w.Unanswered >= 3 })

@@ -267,6 +267,13 @@ func (u *Underlay) Ways(n protocol.NodeNumber) []protocol.Way {
 	return u.agent.Ways(time.Now(), n)
 }
 
+// SetInterface says whether the tunnel has its interface, which peers are told.
+func (u *Underlay) SetInterface(there bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.agent.SetInterface(there)
+}
+
 // HubBound reports whether the hub has bound our address and answered lately.
 func (u *Underlay) HubBound(n protocol.NodeNumber) bool {
 	r := (*u.peers.Load())[n]

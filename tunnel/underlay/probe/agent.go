@@ -101,6 +101,7 @@ type Agent struct {
 	heard       bool      // a hub has answered over UDP once
 	streamUntil time.Time // streams are wanted
 	showing     showing
+	noInterface bool // of our own tunnel
 }
 
 // NewAgent returns an Agent that knows nobody yet.
@@ -111,6 +112,9 @@ func NewAgent(cfg Config) *Agent {
 	a.SetKeys([]OwnKey{{cfg.PrivateKey, cfg.KeyEpoch}})
 	return a
 }
+
+// SetInterface says whether our own tunnel has its interface, which peers are told.
+func (a *Agent) SetInterface(there bool) { a.noInterface = !there }
 
 // SetKeys replaces our own static keys. The first is the one to begin with,
 // the others are good as well; there is at least one.

@@ -44,6 +44,24 @@ func (p *path) outcomes(now time.Time) (lost, total int) {
 	return lost, total
 }
 
+// gaps counts how often something of what was asked lately was lost between answers.
+func (p *path) gaps(now time.Time) (n int) {
+	answered, lost := false, false
+	for _, q := range p.asked {
+		switch age := now.Sub(q.at); {
+		case age > lossWindow:
+		case q.done:
+			if answered && lost {
+				n++
+			}
+			answered, lost = true, false
+		case age >= late+2*p.rtt:
+			lost = true
+		}
+	}
+	return n
+}
+
 // loss is the part of the last questions that was not answered.
 func (p *path) loss(now time.Time) float64 {
 	lost, total := p.outcomes(now)

@@ -63,12 +63,14 @@ type path struct {
 	unanswered time.Time // the first question after the last answer; zero: none
 	lastAnswer time.Time // to our own question: the only proof
 	lastSeen   time.Time // authenticated question over it
-	rtt        time.Duration
-	tries      int
-	fails      int       // times it died or lost too much while chosen
-	goodSince  time.Time // answers without a death since
-	udpSizes   sizeSearch
-	tcpSizes   sizeSearch // of a relay, while its hub is reached over a stream
+	// noInterface is what the last answer said of the peer.
+	noInterface bool
+	rtt         time.Duration
+	tries       int
+	fails       int       // times it died or lost too much while chosen
+	goodSince   time.Time // answers without a death since
+	udpSizes    sizeSearch
+	tcpSizes    sizeSearch // of a relay, while its hub is reached over a stream
 }
 
 // sizes is the search that goes on over the path as it leads now.

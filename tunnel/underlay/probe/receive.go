@@ -88,6 +88,9 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 		r.Observed = src
 	}
 	r.Number = number
+	if a.noInterface {
+		r.Flags |= protocol.ProbeNoInterface
+	}
 	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &k.Send)})
 	return OK
 }
@@ -156,6 +159,7 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	out.Again = out.Again || q.sizes().size == 0
 	q.measure(qu, now)
 	q.answered(qu, now)
+	q.noInterface = m.Flags&protocol.ProbeNoInterface != 0
 	a.choose(now, p, out)
 	q.next = q.lastAsked.Add(q.pause(now, q == p.chosen))
 	return OK

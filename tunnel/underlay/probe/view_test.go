@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +32,16 @@ func TestView(t *testing.T) {
 	require.Equal(t, protocol.PathAnswers, v.Candidates[0].State)
 	require.NotZero(t, v.Candidates[0].Hub)
 	require.Equal(t, protocol.PathNever, v.Candidates[1].State)
+
+	noInterface := func() bool {
+		i := slices.IndexFunc(a.Ways(w.now, 11), func(y protocol.Way) bool { return y.Chosen && y.NoInterface })
+		return i >= 0
+	}
+	require.False(t, noInterface())
+	b.SetInterface(false)
+	w.until(t, 5*time.Second, noInterface)
+	b.SetInterface(true)
+	w.until(t, 5*time.Second, func() bool { return !noInterface() })
 
 	blocked = false
 	w.until(t, time.Minute, func() bool { return a.kind(11) == direct })

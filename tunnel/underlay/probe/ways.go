@@ -27,6 +27,7 @@ func (a *Agent) Ways(now time.Time, number protocol.NodeNumber) (out []protocol.
 	for _, q := range paths[:min(len(paths), maxWays)] {
 		w := protocol.Way{Kind: q.kind, Chosen: q == chosen, Unanswered: q.tries, RTT: q.rtt,
 			Answered: age(q.lastAnswer), Heard: age(q.lastSeen), Asked: age(q.lastAsked)}
+		w.NoInterface, w.Gaps = q.noInterface, q.gaps(now)
 		switch {
 		case q.stream:
 			w.Kind = protocol.PathStream
