@@ -37,7 +37,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	ctx, cancel := context.WithTimeout(ctx, evidenceWait)
 	defer cancel()
 	a.mu.Lock()
-	plan, res := a.plan, a.result
+	res := a.result
 	e := protocol.Evidence{Version: protocol.Version, Netmap: a.haveLocked(), Expired: a.expired, Errors: slices.Clone(a.errs)}
 	a.mu.Unlock()
 	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.announced())) {
@@ -84,7 +84,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	for _, p := range a.tunnel.Paths() {
 		if p.Peer == q.Peer && e.Peer {
 			e.Path = &p
-			if p.Path == protocol.PathDirect && p.Addr.IsValid() {
+			if p.Path != protocol.PathStream && p.Addr.IsValid() { // a relay's is the hub's
 				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.host.Way(p.Addr.Addr(), netns.DefaultMark)
 			}
 		}
@@ -94,13 +94,29 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 			flow.Underlay = append(flow.Underlay, w.Addr)
 		}
 	}
-	e.Flow = a.host.Flow(ctx, plan, flow)
+	var err error
+	if e.Flow, err = a.flow(ctx, flow); err != nil {
+		return e, err
+	}
 	if e.Peer && !slices.ContainsFunc(e.Ways, func(w protocol.Way) bool { return w.Answered >= 0 && w.Answered < freshWay }) {
 		e.Underlay.PeerHost, e.Underlay.PeerPort = a.lookForHost(ctx, peer)
 	}
 	e.Conditions = a.board.List()
 	e.Time = time.Now().UTC()
 	return e, nil
+}
+
+// flow looks what the host does with a flow's packets, while nothing of the plan is
+// being changed: half of a change looks like what others did.
+func (a *Agent) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, error) {
+	if err := a.lockApply(ctx); err != nil {
+		return protocol.FlowEvidence{}, err
+	}
+	defer a.applyMu.Unlock()
+	a.mu.Lock()
+	plan := a.plan
+	a.mu.Unlock()
+	return a.host.Flow(ctx, plan, f), nil
 }
 
 // ownEnd reports whether an address is the node's own, or behind it.

@@ -33,7 +33,8 @@ const (
 )
 
 // resolveLoop keeps the tunnel's hubs what the hub list and DNS say. Addresses
-// that were found once stay until others are found.
+// that were found once stay until others are found, and then while the hub answers there
+// alone.
 func (a *Agent) resolveLoop(ctx context.Context) error {
 	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(resolveLost), backoff.WithMaxElapsedTime(0))
 	known := map[string][]netip.AddrPort{}
@@ -103,7 +104,7 @@ func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[st
 					first = err
 				}
 			} else {
-				known[hp] = as
+				known[hp] = keepAnswering(known[hp], as, a.tunnel.Ways(h.Number))
 			}
 			for _, ap := range known[hp] {
 				if !slices.Contains(t.UDP, ap) {
@@ -114,6 +115,25 @@ func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[st
 		out = append(out, t)
 	}
 	return out, first
+}
+
+// keepAnswering is what a hub's name stands for now, with the addresses before at which the
+// hub answers while it answers at none of the new: a wrong record shall not
+// take a hub away that works.
+func keepAnswering(before, now []netip.AddrPort, ways []protocol.Way) []netip.AddrPort {
+	answers := func(x netip.AddrPort) bool {
+		return slices.ContainsFunc(ways, func(w protocol.Way) bool { return w.Addr == x && w.Answered >= 0 && w.Answered < freshWay })
+	}
+	if slices.ContainsFunc(now, answers) {
+		return now
+	}
+	out := slices.Clone(now)
+	for _, x := range before {
+		if answers(x) && !slices.Contains(now, x) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 // unresolved is the hubs without any name looked up.

@@ -60,6 +60,15 @@ func (a *Agent) Alive(ctx context.Context) error {
 	a.tunnel.Paths() // takes the underlay's and the engine's locks
 	a.board.List()
 	a.have()
+	if err := a.lockApply(ctx); err != nil {
+		return err
+	}
+	a.applyMu.Unlock()
+	return nil
+}
+
+// lockApply takes applyMu, unless ctx ends before.
+func (a *Agent) lockApply(ctx context.Context) error {
 	for !a.applyMu.TryLock() {
 		select {
 		case <-ctx.Done():
@@ -67,6 +76,5 @@ func (a *Agent) Alive(ctx context.Context) error {
 		case <-time.After(alivePoll):
 		}
 	}
-	a.applyMu.Unlock()
 	return nil
 }

@@ -354,7 +354,7 @@ func (x *explained) moreFaults() []fault {
 				}
 				return err
 			}},
-		{name: "NATS away", want: []string{"nats-away"}, do: func() { x.nats.Kill() }, undo: x.startNATS,
+		{name: "NATS away", want: []string{"nats-away"}, do: func() { x.nats.Kill() }, undo: x.startNATS, seen: x.doctored("hub-nats"), by: "causeway doctor",
 			bite: func(context.Context) error {
 				if x.dialNATS() == nil {
 					return errors.New("it answers")

@@ -98,12 +98,19 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 		return
 	}
 	for i, e := range ends {
-		if other := ends[1-i]; e.Evidence != nil && other.Node != nil && other.Evidence == nil {
+		if other := ends[1-i]; e.Evidence != nil && other.Node != nil && other.Evidence == nil && !s.saidGoodbye(other) {
 			if ev, err := s.evidence(ctx, s.cfg.Store.State().Nodes[e.Node.Number], q[i]); err == nil {
 				e.Evidence, e.At = &ev, time.Now()
 			}
 		}
 	}
+}
+
+// saidGoodbye reports whether an end's agent ended its session itself, so that nobody has
+// to look for it.
+func (s *Server) saidGoodbye(e *explain.End) bool {
+	i := s.cfg.Control.Info(s.cfg.Store.State().Nodes[e.Node.Number])
+	return i.Connected.IsZero() && i.Goodbye
 }
 
 // evidence asks a node's agent.
