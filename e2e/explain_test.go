@@ -216,26 +216,38 @@ func (f fault) right(r api.Explanation) error {
 	return nil
 }
 
+// cut is nil when a port of the second pod does not answer the first one.
+func (x *explained) cut(port string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if _, err := x.n1.Pod.Run(short, x.Bin.Labtool, "http", "http://"+pod2+":"+port+"/bite"); err == nil {
+			return fmt.Errorf("port %s answers", port)
+		}
+		return ctx.Err()
+	}
+}
+
+// fails makes a bite of a command on a host, of which failing is the fault.
+func fails(h *lab.Host, args ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, err := h.Run(ctx, args...); err == nil {
+			return fmt.Errorf("%s works", strings.Join(args, " "))
+		}
+		return ctx.Err()
+	}
+}
+
 // faults is the table. Each leaves everything as it was.
 func (x *explained) faults() []fault {
 	sh := func(h *lab.Host, script string) func() { return func() { h.Sh(script) } }
 	n1, n2, p2 := x.n1.Host, x.n2.Host, x.n2.Pod.Host
-	at := func(addr, port string) func(context.Context) error { // nil: no connection
-		return func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-			defer cancel()
-			if _, err := x.n1.Pod.Run(ctx, x.Bin.Labtool, "http", "http://"+addr+":"+port+"/bite"); err == nil {
-				return fmt.Errorf("port %s of %s answers", port, addr)
-			}
-			return nil
-		}
-	}
-	cut := at(pod2, explainPort)
+	cut := x.cut(explainPort)
 	return []fault{
 		{name: "nothing listens", want: []string{"no-listener"}, node: "n2", stops: true, bite: cut,
 			do: func() { x.server.Kill() }, undo: x.serve},
 		{name: "wrong port", want: []string{"wrong-port"}, node: "n2", stops: true, undo: func() {},
-			do:  func() { require.NoError(x.t, at(pod2, "7999")(step(x.t))) },
+			do:  func() { require.NoError(x.t, x.cut("7999")(step(x.t))) },
 			ask: func() (api.Explanation, error) { return x.ask(step(x.t), pod1, pod2, "--port", "7999") }},
 		{name: "pod without default route", want: []string{"pod-no-route"}, node: "n2", stops: true, bite: cut,
 			do: sh(p2, "ip route del default"), undo: sh(p2, "ip route add default via 10.2.1.1")},

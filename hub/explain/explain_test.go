@@ -75,6 +75,19 @@ func TestDecideAfterAChangeOfPath(t *testing.T) {
 	require.Empty(t, Decide(*f).Faults)
 }
 
+// A strict rp_filter drops what comes in before a rule leads what goes back astray.
+func TestDecideStrictAndStolen(t *testing.T) {
+	f := well()
+	w := &f.To.Evidence.Flow
+	w.In = protocol.RouteDecision{From: "cw0", Error: "EINVAL", Forwarding: true, RPFilter: 1}
+	w.Out.To, w.Rules = "eth0", []string{"pref 100 to 10.1.0.0/16 lookup main"}
+	var got []string
+	for _, x := range Decide(*f).Faults {
+		got = append(got, x.Cause)
+	}
+	require.Equal(t, []string{"rp-filter", "rule-steals"}, got)
+}
+
 // Each fault alone is named, at its node, and nothing else is.
 func TestDecide(t *testing.T) {
 	for _, c := range []struct {
@@ -153,6 +166,9 @@ func TestDecide(t *testing.T) {
 		}},
 		{"rp-filter", "b1", HopHost, true, func(f *Facts) {
 			f.To.Evidence.Flow.In = protocol.RouteDecision{From: "cw0", Error: "EINVAL", Forwarding: true, RPFilter: 1}
+		}},
+		{"rp-filter", "b1", HopHost, false, func(f *Facts) {
+			f.To.Evidence.Flow.Missing = []string{"sysctl -w net.ipv4.conf.cw0.rp_filter=2"}
 		}},
 		{"nft-flushed", "b1", HopFirewall, false, func(f *Facts) { f.To.Evidence.Flow.Missing = []string{"nft add table inet causeway"} }},
 		{"sysctl-changed", "b1", HopHost, false, func(f *Facts) { f.To.Evidence.Flow.Missing = []string{"sysctl -w net.ipv4.conf.all.src_valid_mark=1"} }},

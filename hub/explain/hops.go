@@ -231,6 +231,19 @@ func (j *judge) host(s side) {
 		j.add(f)
 		return
 	}
+	strict := func(d protocol.RouteDecision) bool {
+		return d.Error == "EXDEV" || d.Error == "EINVAL" && d.RPFilter > 0
+	} // the latter since Linux 6.14
+	rpFilter := func(d protocol.RouteDecision, src, dst netip.Addr) {
+		f := f
+		f.Cause, f.Summary = "rp-filter", fmt.Sprintf("rp_filter of %s drops packets from %s: the way back leaves by another interface", s.node(), src)
+		f.Evidence = []string{fmt.Sprintf("ip route get %s from %s iif %s: %s", dst, src, d.From, d.Error), fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d (with that of all)", d.From, d.RPFilter)}
+		f.Mend = on + fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2 net.ipv4.conf.all.rp_filter=2", d.From)
+		j.add(f)
+	}
+	if strict(w.In) && w.In.Forwarding { // it drops what comes, before the way back counts
+		rpFilter(w.In, s.other.Addr, s.Addr)
+	}
 	for _, d := range []struct {
 		protocol.RouteDecision
 		way      string
@@ -268,10 +281,9 @@ func (j *judge) host(s side) {
 			}
 			f.Cause, f.Summary = "forwarding-off", s.node()+" does not forward packets that come in by "+d.From
 			f.Evidence = append(f.Evidence, key+"=0")
-		case d.Error == "EXDEV", d.Error == "EINVAL" && d.RPFilter > 0: // the latter since Linux 6.14
-			f.Cause, f.Summary = "rp-filter", fmt.Sprintf("rp_filter of %s drops packets from %s: the way back leaves by another interface", s.node(), d.src)
-			f.Evidence = append(f.Evidence, fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d (with that of all)", d.From, d.RPFilter))
-			f.Mend = on + fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2 net.ipv4.conf.all.rp_filter=2", d.From)
+		case strict(d.RouteDecision):
+			rpFilter(d.RouteDecision, d.src, d.dst)
+			return
 		case d.Error == "" && d.To == d.want:
 			continue
 		case d.way == "out" && !w.HasRule:
@@ -302,7 +314,11 @@ func (j *judge) host(s side) {
 			Evidence: []string{fmt.Sprintf("%d lines planned and not found, the first: %s", len(lost), lost[0])}, Mend: on + "find who runs 'nft flush ruleset'; systemctl restart causeway-agent puts them back"})
 	}
 	if off := missing("sysctl"); len(off) > 0 && !j.has("forwarding-off") {
-		j.add(api.Fault{Cause: "sysctl-changed", Hop: HopHost, Node: s.node(), Summary: "a kernel setting of " + s.node() + " is not as the tunnel needs it",
+		cause := "sysctl-changed"
+		if strings.Contains(off[0], ".rp_filter=") {
+			cause = "rp-filter"
+		}
+		j.add(api.Fault{Cause: cause, Hop: HopHost, Node: s.node(), Summary: "a kernel setting of " + s.node() + " is not as the tunnel needs it",
 			Evidence: off[:1], Mend: on + off[0]})
 	}
 }
