@@ -373,11 +373,12 @@ func (x *explained) moreFaults() []fault {
 	fight("forwarding sysctl off", "for f in /proc/sys/net/ipv4/conf/*/forwarding; do echo 0 >$f; done", cut, "", "forwarding-off")
 	// Answers find the tunnel by their mark alone, which is good until the kernel wants to see
 	// the way back of what comes in, which has none.
-	fight("rp_filter", "sysctl -qw net.ipv4.conf.cw0.rp_filter=1", cut, "nft delete table ip marks; ip rule del pref 99; ip rule del pref 100", "rp-filter")
+	fight("rp_filter", "sysctl -qw net.ipv4.conf.cw0.rp_filter=1", cut, "nft delete table ip marks; ip rule del pref 99; ip rule del pref 100; ip route flush table 77", "rp-filter")
 	strict := out[len(out)-1].do
 	out[len(out)-1].do = func() {
 		n2.Sh(`nft 'add table ip marks; add chain ip marks pre { type filter hook prerouting priority mangle; }; add rule ip marks pre iifname "pods0" ip daddr 10.1.0.0/16 meta mark set 7'
-			ip rule add pref 99 fwmark 7 lookup 51806
+			ip route add 10.1.1.0/24 dev cw0 table 77
+			ip rule add pref 99 fwmark 7 lookup 77
 			ip rule add pref 100 to 10.1.0.0/16 lookup main`)
 		require.NoError(x.t, Wait(x.t, func() error { // or it is no fault of rp_filter
 			if cut(step(x.t)) == nil {
