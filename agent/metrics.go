@@ -34,7 +34,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),
 		info:      desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
 		condition: desc("condition", "1 where a health condition holds.", "condition"),
-		peers:     desc("peers", "Peers and hubs by the path chosen.", "path"),
+		peers:     desc("peers", "Peers and hubs by the path chosen; none: sought, and there is none; idle: no traffic for a while.", "path"),
 		refused:   desc("netmap_refused_parts", "Parts of the held netmap that were refused."),
 		netmap:    desc("netmap_version", "Version of the netmap held: the sequence of the hub's state log."),
 		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
@@ -113,15 +113,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 // collectPaths tells of paths by their kind: a series for each peer would be the square of a
 // cluster's nodes. Which one is the worst 'causeway doctor' names.
 func (m *metrics) collectPaths(gauge func(*prometheus.Desc, float64, ...string)) {
-	kinds := map[protocol.PathKind][]protocol.PathStatus{protocol.PathNone: nil, protocol.PathDirect: nil, protocol.PathRelay: nil, protocol.PathStream: nil}
+	kinds := map[protocol.PathKind][]protocol.PathStatus{protocol.PathNone: nil, protocol.PathIdle: nil, protocol.PathDirect: nil, protocol.PathRelay: nil, protocol.PathStream: nil}
 	for _, p := range m.a.tunnel.Paths() {
-		if l, ok := kinds[p.Path]; ok {
-			kinds[p.Path] = append(l, p)
+		k := p.Path
+		if p.Idle {
+			k = protocol.PathIdle
+		}
+		if l, ok := kinds[k]; ok {
+			kinds[k] = append(l, p)
 		}
 	}
 	for k, l := range kinds {
 		gauge(m.peers, float64(len(l)), string(k))
-		if k == protocol.PathNone || len(l) == 0 {
+		if k == protocol.PathNone || k == protocol.PathIdle || len(l) == 0 { // no probes
 			continue
 		}
 		var loss float64

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/internal/docpage"
 	"causeway/netns/lab"
 )
 
@@ -323,6 +324,8 @@ func TestMetrics(t *testing.T) {
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))
 	require.NoError(t, p.up(step(t), targets))
 
+	page, err := os.ReadFile("../docs/METRICS.md")
+	require.NoError(t, err)
 	c := http.Client{Transport: &http.Transport{DialContext: hostDialer{desk}.DialContext, DisableKeepAlives: true}}
 	for at := range targets {
 		r, err := c.Get("http://" + at + "/metrics")
@@ -331,6 +334,9 @@ func TestMetrics(t *testing.T) {
 		r.Body.Close()
 		require.NoError(t, err)
 		promtool(t, string(b), "check", "metrics")
+		for row := range strings.Lines(docpage.Metrics(t, string(b))) {
+			require.Contains(t, string(page), row, at)
+		}
 	}
 
 	var d struct {
@@ -348,7 +354,7 @@ func TestMetrics(t *testing.T) {
 	}
 	require.Greater(t, len(rules), 30)
 	require.NoError(t, p.answered(step(t), t, queries))
-	_, err := p.alerts(step(t), nil)
+	_, err = p.alerts(step(t), nil)
 	require.NoError(t, err)
 
 	require.NoError(t, nodes[1].Proc.Stop(step(t)))
@@ -365,5 +371,6 @@ func TestMetrics(t *testing.T) {
 			require.Equal(t, "ok", r.Health, "%s: %s", r.Name, r.LastError)
 		}
 	}
+	t.Logf("alerts: %v", all)
 	require.True(t, slices.ContainsFunc(all, func(a alert) bool { return a.Annotations["summary"] == "the hub hears nothing of node n2 (s2)" }), "%v", all)
 }
