@@ -192,8 +192,9 @@ func (a *Agent) followHost(ctx context.Context) error {
 			reply <- r.look(ctx, netns.Kinds...)
 		case <-age.C:
 			a.confirm(false)
+			stored := !a.board.OK(condState) && a.saveAgain() // the hub was told that it is not
 			a.mu.Lock()
-			again := len(a.errs) > 0 || a.expiredLocked() != a.expired
+			again := stored || len(a.errs) > 0 || a.expiredLocked() != a.expired
 			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
 			a.mu.Unlock()
 			a.board.Set(condNetmap, a.netmapCause(held, revoked))

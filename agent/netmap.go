@@ -404,6 +404,24 @@ func (a *Agent) save() error {
 	return err
 }
 
+// saveAgain stores what the disk would not take before, so that a disk with room again
+// needs nobody's hand; it reports whether that is stored now.
+func (a *Agent) saveAgain() bool {
+	a.mu.Lock()
+	pins, left := a.pins, a.left
+	a.mu.Unlock()
+	if left {
+		return false
+	}
+	if pins != nil {
+		if err := a.cfg.Store.SavePins(pins); err != nil {
+			a.board.SetError(condState, err)
+			return false
+		}
+	}
+	return a.save() == nil
+}
+
 // confirm notes that a hub stands by the netmap now, if one does. The time
 // goes to disk now and then, and at the end.
 func (a *Agent) confirm(end bool) {

@@ -25,12 +25,12 @@ type machine struct {
 	before map[string]string // net.* settings as a new kernel has them
 }
 
-// newMachine boots the host as a machine.
-func newMachine(t *testing.T, h *lab.Host) *machine {
+// newMachine boots the host as a machine, with Debian packages that not each has.
+func newMachine(t *testing.T, h *lab.Host, packages ...string) *machine {
 	t.Helper()
 	root, err := moduleRoot(step(t))
 	require.NoError(t, err)
-	m, err := h.Machine(root)
+	m, err := h.Machine(root, packages...)
 	require.NoError(t, err)
 	x := &machine{Machine: m, t: t, before: sysctls(h)}
 	require.NoError(t, m.Boot(step(t)))
@@ -121,11 +121,11 @@ func (m *machine) joined(s *System, name string, from, to *Pod) {
 }
 
 // agentMachine is a host that joined by its package, n1, beside an ordinary one, n2.
-func agentMachine(t *testing.T) (*machine, *System, []*smallNode) {
+func agentMachine(t *testing.T, packages ...string) (*machine, *System, []*smallNode) {
 	t.Helper()
 	s, nodes := newSmall(t, 2)
 	joinSmall(t, s, nodes, 2)
-	m := newMachine(t, nodes[0].Host)
+	m := newMachine(t, nodes[0].Host, packages...)
 	return m, s, nodes
 }
 

@@ -64,6 +64,13 @@ func (m *machine) upgrades(t *testing.T, p Packages, s *System, me, other *Pod) 
 		t.Helper()
 		require.Contains(t, m.do("causeway-agent --version"), version)
 		require.Equal(t, version, node().AgentVersion)
+		says := "this is " + version + ", "
+		if version == packagesVersion {
+			says += "as the package manager says"
+		} else {
+			says += "the package manager names "
+		}
+		require.Contains(t, m.do("causeway-agent doctor || :"), says)
 		m.joined(s, "n1", me, other)
 		for _, left := range []string{"usr/bin/causeway-agent.previous", "usr/bin/causeway-agent.new", "var/lib/causeway-agent-upgrade/pending.json", "var/lib/causeway-agent/upgrade"} {
 			require.NoError(t, Wait(t, func() error {

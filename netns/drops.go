@@ -349,8 +349,16 @@ func (w *walk) match(key string, v any) tri {
 	case left["payload"] != nil:
 		is = w.payload(left["payload"])
 	case left["ct"] != nil:
-		if c, _ := left["ct"].(map[string]any); c["key"] == "state" {
+		switch c, _ := left["ct"].(map[string]any); c["key"] {
+		case "state":
 			is = func(v any) tri { return truth(v == w.k.state) }
+		case "status": // the addresses of a flow are those that it has on its way
+			is = func(v any) tri {
+				if v == "dnat" || v == "snat" {
+					return no
+				}
+				return maybe
+			}
 		}
 	}
 	if is == nil {

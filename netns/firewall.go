@@ -1,12 +1,15 @@
 package netns
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+
+	"causeway/protocol"
 )
 
 // dockerUser is the chain that Docker leaves to the host's owner: an accept
@@ -122,15 +125,16 @@ type nftChain struct {
 // ForwardBlockedBy names the foreign firewall that drops forwarded traffic of
 // our interface, empty if none does as far as its rules can be read: a chain
 // at the forward hook whose policy is drop, or which ends in a drop or reject,
-// and which names our interface in no accept. Uses the interface of the last
-// Apply.
+// and which names our interface in no accept. Firewalld's zones are followed, and
+// the commands that open them are named. Uses the plan of the last Apply.
 func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 	h.mu.Lock()
-	dev := h.last.Interface
+	p := h.last
 	h.mu.Unlock()
-	if dev == "" {
-		dev = DefaultInterface
+	if p.Interface == "" {
+		p.Interface = DefaultInterface
 	}
+	dev := p.Interface
 	s, err := run(ctx, "", "nft", "-j", "list", "chains")
 	if err != nil {
 		return "", fmt.Errorf("list nftables chains: %w", err)
@@ -146,6 +150,12 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 	for _, e := range list.Nftables {
 		c := e.Chain
 		if c == nil || c.Hook != "forward" || c.Family == "inet" && c.Table == NftTable {
+			continue
+		}
+		if c.Family+" "+c.Table == protocol.FirewalldTable {
+			if why, err := h.firewalldBlocks(ctx, p); err != nil || why != "" {
+				return why, err
+			}
 			continue
 		}
 		table, err := run(ctx, "", "nft", "list", "table", c.Family, c.Table)
@@ -166,6 +176,45 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 		}
 		if strings.Contains(s, "-P FORWARD DROP\n") && !openedIptables(s, dev) {
 			return fmt.Sprintf("%s chain FORWARD has the policy DROP and no rule that accepts interface %s", prog, dev), nil
+		}
+	}
+	return "", nil
+}
+
+// firewalldBlocks says between which interfaces firewalld rejects new connections, and
+// what mends it; empty if it does not for certain.
+func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
+	text, err := run(ctx, "", "nft", "-j", "list", "table", "inet", "firewalld")
+	if err != nil {
+		return "", nil // gone meanwhile
+	}
+	rules, err := parseRules([]byte(text))
+	if err != nil {
+		return "", err
+	}
+	var behind []string
+	for _, l := range p.Local {
+		dev := h.toward(l.Addr().Next())
+		if dev == "" { // often the host's own address
+			dev = h.toward(l.Addr().Next().Next())
+		}
+		if dev != "" && dev != p.Interface && !slices.Contains(behind, dev) {
+			behind = append(behind, dev)
+		}
+	}
+	if behind == nil { // not known: our interface alone is looked at
+		behind = []string{""}
+	}
+	for _, dev := range behind {
+		for _, k := range []packet{{iif: p.Interface, oif: dev}, {iif: dev, oif: p.Interface}} {
+			if k.iif == "" {
+				continue
+			}
+			k.hook, k.state, k.proto = "forward", "new", protocol.FlowTCP
+			if d, ok := rules.follow(k); !ok || !d.Certain {
+				continue
+			}
+			return fmt.Sprintf("firewalld, which rejects what comes in by %s: run '%s'", k.iif, protocol.FirewalldMend(p.Interface, cmp.Or(dev, "INTERFACE_OF_PODS"))), nil
 		}
 	}
 	return "", nil

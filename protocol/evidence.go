@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -116,6 +117,15 @@ type Drop struct {
 	Rule    string `json:"rule"`
 	Handle  int    `json:"handle,omitempty"` // 0: the chain's policy
 	Certain bool   `json:"certain"`          // every condition of the rule was understood
+}
+
+// FirewalldTable is the nftables table of firewalld, with its family.
+const FirewalldTable = "inet firewalld"
+
+// FirewalldMend is the command that has firewalld let packets pass between interfaces, for
+// good. What zone an interface is in is for the operator to say: no agent runs it.
+func FirewalldMend(interfaces ...string) string {
+	return "firewall-cmd --permanent --zone=trusted --add-interface=" + strings.Join(interfaces, " --add-interface=") + " && firewall-cmd --reload"
 }
 
 // PodEvidence is a pod as its host sees it.

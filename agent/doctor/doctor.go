@@ -42,6 +42,7 @@ type Config struct {
 	Routes    []netip.Prefix     // that the node's config announces
 	Peers     []netip.Prefix     // routes of other nodes in the stored netmap
 	Overlay   []netip.Prefix     // overlay ranges; nil: the defaults
+	Version   string             // of this program where it is the package's; empty: it is not
 	Proxy     func(*http.Request) (*url.URL, error)
 }
 

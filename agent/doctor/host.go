@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,32 @@ func host(ctx context.Context, c Config) []Check {
 	var u unix.Utsname
 	unix.Uname(&u)
 	out := []Check{kernel(unix.ByteSliceToString(u.Release[:])), rights(), tun(), clock()}
-	return append(out, firewalls(ctx)...)
+	return slices.Concat(out, installed(ctx, c.Version), firewalls(ctx))
+}
+
+// installed compares this program with what the package manager says of its package, which
+// is none or says nothing where there is no check.
+func installed(ctx context.Context, version string) []Check {
+	if version == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, programTime)
+	defer cancel()
+	for _, q := range [][]string{
+		{"dpkg-query", "-W", "-f", "${Version}", "causeway-agent"},
+		{"rpm", "-q", "--qf", "%{VERSION}", "causeway-agent"},
+	} {
+		out, err := exec.CommandContext(ctx, q[0], q[1:]...).Output()
+		if err != nil || len(out) == 0 {
+			continue
+		}
+		// Both write ~ where a version of a release candidate has its first -.
+		if pkg := string(out); strings.Replace(pkg, "~", "-", 1) != version {
+			return []Check{{Name: "package", Status: OK, What: fmt.Sprintf("this is %s, the package manager names %s: an upgrade by the hub, or by hand, replaces the program alone", version, pkg)}}
+		}
+		return []Check{{Name: "package", Status: OK, What: "this is " + version + ", as the package manager says"}}
+	}
+	return nil
 }
 
 func kernel(release string) Check {
@@ -131,7 +157,11 @@ func firewalls(ctx context.Context) []Check {
 	case err != nil:
 		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})
 	case blocked != "":
-		found = append(found, Check{Name: "firewall", Status: Warn, What: blocked, Why: "packets of pods would not pass; Docker's and firewalld's own drops the agent opens by itself", Do: "accept the interface of the tunnel there"})
+		do := "accept the interface of the tunnel there"
+		if what, mend, ok := strings.Cut(blocked, ": "); ok {
+			blocked, do = what, mend
+		}
+		found = append(found, Check{Name: "firewall", Status: Warn, What: blocked, Why: "packets of pods would not pass; Docker's own drop the agent opens by itself", Do: do})
 	case len(found) == 1:
 		found = append(found, Check{Name: "firewall", Status: OK, What: "nothing drops by default what is forwarded or sent"})
 	}

@@ -346,6 +346,9 @@ func dropFault(s side, d protocol.Drop, hop string) api.Fault {
 	if f.Mend = fmt.Sprintf("on %s: nft delete rule %s handle %d", s.node(), d.Chain, d.Handle); d.Handle == 0 {
 		f.Mend = fmt.Sprintf("on %s: let it pass: nft insert rule %s iifname cw0 accept; nft insert rule %s oifname cw0 accept", s.node(), d.Chain, d.Chain)
 	}
+	if strings.HasPrefix(d.Chain, protocol.FirewalldTable+" ") && d.Hook == "forward" { // its rules are written anew at each reload
+		f.Mend = fmt.Sprintf("on %s: %s", s.node(), protocol.FirewalldMend(s.e.Flow.Interface, s.e.Flow.Out.From))
+	}
 	return f
 }
 

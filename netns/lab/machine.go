@@ -29,9 +29,10 @@ type Machine struct {
 const rootfsScript = "scripts/rootfs"
 
 // Machine makes a machine on the host. source is the source tree, whose
-// scripts/rootfs makes the tree of machines if it is not there yet. It is off.
-func (h *Host) Machine(source string) (*Machine, error) {
-	out, err := exec.Command(filepath.Join(source, rootfsScript)).Output()
+// scripts/rootfs makes the tree of machines if it is not there yet, with these
+// packages besides those that each has. It is off.
+func (h *Host) Machine(source string, packages ...string) (*Machine, error) {
+	out, err := exec.Command(filepath.Join(source, rootfsScript), packages...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("make the tree of a machine: %w", err)
 	}
@@ -60,7 +61,7 @@ func (h *Host) Machine(source string) (*Machine, error) {
 // labInit is what PID 1 of a guest does first: without it memory and other limits
 // of units are ignored. /dev/net/tun is for everybody, as udev has it.
 const labInit = `#!/bin/sh
-for c in memory cpu cpuacct pids devices; do mount -o remount,rw,bind /sys/fs/cgroup/$c 2>/dev/null; done
+for c in memory cpu cpuacct cpuset freezer blkio pids devices; do mount -o remount,rw,bind /sys/fs/cgroup/$c 2>/dev/null; done
 umount /dev/net/tun && rm -f /dev/net/tun && mknod -m 0666 /dev/net/tun c 10 200
 exec /lib/systemd/systemd
 `
@@ -79,7 +80,7 @@ while IFS=: read -r id ctl path; do
 done </proc/self/cgroup
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
 exec systemd-nspawn -q -D "$1" -M "$0" --register=no --keep-unit --network-namespace-path="$2" --capability=CAP_NET_ADMIN,CAP_NET_RAW \
-  --bind=/dev/net/tun --kill-signal=SIGRTMIN+3 --console=pipe /lab-init`
+  --system-call-filter=@keyring --bind=/dev/net/tun --kill-signal=SIGRTMIN+3 --console=pipe /lab-init`
 
 // Boot starts the machine and waits until systemd says that it runs.
 func (m *Machine) Boot(ctx context.Context) error {

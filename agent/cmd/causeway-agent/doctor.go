@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -56,6 +58,9 @@ func doctorCommand(o *options) *cobra.Command {
 				}
 			case !errors.Is(err, identity.ErrNotJoined):
 				fmt.Fprintf(cmd.ErrOrStderr(), "causeway-agent: %s\n", oneLine(err.Error()))
+			}
+			if exe, err := os.Executable(); err == nil && filepath.Dir(exe) == "/usr/bin" {
+				dc.Version = version
 			}
 			checks := doctor.Run(cmd.Context(), dc)
 			if err := o.print(cmd.OutOrStdout(), checks, func(w io.Writer) { writeChecks(w, checks) }); err != nil {
