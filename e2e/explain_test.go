@@ -219,7 +219,7 @@ func (f fault) right(r api.Explanation) error {
 // cut is nil when a port of the second pod does not answer the first one.
 func (x *explained) cut(port string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		short, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
 		defer cancel()
 		if _, err := x.n1.Pod.Run(short, x.Bin.Labtool, "http", "http://"+pod2+":"+port+"/bite"); err == nil {
 			return fmt.Errorf("port %s answers", port)
