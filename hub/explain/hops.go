@@ -544,7 +544,11 @@ func (j *judge) oneWay(a, b side) {
 	if last(b, heard).IsZero() || last(a, heard).After(since) || last(a, answered).After(since) || last(b, answered).After(since) {
 		return
 	}
-	i := slices.IndexFunc(a.e.Ways, func(w protocol.Way) bool { return direct(w) && w.Unanswered >= 3 })
+	silent := func(w protocol.Way) bool { return direct(w) && w.Unanswered >= 3 }
+	i := slices.IndexFunc(a.e.Ways, func(w protocol.Way) bool { return silent(w) && w.Answered >= 0 }) // the one that was used
+	if i < 0 {
+		i = slices.IndexFunc(a.e.Ways, silent)
+	}
 	if i < 0 {
 		return
 	}
