@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -274,6 +275,38 @@ func TestMaxAge(t *testing.T) {
 	w.tunnel.setBound(true)
 	w.session()
 	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub makes it good again")
+}
+
+// A clock that is years behind at boot, and is set right while the agent runs: peers are
+// reached all along, for a hub stands by the netmap.
+func TestClockSetWhileConnected(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
+	n.MaxAge = time.Hour
+	w.session().give(n)
+	w.stop()
+
+	var wrong atomic.Int64
+	wrong.Store(int64(-6 * 365 * 24 * time.Hour))
+	w.now = func() time.Time { return time.Now().Add(time.Duration(wrong.Load())) }
+	w.start()
+	require.Len(t, w.tunnel.peerNumbers(), 1, "what is stored seems to be of the future")
+	w.tunnel.setBound(true)
+	w.session()
+	w.eventually(w.agent.control.Connected, "connected")
+	for _, d := range []time.Duration{0, 24 * time.Hour, 0} {
+		wrong.Store(int64(d))
+		w.agent.reapply(context.Background())
+		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
+		require.True(t, w.agent.board.OK(condNetmap))
+	}
+	w.tunnel.setBound(false)
+	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
+	wrong.Store(int64(61 * time.Minute))
+	w.agent.reapply(context.Background())
+	require.Empty(t, w.tunnel.peerNumbers(), "without a hub it counts")
 }
 
 func TestRevoked(t *testing.T) {

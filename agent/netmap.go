@@ -200,6 +200,7 @@ func (a *Agent) reapply(ctx context.Context) {
 	a.repairs.first(ctx)
 	a.applyMu.Lock()
 	defer a.applyMu.Unlock()
+	a.confirm(false) // a clock set right meanwhile makes nothing old that a hub stands by
 	ack := a.apply(ctx)
 	if a.have() == (protocol.NetmapVersion{}) || !a.noteAcked(ack) {
 		return

@@ -94,7 +94,8 @@ func (m *machine) reboot(plug bool) {
 	m.t.Helper()
 	require.NoError(m.t, m.Off(step(m.t), plug))
 	m.forget()
-	require.NoError(m.t, m.Boot(step(m.t)))
+	// systemd says that it is starting for as long as an upgrade that power loss met is judged: over a minute.
+	require.NoError(m.t, m.Boot(within(m.t, 3*time.Minute)))
 }
 
 // kept is all that a package could leave on the machine: files and what they
