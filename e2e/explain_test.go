@@ -205,11 +205,10 @@ func (f fault) right(r api.Explanation) error {
 	}
 	blocks := slices.ContainsFunc(f.pair, func(p *fault) bool { return p.stops })
 	for i, o := range r.Faults {
-		of := slices.IndexFunc(f.pair, func(p *fault) bool { return named(o, p) })
-		if of < 0 {
+		if !slices.ContainsFunc(f.pair, func(p *fault) bool { return named(o, p) }) {
 			return errors.New("a third: " + verdictText(r))
 		}
-		if i == 0 && blocks && !f.pair[of].stops {
+		if i == 0 && blocks && !o.Blocks {
 			return errors.New("what blocks is not named first: " + verdictText(r))
 		}
 	}
