@@ -110,6 +110,7 @@ func TestSystemdMatrix(t *testing.T) {
 			for t in filter nat; do ` + variant + ` -t $t -F; ` + variant + ` -t $t -X; done; ` + variant + ` -P FORWARD ACCEPT; update-alternatives --auto iptables
 			if [ -e /etc/systemd/system/causeway-agent.service.d ]; then rm -r /etc/systemd/system/causeway-agent.service.d; systemctl daemon-reload; systemctl restart causeway-agent; fi`
 	}
+	const firewalldGone = "systemctl stop firewalld; rm -f /etc/firewalld/zones/trusted.xml*"
 	table := "| what happens | seconds |\n|---|---|\n"
 	for _, c := range []hostCase{
 		{"journald restarted", func(t *testing.T) time.Time {
@@ -184,14 +185,20 @@ func TestSystemdMatrix(t *testing.T) {
 			m.joined(s, "n1", me, other)
 			require.NoError(t, Ping(step(t), me.Host, other.V6))
 			require.NoError(t, Ping(step(t), other.Host, me.V4))
-			mended := m.do("journalctl --no-pager -o cat -u causeway-agent | grep -c 'found changed on the host' || :")
+			return start
+		}, firewalldGone},
+		{"firewalld reloaded", func(t *testing.T) time.Time {
+			m.do("systemctl start firewalld; firewall-cmd -q --permanent --zone=trusted --add-interface=cw0 --add-interface=pods0; firewall-cmd -q --reload")
+			m.joined(s, "n1", me, other)
+			const found = "journalctl --no-pager -o cat -u causeway-agent | grep -c 'found changed on the host' || :"
+			before := m.do(found)
 			for range 5 { // its table is flushed and written anew, ours stays
-				m.do("firewall-cmd --reload")
+				m.do("firewall-cmd -q --reload")
 				require.NoError(t, Ping(step(t), me.Host, other.V4))
 			}
-			require.Equal(t, mended, m.do("journalctl --no-pager -o cat -u causeway-agent | grep -c 'found changed on the host' || :"))
-			return start
-		}, "systemctl stop firewalld; rm -f /etc/firewalld/zones/trusted.xml*"},
+			require.Equal(t, before, m.do(found))
+			return after("firewall-cmd -q --reload")
+		}, firewalldGone},
 		{"Docker's and containerd's containers, by their drop-ins", func(t *testing.T) time.Time { return m.realRuntimes(s) }, `ctr tasks kill -s KILL cnt; docker rm -f web
 			rm -r /etc/systemd/system/causeway-agent.service.d; systemctl daemon-reload; systemctl restart causeway-agent
 			` + dockerGone("iptables-nft")},
@@ -211,7 +218,7 @@ func TestSystemdMatrix(t *testing.T) {
 		})
 	}
 	m.t = t
-	t.Logf("until pods reach each other:\n%s", table)
+	t.Logf("until the node is ready and pods reach each other:\n%s", table)
 }
 
 // docker28Rules are those of a Docker 28 with one bridge, in the form of iptables-save.
