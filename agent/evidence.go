@@ -24,8 +24,6 @@ const (
 	echoWait     = 1500 * time.Millisecond
 	connectWait  = 3 * time.Second
 	nameWait     = 2 * time.Second
-	// freshWay is how old the last answer over a way may be.
-	freshWay = 4 * time.Second
 	// mostHosts bounds at how many addresses a silent peer's host is looked for.
 	mostHosts = 3
 )
@@ -98,7 +96,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	if e.Flow, err = a.flow(ctx, flow); err != nil {
 		return e, err
 	}
-	if e.Peer && !slices.ContainsFunc(e.Ways, func(w protocol.Way) bool { return w.Answered >= 0 && w.Answered < freshWay }) {
+	if e.Peer && !slices.ContainsFunc(e.Ways, protocol.Way.Fresh) {
 		e.Underlay.PeerHost, e.Underlay.PeerPort = a.lookForHost(ctx, peer)
 	}
 	e.Conditions = a.board.List()
@@ -213,7 +211,7 @@ func (a *Agent) hubNamesNow(ctx context.Context) (out []protocol.HubName) {
 	for _, h := range list.Hubs {
 		var used []netip.Addr
 		for _, w := range a.tunnel.Ways(h.Number) {
-			if w.Addr.IsValid() && w.Answered >= 0 && w.Answered < freshWay && !slices.Contains(used, w.Addr.Addr()) {
+			if w.Addr.IsValid() && w.Fresh() && !slices.Contains(used, w.Addr.Addr()) {
 				used = append(used, w.Addr.Addr())
 			}
 		}

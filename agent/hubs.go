@@ -122,7 +122,7 @@ func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[st
 // take a hub away that works.
 func keepAnswering(before, now []netip.AddrPort, ways []protocol.Way) []netip.AddrPort {
 	answers := func(x netip.AddrPort) bool {
-		return slices.ContainsFunc(ways, func(w protocol.Way) bool { return w.Addr == x && w.Answered >= 0 && w.Answered < freshWay })
+		return slices.ContainsFunc(ways, func(w protocol.Way) bool { return w.Addr == x && w.Fresh() })
 	}
 	if slices.ContainsFunc(now, answers) {
 		return now

@@ -74,6 +74,12 @@ type Way struct {
 	NoInterface bool `json:"no_interface,omitempty"`
 }
 
+// freshWay is how old an answer may be that still proves a way.
+const freshWay = 4 * time.Second
+
+// Fresh reports whether the peer answered over the way of late.
+func (w Way) Fresh() bool { return w.Answered >= 0 && w.Answered < freshWay }
+
 // TunnelPing are echo requests from this node to the peer through the tunnel.
 type TunnelPing struct {
 	Size     int    `json:"size"` // of the packet inside the tunnel, in bytes

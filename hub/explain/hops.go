@@ -14,7 +14,6 @@ import (
 // Thresholds.
 const (
 	silentAfter = 6 * time.Second // an agent says something every 5
-	freshWay    = 4 * time.Second // an answer this old still proves a way
 	oldWay      = 12 * time.Second
 	wrongClock  = time.Minute
 	lossyPath   = 0.05
@@ -97,11 +96,11 @@ func (j *judge) silent(s side, f api.Fault) {
 	o := s.other.Evidence
 	if o != nil && !j.local() {
 		switch u := o.Underlay; {
-		case slices.ContainsFunc(o.Ways, func(w protocol.Way) bool { return w.Answered >= 0 && w.Answered < freshWay }):
+		case alive(o):
 			f.Cause, f.Summary = "control-lost", "the agent of "+s.node()+" lives, but its control session does not pass the tunnel"
 			f.Evidence = append(f.Evidence, s.other.Node.Name+" gets answers from it")
 			f.Mend = "on " + s.node() + ": ip link show cw0; causeway-agent health"
-			if slices.ContainsFunc(o.Ways, func(w protocol.Way) bool { return w.NoInterface && w.Answered >= 0 && w.Answered < freshWay }) {
+			if slices.ContainsFunc(o.Ways, func(w protocol.Way) bool { return w.NoInterface && w.Fresh() }) {
 				f.Hop, f.Cause, f.Summary = HopHost, "tun-deleted", fmt.Sprintf("the tunnel's interface of %s is gone or down", s.node())
 				f.Evidence = append(f.Evidence, "its agent says so in answers to probes")
 				f.Mend = "on " + s.node() + ": causeway-agent repair; causeway-agent incidents"
@@ -457,9 +456,9 @@ func (j *judge) nodeListener(s side) {
 	}
 }
 
-// alive reports whether some way to the other end is proven, and the best of them.
+// alive reports whether some way to the other end is proven.
 func alive(e *protocol.Evidence) bool {
-	return slices.ContainsFunc(e.Ways, func(w protocol.Way) bool { return w.Answered >= 0 && w.Answered < freshWay })
+	return slices.ContainsFunc(e.Ways, protocol.Way.Fresh)
 }
 
 // path judges the ways between the nodes.
