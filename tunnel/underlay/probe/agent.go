@@ -582,6 +582,19 @@ func (a *Agent) HubAddrs() map[netip.AddrPort]protocol.NodeNumber {
 	return m
 }
 
+// status is how p is reached.
+func (a *Agent) status(now time.Time, p *peer) protocol.PathStatus {
+	r := a.Route(p.Number)
+	s := protocol.PathStatus{Peer: p.Number, Path: r.Kind, Idle: a.active[p.Number] == nil, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
+	if r.Size > 0 {
+		s.MTU = r.Size - protocol.MinTransportSize
+	}
+	if p.chosen != nil {
+		s.Loss = p.chosen.loss(now)
+	}
+	return s
+}
+
 // Statuses lists hubs, and peers that are or were talked to, by number.
 func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 	var l []protocol.PathStatus
@@ -592,19 +605,11 @@ func (a *Agent) Statuses(now time.Time) []protocol.PathStatus {
 		}
 		l = append(l, s)
 	}
-	for n, p := range a.peers {
+	for _, p := range a.peers {
 		if p.traffic.IsZero() && !p.known {
 			continue
 		}
-		r := a.Route(n)
-		s := protocol.PathStatus{Peer: n, Path: r.Kind, Idle: a.active[n] == nil, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
-		if r.Size > 0 {
-			s.MTU = r.Size - protocol.MinTransportSize
-		}
-		if p.chosen != nil {
-			s.Loss = p.chosen.loss(now)
-		}
-		l = append(l, s)
+		l = append(l, a.status(now, p))
 	}
 	slices.SortFunc(l, func(x, y protocol.PathStatus) int { return cmp.Compare(x.Peer, y.Peer) })
 	return l

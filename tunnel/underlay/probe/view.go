@@ -17,14 +17,9 @@ func (a *Agent) View(now time.Time, n protocol.NodeNumber) (v protocol.PathView,
 	if p == nil {
 		return v, false
 	}
-	r := a.Route(n)
-	v.PathStatus = protocol.PathStatus{Peer: n, Path: r.Kind, Idle: a.active[n] == nil, Addr: r.Hop.Addr, Since: r.Since, RTT: r.RTT}
-	if r.Size > 0 {
-		v.MTU = r.Size - protocol.MinTransportSize
+	v.PathStatus = a.status(now, p)
+	if r := a.Route(n); r.Size > 0 {
 		v.Size = packetSize(r.Size, r.Hop.Addr)
-	}
-	if p.chosen != nil {
-		v.Loss = p.chosen.loss(now)
 	}
 	v.Candidates = []protocol.PathCandidate{}
 	for _, q := range p.paths {
