@@ -20,6 +20,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 	"causeway/protocol"
 )
 
@@ -37,7 +38,7 @@ func fuzzed() (out []api.Operation) {
 // stolen. Whatever it is, the hub answers within its limits: success, or a problem
 // document of one line; it does not panic and blames nobody else (5xx).
 func FuzzBodies(f *testing.F) {
-	s := New(Config{Number: 1, Store: openState(f), Events: &event.Log{}, Log: zerolog.Nop(), Bound: func(protocol.NodeNumber) []netip.AddrPort { return nil }})
+	s := New(Config{Number: 1, Store: statetest.Open(f), Events: &event.Log{}, Log: zerolog.Nop(), Bound: func(protocol.NodeNumber) []netip.AddrPort { return nil }})
 	_, err := s.cfg.Store.Update(context.Background(), "test", "test", func(d *state.Draft) error { return d.Add(state.SiteCreated{Name: "a"}) })
 	require.NoError(f, err)
 	ops := fuzzed()
@@ -71,7 +72,7 @@ func FuzzBodies(f *testing.F) {
 
 // Each route that reads a body refuses one that is too long or too deep, and soon.
 func TestBodiesAreBounded(t *testing.T) {
-	s := New(Config{Number: 1, Store: openState(t), Events: &event.Log{}, Log: zerolog.Nop()})
+	s := New(Config{Number: 1, Store: statetest.Open(t), Events: &event.Log{}, Log: zerolog.Nop()})
 	for _, op := range fuzzed() {
 		path := strings.NewReplacer("{name}", "a", "{id}", "a").Replace(op.Path)
 		for what, c := range map[string]struct {

@@ -23,14 +23,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
-	"causeway/hub/bus"
 	"causeway/hub/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 )
 
 const patience = 20 * time.Second
@@ -71,21 +70,6 @@ func (c *cutter) cut() {
 	c.conns = nil
 }
 
-// openState opens a state log that lives as long as the test.
-func openState(t testing.TB) *state.Store {
-	t.Helper()
-	b, err := bus.Start(context.Background(), bus.Config{Dir: t.TempDir(), Log: zerolog.Nop()})
-	require.NoError(t, err)
-	nc, err := b.StateConn()
-	require.NoError(t, err)
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	st, err := state.Open(context.Background(), state.StoreConfig{JetStream: js, Log: zerolog.Nop()})
-	require.NoError(t, err)
-	t.Cleanup(func() { nc.Close(); b.Close() })
-	return st
-}
-
 // startRemote serves; handler, if not nil, takes the place of the API behind its guard.
 func startRemote(t *testing.T, handler http.Handler) *remoteHub {
 	t.Helper()
@@ -95,7 +79,7 @@ func startRemote(t *testing.T, handler http.Handler) *remoteHub {
 	require.NoError(t, err)
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	require.NoError(t, err)
-	s := New(Config{Number: 1, Store: openState(t), Events: &event.Log{}, CA: ca, PublicHost: "127.0.0.1", AdminPort: port, Log: zerolog.Nop()})
+	s := New(Config{Number: 1, Store: statetest.Open(t), Events: &event.Log{}, CA: ca, PublicHost: "127.0.0.1", AdminPort: port, Log: zerolog.Nop()})
 	if handler != nil {
 		s.handler = guard(s.routes.ServeMux, s.cfg.PublicHost, handler)
 	}

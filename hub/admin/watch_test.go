@@ -17,6 +17,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 )
 
 // list is a list that a test changes.
@@ -245,7 +246,7 @@ func TestWatch(t *testing.T) {
 // once and no more.
 func TestWatchesAreBounded(t *testing.T) {
 	t.Parallel()
-	s := New(Config{Number: 1, Store: openState(t), Events: &event.Log{}, Log: zerolog.Nop()})
+	s := New(Config{Number: 1, Store: statetest.Open(t), Events: &event.Log{}, Log: zerolog.Nop()})
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path)
 	require.NoError(t, err)

@@ -8,7 +8,7 @@ import (
 	"causeway/protocol"
 )
 
-// Bounds of one transaction of hellos: far below what a transaction may hold.
+// Bounds of what waits for one transaction of hellos, so that the turn of others comes soon.
 const (
 	maxHellos      = 64
 	maxHelloRoutes = 2 * protocol.MaxNodeRoutes
@@ -47,38 +47,29 @@ func (s *Server) record(ctx context.Context, h hello) (*state.State, error) {
 // and transactions come one after the other: when a whole cluster connects for the first
 // time, those that wait for the same turn share it.
 func (s *Server) recordHellos(ctx context.Context) {
-	var next *hello // did not fit into the transaction before
 	for {
 		var batch []hello
-		if next != nil {
-			batch, next = append(batch, *next), nil
-		} else {
-			select {
-			case h := <-s.hellos:
-				batch = append(batch, h)
-			case <-ctx.Done():
-				return
-			}
+		select {
+		case h := <-s.hellos:
+			batch = append(batch, h)
+		case <-ctx.Done():
+			return
 		}
 		routes := batch[0].routes
-	gather:
-		for len(batch) < maxHellos {
+		for waiting := true; waiting && len(batch) < maxHellos && routes < maxHelloRoutes; {
 			select {
 			case h := <-s.hellos:
-				if routes += h.routes; routes > maxHelloRoutes {
-					next = &h
-					break gather
-				}
-				batch = append(batch, h)
+				batch, routes = append(batch, h), routes+h.routes
 			default:
-				break gather
+				waiting = false
 			}
 		}
 		s.recordBatch(ctx, batch)
 	}
 }
 
-// recordBatch stores the hellos that may be stored, in one transaction, and answers all.
+// recordBatch stores the hellos that may be stored, in one transaction if it holds them, and
+// answers all.
 func (s *Server) recordBatch(ctx context.Context, batch []hello) {
 	for len(batch) > 0 {
 		who, why := "node:"+batch[0].name, "hello"
@@ -96,6 +87,11 @@ func (s *Server) recordBatch(ctx context.Context, batch []hello) {
 			}
 			return nil
 		})
+		if refused < 0 && len(batch) > 1 && state.IsKind(err, state.Invalid) { // more than a transaction holds
+			s.recordBatch(ctx, batch[:len(batch)/2])
+			batch = batch[len(batch)/2:]
+			continue
+		}
 		if err == nil || refused < 0 {
 			for _, h := range batch {
 				h.answer <- helloAnswer{st, err}

@@ -2,18 +2,19 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"causeway/hub/bus"
 	"causeway/hub/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 	"causeway/protocol"
 )
 
@@ -26,17 +27,9 @@ type helloWorld struct {
 }
 
 func newHelloWorld(t *testing.T, nodes int) *helloWorld {
-	b, err := bus.Start(t.Context(), bus.Config{Dir: t.TempDir(), Log: zerolog.Nop()})
-	require.NoError(t, err)
-	nc, err := b.StateConn()
-	require.NoError(t, err)
-	t.Cleanup(func() { nc.Close(); b.Close() })
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: js, Log: zerolog.Nop()})
-	require.NoError(t, err)
+	st := statetest.Open(t)
 	w := &helloWorld{t: t, store: st}
-	_, err = st.Update(t.Context(), "hub", "start", func(d *state.Draft) error {
+	_, err := st.Update(t.Context(), "hub", "start", func(d *state.Draft) error {
 		err := d.Add(state.ClusterCreated{Cluster: protocol.ClusterPublicKey{1}, Epoch: 1, Overlay: []netip.Prefix{protocol.DefaultOverlay4}})
 		if err == nil {
 			err = d.Add(state.SiteCreated{Name: "a"})
@@ -51,7 +44,7 @@ func newHelloWorld(t *testing.T, nodes int) *helloWorld {
 			key, kerr := protocol.NewIdentityPrivateKey()
 			require.NoError(t, kerr)
 			w.ids = append(w.ids, key)
-			err = state.Redeem(d, state.RedeemRequest{Token: id, Secret: secret, Name: "n" + string('a'+i), WireGuardKey: protocol.WireGuardPublicKey{i, 1}, IdentityKey: key.Public()})
+			err = state.Redeem(d, state.RedeemRequest{Token: id, Secret: secret, Name: fmt.Sprintf("n%d", i), WireGuardKey: protocol.WireGuardPublicKey{i, 1}, IdentityKey: key.Public()})
 		}
 		return err
 	})
@@ -101,13 +94,10 @@ func TestHellosShareATransaction(t *testing.T) {
 			batch = append(batch, w.hello(i, "10.1.0.0/24"))
 		}
 	}
-	answers := make([]chan helloAnswer, len(batch)) // recordBatch reorders batch
-	for i, h := range batch {
-		answers[i] = h.answer
-	}
+	answers := slices.Clone(batch) // recordBatch reorders batch
 	w.server.recordBatch(t.Context(), batch)
-	for i := range answers {
-		a := <-answers[i]
+	for i, h := range answers {
+		a := <-h.answer
 		if i == 5 {
 			require.ErrorContains(t, a.err, "no CIDR")
 			continue
@@ -121,6 +111,29 @@ func TestHellosShareATransaction(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "nodes", log[0].Who)
 	require.Equal(t, "hello of 11 nodes", log[0].Why)
+}
+
+// What is more than one transaction holds is stored in several.
+func TestHellosTooLargeForATransaction(t *testing.T) {
+	w := newHelloWorld(t, 1)
+	before := w.store.State().Seq
+	var batch []hello
+	for i := range byte(4) {
+		batch = append(batch, hello{name: "n", answer: make(chan helloAnswer, 1), announce: func(d *state.Draft) error {
+			for j := range 2000 { // 400 KB
+				if err := d.Add(state.TokenCreated{ID: protocol.TokenID{9, i, byte(j), byte(j >> 8)}, Hash: make([]byte, 32), Site: "a", Expires: d.Now.Add(time.Hour)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	answers := slices.Clone(batch)
+	w.server.recordBatch(t.Context(), batch)
+	for _, h := range answers {
+		require.NoError(t, (<-h.answer).err)
+	}
+	require.Equal(t, before+2, w.store.State().Seq)
 }
 
 // Those that come while the log is busy are gathered; a node alone is in the audit by its name.
