@@ -251,14 +251,19 @@ func TestGoneStaysGone(t *testing.T) {
 	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.hello().Gone)
 }
 
-func TestMaxAge(t *testing.T) {
-	w := newWorld(t)
+// heldForAnHour stores a netmap that is good for an hour, of peer 3 with 10.3.0.0/24.
+func (w *world) heldForAnHour() {
 	w.start()
 	w.tunnel.setBound(true)
 	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
 	n.MaxAge = time.Hour
 	w.session().give(n)
 	w.stop()
+}
+
+func TestMaxAge(t *testing.T) {
+	w := newWorld(t)
+	w.heldForAnHour()
 
 	at := func(d time.Duration) { now := time.Now().Add(d); w.now = func() time.Time { return now } }
 	at(31 * time.Minute)
@@ -281,12 +286,7 @@ func TestMaxAge(t *testing.T) {
 // reached all along, for a hub stands by the netmap.
 func TestClockSetWhileConnected(t *testing.T) {
 	w := newWorld(t)
-	w.start()
-	w.tunnel.setBound(true)
-	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
-	n.MaxAge = time.Hour
-	w.session().give(n)
-	w.stop()
+	w.heldForAnHour()
 
 	var wrong atomic.Int64
 	wrong.Store(int64(-6 * 365 * 24 * time.Hour))
