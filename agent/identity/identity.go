@@ -6,7 +6,6 @@
 package identity
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -172,6 +171,8 @@ type Store struct {
 	dir  string
 	lock *os.File
 	made bool
+
+	mended []*durable.Damage
 }
 
 // Create opens dir as Open does and makes it (0700) if it is missing.
@@ -245,47 +246,50 @@ func (s *Store) Close() error { return s.lock.Close() }
 // Identity reads the node's identity. It fails with ErrNotJoined if there is
 // none.
 func (s *Store) Identity() (Identity, error) {
+	return s.identity(func(f durable.Side, v any, check func() error) error { return s.load(f, v, check) })
+}
+
+func (s *Store) identity(load func(durable.Side, any, func() error) error) (id Identity, err error) {
+	if _, err := os.Lstat(filepath.Join(s.dir, identityFile)); errors.Is(err, fs.ErrNotExist) {
+		return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
+	}
 	var f fileIdentity
-	if err := s.read(identityFile, &f); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
-		}
+	err = load(s.side(identityFile), &f, func() (err error) { id, err = f.identity(); return err })
+	if err != nil {
+		return Identity{}, fmt.Errorf("read %w; join again with 'causeway-agent join --replace TOKEN'", err)
+	}
+	return id, nil
+}
+
+func (f fileIdentity) identity() (id Identity, err error) {
+	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
+	if f.Version != fileVersion {
+		return Identity{}, fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
+	}
+	if id.WireGuardKey, err = protocol.ParseWireGuardPrivateKey(f.WireGuardKey); err != nil {
 		return Identity{}, err
 	}
-	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
-	err := func() (err error) {
-		if f.Version != fileVersion {
-			return fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
+	if id.IdentityKey, err = protocol.ParseIdentityPrivateKey(f.IdentityKey); err != nil {
+		return Identity{}, err
+	}
+	if f.Next != nil {
+		id.Next = &NextKey{Made: f.Next.Made, Overlap: f.Next.Overlap}
+		if id.Next.Key, err = protocol.ParseWireGuardPrivateKey(f.Next.WireGuardKey); err != nil {
+			return Identity{}, err
 		}
-		if id.WireGuardKey, err = protocol.ParseWireGuardPrivateKey(f.WireGuardKey); err != nil {
-			return err
+	}
+	if f.Old != nil {
+		id.OldUntil = f.Old.Until
+		if id.Old, err = protocol.ParseWireGuardPrivateKey(f.Old.WireGuardKey); err != nil {
+			return Identity{}, err
 		}
-		if id.IdentityKey, err = protocol.ParseIdentityPrivateKey(f.IdentityKey); err != nil {
-			return err
-		}
-		if f.Next != nil {
-			id.Next = &NextKey{Made: f.Next.Made, Overlap: f.Next.Overlap}
-			if id.Next.Key, err = protocol.ParseWireGuardPrivateKey(f.Next.WireGuardKey); err != nil {
-				return err
-			}
-		}
-		if f.Old != nil {
-			id.OldUntil = f.Old.Until
-			if id.Old, err = protocol.ParseWireGuardPrivateKey(f.Old.WireGuardKey); err != nil {
-				return err
-			}
-		}
-		if len(f.Pin) != len(id.Pin) {
-			return errors.New("pin has the wrong length")
-		}
-		copy(id.Pin[:], f.Pin)
-		if !f.Number.Valid() || !protocol.ValidName(f.Name) || !protocol.ValidName(f.Site) || len(f.Overlay) == 0 {
-			return errors.New("number, name, site or overlay address is missing or wrong")
-		}
-		return nil
-	}()
-	if err != nil {
-		return Identity{}, fmt.Errorf("read %s: %w; join again with 'causeway-agent join --replace TOKEN'", filepath.Join(s.dir, identityFile), err)
+	}
+	if len(f.Pin) != len(id.Pin) {
+		return Identity{}, errors.New("pin has the wrong length")
+	}
+	copy(id.Pin[:], f.Pin)
+	if !f.Number.Valid() || !protocol.ValidName(f.Name) || !protocol.ValidName(f.Site) || len(f.Overlay) == 0 {
+		return Identity{}, errors.New("number, name, site or overlay address is missing or wrong")
 	}
 	return id, nil
 }
@@ -312,7 +316,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 // does not read is none: it can be of no use to a retry.
 func (s *Store) Pending() (p Pending, ok bool) {
 	var f filePending
-	if err := s.read(pendingFile, &f); err != nil || f.Version != fileVersion {
+	if err := s.side(pendingFile).Peek(&f, nil); err != nil || f.Version != fileVersion {
 		return Pending{}, false
 	}
 	var err1, err2 error
@@ -330,13 +334,13 @@ func (s *Store) SavePending(p Pending) error {
 // RemovePending forgets the join under way.
 func (s *Store) RemovePending() error { return s.remove(pendingFile) }
 
-// Netmap reads the last netmap; nil if there is none.
+// Netmap reads the last netmap; nil if there is none. After an error there was
+// one that is lost: it is set aside.
 func (s *Store) Netmap() (*StoredNetmap, error) {
 	var n StoredNetmap
-	if err := s.read(netmapFile, &n); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
+	if err := s.loadOrAside(s.side(netmapFile), &n); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
 	return &n, nil
@@ -345,13 +349,23 @@ func (s *Store) Netmap() (*StoredNetmap, error) {
 // SaveNetmap stores the last netmap.
 func (s *Store) SaveNetmap(n StoredNetmap) error { return s.write(netmapFile, n) }
 
-// Pins reads the peers' pinned keys.
+// Pins reads the peers' pinned keys. After an error it is not known which there were: the
+// file stays where it is, so that this is so until somebody restores or removes it.
 func (s *Store) Pins() (map[protocol.NodeNumber]Pin, error) {
 	p := map[protocol.NodeNumber]Pin{}
-	if err := s.read(pinsFile, &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.load(s.side(pinsFile), &p, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	if p == nil {
+		p = map[protocol.NodeNumber]Pin{}
+	}
 	return p, nil
+}
+
+// ForgetPins is the command that makes pins of what a hub says next.
+func (s *Store) ForgetPins() string {
+	path := filepath.Join(s.dir, pinsFile)
+	return "rm -r " + path + " " + durable.Copy(path)
 }
 
 // SavePins stores the peers' pinned keys.
@@ -362,7 +376,7 @@ func (s *Store) Port() (uint16, error) {
 	var p struct {
 		UDP uint16 `json:"udp"`
 	}
-	if err := s.read(portFile, &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.loadOrAside(s.side(portFile), &p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
 	return p.UDP, nil
@@ -403,55 +417,69 @@ func (s *Store) RemoveAll(dir bool) error {
 }
 
 func (s *Store) remove(name string) error {
-	for _, path := range []string{s.temp(name), filepath.Join(s.dir, name)} {
-		if err := durable.Remove(path); err != nil {
-			return fmt.Errorf("remove state file: %w", err)
+	if err := s.side(name).Remove(); err != nil {
+		return fmt.Errorf("remove state file: %w", err)
+	}
+	return nil
+}
+
+// side is how a file is kept. A copy is kept of what a hub cannot give back: who we are,
+// which keys are whose, who is gone and for how long no hub was seen.
+func (s *Store) side(name string) durable.Side {
+	return durable.Side{Path: filepath.Join(s.dir, name), Max: maxFile, Numbered: name == pinsFile,
+		Twice: name == identityFile || name == pinsFile || name == netmapFile}
+}
+
+// load reads a file, or its copy, of which it takes a note.
+func (s *Store) load(f durable.Side, v any, check func() error) error {
+	err := f.Load(v, check)
+	var d *durable.Damage
+	if errors.As(err, &d) && d.Copied {
+		s.mended = append(s.mended, d)
+		return nil
+	}
+	return err
+}
+
+// loadOrAside is load for what is of no more use than to an engineer if it does not read.
+func (s *Store) loadOrAside(f durable.Side, v any) error {
+	err := s.load(f, v, nil)
+	var d *durable.Damage
+	if errors.As(err, &d) {
+		if e := f.SetAside(); e != nil {
+			return errors.Join(err, e)
 		}
+		return fmt.Errorf("%w; it is kept as %s", err, durable.Bad(f.Path))
 	}
-	return nil
+	return err
 }
 
-// temp is where a file is written before it takes its name.
-func (s *Store) temp(name string) string { return durable.Temp(filepath.Join(s.dir, name)) }
-
-func (s *Store) read(name string, v any) error {
-	path := filepath.Join(s.dir, name)
-	st, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	if st.Size() > maxFile {
-		return fmt.Errorf("read %s: %d bytes are more than any agent writes", path, st.Size())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
-	}
-	return nil
-}
+// Mended is which files were damaged and had a copy that was taken.
+func (s *Store) Mended() []*durable.Damage { return s.mended }
 
 // write replaces a file whole: a reader, or a host that loses power, finds the
 // old one or the new one.
-func (s *Store) write(name string, v any) (err error) {
-	path := filepath.Join(s.dir, name)
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w; check that the directory is writable and the disk not full", path, cause(err))
-		}
-	}()
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
+func (s *Store) write(name string, v any) error {
+	f := s.side(name)
+	if err := f.Save(v); err != nil {
+		return fmt.Errorf("write %s: %w; check that the directory is writable and the disk not full", f.Path, cause(err))
 	}
-	return durable.WriteFile(path, append(b, '\n'))
+	return nil
 }
 
 // Peek reads the identity in dir without taking the directory, for a command
-// that talks to the agent which has it.
-func Peek(dir string) (Identity, error) { return (&Store{dir: dir}).Identity() }
+// that talks to the agent which has it. It changes nothing.
+func Peek(dir string) (Identity, error) {
+	return (&Store{dir: dir}).identity(func(f durable.Side, v any, check func() error) error { return f.Peek(v, check) })
+}
 
 // PeekNetmap is Peek for the last netmap; nil if there is none.
-func PeekNetmap(dir string) (*StoredNetmap, error) { return (&Store{dir: dir}).Netmap() }
+func PeekNetmap(dir string) (*StoredNetmap, error) {
+	var n StoredNetmap
+	if err := (&Store{dir: dir}).side(netmapFile).Peek(&n, nil); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return &n, nil
+}

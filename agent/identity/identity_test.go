@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
+	"causeway/internal/durable"
+	"causeway/internal/durable/durabletest"
 	"causeway/protocol"
 )
 
@@ -128,7 +131,9 @@ func TestBadStates(t *testing.T) {
 		"no identity": func(s string) string { return strings.Replace(s, "idkey:", "", 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.NoError(t, os.WriteFile(path, []byte(edit(string(good))), 0o600))
+			for _, p := range []string{path, durable.Copy(path)} {
+				require.NoError(t, os.WriteFile(p, []byte(edit(string(good))), 0o600))
+			}
 			_, err := s.Identity()
 			require.Error(t, err)
 			require.NotErrorIs(t, err, ErrNotJoined)
@@ -138,16 +143,81 @@ func TestBadStates(t *testing.T) {
 	}
 }
 
-// A write that fails leaves the old file and no other.
-func TestFailedWriteLeavesNothing(t *testing.T) {
+// A directory in a file's place, as a careless hand or a container's mount makes it, stops no
+// write.
+func TestDirectoryInPlace(t *testing.T) {
 	s, err := Create(filepath.Join(t.TempDir(), "state"))
 	require.NoError(t, err)
 	defer s.Close()
-	require.NoError(t, os.Mkdir(filepath.Join(s.Dir(), netmapFile), 0o700)) // a rename onto it fails, for root too
-	require.ErrorContains(t, s.SaveNetmap(StoredNetmap{}), "netmap.json")
-	e, err := os.ReadDir(s.Dir())
+	require.NoError(t, os.MkdirAll(filepath.Join(s.Dir(), netmapFile, "full"), 0o700))
+	require.NoError(t, s.SaveNetmap(StoredNetmap{Revoked: true}))
+	n, err := s.Netmap()
 	require.NoError(t, err)
-	require.Len(t, e, 1)
+	require.True(t, n.Revoked)
+	require.NoError(t, s.RemoveAll(true))
+	require.NoDirExists(t, s.Dir())
+}
+
+// Every file of the store against every damage: what has a copy comes back from it; what
+// has none, or two bad ones, is told of in one line and takes nothing with it.
+func TestDamagedFiles(t *testing.T) {
+	id := sample(t)
+	pins := map[protocol.NodeNumber]Pin{3: {IdentityKey: id.IdentityKey.Public(), WireGuardKey: id.WireGuardKey.Public(), Epoch: 2}}
+	read := map[string]func(*Store) (any, error){
+		identityFile: func(s *Store) (any, error) { return s.Identity() },
+		pinsFile:     func(s *Store) (any, error) { return s.Pins() },
+		netmapFile: func(s *Store) (any, error) {
+			n, err := s.Netmap()
+			if n == nil {
+				return nil, err
+			}
+			return n.Revoked, err
+		},
+		portFile: func(s *Store) (any, error) { return s.Port() },
+	}
+	want := map[string]any{identityFile: id, pinsFile: pins, netmapFile: true, portFile: uint16(51999)}
+	for name, get := range read {
+		for damage, do := range durabletest.Damages {
+			for _, both := range []bool{false, true} {
+				t.Run(name+" "+damage, func(t *testing.T) {
+					s, err := Create(filepath.Join(t.TempDir(), "state"))
+					require.NoError(t, err)
+					defer s.Close()
+					require.NoError(t, errors.Join(s.SaveIdentity(id), s.SavePins(pins), s.SaveNetmap(StoredNetmap{Revoked: true}), s.SavePort(51999)))
+					path := filepath.Join(s.Dir(), name)
+					do(t, path)
+					if both && name != portFile {
+						do(t, durable.Copy(path))
+					}
+					got, err := get(s)
+					if name != portFile && !both {
+						require.NoError(t, err)
+						require.Equal(t, want[name], got)
+						require.Len(t, s.Mended(), 1)
+						require.FileExists(t, path)
+						return
+					}
+					require.Error(t, err)
+					require.NotErrorIs(t, err, ErrNotJoined)
+					require.Contains(t, err.Error(), path)
+					require.NotContains(t, err.Error(), "\n")
+					_, again := get(s)
+					if name == pinsFile || name == identityFile { // nobody forgets them by reading twice
+						require.Error(t, again)
+					} else {
+						require.NoError(t, again)
+					}
+					for n, f := range read {
+						if n != name {
+							v, err := f(s)
+							require.NoError(t, err, n)
+							require.Equal(t, want[n], v)
+						}
+					}
+				})
+			}
+		}
+	}
 }
 
 // A write that a crash cut short leaves a part of a file, which may hold keys.
@@ -156,7 +226,7 @@ func TestCrashLeavesNoKeys(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	crash := func(name string) {
-		require.NoError(t, os.WriteFile(s.temp(name), []byte("half a key"), 0o644))
+		require.NoError(t, os.WriteFile(durable.Temp(filepath.Join(s.Dir(), name)), []byte("half a key"), 0o644))
 	}
 	id := sample(t)
 	crash(identityFile)
@@ -166,7 +236,7 @@ func TestCrashLeavesNoKeys(t *testing.T) {
 	require.Equal(t, os.FileMode(0o600), st.Mode())
 	e, err := os.ReadDir(s.Dir())
 	require.NoError(t, err)
-	require.Len(t, e, 1)
+	require.Len(t, e, 2, "it and its copy")
 
 	for _, name := range []string{identityFile, pendingFile, netmapFile, pinsFile} {
 		crash(name)

@@ -149,7 +149,7 @@ func TestJoin(t *testing.T) {
 	got, err := s.Identity()
 	require.NoError(t, err)
 	require.Equal(t, id.WireGuardKey.Public(), got.WireGuardKey.Public())
-	require.Equal(t, []string{"identity.json"}, files(t, s))
+	require.Equal(t, []string{"identity.json", "identity.json.copy"}, files(t, s))
 	require.Equal(t, []protocol.WireGuardPublicKey{id.WireGuardKey.Public()}, h.keys)
 	require.Equal(t, id.IdentityKey.Public(), h.requests[0].IdentityKey)
 
@@ -164,7 +164,7 @@ func TestJoin(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, id.WireGuardKey, id2.WireGuardKey)
 	require.True(t, h.requests[1].Replace)
-	require.Equal(t, []string{"identity.json"}, files(t, s))
+	require.Equal(t, []string{"identity.json", "identity.json.copy"}, files(t, s))
 }
 
 // The answer to the first request is lost: the retry with the same token uses

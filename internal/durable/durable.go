@@ -20,7 +20,7 @@ func Temp(path string) string { return path + ".new" }
 // Only one writer of a path at a time. What root writes belongs to the owner of
 // the directory: a service's user goes on with it.
 func WriteFile(path string, b []byte) error {
-	if err := Remove(Temp(path)); err != nil {
+	if err := os.RemoveAll(Temp(path)); err != nil { // whatever it is
 		return err
 	}
 	f, err := os.OpenFile(Temp(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
