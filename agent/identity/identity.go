@@ -250,11 +250,11 @@ func (s *Store) Identity() (Identity, error) {
 }
 
 func (s *Store) identity(load func(durable.Side, any, func() error) error) (id Identity, err error) {
-	if _, err := os.Lstat(filepath.Join(s.dir, identityFile)); errors.Is(err, fs.ErrNotExist) {
-		return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
-	}
 	var f fileIdentity
 	err = load(s.side(identityFile), &f, func() (err error) { id, err = f.identity(); return err })
+	if errors.Is(err, fs.ErrNotExist) {
+		return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
+	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("read %w; join again with 'causeway-agent join --replace TOKEN'", err)
 	}
@@ -362,11 +362,8 @@ func (s *Store) Pins() (map[protocol.NodeNumber]Pin, error) {
 	return p, nil
 }
 
-// ForgetPins is the command that makes pins of what a hub says next.
-func (s *Store) ForgetPins() string {
-	path := filepath.Join(s.dir, pinsFile)
-	return "rm -r " + path + " " + durable.Copy(path)
-}
+// PinsFile is where the pins are kept.
+func (s *Store) PinsFile() string { return filepath.Join(s.dir, pinsFile) }
 
 // SavePins stores the peers' pinned keys.
 func (s *Store) SavePins(p map[protocol.NodeNumber]Pin) error { return s.write(pinsFile, p) }

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
+	"causeway/internal/cause"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -24,6 +26,9 @@ type spool struct {
 // maxSpoolLine bounds a line: a message, and its frame.
 const maxSpoolLine = 2 * protocol.MaxInventory
 
+// maxSpool bounds what is read: more than a queue ever holds, with its frames.
+const maxSpool = 4*maxQueuedBytes + maxSpoolLine
+
 type spoolLine struct {
 	Base    json.RawMessage `json:"base,omitempty"`
 	Message *message        `json:"message,omitempty"`
@@ -35,15 +40,15 @@ func (s *spool) load() (*queue, error) {
 	if s.path == "" {
 		return q, nil
 	}
-	f, err := os.Open(s.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := durable.Open(s.path)
+	if errors.Is(err, fs.ErrNotExist) || durable.Shortage(err) {
 		return q, nil
 	}
-	if err != nil {
-		return q, err
+	if err != nil { // not even a file: nothing could be kept
+		return q, errors.Join(fmt.Errorf("%s is damaged (%w); it is kept as %s", s.path, cause.Innermost(err), durable.Bad(s.path)), durable.SetAside(s.path))
 	}
 	defer f.Close()
-	sc := bufio.NewScanner(f)
+	sc := bufio.NewScanner(io.LimitReader(f, maxSpool))
 	sc.Buffer(nil, maxSpoolLine)
 	for sc.Scan() {
 		var l spoolLine

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ const (
 // Log keeps a node's incidents in a file: the newest, and what no hub has
 // acknowledged yet among them. Its methods may be called concurrently.
 type Log struct {
-	path    string
+	side    durable.Side
 	changed chan struct{}
 
 	mu   sync.Mutex
@@ -45,17 +44,14 @@ type entry struct {
 // ends now, for an agent's start puts everything right. An error says that the
 // incidents of before are lost; the log works all the same.
 func OpenLog(path string, now time.Time) (*Log, error) {
-	l := &Log{path: path, changed: make(chan struct{}, 1), file: file{Version: 1, Next: 1}}
-	b, err := read(path)
+	l := &Log{side: durable.Side{Path: path, Max: maxFile}, changed: make(chan struct{}, 1), file: file{Version: 1, Next: 1}}
+	var f file
+	err := l.side.Load(&f, func() error { return f.check() })
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
 	}
-	var f file
-	if err == nil {
-		f, err = parse(b)
-	}
 	if err != nil {
-		return l, fmt.Errorf("incidents of before are lost: %s: %w", path, err)
+		return l, errors.Join(fmt.Errorf("incidents of before are lost: %w", err), l.side.SetAside())
 	}
 	l.file = f
 	for i := range f.Kept {
@@ -67,35 +63,20 @@ func OpenLog(path string, now time.Time) (*Log, error) {
 	return l, nil
 }
 
-func read(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > maxFile {
-		return nil, errors.New("too long")
-	}
-	return os.ReadFile(path)
-}
-
-// parse reads the file's text. It is the agent's own, but a disk may lie.
-func parse(b []byte) (file, error) {
-	var f file
-	if err := json.Unmarshal(b, &f); err != nil {
-		return file{}, err
-	}
+// check refuses what is not the agent's own text: a disk may lie.
+func (f *file) check() error {
 	if f.Version != 1 || len(f.Kept) > maxKept {
-		return file{}, errors.New("not written by this program")
+		return errors.New("not written by this program")
 	}
 	for i := range f.Kept {
 		if err := f.Kept[i].Clean(); err != nil {
-			return file{}, err
+			return err
 		}
 		if f.Kept[i].Number >= f.Next {
-			return file{}, errors.New("an incident has a number that is not given yet")
+			return errors.New("an incident has a number that is not given yet")
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // Begin adds an incident and returns its number. Since, Subject and what is known are
@@ -149,7 +130,7 @@ func (l *Log) keep() error {
 	if err != nil {
 		return fmt.Errorf("encode incidents: %w", err)
 	}
-	if err := durable.WriteFile(l.path, append(b, '\n')); err != nil {
+	if err := l.side.Write(b); err != nil {
 		return fmt.Errorf("write incidents: %w", err)
 	}
 	return nil

@@ -77,7 +77,7 @@ func (i *Installer) Run(ctx context.Context) error {
 		i.Log.Warn().Err(err).Msg("the last result does not read, it counts as none")
 	}
 	var p pending
-	switch b, err := readSmall(filepath.Join(i.Dir, pendingFile)); {
+	switch b, err := durable.Read(filepath.Join(i.Dir, pendingFile), maxSmall); {
 	case err == nil:
 		if err := json.Unmarshal(b, &p); err != nil {
 			return fmt.Errorf("%s does not read: %w; remove it and %s, and install the package anew", filepath.Join(i.Dir, pendingFile), err, i.previous())
@@ -297,15 +297,11 @@ func (i *Installer) tell(last Result, req Request, state protocol.UpgradeState, 
 	}
 	e.Str("version", req.Version).Str("state", string(state)).Msg("upgrade")
 	last.UpgradeStatus = protocol.UpgradeStatus{UpgradeWish: req, State: state, Error: protocol.OneLine(why, 500)}
-	b, err := json.Marshal(last)
-	if err != nil {
-		return err
+	f := result(i.Dir)
+	if err := f.Save(last); err != nil {
+		return fmt.Errorf("write %s: %w", f.Path, err)
 	}
-	path := filepath.Join(i.Dir, resultFile)
-	if err := durable.WriteFile(path, b); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Chmod(path, 0o644)
+	return errors.Join(os.Chmod(f.Path, 0o644), os.Chmod(durable.Copy(f.Path), 0o644)) // the agent reads them
 }
 
 func fileSum(path string) (string, error) {

@@ -17,7 +17,6 @@ package upgrade
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,26 +67,15 @@ type Result struct {
 
 // ReadResult reads the result in root's directory dir; the zero value if there is none.
 func ReadResult(dir string) (r Result, err error) {
-	b, err := readSmall(filepath.Join(dir, resultFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
-	if err != nil {
+	if err := result(dir).Peek(&r, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Result{}, fmt.Errorf("read the result of the last upgrade: %w", err)
 	}
 	return r, nil
 }
 
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, maxSmall)
+// result is how root keeps the result: it holds the least version.
+func result(dir string) durable.Side {
+	return durable.Side{Path: filepath.Join(dir, resultFile), Max: maxSmall, Twice: true}
 }
 
 func readAtMost(r io.Reader, limit int) ([]byte, error) {

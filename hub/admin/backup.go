@@ -2,7 +2,6 @@ package admin
 
 import (
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -49,12 +48,12 @@ func (s *Server) noteBackup(at time.Time) error {
 	}
 	s.noting.Lock()
 	defer s.noting.Unlock()
-	return durable.WriteFile(s.cfg.BackupNote, []byte(at.Format(time.RFC3339)+"\n"))
+	return durable.Replace(s.cfg.BackupNote, []byte(at.Format(time.RFC3339)+"\n"))
 }
 
 // lastBackup is when the last backup was taken of this hub; zero: none that is known.
 func (s *Server) lastBackup() time.Time {
-	b, err := os.ReadFile(s.cfg.BackupNote)
+	b, err := durable.Read(s.cfg.BackupNote, 1<<10)
 	if err != nil {
 		return time.Time{}
 	}

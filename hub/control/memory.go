@@ -3,9 +3,9 @@ package control
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"time"
 
 	"causeway/hub/netmap"
@@ -22,6 +22,8 @@ const (
 	// startGrace is how long after a start nodes that were online before count as
 	// online: they need a moment to come back.
 	startGrace = 15 * time.Second
+	// maxMemory is more than ten thousand nodes need.
+	maxMemory = 64 << 20
 )
 
 // memory is the file.
@@ -56,20 +58,27 @@ func (s *Server) remember() {
 		return
 	}
 	var m memory
-	b, err := os.ReadFile(s.cfg.Memory)
+	f := s.memoryFile()
+	err := f.Load(&m, func() error {
+		if m.Version != protocol.Version {
+			return fmt.Errorf("version %d is not %d", m.Version, protocol.Version)
+		}
+		return nil
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &m)
-	}
-	if err != nil || m.Version != protocol.Version {
-		s.cfg.Log.Warn().Err(err).Msg("what was known of nodes before is not readable, it is learnt anew")
+	if err != nil {
+		s.cfg.Log.Warn().Err(errors.Join(err, f.SetAside())).Msg("what was known of nodes before is not readable, it is learnt anew")
 		return
 	}
 	s.mu.Lock()
 	s.memory = m
 	s.mu.Unlock()
+}
+
+func (s *Server) memoryFile() durable.Side {
+	return durable.Side{Path: s.cfg.Memory, Max: maxMemory}
 }
 
 // recall adds to what is known of node n what was known in the run before, until
@@ -100,7 +109,7 @@ func (s *Server) save() {
 	}
 	b, err := json.Marshal(m)
 	if err == nil {
-		err = durable.WriteFile(s.cfg.Memory, b)
+		err = s.memoryFile().Write(b)
 	}
 	if err != nil {
 		s.cfg.Log.Warn().Err(err).Msg("what is known of nodes is not kept for the next start")

@@ -64,45 +64,53 @@ func reason(err error) string {
 }
 
 // Load reads the file into v, a pointer, and has check look at it; nil accepts all that
-// v takes. fs.ErrNotExist says that there is none. After a *Damage that is Copied v
-// is what the copy says; after another error it is zero, and the file still in its
-// place. A shortage (of descriptors, of memory) is no Damage.
+// v takes. fs.ErrNotExist says that there is none: what somebody removed stays removed,
+// copy or not. After a *Damage that is Copied v is what the copy says; after another
+// error it is zero, and the file still in its place. A shortage (of descriptors, of
+// memory) is no Damage.
 func (s Side) Load(v any, check func() error) error {
 	err := s.read(s.Path, v, check)
-	gone := errors.Is(err, fs.ErrNotExist)
-	if err == nil || shortage(err) || gone && !s.Twice {
+	if err == nil || Shortage(err) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	d := &Damage{Path: s.Path, Err: err}
 	if !s.Twice {
 		return d
 	}
-	switch cerr := s.read(Copy(s.Path), v, check); {
-	case shortage(cerr):
-		return cerr
-	case errors.Is(cerr, fs.ErrNotExist) && gone:
-		return cerr
-	case cerr != nil && gone: // the copy alone is left, and it is no better
-		return &Damage{Path: Copy(s.Path), Err: cerr}
-	case cerr != nil:
+	if err := s.read(Copy(s.Path), v, check); Shortage(err) {
+		return err
+	} else if err != nil {
 		return d
 	}
-	if !gone {
-		if err := SetAside(s.Path); err != nil {
-			return errors.Join(d, err)
-		}
-	}
 	d.Copied = true
-	if b, err := Read(Copy(s.Path), s.Max); err == nil {
-		_ = WriteFile(s.Path, b) // the next Save tries again
+	if err := s.putBack(); err != nil {
+		return errors.Join(d, err)
 	}
 	return d
+}
+
+// putBack puts the copy in place of the file, which is kept as Bad. At no time is there no
+// file.
+func (s Side) putBack() error {
+	b, err := Read(Copy(s.Path), s.Max)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(Bad(s.Path)); err != nil {
+		return err
+	}
+	if os.Link(s.Path, Bad(s.Path)) != nil { // a directory takes none
+		if err := os.Rename(s.Path, Bad(s.Path)); err != nil {
+			return err
+		}
+	}
+	return WriteFile(s.Path, b)
 }
 
 // Peek is Load for who may not change anything: a good copy is as good as the file.
 func (s Side) Peek(v any, check func() error) error {
 	err := s.read(s.Path, v, check)
-	if err == nil || !s.Twice || shortage(err) || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || !s.Twice || Shortage(err) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if s.read(Copy(s.Path), v, check) == nil {
@@ -111,8 +119,8 @@ func (s Side) Peek(v any, check func() error) error {
 	return &Damage{Path: s.Path, Err: err}
 }
 
-// shortage reports whether an error says nothing about the file.
-func shortage(err error) bool {
+// Shortage reports whether an error says nothing about the file.
+func Shortage(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR, unix.EAGAIN} {
 		if errors.Is(err, e) {
 			return true
@@ -158,14 +166,14 @@ func (s Side) Write(object []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := replace(s.Path, b); err != nil || !s.Twice {
+	if err := Replace(s.Path, b); err != nil || !s.Twice {
 		return err
 	}
-	return replace(Copy(s.Path), b)
+	return Replace(Copy(s.Path), b)
 }
 
-// replace is WriteFile, also where somebody made a directory of that name.
-func replace(path string, b []byte) error {
+// Replace is WriteFile, also where somebody made a directory of that name.
+func Replace(path string, b []byte) error {
 	err := WriteFile(path, b)
 	if st, e := os.Lstat(path); err != nil && e == nil && st.IsDir() {
 		if e := SetAside(path); e != nil {
@@ -187,20 +195,12 @@ func (s Side) Remove() error {
 	return nil
 }
 
-// SetAside keeps the file, or its copy where that is all there is, for an engineer as
-// Bad, and makes room for a new one.
+// SetAside keeps the file for an engineer as Bad, and makes room for a new one.
 func (s Side) SetAside() error {
-	err := SetAside(s.Path)
-	if !s.Twice || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := SetAside(s.Path); err != nil {
 		return err
 	}
-	if err == nil {
-		return os.RemoveAll(Copy(s.Path))
-	}
-	if err := os.RemoveAll(Bad(s.Path)); err != nil {
-		return err
-	}
-	return os.Rename(Copy(s.Path), Bad(s.Path))
+	return os.RemoveAll(Copy(s.Path))
 }
 
 // SetAside moves what is at path, whatever it is, to Bad(path), in place of what is there.
@@ -217,9 +217,9 @@ func SetAside(path string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// Read reads a regular file of at most max bytes. It does not wait for anything (a FIFO,
-// a device) and follows no symbolic link at path.
-func Read(path string, max int64) ([]byte, error) {
+// Open opens a regular file to read it. It does not wait for anything (a FIFO, a
+// device) and follows no symbolic link at path.
+func Open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, errors.New("it is a symbolic link")
@@ -227,15 +227,25 @@ func Read(path string, max int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
 	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("it is no file but %s", kind(st.Mode()))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Read reads what Open opens, at most max bytes.
+func Read(path string, max int64) ([]byte, error) {
+	f, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is no file but %s", kind(st.Mode()))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, min(st.Size(), max)+1))
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, max+1))
 	if err == nil && int64(len(b)) > max {
 		err = fmt.Errorf("it has more than %d bytes", max)
 	}

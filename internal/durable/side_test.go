@@ -75,18 +75,15 @@ func TestSide(t *testing.T) {
 	}
 }
 
-// A file that is gone while its copy is there was lost.
-func TestSideLost(t *testing.T) {
+// What an operator removes, or an older version that knows of no copies, is not taken up
+// again.
+func TestRemovedStaysRemoved(t *testing.T) {
 	s := Side{Path: filepath.Join(t.TempDir(), "f"), Max: 1 << 10, Twice: true}
 	require.NoError(t, s.Save(content{"first", 7}))
 	require.NoError(t, os.Remove(s.Path))
 	var c content
-	var d *Damage
-	require.ErrorAs(t, s.Load(&c, nil), &d)
-	require.True(t, d.Copied)
-	require.Equal(t, 7, c.N)
-	require.FileExists(t, s.Path)
-	require.NoError(t, s.Load(&c, nil))
+	require.ErrorIs(t, s.Load(&c, nil), fs.ErrNotExist)
+	require.Zero(t, c)
 }
 
 // A directory that somebody puts in the way while the service runs.
@@ -130,9 +127,9 @@ func TestSideAndOlderVersions(t *testing.T) {
 // Who has no descriptors left is not told that its files are damaged.
 func TestShortageIsNoDamage(t *testing.T) {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
-		require.True(t, shortage(&fs.PathError{Op: "open", Path: "f", Err: e}))
+		require.True(t, Shortage(&fs.PathError{Op: "open", Path: "f", Err: e}))
 	}
-	require.False(t, shortage(&fs.PathError{Op: "open", Path: "f", Err: unix.EACCES}))
+	require.False(t, Shortage(&fs.PathError{Op: "open", Path: "f", Err: unix.EACCES}))
 }
 
 // The text is whoever's has the directory, or a broken disk's: never a panic, and what
