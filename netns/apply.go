@@ -21,7 +21,8 @@ var ErrNoInterface = errors.New("the tunnel's interface is missing")
 // Apply makes the host match the plan, whole and idempotent: what is missing
 // is added, what differs is changed, what is ours and not in the plan is
 // removed. Nothing is touched that is right already. On a host without IPv6
-// the plan's IPv6 part is left out. After an error the next Apply goes on.
+// the plan's IPv6 part is left out. What cannot be applied is told (Failures), and the
+// rest is applied all the same; the next Apply goes on.
 func (h *Host) Apply(ctx context.Context, p Plan) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -42,22 +43,28 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 			gone = gone || d.Kind == Link
 		}
 	}
-	if err := h.apply(ctx, p, look, func(Kind, string) bool { return true }); err != nil {
+	known := len(h.undone)
+	err := h.apply(ctx, p, look, func(Kind, string) bool { return true })
+	if ctx.Err() != nil {
+		h.undone = h.undone[:known]
 		return err
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
-	h.good = p
-	return nil
+	h.good = map[Kind][]string{}
+	for _, k := range Kinds {
+		h.good[k] = slices.DeleteFunc(p.lines(k), func(l string) bool { return h.failed[l] })
+	}
+	return err
 }
 
-// othersDid is what of these drifts from the last plan is none from the last one that
-// was applied whole: the rest may never have been there. h.mu is held.
+// othersDid is what of these drifts from the last plan is none from what was put in
+// place: the rest may never have been there. h.mu is held.
 func (h *Host) othersDid(l []Drift) (out []Drift) {
-	if h.good.Interface == "" {
+	if h.good == nil {
 		return nil
 	}
 	for _, d := range l {
-		lines := h.good.lines(d.Kind)
+		lines := h.good[d.Kind]
 		d.Missing = slices.DeleteFunc(d.Missing, func(s string) bool { return !slices.Contains(lines, s) })
 		d.Extra = less(d.Extra, lines)
 		if d.some() {
@@ -78,88 +85,143 @@ func (h *Host) PutRight() []Drift {
 
 // apply is Apply for the kinds that want names, of which Sysctls are asked for one by
 // one; look is told of each kind before it is touched. h.mu is held.
+//
+// The order is walls before ways: settings and nftables, then the link comes up, then
+// addresses, routes and rules. Where nftables fail and nothing is known to stand
+// (ErrNoWalls), ways are made all the same: without them pods' packets would take the
+// host's default route. Closed it is by the tunnel, which then must have no peers: see
+// ErrNoWalls.
 func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k Kind, subject string) bool) error {
-	whole, before := p, h.last
-	wants := func(k Kind) bool { return want(k, string(k)) }
-	if err := CheckHost(); err != nil {
+	if err := checkPrivilege(); err != nil {
 		return err
 	}
+	whole, before := p, h.last
+	wants := func(k Kind) bool { return want(k, string(k)) }
 	if !HasIPv6() {
 		p = p.without6()
 	}
-	link, err := linkByName(p.Interface)
+	var f Failures
+	defer func() { h.noteFailed(whole, f, want) }()
+	link, err := ownLink(p.Config)
 	if err != nil {
-		return err
+		f.add(Link, "", err)
+	} else if link == nil {
+		f.add(Link, "", fmt.Errorf("interface %s: %w", p.Interface, ErrNoInterface))
 	}
-	if link == nil {
-		return fmt.Errorf("interface %s: %w", p.Interface, ErrNoInterface)
-	}
-	rec, err := h.readRecord()
+	rec, err := h.readRecord(ctx, p.Interface)
 	if err != nil {
-		return err
+		f.add(Other, "", err)
+		rec = &record{Version: recordVersion, Interface: p.Interface, Table: p.Table}
 	}
-	if rec == nil {
-		rec = &record{Version: recordVersion}
-	}
-	if rec.Interface != "" && (rec.Interface != p.Interface || rec.Table != p.Table) {
-		if err := h.removeObjects(rec.Interface, rec.Table, rec.Interface != p.Interface); err != nil {
-			return err
-		}
-		rec.Interface = ""
-	}
-	if rec.Interface == "" {
-		rec.Interface, rec.Table = p.Interface, p.Table
-		if err := h.writeRecord(rec); err != nil {
-			return err
-		}
-	}
+	f.add(Other, "", h.moveIn(rec, link, p))
 	h.last = whole
 	h.watched.Store(&whole.Config)
+	if link != nil {
+		// First of all: with an MTU that is too small the kernel has taken IPv6 away from the device.
+		look(Link)
+		if wants(Link) {
+			f.add(Link, linkMTULine(p.Interface, p.LinkMTU), setLink(link, "mtu", link.Attrs().MTU, p.LinkMTU, netlink.LinkSetMTU))
+			f.add(Link, linkQueueLine(p.Interface, p.Queue), setLink(link, "txqueuelen", link.Attrs().TxQLen, p.Queue, netlink.LinkSetTxQLen))
+		}
+	}
 	look(Sysctls)
 	for _, s := range p.sysctls() {
-		if !want(Sysctls, s.key) {
+		own := strings.Contains(s.key, ".conf."+p.Interface+".")
+		if !want(Sysctls, s.key) || own && link == nil {
 			continue
 		}
-		if err := h.setSysctl(rec, s, strings.Contains(s.key, ".conf."+p.Interface+".")); err != nil {
-			return err
+		if err := h.setSysctl(rec, s, own); err != nil {
+			f = append(f, p.unset(s, err))
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if wants(Nftables) {
-		if err := h.applyNft(ctx, p, before); err != nil {
-			return err
-		}
+		f.add(Nftables, "", h.applyNft(ctx, p, before))
 	}
-	look(Link)
-	if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
-		if err := netlink.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set link %s up: %w", p.Interface, err)
+	if link != nil {
+		if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
+			f.add(Link, linkLine(p.Interface), setUp(link))
 		}
-	}
-	look(Addresses)
-	if wants(Addresses) {
-		if err := applyAddrs(link, p); err != nil {
-			return err
+		look(Addresses)
+		if wants(Addresses) {
+			applyAddrs(link, p, &f)
 		}
-	}
-	look(Routes)
-	if wants(Routes) {
-		if err := applyRoutes(link, p); err != nil {
-			return err
+		look(Routes)
+		if wants(Routes) {
+			applyRoutes(link, p, &f)
 		}
 	}
 	look(Rules)
 	if wants(Rules) {
-		if err := applyRules(p); err != nil {
+		applyRules(p, &f)
+	}
+	if wants(Other) {
+		f.add(Other, "", h.openFirewalls(ctx, rec, p.Interface))
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f.err()
+}
+
+// moveIn brings the record to this plan's interface and table; what is on another one is
+// taken back. A device that is called otherwise by now is the same one.
+func (h *Host) moveIn(rec *record, link netlink.Link, p Plan) error {
+	index := 0
+	if link != nil {
+		index = link.Attrs().Index
+	}
+	same := rec.Index != 0 && rec.Index == index
+	if rec.Interface != "" && (rec.Interface != p.Interface && !same || rec.Table != p.Table) {
+		if err := h.removeObjects(rec, rec.Interface, rec.Table, rec.Interface != p.Interface && !same); err != nil {
 			return err
 		}
 	}
-	if !wants(Other) {
+	if rec.Interface == p.Interface && rec.Table == p.Table && (rec.Index == index || index == 0) {
 		return nil
 	}
-	return h.openFirewalls(ctx, rec, p.Interface)
+	was := *rec
+	rec.Interface, rec.Table = p.Interface, p.Table
+	if index != 0 {
+		rec.Index = index
+	}
+	if err := h.writeRecord(rec); err != nil {
+		*rec = was // the next apply tries again
+		return err
+	}
+	return nil
+}
+
+// noteFailed remembers which lines of the kinds that were wanted could not be put in
+// place, so that they are not taken for what others changed.
+func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
+	was := h.failed
+	h.failed = map[string]bool{}
+	for _, k := range Kinds {
+		for _, l := range p.lines(k) {
+			subject := string(k)
+			if k == Sysctls {
+				subject, _, _ = strings.Cut(strings.TrimPrefix(l, "sysctl -w "), "=")
+			}
+			if was[l] && !want(k, subject) {
+				h.failed[l] = true
+			}
+		}
+		for _, x := range f.Of(k) {
+			if x.Line != "" {
+				h.failed[x.Line] = true
+				continue
+			}
+			if k == Link { // that it is missing is a drift
+				continue
+			}
+			for _, l := range p.lines(k) {
+				h.failed[l] = true
+			}
+		}
+	}
 }
 
 // Remove takes everything back, as it was before the first Apply. It is
@@ -170,21 +232,18 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
-	rec, err := h.readRecord()
+	rec, err := h.readRecord(ctx, c.Interface)
 	if err != nil {
 		return err
-	}
-	if rec == nil {
-		rec = &record{Version: recordVersion}
 	}
 	if err := h.closeFirewalls(ctx, rec); err != nil {
 		return err
 	}
-	if err := h.removeObjects(c.Interface, c.Table, true); err != nil {
+	if err := h.removeObjects(rec, c.Interface, c.Table, true); err != nil {
 		return err
 	}
 	if rec.Interface != "" && (rec.Interface != c.Interface || rec.Table != c.Table) {
-		if err := h.removeObjects(rec.Interface, rec.Table, true); err != nil {
+		if err := h.removeObjects(rec, rec.Interface, rec.Table, true); err != nil {
 			return err
 		}
 	}
@@ -196,12 +255,24 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 		return err
 	}
 	h.watched.Store(nil)
-	h.last, h.good, h.undone = Plan{}, Plan{}, nil
+	h.last, h.good, h.failed, h.walls, h.undone, h.left = Plan{}, nil, nil, nil, nil, nil
+	if rec.Lost {
+		h.left = leftSettings(rec)
+	}
 	return h.deleteRecord()
 }
 
-// removeObjects deletes rules, routes and, if asked, the link.
-func (h *Host) removeObjects(dev string, table int, deleteLink bool) error {
+// Left are the settings that the last Remove left as they are, because the record of what
+// they were before was lost.
+func (h *Host) Left() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.left
+}
+
+// removeObjects deletes rules, routes and, if asked, the link, unless that is another one
+// than the record's, which only has its name.
+func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool) error {
 	for _, v6 := range families() {
 		rules, err := ourRules(v6, table)
 		if err != nil {
@@ -229,6 +300,10 @@ func (h *Host) removeObjects(dev string, table int, deleteLink bool) error {
 	if err != nil || link == nil {
 		return err
 	}
+	if other(link, rec) {
+		h.log.Info().Str("iface", dev).Msg("left a link alone that only has the name of ours")
+		return nil
+	}
 	if link.Type() != "tuntap" && link.Type() != "tun" {
 		return fmt.Errorf("interface %s is a %s, not the tunnel's TUN device: left alone", dev, link.Type())
 	}
@@ -236,6 +311,15 @@ func (h *Host) removeObjects(dev string, table int, deleteLink bool) error {
 		return fmt.Errorf("delete link %s: %w", dev, err)
 	}
 	return nil
+}
+
+// other reports whether link is not the record's, which is there under another name.
+func other(link netlink.Link, rec *record) bool {
+	if rec.Index == 0 || link.Attrs().Index == rec.Index {
+		return false
+	}
+	l, err := netlink.LinkByIndex(rec.Index)
+	return err == nil && (l.Type() == "tuntap" || l.Type() == "tun")
 }
 
 // linkByName returns nil without an error if there is no such link.
@@ -279,17 +363,18 @@ func nlFamily(v6 bool) int {
 
 // applyAddrs makes the link's addresses those of the plan. The kernel's
 // link-local one is no concern of ours.
-func applyAddrs(link netlink.Link, p Plan) error {
+func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 	have, err := linkAddrs(link)
 	if err != nil {
-		return err
+		f.add(Addresses, "", err)
+		return
 	}
 	for _, x := range have {
 		if x.IsSingleIP() && slices.Contains(p.Overlay, x.Addr()) {
 			continue
 		}
 		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: netipx.PrefixIPNet(x)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("delete address %s from %s: %w", x, p.Interface, err)
+			f.add(Addresses, addrLine(p.Interface, x), fmt.Errorf("delete address %s from %s: %w", x, p.Interface, err))
 		}
 	}
 	for _, a := range p.Overlay {
@@ -302,10 +387,9 @@ func applyAddrs(link netlink.Link, p Plan) error {
 			na.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(link, na); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add address %s to %s: %w", x, p.Interface, err)
+			f.add(Addresses, addrLine(p.Interface, x), fmt.Errorf("add address %s to %s: %w", x, p.Interface, err))
 		}
 	}
-	return nil
 }
 
 func linkAddrs(link netlink.Link) ([]netip.Prefix, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -18,6 +19,8 @@ import (
 	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"causeway/internal/durable"
+	"causeway/internal/durable/durabletest"
 	"causeway/netns/lab"
 )
 
@@ -228,16 +231,49 @@ func TestRecordComesFirst(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	require.NoError(t, os.Chmod(h.stateDir, 0o700))
 	h.stateDir = filepath.Join(h.stateDir, "missing")
-	require.ErrorContains(t, h.Apply(context.Background(), p), "write host record")
+	err := h.Apply(context.Background(), p)
+	require.ErrorContains(t, err, "write host record")
+	require.NotContains(t, err.Error(), "\n")
 	require.Equal(t, "0\n", sh(t, "sysctl -n net.ipv4.ip_forward"))
 }
 
-func TestDamagedRecordIsNoLicence(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
-	require.NoError(t, os.WriteFile(h.recordPath(), []byte("{"), 0o600))
-	require.ErrorContains(t, h.Apply(context.Background(), p), "is damaged")
-	require.ErrorContains(t, h.Remove(context.Background(), p.Config), "is damaged")
+// The record is needed by leave alone: a damaged one stops no apply. From its copy everything
+// is put back; without one, what was found as the agent wants it is left, and named.
+func TestDamagedRecord(t *testing.T) {
+	for damage, do := range durabletest.Damages {
+		for _, both := range []bool{false, true} {
+			t.Run(damage, func(t *testing.T) {
+				h, p := host(t), plan(t, testConfig())
+				ctx := context.Background()
+				before := dump(t)
+				require.NoError(t, h.Apply(ctx, p))
+				do(t, h.file().Path)
+				if both {
+					do(t, durable.Copy(h.file().Path))
+				}
+				h = NewHost(h.stateDir, zerolog.New(zerolog.NewTestWriter(t)))
+				require.NoError(t, h.Apply(ctx, p))
+				requireFound(t, h, p)
+				require.FileExists(t, h.file().Path)
+				h = NewHost(h.stateDir, zerolog.Nop())
+				require.NoError(t, h.Remove(ctx, p.Config))
+				sh(t, "ip tuntap add cw0 mode tun")
+				if !both {
+					require.Empty(t, h.Left())
+					require.Empty(t, cmp.Diff(links(before), links(dump(t))))
+				} else {
+					require.Equal(t, []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.all.src_valid_mark=1", "net.ipv6.conf.all.forwarding=1"}, h.Left()[:3])
+				}
+				left, err := os.ReadDir(h.stateDir)
+				require.NoError(t, err)
+				require.Empty(t, left)
+			})
+		}
+	}
 }
+
+// links is a dump without the numbers of links.
+func links(s string) string { return regexp.MustCompile(`(?m)^\d+: cw0`).ReplaceAllString(s, "N: cw0") }
 
 func TestDockerUserIsOpened(t *testing.T) {
 	for prog, list := range map[string]string{

@@ -40,7 +40,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 	if !HasIPv6() {
 		p = p.without6()
 	}
-	link, err := linkByName(p.Interface)
+	link, err := ownLink(p.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			return out, err
 		}
 		d := differs(k, want, have)
-		if !d.some() {
+		if d = h.tried(d); !d.some() {
 			continue
 		}
 		if k == Link {
@@ -81,6 +81,18 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		}
 	}
 	return out, nil
+}
+
+// tried is d without what could not be put in place: that is told otherwise, and tried again
+// with the next Apply. h.mu is held.
+func (h *Host) tried(d Drift) Drift {
+	n := len(d.Missing)
+	d.Missing = slices.DeleteFunc(d.Missing, func(l string) bool { return h.failed[l] })
+	d.Extra = slices.DeleteFunc(d.Extra, func(l string) bool { return h.failed[l] })
+	if len(d.Missing) == 0 && n > 0 {
+		d.Extra = nil // what is there in place of it
+	}
+	return d
 }
 
 // less is a without what is in b.

@@ -73,6 +73,19 @@ func (h *Host) openFirewalls(ctx context.Context, rec *record, dev string) error
 	return nil
 }
 
+// foundFirewalls are rules of ours that are there, whoever remembers them.
+func foundFirewalls(ctx context.Context, dev string) (out []savedFirewall) {
+	for _, prog := range ipPrograms(ctx) {
+		for _, rule := range accepts(dev) {
+			f := savedFirewall{Program: prog, Chain: dockerUser, Rule: rule}
+			if _, err := run(ctx, "", prog, f.args("-C")...); err == nil {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
 func (f savedFirewall) args(op string) []string {
 	return append([]string{"-w", "5", op, f.Chain}, f.Rule...)
 }

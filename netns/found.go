@@ -6,14 +6,13 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Found returns what is there of ours, in the form of Plan.Lines, so that the
 // two can be compared line by line. Kernel settings are those that any plan
 // for c could set, with the values of now. Nothing is changed.
 func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
-	link, err := linkByName(c.Interface)
+	link, err := ownLink(c)
 	if err != nil {
 		return nil, err
 	}
@@ -32,9 +31,7 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (out []string, err error) {
 	switch k {
 	case Link:
-		if link != nil && link.Attrs().Flags&unix.IFF_UP != 0 {
-			out = append(out, linkLine(c.Interface))
-		}
+		out = append(out, foundLink(link, c)...)
 	case Addresses:
 		if link == nil {
 			return nil, nil

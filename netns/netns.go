@@ -23,6 +23,9 @@ import (
 // Config is what an agent wants of its host.
 type Config struct {
 	Interface string         // the TUN device, made by the tunnel
+	Index     int            // of that device, whatever it is called now; 0: known by its name alone
+	LinkMTU   int            // of the device; 0: left as it is
+	Queue     int            // of the device, in packets (txqueuelen); 0: left as it is
 	MTU       int            // of routes into the tunnel that MTUs does not name
 	Mark      uint32         // SO_MARK of underlay sockets: these never take tunnel routes
 	Table     int            // routing table of the tunnel's own
@@ -67,9 +70,12 @@ type Host struct {
 	log      zerolog.Logger
 
 	mu     sync.Mutex
-	last   Plan // of the last Apply, which may have failed; for Watch, Drift and Mend
-	good   Plan // of the last Apply that did not
+	last   Plan              // of the last Apply, which may have failed; for Watch, Drift and Mend
+	good   map[Kind][]string // lines that the last Apply found or put in place
+	failed map[string]bool   // lines that could not be put in place: no drift of others' making
+	walls  []string          // our table as it was last known to be ours
 	undone []Drift
+	left   []string
 
 	watched atomic.Pointer[Config] // last's, for events that come while mu is held
 }

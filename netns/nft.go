@@ -43,11 +43,16 @@ func run(ctx context.Context, stdin string, name string, args ...string) (string
 }
 
 // applyNft replaces our table in one transaction unless it is right already. What is
-// not as the plan before has it, others did.
+// not as the plan before has it, others did. Where it cannot, ErrNoWalls says whether
+// what stands is known: the whole table of an earlier plan, which lets nothing through
+// that was not meant to pass then.
 func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 	want := p.nft()
 	have, err := foundNft(ctx)
 	if err != nil {
+		if h.walls == nil {
+			err = noWalls(err)
+		}
 		return err
 	}
 	if before.Interface != "" {
@@ -58,6 +63,7 @@ func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 		h.undone = append(h.undone, h.othersDid([]Drift{differs(Nftables, before.lines(Nftables), lines)})...)
 	}
 	if slices.Equal(have, want) {
+		h.walls = want
 		return nil
 	}
 	if len(have) > 0 {
@@ -70,10 +76,17 @@ func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 		b.WriteString("add " + l + "\n")
 	}
 	if _, err := run(ctx, b.String(), "nft", "-f", "-"); err != nil {
-		return fmt.Errorf("set nftables table %s: %w", NftTable, err)
+		err = fmt.Errorf("set nftables table %s: %w", NftTable, err)
+		if len(have) == 0 || !slices.Equal(have, h.walls) {
+			err = noWalls(err)
+		}
+		return err
 	}
+	h.walls = want
 	return nil
 }
+
+func noWalls(err error) error { return fmt.Errorf("%w; %w", err, ErrNoWalls) }
 
 // foundNft is our table in the form of Plan.nft, empty if there is none.
 func foundNft(ctx context.Context) ([]string, error) {

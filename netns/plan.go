@@ -28,6 +28,9 @@ func NewPlan(c Config) (Plan, error) {
 	if c.MTU < ipv6MTU || c.MTU > 65535 {
 		return Plan{}, fmt.Errorf("route mtu %d is not between 1280 and 65535", c.MTU)
 	}
+	if c.LinkMTU != 0 && (c.LinkMTU < ipv6MTU || c.LinkMTU > 65535) {
+		return Plan{}, fmt.Errorf("link mtu %d is not between 1280 and 65535", c.LinkMTU)
+	}
 	for x, mtu := range c.MTUs {
 		if mtu < MinMTU || mtu > 65535 {
 			return Plan{}, fmt.Errorf("route %s: mtu %d is not between %d and 65535", x, mtu, MinMTU)
@@ -191,9 +194,10 @@ func (p Plan) sysctls() []sysctl {
 		{"net.ipv4.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"},
 	}
 	if p.has(true) {
-		// 1 is none: no link-local address, and so no router solicitations
-		// into the tunnel.
-		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"},
+		// A hardened host may have it off for devices to come.
+		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".disable_ipv6", "0"},
+			// 1 is none: no link-local address, and so no router solicitations into the tunnel.
+			sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"},
 			sysctl{"net.ipv6.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"})
 		if slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() }) {
 			out = append(out, sysctl{"net.ipv6.conf.all.forwarding", "1"})
@@ -266,7 +270,7 @@ func (p Plan) Lines() (out []string) {
 func (p Plan) lines(k Kind) (out []string) {
 	switch k {
 	case Link:
-		out = append(out, linkLine(p.Interface))
+		out = append(out, p.linkLines()...)
 	case Addresses:
 		for _, a := range p.Overlay {
 			out = append(out, addrLine(p.Interface, netip.PrefixFrom(a, a.BitLen())))
@@ -292,8 +296,6 @@ func (p Plan) lines(k Kind) (out []string) {
 	}
 	return out
 }
-
-func linkLine(dev string) string { return fmt.Sprintf("ip link set %s up", dev) }
 
 func addrLine(dev string, p netip.Prefix) string {
 	if p.Addr().Is6() {

@@ -45,6 +45,7 @@ sysctl -w net.ipv4.ip_forward=1
 sysctl -w net.ipv4.conf.all.src_valid_mark=1
 sysctl -w net.ipv4.conf.cw0.rp_filter=2
 sysctl -w net.ipv4.conf.cw0.ignore_routes_with_linkdown=0
+sysctl -w net.ipv6.conf.cw0.disable_ipv6=0
 sysctl -w net.ipv6.conf.cw0.addr_gen_mode=1
 sysctl -w net.ipv6.conf.cw0.ignore_routes_with_linkdown=0
 sysctl -w net.ipv6.conf.all.forwarding=1

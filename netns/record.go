@@ -1,11 +1,10 @@
 package netns
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,13 +16,18 @@ import (
 // beyond our own objects. It is on disk before the change.
 const recordName = "host.json"
 
-const recordVersion = 1
+const (
+	recordVersion = 1
+	maxRecord     = 1 << 20
+)
 
 // record is what Remove needs to put the host back.
 type record struct {
 	Version   int             `json:"v"`
 	Interface string          `json:"interface"`
 	Table     int             `json:"table"`
+	Index     int             `json:"index,omitempty"` // of the interface, whatever it is called
+	Lost      bool            `json:"lost,omitempty"`  // an earlier record was; what it said of settings is not known
 	Sysctls   []savedSysctl   `json:"sysctls,omitempty"`
 	Firewall  []savedFirewall `json:"firewall,omitempty"`
 }
@@ -49,33 +53,40 @@ func (r *record) hasSysctl(key string) bool {
 	return slices.ContainsFunc(r.Sysctls, func(s savedSysctl) bool { return s.Key == key && s.Beside == "" })
 }
 
-func (h *Host) recordPath() string { return filepath.Join(h.stateDir, recordName) }
+// file is how the record is kept: nobody else knows what was there before.
+func (h *Host) file() durable.Side {
+	return durable.Side{Path: filepath.Join(h.stateDir, recordName), Max: maxRecord, Twice: true}
+}
 
-// readRecord returns nil if there is none.
-func (h *Host) readRecord() (*record, error) {
-	b, err := os.ReadFile(h.recordPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read host record: %w", err)
-	}
+// readRecord returns the record, an empty one if there is none. One that is damaged, with
+// its copy, is made anew from what can be found on the host: rules in others' chains are
+// found by their words; settings that have our value by now may have had it before,
+// so that Remove leaves and names them. An error is a shortage.
+func (h *Host) readRecord(ctx context.Context, dev string) (*record, error) {
 	var r record
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("host record %s is damaged: %w; it says how to put the host's settings back: restore it, or remove it and check the sysctls yourself", h.recordPath(), err)
+	err := h.file().Load(&r, func() error { return r.check() })
+	var d *durable.Damage
+	switch {
+	case err == nil:
+		return &r, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return &record{Version: recordVersion}, nil
+	case !errors.As(err, &d):
+		return nil, fmt.Errorf("read host record: %w", err)
+	case d.Copied:
+		h.log.Warn().Err(err).Msg("the record of the host's settings is damaged")
+		return &r, nil
 	}
-	if r.Version != recordVersion {
-		return nil, fmt.Errorf("host record %s has version %d, this build knows %d", h.recordPath(), r.Version, recordVersion)
-	}
-	if err := r.check(); err != nil {
-		return nil, fmt.Errorf("host record %s: %w; no agent wrote that: remove the file and check the sysctls yourself", h.recordPath(), err)
-	}
-	return &r, nil
+	h.log.Error().Err(errors.Join(err, h.file().SetAside())).Msg("the record of the host's settings is damaged, and made anew from what is found: settings that are as the agent wants them are left so when it leaves")
+	return &record{Version: recordVersion, Lost: true, Firewall: foundFirewalls(ctx, dev)}, nil
 }
 
 // check refuses what no agent writes. The file belongs to the agent's user, and
 // 'leave' acts on it as root.
 func (r *record) check() error {
+	if r.Version != recordVersion {
+		return fmt.Errorf("version %d is not %d, which this build knows", r.Version, recordVersion)
+	}
 	for _, s := range r.Sysctls {
 		if !strings.HasPrefix(s.Key, "net.ipv") || strings.Contains(s.Key, "/") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
 			return fmt.Errorf("%.128q is no setting of ours", s.Key)
@@ -92,21 +103,15 @@ func (r *record) check() error {
 
 // writeRecord replaces the record; it is durable when this returns.
 func (h *Host) writeRecord(r *record) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode host record: %w", err)
-	}
-	if err := durable.WriteFile(h.recordPath(), append(b, '\n')); err != nil {
+	if err := h.file().Save(r); err != nil {
 		return fmt.Errorf("write host record: %w", err)
 	}
 	return nil
 }
 
 func (h *Host) deleteRecord() error {
-	for _, path := range []string{durable.Temp(h.recordPath()), h.recordPath()} {
-		if err := durable.Remove(path); err != nil {
-			return fmt.Errorf("remove host record: %w", err)
-		}
+	if err := h.file().Remove(); err != nil {
+		return fmt.Errorf("remove host record: %w", err)
 	}
 	return nil
 }

@@ -1,12 +1,15 @@
 package netns
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"testing"
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+
+	"causeway/internal/durable"
 )
 
 // Whoever has the agent's user writes this file, and root acts on it.
@@ -22,11 +25,12 @@ func TestRecordIsNotBelieved(t *testing.T) {
 		change(&r)
 		b, err = json.Marshal(r)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(h.recordPath(), b, 0o600))
+		require.NoError(t, os.WriteFile(h.file().Path, b, 0o600))
 	}
 	write(func(*record) {})
-	_, err := h.readRecord()
+	rec, err := h.readRecord(context.Background(), "cw0")
 	require.NoError(t, err)
+	require.False(t, rec.Lost)
 	for name, change := range map[string]func(*record){
 		"sysctl":    func(r *record) { r.Sysctls[0].Key = "kernel.core_pattern" },
 		"path":      func(r *record) { r.Sysctls[0].Key = "net.ipv4./../../kernel/core_pattern" },
@@ -38,8 +42,10 @@ func TestRecordIsNotBelieved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(change)
-			_, err := h.readRecord()
-			require.ErrorContains(t, err, "no agent wrote that")
+			rec, err := h.readRecord(context.Background(), "cw0")
+			require.NoError(t, err)
+			require.Equal(t, &record{Version: recordVersion, Lost: true}, rec, "nothing of it is believed")
+			require.FileExists(t, durable.Bad(h.file().Path))
 		})
 	}
 }

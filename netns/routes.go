@@ -75,13 +75,14 @@ const metric6 = 1024
 
 // applyRoutes makes our table match the plan. New and changed routes come
 // first, so that nothing that stays is ever missing.
-func applyRoutes(link netlink.Link, p Plan) error {
+func applyRoutes(link netlink.Link, p Plan, f *Failures) {
 	want := p.routes()
 	index := link.Attrs().Index
 	for _, v6 := range families() {
 		have, err := ourRoutes(v6, p.Table)
 		if err != nil {
-			return err
+			f.add(Routes, "", err)
+			continue
 		}
 		name := func(i int) string {
 			if i == index {
@@ -109,38 +110,34 @@ func applyRoutes(link netlink.Link, p Plan) error {
 					return w.prefix == r.prefix && w.throw == r.throw && w.dev == r.dev && !right[r.prefix]
 				})
 			})
-			if err := deleteRoutes(gone); err != nil {
-				return err
-			}
+			deleteRoutes(gone, f)
 		}
 		for _, r := range want {
 			if r.prefix.Addr().Is6() != v6 || right[r.prefix] {
 				continue
 			}
 			if err := netlink.RouteReplace(r.netlink(link, p.Table)); err != nil {
-				return fmt.Errorf("set route %s dev %s table %d: %w", r.prefix, p.Interface, p.Table, err)
+				f.add(Routes, r.line(p.Table), fmt.Errorf("set route %s dev %s table %d: %w", r.prefix, p.Interface, p.Table, err))
 			}
+			// Replaced; if that failed, the one before is better than the default route.
 			stale = slices.DeleteFunc(stale, func(n netlink.Route) bool {
 				x, _ := prefixOf(n.Dst)
 				return x == r.prefix
 			})
 		}
 		if !v6 {
-			if err := deleteRoutes(stale); err != nil {
-				return err
-			}
+			deleteRoutes(stale, f)
 		}
 	}
-	return nil
 }
 
-func deleteRoutes(rs []netlink.Route) error {
+func deleteRoutes(rs []netlink.Route, f *Failures) {
 	for i := range rs {
 		if err := netlink.RouteDel(&rs[i]); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("delete route %s table %d: %w", rs[i].Dst, rs[i].Table, err)
+			what := fmt.Sprintf("delete route %s table %d", rs[i].Dst, rs[i].Table)
+			f.add(Routes, what, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	return nil
 }
 
 // ourRules are the rules that look into our table.
@@ -161,11 +158,13 @@ func rightRule(r netlink.Rule, p Plan) bool {
 		r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && (r.Mask == nil || *r.Mask == ^uint32(0))
 }
 
-func applyRules(p Plan) error {
+func applyRules(p Plan, f *Failures) {
 	for _, v6 := range families() {
+		line := ruleLine(v6, p.Mark, p.Table, RulePreference)
 		have, err := ourRules(v6, p.Table)
 		if err != nil {
-			return err
+			f.add(Rules, line, err)
+			continue
 		}
 		found := !p.has(v6)
 		for i := range have {
@@ -174,7 +173,7 @@ func applyRules(p Plan) error {
 				continue
 			}
 			if err := netlink.RuleDel(&have[i]); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("delete rule %s: %w", have[i], err)
+				f.add(Rules, have[i].String(), fmt.Errorf("delete rule %s: %w", have[i], err))
 			}
 		}
 		if found {
@@ -184,10 +183,9 @@ func applyRules(p Plan) error {
 		r.Family, r.Invert, r.Mark, r.Table = nlFamily(v6), true, p.Mark, p.Table
 		r.Priority, r.Protocol = RulePreference, RouteProtocol
 		if err := netlink.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add rule not fwmark 0x%x lookup %d: %w", p.Mark, p.Table, err)
+			f.add(Rules, line, fmt.Errorf("add rule not fwmark 0x%x lookup %d: %w", p.Mark, p.Table, err))
 		}
 	}
-	return nil
 }
 
 // ForeignRoutes lists the host's own non-default routes outside our table:
@@ -196,7 +194,7 @@ func applyRules(p Plan) error {
 // own interface are left out.
 func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]netip.Prefix, error) {
 	own := -1
-	if l, err := linkByName(c.Interface); err != nil {
+	if l, err := ownLink(c); err != nil {
 		return nil, err
 	} else if l != nil {
 		own = l.Attrs().Index

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -81,6 +82,9 @@ func leave(cmd *cobra.Command, o *options) error {
 	host := netns.NewHost(o.stateDir, zerolog.Nop())
 	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable}); err != nil {
 		return fmt.Errorf("take back the host's network: %w; run 'causeway-agent leave' again", err)
+	}
+	if l := host.Left(); len(l) > 0 {
+		fmt.Fprintf(cmd.OutOrStdout(), "what these settings were before is not known, because the record of it was damaged; they are left as they are: %s\n", strings.Join(l, ", "))
 	}
 	if s != nil {
 		if err := s.RemoveAll(id.MadeDir); err != nil {

@@ -1,0 +1,65 @@
+package netns
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// unset words that a setting could not be set: what does not work without it, and what
+// to do. Where /proc/sys is read-only, as in containers, only somebody outside can.
+func (p Plan) unset(s sysctl, err error) Failure {
+	what, needed := p.without(s)
+	return Failure{Kind: Sysctls, Line: s.line(), Harmless: !needed,
+		Err: fmt.Errorf("%w: %s; set it by '%s', from outside if this is a container", err, what, s.line())}
+}
+
+// without says what the plan lacks where a setting has another value, and whether
+// anything needs it now.
+func (p Plan) without(s sysctl) (what string, needed bool) {
+	behind := func(v6 bool) bool {
+		return slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() == v6 })
+	}
+	name := s.key[strings.LastIndexByte(s.key, '.')+1:]
+	switch {
+	case name == "ip_forward", name == "forwarding":
+		if !behind(name == "forwarding") {
+			return "nothing behind this host needs it by now", false
+		}
+		return "pods and LANs behind this host reach no other site and are reached by none; the host itself does", true
+	case name == "src_valid_mark", name == "rp_filter":
+		if !strict() {
+			return "no interface checks sources strictly, so that nothing needs it by now", false
+		}
+		return "an interface checks sources strictly, and the kernel may drop packets whose way back it takes for another", true
+	case name == "disable_ipv6":
+		return "the overlay and other sites are not reached by IPv6", true
+	case name == "ignore_routes_with_linkdown":
+		return "while no agent runs, packets for other sites may take the host's default route", true
+	}
+	return "nothing that works needs it", false
+}
+
+// leftSettings are those that a plan may have set, have that value, and of which the record
+// does not say what they were.
+func leftSettings(rec *record) (out []string) {
+	may := []sysctl{{"net.ipv4.ip_forward", "1"}, {"net.ipv4.conf.all.src_valid_mark", "1"}, {"net.ipv6.conf.all.forwarding", "1"}}
+	for _, k := range perInterface("ipv6", "accept_ra") {
+		may = append(may, sysctl{k, "2"})
+	}
+	for _, s := range may {
+		if v, err := readSysctl(s.key); err == nil && v == s.value && !rec.hasSysctl(s.key) {
+			out = append(out, s.key+"="+v)
+		}
+	}
+	return out
+}
+
+// strict reports whether some interface of the host, ours too, checks sources strictly.
+func strict() bool {
+	return slices.ContainsFunc(perInterface("ipv4", "rp_filter"), func(k string) bool {
+		v, err := readSysctl(k)
+		return err == nil && v == "1" && !strings.Contains(k, ".conf.default.")
+	})
+}
