@@ -12,6 +12,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +74,7 @@ type Tunnel interface {
 	EngineName() string
 	Dropped() map[string]uint64
 	Reattach() (made bool, err error)
+	Device() tunnel.Device
 }
 
 // Host is the agent's use of netns.Host.
@@ -143,6 +145,7 @@ type Agent struct {
 	rates   map[protocol.NodeNumber][2]uint64
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
+	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
@@ -151,6 +154,7 @@ type Agent struct {
 	held       *identity.StoredNetmap
 	pins       map[protocol.NodeNumber]identity.Pin
 	gone       gone
+	pinsLost   error // what the pins were is not known: no peer's key is believed
 	result     netmapcheck.Result
 	plan       netns.Plan
 	errs       []string // of the last apply
@@ -166,6 +170,7 @@ type Agent struct {
 	refusedKey string                      // why it did not
 	nextFirst  bool                        // the next key is tried before the present one
 	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
+	unread     *protocol.UpgradeStatus     // said of a wish while root's result does not read
 	upgraded   *protocol.UpgradeStatus     // the last upgrade that was asked for; replaced, never changed
 }
 
@@ -199,7 +204,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
-	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log), dialer(t.Interface), lookup)
+	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
+		dialer(func() string { return cmp.Or(node.Device().Name, t.Interface) }), lookup)
 }
 
 // build puts an agent together; tests give it doubles.
@@ -220,9 +226,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
 	}
-	if err := a.load(); err != nil {
-		return nil, err
-	}
+	a.load()
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err
 	}

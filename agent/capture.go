@@ -16,7 +16,7 @@ import (
 // capture begins to record the tunnel's interface or a pod's. The hub's sessions are
 // never in it, and the underlay cannot be captured.
 func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
-	c := capture.Config{Interface: a.cfg.Settings.Tunnel.Interface, Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
+	c := capture.Config{Interface: a.deviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
 		Comment: "node " + a.name()}
 	if q.Pod.IsValid() {
 		var err error
@@ -54,7 +54,7 @@ func (a *Agent) podInterface(pod netip.Addr) (string, error) {
 	if a.carries(l.Attrs().Index) {
 		return "", fmt.Errorf("%s is behind %s, which carries the tunnel itself and is not captured: capture the node with the filter 'host %s'", pod, name, pod)
 	}
-	if name == a.cfg.Settings.Tunnel.Interface || name == "lo" {
+	if name == a.deviceName() || name == "lo" {
 		return "", fmt.Errorf("%s is behind %s, not on this node", pod, name)
 	}
 	if l.Type() != "bridge" {

@@ -120,6 +120,7 @@ func (d *doubleTunnel) UDPBlocked() bool {
 	return d.blocked
 }
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
+func (d *doubleTunnel) Device() tunnel.Device      { return tunnel.Device{} }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,6 +119,7 @@ type episode struct {
 	by        string
 	rx, tx    uint64 // of the tunnel, then
 	mended    time.Time
+	failure   string // why it cannot be put back
 	repairs   int
 	first     time.Time
 	sumLength time.Duration
@@ -204,6 +206,8 @@ func (a *Agent) followHost(ctx context.Context) error {
 				a.lookAtFirewall(ctx, a.forwards())
 			}
 		case <-blocked.C:
+			a.takeNameBack(ctx)
+			a.findPins(ctx)
 			if !a.board.OK(condFirewall) {
 				a.lookAtFirewall(ctx, a.forwards())
 			}
@@ -330,27 +334,46 @@ func (r *repairs) first(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	if len(kinds) > 0 {
-		r.look(ctx, kinds...)
+		r.mu.Lock()
+		r.lookLocked(ctx, kinds)
+		r.mu.Unlock()
 	}
 }
 
 // look finds what differs from the plan and mends what may be mended now.
 func (r *repairs) look(ctx context.Context, kinds ...netns.Kind) debug.RepairResult {
 	r.mu.Lock()
-	res := r.lookLocked(ctx, kinds)
+	res, failed := r.lookLocked(ctx, kinds)
 	r.mu.Unlock()
-	if len(res.Mended) > 0 && res.Error == "" {
-		r.a.mu.Lock()
-		again := len(r.a.errs) > 0
-		r.a.mu.Unlock()
-		if again {
-			r.a.reapply(ctx)
-		}
+	if failed || len(res.Mended) > 0 && r.a.hasErrors() {
+		r.a.reapply(ctx) // which tells what is not as it should be
 	}
 	return res
 }
 
-func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug.RepairResult) {
+// why is what of an error concerns a drift; nil: it was mended.
+func why(err error, d netns.Drift) error {
+	var f netns.Failures
+	if !errors.As(err, &f) {
+		return err
+	}
+	var of netns.Failures
+	for _, x := range f {
+		switch {
+		case x.Kind != d.Kind:
+		case d.Kind == netns.Sysctls && x.Line != "" && !strings.Contains(x.Line, " "+d.Subject+"="):
+		default:
+			of = append(of, x)
+		}
+	}
+	if len(of) == 0 {
+		return nil
+	}
+	return of
+}
+
+// lookLocked is look; failed says that something could not be put back. r.mu is held.
+func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug.RepairResult, failed bool) {
 	res.Mended, res.Stopped = []string{}, []string{}
 	a := r.a
 	if !slices.Contains(kinds, netns.Link) { // Drift always looks at it
@@ -371,7 +394,7 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 			}
 		}
 		res.Error = err.Error()
-		return res
+		return res, false
 	}
 	rx, tx := a.traffic()
 	var mend []netns.Drift
@@ -395,16 +418,17 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	now := time.Now()
 	rx, tx = a.traffic()
 	for _, d := range mend {
-		r.machine.Mended(d.Subject, now)
-		if err != nil {
+		if err := why(err, d); err != nil {
+			r.machine.Failed(d.Subject, now)
 			r.failed(d, err)
 			r.dueAt[d.Kind] = now // when it is due is asked again
 			if at, ok := r.machine.Due(d.Subject, now); ok {
 				r.dueAt[d.Kind] = at
 			}
-			res.Error = err.Error()
+			res.Error, failed = err.Error(), true
 			continue
 		}
+		r.machine.Mended(d.Subject, now)
 		r.mended(d, now, rx, tx)
 		res.Mended = append(res.Mended, d.Subject)
 	}
@@ -432,6 +456,7 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		for subject, e := range r.episodes {
 			switch {
 			case e.kind != k || slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Subject == subject }):
+			case e.drifting && e.failure != "" && a.hasErrors(): // known, and no drift of others any more
 			case e.drifting:
 				r.machine.Right(subject)
 				r.over(subject, e, begun, rx, tx, "it was put back without the agent, or with a change of the netmap")
@@ -441,22 +466,40 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		}
 	}
 	r.tell()
-	return res
+	return res, failed
 }
 
 // mend puts drifts back. applyMu is held.
 func (r *repairs) mend(ctx context.Context, l []netns.Drift) error {
-	if slices.ContainsFunc(l, func(d netns.Drift) bool { return d.Kind == netns.Link }) {
-		made, err := r.a.tunnel.Reattach()
-		if made {
-			// The session's socket is bound to the device that was.
-			defer r.a.redial(errRemade)
-		}
-		if err != nil {
-			return err
-		}
+	if !slices.ContainsFunc(l, func(d netns.Drift) bool { return d.Kind == netns.Link }) {
+		return r.a.host.Mend(ctx, l)
 	}
-	return r.a.host.Mend(ctx, l)
+	made, err := r.a.tunnel.Reattach()
+	if made {
+		// The session's socket is bound to the device that was.
+		defer r.a.redial(errRemade)
+	}
+	if err != nil {
+		return err
+	}
+	r.a.mu.Lock()
+	planned := r.a.plan.Config
+	r.a.mu.Unlock()
+	if now := r.a.hostConfig(nil, nil, nil); now.Interface == planned.Interface && now.Index == planned.Index {
+		return r.a.host.Mend(ctx, l)
+	}
+	// Another device, or another name while somebody else's link has ours: another plan.
+	if ack := r.a.apply(ctx); len(ack.Errors) > 0 {
+		return errors.New(strings.Join(ack.Errors, "; "))
+	}
+	return nil
+}
+
+// hasErrors reports whether the last apply left something undone.
+func (a *Agent) hasErrors() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.errs) > 0
 }
 
 // found notes that a subject is not as planned.
@@ -543,7 +586,7 @@ func (r *repairs) mended(d netns.Drift, now time.Time, rx, tx uint64) {
 
 // over closes an episode's incident.
 func (r *repairs) over(subject string, e *episode, now time.Time, rx, tx uint64, action string) {
-	e.drifting, e.stopped, e.mended = false, false, now
+	e.drifting, e.stopped, e.failure, e.mended = false, false, "", now
 	e.sumLength += max(0, now.Sub(e.since))
 	e.sumRx, e.sumTx = e.sumRx+rx-min(rx, e.rx), e.sumTx+tx-min(tx, e.tx)
 	if e.repairs > 1 {
@@ -558,7 +601,12 @@ func (r *repairs) over(subject string, e *episode, now time.Time, rx, tx uint64,
 }
 
 func (r *repairs) failed(d netns.Drift, err error) {
-	r.a.log.Warn().Err(err).Str("subject", d.Subject).Msg("a repair did not work")
+	e := r.episodes[d.Subject]
+	if e.failure == err.Error() {
+		return
+	}
+	e.failure = err.Error()
+	r.a.log.Warn().Err(err).Str("subject", d.Subject).Msg("a repair did not work, it is tried again and again")
 	r.change(r.episodes[d.Subject], func(i *protocol.Incident) { i.Action = "it cannot be put back: " + err.Error() })
 }
 
@@ -579,9 +627,11 @@ func (r *repairs) stop(subject string, e *episode) {
 
 // tell sets the condition.
 func (r *repairs) tell() {
-	var l []string
+	var l, failed []string
 	for subject, e := range r.episodes {
-		if e.drifting && e.stopped {
+		if e.drifting && e.failure != "" {
+			failed = append(failed, fmt.Sprintf("%s: it cannot be put back: %s", subject, e.failure))
+		} else if e.drifting && e.stopped {
 			who := e.by
 			if who == "" {
 				who = "another program, which one the kernel does not tell"
@@ -590,11 +640,11 @@ func (r *repairs) tell() {
 		}
 	}
 	slices.Sort(l)
-	if len(l) == 0 {
-		r.a.board.Set(condRepair, "")
-		return
+	slices.Sort(failed)
+	if len(l) > 0 {
+		l[len(l)-1] += "; find who does that, then run 'causeway-agent repair' on the node"
 	}
-	r.a.board.Set(condRepair, strings.Join(l, "; ")+"; find who does that, then run 'causeway-agent repair' on the node")
+	r.a.board.Set(condRepair, strings.Join(append(failed, l...), "; "))
 }
 
 // felt words what a drift that is over meant.

@@ -238,7 +238,7 @@ const controlMSS = 1280 - 40 - 8 - 32 - 60
 
 // dialer dials TCP from an overlay address through the tunnel's interface and
 // through no other, whatever the routes are at that moment.
-func dialer(iface string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
+func dialer(iface func() string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
 	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		d := net.Dialer{
 			LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),
@@ -247,7 +247,7 @@ func dialer(iface string) func(context.Context, netip.Addr, netip.AddrPort) (net
 			Control: func(_, _ string, c syscall.RawConn) error {
 				var err error
 				if e := c.Control(func(fd uintptr) {
-					err = errors.Join(unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface),
+					err = errors.Join(unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface()),
 						unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS))
 				}); e != nil {
 					return e

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"causeway/agent/identity"
@@ -26,22 +27,17 @@ const (
 	confirmEvery = 10 * time.Minute
 )
 
-// load reads the last netmap and the pins. A netmap that does not read is
-// none; pins that do not read are an error, for without them any key would do.
-func (a *Agent) load() error {
-	pins, err := a.cfg.Store.Pins()
-	if err != nil {
-		return fmt.Errorf("pinned keys of peers: %w; if the file is lost, remove it, and the next keys seen are pinned", err)
-	}
-	a.pins = pins
+// load reads the last netmap and the pins. A netmap that does not read is none.
+func (a *Agent) load() {
+	a.loadPins()
 	held, err := a.cfg.Store.Netmap()
 	if err != nil {
 		a.log.Error().Err(err).Msg("the stored netmap does not read, waiting for a hub's")
-		return nil
+		return
 	}
 	if held != nil && held.Netmap.Self.Number != a.id.Number {
 		a.log.Warn().Msg("the stored netmap is another node's, waiting for a hub's")
-		return nil
+		return
 	}
 	if held != nil {
 		a.held, a.stored = held, held.Confirmed
@@ -51,7 +47,9 @@ func (a *Agent) load() error {
 			}
 		}
 	}
-	return nil
+	for _, d := range a.cfg.Store.Mended() {
+		a.log.Warn().Err(d).Msg("a state file was damaged")
+	}
 }
 
 // takeNetmap is the control channel's: it applies what may be applied, stores
@@ -223,8 +221,9 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
-	c := netns.Config{Interface: a.cfg.Settings.Tunnel.Interface, MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
+	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
 		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local}
+	a.setDevice(&c)
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
@@ -249,7 +248,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		in.Netmap, revoked = a.held.Netmap, a.held.Revoked
 	}
 	held, expired := a.held != nil, a.expiredLocked()
-	last := a.result
+	last, pinsLost := a.result, a.pinsLost != nil
 	a.mu.Unlock()
 
 	ack := protocol.NetmapAck{NetmapVersion: in.Netmap.NetmapVersion}
@@ -259,7 +258,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		}
 	}
 	res := netmapcheck.Check(in)
-	closed := revoked || expired || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0
+	closed := revoked || expired || pinsLost || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0
 	if closed {
 		in.Netmap.Requires = nil
 		res.Routes = netmapcheck.Check(in).Routes
@@ -274,29 +273,63 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	ack.Refused = res.Refused
 
-	var routesErr error
-	if err := a.tunnel.SetPeers(nodePeers(res.Peers)); err != nil {
-		routesErr = fmt.Errorf("set peers: %w", err)
-		fail(routesErr)
+	// Walls come before ways: peers are there while what nftables shall drop is known to be
+	// dropped. Without, routes go on leading into the tunnel, where nobody takes the packets.
+	var causes []string
+	setPeers := func(l []protocol.Peer) {
+		if err := a.tunnel.SetPeers(nodePeers(l)); err != nil {
+			causes = append(causes, "set peers: "+err.Error())
+			fail(fmt.Errorf("set peers: %w", err))
+		}
 	}
+	walled := a.walled
+	if !walled {
+		setPeers(nil)
+	} else {
+		setPeers(res.Peers)
+	}
+	var harmless netns.Failures
 	plan, err := netns.NewPlan(a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers))
 	if err == nil {
 		err = a.host.Apply(ctx, plan)
+		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || ctx.Err() == nil)
 		a.repairs.noteMended(a.host.PutRight())
 	}
-	if err != nil {
-		routesErr = errors.Join(routesErr, fmt.Errorf("set up the host's network: %w", err))
+	if a.walled != walled {
+		if !a.walled {
+			setPeers(nil)
+		} else {
+			setPeers(res.Peers)
+		}
+	}
+	var harm netns.Failures
+	if errors.As(err, &harm) {
+		harm, harmless = harm.Harm()
+		for _, text := range harm.Texts() {
+			causes = append(causes, "set up the host's network: "+text)
+			fail(errors.New(text))
+		}
+	} else if err != nil {
+		causes = append(causes, "set up the host's network: "+err.Error())
 		fail(err)
+	}
+	if foreignErr != nil {
+		causes = append(causes, foreignErr.Error())
 	}
 	if ctx.Err() != nil {
 		return ack
 	}
-	a.board.SetError(condRoutes, errors.Join(routesErr, foreignErr))
+	if len(causes) > 0 {
+		a.board.Set(condRoutes, strings.Join(causes, "; "))
+	} else {
+		a.board.SetNote(condRoutes, harmless.Error())
+	}
+	a.noteName()
 	a.lookAtFirewall(ctx, len(res.Local) > 0)
 
 	a.mu.Lock()
-	pinsChanged := res.Pins != nil && !maps.Equal(a.pins, res.Pins)
-	if res.Pins != nil {
+	pinsChanged := !pinsLost && res.Pins != nil && !maps.Equal(a.pins, res.Pins)
+	if res.Pins != nil && !pinsLost {
 		a.pins = res.Pins
 	}
 	a.result, a.plan, a.errs, a.expired = res, plan, ack.Errors, expired
@@ -360,6 +393,8 @@ func (a *Agent) netmapCause(held, revoked bool) string {
 		return "no netmap yet"
 	case revoked:
 		return "this node was revoked: no peer is reached; join again with a new token, or leave"
+	case a.pinsLost != nil:
+		return fmt.Sprintf("pinned keys of peers: %s; no peer is reached, since any key would do: restore %s, or give up what was pinned: 'rm -r %s', and the next keys seen are", a.pinsLost, a.cfg.Store.PinsFile(), a.cfg.Store.PinsFile())
 	case a.expired:
 		return fmt.Sprintf("no hub since %s, which is longer than the netmap's max_age of %s: no peer is reached", a.held.Confirmed.Format(time.RFC3339), a.held.Netmap.MaxAge)
 	case refusedWhole(a.result.Refused) != "":
@@ -409,12 +444,12 @@ func (a *Agent) save() error {
 // needs nobody's hand; it reports whether that is stored now.
 func (a *Agent) saveAgain() bool {
 	a.mu.Lock()
-	pins, left := a.pins, a.left
+	pins, left, lost := a.pins, a.left, a.pinsLost != nil
 	a.mu.Unlock()
 	if left {
 		return false
 	}
-	if pins != nil {
+	if pins != nil && !lost {
 		if err := a.cfg.Store.SavePins(pins); err != nil {
 			a.board.SetError(condState, err)
 			return false

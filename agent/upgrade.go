@@ -52,6 +52,12 @@ func (a *Agent) upgradeDue() (due protocol.UpgradeWish) {
 		wish = a.held.Netmap.Self.Upgrade
 	}
 	before := a.upgraded
+	if err == nil && a.unread != nil { // it reads again
+		if a.upgraded == a.unread {
+			a.upgraded = nil
+		}
+		a.unread = nil
+	}
 	if err == nil && result.ID != 0 && (a.upgraded == nil || a.upgraded.ID == result.ID) {
 		a.upgraded = &result.UpgradeStatus
 	}
@@ -64,6 +70,9 @@ func (a *Agent) upgradeDue() (due protocol.UpgradeWish) {
 		a.upgraded = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeDone}
 	case err == nil:
 		due = *wish
+	default: // what became of the last one is not known: it is not begun, and the hub hears why
+		a.unread = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeFailed, Error: protocol.OneLine(err.Error(), 500)}
+		a.upgraded = a.unread
 	}
 	changed := a.upgraded != before && (before == nil || *a.upgraded != *before)
 	a.mu.Unlock()

@@ -46,7 +46,7 @@ func allOK(l []protocol.Condition) bool {
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
 	s := debug.Status{Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
-		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.cfg.Settings.Tunnel.Interface,
+		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
 		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
 	if a.control.Connected() {
 		a.mu.Lock()

@@ -441,8 +441,28 @@ func (n *Node) Port() uint16 { return n.under.Port() }
 // Dropped counts datagrams that were not delivered or not sent, by reason.
 func (n *Node) Dropped() map[string]uint64 { return maps.Clone(n.under.Dropped()) }
 
+// Device is the tunnel's device as the host has it.
+type Device struct {
+	Name       string // what it is called now
+	Index      int
+	MTU, Queue int // that it was made with
+}
+
+// Device is the zero value before Ready, and while somebody has deleted the device.
+func (n *Node) Device() Device {
+	h := n.device.Load()
+	if h == nil {
+		return Device{}
+	}
+	name, index := h.Device()
+	if name == "" {
+		return Device{}
+	}
+	return Device{Name: name, Index: index, MTU: h.MTU(), Queue: h.QueueLen()}
+}
+
 // Reattach makes the TUN device anew if somebody deleted it, and says whether it
-// did. WireGuard's sessions and paths outlive that; addresses and routes went with the
+// did; one that was renamed gets its name back if that is free. WireGuard's sessions and paths outlive that; addresses and routes went with the
 // device and are the caller's to bring back, as are sockets that were bound to it.
 func (n *Node) Reattach() (made bool, err error) {
 	h := n.device.Load()

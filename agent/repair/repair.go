@@ -23,6 +23,8 @@ const (
 	// free is how many repairs in a row come at once.
 	free       = 2
 	firstDelay = 250 * time.Millisecond
+	// lastDelay is how often at least what does not work is tried again.
+	lastDelay = 4 * time.Second
 )
 
 // Machine is the state of every subject that was mended lately. It is not for
@@ -35,6 +37,7 @@ type subject struct {
 	streak  int       // repairs in a row
 	last    time.Time // of the last repair, or of the last change after it stopped
 	stopped bool
+	failed  int // attempts in a row that did not work
 }
 
 // NewMachine knows of no subject.
@@ -50,6 +53,9 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 	if s.stopped {
 		return time.Time{}, false
 	}
+	if s.failed > 0 {
+		return s.last.Add(min(lastDelay, firstDelay<<min(s.failed, 10))), true
+	}
 	if now.Sub(s.last) > Calm {
 		s.streak = 0
 	}
@@ -63,14 +69,25 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 	return s.last.Add(firstDelay << (s.streak - free)), true
 }
 
-// Mended notes a repair, or an attempt at one.
+// Failed notes that a repair did not work. That is no fight, and it is tried for ever:
+// what stands in its way may go.
+func (m *Machine) Failed(name string, now time.Time) {
+	s := m.subjects[name]
+	if s == nil {
+		s = &subject{}
+		m.subjects[name] = s
+	}
+	s.failed, s.last = s.failed+1, now
+}
+
+// Mended notes a repair.
 func (m *Machine) Mended(name string, now time.Time) {
 	s := m.subjects[name]
 	if s == nil {
 		s = &subject{}
 		m.subjects[name] = s
 	}
-	s.streak, s.last = s.streak+1, now
+	s.streak, s.failed, s.last = s.streak+1, 0, now
 }
 
 // Touched notes that somebody changed subjects of these names. One that was given up

@@ -3,7 +3,9 @@ package tundev
 import (
 	"errors"
 	"fmt"
+	"net"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +40,8 @@ func NewHandle(name string, mtu int, fds []int) (*Handle, error) {
 }
 
 // Reattach makes the device anew, with the queues that there were, and sets its
-// offloads. It does nothing, and made is false, if the device is there.
+// offloads. If the device is there, made is false; one that somebody renamed gets its
+// name back, unless another link has that by now: see Device.
 func (h *Handle) Reattach() (made bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -55,7 +58,7 @@ func (h *Handle) Reattach() (made bool, err error) {
 		made = true
 	}
 	if !made {
-		return false, nil
+		return false, h.rename()
 	}
 	if err := setup(h.fds[0], h.name, h.mtu); err != nil {
 		return true, fmt.Errorf("make tun %q anew: %w", h.name, err)
@@ -64,10 +67,91 @@ func (h *Handle) Reattach() (made bool, err error) {
 	return true, nil
 }
 
+// rename gives the device its name back, if that is free. h.mu is held.
+func (h *Handle) rename() error {
+	now := nameOf(h.fds[0])
+	if now == "" || now == h.name {
+		return nil
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("rename tun %q: %w", now, err)
+	}
+	defer unix.Close(s)
+	err = setName(s, now, h.name)
+	if errors.Is(err, unix.EBUSY) { // before Linux 6.2, while it is up
+		if err = setFlags(s, now, func(f uint16) uint16 { return f &^ unix.IFF_UP }); err == nil {
+			err = setName(s, now, h.name)
+		}
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("rename tun %q to %q: %w", now, h.name, err)
+	}
+	return nil
+}
+
+// setName is ioctl(2) SIOCSIFNAME (netdevice(7)).
+func setName(socket int, from, to string) error {
+	var req struct {
+		from, to [unix.IFNAMSIZ]byte
+		_        [8]byte // the kernel's union is longer
+	}
+	copy(req.from[:unix.IFNAMSIZ-1], from)
+	copy(req.to[:unix.IFNAMSIZ-1], to)
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCSIFNAME, uintptr(unsafe.Pointer(&req))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+func setFlags(socket int, name string, change func(uint16) uint16) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(socket, unix.SIOCGIFFLAGS, ifr); err != nil {
+		return err
+	}
+	ifr.SetUint16(change(ifr.Uint16()))
+	return unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, ifr)
+}
+
+// Device is what the device is called now, and its index; empty and 0 if there is none, or
+// none in this network namespace.
+func (h *Handle) Device() (name string, index int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.fds) == 0 {
+		return "", 0
+	}
+	if name = nameOf(h.fds[0]); name == "" {
+		return "", 0
+	}
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return "", 0
+	}
+	return name, i.Index
+}
+
+// MTU and QueueLen are what a device was made with.
+func (h *Handle) MTU() int { return h.mtu }
+
+// QueueLen is its txqueuelen.
+func (h *Handle) QueueLen() int { return txQueueLen }
+
+// nameOf is the name of a queue's device, empty if there is none.
+func nameOf(fd int) string {
+	ifr, err := unix.NewIfreq("")
+	if err != nil || unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr) != nil {
+		return ""
+	}
+	return ifr.Name()
+}
+
 // attached reports whether a queue has a device.
 func attached(fd int) bool {
-	ifr, err := unix.NewIfreq("")
-	return err == nil && unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr) == nil
+	return nameOf(fd) != ""
 }
 
 // Close gives the duplicates up.

@@ -30,6 +30,15 @@ type Handle struct{}
 // NewHandle is not supported on this system.
 func NewHandle(name string, mtu int, fds []int) (*Handle, error) { return nil, errors.ErrUnsupported }
 
+// Device is not supported on this system.
+func (*Handle) Device() (string, int) { return "", 0 }
+
+// MTU is not supported on this system.
+func (*Handle) MTU() int { return 0 }
+
+// QueueLen is not supported on this system.
+func (*Handle) QueueLen() int { return 0 }
+
 // Reattach is not supported on this system.
 func (*Handle) Reattach() (bool, error) { return false, errors.ErrUnsupported }
 
