@@ -27,6 +27,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
+	"causeway/agent/clock"
 	"causeway/agent/config"
 	"causeway/agent/control"
 	"causeway/agent/debug"
@@ -106,6 +107,7 @@ const (
 	condState    = "state"
 	condKeys     = "keys"
 	condRepair   = "repair"
+	condClock    = "clock"
 )
 
 // Agent is a running or startable agent.
@@ -122,7 +124,9 @@ type Agent struct {
 	host    Host
 	dial    func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
-	now     func() time.Time
+	now     func() time.Time  // the wall clock
+	booted  func() clock.Boot // the boot clock
+	clock   *clock.Clock      // of both: what time it is for all that grows old
 	board   *health.Board
 	control *control.Client
 	facts   *inventory.Collector
@@ -219,14 +223,16 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now,
+		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now, booted: clock.ThisBoot,
 		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
 	}
+	a.clock = clock.New(a.wall, a.boots, clock.State{}, a.hubs.NotBefore)
 	a.load()
+	a.clock.Floor(a.hubs.NotBefore)
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err
 	}
@@ -238,10 +244,11 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair})
+		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock})
 	a.board.Set(condState, "")
 	a.board.Set(condKeys, "")
 	a.board.Set(condRepair, "")
+	a.board.Set(condClock, "")
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"causeway/agent/clock"
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
@@ -261,36 +262,60 @@ func (w *world) heldForAnHour() {
 	w.stop()
 }
 
+// A netmap grows old by the time that goes by: of this boot by the kernel's count, over a
+// boot by the wall clock.
 func TestMaxAge(t *testing.T) {
-	w := newWorld(t)
-	w.heldForAnHour()
+	for name, at := range map[string]func(w *world, d time.Duration){
+		"this boot": func(w *world, d time.Duration) {
+			b := clock.ThisBoot()
+			w.booted = func() clock.Boot { return clock.Boot{ID: b.ID, Since: b.Since + d} }
+			w.now = func() time.Time { return time.Now().Add(d) }
+		},
+		"this boot, ten years back": func(w *world, d time.Duration) {
+			b := clock.ThisBoot()
+			w.booted = func() clock.Boot { return clock.Boot{ID: b.ID, Since: b.Since + d} }
+			w.now = func() time.Time { return time.Now().AddDate(-10, 0, 0) }
+		},
+		"off meanwhile": func(w *world, d time.Duration) {
+			w.booted = func() clock.Boot { return clock.Boot{ID: "another, " + d.String(), Since: time.Minute} }
+			w.now = func() time.Time { return time.Now().Add(d) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.heldForAnHour()
 
-	at := func(d time.Duration) { now := time.Now().Add(d); w.now = func() time.Time { return now } }
-	at(31 * time.Minute)
-	w.start()
-	// load happens before the clock is set, apply after it.
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-	require.False(t, w.agent.board.OK(condNetmap), "warned at half")
-	w.stop()
+			at(w, 31*time.Minute)
+			w.start()
+			require.Len(t, w.tunnel.peerNumbers(), 1)
+			require.False(t, w.agent.board.OK(condNetmap), "warned at half")
+			w.stop()
 
-	at(61 * time.Minute)
-	w.start()
-	require.Empty(t, w.tunnel.peerNumbers())
-	require.True(t, w.host.routed("10.3.0.0/24"), "closed: the route stays, the peer goes")
-	w.tunnel.setBound(true)
-	w.session()
-	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub makes it good again")
+			at(w, 61*time.Minute)
+			w.start()
+			require.Empty(t, w.tunnel.peerNumbers())
+			require.True(t, w.host.routed("10.3.0.0/24"), "closed: the route stays, the peer goes")
+			w.tunnel.setBound(true)
+			w.session()
+			w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub makes it good again")
+		})
+	}
 }
 
 // A clock that is years behind at boot, and is set right while the agent runs: peers are
-// reached all along, for a hub stands by the netmap.
+// reached all along, for a hub stands by the netmap. Without a hub what goes by counts, and
+// no step ahead, until it has stood for half of what the netmap is good for.
 func TestClockSetWhileConnected(t *testing.T) {
 	w := newWorld(t)
 	w.heldForAnHour()
 
-	var wrong atomic.Int64
+	var wrong, gone atomic.Int64
 	wrong.Store(int64(-6 * 365 * 24 * time.Hour))
 	w.now = func() time.Time { return time.Now().Add(time.Duration(wrong.Load())) }
+	w.booted = func() clock.Boot {
+		b := clock.ThisBoot()
+		return clock.Boot{ID: b.ID, Since: b.Since + time.Duration(gone.Load())}
+	}
 	w.start()
 	require.Len(t, w.tunnel.peerNumbers(), 1, "what is stored seems to be of the future")
 	w.tunnel.setBound(true)
@@ -301,12 +326,26 @@ func TestClockSetWhileConnected(t *testing.T) {
 		w.agent.reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
 		require.True(t, w.agent.board.OK(condNetmap))
+		require.Empty(t, w.agent.clock.Note())
 	}
 	w.tunnel.setBound(false)
 	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
-	wrong.Store(int64(61 * time.Minute))
-	w.agent.reapply(context.Background())
-	require.Empty(t, w.tunnel.peerNumbers(), "without a hub it counts")
+	peers := func(want int, why string) {
+		w.agent.reapply(context.Background())
+		require.Len(t, w.tunnel.peerNumbers(), want, why)
+	}
+	wrong.Store(int64(10 * 24 * time.Hour))
+	peers(1, "ten days ahead")
+	require.Contains(t, w.agent.clock.Note(), "set ahead by 240h")
+	gone.Store(int64(29 * time.Minute))
+	peers(1, "for less than half of max_age")
+	wrong.Store(int64(29 * time.Minute))
+	peers(1, "set right")
+	require.Empty(t, w.agent.clock.Note())
+	wrong.Store(int64(10 * 24 * time.Hour))
+	peers(1, "and again")
+	gone.Store(int64(60 * time.Minute))
+	peers(0, "by now max_age has gone by")
 }
 
 func TestRevoked(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/clock"
 	"causeway/agent/config"
 	"causeway/agent/identity"
 	"causeway/netns"
@@ -225,6 +226,7 @@ type world struct {
 	first   protocol.SignedHubList
 	fetch   func(context.Context, string) (protocol.SignedHubList, error) // nil: no hub answers
 	now     func() time.Time
+	booted  func() clock.Boot
 	set     func(*config.Config)
 
 	agent  *Agent
@@ -291,6 +293,9 @@ func (w *world) start() {
 	}
 	if w.now != nil {
 		w.agent.now = w.now
+	}
+	if w.booted != nil {
+		w.agent.booted = w.booted
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.done = cancel, make(chan error, 1)

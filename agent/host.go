@@ -199,6 +199,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 			again := stored || len(a.errs) > 0 || a.expiredLocked() != a.expired
 			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
 			a.mu.Unlock()
+			a.board.Set(condClock, a.clock.Note())
 			a.board.Set(condNetmap, a.netmapCause(held, revoked))
 			if again {
 				a.reapply(ctx)

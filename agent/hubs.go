@@ -58,7 +58,7 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 		a.mu.Lock()
 		list = a.hubs
 		a.mu.Unlock()
-		if err := list.ValidAt(a.now()); err != nil {
+		if err := list.ValidAt(a.time()); err != nil {
 			a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
 		}
 		hubs, err := a.resolve(ctx, list, known)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/agent/clock"
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
@@ -40,7 +41,8 @@ func (a *Agent) load() {
 		return
 	}
 	if held != nil {
-		a.held, a.stored = held, held.Confirmed
+		a.held, a.stored = held, held.Clock.Time
+		a.clock = clock.New(a.wall, a.boots, held.Clock, held.Confirmed)
 		for _, l := range held.Gone {
 			if why := a.takeGone(l); why != "" {
 				a.log.Warn().Str("err", why).Msg("a stored list of gone nodes is not used")
@@ -101,7 +103,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 	}
 	before := fmt.Sprint(a.announced())
 	a.mu.Lock()
-	a.held = &identity.StoredNetmap{Netmap: full, Confirmed: a.now().UTC(), Gone: a.gone.lists}
+	a.held = &identity.StoredNetmap{Netmap: full, Confirmed: a.wordLocked(), Gone: a.gone.lists}
 	gone := a.gone.nodes
 	a.mu.Unlock()
 	ack := a.apply(ctx)
@@ -142,7 +144,7 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	if l.Serial == old.Serial {
 		return "" // the one we hold
 	}
-	if err := l.ValidAt(a.now()); err != nil {
+	if err := l.ValidAt(a.time()); err != nil {
 		return err.Error()
 	}
 	if why := netmapcheck.Overlay(l.Overlay, a.id.Number, a.id.Overlay); why != "" {
@@ -154,6 +156,7 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	a.mu.Lock()
 	a.hubs, a.signed = l, s
 	a.mu.Unlock()
+	a.clock.Floor(l.NotBefore)
 	select {
 	case a.listChanged <- struct{}{}:
 	default:
@@ -379,9 +382,9 @@ func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 }
 
 // expiredLocked reports whether the netmap is older than it may get without a
-// hub. A clock that was set back makes it younger, never a panic.
+// hub, whatever the host's clock was set to.
 func (a *Agent) expiredLocked() bool {
-	return a.held != nil && a.held.Netmap.MaxAge > 0 && a.now().Sub(a.held.Confirmed) > a.held.Netmap.MaxAge
+	return a.held != nil && a.held.Netmap.MaxAge > 0 && a.ageLocked() > a.held.Netmap.MaxAge
 }
 
 // netmapCause is the netmap condition's cause, empty if it holds.
@@ -399,7 +402,7 @@ func (a *Agent) netmapCause(held, revoked bool) string {
 		return fmt.Sprintf("no hub since %s, which is longer than the netmap's max_age of %s: no peer is reached", a.held.Confirmed.Format(time.RFC3339), a.held.Netmap.MaxAge)
 	case refusedWhole(a.result.Refused) != "":
 		return refusedWhole(a.result.Refused)
-	case a.held.Netmap.MaxAge > 0 && a.now().Sub(a.held.Confirmed) > a.held.Netmap.MaxAge/2:
+	case a.held.Netmap.MaxAge > 0 && a.ageLocked() > a.held.Netmap.MaxAge/2:
 		return fmt.Sprintf("no hub since %s; peers are dropped at %s", a.held.Confirmed.Format(time.RFC3339), a.held.Confirmed.Add(a.held.Netmap.MaxAge).Format(time.RFC3339))
 	}
 	return ""
@@ -429,12 +432,13 @@ func (a *Agent) save() error {
 		return nil
 	}
 	held := *a.held
+	held.Clock = a.clock.State()
 	a.mu.Unlock()
 	err := a.cfg.Store.SaveNetmap(held)
 	a.board.SetError(condState, err)
 	if err == nil {
 		a.mu.Lock()
-		a.stored = held.Confirmed
+		a.stored = held.Clock.Time
 		a.mu.Unlock()
 	}
 	return err
@@ -458,8 +462,8 @@ func (a *Agent) saveAgain() bool {
 	return a.save() == nil
 }
 
-// confirm notes that a hub stands by the netmap now, if one does. The time
-// goes to disk now and then, and at the end.
+// confirm notes that a hub stands by the netmap now, if one does. The time, hub or
+// no hub, goes to disk now and then, and at the end.
 func (a *Agent) confirm(end bool) {
 	connected := a.control.Connected()
 	a.mu.Lock()
@@ -468,9 +472,9 @@ func (a *Agent) confirm(end bool) {
 		return
 	}
 	if connected {
-		a.held.Confirmed = a.now().UTC()
+		a.held.Confirmed = a.wordLocked()
 	}
-	since := a.held.Confirmed.Sub(a.stored).Abs()
+	since := a.timeLocked().Sub(a.stored)
 	a.mu.Unlock()
 	if since > confirmEvery || end && since > 0 {
 		if err := a.save(); err != nil {

@@ -200,7 +200,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 	if a.held != nil {
 		again = a.held.Revoked || a.expired
 		held := *a.held
-		held.Revoked, held.Confirmed = false, a.now().UTC()
+		held.Revoked, held.Confirmed = false, a.wordLocked()
 		a.held = &held
 	}
 	a.mu.Unlock()

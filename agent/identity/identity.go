@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"causeway/agent/clock"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -149,6 +150,8 @@ type StoredNetmap struct {
 	// Confirmed is when a hub was last heard to stand by it; MaxAge counts
 	// from here.
 	Confirmed time.Time `json:"confirmed"`
+	// Clock is what the time was when this was stored.
+	Clock clock.State `json:"clock,omitzero"`
 	// Revoked says that a hub told this node that it is none any more.
 	Revoked bool `json:"revoked,omitempty"`
 	// Gone name nodes that are never taken back, whatever netmap comes.
