@@ -180,6 +180,8 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-due.C:
 			r.lookAtDue(ctx)
 		case <-look.C:
+			a.time()
+			a.board.Set(condClock, a.clock.Note())
 			kinds := []netns.Kind{netns.Sysctls}
 			if blind {
 				kinds = netns.Kinds
@@ -199,7 +201,6 @@ func (a *Agent) followHost(ctx context.Context) error {
 			again := stored || len(a.errs) > 0 || a.expiredLocked() != a.expired
 			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
 			a.mu.Unlock()
-			a.board.Set(condClock, a.clock.Note())
 			a.board.Set(condNetmap, a.netmapCause(held, revoked))
 			if again {
 				a.reapply(ctx)

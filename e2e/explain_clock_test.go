@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -31,18 +32,23 @@ type patchedClock struct {
 	was []byte
 }
 
-// dayBack is clock_gettime(2) for amd64, a day off for CLOCK_REALTIME.
-var dayBack = []byte{
-	0xb8, 0xe4, 0, 0, 0, // mov eax, 228 (clock_gettime)
-	0x0f, 0x05, // syscall
-	0x85, 0xff, // test edi, edi
-	0x75, 0x07, // jnz over the next
-	0x48, 0x81, 0x2e, 0x80, 0x51, 0x01, 0x00, // sub qword [rsi], 86400
-	0xc3, // ret
+// gettime is clock_gettime(2) for amd64, with that many seconds more for CLOCK_REALTIME.
+func gettime(seconds int32) []byte {
+	return append(binary.LittleEndian.AppendUint32([]byte{
+		0xb8, 0xe4, 0, 0, 0, // mov eax, 228 (clock_gettime)
+		0x0f, 0x05, // syscall
+		0x85, 0xff, // test edi, edi
+		0x75, 0x07, // jnz over the next
+		0x48, 0x81, 0x06, // add qword [rsi], seconds
+	}, uint32(seconds)), 0xc3) // ret
 }
 
 // setBack sets the clock back by a day for one running process.
-func setBack(pid int) (*patchedClock, error) {
+func setBack(pid int) (*patchedClock, error) { return setClock(pid, -24*time.Hour) }
+
+// setClock sets the clock of one running process.
+func setClock(pid int, by time.Duration) (*patchedClock, error) {
+	code := gettime(int32(by / time.Second))
 	if runtime.GOARCH != "amd64" {
 		return nil, errors.New("set a clock back: this is written for amd64")
 	}
@@ -68,9 +74,9 @@ func setBack(pid int) (*patchedClock, error) {
 		return nil, fmt.Errorf("read the vDSO: %w", err)
 	}
 	for _, s := range symbols {
-		if s.Name == "__vdso_clock_gettime" && s.Size >= uint64(len(dayBack)) {
-			c := &patchedClock{pid: pid, at: base + int64(s.Value), was: bytes.Clone(image[s.Value:][:len(dayBack)])}
-			return c, c.write(dayBack)
+		if s.Name == "__vdso_clock_gettime" && s.Size >= uint64(len(code)) {
+			c := &patchedClock{pid: pid, at: base + int64(s.Value), was: bytes.Clone(image[s.Value:][:len(code)])}
+			return c, c.write(code)
 		}
 	}
 	return nil, errors.New("the vDSO has no clock_gettime that is large enough")

@@ -58,6 +58,7 @@ type Node struct {
 	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
 	Debug      string // keys of the config's debug section
 	Env        []string
+	Wrap       []string // a command before the agent's own
 	Proc       *lab.Process
 	bin        string
 }
@@ -262,6 +263,7 @@ func (n *Node) Start() error {
 	if n.Run != "" {
 		args = withRun(n.Run, args...)
 	}
+	args = append(slices.Clone(n.Wrap), args...)
 	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: args})
 	n.Proc = p
 	return err
