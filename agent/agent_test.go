@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -567,4 +569,100 @@ func TestContainerInterface(t *testing.T) {
 	for name, want := range map[string]bool{"docker0": true, "br-0123456789ab": true, "podman1": true, "veth12": true, "eth0": false, "br0": false, "bond0.7": false} {
 		require.Equal(t, want, containerInterface(name), name)
 	}
+}
+
+// What could not be set up is told by kind; what nothing needs is a note. Where nothing is known
+// to stand between host and peers there are none, and routes lead into the tunnel all
+// the same.
+func TestHalfApplied(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	fails := func(f ...netns.Failure) {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		w.host.err = nil
+		if len(f) > 0 {
+			w.host.err = netns.Failures(f)
+		}
+	}
+	harmless := netns.Failure{Kind: netns.Sysctls, Err: errors.New("set sysctl x=1: nothing needs it"), Harmless: true}
+	fails(harmless)
+	ack := h.give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
+	require.Empty(t, ack.Errors)
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	condition := func() (c protocol.Condition) {
+		for _, c = range w.agent.board.List() {
+			if c.Name == condRoutes {
+				break
+			}
+		}
+		return c
+	}
+	require.True(t, condition().OK)
+	require.Equal(t, "sysctls: set sysctl x=1: nothing needs it", condition().Note)
+
+	fails(harmless, netns.Failure{Kind: netns.Routes, Err: errors.New("set route a: no")}, netns.Failure{Kind: netns.Routes, Err: errors.New("set route b: no")},
+		netns.Failure{Kind: netns.Other, Err: errors.New("open DOCKER-USER: no")})
+	ack = h.give(testNetmap(2, testPeer(3, "10.3.0.0/24")))
+	require.Equal(t, []string{"routes: set route a: no, set route b: no", "other: open DOCKER-USER: no"}, ack.Errors)
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	require.Equal(t, "set up the host's network: routes: set route a: no, set route b: no; set up the host's network: other: open DOCKER-USER: no", condition().Cause)
+
+	wall := netns.Failure{Kind: netns.Nftables, Err: fmt.Errorf("list nftables tables: no such program; %w", netns.ErrNoWalls)}
+	fails(wall)
+	ack = h.give(testNetmap(3, testPeer(3, "10.3.0.0/24"), testPeer(4, "10.4.0.0/24")))
+	require.Len(t, ack.Errors, 1)
+	require.Empty(t, w.tunnel.peerNumbers())
+	require.True(t, w.host.routed("10.4.0.0/24"), "closed: the route is there")
+	w.stop()
+	w.start()
+	require.Empty(t, w.tunnel.peerNumbers(), "not for a moment")
+	fails()
+	w.agent.reapply(context.Background())
+	require.Len(t, w.tunnel.peerNumbers(), 2)
+	require.True(t, condition().OK)
+	require.Empty(t, condition().Note)
+}
+
+// A repair that does not work is tried for ever and told as what it is: no other program is
+// blamed.
+func TestRepairDoesNotWork(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	var there atomic.Bool
+	there.Store(true)
+	w.host.mu.Lock()
+	w.host.drifts = func() []netns.Drift {
+		if !there.Load() {
+			return nil
+		}
+		return []netns.Drift{{Kind: netns.Link, Subject: "link", Missing: []string{"ip link set cw0 mtu 1420"}}}
+	}
+	w.host.err = netns.Failures{{Kind: netns.Link, Err: errors.New("set link cw0 mtu 1420: invalid argument")}}
+	w.host.mu.Unlock()
+	w.host.watch <- []netns.Change{{Kind: netns.Link, At: time.Now(), By: "ip (process 7)"}}
+	cause := func() string {
+		for _, c := range w.agent.board.List() {
+			if c.Name == condRepair {
+				return c.Cause
+			}
+		}
+		return ""
+	}
+	mends := func() int {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		return len(w.host.mended)
+	}
+	w.eventually(func() bool { return mends() > 3 }, "it is tried again")
+	require.Equal(t, "link: it cannot be put back: link: set link cw0 mtu 1420: invalid argument", cause())
+	w.host.mu.Lock()
+	w.host.err = nil
+	w.host.mu.Unlock()
+	w.eventually(func() bool {
+		there.Store(mends() < 5)
+		return cause() == ""
+	}, "and works once it can")
 }
