@@ -49,6 +49,8 @@ type repairs struct {
 	right    map[netns.Kind]time.Time // when a kind was last seen as planned
 	episodes map[string]*episode      // by subject
 
+	mending bool // with applyMu
+
 	silentMu sync.Mutex // after all others
 	silent   []silent
 }
@@ -68,9 +70,9 @@ func (r *repairs) isSilent(k netns.Kind) bool {
 	return slices.ContainsFunc(r.silent, func(s silent) bool { return s.Kind == k })
 }
 
-// noteMended takes what was mended on the way. It may be called with applyMu.
+// noteMended takes what was mended on the way. Called with applyMu.
 func (r *repairs) noteMended(l []netns.Drift) {
-	if len(l) == 0 {
+	if len(l) == 0 || r.mending {
 		return
 	}
 	now := time.Now()
@@ -491,7 +493,10 @@ func (r *repairs) mend(ctx context.Context, l []netns.Drift) error {
 		return r.a.host.Mend(ctx, l)
 	}
 	// Another device, or another name while somebody else's link has ours: another plan.
-	if ack := r.a.apply(ctx); len(ack.Errors) > 0 {
+	r.mending = true // what is put right on the way is known
+	ack := r.a.apply(ctx)
+	r.mending = false
+	if len(ack.Errors) > 0 {
 		return errors.New(strings.Join(ack.Errors, "; "))
 	}
 	return nil

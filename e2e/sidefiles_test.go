@@ -1,14 +1,13 @@
 package e2e
 
 import (
-	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -25,7 +24,8 @@ var once = []string{"port.json", "incidents.json", "inventory.jsonl"}
 // damage damages a file, or the one that might have been there.
 func damage(t *testing.T, kind, path string) {
 	t.Helper()
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+	if st, err := os.Lstat(path); err != nil || !st.Mode().IsRegular() || st.Size() < 10 || st.Size() > 1<<20 { // of the damage before
+		require.NoError(t, os.RemoveAll(path))
 		require.NoError(t, os.WriteFile(path, []byte("{\"v\": 1}\n"), 0o600))
 	}
 	durabletest.Damages[kind](t, path)
@@ -119,4 +119,30 @@ func TestDamagedFiles(t *testing.T) {
 	left, err := os.ReadDir(n.StateDir) // which this join has not made
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// The hub's file of what is known live, and its note of the last backup: damaged in every way,
+// the hub starts and learns anew.
+func TestDamagedFilesOfHub(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 1)
+	joinSmall(t, s, nodes, 1)
+	require.NoError(t, s.WaitReady(step(t), "n1"))
+	for _, kind := range slices.Sorted(maps.Keys(durabletest.Damages)) {
+		require.NoError(t, s.Hub.Proc.Stop(step(t)))
+		for _, name := range []string{"live.json", "backup.time"} {
+			damage(t, kind, filepath.Join(s.Hub.Dir, name))
+		}
+		require.NoError(t, s.StartHub(step(t)))
+		_, err := os.Lstat(durable.Bad(filepath.Join(s.Hub.Dir, "live.json")))
+		require.NoError(t, err, kind)
+		ctx := within(t, 20*time.Second)
+		s.CLI(ctx, "doctor") // which reads the note, and has findings
+		require.NoError(t, ctx.Err(), kind)
+	}
+	require.NoError(t, s.WaitReady(step(t), "n1"))
+	require.NoError(t, s.Hub.Proc.Stop(step(t)))
+	st, err := os.Lstat(filepath.Join(s.Hub.Dir, "live.json"))
+	require.NoError(t, err)
+	require.True(t, st.Mode().IsRegular())
 }

@@ -359,9 +359,7 @@ func (s *Store) Pins() (map[protocol.NodeNumber]Pin, error) {
 	if err := s.load(s.side(pinsFile), &p, nil); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if p == nil {
-		p = map[protocol.NodeNumber]Pin{}
-	}
+	delete(p, 0) // a checksum that an older version wrote back
 	return p, nil
 }
 
