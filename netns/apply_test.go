@@ -326,7 +326,14 @@ func TestForeignRoutes(t *testing.T) {
 	require.NoError(t, h.Apply(context.Background(), p))
 	got, err := h.ForeignRoutes(context.Background(), p.Config)
 	require.NoError(t, err)
-	require.Equal(t, prefixes("10.1.0.0/16", "172.20.0.0/16", "172.21.0.0/16", "192.0.2.0/24", "fd10:1::/64"), got)
+	addr := netip.MustParseAddr
+	require.Equal(t, []Foreign{
+		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Link: "pods", Src: addr("10.1.0.1"), Direct: true},
+		{Prefix: netip.MustParsePrefix("172.20.0.0/16"), Link: "eth0", Via: addr("192.0.2.9")},
+		{Prefix: netip.MustParsePrefix("172.21.0.0/16")}, // another table's
+		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Link: "eth0", Src: addr("192.0.2.2"), Direct: true},
+		{Prefix: netip.MustParsePrefix("fd10:1::/64"), Link: "pods", Direct: true},
+	}, got)
 }
 
 // What others do to the plan's things is told, found by subject, and mended, and nothing
