@@ -139,7 +139,8 @@ type doubleHost struct {
 	applies int
 	mtus    map[netip.Prefix]int // of an earlier run's routes
 	err     error
-	foreign []netip.Prefix
+	foreign []netns.Foreign
+	ranges  []netip.Prefix // of an earlier run
 	blocked string
 	watch   chan []netns.Change
 	drifts  func() []netns.Drift // nil: none
@@ -155,10 +156,16 @@ func (d *doubleHost) Apply(_ context.Context, p netns.Plan) error {
 func (d *doubleHost) Found(context.Context, netns.Config) ([]string, error) {
 	return []string{"ip link set cw0 up", "ip route add 203.0.113.0/24 dev cw0"}, nil
 }
-func (d *doubleHost) ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error) {
+func (d *doubleHost) ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.foreign, nil
+}
+func (d *doubleHost) Gateways(context.Context, netns.Config) ([]netip.Addr, error) { return nil, nil }
+func (d *doubleHost) Ranges(context.Context, netns.Config) ([]netip.Prefix, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ranges, nil
 }
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()

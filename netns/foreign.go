@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -89,6 +90,34 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 		out = append(out, f.Foreign)
 	}
 	slices.SortFunc(out, func(a, b Foreign) int { return a.Prefix.Compare(b.Prefix) })
+	return out, nil
+}
+
+// Gateways are those of the host's default routes in its main table.
+func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, v6 := range families() {
+		rs, err := retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range rs {
+			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) {
+				continue
+			}
+			ways := []net.IP{r.Gw}
+			for _, n := range r.MultiPath {
+				ways = append(ways, n.Gw)
+			}
+			for _, w := range ways {
+				if a, ok := netip.AddrFromSlice(w); ok {
+					out = append(out, a.Unmap())
+				}
+			}
+		}
+	}
 	return out, nil
 }
 
