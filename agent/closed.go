@@ -205,7 +205,7 @@ func (a *Agent) tellClosed() {
 		if n := len(closed) - len(l); n > 0 {
 			l = append(l, fmt.Sprintf("and %d more", n))
 		}
-		note = fmt.Sprintf("closed, as no peer has them any more: %s; on this host 'causeway-agent release %s' lets one go to the host's own routes", strings.Join(l, ", "), closed[0].Prefix)
+		note = fmt.Sprintf("'causeway-agent release %s' on this host lets go what no peer has any more and is held closed: %s", closed[0].Prefix, strings.Join(l, ", "))
 	}
 	a.board.SetNote(condHeld, note)
 
@@ -215,7 +215,7 @@ func (a *Agent) tellClosed() {
 	}
 	note = ""
 	if len(l) > 0 {
-		note = "these stay outside the tunnel, as this host relies on them, though a range of another site has them: " + strings.Join(l, ", ") + "; accept: that names the range exactly takes them in"
+		note = "outside the tunnel, as this host relies on them, unless accept: names exactly the range that has them: " + strings.Join(l, ", ")
 	}
 	for _, r := range refused {
 		if r.Peer == a.id.Number && r.Prefix != "" {
