@@ -13,7 +13,7 @@ func (e *examination) notes(n api.Node) {
 		switch {
 		case !c.OK || c.Note == "":
 		case c.Name == "held":
-			e.find(api.SeverityWarning, "range-held", n.Name, time.Time{}, "on "+n.Name+": causeway-agent status", "%s", c.Note)
+			e.find(api.SeverityInfo, "range-held", n.Name, time.Time{}, "on "+n.Name+": causeway-agent status", "%s", c.Note)
 		case c.Name == "local":
 			e.find(api.SeverityInfo, "range-excepted", n.Name, time.Time{}, "on "+n.Name+": causeway-agent status", "%s", c.Note)
 		}

@@ -73,7 +73,7 @@ func TestEachFinding(t *testing.T) {
 		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},
-		{"warning", "range-held", "a", "on a: causeway-agent status", a(func(n *api.Node) {
+		{"info", "range-held", "a", "on a: causeway-agent status", a(func(n *api.Node) {
 			n.Conditions = []protocol.Condition{{Name: "held", OK: true, Note: "'causeway-agent release 10.9.0.0/16' …"}, {Name: "local", OK: true}}
 		})},
 		{"info", "range-excepted", "a", "on a: causeway-agent status", a(func(n *api.Node) {
