@@ -60,7 +60,7 @@ func asking(n *smallNode) string { return n.Pod.V4[:strings.LastIndexByte(n.Pod.
 func (w *watched) send(addrs ...string) {
 	for i, from := range []*lab.Host{w.n.Host, w.n.Pod.Host} {
 		for j, a := range addrs {
-			p, err := from.Start(lab.Program{Name: fmt.Sprintf("send%d-%d", i, j), Args: []string{"sh", "-c", "while :; do ping -nqi0.05 -c100 -W1 " + a + " >/dev/null 2>&1; sleep 0.05; done"}}) // ping ends at once where the kernel says that nobody is there
+			p, err := from.Start(lab.Program{Name: fmt.Sprintf("send%d-%d", i, j), Args: []string{"sh", "-c", "trap 'kill $!; wait; exit 0' TERM; while :; do ping -nqi0.05 -c100 -W1 " + a + " >/dev/null 2>&1 & wait $!; sleep 0.05; done"}}) // ping ends at once where the kernel says that nobody is there
 			require.NoError(w.t, err)
 			w.senders = append(w.senders, p)
 		}
@@ -69,7 +69,7 @@ func (w *watched) send(addrs ...string) {
 
 func (w *watched) stop() {
 	for _, p := range w.senders {
-		p.Kill()
+		require.NoError(w.t, p.Stop(step(w.t)))
 	}
 	w.senders = nil
 }
