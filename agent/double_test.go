@@ -232,6 +232,7 @@ type world struct {
 	fetch   func(context.Context, string) (protocol.SignedHubList, error) // nil: no hub answers
 	now     func() time.Time
 	set     func(*config.Config)
+	real    Host // in the place of host; nil: host
 
 	agent  *Agent
 	cancel context.CancelFunc
@@ -287,7 +288,11 @@ func (w *world) start() {
 	lookup := func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1")}, nil
 	}
-	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, w.host, dial, lookup)
+	var host Host = w.host
+	if w.real != nil {
+		host = w.real
+	}
+	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
 	require.NoError(w.t, err)
 	w.agent.fetchList = func(ctx context.Context, at string) (protocol.SignedHubList, error) {
 		if w.fetch == nil {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -335,4 +336,122 @@ func told(t *testing.T, s *System, n *smallNode) {
 		}
 		return fmt.Errorf("doctor: %+v", c.Findings)
 	}))
+}
+
+// An approval draws nothing to another site that a host uses itself: its resolver stays
+// where it is though the range has it, and every view says so, until accept: names the
+// range. A resolver of the other site, set once the range was there, is reached there.
+func TestOwnResolverStays(t *testing.T) {
+	t.Parallel()
+	const resolver, range2 = "10.2.9.53", "10.2.0.0/16"
+	s, nodes := newSmall(t, 2)
+	n, n2 := nodes[0], nodes[1]
+	// The site's resolver is behind the default gateway.
+	s.Hub.Host.Sh("ip addr add " + resolver + "/32 dev lo; ip route add 10.1.1.0/24 via " + n.LAN)
+	n.Host.Sh("ip route replace default via " + HubAddr)
+	var err error
+	n.Node, err = s.Enroll(step(t), NodeSpec{Name: "n1", Site: "s1", Host: n.Host, TokenRoutes: PodRoutes(1, 1)})
+	require.NoError(t, err)
+	n.Resolv = filepath.Join(n.Host.Dir(), "resolv.conf")
+	use := func(addr string) {
+		require.NoError(t, os.WriteFile(n.Resolv, []byte("nameserver "+addr+"\n"), 0o644))
+	}
+	use(resolver)
+	require.NoError(t, n.Start())
+	n2.Node, err = s.Join(step(t), NodeSpec{Name: "n2", Site: "s2", Host: n2.Host, Routes: []string{range2}})
+	require.NoError(t, err)
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	require.NoError(t, Ping(step(t), n.Host, resolver))
+	require.NoError(t, Ping(step(t), n.Pod.Host, resolver))
+
+	// What is asked from now on is counted at the gateway.
+	seen, err := s.Hub.Host.Capture("eth0", "icmp and dst host "+resolver)
+	require.NoError(t, err)
+	require.NoError(t, s.Approve(step(t), "n2", range2))
+	require.NoError(t, n.Installed(step(t), range2))
+	require.NoError(t, Ping(step(t), n.Host, n2.Pod.V4), "the rest of the range is the other site's")
+	for _, from := range []*lab.Host{n.Host, n.Pod.Host} {
+		for range 3 {
+			require.NoError(t, PingOnce(step(t), from, resolver), from.Name)
+		}
+	}
+	require.NoError(t, seen.Stop())
+	require.Equal(t, 6, strings.Count(s.Hub.Host.Sh("tcpdump -nr "+seen.File+" 2>/dev/null"), "echo request"), "each packet went where it went before")
+
+	out, err := n.Agent(step(t), "status")
+	require.NoError(t, err)
+	require.Contains(t, out, resolver+" (resolver of /etc/resolv.conf) stays outside the tunnel; accept: that names its range exactly takes it in")
+	out, err = n.Host.Run(step(t), s.Bin.Agent, "doctor", "--state-dir", n.StateDir, "--config", n.Config)
+	if err != nil {
+		out = failed(t, err).Stdout
+	}
+	require.Regexp(t, `warn +outside the tunnel +10\.2\.9\.53 \(resolver of /etc/resolv\.conf\)`, out)
+	require.NoError(t, Wait(t, func() error {
+		var c api.Checkup
+		if err := s.Ask(step(t), &c, "doctor"); err != nil {
+			return err
+		}
+		for _, f := range c.Findings {
+			if f.Check == "range-excepted" && f.Where == "n1" && strings.Contains(f.Summary, resolver) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", c.Findings)
+	}))
+	by := func() string { return n.Host.Sh("ip route get " + resolver) }
+	again := func() {
+		require.NoError(t, n.Proc.Stop(step(t)))
+		require.NoError(t, n.Start())
+		require.NoError(t, s.WaitReady(step(t), "n1"))
+	}
+	again()
+	require.Contains(t, by(), "via "+HubAddr, "after a restart")
+	// The operator wants it in the tunnel.
+	require.NoError(t, n.Configure(nil, []string{range2, "10.0.0.0/8"}))
+	n.Proc.Signal(syscall.SIGHUP)
+	require.NoError(t, Wait(t, func() error {
+		if out := by(); !strings.Contains(out, "dev cw0") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	}))
+	// A resolver at the other site, set when its range was there already.
+	require.NoError(t, n.Configure(nil, nil))
+	use(n2.Pod.V4)
+	again()
+	require.Contains(t, n.Host.Sh("ip route get "+n2.Pod.V4), "dev cw0")
+	require.NoError(t, Ping(step(t), n.Pod.Host, n2.Pod.V4))
+}
+
+// A node that announces by mistake what another site has does not lose its way there.
+func TestAnnouncingWhatOneHasNot(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 2)
+	joinSmall(t, s, nodes, 1)
+	joinSmall(t, s, nodes, 2)
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	n, n2 := nodes[0], nodes[1]
+	w := watchClear(t, s, n, n2.Pod.V4, n2.Pod.V6)
+	w.open(n2.Pod.V4)
+	held, err := s.Hold(step(t), n.Pod.Host, startServer(t, s, n2.Pod))
+	require.NoError(t, err)
+	require.NoError(t, n.Configure(PodRoutes(2, 1), nil))
+	n.Proc.Signal(syscall.SIGHUP)
+	for _, r := range PodRoutes(2, 1) {
+		require.NoError(t, s.WaitRoute(step(t), "n1", netip.MustParsePrefix(r)))
+		w.open(n2.Pod.V4) // while it is pending
+		_, err := s.CLI(step(t), "route", "reject", "n1", r)
+		require.NoError(t, err)
+	}
+	w.open(n2.Pod.V4)
+	w.open(n2.Pod.V6)
+	n.Proc.Kill()
+	require.NoError(t, n.Start())
+	require.NoError(t, s.WaitReady(step(t), "n1"))
+	w.open(n2.Pod.V4)
+	w.open(n2.Pod.V6)
+	_, _, err = held.End(step(t))
+	require.NoError(t, err)
+	w.stop()
+	w.none()
 }

@@ -57,6 +57,7 @@ type Node struct {
 	Proxy      string // of the config
 	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
 	Debug      string // keys of the config's debug section
+	Resolv     string // the agent's own /etc/resolv.conf; empty: the machine's
 	Env        []string
 	Proc       *lab.Process
 	bin        string
@@ -261,6 +262,9 @@ func (n *Node) Start() error {
 	args := []string{n.bin, "run", "--config", n.Config, "--state-dir", n.StateDir, "--debug-socket", n.Socket}
 	if n.Run != "" {
 		args = withRun(n.Run, args...)
+	}
+	if n.Resolv != "" {
+		args = append([]string{"unshare", "-m", "sh", "-ec", `mount --bind "$0" /etc/resolv.conf; exec "$@"`, n.Resolv}, args...)
 	}
 	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: args})
 	n.Proc = p

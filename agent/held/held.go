@@ -155,31 +155,26 @@ func (b Book) Follow(routes, own, letGo []netip.Prefix, now time.Time) Book {
 	return next
 }
 
-// tidy leaves out what lies in another one, and puts neighbours together where there
-// are very many. Since when is the earliest of what was put together.
+// tidy puts ranges together where there are very many: neighbours, and what lies in
+// another one. Since when is the earliest of what was put together.
 func tidy(l []Range) []Range {
+	if len(l) <= mergeAbove {
+		return l
+	}
 	prefixes := Book{Ranges: l}.Prefixes()
-	if len(l) > mergeAbove {
-		var b netipx.IPSetBuilder
-		for _, p := range prefixes {
-			b.AddPrefix(p)
-		}
-		if set, err := b.IPSet(); err == nil {
-			prefixes = set.Prefixes()
-		}
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	if set, err := b.IPSet(); err == nil {
+		prefixes = set.Prefixes()
 	}
 	c := NewCover(prefixes)
 	out := map[netip.Prefix]Range{}
 	for _, r := range l {
-		for wide, ok := c.Of(r.Prefix); ok; {
-			up, more := wider(c, wide)
-			if !more {
-				if o, there := out[wide]; !there || r.Closed.Before(o.Closed) {
-					out[wide] = Range{Prefix: wide, Closed: r.Closed}
-				}
-				break
-			}
-			wide = up
+		wide, _ := c.Of(r.Prefix)
+		if o, there := out[wide]; !there || r.Closed.Before(o.Closed) {
+			out[wide] = Range{Prefix: wide, Closed: r.Closed}
 		}
 	}
 	merged := make([]Range, 0, len(out))
@@ -187,14 +182,6 @@ func tidy(l []Range) []Range {
 		merged = append(merged, r)
 	}
 	return merged
-}
-
-// wider is the next longer one that has p.
-func wider(c *Cover, p netip.Prefix) (netip.Prefix, bool) {
-	if p.Bits() == 0 {
-		return netip.Prefix{}, false
-	}
-	return c.Of(netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked())
 }
 
 // spanList are the runs of addresses of some prefixes, sorted and apart.
@@ -230,6 +217,7 @@ func (b Book) Release(p netip.Prefix) (Book, []Range, error) {
 	var out []Range
 	next := Book{Exceptions: b.Exceptions}
 	var around []string
+	live := false
 	for _, r := range b.Ranges {
 		in := p.Bits() <= r.Prefix.Bits() && p.Contains(r.Prefix.Addr())
 		switch {
@@ -238,19 +226,17 @@ func (b Book) Release(p netip.Prefix) (Book, []Range, error) {
 			continue
 		case !in && r.Prefix.Overlaps(p) && !r.Closed.IsZero():
 			around = append(around, r.Prefix.String())
-		case r.Prefix.Overlaps(p) && r.Closed.IsZero() && len(around) == 0:
-			around = append(around, "")
+		case r.Prefix.Overlaps(p):
+			live = true
 		}
 		next.Ranges = append(next.Ranges, r)
 	}
-	if len(out) > 0 {
-		return next, out, nil
-	}
-	wide := slices.DeleteFunc(around, func(s string) bool { return s == "" })
 	switch {
-	case len(wide) > 0:
-		return b, nil, fmt.Errorf("%s is a part of %s, which is held closed as a whole; release that", p, strings.Join(wide, ", "))
 	case len(around) > 0:
+		return b, nil, fmt.Errorf("%s is a part of %s, which is held closed as a whole; release that", p, strings.Join(around, ", "))
+	case len(out) > 0:
+		return next, out, nil
+	case live:
 		return b, nil, fmt.Errorf("%s: %w: a peer has it now; see 'causeway-agent netmap'", p, ErrNotClosed)
 	}
 	return b, nil, fmt.Errorf("%s: %w; see 'causeway-agent status'", p, ErrNotClosed)

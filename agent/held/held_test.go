@@ -54,7 +54,7 @@ func TestFollow(t *testing.T) {
 		"a part of it lives": {
 			{routes: pfx("10.1.0.0/16"), want: []string{"10.1.0.0/16"}},
 			{routes: pfx("10.1.2.0/24"), want: []string{"10.1.0.0/16 closed 1", "10.1.2.0/24"}},
-			{want: []string{"10.1.0.0/16 closed 1"}},
+			{want: []string{"10.1.0.0/16 closed 1", "10.1.2.0/24 closed 2"}},
 		},
 		"its halves live": {
 			{routes: pfx("10.1.0.0/16"), want: []string{"10.1.0.0/16"}},
@@ -68,6 +68,10 @@ func TestFollow(t *testing.T) {
 		"let go by the config": {
 			{routes: pfx("10.1.0.0/24", "10.2.0.0/24"), letGo: pfx("10.1.0.0/16"), want: []string{"10.1.0.0/24", "10.2.0.0/24"}},
 			{letGo: pfx("10.1.0.0/16"), want: []string{"10.2.0.0/24 closed 1"}},
+		},
+		"one in another, both gone": {
+			{routes: pfx("10.0.0.0/8", "10.3.0.0/16"), want: []string{"10.0.0.0/8", "10.3.0.0/16"}},
+			{want: []string{"10.0.0.0/8 closed 1", "10.3.0.0/16 closed 1"}},
 		},
 		"IPv6": {
 			{routes: pfx("fd10:1::/64", "10.1.0.0/24"), want: []string{"10.1.0.0/24", "fd10:1::/64"}},
@@ -167,6 +171,13 @@ func TestRelease(t *testing.T) {
 		require.Empty(t, out)
 		require.True(t, same.Equal(b))
 	}
+	nested := Book{}.Follow(pfx("10.0.0.0/8", "10.3.0.0/16"), nil, nil, t0).Follow(nil, nil, nil, t0)
+	_, _, err := nested.Release(netip.MustParsePrefix("10.3.0.0/16"))
+	require.ErrorContains(t, err, "10.3.0.0/16 is a part of 10.0.0.0/8")
+	nested, out, err := nested.Release(netip.MustParsePrefix("10.0.0.0/8"))
+	require.NoError(t, err)
+	require.Len(t, out, 2)
+	require.Empty(t, nested.Ranges)
 	next, out, err := b.Release(netip.MustParsePrefix("10.2.0.0/15"))
 	require.NoError(t, err)
 	require.Len(t, out, 3)
