@@ -84,7 +84,10 @@ func (a *Agent) bound(ctx context.Context, in *netmapcheck.Input) {
 	if a.bookNew {
 		// An agent without such a list routed these: nothing of it is new, and what the
 		// host relies on goes where it went.
-		a.book, a.bookNew = a.book.Close(netmapcheck.Check(*in).Routes, a.now()), false
+		b := a.book.Close(netmapcheck.Check(*in).Routes, a.now())
+		a.mu.Lock()
+		a.book, a.bookNew = b, false
+		a.mu.Unlock()
 	}
 	in.Kept = a.book.Except(a.needed(ctx))
 	in.Bound = &netmapcheck.Bound{Routed: held.NewCover(a.book.Prefixes()), Room: a.book.Room()}
@@ -117,8 +120,9 @@ func (a *Agent) close(c *netns.Config, in netmapcheck.Input, res netmapcheck.Res
 	own := slices.DeleteFunc(slices.Clone(res.Local), func(p netip.Prefix) bool { return slices.Contains(res.Bare, p) })
 	next, apart := a.book, []held.Exception(nil)
 	if known {
-		next = a.book.Follow(res.Routes, own, set.release, a.now()).Remember(in.Kept)
+		next = a.book.Follow(res.Routes, own, set.release, a.now())
 		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: foreign, Kept: in.Kept})
+		next = next.Remember(apart)
 	} else {
 		a.mu.Lock()
 		c.Except, apart = a.plan.Except, a.apart
@@ -145,8 +149,12 @@ func (a *Agent) keepBook(next held.Book) error {
 	if !changed || left || len(next.Ranges) == 0 && len(before.Ranges) == 0 {
 		return nil
 	}
+	known := make(map[held.Range]bool, len(before.Ranges))
+	for _, r := range before.Ranges {
+		known[r] = true
+	}
 	for _, r := range next.Closed() {
-		if !slices.ContainsFunc(before.Ranges, func(o held.Range) bool { return o == r }) {
+		if !known[r] {
 			a.log.Warn().Str("prefix", r.Prefix.String()).Msg("no peer has this range any more: it is held closed until one has, or 'causeway-agent release' lets it go")
 		}
 	}

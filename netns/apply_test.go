@@ -322,7 +322,7 @@ func TestRoutingFailsClosed(t *testing.T) {
 
 func TestForeignRoutes(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
-	sh(t, "ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")
+	sh(t, "ip route add 0.0.0.0/1 dev eth0; ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")
 	require.NoError(t, h.Apply(context.Background(), p))
 	got, err := h.ForeignRoutes(context.Background(), p.Config)
 	require.NoError(t, err)
