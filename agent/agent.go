@@ -32,6 +32,7 @@ import (
 	"causeway/agent/control"
 	"causeway/agent/debug"
 	"causeway/agent/health"
+	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
 	"causeway/agent/netmapcheck"
@@ -82,7 +83,9 @@ type Tunnel interface {
 type Host interface {
 	Apply(context.Context, netns.Plan) error
 	Found(context.Context, netns.Config) ([]string, error)
-	ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error)
+	ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error)
+	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
+	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
@@ -108,6 +111,8 @@ const (
 	condKeys     = "keys"
 	condRepair   = "repair"
 	condClock    = "clock"
+	condHeld     = "held"
+	condLocal    = "local"
 )
 
 // Agent is a running or startable agent.
@@ -148,6 +153,10 @@ type Agent struct {
 	carried map[protocol.NodeNumber]carried
 	rates   map[protocol.NodeNumber][2]uint64
 
+	// Of apply, with applyMu.
+	bookNew    bool // there was none at the start: what the stored netmap routes was so before
+	bookStored bool // it is on disk
+
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
@@ -160,6 +169,8 @@ type Agent struct {
 	gone       gone
 	pinsLost   error // what the pins were is not known: no peer's key is believed
 	result     netmapcheck.Result
+	book       held.Book        // changed with applyMu alone
+	apart      []held.Exception // of the last apply
 	plan       netns.Plan
 	errs       []string // of the last apply
 	expired    bool
@@ -244,11 +255,11 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock})
-	a.board.Set(condState, "")
-	a.board.Set(condKeys, "")
-	a.board.Set(condRepair, "")
-	a.board.Set(condClock, "")
+		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock},
+		health.Spec{Name: condHeld}, health.Spec{Name: condLocal})
+	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal} {
+		a.board.Set(c, "")
+	}
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
@@ -262,7 +273,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }
@@ -319,6 +330,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		}
 		a.recallMTUs(ctx)
+		a.recallRanges(ctx)
 		a.reapply(ctx)
 		if ctx.Err() != nil {
 			return nil

@@ -28,7 +28,9 @@ import (
 	"causeway/protocol"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("causeway/netns/lab.register.func1.1")) // it waits for signals
+}
 
 func TestWithoutHub(t *testing.T) {
 	w := newWorld(t)
@@ -108,7 +110,7 @@ func TestNetmapFlow(t *testing.T) {
 	require.Len(t, ack.Errors, 1)
 	require.False(t, w.agent.board.OK(condRoutes))
 	w.host.mu.Lock()
-	w.host.err, w.host.foreign = nil, []netip.Prefix{netip.MustParsePrefix("10.3.0.0/16")}
+	w.host.err, w.host.foreign = nil, []netns.Foreign{{Prefix: netip.MustParsePrefix("10.3.0.0/16"), Link: "eth0", Via: netip.MustParseAddr("192.0.2.1")}}
 	w.host.mu.Unlock()
 	w.host.watch <- []netns.Change{{Kind: netns.Other, At: time.Now()}}
 	ack = protocol.NetmapAck{}
@@ -518,7 +520,7 @@ func TestFirewallCondition(t *testing.T) {
 
 func TestAcceptFromConfig(t *testing.T) {
 	w := newWorld(t)
-	w.host.foreign = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
+	w.host.foreign = []netns.Foreign{{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Link: "docker0", Direct: true}}
 	w.set = func(c *config.Config) {
 		c.Accept = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 		c.Named = c.Accept

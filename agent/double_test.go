@@ -141,7 +141,8 @@ type doubleHost struct {
 	applies int
 	mtus    map[netip.Prefix]int // of an earlier run's routes
 	err     error
-	foreign []netip.Prefix
+	foreign []netns.Foreign
+	ranges  []netip.Prefix // of an earlier run
 	blocked string
 	watch   chan []netns.Change
 	drifts  func() []netns.Drift // nil: none
@@ -157,10 +158,16 @@ func (d *doubleHost) Apply(_ context.Context, p netns.Plan) error {
 func (d *doubleHost) Found(context.Context, netns.Config) ([]string, error) {
 	return []string{"ip link set cw0 up", "ip route add 203.0.113.0/24 dev cw0"}, nil
 }
-func (d *doubleHost) ForeignRoutes(context.Context, netns.Config) ([]netip.Prefix, error) {
+func (d *doubleHost) ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.foreign, nil
+}
+func (d *doubleHost) Gateways(context.Context, netns.Config) ([]netip.Addr, error) { return nil, nil }
+func (d *doubleHost) Ranges(context.Context, netns.Config) ([]netip.Prefix, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ranges, nil
 }
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
@@ -228,6 +235,7 @@ type world struct {
 	now     func() time.Time
 	booted  func() clock.Boot
 	set     func(*config.Config)
+	real    Host // in the place of host; nil: host
 
 	agent  *Agent
 	cancel context.CancelFunc
@@ -283,7 +291,11 @@ func (w *world) start() {
 	lookup := func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1")}, nil
 	}
-	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, w.host, dial, lookup)
+	var host Host = w.host
+	if w.real != nil {
+		host = w.real
+	}
+	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
 	require.NoError(w.t, err)
 	w.agent.fetchList = func(ctx context.Context, at string) (protocol.SignedHubList, error) {
 		if w.fetch == nil {

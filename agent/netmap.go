@@ -28,10 +28,12 @@ const (
 	confirmEvery = 10 * time.Minute
 )
 
-// load reads the last netmap and the pins. A netmap that does not read is none.
+// load reads the last netmap, the pins and the book of what is held. A netmap that does not read is none.
 func (a *Agent) load() {
 	a.loadPins()
+	a.loadBook()
 	held, err := a.cfg.Store.Netmap()
+	a.bookNew = a.bookNew && held != nil
 	if err != nil {
 		a.log.Error().Err(err).Msg("the stored netmap does not read, waiting for a hub's")
 		return
@@ -241,15 +243,17 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) 
 // the tunnel, where nobody takes the packets, and not to the host's default
 // route. Called with applyMu.
 func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
+	a.learnGrant()
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	set := a.live.Load()
 	a.mu.Lock()
-	in := netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs,
-		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
+	in := netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs, Announced: set.routes,
+		Accept: set.accept, Named: set.named, Foreign: foreignPrefixes(foreign), Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
 	revoked := false
 	if a.held != nil {
 		in.Netmap, revoked = a.held.Netmap, a.held.Revoked
 	}
+	in.Granted = a.id.Granted
 	held, expired := a.held != nil, a.expiredLocked()
 	last, pinsLost := a.result, a.pinsLost != nil
 	a.mu.Unlock()
@@ -260,6 +264,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 			ack.Errors = append(ack.Errors, err.Error())
 		}
 	}
+	a.bound(ctx, &in)
 	res := netmapcheck.Check(in)
 	closed := revoked || expired || pinsLost || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0
 	if closed {
@@ -291,8 +296,13 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	} else {
 		setPeers(res.Peers)
 	}
+	c := a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers)
+	next, apart := a.close(&c, in, res, foreign, foreignErr == nil)
+	if err := a.keepBook(next); err != nil {
+		fail(err)
+	}
 	var harmless netns.Failures
-	plan, err := netns.NewPlan(a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers))
+	plan, err := netns.NewPlan(c)
 	if err == nil {
 		err = a.host.Apply(ctx, plan)
 		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || ctx.Err() == nil)
@@ -335,9 +345,10 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	if res.Pins != nil && !pinsLost {
 		a.pins = res.Pins
 	}
-	a.result, a.plan, a.errs, a.expired = res, plan, ack.Errors, expired
+	a.result, a.plan, a.errs, a.expired, a.apart = res, plan, ack.Errors, expired, apart
 	pins := a.pins
 	a.mu.Unlock()
+	a.tellClosed()
 	if pinsChanged {
 		if err := a.cfg.Store.SavePins(pins); err != nil {
 			fail(err)

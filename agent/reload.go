@@ -18,13 +18,13 @@ var errReloaded = errors.New("the configuration was reloaded")
 // live are the settings that change while the agent runs. What it points to is
 // never changed.
 type live struct {
-	routes, accept, named []netip.Prefix
-	labels                map[string]string
-	upgrade               config.Upgrade
+	routes, accept, named, release []netip.Prefix
+	labels                         map[string]string
+	upgrade                        config.Upgrade
 }
 
 func liveOf(c config.Config) *live {
-	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, labels: c.Labels, upgrade: c.Upgrade}
+	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, release: c.Release, labels: c.Labels, upgrade: c.Upgrade}
 }
 
 // Reload takes what a running agent can take of c, and says of the rest that

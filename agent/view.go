@@ -55,6 +55,15 @@ func (a *Agent) debugStatus() debug.Status {
 	}
 	a.mu.Lock()
 	s.Peers = len(a.result.Peers)
+	s.Held, s.Apart, s.Local = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}
+	for _, x := range a.apart {
+		s.Apart = append(s.Apart, debug.Apart(x))
+	}
+	for _, x := range a.plan.Except {
+		if x.Link != "" {
+			s.Local = append(s.Local, x.Prefix)
+		}
+	}
 	a.mu.Unlock()
 	return s
 }

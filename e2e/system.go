@@ -57,6 +57,7 @@ type Node struct {
 	Proxy      string // of the config
 	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
 	Debug      string // keys of the config's debug section
+	Resolv     string // the agent's own /etc/resolv.conf; empty: the machine's
 	Env        []string
 	Wrap       []string // a command before the agent's own
 	Proc       *lab.Process
@@ -264,6 +265,9 @@ func (n *Node) Start() error {
 		args = withRun(n.Run, args...)
 	}
 	args = append(slices.Clone(n.Wrap), args...)
+	if n.Resolv != "" {
+		args = append([]string{"unshare", "-m", "sh", "-ec", `mount --bind "$0" /etc/resolv.conf; exec "$@"`, n.Resolv}, args...)
+	}
 	p, err := n.Host.Start(lab.Program{Name: "agent-" + n.Name, Dir: "/", Env: n.Env, Args: args})
 	n.Proc = p
 	return err

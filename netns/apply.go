@@ -148,10 +148,10 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		if wants(Addresses) {
 			applyAddrs(link, p, &f)
 		}
-		look(Routes)
-		if wants(Routes) {
-			applyRoutes(link, p, &f)
-		}
+	}
+	look(Routes)
+	if wants(Routes) {
+		applyRoutes(link, p, &f)
 	}
 	look(Rules)
 	if wants(Rules) {

@@ -54,11 +54,19 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			continue
 		}
 		want := p.lines(k)
+		if k == Routes {
+			now, err := h.standing(ctx, p)
+			if err != nil {
+				return out, err
+			}
+			want = now.lines(k)
+		}
 		have, err := h.found(ctx, link, p.Config, k)
 		if err != nil {
 			return out, err
 		}
 		d := differs(k, want, have)
+		d.Extra = less(d.Extra, p.lines(k)) // a copy that outlives what it is one of
 		if d = h.tried(d); !d.some() {
 			continue
 		}
@@ -97,7 +105,11 @@ func (h *Host) tried(d Drift) Drift {
 
 // less is a without what is in b.
 func less(a, b []string) []string {
-	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+	there := make(map[string]bool, len(b))
+	for _, s := range b {
+		there[s] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return there[s] })
 }
 
 // Mend puts the subjects of drifts back as the last applied plan has them, and

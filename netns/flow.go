@@ -42,7 +42,9 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 	errs = append(errs, err)
 	found, err := h.Found(ctx, p.Config)
 	errs = append(errs, err)
-	for _, l := range p.Lines() {
+	now, standErr := h.standing(ctx, p)
+	errs = append(errs, standErr)
+	for _, l := range now.Lines() {
 		if err == nil && !slices.Contains(found, l) {
 			e.Missing = append(e.Missing, l)
 		}

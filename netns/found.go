@@ -106,7 +106,7 @@ func (h *Host) RouteMTUs(_ context.Context, c Config) (map[netip.Prefix]int, err
 			return nil, err
 		}
 		for _, n := range rs {
-			if r, ok := toRoute(n, func(int) string { return "" }); ok && !r.throw && r.mtu > 0 {
+			if r, ok := toRoute(n, func(int) string { return "" }); ok && r.mtu > 0 {
 				out[r.prefix] = r.mtu
 			}
 		}

@@ -32,6 +32,15 @@ type Config struct {
 	Overlay   []netip.Addr   // the node's overlay addresses
 	Routes    []netip.Prefix // what is routed into the tunnel, the overlay ranges included
 	Local     []netip.Prefix // what the node itself announces: pods and LANs behind it
+	// Bare are those of Local that the host has no route of its own to: they are
+	// not thrown back to it, as its default route would take them.
+	Bare []netip.Prefix
+	// Held are closed where no other route of the table leads: what was ever routed
+	// into the tunnel, those of Routes among them, so that nothing of it takes the
+	// default route when a route, or the device, goes away.
+	Held []netip.Prefix
+	// Except stay the host's own though a route into the tunnel, or Held, has them.
+	Except []Exception
 	// MTUs are those of single routes, by their masked prefix; from MinMTU on.
 	// Where IPv6 does not allow one so small, the route has 1280 and TCP alone
 	// is kept below by its MSS.
@@ -77,7 +86,8 @@ type Host struct {
 	undone []Drift
 	left   []string
 
-	watched atomic.Pointer[Config] // last's, for events that come while mu is held
+	watched atomic.Pointer[Config]       // last's, for events that come while mu is held
+	links   atomic.Pointer[map[int]bool] // those that the host's own routes lead to, by index
 }
 
 // NewHost opens nothing.

@@ -61,6 +61,12 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Local, err = normal("local prefix", c.Local); err != nil {
 		return Plan{}, err
 	}
+	if p.Held, err = normal("held prefix", c.Held); err != nil {
+		return Plan{}, err
+	}
+	if p.Except, err = normalExceptions(c.Except); err != nil {
+		return Plan{}, err
+	}
 	return p, nil
 }
 
@@ -99,7 +105,7 @@ func CheckPrefix(p netip.Prefix) error {
 		return fmt.Errorf("%s is an IPv4 prefix written as IPv6", p)
 	case p.Bits() == 0:
 		return fmt.Errorf("%s is a default route, which the tunnel never takes", p)
-	case p.Bits() < 3:
+	case p.Bits() < leastBits:
 		return fmt.Errorf("%s is nearly a default route, which the tunnel never takes", p)
 	}
 	for _, n := range never {
@@ -115,6 +121,8 @@ func (p Plan) without6() Plan {
 	is6 := func(x netip.Prefix) bool { return x.Addr().Is6() }
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), is6)
 	p.Local = slices.DeleteFunc(slices.Clone(p.Local), is6)
+	p.Held = slices.DeleteFunc(slices.Clone(p.Held), is6)
+	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
 	return p
 }
@@ -130,38 +138,6 @@ func (p Plan) src(v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// route is one entry of our table: into the tunnel, or a throw, which sends
-// the lookup on to the host's own tables.
-type route struct {
-	prefix netip.Prefix
-	throw  bool
-	src    netip.Addr
-	mtu    int
-	dev    string
-}
-
-// routes are the entries of our table. What lies behind the node itself must
-// not be caught by a wider prefix of another node: our rule comes before
-// main, so that a throw route hands these back to main.
-func (p Plan) routes() []route {
-	var out []route
-	for _, x := range p.Local {
-		out = append(out, route{prefix: x, throw: true})
-	}
-	for _, x := range p.Routes {
-		if slices.Contains(p.Local, x) {
-			continue // ours as well: another node of the same group
-		}
-		mtu := p.mtu(x)
-		if x.Addr().Is6() {
-			mtu = max(mtu, ipv6MTU)
-		}
-		out = append(out, route{prefix: x, src: p.src(x.Addr().Is6()), mtu: mtu, dev: p.Interface})
-	}
-	slices.SortStableFunc(out, func(a, b route) int { return a.prefix.Compare(b.prefix) })
-	return out
-}
-
 // mtu is what the path behind a route carries.
 func (p Plan) mtu(x netip.Prefix) int {
 	if m, ok := p.MTUs[x]; ok {
@@ -173,7 +149,7 @@ func (p Plan) mtu(x netip.Prefix) int {
 // has reports whether the plan has anything of a family.
 func (p Plan) has(v6 bool) bool {
 	is := func(x netip.Prefix) bool { return x.Addr().Is6() == v6 }
-	return p.src(v6).IsValid() || slices.ContainsFunc(p.Routes, is) || slices.ContainsFunc(p.Local, is)
+	return p.src(v6).IsValid() || slices.ContainsFunc(p.Routes, is) || slices.ContainsFunc(p.Local, is) || slices.ContainsFunc(p.Held, is)
 }
 
 // sysctl is one kernel setting by its dotted name; an interface name in it is
@@ -302,21 +278,6 @@ func addrLine(dev string, p netip.Prefix) string {
 		return fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, dev)
 	}
 	return fmt.Sprintf("ip -4 addr add %s dev %s", p, dev)
-}
-
-func (r route) line(table int) string {
-	f := family(r.prefix.Addr().Is6())
-	if r.throw {
-		return fmt.Sprintf("ip %s route add throw %s proto %d table %d", f, r.prefix, RouteProtocol, table)
-	}
-	s := fmt.Sprintf("ip %s route add %s dev %s proto %d", f, r.prefix, r.dev, RouteProtocol)
-	if r.src.IsValid() {
-		s += " src " + r.src.String()
-	}
-	if r.mtu > 0 {
-		s += fmt.Sprintf(" mtu %d", r.mtu)
-	}
-	return s + fmt.Sprintf(" table %d", table)
 }
 
 func ruleLine(v6 bool, mark uint32, table, pref int) string {

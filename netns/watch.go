@@ -329,6 +329,9 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 		if index || c.Interface != "" && bytes.Contains(data, []byte(c.Interface+"\x00")) {
 			return Link
 		}
+		if h.routesEnd(typ, data) {
+			return Other
+		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if c.Interface == "" {
 			return ""
@@ -340,6 +343,17 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 		}
 	}
 	return ""
+}
+
+// routesEnd reports whether a link goes that routes of the host's own lead to: IPv4
+// tells of none of them.
+func (h *Host) routesEnd(typ uint16, data []byte) bool {
+	// struct ifinfomsg: family, pad, type, index, flags, …
+	links := h.links.Load()
+	if links == nil || len(data) < unix.SizeofIfInfomsg || !(*links)[int(binary.NativeEndian.Uint32(data[4:]))] {
+		return false
+	}
+	return typ == unix.RTM_DELLINK || binary.NativeEndian.Uint32(data[8:])&unix.IFF_UP == 0
 }
 
 // routeTable is the table of a route message, 0 if it is none.

@@ -44,6 +44,9 @@ type JoinAnswer struct {
 	Site    string         `json:"site,omitempty"`
 	Overlay []netip.Addr   `json:"overlay,omitempty"`
 	HubList *SignedHubList `json:"hub_list,omitempty"`
+	// Routes are those of the token, approved: what the agent takes for its own by the
+	// hub's word, for good. nil: the hub is older and does not say.
+	Routes []netip.Prefix `json:"routes,omitzero"`
 }
 
 // Refusal says that a join was refused. Whatever it is about the token, the

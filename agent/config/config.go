@@ -38,13 +38,15 @@ const (
 
 // Config is the checked configuration.
 type Config struct {
-	Routes []netip.Prefix    // what the node announces
-	Accept []netip.Prefix    // what it lets the hub route into the tunnel
-	Named  []netip.Prefix    // Accept as the file names it; nil where it is the default
-	Labels map[string]string // for inventory and policies
-	Tunnel Tunnel
-	Proxy  *url.URL // HTTP proxy to the hub's HTTPS port; nil: none
-	Debug  Debug
+	Routes []netip.Prefix // what the node announces
+	Accept []netip.Prefix // what it lets the hub route into the tunnel
+	Named  []netip.Prefix // Accept as the file names it; nil where it is the default
+	// Release are ranges that are not held closed where no peer has them any more.
+	Release []netip.Prefix
+	Labels  map[string]string // for inventory and policies
+	Tunnel  Tunnel
+	Proxy   *url.URL // HTTP proxy to the hub's HTTPS port; nil: none
+	Debug   Debug
 	// Inventory says where container runtimes are.
 	Inventory inventory.Config
 	Upgrade   Upgrade
@@ -103,10 +105,11 @@ func DefaultAccept() []netip.Prefix {
 // file is the configuration as it is written. Pointers and nil tell absent
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
-	Routes []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its site's range or its token covers it"`
-	Accept *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
-	Labels map[string]string `yaml:"labels" doc:"for inventory and policies"`
-	Tunnel struct {
+	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its site's range or its token covers it"`
+	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
+	Release []string          `yaml:"release" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
+	Labels  map[string]string `yaml:"labels" doc:"for inventory and policies"`
+	Tunnel  struct {
 		Interface  *string `yaml:"interface" doc:"name of the tunnel device (default: cw0)"`
 		ListenPort *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
 		MTU        *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
@@ -135,7 +138,7 @@ type file struct {
 }
 
 // reloadable are the keys that a running agent takes on SIGHUP.
-var reloadable = []string{"routes", "accept", "labels", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
+var reloadable = []string{"routes", "accept", "release", "labels", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
 
 // NeedsRestart names the keys that differ between c and n and that only a new
 // start takes.
@@ -215,8 +218,8 @@ func Parse(name string, b []byte) (Config, error) {
 		name string
 		in   []string
 		out  *[]netip.Prefix
-	}{{"routes", f.Routes, &c.Routes}, {"accept", deref(f.Accept), &c.Accept}} {
-		if l.name == "accept" && f.Accept == nil {
+	}{{"routes", f.Routes, &c.Routes}, {"accept", deref(f.Accept), &c.Accept}, {"release", f.Release, &c.Release}} {
+		if l.name == "accept" && f.Accept == nil || l.name == "release" && f.Release == nil {
 			continue
 		}
 		*l.out = []netip.Prefix{}

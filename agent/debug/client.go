@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -47,6 +49,11 @@ func (c *Client) Leave(ctx context.Context) (r LeaveResult, err error) {
 // Repair asks the agent to put back what is not as planned, also what it has given up.
 func (c *Client) Repair(ctx context.Context) (r RepairResult, err error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/repair", &r)
+}
+
+// Release asks the agent to let closed ranges go.
+func (c *Client) Release(ctx context.Context, p netip.Prefix) (r ReleaseResult, err error) {
+	return r, c.do(ctx, http.MethodPost, "/v1/release?prefix="+url.QueryEscape(p.String()), &r)
 }
 
 // RotateKey asks the agent for a new WireGuard key.

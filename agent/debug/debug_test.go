@@ -54,6 +54,9 @@ func testServer() *Server {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
 		},
 		Leave: func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		Release: func(_ context.Context, p netip.Prefix) (ReleaseResult, error) {
+			return ReleaseResult{Released: []HeldRange{{Prefix: p}}}, nil
+		},
 		Repair: func(context.Context) RepairResult {
 			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
 		},

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -163,6 +164,19 @@ func (s *Server) Local() http.Handler {
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
 	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
+	m.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
+		p, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
+		if err != nil || p != p.Masked() {
+			fail(w, http.StatusBadRequest, "prefix is none, such as 10.2.0.0/16")
+			return
+		}
+		res, err := s.cfg.Release(r.Context(), p)
+		if err != nil {
+			fail(w, http.StatusNotFound, err.Error())
+			return
+		}
+		reply(w, http.StatusOK, res)
+	})
 	m.HandleFunc("GET /v1/logs", s.logs)
 	m.HandleFunc("GET /v1/capture", s.capture(true))
 	s.measurements(m, false)

@@ -37,6 +37,8 @@ type Config struct {
 	// RotateKey makes a new WireGuard key and waits a little until a hub took it.
 	RotateKey func(ctx context.Context, overlap time.Duration) RotateResult
 	Repair    func(context.Context) RepairResult
+	// Release lets closed ranges go; its error says what is not closed.
+	Release   func(context.Context, netip.Prefix) (ReleaseResult, error)
 	Incidents func() []protocol.Incident // newest first
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
 	Logs      *Logs     // nil: the log cannot be followed
@@ -52,6 +54,25 @@ type RepairResult struct {
 	Mended  []string `json:"mended"`
 	Stopped []string `json:"stopped"` // still given up
 	Error   string   `json:"error,omitempty"`
+}
+
+// ReleaseResult is which closed ranges were let go.
+type ReleaseResult struct {
+	Released []HeldRange `json:"released"`
+	Error    string      `json:"error,omitempty"` // they are, and the host's routes could not be changed yet
+}
+
+// HeldRange is a range that was routed into the tunnel and that no peer has now:
+// packets to it are answered as unreachable.
+type HeldRange struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Since  time.Time    `json:"since"`
+}
+
+// Apart is an address that stays outside the tunnel though a range has it.
+type Apart struct {
+	Addr netip.Addr `json:"addr"`
+	What string     `json:"what"` // the host relies on it as
 }
 
 // RotateResult is how a rotation stands. Key is the new public key.
@@ -84,6 +105,9 @@ type Status struct {
 	Netmap     protocol.NetmapVersion `json:"netmap"`
 	Peers      int                    `json:"peers"`
 	Routes     []netip.Prefix         `json:"routes"` // announced
+	Held       []HeldRange            `json:"held"`   // closed
+	Apart      []Apart                `json:"apart"`  // outside the tunnel
+	Local      []netip.Prefix         `json:"local"`  // networks of the host's own inside ranges of the tunnel
 	Candidates []netip.AddrPort       `json:"candidates"`
 	OK         bool                   `json:"ok"`
 	Conditions []protocol.Condition   `json:"conditions"`

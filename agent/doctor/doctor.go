@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -41,6 +42,7 @@ type Config struct {
 	Identity  *identity.Identity // nil: the host has not joined
 	Routes    []netip.Prefix     // that the node's config announces
 	Peers     []netip.Prefix     // routes of other nodes in the stored netmap
+	Held      held.Book          // what was routed into the tunnel, of the state directory
 	Overlay   []netip.Prefix     // overlay ranges; nil: the defaults
 	Version   string             // of this program where it is the package's; empty: it is not
 	Proxy     func(*http.Request) (*url.URL, error)
@@ -54,6 +56,7 @@ func Run(ctx context.Context, c Config) []Check {
 	var out []Check
 	out = append(out, host(ctx, c)...)
 	out = append(out, network(ctx, c)...)
+	out = append(out, closed(c)...)
 	out = append(out, hubs(ctx, c)...)
 	for i := range out { // what others sent, or called their interfaces
 		for _, s := range []*string{&out[i].What, &out[i].Why, &out[i].Do} {

@@ -160,10 +160,10 @@ func (c claim) String() string {
 
 // overlaps holds what the host uses to what the tunnel needs.
 func overlaps(c Config, taken []claim) (out []Check) {
-	within := func(ranges []netip.Prefix) (l []string) {
+	within := func(ranges []netip.Prefix, counts func(r, t netip.Prefix) bool) (l []string) {
 		for _, t := range taken {
 			for _, r := range ranges {
-				if r.Overlaps(t.prefix) && !slices.Contains(l, t.String()) {
+				if r.Overlaps(t.prefix) && counts(r, t.prefix) && !slices.Contains(l, t.String()) {
 					l = append(l, t.String())
 				}
 			}
@@ -171,7 +171,9 @@ func overlaps(c Config, taken []claim) (out []Check) {
 		slices.Sort(l)
 		return l
 	}
-	if l := within(c.Overlay); len(l) > 0 {
+	any := func(netip.Prefix, netip.Prefix) bool { return true }
+	inside := func(r, t netip.Prefix) bool { return t.Bits() > r.Bits() }
+	if l := within(c.Overlay, any); len(l) > 0 {
 		out = append(out, Check{Name: "overlay range", Status: Fail, What: few(l), Why: "the host uses addresses of the overlay, which every node has its own of: " + joined(c.Overlay), Do: "take that address or route away, or run the hub with another --overlay"})
 	}
 	var others []netip.Prefix
@@ -180,8 +182,11 @@ func overlaps(c Config, taken []claim) (out []Check) {
 			others = append(others, p)
 		}
 	}
-	if l := within(others); len(l) > 0 {
+	if l := within(others, func(r, t netip.Prefix) bool { return !inside(r, t) }); len(l) > 0 {
 		out = append(out, Check{Name: "other sites' ranges", Status: Warn, What: few(l), Why: "another node announces what the host reaches by itself: the agent refuses that route unless its config accepts it by name", Do: "give one of the two another range, or name it in accept: of the agent's config"})
+	}
+	if l := within(others, inside); len(l) > 0 {
+		out = append(out, Check{Name: "local networks", Status: Warn, What: few(l), Why: "they lie inside another site's range: this host keeps them local, and does not reach that part of the site", Do: "give one of the two another range, if they are to reach each other"})
 	}
 	if len(out) == 0 {
 		out = append(out, Check{Name: "ranges", Status: OK, What: "nothing on the host overlaps the overlay or other sites' ranges"})

@@ -33,6 +33,7 @@ const (
 	portFile      = "port.json"
 	inventoryFile = "inventory.jsonl"
 	incidentFile  = "incidents.json"
+	heldFile      = "held.json"
 )
 
 // maxFile bounds what is read back: the largest is a netmap.
@@ -62,6 +63,8 @@ type Identity struct {
 	OldUntil time.Time
 	Pin      protocol.Pin
 	HubList  protocol.SignedHubList
+	// Granted are the routes that came with the token of the join; nil: not known yet.
+	Granted []netip.Prefix
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
@@ -110,6 +113,7 @@ type fileIdentity struct {
 	Old          *fileOld               `json:"old,omitempty"`
 	Pin          []byte                 `json:"pin"`
 	HubList      protocol.SignedHubList `json:"hub_list"`
+	Granted      []netip.Prefix         `json:"granted,omitzero"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
 }
 
@@ -265,7 +269,7 @@ func (s *Store) identity(load func(durable.Side, any, func() error) error) (id I
 }
 
 func (f fileIdentity) identity() (id Identity, err error) {
-	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
+	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, Granted: f.Granted, MadeDir: f.MadeDir}
 	if f.Version != fileVersion {
 		return Identity{}, fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
 	}
@@ -311,7 +315,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir,
+		Pin: id.Pin[:], HubList: id.HubList, Granted: id.Granted, MadeDir: id.MadeDir,
 	})
 }
 
@@ -396,6 +400,13 @@ func (s *Store) InventoryFile() string { return filepath.Join(s.dir, inventoryFi
 // IncidentFile is where incidents are kept.
 func (s *Store) IncidentFile() string { return filepath.Join(s.dir, incidentFile) }
 
+// HeldFile is where the ranges are kept that were ever routed into the tunnel. They stay
+// when another identity takes this one's place.
+func (s *Store) HeldFile() string { return HeldFile(s.dir) }
+
+// HeldFile is Store.HeldFile of a state directory.
+func HeldFile(dir string) string { return filepath.Join(dir, heldFile) }
+
 // RemoveNetmap forgets netmap, pins, incidents and the inventory that waits: they belong to another
 // identity.
 func (s *Store) RemoveNetmap() error {
@@ -405,7 +416,7 @@ func (s *Store) RemoveNetmap() error {
 // RemoveAll takes away every file of the store, and the directory if it is
 // empty then and dir is true.
 func (s *Store) RemoveAll(dir bool) error {
-	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile), os.RemoveAll(filepath.Join(s.dir, SpoolDir)))
+	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile), s.remove(heldFile), s.remove(heldFile+".copy"), os.RemoveAll(filepath.Join(s.dir, SpoolDir)))
 	if dir {
 		if e := os.Remove(s.dir); e != nil && !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
 			err = errors.Join(err, fmt.Errorf("remove state directory: %w", e))

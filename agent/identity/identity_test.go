@@ -80,6 +80,21 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o700), st.Mode().Perm())
 
+	for granted, shown := range map[string][]netip.Prefix{"": nil, `"granted": []`: {}, `"granted": [`: {netip.MustParsePrefix("10.1.0.0/24")}} {
+		want.Granted = shown
+		require.NoError(t, s.SaveIdentity(want))
+		b, err := os.ReadFile(filepath.Join(dir, identityFile))
+		require.NoError(t, err)
+		require.Contains(t, string(b), granted)
+		require.Equal(t, shown != nil, strings.Contains(string(b), "granted"))
+		got, err := s.Identity()
+		require.NoError(t, err)
+		require.Equal(t, want, got, "nil, which is not known, differs from none")
+	}
+	for _, f := range []string{s.HeldFile(), s.HeldFile() + ".copy"} {
+		require.NoError(t, os.WriteFile(f, nil, 0o600))
+	}
+
 	require.NoError(t, s.SavePort(51999))
 	port, err := s.Port()
 	require.NoError(t, err)

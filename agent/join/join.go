@@ -346,7 +346,16 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 	if why := netmapcheck.Overlay(list.Overlay, a.Number, a.Overlay); why != "" {
 		return bad("%s", why)
 	}
+	if len(a.Routes) > protocol.MaxNodeRoutes {
+		return bad("it has %d routes", len(a.Routes))
+	}
+	for _, r := range a.Routes {
+		if !r.IsValid() || r != r.Masked() {
+			return bad("a route is no prefix")
+		}
+	}
 	return identity.Identity{
+		Granted: a.Routes,
 		KeyMade: time.Now().UTC(),
 		Number:  a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
 		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey, KeyEpoch: protocol.FirstKeyEpoch,

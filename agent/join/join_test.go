@@ -141,14 +141,17 @@ func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
 func TestJoin(t *testing.T) {
 	h, s := newHub(t), store(t)
+	h.answer = func(a *protocol.JoinAnswer) { a.Routes = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")} }
 	id, err := Join(context.Background(), s, Config{Token: h.token, Name: "web-1", Version: "test", Proxy: noProxy})
 	require.NoError(t, err)
 	require.Equal(t, protocol.NodeNumber(9), id.Number)
 	require.Equal(t, "web-1", id.Name)
 	require.True(t, id.MadeDir)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}, id.Granted)
 	got, err := s.Identity()
 	require.NoError(t, err)
 	require.Equal(t, id.WireGuardKey.Public(), got.WireGuardKey.Public())
+	require.Equal(t, id.Granted, got.Granted)
 	require.Equal(t, []string{"identity.json", "identity.json.copy"}, files(t, s))
 	require.Equal(t, []protocol.WireGuardPublicKey{id.WireGuardKey.Public()}, h.keys)
 	require.Equal(t, id.IdentityKey.Public(), h.requests[0].IdentityKey)
@@ -158,13 +161,17 @@ func TestJoin(t *testing.T) {
 	require.ErrorIs(t, err, ErrAlreadyJoined)
 	require.Len(t, h.requests, 1)
 
-	// With Replace it takes the identity's place, with new keys.
+	// With Replace it takes the identity's place, with new keys. What is held closed is the
+	// host's, and stays.
 	require.NoError(t, s.SaveNetmap(identity.StoredNetmap{}))
+	require.NoError(t, os.WriteFile(s.HeldFile(), nil, 0o600))
+	h.answer = nil // an older hub does not tell the token's routes
 	id2, err := Join(context.Background(), s, Config{Token: h.token, Name: "web-1", Replace: true, Proxy: noProxy})
 	require.NoError(t, err)
 	require.NotEqual(t, id.WireGuardKey, id2.WireGuardKey)
 	require.True(t, h.requests[1].Replace)
-	require.Equal(t, []string{"identity.json", "identity.json.copy"}, files(t, s))
+	require.Nil(t, id2.Granted)
+	require.Equal(t, []string{"held.json", "identity.json", "identity.json.copy"}, files(t, s))
 }
 
 // The answer to the first request is lost: the retry with the same token uses
@@ -263,6 +270,12 @@ func TestRefusals(t *testing.T) {
 		{"number out of range", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) { a.Number = 1 << 24 }
 		}, "no node number", true},
+		{"bad route", func(h *hub) {
+			h.answer = func(a *protocol.JoinAnswer) { a.Routes = []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")} }
+		}, "a route is no prefix", true},
+		{"very many routes", func(h *hub) {
+			h.answer = func(a *protocol.JoinAnswer) { a.Routes = make([]netip.Prefix, protocol.MaxNodeRoutes+1) }
+		}, "it has 257 routes", true},
 		{"bad site", func(h *hub) {
 			h.answer = func(a *protocol.JoinAnswer) { a.Site = "../x" }
 		}, "no DNS label", true},

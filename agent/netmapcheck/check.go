@@ -14,6 +14,7 @@ import (
 
 	"go4.org/netipx"
 
+	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -25,10 +26,17 @@ type Input struct {
 	SelfKeys []protocol.WireGuardPublicKey // several while one is rotated
 	Hubs     protocol.HubList
 	Accept   []netip.Prefix // ranges that the hub may route into the tunnel
-	Named    []netip.Prefix // of these the ones that an operator wrote: they may cover Foreign ones
-	Foreign  []netip.Prefix // the host's own non-default routes
-	Pins     map[protocol.NodeNumber]identity.Pin
-	Gone     map[protocol.NodeNumber]bool // nodes that left or were revoked
+	Named    []netip.Prefix // of these the ones that an operator wrote: they may lie in Foreign ones
+	Foreign  []netip.Prefix // the host's own non-default routes, sorted
+	// Announced and Granted are what this node may have as its own, by its config and
+	// by the token of its join: the hub's word adds nothing to them.
+	Announced, Granted []netip.Prefix
+	// Kept are addresses that stay outside the tunnel, with what they are.
+	Kept []held.Exception
+	// Bound is what may be routed besides what was before; nil: anything.
+	Bound *Bound
+	Pins  map[protocol.NodeNumber]identity.Pin
+	Gone  map[protocol.NodeNumber]bool // nodes that left or were revoked
 	// Last are peers of an earlier Result: a statement that is the same as theirs
 	// needs no second look at its signature.
 	Last []protocol.Peer
@@ -36,11 +44,22 @@ type Input struct {
 	Features []string
 }
 
+// Bound bounds how much a hub may have routed.
+type Bound struct {
+	Routed *held.Cover // was before
+	Room   int         // how many more
+}
+
+// maxInside bounds how many of the host's own routes may lie in one range: each
+// becomes an exception.
+const maxInside = 1024
+
 // Result is what may be applied.
 type Result struct {
 	Peers   []protocol.Peer // with the prefixes that are accepted, sorted by number
 	Routes  []netip.Prefix  // of all Peers, without overlay addresses, sorted
 	Local   []netip.Prefix  // the node's own approved routes, sorted
+	Bare    []netip.Prefix  // of Local those that the host has no route of its own to
 	Refused []protocol.RefusedPart
 	// Pins are Input.Pins and what was learned.
 	Pins map[protocol.NodeNumber]identity.Pin
@@ -78,11 +97,10 @@ func Check(in Input) Result {
 		c.refuse(0, "", "this agent lacks "+missing+", which the netmap requires; install a newer version")
 		return c.Result
 	}
-	var b netipx.IPSetBuilder
-	for _, p := range in.Foreign {
-		b.AddPrefix(p)
+	c.foreign = held.NewCover(in.Foreign)
+	if in.Bound != nil {
+		c.room = in.Bound.Room
 	}
-	c.foreign, _ = b.IPSet()
 	c.signed = make(map[protocol.NodeNumber]*protocol.SignedNodeStatement, len(in.Last))
 	for i := range in.Last {
 		c.signed[in.Last[i].Number()] = &in.Last[i].Statement
@@ -118,7 +136,8 @@ func missingFeatures(in Input) string {
 type checker struct {
 	Input
 	Result
-	foreign  *netipx.IPSet
+	foreign  *held.Cover
+	room     int
 	prefixes map[netip.Prefix]protocol.NodeNumber
 	keys     map[protocol.WireGuardPublicKey]protocol.NodeNumber
 	signed   map[protocol.NodeNumber]*protocol.SignedNodeStatement // valid
@@ -228,6 +247,8 @@ func (c *checker) shape(r netip.Prefix) string {
 		return "it has host bits set"
 	case r.Bits() == 0:
 		return "it is a default route"
+	case r.Bits() < 3:
+		return "it is nearly a default route; it overlaps most there is"
 	}
 	for _, x := range reserved {
 		if x.prefix.Overlaps(r) {
@@ -253,14 +274,50 @@ func (c *checker) route(r netip.Prefix) string {
 	if !slices.ContainsFunc(c.Accept, func(a netip.Prefix) bool { return a.Bits() <= r.Bits() && a.Contains(r.Addr()) }) {
 		return "it is outside this host's accept ranges"
 	}
-	if c.foreign != nil && c.foreign.OverlapsPrefix(r) && !slices.Contains(c.Named, r) {
-		for _, f := range c.Foreign {
-			if f.Overlaps(r) {
-				return fmt.Sprintf("it overlaps this host's own route %s; name it exactly in accept: to allow it", f)
+	if why := c.ownGround(r); why != "" {
+		return why
+	}
+	if c.Bound != nil && !c.Bound.Routed.Has(r) {
+		if c.room <= 0 {
+			return "this host keeps as many ranges routed or closed as it can; 'causeway-agent release' lets closed ones go"
+		}
+		c.room--
+	}
+	return ""
+}
+
+// ownGround says why r is the host's own ground; "" if it is not, or if accept: names
+// it exactly. What the host has of its own inside r is an exception and no reason.
+func (c *checker) ownGround(r netip.Prefix) string {
+	if slices.Contains(c.Named, r) {
+		return ""
+	}
+	if f, ok := c.foreign.Of(r); ok {
+		return fmt.Sprintf("it overlaps this host's own route %s; name it exactly in accept: to allow it", f)
+	}
+	if n := inside(c.Foreign, r); n > maxInside {
+		return fmt.Sprintf("%d of this host's own routes lie in it; name it exactly in accept: to allow it", n)
+	}
+	if r.IsSingleIP() {
+		for _, k := range c.Kept {
+			if k.Addr == r.Addr() {
+				return fmt.Sprintf("it is what this host relies on (%s); name it exactly in accept: to allow it", k.What)
 			}
 		}
 	}
 	return ""
+}
+
+// inside counts those of sorted prefixes that lie in r.
+func inside(sorted []netip.Prefix, r netip.Prefix) int {
+	from, _ := slices.BinarySearchFunc(sorted, r.Addr(), func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	to, _ := slices.BinarySearchFunc(sorted, netipx.PrefixLastIP(r).Next(), func(p netip.Prefix, a netip.Addr) int {
+		if !a.IsValid() {
+			return -1 // r ends where its family does
+		}
+		return p.Addr().Compare(a)
+	})
+	return max(0, to-from)
 }
 
 // maxSources bounds the work that all Sources of a netmap may make.
@@ -306,7 +363,19 @@ func (c *checker) local() {
 			c.refuse(c.Self, r.Prefix.String(), why)
 			continue
 		}
+		if !slices.Contains(c.Announced, r.Prefix) && !slices.Contains(c.Granted, r.Prefix) {
+			c.refuse(c.Self, r.Prefix.String(), "this node neither announces it nor was given it by its token")
+			continue
+		}
 		c.Local = append(c.Local, r.Prefix)
+		if _, ok := c.foreign.Of(r.Prefix); ok {
+			continue
+		}
+		c.Bare = append(c.Bare, r.Prefix)
+		if i := slices.IndexFunc(c.Result.Routes, r.Prefix.Overlaps); i >= 0 {
+			c.refuse(c.Self, r.Prefix.String(), fmt.Sprintf("this node announces it, but has no route of its own to it, only its default route: packets go to %s of node %d; add a route to it on this host, or take it out of routes:",
+				c.Result.Routes[i], c.prefixes[c.Result.Routes[i]]))
+		}
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"causeway/agent/held"
 	"causeway/agent/identity"
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -37,7 +39,7 @@ func peer(n protocol.NodeNumber, routes ...string) protocol.Peer {
 
 func input(peers ...protocol.Peer) Input {
 	return Input{Netmap: protocol.Netmap{Peers: peers}, Self: 2, SelfKeys: []protocol.WireGuardPublicKey{{2, 7}}, Hubs: hubs(),
-		Accept: pfx("10.0.0.0/8", "192.168.0.0/16", "fc00::/7"), Named: pfx("192.168.0.0/16"), Foreign: pfx("192.168.1.0/24", "10.99.0.0/16")}
+		Accept: pfx("10.0.0.0/8", "192.168.0.0/16", "fc00::/7"), Named: pfx("192.168.0.0/16"), Foreign: pfx("10.99.0.0/16", "192.168.1.0/24")}
 }
 
 func resign(p protocol.Peer, k protocol.IdentityPrivateKey, f func(*protocol.NodeStatement)) protocol.Peer {
@@ -50,7 +52,10 @@ func resign(p protocol.Peer, k protocol.IdentityPrivateKey, f func(*protocol.Nod
 func TestRoutes(t *testing.T) {
 	for _, c := range []struct{ route, why string }{
 		{"10.1.0.0/24", ""},
-		{"10.0.0.0/8", "it overlaps this host's own route 10.99.0.0/16; name it exactly"},
+		{"10.0.0.0/8", ""}, // 10.99.0.0/16 inside stays the host's own
+		{"10.99.0.0/16", "it overlaps this host's own route 10.99.0.0/16; name it exactly"},
+		{"10.99.128.0/17", "it overlaps this host's own route 10.99.0.0/16; name it exactly"},
+		{"4000::/2", "nearly a default route"},
 		{"fd00:1::/64", ""},
 		{"0.0.0.0/0", "default route"},
 		{"::/0", "default route"},
@@ -226,10 +231,97 @@ func TestLocal(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("10.4.0.0/24"), State: protocol.RouteRejected},
 		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), State: protocol.RouteApproved},
 		{Prefix: netip.MustParsePrefix("198.18.0.0/24"), State: protocol.RouteApproved},
+		{Prefix: netip.MustParsePrefix("10.5.0.0/24"), State: protocol.RouteApproved}, // the hub's word alone
 	}
+	in.Announced, in.Granted = pfx("10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24"), pfx("10.1.0.0/24")
+	in.Foreign = pfx("10.1.0.0/16")
 	r := Check(in)
 	require.Equal(t, pfx("10.1.0.0/24", "10.2.0.0/24"), r.Local)
-	require.Len(t, r.Refused, 2)
+	require.Equal(t, pfx("10.2.0.0/24"), r.Bare, "the host has no route of its own to it")
+	require.Len(t, r.Refused, 3)
+	require.Contains(t, r.Refused[2].Reason, "neither announces it nor was given it")
+
+	// What another node has is not this one's by announcing it.
+	in.Netmap.Peers = []protocol.Peer{peer(3, "10.2.0.0/16")}
+	r = Check(in)
+	require.Equal(t, pfx("10.2.0.0/24"), r.Bare)
+	require.Len(t, r.Refused, 4)
+	require.Contains(t, r.Refused[0].Reason, "only its default route: packets go to 10.2.0.0/16 of node 3")
+}
+
+// A hub can have only so much routed; what was before stays.
+func TestBound(t *testing.T) {
+	in := input(peer(3, "10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24"))
+	in.Bound = &Bound{Routed: held.NewCover(pfx("10.3.0.0/24")), Room: 1}
+	r := Check(in)
+	require.Equal(t, pfx("10.1.0.0/24", "10.3.0.0/24"), r.Routes)
+	require.Len(t, r.Refused, 1)
+	require.Contains(t, r.Refused[0].Reason, "as many ranges routed or closed as it can")
+}
+
+// A range with very many of the host's own routes inside is refused, as each would
+// be an exception.
+func TestManyInside(t *testing.T) {
+	in := input(peer(3, "10.0.0.0/8"), peer(4, "10.128.0.0/9"), peer(5, "fc00::/8"))
+	in.Foreign = nil
+	for i := range maxInside + 1 {
+		in.Foreign = append(in.Foreign, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32))
+	}
+	r := Check(in)
+	require.Equal(t, pfx("10.128.0.0/9", "fc00::/8"), r.Routes)
+	require.Contains(t, r.Refused[0].Reason, "1025 of this host's own routes lie in it")
+	in.Foreign = in.Foreign[1:]
+	require.Equal(t, pfx("10.0.0.0/8", "10.128.0.0/9", "fc00::/8"), Check(in).Routes)
+	require.Equal(t, 1, inside(pfx("ffff:ffff::/32"), netip.MustParsePrefix("fc00::/6")), "to the end of the family")
+}
+
+func TestExceptions(t *testing.T) {
+	foreign := func(direct bool, l ...string) (out []netns.Foreign) {
+		for _, p := range pfx(l...) {
+			f := netns.Foreign{Prefix: p, Link: "br0", Direct: direct}
+			if !direct {
+				f.Link, f.Via = "eth0", netip.MustParseAddr("192.0.2.1")
+			}
+			out = append(out, f)
+		}
+		return out
+	}
+	keep := func(l ...string) (out []held.Exception) {
+		for _, a := range l {
+			out = append(out, held.Exception{Addr: netip.MustParseAddr(a), What: "resolver"})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		g    Ground
+		want []string
+	}{
+		"inside":                {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.5.0/24", "10.3.0.0/24")}, []string{"10.2.5.0/24 br0"}},
+		"inside, by a gateway":  {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Foreign: foreign(false, "10.2.5.0/24")}, []string{"10.2.5.0/24 eth0"}},
+		"inside what is closed": {Ground{Ranges: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.5.0/24")}, []string{"10.2.5.0/24 br0"}},
+		"inside, named itself":  {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Named: pfx("10.2.5.0/24"), Foreign: foreign(true, "10.2.5.0/24")}, nil},
+		"inside what is named":  {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Named: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.5.0/24")}, []string{"10.2.5.0/24 br0"}},
+		"the node's own, longer": {Ground{Ranges: pfx("10.0.0.0/8"), Routes: pfx("10.0.0.0/8"), Own: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.0.0/16", "10.2.5.0/24"),
+			Kept: keep("10.2.9.9")}, nil},
+		"a peer's inside the node's own": {Ground{Ranges: pfx("10.2.4.0/22"), Routes: pfx("10.2.4.0/22"), Own: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.0.0/16", "10.2.5.0/24")}, []string{"10.2.5.0/24 br0"}},
+		"as large, live by its name":     {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Named: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.0.0/16")}, nil},
+		"as large, closed by its name":   {Ground{Ranges: pfx("10.2.0.0/16"), Named: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.0.0/16", "10.0.0.0/8")}, nil},
+		"as large, it came later":        {Ground{Ranges: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.0.0/16")}, []string{"10.2.0.0/16 br0"}},
+		"larger, it came later":          {Ground{Ranges: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.0.0.0/8")}, []string{"10.2.0.0/16 br0"}},
+		"as large, by a gateway":         {Ground{Ranges: pfx("10.2.0.0/16"), Foreign: foreign(false, "10.2.0.0/16", "10.0.0.0/8")}, nil},
+		"kept":                           {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Kept: keep("10.2.0.53", "10.9.0.1")}, []string{"10.2.0.53/32 "}},
+		"kept, the range is named":       {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Named: pfx("10.2.0.0/16"), Kept: keep("10.2.0.53")}, nil},
+		"kept, inside a local network":   {Ground{Ranges: pfx("10.2.0.0/16"), Routes: pfx("10.2.0.0/16"), Foreign: foreign(true, "10.2.5.0/24"), Kept: keep("10.2.5.1")}, []string{"10.2.5.0/24 br0"}},
+		"nothing":                        {Ground{Foreign: foreign(true, "10.2.5.0/24"), Kept: keep("10.2.5.1")}, nil},
+	} {
+		all, apart := Exceptions(c.g)
+		var got []string
+		for _, x := range all {
+			got = append(got, x.Prefix.String()+" "+x.Link)
+		}
+		require.Equal(t, c.want, got, name)
+		require.Equal(t, name == "kept", len(apart) > 0, name)
+	}
 }
 
 func TestNewer(t *testing.T) {
@@ -307,7 +399,7 @@ func violation(in Input, r Result) string {
 				return fmt.Sprintf("%s is outside accept", x)
 			}
 			for _, f := range in.Foreign {
-				if f.Overlaps(x) && !slices.Contains(in.Named, x) {
+				if f.Overlaps(x) && f.Bits() <= x.Bits() && !slices.Contains(in.Named, x) {
 					return fmt.Sprintf("%s takes over %s", x, f)
 				}
 			}
@@ -319,6 +411,9 @@ func violation(in Input, r Result) string {
 	for _, x := range r.Local {
 		if x.Bits() == 0 || x != x.Masked() || slices.ContainsFunc(in.Hubs.Overlay, x.Overlaps) {
 			return fmt.Sprintf("took %s as its own", x)
+		}
+		if !slices.Contains(in.Announced, x) && !slices.Contains(in.Granted, x) {
+			return fmt.Sprintf("took %s as its own by the hub's word alone", x)
 		}
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/internal/hijack"
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -22,7 +23,11 @@ func TestForgedNetmaps(t *testing.T) {
 	for _, p := range victim.Prefixes() {
 		claims[p] = "another peer's"
 	}
-	accepted, batches, batch := 0, 0, []netip.Prefix{}
+	var foreign []netns.Foreign
+	for _, o := range own {
+		foreign = append(foreign, netns.Foreign{Prefix: o, Link: "pods", Direct: true})
+	}
+	accepted, around, batches, batch := 0, 0, 0, []netip.Prefix{}
 	try := func() {
 		attacker := peer(9)
 		attacker.Routes, batch, batches = batch, nil, batches+1
@@ -32,14 +37,22 @@ func TestForgedNetmaps(t *testing.T) {
 			}
 		}
 		in := input(victim, attacker)
-		in.Foreign, in.Accept = own, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		in.Foreign, in.Accept = slices.SortedFunc(slices.Values(own), netip.Prefix.Compare), []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 		res := Check(in)
 		for _, p := range res.Peers {
 			switch p.Number() {
 			case 3:
 				require.Equal(t, victim.Prefixes(), p.Prefixes())
 			case 9:
-				accepted += len(p.Routes)
+				for _, r := range p.Routes {
+					all, _ := Exceptions(Ground{Ranges: res.Routes, Routes: res.Routes, Foreign: foreign})
+					for _, o := range own {
+						if r.Overlaps(o) && (o.Bits() <= r.Bits() || !slices.ContainsFunc(all, func(x netns.Exception) bool { return x.Prefix == o })) {
+							accepted++
+						}
+					}
+					around++
+				}
 				for _, a := range p.Overlay {
 					require.True(t, slices.Contains(peer(9).Overlay, a), a)
 				}
@@ -52,6 +65,6 @@ func TestForgedNetmaps(t *testing.T) {
 		}
 	}
 	try()
-	t.Logf("%d claims in %d forged netmaps: %d accepted", len(claims), batches, accepted)
+	t.Logf("%d claims in %d forged netmaps: %d accepted, %d ranges around the host's own without it", len(claims), batches, accepted, around)
 	require.Zero(t, accepted)
 }

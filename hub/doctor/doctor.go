@@ -200,6 +200,7 @@ func (e *examination) node(n api.Node) {
 	if n.Connected.IsZero() {
 		return // the rest is of the past
 	}
+	e.notes(n)
 	for _, r := range n.Refused {
 		what := cmp.Or(r.Prefix, "the peer")
 		e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway diag explain %s %s", n.Name, e.name(r.Peer)),

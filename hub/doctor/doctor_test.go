@@ -73,6 +73,12 @@ func TestEachFinding(t *testing.T) {
 		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},
+		{"info", "range-held", "a", "on a: causeway-agent status", a(func(n *api.Node) {
+			n.Conditions = []protocol.Condition{{Name: "held", OK: true, Note: "'causeway-agent release 10.9.0.0/16' …"}, {Name: "local", OK: true}}
+		})},
+		{"info", "range-excepted", "a", "on a: causeway-agent status", a(func(n *api.Node) {
+			n.Conditions = []protocol.Condition{{Name: "held", OK: true}, {Name: "local", OK: true, Note: "10.9.0.53 (resolver)"}}
+		})},
 		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
 		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
 		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/flynn/noise"
@@ -281,5 +282,12 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		s.cfg.Log.Info().Str("node", n.Name).Str("site", n.Site).Uint32("number", uint32(n.Number)).Str("addr", from).Msg("node joined")
 	}
 	ans.Number, ans.Name, ans.Site, ans.Overlay, ans.HubList = n.Number, n.Name, n.Site, overlay, st.HubList
+	ans.Routes = []netip.Prefix{}
+	for _, r := range st.Routes {
+		if r.Node == n.Number && r.FromToken {
+			ans.Routes = append(ans.Routes, r.Prefix)
+		}
+	}
+	slices.SortFunc(ans.Routes, netip.Prefix.Compare)
 	return ans
 }

@@ -3,7 +3,7 @@
 //
 // The rules are those of 'Claims': no prefix is in two peers of one netmap, and
 // of nodes of a site that announce the same prefix exactly one owns it; nothing
-// that an agent's own node announces comes back to it.
+// that an agent's own node may announce comes back to it.
 package netmap
 
 import (
@@ -40,7 +40,7 @@ type View struct {
 	self map[protocol.NodeNumber]protocol.NetmapSelf
 	ages map[string]time.Duration // max_age of each site
 	hubs *protocol.SignedHubList
-	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces
+	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces, approved
 
 	alone map[protocol.NodeNumber]bool // may know nobody
 }
@@ -76,11 +76,14 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *V
 			continue
 		}
 		announced[r.Node] = append(announced[r.Node], protocol.AnnouncedRoute{Prefix: r.Prefix, State: r.State})
+		if !r.Carried() {
+			continue // what it may not carry is not its own: it goes on reaching who has it
+		}
 		if v.own[r.Node] == nil {
 			v.own[r.Node] = map[netip.Prefix]bool{}
 		}
 		v.own[r.Node][r.Prefix] = true
-		if r.Carried() && talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
+		if talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
 			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
 		}
 	}

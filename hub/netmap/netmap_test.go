@@ -163,6 +163,14 @@ func TestOnlyWhatIsApprovedAndAnnounced(t *testing.T) {
 		{Prefix: pfx("10.1.0.0/16"), State: protocol.RouteApproved}, {Prefix: pfx("10.3.0.0/16"), State: protocol.RouteRejected},
 		{Prefix: pfx("10.4.0.0/16"), State: protocol.RoutePending}, {Prefix: pfx("127.0.0.0/8"), State: protocol.RouteRejected},
 	}, m.Self.Routes)
+	// What a node announces and may not carry does not cost it the way to who may.
+	require.NoError(t, state.AnnounceRoutes(c.d, b, []netip.Prefix{pfx("10.1.0.0/16")}))
+	for range 2 { // pending, then rejected
+		m, _ = Compute(c.d.State, nil, nil).For(b)
+		require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}}, owned(m))
+		require.NoError(t, state.DecideRoute(c.d, "b1", pfx("10.1.0.0/16"), false, "x"))
+	}
+	require.NoError(t, state.AnnounceRoutes(c.d, b, nil))
 	require.NoError(t, state.AnnounceRoutes(c.d, a, nil))
 	m, _ = Compute(c.d.State, nil, nil).For(b)
 	require.Empty(t, owned(m))

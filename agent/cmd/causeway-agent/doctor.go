@@ -15,6 +15,7 @@ import (
 
 	"causeway/agent/config"
 	"causeway/agent/doctor"
+	"causeway/agent/held"
 	"causeway/agent/identity"
 )
 
@@ -51,6 +52,7 @@ func doctorCommand(o *options) *cobra.Command {
 			switch {
 			case err == nil:
 				dc.Identity = &id
+				dc.Held, _, _ = held.Load(identity.HeldFile(o.stateDir)) // damaged, it says nothing
 				if n, err := identity.PeekNetmap(o.stateDir); err == nil && n != nil {
 					for _, p := range n.Netmap.Peers {
 						dc.Peers = append(dc.Peers, p.Routes...)

@@ -128,6 +128,18 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	}
 	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\n\n",
 		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes))
+	for _, r := range s.Held {
+		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
+	}
+	for _, x := range s.Local {
+		fmt.Fprintf(w, "local     %s stays this host's own inside another site's range\n", x)
+	}
+	for _, x := range s.Apart {
+		fmt.Fprintf(w, "outside   %s (%s) stays outside the tunnel; accept: that names its range exactly takes it in\n", x.Addr, x.What)
+	}
+	if len(s.Held)+len(s.Local)+len(s.Apart) > 0 {
+		fmt.Fprintln(w)
+	}
 	writeConditions(w, s.Conditions)
 }
 
