@@ -125,6 +125,12 @@ type Drop struct {
 	Certain bool   `json:"certain"`          // every condition of the rule was understood
 }
 
+// ShieldsChain is the chain in which an agent's shields drop what is sent to its host.
+const ShieldsChain = "inet causeway shields"
+
+// AccessTable begins the name of every chain of an agent's own.
+const AccessTable = "inet causeway "
+
 // FirewalldTable is the nftables table of firewalld, with its family.
 const FirewalldTable = "inet firewalld"
 
