@@ -224,7 +224,7 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
 	c := netns.Config{Interface: a.cfg.Settings.Tunnel.Interface, MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local}
+		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields()}
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
@@ -275,6 +275,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	ack.Refused = res.Refused
 
 	var routesErr error
+	a.tunnel.SetLocal(netns.OwnDestinations(a.id.Overlay, res.Local))
 	if err := a.tunnel.SetPeers(nodePeers(res.Peers)); err != nil {
 		routesErr = fmt.Errorf("set peers: %w", err)
 		fail(routesErr)
@@ -311,6 +312,9 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	a.board.Set(condNetmap, a.netmapCause(held, revoked))
 	return ack
 }
+
+// shields are those of the configuration, or what the identity says where that is silent.
+func (a *Agent) shields() netns.Shields { return a.live.Load().shields.On(a.id.Shields) }
 
 func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/config"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -43,6 +44,7 @@ type Config struct {
 	Peers     []netip.Prefix     // routes of other nodes in the stored netmap
 	Overlay   []netip.Prefix     // overlay ranges; nil: the defaults
 	Version   string             // of this program where it is the package's; empty: it is not
+	Shields   config.Shields     // as the node's config has them
 	Proxy     func(*http.Request) (*url.URL, error)
 }
 
@@ -53,6 +55,7 @@ func Run(ctx context.Context, c Config) []Check {
 	}
 	var out []Check
 	out = append(out, host(ctx, c)...)
+	out = append(out, shields(c)...)
 	out = append(out, network(ctx, c)...)
 	out = append(out, hubs(ctx, c)...)
 	for i := range out { // what others sent, or called their interfaces

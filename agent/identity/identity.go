@@ -65,6 +65,9 @@ type Identity struct {
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
+	// Shields says that they are up unless the configuration says otherwise: they are on
+	// hosts that joined since there are any.
+	Shields bool
 }
 
 // NextKey is a WireGuard key that no hub is known to have taken yet.
@@ -111,6 +114,7 @@ type fileIdentity struct {
 	Pin          []byte                 `json:"pin"`
 	HubList      protocol.SignedHubList `json:"hub_list"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
+	Shields      bool                   `json:"shields,omitempty"`
 }
 
 // fileNext and fileOld are the other keys of a rotation.
@@ -252,7 +256,7 @@ func (s *Store) Identity() (Identity, error) {
 		}
 		return Identity{}, err
 	}
-	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
+	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir, Shields: f.Shields}
 	err := func() (err error) {
 		if f.Version != fileVersion {
 			return fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
@@ -304,7 +308,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir,
+		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir, Shields: id.Shields,
 	})
 }
 
