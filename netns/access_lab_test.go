@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/netns/lab"
+	"causeway/protocol"
 )
 
 // wall is a node with a pod and a LAN, whose tunnel's other end the test holds: no engine
@@ -73,6 +74,13 @@ func (w *wall) drops() (out map[string]uint64) {
 	w.t.Helper()
 	require.NoError(w.t, w.node.Do(func() (err error) { out, err = w.h.AccessDrops(context.Background()); return err }))
 	return out
+}
+
+func (w *wall) flow(f Flow) (e protocol.FlowEvidence) {
+	w.t.Helper()
+	require.NoError(w.t, w.node.Do(func() error { e = w.h.Flow(context.Background(), w.plan, f); return nil }))
+	require.Empty(w.t, e.Error)
+	return e
 }
 
 // udp is a datagram, as a peer's would come out of the tunnel.
@@ -218,6 +226,11 @@ func TestWallOfSources(t *testing.T) {
 				}
 				return nil
 			}))
+			e := w.flow(Flow{Local: netip.MustParseAddr(way.pod), Remote: netip.MustParseAddr(way.to), Proto: "udp", Port: 5000})
+			require.Len(t, e.Drops, 1)
+			require.Equal(t, "inet causeway access-interface", e.Drops[0].Chain)
+			require.False(t, e.Drops[0].Certain)
+			require.Contains(t, e.Drops[0].Rule, "fib saddr . iif oif missing")
 			// What the host masquerades is its own.
 			w.node.Sh("nft 'add table inet nat; add chain inet nat post { type nat hook postrouting priority 100; }; add rule inet nat post oifname cw0 iifname eth0 masquerade'")
 			say(w.lan, way.lan, way.to, "say: masqueraded")
@@ -279,8 +292,22 @@ func TestWallOfShields(t *testing.T) {
 			}
 		}
 	}
-	// Answers to what the host began pass, and echo.
-	w.apply(Shields{Up: true})
+	// Answers to what the host began pass, and echo. The rule is named to whoever asks.
+	w.apply(Shields{Up: true, Allow: []Port{{"udp", 5001, 5001}}})
+	for _, own := range []string{"198.18.0.2", "fd63:7761:7900::2"} {
+		f := Flow{Local: netip.MustParseAddr(own), Remote: netip.MustParseAddr("10.2.0.5"), Proto: "udp", Port: 5000, Serves: true}
+		if f.Local.Is6() {
+			f.Remote = netip.MustParseAddr("fd10:2::5")
+		}
+		d := w.flow(f).Drops
+		require.Len(t, d, 1)
+		require.Equal(t, "inet causeway shields", d[0].Chain)
+		require.True(t, d[0].Certain)
+		f.Port = 5001
+		require.Empty(t, w.flow(f).Drops)
+		f.Proto, f.Port = "icmp", 0
+		require.Empty(t, w.flow(f).Drops)
+	}
 	for _, way := range [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}} {
 		_, err := own.WriteTo([]byte("ask"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(way[1]), 4000)))
 		require.NoError(t, err)

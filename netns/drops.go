@@ -40,7 +40,35 @@ func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protoco
 		d.Rule = ruleLineOf(ctx, d)
 		out = append(out, d)
 	}
+	if d, ok := rules.counted(f.Local); ok && pod != "" {
+		d.Rule = ruleLineOf(ctx, d)
+		out = append(out, d)
+	}
 	return out, nil
+}
+
+// counted is the rule of our own that has dropped packets from a or what is beside it, as
+// they came by an interface where that is not. Whether they were those of a flow it cannot say.
+func (r *nftRules) counted(a netip.Addr) (protocol.Drop, bool) {
+	key := protocol.AccessTable + chainInterface
+	w := &walk{nftRules: r, k: packet{src: a, dst: a}}
+	for _, x := range r.chains[key] {
+		from, packets := no, 0.0
+		for _, e := range x.expr {
+			if m, ok := e["match"].(map[string]any); ok {
+				if left, _ := m["left"].(map[string]any); left["payload"] != nil {
+					from = w.match(key, m)
+				}
+			}
+			if c, ok := e["counter"].(map[string]any); ok {
+				packets, _ = c["packets"].(float64)
+			}
+		}
+		if from == yes && packets > 0 {
+			return protocol.Drop{Way: "out", Hook: "prerouting", Chain: key, Handle: x.handle}, true
+		}
+	}
+	return protocol.Drop{}, false
 }
 
 // ruleLineOf is a rule as nft prints it.

@@ -24,12 +24,12 @@ const (
 	// own by another interface than the one at which the host's routes have that source.
 	// rp_filter does not matter to it. Kernels before 5.19 can ask for that before
 	// routing alone, so where the packet will go is asked as well.
-	chainInterface = "access-interface"
+	chainInterface = protocol.InterfaceChain
 	// chainSource drops what is about to enter the tunnel from a source that is none of
 	// this node's, after source NAT.
 	chainSource = "access-source"
 	// chainShields drops what peers send to this host itself, its published ports included.
-	chainShields = "shields"
+	chainShields = protocol.ShieldsChain
 )
 
 // accessChains are all of them.
