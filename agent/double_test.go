@@ -87,6 +87,11 @@ func (d *doubleTunnel) SetPeers(p []tunnel.NodePeer) error {
 	d.peers = p
 	return nil
 }
+func (d *doubleTunnel) destinations() []netip.Prefix {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.local
+}
 func (d *doubleTunnel) Candidates() []netip.AddrPort {
 	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1234")}
 }

@@ -313,8 +313,18 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	return ack
 }
 
-// shields are those of the configuration, or what the identity says where that is silent.
-func (a *Agent) shields() netns.Shields { return a.live.Load().shields.On(a.id.Shields) }
+// shields are those of the configuration, or what the identity says where that is silent. The
+// port of /metrics is open where the configuration has it at an overlay address.
+func (a *Agent) shields() netns.Shields {
+	s := a.live.Load().shields.On(a.id.Shields)
+	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.id.Overlay, m.Addr()) {
+		p := netns.Port{Proto: protocol.FlowTCP, First: m.Port(), Last: m.Port()}
+		if !slices.Contains(s.Allow, p) {
+			s.Allow = append(slices.Clone(s.Allow), p)
+		}
+	}
+	return s
+}
 
 func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))

@@ -149,6 +149,7 @@ func TestJoin(t *testing.T) {
 	got, err := s.Identity()
 	require.NoError(t, err)
 	require.Equal(t, id.WireGuardKey.Public(), got.WireGuardKey.Public())
+	require.True(t, got.Shields, "new hosts have them up")
 	require.Equal(t, []string{"identity.json"}, files(t, s))
 	require.Equal(t, []protocol.WireGuardPublicKey{id.WireGuardKey.Public()}, h.keys)
 	require.Equal(t, id.IdentityKey.Public(), h.requests[0].IdentityKey)

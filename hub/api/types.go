@@ -64,7 +64,8 @@ type SiteStatus struct {
 	Unreachable int    `json:"unreachable"`
 }
 
-// SiteSpec asks for a site. Routes inside Ranges are approved by themselves.
+// SiteSpec asks for a site. Routes inside Ranges are approved by themselves, unless they meet
+// another node's claim.
 type SiteSpec struct {
 	Name   string         `json:"name"`
 	Ranges []netip.Prefix `json:"ranges,omitempty"`

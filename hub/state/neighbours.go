@@ -68,13 +68,14 @@ func (c *Claims) Met(n protocol.NodeNumber, p netip.Prefix) (out []Route) {
 	return out
 }
 
-// Why says in one line which claim of another node p of node n meets; empty: none.
+// Why says in one line which claim of another node p of node n meets, an approved one if
+// there is any; empty: none.
 func (c *Claims) Why(n protocol.NodeNumber, p netip.Prefix) string {
 	met := c.Met(n, p)
 	if len(met) == 0 {
 		return ""
 	}
-	r, how := met[0], "lies over"
+	r, how := met[max(0, slices.IndexFunc(met, func(r Route) bool { return r.State == protocol.RouteApproved }))], "lies over"
 	switch {
 	case r.Prefix == p:
 		how = "is the same as"
