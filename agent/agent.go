@@ -62,6 +62,7 @@ type Tunnel interface {
 	SetKeys([]tunnel.OwnKey) error
 	SetHubs([]tunnel.NodeHub) error
 	SetPeers([]tunnel.NodePeer) error
+	SetLocal([]netip.Prefix)
 	Candidates() []netip.AddrPort
 	Paths() []protocol.PathStatus
 	View(protocol.NodeNumber) (protocol.PathView, bool)
@@ -96,6 +97,7 @@ type Host interface {
 	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
 	Mend(context.Context, []netns.Drift) error
 	PutRight() []netns.Drift
+	AccessDrops(context.Context) (map[string]uint64, error)
 }
 
 // Names of the health conditions.

@@ -80,6 +80,7 @@ func TestNetmapFlow(t *testing.T) {
 	require.True(t, w.host.routed("10.3.0.0/24"))
 	require.False(t, w.host.routed("0.0.0.0/0"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
+	require.Equal(t, netns.OwnDestinations(w.agent.id.Overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
 
 	// A change on top of it.
 	n := testNetmap(6, testPeer(5, "10.5.0.0/24"))
@@ -374,6 +375,40 @@ func TestRevoked(t *testing.T) {
 	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
 	w.agent.setRevoked(context.Background())
 	require.True(t, w.agent.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
+}
+
+// Shields are up where the host joined with them or the configuration says so; a reload
+// changes them, and an address of the overlay at which /metrics was put is open.
+func TestShields(t *testing.T) {
+	w := newWorld(t)
+	shields := func() netns.Shields {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		return w.host.plan.Shields
+	}
+	w.start()
+	require.False(t, shields().Up, "this one joined before there were any")
+	w.stop()
+	id, err := w.store.Identity()
+	require.NoError(t, err)
+	id.Shields = true
+	require.NoError(t, w.store.SaveIdentity(id))
+	w.start()
+	require.Equal(t, netns.Shields{Up: true}, shields())
+	port := netns.Port{Proto: "tcp", First: 22, Last: 22}
+	c := w.agent.cfg.Settings
+	c.Shields = config.Shields{Allow: []netns.Port{port}}
+	w.agent.Reload(t.Context(), c)
+	require.Equal(t, netns.Shields{Up: true, Allow: []netns.Port{port}}, shields())
+	require.Equal(t, "up, but for tcp/22", w.agent.debugStatus().Shields.String())
+	c.Shields = config.Shields{State: "down"}
+	w.agent.Reload(t.Context(), c)
+	require.False(t, shields().Up)
+
+	a := &Agent{id: id}
+	a.cfg.Settings.Debug.Metrics = "198.18.0.2:9464"
+	a.live.Store(liveOf(a.cfg.Settings))
+	require.Equal(t, []netns.Port{{Proto: "tcp", First: 9464, Last: 9464}}, a.shields().Allow)
 }
 
 func TestRequiredFeatureIsClosed(t *testing.T) {

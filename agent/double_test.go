@@ -32,6 +32,7 @@ type doubleTunnel struct {
 	hubs      []tunnel.NodeHub
 	keys      []tunnel.OwnKey
 	peers     []tunnel.NodePeer
+	local     []netip.Prefix
 	bound     bool
 	blocked   bool
 	restarted chan protocol.NodeNumber
@@ -76,11 +77,21 @@ func (d *doubleTunnel) SetHubs(h []tunnel.NodeHub) error {
 	d.hubs = h
 	return nil
 }
+func (d *doubleTunnel) SetLocal(l []netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.local = l
+}
 func (d *doubleTunnel) SetPeers(p []tunnel.NodePeer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.peers = p
 	return nil
+}
+func (d *doubleTunnel) destinations() []netip.Prefix {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.local
 }
 func (d *doubleTunnel) Candidates() []netip.AddrPort {
 	return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:1234")}
@@ -193,6 +204,9 @@ func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.
 		}
 	}
 	return out, nil
+}
+func (d *doubleHost) AccessDrops(context.Context) (map[string]uint64, error) {
+	return map[string]uint64{"destination": 1, "interface": 2, "source": 3, "shields": 4}, nil
 }
 func (d *doubleHost) PutRight() []netns.Drift { return nil }
 func (d *doubleHost) Mend(_ context.Context, l []netns.Drift) error {

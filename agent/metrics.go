@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,8 +20,12 @@ type metrics struct {
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
 	rx, tx, dropped         *prometheus.Desc
+	access                  *prometheus.Desc
 	loss, rtt, clock        *prometheus.Desc
 }
+
+// accessWait bounds how long a scrape waits for nftables.
+const accessWait = 2 * time.Second
 
 func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
@@ -40,6 +45,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
 		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
 		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
+		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface).", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
 		rtt:       desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
@@ -72,7 +78,7 @@ func (m *metrics) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.loss, m.rtt, m.clock} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.access, m.loss, m.rtt, m.clock} {
 		ch <- d
 	}
 }
@@ -104,6 +110,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.netAge, confirmed)
 	for reason, n := range a.tunnel.Dropped() {
 		ch <- prometheus.MustNewConstMetric(m.dropped, prometheus.CounterValue, float64(n), reason)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), accessWait)
+	defer cancel()
+	if drops, err := a.host.AccessDrops(ctx); err == nil { // no table: no series
+		for reason, n := range drops {
+			ch <- prometheus.MustNewConstMetric(m.access, prometheus.CounterValue, float64(n), reason)
+		}
 	}
 	rx, tx := a.traffic()
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))

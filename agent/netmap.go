@@ -227,7 +227,7 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
 	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local}
+		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields()}
 	a.setDevice(&c)
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
@@ -281,6 +281,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	ack.Refused = res.Refused
 
+	a.tunnel.SetLocal(netns.OwnDestinations(a.id.Overlay, res.Local))
 	// Walls come before ways: peers are there while what nftables shall drop is known to be
 	// dropped. Without, routes go on leading into the tunnel, where nobody takes the packets.
 	var causes []string
@@ -357,6 +358,19 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	a.board.Set(condNetmap, a.netmapCause(held, revoked))
 	return ack
+}
+
+// shields are those of the configuration, or what the identity says where that is silent. The
+// port of /metrics is open where the configuration has it at an overlay address.
+func (a *Agent) shields() netns.Shields {
+	s := a.live.Load().shields.On(a.id.Shields)
+	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.id.Overlay, m.Addr()) {
+		p := netns.Port{Proto: protocol.FlowTCP, First: m.Port(), Last: m.Port()}
+		if !slices.Contains(s.Allow, p) {
+			s.Allow = append(slices.Clone(s.Allow), p)
+		}
+	}
+	return s
 }
 
 func nodePeers(in []protocol.Peer) []tunnel.NodePeer {

@@ -21,10 +21,11 @@ type live struct {
 	routes, accept, named, release []netip.Prefix
 	labels                         map[string]string
 	upgrade                        config.Upgrade
+	shields                        config.Shields
 }
 
 func liveOf(c config.Config) *live {
-	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, release: c.Release, labels: c.Labels, upgrade: c.Upgrade}
+	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, release: c.Release, labels: c.Labels, upgrade: c.Upgrade, shields: c.Shields}
 }
 
 // Reload takes what a running agent can take of c, and says of the rest that

@@ -50,6 +50,10 @@ func TestExplainHealthy(t *testing.T) {
 	require.NoError(t, err)
 	_, err = x.Serve(step(t), x.n2.Host)
 	require.NoError(t, err)
+	x.n2.Shields = "allow: [tcp/" + explainPort + "]"
+	require.NoError(t, x.n2.Configure(nil, nil))
+	x.n2.Proc.Signal(syscall.SIGHUP)
+	x.healthy()
 	tcp := []string{"--port", explainPort}
 	flows := []struct {
 		from, to string

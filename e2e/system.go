@@ -58,6 +58,7 @@ type Node struct {
 	Podman     string // socket that the agent asks for containers; empty: it looks for no runtime
 	Debug      string // keys of the config's debug section
 	Resolv     string // the agent's own /etc/resolv.conf; empty: the machine's
+	Shields    string // keys of the config's shields section
 	Env        []string
 	Wrap       []string // a command before the agent's own
 	Proc       *lab.Process
@@ -77,6 +78,7 @@ type NodeSpec struct {
 	Proxy       string   // of the config; empty: none
 	Podman      string   // socket that the agent asks for containers; empty: it looks for no runtime
 	Debug       string   // keys of the config's debug section, such as "allow: [logs]"
+	Shields     string   // keys of the config's shields section, such as "state: down"
 	Env         []string // of join and agent
 }
 
@@ -170,7 +172,7 @@ func (s *System) Prepare(spec NodeSpec) (*Node, error) {
 		return nil, fmt.Errorf("make agent directory: %w", err)
 	}
 	n := &Node{
-		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Podman: spec.Podman, Debug: spec.Debug, Env: spec.Env, bin: s.Bin.Agent,
+		Name: spec.Name, Site: spec.Site, Host: spec.Host, Engine: spec.Engine, Queues: spec.Queues, Run: spec.Run, Proxy: spec.Proxy, Podman: spec.Podman, Debug: spec.Debug, Shields: spec.Shields, Env: spec.Env, bin: s.Bin.Agent,
 		StateDir: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "debug.sock"), Config: filepath.Join(dir, "agent.yaml"),
 	}
 	if err := n.Configure(spec.Routes, spec.Accept); err != nil {
@@ -214,6 +216,9 @@ func (n *Node) Configure(routes, accept []string) error {
 	}
 	if n.Debug != "" {
 		fmt.Fprintf(&b, "debug: {%s}\n", n.Debug)
+	}
+	if n.Shields != "" {
+		fmt.Fprintf(&b, "shields: {%s}\n", n.Shields)
 	}
 	// The machine's own runtimes are no business of the lab's hosts.
 	fmt.Fprintf(&b, "inventory: {docker: '', podman: %q, containerd: '', cni: ''}\n", n.Podman)

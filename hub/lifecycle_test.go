@@ -26,6 +26,14 @@ func TestDrainMovesRoutes(t *testing.T) {
 	f := w.dial(far, nil)
 	f.until("one carries it", func(n protocol.Netmap) bool { return slices.Contains(routesOf(n, "one"), lan.String()) })
 	b := w.dial(two, func(h *protocol.Hello) { h.Routes = []netip.Prefix{lan} })
+	// The range alone makes no group: an operator does.
+	var routes []api.Route
+	w.must("GET", "/v1/routes", nil, &routes)
+	i := slices.IndexFunc(routes, func(r api.Route) bool { return r.Node == "two" && r.Prefix == lan })
+	require.GreaterOrEqual(t, i, 0)
+	require.Equal(t, protocol.RoutePending, routes[i].State)
+	require.Equal(t, "it is the same as route 10.1.9.0/24 of node one, which is approved", routes[i].Why)
+	w.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "two", Prefix: lan, Approve: true}, nil)
 	n := f.until("two may send from it", func(n protocol.Netmap) bool { return slices.Equal(sourcesOf(n, "two"), []netip.Prefix{lan}) })
 	require.Empty(t, sourcesOf(n, "one"))
 	require.Empty(t, routesOf(n, "two"), "it stays where it is")

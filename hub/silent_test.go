@@ -101,7 +101,7 @@ func newStack(t *testing.T, network *enginetest.Network, h *host) *stack {
 	n, err := netstack.New(netstack.Config{Addresses: h.answer.Overlay})
 	require.NoError(t, err)
 	m := network.Join(h.answer.Number)
-	e, err := wggo.New(wggo.Config{Number: h.answer.Number, PrivateKey: h.wg, TUN: n, Carrier: m})
+	e, err := wggo.New(wggo.Config{Number: h.answer.Number, PrivateKey: h.wg, TUN: n, Carrier: m, AnyDestination: true})
 	require.NoError(t, err)
 	require.NoError(t, e.SetPeers([]engine.Peer{{Number: hub.Number, Key: hub.WireGuardKey, AllowedIPs: hostPrefixes(overlay)}}))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -130,7 +130,7 @@ func startStackHub(t *testing.T, network *enginetest.Network, silent, idle time.
 			return nil, err
 		}
 		hub := &stackTunnel{Tunnel: m, net: n, member: network.Join(c.Number)}
-		hub.eng, err = wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: n, Carrier: hub.member, IdleAfter: idle})
+		hub.eng, err = wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: n, Carrier: hub.member, IdleAfter: idle, AnyDestination: true})
 		return hub, err
 	})
 	require.NoError(t, err)

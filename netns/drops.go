@@ -13,8 +13,8 @@ import (
 	"causeway/protocol"
 )
 
-// drops finds rules of other tools' nftables (and of iptables, which the kernel
-// keeps there) that drop packets of a flow or of the datagrams that carry it. The
+// drops finds rules of nftables, other tools' and our own (and of iptables, which the
+// kernel keeps there), that drop packets of a flow or of the datagrams that carry it. The
 // rules are read and followed as the kernel would; a condition that is not
 // understood makes what follows from it uncertain, never certain.
 func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protocol.Drop, error) {
@@ -40,7 +40,35 @@ func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protoco
 		d.Rule = ruleLineOf(ctx, d)
 		out = append(out, d)
 	}
+	if d, ok := rules.counted(f.Local); ok && pod != "" {
+		d.Rule = ruleLineOf(ctx, d)
+		out = append(out, d)
+	}
 	return out, nil
+}
+
+// counted is the rule of our own that has dropped packets from a or what is beside it, as
+// they came by an interface where that is not. Whether they were those of a flow it cannot say.
+func (r *nftRules) counted(a netip.Addr) (protocol.Drop, bool) {
+	key := protocol.AccessTable + chainInterface
+	w := &walk{nftRules: r, k: packet{src: a, dst: a}}
+	for _, x := range r.chains[key] {
+		from, packets := no, 0.0
+		for _, e := range x.expr {
+			if m, ok := e["match"].(map[string]any); ok {
+				if left, _ := m["left"].(map[string]any); left["payload"] != nil {
+					from = w.match(key, m)
+				}
+			}
+			if c, ok := e["counter"].(map[string]any); ok {
+				packets, _ = c["packets"].(float64)
+			}
+		}
+		if from == yes && packets > 0 {
+			return protocol.Drop{Way: "out", Hook: "prerouting", Chain: key, Handle: x.handle}, true
+		}
+	}
+	return protocol.Drop{}, false
 }
 
 // ruleLineOf is a rule as nft prints it.
@@ -158,7 +186,7 @@ func parseRules(b []byte) (*nftRules, error) {
 		switch {
 		case e.Chain != nil:
 			c := *e.Chain
-			if c.Family == "inet" && c.Table == NftTable || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
+			if c.Family == "inet" && c.Table == NftTable && !slices.Contains(accessChains, c.Name) || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
 				continue
 			}
 			key := c.Family + " " + c.Table + " " + c.Name
@@ -348,6 +376,8 @@ func (w *walk) match(key string, v any) tri {
 		is = w.meta(left["meta"])
 	case left["payload"] != nil:
 		is = w.payload(left["payload"])
+	case left["fib"] != nil:
+		is = w.fib(left["fib"])
 	case left["ct"] != nil:
 		switch c, _ := left["ct"].(map[string]any); c["key"] {
 		case "state":
@@ -498,9 +528,26 @@ func (w *walk) payload(v any) func(any) tri {
 			return port(k.dport)
 		}
 	case "icmp", "icmpv6":
-		if k.proto != protocol.FlowICMP {
+		if k.proto != protocol.FlowICMP || (proto == "icmp") != k.addr().Is4() {
 			return func(any) tri { return no }
 		}
+		if field == "type" && k.state == "new" {
+			return func(v any) tri { return truth(v == "echo-request") }
+		}
+	}
+	return nil
+}
+
+// fib judges what the access list asks of the host's routes. A flow that is explained
+// comes by the interface at which the host has its source: that is how it was found.
+func (w *walk) fib(v any) func(any) tri {
+	m, _ := v.(map[string]any)
+	flags, _ := m["flags"].([]any)
+	switch {
+	case m["result"] == "type" && len(flags) == 1 && flags[0] == "daddr":
+		return func(v any) tri { return truth(v == "local" && w.k.local || v == "unicast" && !w.k.local) }
+	case m["result"] == "oif" && slices.Contains(flags, any("saddr")) && slices.Contains(flags, any("iif")):
+		return func(v any) tri { return truth(v == true) }
 	}
 	return nil
 }

@@ -44,7 +44,8 @@ type Config struct {
 	// MTUs are those of single routes, by their masked prefix; from MinMTU on.
 	// Where IPv6 does not allow one so small, the route has 1280 and TCP alone
 	// is kept below by its MSS.
-	MTUs map[netip.Prefix]int
+	MTUs    map[netip.Prefix]int
+	Shields Shields
 }
 
 // MinMTU is the smallest MTU of a route: the smallest path that the tunnel

@@ -67,6 +67,9 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Except, err = normalExceptions(c.Except); err != nil {
 		return Plan{}, err
 	}
+	if p.Shields.Allow, err = normalPorts(c.Shields.Allow); err != nil {
+		return Plan{}, err
+	}
 	return p, nil
 }
 
@@ -219,7 +222,7 @@ func (p Plan) nft() []string {
 		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
 		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
 		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
-	return out
+	return append(out, p.access()...)
 }
 
 // nftPrefix is how nft prints a prefix: a single address without its length.

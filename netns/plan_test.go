@@ -59,7 +59,29 @@ nft 'add rule inet causeway identity oifname "cw0" ip6 saddr fd10:1::/64 snat ip
 nft 'add chain inet causeway mark-out { type filter hook postrouting priority -150; policy accept; }'
 nft 'add rule inet causeway mark-out meta mark 0x0000ca5e ct mark set meta mark'
 nft 'add chain inet causeway mark-in { type filter hook prerouting priority -150; policy accept; }'
-nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'`
+nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'
+nft 'add chain inet causeway access-destination { type filter hook prerouting priority -300; policy accept; }'
+nft 'add rule inet causeway access-destination iifname != "cw0" accept'
+nft 'add rule inet causeway access-destination ip daddr 10.1.0.0/16 accept'
+nft 'add rule inet causeway access-destination ip6 daddr fd10:1::/64 accept'
+nft 'add rule inet causeway access-destination ip daddr 198.18.0.2 accept'
+nft 'add rule inet causeway access-destination ip6 daddr fd63:7761:7900::2 accept'
+nft 'add rule inet causeway access-destination counter drop'
+nft 'add chain inet causeway access-interface { type filter hook prerouting priority -50; policy accept; }'
+nft 'add rule inet causeway access-interface iifname "lo" accept'
+nft 'add rule inet causeway access-interface ip saddr 10.1.0.0/16 fib saddr . iif oif missing fib daddr oifname "cw0" counter drop'
+nft 'add rule inet causeway access-interface ip6 saddr fd10:1::/64 fib saddr . iif oif missing fib daddr oifname "cw0" counter drop'
+nft 'add rule inet causeway access-interface ip saddr 198.18.0.2 fib saddr . iif oif missing fib daddr oifname "cw0" counter drop'
+nft 'add rule inet causeway access-interface ip6 saddr fd63:7761:7900::2 fib saddr . iif oif missing fib daddr oifname "cw0" counter drop'
+nft 'add chain inet causeway access-source { type filter hook postrouting priority 200; policy accept; }'
+nft 'add rule inet causeway access-source oifname != "cw0" accept'
+nft 'add rule inet causeway access-source ip saddr 10.1.0.0/16 accept'
+nft 'add rule inet causeway access-source ip6 saddr fd10:1::/64 accept'
+nft 'add rule inet causeway access-source ip saddr 198.18.0.2 accept'
+nft 'add rule inet causeway access-source ip6 saddr fd63:7761:7900::2 accept'
+nft 'add rule inet causeway access-source ip daddr 224.0.0.0/4 drop'
+nft 'add rule inet causeway access-source ip6 daddr ff00::/8 drop'
+nft 'add rule inet causeway access-source counter drop'`
 
 func TestPlanLines(t *testing.T) {
 	p, err := NewPlan(testConfig())

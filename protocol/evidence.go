@@ -125,6 +125,16 @@ type Drop struct {
 	Certain bool   `json:"certain"`          // every condition of the rule was understood
 }
 
+// AccessTable is the nftables table of an agent, with its family: it begins the name of every
+// chain of its access list in a Drop.
+const AccessTable = "inet causeway "
+
+// Chains of that table that a verdict tells apart.
+const (
+	ShieldsChain   = "shields"          // drops what is sent to the host itself
+	InterfaceChain = "access-interface" // drops sources that come by an interface that is not theirs
+)
+
 // FirewalldTable is the nftables table of firewalld, with its family.
 const FirewalldTable = "inet firewalld"
 

@@ -38,6 +38,12 @@ type MeasurePlace struct {
 	Error  string         `json:"error,omitempty"`
 }
 
+// Ports at which the receiver of a measurement listens, TCP and UDP: shields leave them open.
+const (
+	MeasurePortFirst = 4720
+	MeasurePortLast  = 4723
+)
+
 // MeasureSecret is the length of what shows a receiver that the sender is the expected one.
 const MeasureSecret = 16
 

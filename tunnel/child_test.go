@@ -138,6 +138,15 @@ func childNode(ctx context.Context, c childConfig, boot protocol.BootID, log zer
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	var own []netip.Prefix
+	for _, r := range []netip.Prefix{protocol.DefaultOverlay4, protocol.DefaultOverlay6} {
+		a, err := c.Number.Overlay(r)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		own = append(own, netip.PrefixFrom(a, a.BitLen()))
+	}
+	n.SetLocal(own)
 	set := func(s childState) error {
 		if err := n.SetHubs(s.Hubs); err != nil {
 			return err

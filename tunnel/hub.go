@@ -138,7 +138,8 @@ func (h *Hub) start() (*wggo.Engine, error) {
 		return nil, err
 	}
 	// The engine's Run closes the netstack.
-	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.keys[0].Key, TUN: n, Carrier: h.relay, IdleAfter: HubIdleAfter, Log: h.cfg.Log})
+	eng, err := wggo.New(wggo.Config{Number: h.cfg.Number, PrivateKey: h.keys[0].Key, TUN: n, Carrier: h.relay, IdleAfter: HubIdleAfter, Log: h.cfg.Log,
+		AnyDestination: true}) // the netstack takes its own addresses alone
 	if err == nil {
 		err = eng.SetPeers(hubPeers(h.nodes))
 	}

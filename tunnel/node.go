@@ -94,6 +94,7 @@ type Node struct {
 	keys  []OwnKey
 	hubs  []NodeHub
 	peers []NodePeer
+	local []netip.Prefix
 	names map[protocol.NodeNumber]string
 }
 
@@ -201,6 +202,7 @@ func (n *Node) start() (engine.Engine, error) {
 		device.Close() // SetHubs and SetPeers checked the same peers.
 		return nil, err
 	}
+	eng.SetLocal(n.local)
 	n.ran = true
 	n.eng.Store(&eng)
 	n.device.Store(device)
@@ -438,8 +440,28 @@ func (n *Node) UDPBlocked() bool { return n.under.UDPBlocked() }
 // Port is the UDP port of the underlay; 0 before Ready.
 func (n *Node) Port() uint16 { return n.under.Port() }
 
-// Dropped counts datagrams that were not delivered or not sent, by reason.
-func (n *Node) Dropped() map[string]uint64 { return maps.Clone(n.under.Dropped()) }
+// Dropped counts datagrams that were not delivered or not sent, by reason. inner_source and
+// inner_destination are authentic packets whose peer may not send from there, or to there.
+func (n *Node) Dropped() map[string]uint64 {
+	out := maps.Clone(n.under.Dropped())
+	if e := n.engine(); e != nil {
+		for reason, c := range e.Refused() {
+			out["inner_"+reason] = c
+		}
+	}
+	return out
+}
+
+// SetLocal says to what peers may send: the node's own overlay addresses and approved
+// prefixes. Whole state; before or while Run runs. Until then nothing of theirs is taken.
+func (n *Node) SetLocal(l []netip.Prefix) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.local = slices.Clone(l)
+	if e := n.engine(); e != nil {
+		e.SetLocal(l)
+	}
+}
 
 // Device is the tunnel's device as the host has it.
 type Device struct {

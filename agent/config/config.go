@@ -50,6 +50,7 @@ type Config struct {
 	// Inventory says where container runtimes are.
 	Inventory inventory.Config
 	Upgrade   Upgrade
+	Shields   Shields
 }
 
 // Upgrade says what the hub may install on this host.
@@ -105,11 +106,15 @@ func DefaultAccept() []netip.Prefix {
 // file is the configuration as it is written. Pointers and nil tell absent
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
-	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its site's range or its token covers it"`
+	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
 	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
 	Release []string          `yaml:"release" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
 	Labels  map[string]string `yaml:"labels" doc:"for inventory and policies"`
-	Tunnel  struct {
+	Shields struct {
+		State string   `yaml:"state" doc:"up: of this host itself other nodes reach echo, Causeway's own ports and what allow names, and nothing else; down: all that listens (default: up on hosts that joined since there are shields, down on others). Pods and approved LANs are not meant"`
+		Allow []string `yaml:"allow" doc:"ports of this host that other nodes reach with shields up: tcp/22, udp/53, tcp/8000-8010; a port that a container publishes is the host's (default: none)"`
+	} `yaml:"shields"`
+	Tunnel struct {
 		Interface  *string `yaml:"interface" doc:"name of the tunnel device (default: cw0)"`
 		ListenPort *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
 		MTU        *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
@@ -138,7 +143,7 @@ type file struct {
 }
 
 // reloadable are the keys that a running agent takes on SIGHUP.
-var reloadable = []string{"routes", "accept", "release", "labels", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
+var reloadable = []string{"routes", "accept", "release", "labels", "shields.state", "shields.allow", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
 
 // NeedsRestart names the keys that differ between c and n and that only a new
 // start takes.
@@ -253,6 +258,11 @@ func Parse(name string, b []byte) (Config, error) {
 		c.Named = c.Accept
 	}
 	c.Labels = f.Labels
+	if s, where, err := parseShields(f.Shields.State, f.Shields.Allow); err != nil {
+		return at(where, "%v", err)
+	} else {
+		c.Shields = s
+	}
 	if v := f.Tunnel.Interface; v != nil {
 		if *v == "" || len(*v) > 15 || strings.ContainsAny(*v, "/ %:\t") || *v == "." || *v == ".." {
 			return at("$.tunnel.interface", "%q is no interface name; use 1 to 15 characters such as %s", *v, DefaultInterface)

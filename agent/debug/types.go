@@ -10,6 +10,7 @@ package debug
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -108,9 +109,27 @@ type Status struct {
 	Held       []HeldRange            `json:"held"`   // closed
 	Apart      []Apart                `json:"apart"`  // outside the tunnel
 	Local      []netip.Prefix         `json:"local"`  // networks of the host's own inside ranges of the tunnel
+	Shields    Shields                `json:"shields"`
 	Candidates []netip.AddrPort       `json:"candidates"`
 	OK         bool                   `json:"ok"`
 	Conditions []protocol.Condition   `json:"conditions"`
+}
+
+// Shields are what of the host itself other nodes reach.
+type Shields struct {
+	Up    bool     `json:"up"`
+	Allow []string `json:"allow"` // ports, such as tcp/22
+}
+
+// String is for people.
+func (s Shields) String() string {
+	switch {
+	case !s.Up:
+		return "down: other nodes reach all that listens on this host"
+	case len(s.Allow) == 0:
+		return "up"
+	}
+	return "up, but for " + strings.Join(s.Allow, ", ")
 }
 
 // Peer is another node as this one takes it.

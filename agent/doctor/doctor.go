@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/config"
 	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/protocol"
@@ -45,6 +46,7 @@ type Config struct {
 	Held      held.Book          // what was routed into the tunnel, of the state directory
 	Overlay   []netip.Prefix     // overlay ranges; nil: the defaults
 	Version   string             // of this program where it is the package's; empty: it is not
+	Shields   config.Shields     // as the node's config has them
 	Proxy     func(*http.Request) (*url.URL, error)
 }
 
@@ -55,6 +57,7 @@ func Run(ctx context.Context, c Config) []Check {
 	}
 	var out []Check
 	out = append(out, host(ctx, c)...)
+	out = append(out, shields(c)...)
 	out = append(out, network(ctx, c)...)
 	out = append(out, closed(c)...)
 	out = append(out, hubs(ctx, c)...)

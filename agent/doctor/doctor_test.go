@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"causeway/agent/config"
+	"causeway/agent/identity"
 	"causeway/netns"
 )
 
@@ -119,4 +121,26 @@ func TestRun(t *testing.T) {
 	for _, n := range []string{"kernel", "capabilities", "tun", "nftables", "clock sync", "other VPNs", "rules", "mtu", "hub"} {
 		require.True(t, names[n], n)
 	}
+}
+
+func TestShields(t *testing.T) {
+	port := netns.Port{Proto: "tcp", First: 22, Last: 22}
+	for _, c := range []struct {
+		joined bool
+		config config.Shields
+		status Status
+		what   string
+	}{
+		{true, config.Shields{}, OK, "up: of this host itself other nodes reach echo and Causeway's own ports"},
+		{true, config.Shields{Allow: []netns.Port{port}}, OK, "up: of this host itself other nodes reach echo and Causeway's own ports, and tcp/22"},
+		{true, config.Shields{State: "down"}, OK, "down, as the configuration says: other nodes reach all that listens on this host"},
+		{false, config.Shields{State: "up"}, OK, "up: of this host itself other nodes reach echo and Causeway's own ports"},
+		{false, config.Shields{}, Warn, "down: other nodes reach all that listens on this host"},
+	} {
+		l := shields(Config{Identity: &identity.Identity{Name: "n1", Shields: c.joined}, Shields: c.config})
+		require.Len(t, l, 1)
+		require.Equal(t, []any{c.status, c.what}, []any{l[0].Status, l[0].What})
+		require.Equal(t, c.status == Warn, l[0].Do != "")
+	}
+	require.Empty(t, shields(Config{}), "nothing is said of a host that has not joined")
 }

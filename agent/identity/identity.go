@@ -68,6 +68,9 @@ type Identity struct {
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
+	// Shields says that they are up unless the configuration says otherwise: they are on
+	// hosts that joined since there are any.
+	Shields bool
 }
 
 // NextKey is a WireGuard key that no hub is known to have taken yet.
@@ -115,6 +118,7 @@ type fileIdentity struct {
 	HubList      protocol.SignedHubList `json:"hub_list"`
 	Granted      []netip.Prefix         `json:"granted,omitzero"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
+	Shields      bool                   `json:"shields,omitempty"`
 }
 
 // fileNext and fileOld are the other keys of a rotation.
@@ -269,7 +273,7 @@ func (s *Store) identity(load func(durable.Side, any, func() error) error) (id I
 }
 
 func (f fileIdentity) identity() (id Identity, err error) {
-	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, Granted: f.Granted, MadeDir: f.MadeDir}
+	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, Granted: f.Granted, MadeDir: f.MadeDir, Shields: f.Shields}
 	if f.Version != fileVersion {
 		return Identity{}, fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
 	}
@@ -315,7 +319,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, Granted: id.Granted, MadeDir: id.MadeDir,
+		Pin: id.Pin[:], HubList: id.HubList, Granted: id.Granted, MadeDir: id.MadeDir, Shields: id.Shields,
 	})
 }
 

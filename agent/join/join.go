@@ -359,6 +359,6 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 		KeyMade: time.Now().UTC(),
 		Number:  a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
 		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey, KeyEpoch: protocol.FirstKeyEpoch,
-		Pin: t.Pin, HubList: *a.HubList, MadeDir: p.MadeDir,
+		Pin: t.Pin, HubList: *a.HubList, MadeDir: p.MadeDir, Shields: true,
 	}, nil
 }

@@ -152,6 +152,7 @@ func TestJoin(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, id.WireGuardKey.Public(), got.WireGuardKey.Public())
 	require.Equal(t, id.Granted, got.Granted)
+	require.True(t, got.Shields, "new hosts have them up")
 	require.Equal(t, []string{"identity.json", "identity.json.copy"}, files(t, s))
 	require.Equal(t, []protocol.WireGuardPublicKey{id.WireGuardKey.Public()}, h.keys)
 	require.Equal(t, id.IdentityKey.Public(), h.requests[0].IdentityKey)

@@ -84,15 +84,24 @@ func Offer(o protocol.MeasureOffer, own, from netip.Addr) (*Receiver, error) {
 	r := &Receiver{offer: o, from: from, secret: make([]byte, protocol.MeasureSecret)}
 	rand.Read(r.secret)
 	var err error
-	if r.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
+	for port := uint16(protocol.MeasurePortFirst); port <= protocol.MeasurePortLast; port++ {
+		if err = r.listen(netip.AddrPortFrom(own, port)); err == nil {
+			r.udp.SetReadBuffer(4 << 20)
+			return r, nil
+		}
 	}
-	if r.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
+	return nil, fmt.Errorf("listen on %s, ports %d to %d: %w", own, protocol.MeasurePortFirst, protocol.MeasurePortLast, cause.Innermost(err))
+}
+
+// listen takes one port, for both protocols.
+func (r *Receiver) listen(at netip.AddrPort) (err error) {
+	if r.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at)); err != nil {
+		return err
+	}
+	if r.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err != nil {
 		r.tcp.Close()
-		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
 	}
-	r.udp.SetReadBuffer(4 << 20)
-	return r, nil
+	return err
 }
 
 // Place is what the sender has to know.

@@ -85,7 +85,7 @@ func newWGCarrier(a *agent, hub protocol.Hub, udp netip.AddrPort, own []netip.Ad
 	if c.net, err = netstack.New(netstack.Config{Addresses: own}); err != nil {
 		return nil, err
 	}
-	c.eng, err = wggo.New(wggo.Config{Number: a.number, PrivateKey: a.wg, TUN: c.net, Carrier: c.under, Log: zerolog.Nop()})
+	c.eng, err = wggo.New(wggo.Config{Number: a.number, PrivateKey: a.wg, TUN: c.net, Carrier: c.under, Log: zerolog.Nop(), AnyDestination: true})
 	if err == nil {
 		err = c.eng.SetPeers([]engine.Peer{{Number: hub.Number, Key: hub.WireGuardKey, AllowedIPs: allowed, Keepalive: 25 * time.Second}})
 	}

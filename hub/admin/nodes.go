@@ -95,6 +95,8 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		if err := state.CheckPrefix(r.Prefix, st.Overlay); err != nil {
 			out.Why = err.Error()
 		}
+	case r.State == protocol.RoutePending:
+		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
 	case r.State != protocol.RouteApproved || out.Owner:
 	case !r.Carried():
 		out.Why = "the node does not announce it now"
@@ -106,6 +108,16 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		out.Why = "the next netmap brings it"
 	}
 	return out
+}
+
+// claimsOf are a state's claims, kept until another state is asked for.
+func (s *Server) claimsOf(st *state.State) *state.Claims {
+	s.claims.Lock()
+	defer s.claims.Unlock()
+	if s.claims.of != st {
+		s.claims.of, s.claims.claims = st, state.NewClaims(st)
+	}
+	return s.claims.claims
 }
 
 // revocation tells of the last node of that name that was revoked.

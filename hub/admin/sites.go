@@ -188,13 +188,24 @@ func (s *Server) createToken(ctx context.Context, spec api.TokenSpec) (api.Token
 		return api.TokenCreated{}, problem(err)
 	}
 	hash := tok.Secret.Hash()
+	var met []string
 	st, err := s.update(ctx, "token create --site "+spec.Site, func(d *state.Draft) error {
-		return d.Add(state.TokenCreated{ID: tok.ID, Hash: hash[:], Site: spec.Site, Expires: d.Now.Add(ttl), Routes: uniq(spec.Routes), Labels: spec.Labels, Replace: spec.Replace})
+		routes := uniq(spec.Routes)
+		over := d.Over(routes, spec.Replace)
+		met = met[:0]
+		if claims := state.NewClaims(d.State); len(over) > 0 {
+			for _, p := range routes {
+				if why := claims.Why(d.NumberOf(spec.Replace), p); why != "" {
+					met = append(met, p.String()+": "+why)
+				}
+			}
+		}
+		return d.Add(state.TokenCreated{ID: tok.ID, Hash: hash[:], Site: spec.Site, Expires: d.Now.Add(ttl), Routes: routes, Labels: spec.Labels, Replace: spec.Replace, Over: over})
 	})
 	if err != nil {
 		return api.TokenCreated{}, err
 	}
-	return api.TokenCreated{Text: tok.Text(), Token: toToken(st, st.Tokens[tok.ID])}, nil
+	return api.TokenCreated{Text: tok.Text(), Token: toToken(st, st.Tokens[tok.ID]), Meets: met}, nil
 }
 
 func uniq(ps []netip.Prefix) []netip.Prefix {

@@ -64,7 +64,8 @@ type SiteStatus struct {
 	Unreachable int    `json:"unreachable"`
 }
 
-// SiteSpec asks for a site. Routes inside Ranges are approved by themselves.
+// SiteSpec asks for a site. Routes inside Ranges are approved by themselves, unless they meet
+// another node's claim.
 type SiteSpec struct {
 	Name   string         `json:"name"`
 	Ranges []netip.Prefix `json:"ranges,omitempty"`
@@ -187,6 +188,7 @@ type Token struct {
 type TokenCreated struct {
 	Text string `json:"token"`
 	Token
+	Meets []string `json:"meets,omitempty"` // its routes that meet claims of other nodes, and which
 }
 
 // Node states.
@@ -271,7 +273,7 @@ type Route struct {
 	State  protocol.RouteState `json:"state"`
 	By     string              `json:"by,omitempty"`
 	Owner  bool                `json:"owner"`          // this node carries the prefix in netmaps (one of its HA group)
-	Why    string              `json:"why,omitempty"`  // why it is not carried although approved
+	Why    string              `json:"why,omitempty"`  // why it is not carried although approved, or which claim it meets where it waits
 	ETag   string              `json:"etag,omitempty"` // of what is stored
 }
 

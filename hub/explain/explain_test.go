@@ -180,6 +180,16 @@ func TestDecide(t *testing.T) {
 			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "forward", Chain: "ip fw f", Rule: "drop", Handle: 3}}
 			f.From.Evidence.Connect.Result = protocol.ConnectTimeout
 		}},
+		{"shields", "b1", HopFirewall, true, func(f *Facts) {
+			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "prerouting", Chain: "inet causeway shields", Rule: "counter drop", Handle: 9, Certain: true}}
+			f.From.Evidence.Connect.Result = protocol.ConnectTimeout
+		}},
+		{"access-list", "b1", HopFirewall, true, func(f *Facts) {
+			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "prerouting", Chain: "inet causeway access-destination", Rule: "counter drop", Handle: 9, Certain: true}}
+		}},
+		{"source-interface", "a1", HopFirewall, false, func(f *Facts) {
+			f.From.Evidence.Flow.Drops = []protocol.Drop{{Way: "out", Hook: "prerouting", Chain: "inet causeway access-interface", Rule: "counter packets 3 drop", Handle: 9}}
+		}},
 		{"lost-on-the-way", "", HopFirewall, true, func(f *Facts) { f.From.Evidence.Connect.Result = protocol.ConnectTimeout }},
 		{"udp-blocked", "a1", HopPath, false, func(f *Facts) { f.From.Evidence.Underlay.UDPBlocked = true }},
 		{"no-path", "", HopPath, true, func(f *Facts) {
@@ -329,8 +339,12 @@ func FuzzEvidence(f *testing.F) {
 func TestDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/DIAG.md")
 	require.NoError(t, err)
-	code, err := os.ReadFile("hops.go")
-	require.NoError(t, err)
+	var code []byte
+	for _, f := range []string{"hops.go", "access.go"} {
+		b, err := os.ReadFile(f)
+		require.NoError(t, err)
+		code = append(code, b...)
+	}
 	// Cause: "x", and f.Cause, f.Summary = "x", …
 	causes := regexp.MustCompile(`Cause(?:: |, f\.Summary(?:, f\.Mend)? = )"([a-z-]+[a-z])"`).FindAllStringSubmatch(string(code), -1)
 	require.Greater(t, len(causes), 40)

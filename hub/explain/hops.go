@@ -138,6 +138,9 @@ func (j *judge) routes() {
 			f.Mend = fmt.Sprintf("give one of the two sites another range, then: causeway route approve %s %s", r.Node, r.Prefix)
 		case r.State == protocol.RoutePending:
 			f.Cause, f.Summary = "route-not-approved", fmt.Sprintf("route %s of %s waits for an admin's approval", r.Prefix, r.Node)
+			if r.Why != "" {
+				f.Evidence = append(f.Evidence, r.Why)
+			}
 			f.Mend = fmt.Sprintf("causeway route approve %s %s", r.Node, r.Prefix)
 		case r.State == protocol.RouteRejected && r.By == "rule":
 			f.Cause, f.Summary = "route-forbidden", fmt.Sprintf("route %s of %s can never be approved: %s", r.Prefix, r.Node, r.Why)
@@ -331,15 +334,19 @@ func first(l []string, otherwise string) string {
 
 // firewall judges rules that drop the flow itself.
 func (j *judge) firewall(s side) {
+	j.forged(s)
 	for _, d := range s.e.Flow.Drops {
 		if d.Certain && !strings.HasPrefix(d.Way, "underlay") {
-			j.add(dropFault(s, d, HopFirewall))
+			j.add(j.dropFault(s, d, HopFirewall))
 			return
 		}
 	}
 }
 
-func dropFault(s side, d protocol.Drop, hop string) api.Fault {
+func (j *judge) dropFault(s side, d protocol.Drop, hop string) api.Fault {
+	if f, ok := j.accessFault(s, d, hop); ok {
+		return f
+	}
 	f := api.Fault{Cause: "host-firewall", Hop: hop, Node: s.node(), Blocks: true, Summary: fmt.Sprintf("a firewall of %s drops the flow's packets at %s", s.node(), d.Hook),
 		Evidence: []string{fmt.Sprintf("nftables chain %s: %s", d.Chain, d.Rule)}}
 	if f.Mend = fmt.Sprintf("on %s: nft delete rule %s handle %d", s.node(), d.Chain, d.Handle); d.Handle == 0 {
@@ -473,7 +480,7 @@ func (j *judge) path() {
 				Evidence: []string{"the hub answers over a stream (TCP) and not over UDP"}, Mend: "let UDP to the hub's port pass the firewall of site " + s.Node.Site}
 			for _, d := range e.Flow.Drops {
 				if d.Certain && strings.HasPrefix(d.Way, "underlay") {
-					own := dropFault(s, d, HopPath)
+					own := j.dropFault(s, d, HopPath)
 					f.Evidence, f.Mend = append(f.Evidence, own.Evidence...), own.Mend
 					break
 				}
@@ -557,7 +564,7 @@ func (j *judge) oneWay(a, b side) {
 	for _, s := range []side{a, b} {
 		for _, d := range s.e.Flow.Drops {
 			if d.Certain && strings.HasPrefix(d.Way, "underlay") {
-				own := dropFault(s, d, HopPath)
+				own := j.dropFault(s, d, HopPath)
 				f.Evidence, f.Mend = append(f.Evidence, own.Evidence...), own.Mend
 			}
 		}
@@ -636,8 +643,10 @@ func (j *judge) endToEnd() {
 	for _, s := range []side{a, b} {
 		for _, d := range s.e.Flow.Drops {
 			if !strings.HasPrefix(d.Way, "underlay") {
-				own := dropFault(s, d, HopFirewall)
-				own.Summary = fmt.Sprintf("a firewall of %s drops packets at %s, as it seems those of the flow", s.node(), d.Hook)
+				own := j.dropFault(s, d, HopFirewall)
+				if own.Cause == "host-firewall" {
+					own.Summary = fmt.Sprintf("a firewall of %s drops packets at %s, as it seems those of the flow", s.node(), d.Hook)
+				}
 				own.Evidence = append(own.Evidence, f.Evidence...)
 				j.add(own)
 				return

@@ -151,17 +151,21 @@ func (c SiteRanges) Describe() string {
 	return fmt.Sprintf("site %s has the ranges %s", c.Name, join(c.Ranges))
 }
 
-// SetRanges replaces a site's ranges. Routes that wait for a decision and lie in them
-// are approved.
+// SetRanges replaces a site's ranges. Routes that wait for a decision, lie in them and meet no
+// other node's claim are approved.
 func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 	if err := d.Add(SiteRanges{site, ranges}); err != nil {
 		return err
 	}
+	claims := NewClaims(d.State)
 	for _, n := range d.LiveNodes() {
 		if n.Site != site {
 			continue
 		}
 		for _, r := range d.NodeRoutes(n.Number) {
+			if len(claims.Met(n.Number, r.Prefix)) > 0 {
+				continue // as for AnnounceRoutes
+			}
 			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
 				continue
 			}
@@ -209,6 +213,8 @@ type TokenCreated struct {
 	Routes  []netip.Prefix    `json:"routes,omitempty"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Replace string            `json:"replace,omitempty"`
+	// Over are the claims of other nodes that Routes meet, of which the operator was told.
+	Over []RouteKey `json:"over,omitempty"`
 }
 
 func (c TokenCreated) apply(s *State, t time.Time) error {
@@ -242,7 +248,7 @@ func (c TokenCreated) apply(s *State, t time.Time) error {
 		}
 	}
 	s.Tokens[c.ID] = Token{ID: c.ID, Hash: [32]byte(c.Hash), Site: c.Site, Routes: c.Routes, Labels: c.Labels,
-		Replace: c.Replace, Created: t, Expires: c.Expires}
+		Replace: c.Replace, Created: t, Expires: c.Expires, Over: c.Over}
 	return nil
 }
 

@@ -159,9 +159,11 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	if err := d.Add(NodeJoined{number, r.Name, tok.Site, r.WireGuardKey, r.IdentityKey, tok.Labels, r.Token}); err != nil {
 		return err
 	}
+	claims := NewClaims(d.State)
 	for _, p := range tok.Routes {
 		c := RouteAnnounced{number, p, protocol.RouteApproved, ByToken, true}
-		if d.checkClaim(tok.Site, p) != nil { // claimed by another site since the token was made
+		// Claimed by another site, or by a neighbour, since the token was made.
+		if d.checkClaim(tok.Site, p) != nil || !tok.granted(claims, number, p) {
 			c.State, c.By = protocol.RoutePending, ""
 		}
 		if err := d.Add(c); err != nil {
@@ -218,6 +220,13 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 			}
 		}
 	}
+	var claims *Claims
+	free := func(p netip.Prefix) bool { // no other node's claim is met: those are an operator's to decide
+		if claims == nil {
+			claims = NewClaims(d.State)
+		}
+		return len(claims.Met(n, p)) == 0
+	}
 	for _, p := range routes {
 		if r, ok := d.Routes[RouteKey{n, p}]; ok && r.Announced {
 			continue
@@ -226,7 +235,7 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		switch {
 		case CheckPrefix(p, d.Overlay) != nil:
 			c.State, c.By = protocol.RouteRejected, ByRule
-		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil:
+		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil && free(p):
 			c.State, c.By = protocol.RouteApproved, ByRange
 		}
 		if err := d.Add(c); err != nil {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,17 +21,21 @@ func TestHijackClaims(t *testing.T) {
 	require.NoError(t, Redeem(base, redeem(1, "victim")))
 	attacker := node(t, base, 2, "attacker", "attacker")
 
+	neighbour := node(t, base, 4, "a", "neighbour")
+
 	claims := hijack.Claims(10000, prefix("10.1.0.0/16"), prefix("10.1.1.0/24"), prefix("fd10:1:1::/64"))
 	accepted, tried, kinds := map[string]int{}, 0, map[string]int{}
 	fork := func(s *State) *Draft { return &Draft{State: s.clone(), Now: base.Now} }
-	carried := func(s *State, p netip.Prefix) bool {
+	victims := []netip.Prefix{prefix("10.1.1.0/24"), prefix("fd10:1:1::/64")}
+	carriedBy := func(s *State, n protocol.NodeNumber, p netip.Prefix) bool {
 		for _, r := range s.Routes {
-			if r.Node == attacker && r.Prefix == p && r.State == protocol.RouteApproved {
+			if r.Node == n && r.Prefix == p && r.State == protocol.RouteApproved {
 				return true
 			}
 		}
 		return false
 	}
+	carried := func(s *State, p netip.Prefix) bool { return carriedBy(s, attacker, p) }
 	count := func(door string, in bool) {
 		tried++
 		if in {
@@ -54,6 +59,12 @@ func TestHijackClaims(t *testing.T) {
 			count("approve", err == nil || carried(d.State, p))
 		} else {
 			count("announce", false)
+		}
+
+		// A node of the victim's own site, whose range approves what is nobody's.
+		d = fork(base.State)
+		if slices.ContainsFunc(victims, p.Overlaps) {
+			count("announce beside", AnnounceRoutes(d, neighbour, []netip.Prefix{p}) == nil && carriedBy(d.State, neighbour, p))
 		}
 	}
 	early := &Draft{State: New(), Now: epoch0} // no site has a range
@@ -82,6 +93,6 @@ func TestHijackClaims(t *testing.T) {
 	for _, n := range accepted {
 		total += n
 	}
-	t.Logf("%d claims (%v), %d tries through 5 doors: %d accepted %v", len(claims), kinds, tried, total, accepted)
+	t.Logf("%d claims (%v), %d tries through 6 doors: %d accepted %v", len(claims), kinds, tried, total, accepted)
 	require.Zero(t, total, accepted)
 }

@@ -75,6 +75,7 @@ type Token struct {
 	Expires time.Time
 	Revoked bool
 	UsedBy  protocol.NodeNumber // 0: not used
+	Over    []RouteKey          // claims of others that Routes met when it was made
 }
 
 // Node is a host that joined.

@@ -63,6 +63,10 @@ type Engine interface {
 	// fails, changing nothing, if a prefix is in two peers or a number or key
 	// twice. It may be called before and while Run runs.
 	SetPeers([]Peer) error
+	// SetLocal says to what peers may send: anything else that they send is dropped, and
+	// counted. It replaces what was said before; until it is called all is dropped, unless
+	// the engine was made for any destination.
+	SetLocal([]netip.Prefix)
 	// ResetPeer forgets all sessions and handshake state of a peer, as after
 	// its restart.
 	ResetPeer(protocol.NodeNumber)
@@ -70,4 +74,7 @@ type Engine interface {
 	NewReader() underlay.Receiver
 	// Stats lists every peer's counters.
 	Stats() []PeerStats
+	// Refused counts authentic packets that were not delivered for what they are, by reason:
+	// "source", which is not the peer's (an engine may not count these), "destination".
+	Refused() map[string]uint64
 }

@@ -14,6 +14,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/identity"
 	"causeway/agent/join"
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -68,8 +69,8 @@ func joinCommand(o *options) *cobra.Command {
 				removeIfEmpty(s)
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\nstart it with: %s\n",
-				id.Site, id.Name, id.Number, joinStrings(id.Overlay), startCommand(o.stateDir))
+			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\n%s\nstart it with: %s\n",
+				id.Site, id.Name, id.Number, joinStrings(id.Overlay), shieldsLine(c.Shields.On(id.Shields), o.config), startCommand(o.stateDir))
 			return nil
 		},
 	}
@@ -78,6 +79,21 @@ func joinCommand(o *options) *cobra.Command {
 	cmd.Flags().StringVar(&name, "name", "", "node name (default this host's name)")
 	cmd.Flags().BoolVar(&replace, "replace", false, "take over an existing node's name, if the token permits it; replaces an identity that is here")
 	return cmd
+}
+
+// shieldsLine says what shields mean, for whoever has just joined.
+func shieldsLine(s netns.Shields, file string) string {
+	if file == "" {
+		file = config.DefaultPath
+	}
+	if !s.Up {
+		return fmt.Sprintf("shields are down, as %s says: other nodes reach all that listens on this host", file)
+	}
+	open := "nothing else"
+	if len(s.Allow) > 0 {
+		open = joinStrings(s.Allow)
+	}
+	return fmt.Sprintf("shields are up: of this host itself other nodes reach echo and %s; its pods and approved LANs are not meant\nto open a port, write into %s for example: shields: {allow: [tcp/22]}", open, file)
 }
 
 // unit is the service that the packages bring.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -126,8 +125,8 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	if s.Hub != 0 {
 		hub = fmt.Sprintf("connected to hub %d (%s)", s.Hub, s.HubVersion)
 	}
-	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\n\n",
-		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes))
+	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\nshields   %s\n\n",
+		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes), s.Shields)
 	for _, r := range s.Held {
 		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
 	}
@@ -259,7 +258,7 @@ func bytes(n uint64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-func joinStrings[T netip.Addr | netip.Prefix](l []T) string {
+func joinStrings[T fmt.Stringer](l []T) string {
 	out := make([]string, len(l))
 	for i, x := range l {
 		out[i] = fmt.Sprint(x)

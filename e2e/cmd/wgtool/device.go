@@ -77,7 +77,7 @@ func runInline(ctx context.Context, name string, mtu int, plain bool, log zerolo
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	d := &wgDevice{ctx: ctx, log: log, plain: plain, numbers: map[protocol.WireGuardPublicKey]protocol.NodeNumber{}, failed: make(chan error, 1)}
-	d.eng, err = inline.New(inline.Config{PrivateKey: key, Carrier: carrier{d}, Device: raw, Unreachable: true, Log: log,
+	d.eng, err = inline.New(inline.Config{PrivateKey: key, Carrier: carrier{d}, Device: raw, Unreachable: true, AnyDestination: true, Log: log,
 		Roamed: func(n protocol.NodeNumber, from underlay.Source) {
 			if u := d.link.Load(); u != nil {
 				u.FollowPlainPeer(n, from)

@@ -21,7 +21,8 @@ func (c *cli) siteCreate() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a site",
 		Long: `Make a site. Routes that its nodes announce inside a --range are approved by
-themselves; all others wait for 'causeway route approve'.`,
+themselves, unless they meet what another node announces: the same prefix, one
+inside it or one over it. Those and all others wait for 'causeway route approve'.`,
 		Example: "  causeway site create idc-sh --range 10.201.0.0/16",
 		Args:    exactly("NAME"),
 	}
@@ -90,7 +91,8 @@ func (c *cli) siteSet() *cobra.Command {
 		Short: "Change a site",
 		Long: `Change a site's ranges, how long its agents go on without any hub, and at which
 age its nodes make new WireGuard keys. The --range flags are all ranges that the
-site has then: routes inside them are approved, those that wait too; a range that
+site has then: routes inside them that meet no other node's are approved, those
+that wait too; a range that
 approved a route stays. After --max-age agents drop their peers, so that a node
 that was revoked meanwhile is not reached for ever.`,
 		Example:           "  causeway site set idc-sh --range 10.201.0.0/16 --range 10.202.0.0/16\n  causeway site set idc-sh --max-age 72h --rotate-keys 30d",

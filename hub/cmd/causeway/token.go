@@ -71,6 +71,11 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 	if err != nil || c.format == formatJSON || c.format == formatYAML {
 		return err
 	}
+	for _, m := range t.Meets {
+		if _, err := fmt.Fprintf(c.err, "Mind route %s. The new node gets it all the same: the same prefix makes a group of which one node carries it, a longer one takes its addresses from the other.\n", m); err != nil {
+			return err
+		}
+	}
 	options := ""
 	if t.Replace != "" {
 		options = "--name " + t.Replace + " --replace "

@@ -26,6 +26,8 @@ type Config struct {
 	Carrier    engine.Carrier
 	IdleAfter  time.Duration // how long a peer without traffic is kept; 0: the engine's default
 	Log        zerolog.Logger
+	// AnyDestination is the engine's own; nodes that Start starts have it.
+	AnyDestination bool
 }
 
 // Factory makes an engine.
@@ -93,7 +95,7 @@ func Start(t testing.TB, net *Network, f Factory, number protocol.NodeNumber, ke
 	n := &Node{Number: number, Key: key, TUN: NewTUN(MTU), t: t}
 	m := net.Join(number)
 	var err error
-	n.Engine, err = f(Config{Number: number, PrivateKey: key, TUN: n.TUN, Carrier: m, IdleAfter: idle,
+	n.Engine, err = f(Config{Number: number, PrivateKey: key, TUN: n.TUN, Carrier: m, IdleAfter: idle, AnyDestination: true,
 		Log: testLog(t).With().Uint32("number", uint32(number)).Logger()})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

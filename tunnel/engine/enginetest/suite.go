@@ -33,6 +33,7 @@ func Run(t *testing.T, a, b Factory) {
 		{"low-order key", lowOrderKey},
 		{"longest prefix", longestPrefix},
 		{"forged sources", forgedSources},
+		{"foreign destinations", foreignDestinations},
 		{"set peers refuses", setPeersRefuses},
 		{"set peers before run", setPeersBeforeRun},
 		{"set peers keeps sessions", setPeersKeepsSessions},

@@ -61,6 +61,7 @@ func newStill(t testing.TB, number protocol.NodeNumber, off Offloads) *still {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.SetLocal([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
 	s.limiter.Init()
 	s.up, s.running = true, true
 	s.r, s.tx = s.NewReader().(*reader), newSender(s.Engine)

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,9 @@ type Config struct {
 	// WireGuard device does. The error comes from the address that was asked
 	// for: an address of the host itself would be taken for a forgery.
 	Unreachable bool
+	// AnyDestination says that the packets of peers may go anywhere: what is behind the
+	// device sees to it. See engine.Engine.SetLocal.
+	AnyDestination bool
 }
 
 // Answerer is a Carrier that can also answer a message whose sender is not
@@ -71,6 +75,7 @@ type Engine struct {
 
 	mtu    atomic.Int32
 	routes atomic.Pointer[routes]
+	local  atomic.Pointer[engine.Local]
 	events *eventStack
 	staged atomic.Int64 // bytes
 	counts counters
@@ -219,12 +224,21 @@ func (e *Engine) Stats() []engine.PeerStats {
 	return s
 }
 
+// SetLocal implements engine.Engine.
+func (e *Engine) SetLocal(l []netip.Prefix) { e.local.Store(engine.NewLocal(l)) }
+
+// Refused implements engine.Engine.
+func (e *Engine) Refused() map[string]uint64 {
+	return map[string]uint64{"source": e.counts.spoofed.Load(), "destination": e.counts.elsewhere.Load()}
+}
+
 // counters count what was dropped, by reason.
 type counters struct {
 	unknown      atomic.Uint64 // unknown type or index, expired session
 	rejected     atomic.Uint64 // wrong tag, replayed or too old
 	malformed    atomic.Uint64 // no valid packet inside, either way
 	spoofed      atomic.Uint64 // source not the peer's
+	elsewhere    atomic.Uint64 // destination not ours
 	noRoute      atomic.Uint64 // destination nobody's
 	unstaged     atomic.Uint64 // too much waits for sessions
 	queueFull    atomic.Uint64 // too many handshakes at once
@@ -243,7 +257,7 @@ func (e *Engine) Counters() map[string]uint64 {
 	c := &e.counts
 	return map[string]uint64{
 		"unknown": c.unknown.Load(), "rejected": c.rejected.Load(), "malformed": c.malformed.Load(),
-		"spoofed": c.spoofed.Load(), "no_route": c.noRoute.Load(), "unstaged": c.unstaged.Load(),
+		"spoofed": c.spoofed.Load(), "elsewhere": c.elsewhere.Load(), "no_route": c.noRoute.Load(), "unstaged": c.unstaged.Load(),
 		"queue_full": c.queueFull.Load(), "bad_mac": c.badMAC.Load(), "bad_handshake": c.badHandshake.Load(),
 		"replayed": c.replayed.Load(), "crossed": c.crossed.Load(), "cookies": c.cookies.Load(), "limited": c.limited.Load(),
 		"send_errors": c.sendErrors.Load(), "write_errors": c.writeErrors.Load(),

@@ -69,10 +69,10 @@ func TestManyHandshakesFromOneAddress(t *testing.T) {
 	const count, within = 1000, 25 * time.Second
 	for name, factory := range map[string]enginetest.Factory{
 		"inline": func(c enginetest.Config) (engine.Engine, error) {
-			return New(Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log})
+			return New(Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log, AnyDestination: c.AnyDestination})
 		},
 		"wireguard-go": func(c enginetest.Config) (engine.Engine, error) {
-			return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log})
+			return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log, AnyDestination: c.AnyDestination})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestManyHandshakesFromOneAddress(t *testing.T) {
 				require.NoError(t, err)
 				peers = append(peers, engine.Peer{Number: n.number, Key: k.Public(), AllowedIPs: []netip.Prefix{netip.PrefixFrom(a, 32)}})
 			}
-			e, err := factory(enginetest.Config{Number: 1, PrivateKey: key, TUN: enginetest.NewTUN(enginetest.MTU), Carrier: c, Log: zerolog.Nop()})
+			e, err := factory(enginetest.Config{Number: 1, PrivateKey: key, TUN: enginetest.NewTUN(enginetest.MTU), Carrier: c, Log: zerolog.Nop(), AnyDestination: true})
 			require.NoError(t, err)
 			require.NoError(t, e.SetPeers(peers))
 			ctx, cancel := context.WithCancel(t.Context())

@@ -162,7 +162,7 @@ func (h *host) startInline(off inline.Offloads, queues int) *inline.Device {
 		return err
 	})
 	h.configure("cwtest0")
-	e, err := inline.New(inline.Config{PrivateKey: h.key, Device: d, Carrier: h.udp, Log: zerolog.Nop()})
+	e, err := inline.New(inline.Config{PrivateKey: h.key, Device: d, Carrier: h.udp, Log: zerolog.Nop(), AnyDestination: true})
 	require.NoError(h.t, err)
 	h.start(e)
 	return d
@@ -177,7 +177,7 @@ func (h *host) startWireguardGo() {
 		return err
 	})
 	h.configure("cwtest0")
-	e, err := wggo.New(wggo.Config{Number: h.number, PrivateKey: h.key, TUN: d, Carrier: h.udp, Log: zerolog.Nop()})
+	e, err := wggo.New(wggo.Config{Number: h.number, PrivateKey: h.key, TUN: d, Carrier: h.udp, Log: zerolog.Nop(), AnyDestination: true})
 	require.NoError(h.t, err)
 	h.start(e)
 }

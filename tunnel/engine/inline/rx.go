@@ -140,7 +140,7 @@ func (r *reader) finish(now instant) {
 }
 
 // deliver cuts off the padding, checks that the peer may send from the
-// packet's source, and hands it to the sink.
+// packet's source and to its destination, and hands it to the sink.
 func (r *reader) deliver(p *peer, m []byte) {
 	pkt := m[headerSize:]
 	v6 := false
@@ -168,6 +168,10 @@ func (r *reader) deliver(p *peer, m []byte) {
 	}
 	if owner := r.sourceOf(pkt, v6); owner != p && (owner == nil || !r.routes.mayShare(p, pkt, v6)) || p.gone.Load() {
 		r.e.counts.spoofed.Add(1)
+		return
+	}
+	if !r.e.cfg.AnyDestination && !r.e.local.Load().Holds(pkt) {
+		r.e.counts.elsewhere.Add(1)
 		return
 	}
 	r.sink.add(m[:headerSize+total:headerSize+total], v6)

@@ -11,11 +11,11 @@ import (
 )
 
 func inlineEngine(c enginetest.Config) (engine.Engine, error) {
-	return inline.New(inline.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log})
+	return inline.New(inline.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log, AnyDestination: c.AnyDestination})
 }
 
 func wireguardGo(c enginetest.Config) (engine.Engine, error) {
-	return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log})
+	return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log, AnyDestination: c.AnyDestination})
 }
 
 // The same tests over all pairs: the first engine is the one looked at and

@@ -22,7 +22,7 @@ func TestIdlePeer(t *testing.T) {
 	const idle = 50 * time.Millisecond
 	engines := map[protocol.NodeNumber]*Engine{}
 	factory := func(c enginetest.Config) (engine.Engine, error) {
-		e, err := New(Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log})
+		e, err := New(Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log, AnyDestination: c.AnyDestination})
 		engines[c.Number] = e
 		return e, err
 	}

@@ -109,9 +109,14 @@ func (d *tunDevice) rouse(p *peer) {
 	}
 }
 
-// Write writes packets. A failure loses packets and nothing else (the link may
+// Write writes packets for destinations that are ours. A failure loses packets and nothing else (the link may
 // be down), so it is logged once a minute.
 func (d *tunDevice) Write(bufs [][]byte, offset int) (int, error) {
+	if !d.e.cfg.AnyDestination {
+		if bufs = d.ours(bufs, offset); len(bufs) == 0 {
+			return 0, nil
+		}
+	}
 	n, err := d.Device.Write(bufs, offset)
 	if err != nil && !errors.Is(err, os.ErrClosed) {
 		now, last := time.Now().Unix(), d.warned.Load()
@@ -120,6 +125,21 @@ func (d *tunDevice) Write(bufs [][]byte, offset int) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// ours moves the packets for our own destinations to the front of bufs and returns them.
+func (d *tunDevice) ours(bufs [][]byte, offset int) [][]byte {
+	local, n := d.e.local.Load(), 0
+	for _, b := range bufs {
+		if local.Holds(b[offset:]) {
+			bufs[n] = b
+			n++
+		}
+	}
+	if n < len(bufs) {
+		d.e.elsewhere.Add(uint64(len(bufs) - n))
+	}
+	return bufs[:n]
 }
 
 // Close unblocks Read.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,9 @@ type Config struct {
 	Carrier    engine.Carrier
 	IdleAfter  time.Duration // 0: DefaultIdleAfter
 	Log        zerolog.Logger
+	// AnyDestination says that the packets of peers may go anywhere: what is behind the
+	// device sees to it. See engine.Engine.SetLocal.
+	AnyDestination bool
 }
 
 // Engine is one wireguard-go device.
@@ -55,7 +59,9 @@ type Engine struct {
 
 	// table is what the data path reads. It never takes mu: closing the device
 	// waits for the data path.
-	table atomic.Pointer[table]
+	table     atomic.Pointer[table]
+	local     atomic.Pointer[engine.Local]
+	elsewhere atomic.Uint64 // packets of peers for a destination that is not ours
 
 	mu    sync.Mutex // orders changes of the device
 	ran   bool
@@ -252,6 +258,14 @@ func (e *Engine) SetKeys(keys []protocol.WireGuardPrivateKey) error {
 	}
 	e.key = keys[0]
 	return e.applyLocked(new(script).privateKey(e.key))
+}
+
+// SetLocal implements engine.Engine.
+func (e *Engine) SetLocal(l []netip.Prefix) { e.local.Store(engine.NewLocal(l)) }
+
+// Refused implements engine.Engine. wireguard-go itself does not count sources.
+func (e *Engine) Refused() map[string]uint64 {
+	return map[string]uint64{"destination": e.elsewhere.Load()}
 }
 
 // ResetPeer forgets a peer's sessions, its handshake and the timestamp that

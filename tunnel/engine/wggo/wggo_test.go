@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func factory(c enginetest.Config) (engine.Engine, error) {
-	return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log})
+	return wggo.New(wggo.Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, IdleAfter: c.IdleAfter, Log: c.Log, AnyDestination: c.AnyDestination})
 }
 
 func TestEngine(t *testing.T) { enginetest.Run(t, factory, factory) }

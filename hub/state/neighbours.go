@@ -1,0 +1,124 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sort"
+
+	"causeway/protocol"
+)
+
+// Claims are the live claims of all nodes, found by what they overlap: the approved ones,
+// and those that wait for a decision. It is of the state as it was when it was made.
+type Claims struct {
+	names  map[protocol.NodeNumber]string
+	exact  map[netip.Prefix][]Route
+	sorted []netip.Prefix // by address, then the wider first
+}
+
+// NewClaims gathers the claims of a state.
+func NewClaims(s *State) *Claims {
+	c := &Claims{names: map[protocol.NodeNumber]string{}, exact: map[netip.Prefix][]Route{}}
+	for _, r := range s.Routes {
+		if r.State != protocol.RouteApproved && (r.State != protocol.RoutePending || !r.Announced && !r.FromToken) {
+			continue
+		}
+		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() { // can never be carried
+			continue
+		}
+		if c.exact[r.Prefix] == nil {
+			c.sorted = append(c.sorted, r.Prefix)
+		}
+		c.exact[r.Prefix] = append(c.exact[r.Prefix], r)
+		c.names[r.Node] = s.Nodes[r.Node].Name
+	}
+	slices.SortFunc(c.sorted, netip.Prefix.Compare)
+	for _, l := range c.exact {
+		SortRoutes(l)
+	}
+	return c
+}
+
+// Met are the claims of nodes other than n that p equals, lies inside or lies over: equal
+// ones first, then the nearest around it, then those inside it, at most a few of these.
+func (c *Claims) Met(n protocol.NodeNumber, p netip.Prefix) (out []Route) {
+	const most = 16
+	add := func(x netip.Prefix) {
+		for _, r := range c.exact[x] {
+			if r.Node != n {
+				out = append(out, r)
+			}
+		}
+	}
+	if !p.IsValid() {
+		return nil
+	}
+	p = p.Masked()
+	for bits := p.Bits(); bits >= 0; bits-- {
+		x, _ := p.Addr().Prefix(bits)
+		add(x)
+	}
+	i := sort.Search(len(c.sorted), func(i int) bool { return c.sorted[i].Addr().Compare(p.Addr()) >= 0 })
+	for ; i < len(c.sorted) && p.Contains(c.sorted[i].Addr()) && len(out) < most; i++ {
+		if c.sorted[i].Bits() > p.Bits() {
+			add(c.sorted[i])
+		}
+	}
+	return out
+}
+
+// Why says in one line which claim of another node p of node n meets, an approved one if
+// there is any; empty: none.
+func (c *Claims) Why(n protocol.NodeNumber, p netip.Prefix) string {
+	met := c.Met(n, p)
+	if len(met) == 0 {
+		return ""
+	}
+	r, how := met[max(0, slices.IndexFunc(met, func(r Route) bool { return r.State == protocol.RouteApproved }))], "lies over"
+	switch {
+	case r.Prefix == p:
+		how = "is the same as"
+	case r.Prefix.Bits() < p.Bits():
+		how = "lies inside"
+	}
+	more := ""
+	if len(met) > 1 {
+		more = fmt.Sprintf(", and %d more", len(met)-1)
+	}
+	return fmt.Sprintf("it %s route %s of node %s, which is %s%s", how, r.Prefix, c.names[r.Node], r.State, more)
+}
+
+// byOperator reports whether an operator approved the route, and no rule did.
+func (r Route) byOperator() bool {
+	return r.State == protocol.RouteApproved && r.By != ByRange && r.By != ByRule
+}
+
+// granted reports whether a token's grant of p holds beside what other nodes claim now:
+// each of these claims was there when the token was made, and so the operator was told of
+// it, or it is of the same prefix and an operator approved it too, which makes an HA group.
+func (t Token) granted(c *Claims, n protocol.NodeNumber, p netip.Prefix) bool {
+	return !slices.ContainsFunc(c.Met(n, p), func(r Route) bool {
+		return !(r.Prefix == p && r.byOperator()) && !slices.Contains(t.Over, r.RouteKey)
+	})
+}
+
+// Over are the claims that the routes of a new token for site meet. Those of the node that
+// it may replace do not count.
+func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
+	if len(routes) == 0 {
+		return nil
+	}
+	c := NewClaims(s)
+	for _, p := range routes {
+		for _, r := range c.Met(s.names[replace], p) {
+			if !slices.Contains(out, r.RouteKey) && len(out) < protocol.MaxNodeRoutes {
+				out = append(out, r.RouteKey)
+			}
+		}
+	}
+	return out
+}
+
+// NumberOf is the number of the live node of that name; 0: there is none.
+func (s *State) NumberOf(name string) protocol.NodeNumber { return s.names[name] }
