@@ -310,17 +310,35 @@ func session(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*
 		close(a.ended)
 		return a, err
 	}
-	hello := protocol.Hello{AgentVersion: "test", Engine: "wireguard-go",
+	hello := protocol.Hello{AgentVersion: "test", Engine: "wireguard-go", Vouch: []byte("made below"),
 		Statement: protocol.NodeStatement{Number: h.answer.Number, WireGuardKey: h.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(h.id)}
 	if edit != nil {
 		edit(&hello)
 	}
-	a.send(protocol.KindHello, hello)
+	if hello.Vouch != nil { // not oldWay
+		hello.Vouch = protocol.Vouch(h.hubs.Hubs[0].Number, h.answer.Number, hello.BootID, h.id)
+	}
+	said, err := protocol.NewMessage(protocol.KindHello, hello)
+	require.NoError(t, err)
 	var m protocol.Message
 	a.control.SetReadDeadline(time.Now().Add(patience))
+	if err := protocol.WriteFrame(a.control, said, protocol.MaxToHub); err != nil {
+		close(a.ended)
+		return a, err
+	}
 	if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
 		close(a.ended)
 		return a, err
+	}
+	if m.Kind == protocol.KindChallenge {
+		ch, err := protocol.ParseChallenge(m.Body)
+		require.NoError(t, err)
+		a.send(protocol.KindProof, ch.Prove(h.answer.Number, said.Body, h.id))
+		m = protocol.Message{}
+		if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
+			close(a.ended)
+			return a, err
+		}
 	}
 	a.control.SetReadDeadline(time.Time{})
 	if m.Kind == protocol.KindError {
@@ -333,6 +351,9 @@ func session(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*
 	go a.read()
 	return a, nil
 }
+
+// oldWay makes a hello that of an agent of the version before, which proves nothing.
+func oldWay(h *protocol.Hello) { h.Vouch = nil }
 
 func (a *agent) send(k protocol.MessageKind, body any) {
 	m, err := protocol.NewMessage(k, body)

@@ -33,6 +33,11 @@ type live struct {
 	hellos   *rate.Limiter
 	connects *rate.Limiter
 	boots    boots
+
+	// Sessions that were refused since the last event of it.
+	refusals    int
+	refusedPace *rate.Limiter
+	left        departure
 }
 
 // Info is what is known live of a node.
@@ -107,7 +112,7 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
+		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}
 	return l

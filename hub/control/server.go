@@ -1,7 +1,7 @@
-// Package control is the hub's side of the control channel: it knows each
-// connection's node by the overlay address it comes from (WireGuard's cryptokey
-// routing vouches for it), takes Hello and status, pushes netmaps, hands nats
-// streams to the bus and opens debug streams.
+// Package control is the hub's side of the control channel: it knows the host of
+// each connection by the overlay address it comes from (WireGuard's cryptokey
+// routing vouches for it) and the node by a proof of its identity key. Then it takes
+// Hello and status, pushes netmaps, hands nats streams to the bus and opens debug streams.
 //
 // It also keeps the tunnel's list of nodes in step with the state, because a
 // node that is revoked shall first hear so.
@@ -78,6 +78,9 @@ type Config struct {
 	Bus     Bus
 	Tunnel  Tunnel
 	Events  *event.Log
+	// RequireProof refuses agents that cannot prove their node's identity key, those of
+	// nodes that never did, too.
+	RequireProof bool
 	// Memory is a file that keeps what is known live of nodes for the next run; empty: none.
 	Memory string
 	Log    zerolog.Logger
@@ -87,6 +90,8 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	started  time.Time
+	boot     protocol.BootID // of this run, in challenges
+	door     door
 	dirty    chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
 	booted   chan booted
@@ -94,7 +99,7 @@ type Server struct {
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
-	conns map[protocol.NodeNumber]int // open connections, with or without a session
+	conns map[protocol.NodeNumber]int // open connections that were admitted
 	view  *netmap.View
 
 	memory  memory                              // of the run before
@@ -108,7 +113,11 @@ type Server struct {
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+	boot, err := protocol.NewBootID()
+	if err != nil { // the system has no randomness
+		panic(err)
+	}
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -144,7 +153,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// enter counts a connection of node n, if it may have one more; leave ends it.
+// enter counts a connection of node n that is the node's own, if it may have one more; leave
+// ends it.
 func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,6 +213,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.missed()
 		case <-look.C:
 			s.lookAround()
+			s.takeOut(ctx, time.Now())
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:
