@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -221,10 +222,23 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 	return changed
 }
 
+// wall keeps everybody but this process' user from what hubs and agents have inside the
+// overlay.
+func (a *Agent) wall() netns.Wall {
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	w := netns.Wall{UID: uint32(os.Geteuid()), Overlay: list.Overlay}
+	for _, h := range list.Hubs {
+		w.Hubs = append(w.Hubs, hubOverlay(list, h.Number)...)
+	}
+	return w
+}
+
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
 	c := netns.Config{Interface: a.cfg.Settings.Tunnel.Interface, MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local}
+		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Wall: a.wall()}
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }

@@ -29,6 +29,7 @@ type Config struct {
 	Overlay   []netip.Addr   // the node's overlay addresses
 	Routes    []netip.Prefix // what is routed into the tunnel, the overlay ranges included
 	Local     []netip.Prefix // what the node itself announces: pods and LANs behind it
+	Wall      Wall           // around Causeway's own in the overlay
 	// MTUs are those of single routes, by their masked prefix; from MinMTU on.
 	// Where IPv6 does not allow one so small, the route has 1280 and TCP alone
 	// is kept below by its MSS.

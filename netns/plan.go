@@ -52,6 +52,9 @@ func NewPlan(c Config) (Plan, error) {
 	slices.SortFunc(p.Overlay, netip.Addr.Compare)
 	p.Overlay = slices.Compact(p.Overlay)
 	var err error
+	if p.Wall, err = c.Wall.normal(); err != nil {
+		return Plan{}, err
+	}
 	if p.Routes, err = normal("route", c.Routes); err != nil {
 		return Plan{}, err
 	}
@@ -113,6 +116,7 @@ func (p Plan) without6() Plan {
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), is6)
 	p.Local = slices.DeleteFunc(slices.Clone(p.Local), is6)
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
+	p.Wall = p.Wall.without6()
 	return p
 }
 
@@ -203,7 +207,7 @@ func (p Plan) sysctls() []sysctl {
 }
 
 // nft is the content of our table in nft's own words, in the order and form of
-// 'nft -y -s list table', each line an 'add' command without that word.
+// 'nft -y -p -s list table', each line an 'add' command without that word.
 func (p Plan) nft() []string {
 	t := " inet " + NftTable + " "
 	out := []string{"table inet " + NftTable}
@@ -239,7 +243,7 @@ func (p Plan) nft() []string {
 		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
 		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
 		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
-	return out
+	return append(out, p.nftWall()...)
 }
 
 // nftPrefix is how nft prints a prefix: a single address without its length.

@@ -14,6 +14,12 @@ import (
 const (
 	ControlPort = 4710
 	BulkPort    = 4711
+
+	// OverlayPortFirst to OverlayPortLast are Causeway's own at all overlay addresses, for
+	// TCP and UDP: on their hosts only agents reach them. PackagePort and MeasurePort are among
+	// them.
+	OverlayPortFirst = 4710
+	OverlayPortLast  = 4719
 )
 
 // StreamKind names what a yamux stream carries.

@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// MeasurePort is where an agent receives a measurement, TCP and UDP at its overlay address, if
+// it can have the port; MeasurePlace says where it does.
+const MeasurePort = 4713
+
 // Bounds of a measurement between two agents.
 const (
 	MaxMeasureTime = 30 * time.Second

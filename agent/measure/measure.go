@@ -83,13 +83,20 @@ func Offer(o protocol.MeasureOffer, own, from netip.Addr) (*Receiver, error) {
 	}
 	r := &Receiver{offer: o, from: from, secret: make([]byte, protocol.MeasureSecret)}
 	rand.Read(r.secret)
-	var err error
-	if r.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
-	}
-	if r.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(own, 0))); err != nil {
-		r.tcp.Close()
-		return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
+	// The first port is behind the wall of both hosts; where it is taken any other does, as the
+	// secret keeps strangers out by itself.
+	for _, port := range []uint16{protocol.MeasurePort, 0} {
+		at := netip.AddrPortFrom(own, port)
+		var err error
+		if r.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at)); err == nil {
+			if r.udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err == nil {
+				break
+			}
+			r.tcp.Close()
+		}
+		if port == 0 {
+			return nil, fmt.Errorf("listen on %s: %w", own, cause.Innermost(err))
+		}
 	}
 	r.udp.SetReadBuffer(4 << 20)
 	return r, nil
