@@ -122,6 +122,9 @@ type Hellos struct {
 	Answers map[string]int64 `json:"answers"`
 }
 
+// helloWait is how long hellos waits for a connection: it is there as soon as the way is.
+const helloWait = 100 * time.Millisecond
+
 // enough hellos are a flood: more than a hub grants a node in a minute.
 const enough = 200
 
@@ -163,7 +166,7 @@ func hellos(ctx context.Context, file, addr string, streams int, d time.Duration
 }
 
 func oneHello(ctx context.Context, addr string, hello []byte) (string, error) {
-	c, err := net.DialTimeout("tcp", addr, strangerWait)
+	c, err := net.DialTimeout("tcp", addr, helloWait)
 	if err != nil {
 		return "", err
 	}
