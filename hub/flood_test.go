@@ -33,7 +33,7 @@ func TestStreamFlood(t *testing.T) {
 	w := start(t, t.TempDir())
 	w.site("a")
 	h := joined(t, w, "flood", api.TokenSpec{Site: "a"})
-	w.dial(h, oldWay).m.Close()
+	w.dial(h, nil).m.Close()
 	spare := make([]*host, 5)
 	tokens := make([]protocol.Token, len(spare))
 	for i := range spare {

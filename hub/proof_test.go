@@ -84,11 +84,12 @@ func TestOnlyTheKeyIsTheNode(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)
 	w.site("a")
-	h := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	h := newHost(t)
+	require.Nil(t, h.join(t, w.token(api.TokenSpec{Site: "a"}), "one", func(r *protocol.JoinRequest) { r.Proves = true }).Refused)
+	require.False(t, w.node("one").Unproven)
 	a := w.dial(h, nil)
 	a.until("a netmap", func(protocol.Netmap) bool { return true })
 	a.ready()
-	require.False(t, w.node("one").Unproven)
 	try := func(w *world) {
 		s := stranger{t, w, h}
 		require.Equal(t, []string{protocol.ErrorUnproven}, kinds(s.says(s.hello(), leaves(t))), "as an agent of the version before")
@@ -123,8 +124,8 @@ func TestOnlyTheKeyIsTheNode(t *testing.T) {
 	try(w)
 }
 
-// An agent of the version before is taken until its node has proven itself once, and its leave
-// is but a wish. With require-proof it is not taken at all, and a node that joins by
+// An agent of the version before is taken until its node proves itself, and its leave is but a
+// wish. With require-proof it is not taken at all, and a node that joins by
 // an agent which can prove never needs that.
 func TestAgentsOfTheVersionBefore(t *testing.T) {
 	dir := t.TempDir()
@@ -141,9 +142,13 @@ func TestAgentsOfTheVersionBefore(t *testing.T) {
 	require.NotEqual(t, api.NodeLeft, w.node("old").State)
 	a = w.dial(h, oldWay) // and there it is again
 	a.until("a netmap", func(protocol.Netmap) bool { return true })
-	w.dial(h, nil).until("a netmap", func(protocol.Netmap) bool { return true }) // upgraded
-	require.False(t, w.node("old").Unproven)
-	require.Equal(t, []string{protocol.ErrorUnproven}, kinds(s.says(s.hello())))
+	up := w.dial(h, nil) // upgraded
+	up.until("a netmap", func(protocol.Netmap) bool { return true })
+	<-a.ended
+	require.Equal(t, []string{protocol.ErrorUnproven}, kinds(s.says(s.hello())), "while that session is there")
+	up.m.Close()
+	require.Eventually(t, func() bool { return w.node("old").Connected.IsZero() }, patience, time.Millisecond)
+	w.dial(h, oldWay).m.Close() // and taken back
 
 	fresh := newHost(t)
 	require.Nil(t, fresh.join(t, w.token(api.TokenSpec{Site: "a"}), "new", func(r *protocol.JoinRequest) { r.Proves = true }).Refused)

@@ -228,7 +228,7 @@ type Node struct {
 	ETag         string                 `json:"etag,omitempty"`       // of what is stored
 	Dropped      *DroppedInventory      `json:"inventory_dropped,omitempty"`
 	Upgrade      *NodeUpgrade           `json:"upgrade,omitempty"`  // the last one that it was asked for
-	Unproven     bool                   `json:"unproven,omitempty"` // no session of it has ever proven its identity: its agent is of a version before that
+	Unproven     bool                   `json:"unproven,omitempty"` // a session that does not prove its identity is taken: its agent is of a version before that, or was until minutes ago
 }
 
 // Revocation is how the cluster lets go of a revoked node. Relay, control and

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -99,7 +100,7 @@ type Server struct {
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
-	conns map[protocol.NodeNumber]int // open connections that were admitted
+	conns map[comer]int // open connections that were admitted
 	view  *netmap.View
 
 	memory  memory                              // of the run before
@@ -107,6 +108,7 @@ type Server struct {
 
 	revoked map[protocol.NodeNumber]*revocation
 
+	closing  atomic.Bool // closeOldWay stores something
 	goneList goneList
 	unknown  map[protocol.NodeNumber]Unknown
 }
@@ -117,7 +119,7 @@ func New(cfg Config) *Server {
 	if err != nil { // the system has no randomness
 		panic(err)
 	}
-	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[comer]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -153,20 +155,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// enter counts a connection of node n that is the node's own, if it may have one more; leave
-// ends it.
-func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
+// comer is who comes to a node's budgets: those who prove the node's identity have others
+// than those who do not.
+type comer struct {
+	node   protocol.NodeNumber
+	proven bool
+}
+
+// enter counts a connection that was admitted, if there may be one more; leave ends it.
+func (s *Server) enter(c comer) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conns[n] >= maxConnsNode || !s.node(n).connects.Allow() {
+	if s.conns[c] >= maxConnsNode || !s.node(c.node).budget(c.proven).connects.Allow() {
 		return nil, false
 	}
-	s.conns[n]++
+	s.conns[c]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.conns[n]--; s.conns[n] == 0 {
-			delete(s.conns, n)
+		if s.conns[c]--; s.conns[c] == 0 {
+			delete(s.conns, c)
 		}
 	}, true
 }
@@ -214,6 +222,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case <-look.C:
 			s.lookAround()
 			s.takeOut(ctx, time.Now())
+			s.closeOldWay(ctx, time.Now())
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:

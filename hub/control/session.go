@@ -236,7 +236,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	} else if err != nil {
 		return err // it hung up
 	}
-	leave, err := ses.admit()
+	leave, err := ses.admit(proven)
 	if errors.Is(err, net.ErrClosed) { // it had to make room
 		return err
 	} else if err != nil {
@@ -260,7 +260,9 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	}); err != nil {
 		return err
 	}
-	ses.s.up(ses, node, h)
+	if !ses.s.up(ses, node, h) {
+		return errors.New("a session that proves the node's identity came first")
+	}
 	defer func() { ses.s.gone(ses, ses.end.byPeer.Load()) }()
 
 	var wg sync.WaitGroup
@@ -285,7 +287,7 @@ func (ses *session) refuse(code string, err error) error {
 // hello checks and records what the node says of itself.
 func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (state.Node, error) {
 	ses.s.mu.Lock()
-	allowed := ses.s.node(ses.node).hellos.Allow()
+	allowed := ses.s.node(ses.node).budget(proven).hellos.Allow()
 	ses.s.mu.Unlock()
 	if !allowed {
 		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
@@ -296,12 +298,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	// A hello that says what is recorded already is no transaction, and needs no log: many
 	// agents may come at once, and when the log is out of reach, too. Should it be
 	// older than this hub knows, the session ends as every one does when the log says so.
-	announce := func(d *state.Draft) error {
-		if err := state.Announce(d, ses.node, h.Statement, h.Routes); err != nil || !proven {
-			return err
-		}
-		return state.Proved(d, ses.node)
-	}
+	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, ok := ses.s.cfg.Store.Settled(announce)
 	if !ok {
 		var err error
@@ -317,11 +314,19 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 
 func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes[ses.node].Name }
 
-// up makes ses the node's session, in place of another.
-func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
+// up makes ses the node's session, in place of another. One that did not prove the node's
+// identity never takes the place of one that did.
+func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
 	s.mu.Lock()
 	l := s.node(node.Number)
 	old := l.session
+	if old != nil && old.proven && !ses.proven {
+		s.mu.Unlock()
+		return false
+	}
+	if ses.proven && l.firstProof.IsZero() {
+		l.firstProof = time.Now()
+	}
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
 	l.lastWord, l.up = time.Now(), time.Now().UTC()
 	ses.behind = l.lastWord
@@ -337,6 +342,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	if !s.cfg.Store.State().Nodes[ses.node].Live() { // it came up while its node was revoked
 		s.recheck()
 	}
+	return true
 }
 
 // gone takes ses out, unless another took its place. goodbye: the agent ended it.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -130,6 +131,55 @@ func (k *knock) took(n int) {
 	most.conn.Close()
 }
 
+// A node whose agent has begun to prove its identity is closed to agents that do not
+// once this time has passed: until then an upgrade of the agent that fails can be taken back. While a
+// session that proved itself is up no other one is taken all the same.
+const oldWayFor = 10 * time.Minute
+
+// provenNow reports whether the node's session has proven its identity.
+func (s *Server) provenNow(n protocol.NodeNumber) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[n]
+	return l != nil && l.session != nil && l.session.proven
+}
+
+// closeOldWay records the nodes that have proven their identity for oldWayFor. A whole cluster
+// may be upgraded at once, and shares transactions.
+func (s *Server) closeOldWay(ctx context.Context, now time.Time) {
+	if s.closing.Load() {
+		return
+	}
+	st := s.cfg.Store.State()
+	var due []protocol.NodeNumber
+	s.mu.Lock()
+	for n, l := range s.nodes {
+		node := st.Nodes[n]
+		if len(due) < maxHellos && node.Live() && node.Proven.IsZero() && l.session != nil && l.session.proven && now.Sub(l.firstProof) >= oldWayFor {
+			due = append(due, n)
+		}
+	}
+	s.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	s.closing.Store(true)
+	go func() { // a store that is busy must not keep netmaps waiting
+		defer s.closing.Store(false)
+		_, err := s.cfg.Store.Update(ctx, "hub", "nodes prove their identity", func(d *state.Draft) error {
+			for _, n := range due {
+				if err := state.Proved(d, n); err != nil && !state.IsKind(err, state.NotFound) { // gone meanwhile
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn().Err(err).Int("nodes", len(due)).Msg("that nodes prove their identity is not recorded yet, trying again")
+		}
+	}()
+}
+
 // prove has whoever said hello prove that he holds the node's identity key. It reports whether he
 // did: an agent of the version before cannot, and is taken all the same until its node has
 // proven itself once, unless the hub asks for proof of all.
@@ -141,6 +191,8 @@ func (ses *session) prove(st net.Conn, node state.Node, h protocol.Hello, body [
 			return false, state.Errorf(state.Refused, "node %s has proven its identity before, and this session does not: whoever speaks is not its agent, or an older one; upgrade causeway-agent there", node.Name)
 		case cfg.RequireProof:
 			return false, state.Errorf(state.Refused, "this hub takes no session that does not prove its node's identity (require-proof), and the agent of node %s cannot: upgrade causeway-agent there", node.Name)
+		case ses.s.provenNow(node.Number):
+			return false, state.Errorf(state.Refused, "node %s has a session that proves its identity, and this one does not: whoever speaks is not its agent", node.Name)
 		}
 		return false, nil
 	}
@@ -172,11 +224,11 @@ func (ses *session) prove(st net.Conn, node state.Node, h protocol.Hello, body [
 
 // admit ends the wait of a connection that may be the node's session now, and charges the
 // node for it; leave ends that.
-func (ses *session) admit() (leave func(), err error) {
+func (ses *session) admit(proven bool) (leave func(), err error) {
 	if !ses.knock.end() {
 		return nil, net.ErrClosed
 	}
-	leave, ok := ses.s.enter(ses.node)
+	leave, ok := ses.s.enter(comer{ses.node, proven})
 	if !ok {
 		return nil, state.Errorf(state.Refused, "too many control connections of this node; the next may come in %s", connEvery)
 	}

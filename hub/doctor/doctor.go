@@ -145,7 +145,7 @@ func (e *examination) unproven() {
 	}
 	if len(names) > 0 {
 		e.find(api.SeverityWarning, "identity-unproven", names[0], time.Time{}, "causeway node upgrade "+names[0]+"; when no node is left: causeway-hub run --require-proof",
-			"nodes whose agents have never proven who they are, so that whatever runs on their hosts can pass for them (%d): %s", len(names), strings.Join(names, ", "))
+			"agents that do not prove who they are, or only since some minutes ago, so that whatever runs on their hosts can pass for them (%d): %s", len(names), strings.Join(names, ", "))
 	}
 }
 

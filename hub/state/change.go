@@ -303,8 +303,8 @@ func (s *State) live(n protocol.NodeNumber) (Node, error) {
 // is nobody's again.
 type NodeStated struct {
 	Statement protocol.SignedNodeStatement `json:"statement"`
-	// Proven says that the session which said so proved the identity key, for the first
-	// time. (No change of its own: hubs of the version before read this log, too.)
+	// Proven says that the node's sessions prove the identity key from now on. (No change of
+	// its own kind: hubs of the version before read this log, too.)
 	Proven bool `json:"proven,omitempty"`
 }
 

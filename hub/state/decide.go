@@ -195,8 +195,8 @@ func Announce(d *Draft, n protocol.NodeNumber, st protocol.SignedNodeStatement, 
 	return AnnounceRoutes(d, n, routes)
 }
 
-// Proved records that a control session of node n, after Announce, proved the node's
-// identity key: none does without from now on.
+// Proved records that control sessions of node n prove the node's identity key: none is taken
+// without from now on. Its hello was recorded before.
 func Proved(d *Draft, n protocol.NodeNumber) error {
 	node, err := d.live(n)
 	if err != nil || !node.Proven.IsZero() {

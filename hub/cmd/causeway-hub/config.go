@@ -92,7 +92,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
-	fs.BoolVar(&s.RequireProof, "require-proof", false, "take no control session of an agent that does not prove its node's identity; without it an agent of the version before is taken until its node has proven it once ('causeway doctor' names those that never have)")
+	fs.BoolVar(&s.RequireProof, "require-proof", false, "take no control session of an agent that does not prove its node's identity; without it an agent of the version before is taken until its node's agent has proven it for ten minutes ('causeway doctor' names those whose agent has not)")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}

@@ -159,7 +159,7 @@ func unproven(nodes []api.Node) (trouble, bool) {
 	if n := len(names) - shown; n > 0 {
 		text += fmt.Sprintf(" and %d more", n)
 	}
-	return trouble{What: fmt.Sprintf("identity of %d nodes", len(names)), Why: "agents of an older version, which never proved who they are: " + text, Next: "causeway doctor"}, true
+	return trouble{What: fmt.Sprintf("identity of %d nodes", len(names)), Why: "agents of an older version, which do not prove who they are: " + text, Next: "causeway doctor"}, true
 }
 
 func statusPage(p *page, o overview) {
