@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,15 @@ func TestNobodyElseIsTheNode(t *testing.T) {
 	control := []string{hub4 + ":4710", hub6 + ":4710"}
 	agents := []string{before["n1"].Overlay[0].String() + ":4713", before["n2"].Overlay[0].String() + ":4713"}
 	ports := append([]string{hub4 + ":4711", hub4 + ":4712", hub6 + ":4712", hub4 + ":4222"}, append(control, agents...)...)
+	if soak() { // every port near, at every address
+		for _, host := range []string{hub4, hub6, before["n1"].Overlay[0].String(), "[" + before["n1"].Overlay[1].String() + "]", before["n2"].Overlay[0].String(), "[" + before["n2"].Overlay[1].String() + "]"} {
+			for port := 4700; port < 4725; port++ {
+				if at := fmt.Sprintf("%s:%d", host, port); !slices.Contains(ports, at) {
+					ports = append(ports, at)
+				}
+			}
+		}
+	}
 	// Only what root has is there to be had.
 	require.NoError(t, lab.Wait(step(t), "the ports", func(context.Context) error {
 		r := strangerAt(t, s, one.Host, nil, hello, ports)
