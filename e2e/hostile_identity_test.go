@@ -207,7 +207,7 @@ func floodOfHellos(t *testing.T, s *System, n *Node, hello string) {
 	empty := helloFile(t, struct{}{})
 	var floods []*lab.Process
 	for i, file := range []string{empty, hello} {
-		p, err := n.Host.Start(lab.Program{Name: fmt.Sprintf("hellos%d", i), Args: []string{s.Bin.Labtool, "hellos", file, "198.18.0.1:4710", "24", "5m"}})
+		p, err := n.Host.Start(lab.Program{Name: fmt.Sprintf("hellos%d", i), Args: []string{s.Bin.Labtool, "hellos", file, "198.18.0.1:4710", "100", "5m"}})
 		require.NoError(t, err)
 		t.Cleanup(func() { p.Kill() })
 		require.NoError(t, p.WaitOutput(step(t), "enough were answered"))

@@ -791,7 +791,7 @@ func TestOneNodeIsBounded(t *testing.T) {
 	hub, err := h.hubs.Hubs[0].Number.Overlay(h.hubs.Overlay[0])
 	require.NoError(t, err)
 	var closed atomic.Int32
-	for range 40 {
+	for range 136 {
 		c, err := w.tun.Dial(t.Context(), h.answer.Overlay[0], hub)
 		require.NoError(t, err)
 		defer c.Close()

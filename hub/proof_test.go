@@ -217,7 +217,7 @@ func TestFloodOfStrangers(t *testing.T) {
 	h := joined(t, w, "one", api.TokenSpec{Site: "a"})
 	w.dial(h, nil).m.Close()
 	s := stranger{t, w, h}
-	empty, silent := s.flood(protocol.Hello{}, 8), s.flood(s.hello(), 8)
+	empty, silent := s.flood(protocol.Hello{}, 48), s.flood(s.hello(), 48)
 	worst := time.Duration(0)
 	for range 10 {
 		start := time.Now()

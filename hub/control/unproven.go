@@ -21,7 +21,7 @@ import (
 // that nobody else can take.
 const (
 	unprovenTimeout = 5 * time.Second // from its start to the proof
-	maxUnproven     = 32              // of one node, that have not vouched
+	maxUnproven     = 128             // of one node, that have not vouched
 	maxVouched      = 4               // of one node, that were asked to prove
 	maxUnprovenRead = 1 << 20         // bytes that one may send before its proof: a hello and frames
 	maxUnprovenNode = 4 << 20         // and those of one node together: the one that sent most goes
