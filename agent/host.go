@@ -677,7 +677,7 @@ func means(k netns.Kind, subject string) string {
 	case netns.Routes, netns.Rules:
 		return "packets to other sites may have taken the host's own routes; those from there still arrived"
 	case netns.Nftables:
-		return "new connections may have begun with segments too large for the path, or with pods' addresses rewritten by other tools; those that stood went on"
+		return "new connections may have begun with segments too large for the path, or with pods' addresses rewritten by other tools; those that stood went on. Others than the agent on this host could reach the hub's ports in the overlay, which take nobody without proof"
 	}
 	switch {
 	case strings.HasSuffix(subject, "forward"), strings.HasSuffix(subject, "forwarding"):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -224,10 +225,23 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 	return changed
 }
 
+// hubWall keeps everybody but this process' user from what hubs and agents have inside the
+// overlay.
+func (a *Agent) hubWall() netns.Wall {
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
+	w := netns.Wall{UID: uint32(os.Geteuid()), Overlay: list.Overlay}
+	for _, h := range list.Hubs {
+		w.Hubs = append(w.Hubs, hubOverlay(list, h.Number)...)
+	}
+	return w
+}
+
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
 	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields()}
+		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields(), Wall: a.hubWall()}
 	a.setDevice(&c)
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {

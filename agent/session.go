@@ -180,16 +180,28 @@ func (a *Agent) controlAddrs(n protocol.NodeNumber) (netip.Addr, netip.AddrPort,
 // hello is the first message of a session.
 func (a *Agent) hello() protocol.Hello {
 	a.mu.Lock()
-	gone := a.gone.lists
+	gone, hub := a.gone.lists, a.hub
 	a.mu.Unlock()
 	set := a.live.Load()
 	var features []string
 	if set.upgrade.Allow {
 		features = append(features, protocol.FeatureUpgrade)
 	}
-	return protocol.Hello{Gone: gone, Features: features, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+	return protocol.Hello{Vouch: protocol.Vouch(hub, a.id.Number, a.boot, a.id.IdentityKey), Gone: gone, Features: features, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.routes, Accept: set.accept, Labels: set.labels,
 		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
+}
+
+// prove signs the challenge of the hub that this session is with, and of no other: one
+// hub must not pass as this node at another.
+func (a *Agent) prove(c protocol.Challenge, hello []byte) (protocol.Proof, error) {
+	a.mu.Lock()
+	hub := a.hub
+	a.mu.Unlock()
+	if c.Hub != hub {
+		return protocol.Proof{}, fmt.Errorf("hub %d asks for a proof for hub %d", hub, c.Hub)
+	}
+	return c.Prove(a.id.Number, hello, a.id.IdentityKey), nil
 }
 
 // welcome hears that the hub knows this node: what it holds is good again.

@@ -111,11 +111,24 @@ func (a *attacker) hello(id identity.Identity, routes []netip.Prefix) error {
 	if a.control, err = a.m.Open(step(a.t), protocol.StreamHeader{Kind: protocol.StreamControl}); err != nil {
 		return err // too many connections, of which the hub has not seen the end yet
 	}
-	a.send(protocol.KindHello, protocol.Hello{AgentVersion: "attacker", Statement: id.Statement(), Routes: routes})
+	said, err := protocol.NewMessage(protocol.KindHello, protocol.Hello{AgentVersion: "attacker", Statement: id.Statement(), Routes: routes, Vouch: protocol.Vouch(1, id.Number, protocol.BootID{}, id.IdentityKey)})
+	require.NoError(a.t, err)
+	if err := protocol.WriteFrame(a.control, said, protocol.MaxToHub); err != nil {
+		return err
+	}
 	a.control.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var m protocol.Message
 	if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
 		return err
+	}
+	if m.Kind == protocol.KindChallenge { // he has the node's key
+		c, err := protocol.ParseChallenge(m.Body)
+		require.NoError(a.t, err)
+		a.send(protocol.KindProof, c.Prove(id.Number, said.Body, id.IdentityKey))
+		m = protocol.Message{}
+		if err := protocol.ReadFrame(a.control, &m, protocol.MaxToAgent); err != nil {
+			return err
+		}
 	}
 	if m.Kind != protocol.KindWelcome {
 		return fmt.Errorf("%s: %s", m.Kind, m.Body)

@@ -160,6 +160,13 @@ func TestSystemdAgent(t *testing.T) {
 	require.Contains(t, status, "CapEff:\t0000000000001000", "CAP_NET_ADMIN alone")
 	require.NotContains(t, status, "Uid:\t0\t")
 
+	t.Run("wall", func(t *testing.T) { // the agent's user alone gets at the hub, not even root
+		for _, at := range []string{"198.18.0.1/4710", "fd63:7761:7900::1/4710", "198.18.0.1/4712"} {
+			_, err := m.Host.Run(step(t), "timeout", "2", "bash", "-c", "exec 3<>/dev/tcp/"+at)
+			require.Error(t, err, at)
+			m.do("setpriv --reuid=" + strings.TrimSpace(m.do("stat -c %u /proc/"+pid)) + " --clear-groups timeout 5 bash -c 'exec 3<>/dev/tcp/" + at + "'")
+		}
+	})
 	t.Run("kill", func(t *testing.T) {
 		m.do("systemctl kill -s KILL causeway-agent")
 		require.NoError(t, Wait(t, func() error { return m.changed(pid) }))

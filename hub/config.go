@@ -59,6 +59,7 @@ type Config struct {
 	NATSCA          string // PEM file of authorities that sign the certificates of NATSURL; empty: the system's
 	NATSReplicas    int    // of each stream there, 1 to 5; 0: 3 in a cluster, else 1
 	Packages        string // directory of releases for agents; default: packagesDir in DataDir
+	RequireProof    bool   // no session without proof of the node's identity, of nodes that never proved it, too
 	JoinRate        int    // requests for joins that one source may send in a second; default: join.DefaultSourceRate
 	// Tunnel makes what carries the nodes' traffic; nil: WireGuard over UDP. Tests and
 	// benchmarks have nodes that need none.
@@ -99,6 +100,7 @@ func (c Config) shown() (out []api.Setting) {
 	add("nats-ca", c.NATSCA)
 	add("nats-replicas", c.NATSReplicas)
 	add("join-rate", c.JoinRate)
+	add("require-proof", c.RequireProof)
 	return out
 }
 

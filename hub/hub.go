@@ -196,7 +196,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Cluster: keys.Cluster, Store: store, Bus: nats, Tunnel: tun, Events: &events,
-		Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
+		RequireProof: h.cfg.RequireProof, Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	releases := release.Open(h.packages)
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Incidents: incidents, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Settings: h.cfg.shown(),

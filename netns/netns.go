@@ -41,6 +41,7 @@ type Config struct {
 	Held []netip.Prefix
 	// Except stay the host's own though a route into the tunnel, or Held, has them.
 	Except []Exception
+	Wall   Wall // around Causeway's own in the overlay
 	// MTUs are those of single routes, by their masked prefix; from MinMTU on.
 	// Where IPv6 does not allow one so small, the route has 1280 and TCP alone
 	// is kept below by its MSS.

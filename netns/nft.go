@@ -97,7 +97,7 @@ func foundNft(ctx context.Context) ([]string, error) {
 	if !slices.Contains(strings.Split(strings.TrimSpace(tables), "\n"), "table inet "+NftTable) {
 		return nil, nil
 	}
-	s, err := run(ctx, "", "nft", "-y", "-s", "list", "table", "inet", NftTable)
+	s, err := run(ctx, "", "nft", "-y", "-p", "-s", "list", "table", "inet", NftTable)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables table %s: %w", NftTable, err)
 	}

@@ -55,6 +55,9 @@ func NewPlan(c Config) (Plan, error) {
 	slices.SortFunc(p.Overlay, netip.Addr.Compare)
 	p.Overlay = slices.Compact(p.Overlay)
 	var err error
+	if p.Wall, err = c.Wall.normal(); err != nil {
+		return Plan{}, err
+	}
 	if p.Routes, err = normal("route", c.Routes); err != nil {
 		return Plan{}, err
 	}
@@ -127,6 +130,7 @@ func (p Plan) without6() Plan {
 	p.Held = slices.DeleteFunc(slices.Clone(p.Held), is6)
 	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
+	p.Wall = p.Wall.without6()
 	return p
 }
 
@@ -186,7 +190,7 @@ func (p Plan) sysctls() []sysctl {
 }
 
 // nft is the content of our table in nft's own words, in the order and form of
-// 'nft -y -s list table', each line an 'add' command without that word.
+// 'nft -y -p -s list table', each line an 'add' command without that word.
 func (p Plan) nft() []string {
 	t := " inet " + NftTable + " "
 	out := []string{"table inet " + NftTable}
@@ -222,7 +226,7 @@ func (p Plan) nft() []string {
 		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
 		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
 		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
-	return append(out, p.access()...)
+	return slices.Concat(out, p.nftWall(), p.access())
 }
 
 // nftPrefix is how nft prints a prefix: a single address without its length.

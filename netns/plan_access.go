@@ -108,20 +108,20 @@ func (p Plan) access() []string {
 	chain(chainDestination, "prerouting", -300)
 	rule(chainDestination, "iifname != %q accept", p.Interface)
 	for _, x := range own {
-		rule(chainDestination, "%s daddr %s accept", nftFamily(x), nftPrefix(x))
+		rule(chainDestination, "%s daddr %s accept", nftFamily(x.Addr()), nftPrefix(x))
 	}
 	rule(chainDestination, "counter drop")
 
 	chain(chainInterface, "prerouting", -50)
 	rule(chainInterface, "iifname %q accept", "lo")
 	for _, x := range own {
-		rule(chainInterface, "%s saddr %s fib saddr . iif oif missing fib daddr oifname %q counter drop", nftFamily(x), nftPrefix(x), p.Interface)
+		rule(chainInterface, "%s saddr %s fib saddr . iif oif missing fib daddr oifname %q counter drop", nftFamily(x.Addr()), nftPrefix(x), p.Interface)
 	}
 
 	chain(chainSource, "postrouting", 200)
 	rule(chainSource, "oifname != %q accept", p.Interface)
 	for _, x := range own {
-		rule(chainSource, "%s saddr %s accept", nftFamily(x), nftPrefix(x))
+		rule(chainSource, "%s saddr %s accept", nftFamily(x.Addr()), nftPrefix(x))
 	}
 	// What the kernel and daemons multicast on every link is no sign of anything.
 	rule(chainSource, "ip daddr 224.0.0.0/4 drop")
@@ -147,13 +147,6 @@ func (p Plan) access() []string {
 	}
 	rule(chainShields, "counter drop")
 	return out
-}
-
-func nftFamily(p netip.Prefix) string {
-	if p.Addr().Is6() {
-		return "ip6"
-	}
-	return "ip"
 }
 
 // AccessDrops counts the packets that each chain of the access list has dropped since it

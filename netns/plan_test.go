@@ -26,6 +26,8 @@ func testConfig() Config {
 		Overlay:   []netip.Addr{netip.MustParseAddr("fd63:7761:7900::2"), netip.MustParseAddr("198.18.0.2")},
 		Routes:    prefixes("10.0.0.0/8", "198.18.0.0/15", "fd63:7761:7900::/96", "fd10:2::/64", "10.2.3.4/16", "10.2.0.0/16"),
 		Local:     prefixes("10.1.0.0/16", "fd10:1::/64"),
+		Wall: Wall{UID: 998, Hubs: []netip.Addr{netip.MustParseAddr("fd63:7761:7900::1"), netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.1")},
+			Overlay: prefixes("fd63:7761:7900::/96", "198.18.0.0/15")},
 	}
 }
 
@@ -60,6 +62,7 @@ nft 'add chain inet causeway mark-out { type filter hook postrouting priority -1
 nft 'add rule inet causeway mark-out meta mark 0x0000ca5e ct mark set meta mark'
 nft 'add chain inet causeway mark-in { type filter hook prerouting priority -150; policy accept; }'
 nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'
+` + goldenWall + `
 nft 'add chain inet causeway access-destination { type filter hook prerouting priority -300; policy accept; }'
 nft 'add rule inet causeway access-destination iifname != "cw0" accept'
 nft 'add rule inet causeway access-destination ip daddr 10.1.0.0/16 accept'

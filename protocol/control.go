@@ -14,6 +14,12 @@ import (
 const (
 	ControlPort = 4710
 	BulkPort    = 4711
+
+	// OverlayPortFirst to OverlayPortLast are Causeway's own at all overlay addresses, for
+	// TCP and UDP: on their hosts only agents reach them. PackagePort and those of
+	// measurements are among them.
+	OverlayPortFirst = 4710
+	OverlayPortLast  = 4719
 )
 
 // StreamKind names what a yamux stream carries.
@@ -89,6 +95,7 @@ const (
 	ErrorUnknownKind = "unknown_kind"
 	ErrorRevoked     = "revoked" // the node's certificate of existence is gone; the agent stops redialling fast
 	ErrorBadMessage  = "bad_message"
+	ErrorUnproven    = "unproven" // the session did not prove the node's identity
 )
 
 // Hello is the agent's first message on a control stream.
@@ -104,6 +111,9 @@ type Hello struct {
 	Features     []string            `json:"features,omitempty"`
 	Engine       string              `json:"engine"`
 	Gone         []SignedGoneList    `json:"gone,omitempty"` // what the agent holds, MaxGoneLists at most
+	// Vouch says that the agent answers a Challenge; see there. An agent of the version
+	// before has none.
+	Vouch []byte `json:"vouch,omitempty"`
 }
 
 // Welcome is the hub's first message.

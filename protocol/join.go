@@ -33,6 +33,9 @@ type JoinRequest struct {
 	IdentityKey  IdentityPublicKey `json:"identity_key"`
 	Replace      bool              `json:"replace,omitempty"`
 	AgentVersion string            `json:"agent_version,omitempty"`
+	// Proves says that the agent answers a Challenge: from now on the hub takes no other
+	// control session of the node.
+	Proves bool `json:"proves,omitempty"`
 }
 
 // JoinAnswer is the hub's answer: Refused or everything else.

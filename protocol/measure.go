@@ -38,10 +38,11 @@ type MeasurePlace struct {
 	Error  string         `json:"error,omitempty"`
 }
 
-// Ports at which the receiver of a measurement listens, TCP and UDP: shields leave them open.
+// Ports at which the receiver of a measurement listens at its overlay address, TCP and UDP:
+// shields leave them open, and the wall of both hosts keeps all but agents from them.
 const (
-	MeasurePortFirst = 4720
-	MeasurePortLast  = 4723
+	MeasurePortFirst = 4713
+	MeasurePortLast  = 4716
 )
 
 // MeasureSecret is the length of what shows a receiver that the sender is the expected one.

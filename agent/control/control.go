@@ -27,6 +27,9 @@ type Config struct {
 	Number protocol.NodeNumber
 	// Hello is asked for at the start of every session.
 	Hello func() protocol.Hello
+	// Prove answers a hub's challenge to this hello, whose body it is; an error ends the
+	// session.
+	Prove func(c protocol.Challenge, hello []byte) (protocol.Proof, error)
 	// Welcome hears that the hub knows us.
 	Welcome func(protocol.Welcome)
 	// Netmap takes a netmap, and returns when it is applied and stored.
@@ -113,13 +116,17 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	s := &session{c: c, stream: stream, left: make(chan struct{})}
-	if err := s.send(protocol.KindHello, c.cfg.Hello()); err != nil {
+	hello, err := protocol.NewMessage(protocol.KindHello, c.cfg.Hello())
+	if err != nil {
+		return err
+	}
+	if err := s.sendMessage(hello); err != nil {
 		return err
 	}
 	// Closing is what ends a read in any case: while a frame is half here, one of
 	// its stream waits for the rest and looks at no deadline.
 	stop := context.AfterFunc(ctx, func() { m.Close() })
-	err = s.welcome(ctx)
+	err = s.welcome(ctx, hello.Body)
 	stop()
 	if err != nil {
 		return err
@@ -173,21 +180,48 @@ func (s *session) send(kind protocol.MessageKind, body any) error {
 	if err != nil {
 		return err
 	}
+	return s.sendMessage(m)
+}
+
+func (s *session) sendMessage(m protocol.Message) error {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	s.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := protocol.WriteFrame(s.stream, m, protocol.MaxToHub); err != nil {
-		return fmt.Errorf("send %s: %w", kind, err)
+		return fmt.Errorf("send %s: %w", m.Kind, err)
 	}
 	return nil
 }
 
-// welcome waits for the hub's first message.
-func (s *session) welcome(ctx context.Context) error {
+// prove answers the hub's challenge.
+func (s *session) prove(m protocol.Message, hello []byte) error {
+	c, err := protocol.ParseChallenge(m.Body)
+	if err != nil {
+		return err
+	}
+	p, err := s.c.cfg.Prove(c, hello)
+	if err != nil {
+		return err
+	}
+	return s.send(protocol.KindProof, p)
+}
+
+// welcome proves who we are, where the hub asks, and waits for its welcome. A hub of the
+// version before welcomes at once.
+func (s *session) welcome(ctx context.Context, hello []byte) error {
 	s.stream.SetReadDeadline(time.Now().Add(welcomeTimeout))
 	var m protocol.Message
 	if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
 		return fmt.Errorf("wait for the hub's welcome: %w", err)
+	}
+	if m.Kind == protocol.KindChallenge { // once: another one is no welcome
+		if err := s.prove(m, hello); err != nil {
+			return err
+		}
+		m = protocol.Message{}
+		if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
+			return fmt.Errorf("wait for the hub's welcome: %w", err)
+		}
 	}
 	switch m.Kind {
 	case protocol.KindWelcome:

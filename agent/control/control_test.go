@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -318,4 +320,48 @@ func TestLeaveUnconfirmed(t *testing.T) {
 	h.next(protocol.KindLeave)
 	cancel()
 	require.ErrorContains(t, <-done, "did not confirm")
+}
+
+// A hub asks for a proof of this hello before it welcomes; one that asks in another's name, or
+// asks twice, gets none and no session.
+func TestProof(t *testing.T) {
+	id := protocol.IdentityPrivateKey{5}
+	start := func() (*hub, *agent, protocol.Message) {
+		h, a := pair(t, func(c *Config) {
+			c.Prove = func(ch protocol.Challenge, hello []byte) (protocol.Proof, error) {
+				if ch.Hub != 1 {
+					return protocol.Proof{}, errors.New("not the hub that was dialled")
+				}
+				return ch.Prove(9, hello, id), nil
+			}
+		})
+		return h, a, h.next(protocol.KindHello)
+	}
+	c := protocol.Challenge{Nonce: bytes.Repeat([]byte{7}, protocol.ChallengeNonce), Hub: 1, Boot: protocol.BootID{3}}
+
+	h, a, hello := start()
+	h.send(protocol.KindChallenge, c)
+	p, err := protocol.ParseProof(h.next(protocol.KindProof).Body)
+	require.NoError(t, err)
+	require.True(t, p.Proves(c, 9, hello.Body, id.Public()))
+	require.False(t, a.client.Connected())
+	h.send(protocol.KindWelcome, protocol.Welcome{Number: 9})
+	h.next(protocol.KindStatus)
+	require.True(t, a.client.Connected())
+
+	h, a, _ = start()
+	other := c
+	other.Hub = 2
+	h.send(protocol.KindChallenge, other)
+	require.ErrorContains(t, a.ended(t), "not the hub that was dialled")
+
+	h, a, _ = start()
+	h.send(protocol.KindChallenge, protocol.Challenge{Nonce: []byte{1}, Hub: 1})
+	require.ErrorIs(t, a.ended(t), protocol.ErrProofInvalid)
+
+	h, a, _ = start()
+	h.send(protocol.KindChallenge, c)
+	h.next(protocol.KindProof)
+	h.send(protocol.KindChallenge, c)
+	require.ErrorContains(t, a.ended(t), `it sent "challenge" first`)
 }

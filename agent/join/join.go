@@ -270,7 +270,7 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 	}
 	payload, err := json.Marshal(protocol.JoinRequest{
 		Version: protocol.Version, TokenID: c.Token.ID, Secret: c.Token.Secret[:], Name: c.Name,
-		IdentityKey: p.IdentityKey.Public(), Replace: c.Replace, AgentVersion: c.Version,
+		IdentityKey: p.IdentityKey.Public(), Replace: c.Replace, AgentVersion: c.Version, Proves: true,
 	})
 	if err != nil {
 		return ans, fmt.Errorf("join handshake: %w", err)

@@ -137,18 +137,35 @@ func (a *agent) session(ctx context.Context) error {
 		return err
 	}
 	s := &stream{c: st}
-	hello := protocol.Hello{AgentVersion: "scale", Engine: "scale", BootID: a.boot, Have: a.have, Routes: a.routes,
+	hub := a.world.list.Hubs[0].Number
+	hello := protocol.Hello{Vouch: protocol.Vouch(hub, a.number, a.boot, a.id), AgentVersion: "scale", Engine: "scale", BootID: a.boot, Have: a.have, Routes: a.routes,
 		Statement: protocol.NodeStatement{Number: a.number, WireGuardKey: a.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(a.id)}
 	if a.have != (protocol.NetmapVersion{}) {
 		hello.HaveSum = a.sum[:]
 	}
-	if err := s.send(protocol.KindHello, hello); err != nil {
+	said, err := protocol.NewMessage(protocol.KindHello, hello)
+	if err != nil {
+		return err
+	}
+	if err := s.write(said); err != nil {
 		return err
 	}
 	st.SetReadDeadline(time.Now().Add(30 * time.Second))
 	kind, body, err := a.read(st)
 	if err != nil {
 		return err
+	}
+	if kind == protocol.KindChallenge {
+		ch, err := protocol.ParseChallenge(body)
+		if err != nil {
+			return err
+		}
+		if err := s.send(protocol.KindProof, ch.Prove(a.number, said.Body, a.id)); err != nil {
+			return err
+		}
+		if kind, body, err = a.read(st); err != nil {
+			return err
+		}
 	}
 	if kind != protocol.KindWelcome {
 		return fmt.Errorf("no welcome but %s: %.200s", kind, body)
@@ -222,6 +239,10 @@ func (s *stream) send(k protocol.MessageKind, body any) error {
 	if err != nil {
 		return err
 	}
+	return s.write(m)
+}
+
+func (s *stream) write(m protocol.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.c.SetWriteDeadline(time.Now().Add(30 * time.Second))

@@ -33,7 +33,7 @@ func tag(stored any) string {
 
 // nodeTag leaves out what the node's agent says of itself.
 func nodeTag(n state.Node) string {
-	n.Statement, n.WireGuardKey, n.KeySince = nil, protocol.WireGuardPublicKey{}, time.Time{}
+	n.Statement, n.WireGuardKey, n.KeySince, n.Proven = nil, protocol.WireGuardPublicKey{}, time.Time{}, time.Time{}
 	return tag(n)
 }
 

@@ -41,6 +41,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		ETag: nodeTag(n),
 	}
 	out.Drained, out.Connected = n.Drained, i.Connected
+	out.Unproven = n.Live() && n.Proven.IsZero()
 	if u := i.Status.Upgrade; u != nil {
 		out.Upgrade = &api.NodeUpgrade{Version: u.Version, State: u.State, Error: u.Error}
 	}

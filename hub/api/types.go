@@ -229,7 +229,8 @@ type Node struct {
 	KeyWanted    uint32                 `json:"key_wanted,omitempty"` // epoch that it was asked for and has not yet
 	ETag         string                 `json:"etag,omitempty"`       // of what is stored
 	Dropped      *DroppedInventory      `json:"inventory_dropped,omitempty"`
-	Upgrade      *NodeUpgrade           `json:"upgrade,omitempty"` // the last one that it was asked for
+	Upgrade      *NodeUpgrade           `json:"upgrade,omitempty"`  // the last one that it was asked for
+	Unproven     bool                   `json:"unproven,omitempty"` // a session that does not prove its identity is taken: its agent is of a version before that, or was until minutes ago
 }
 
 // Revocation is how the cluster lets go of a revoked node. Relay, control and

@@ -30,9 +30,29 @@ type live struct {
 	machine  *liveness.Machine
 	up       time.Time // since when there is this session
 	shut     time.Time // since when it is quarantined, as far as this hub saw
-	hellos   *rate.Limiter
-	connects *rate.Limiter
+	own      budget    // of sessions that prove the node's identity
+	old      budget    // of those that do not
 	boots    boots
+
+	// Sessions that were refused since the last event of it.
+	refusals    int
+	refusedPace *rate.Limiter
+	left        departure
+	firstProof  time.Time // of the node's identity, seen by this run of the hub; zero: none
+}
+
+// budget bounds how often a node may come.
+type budget struct{ hellos, connects *rate.Limiter }
+
+func newBudget() budget {
+	return budget{rate.NewLimiter(rate.Every(helloEvery), helloBurst), rate.NewLimiter(rate.Every(connEvery), connBurst)}
+}
+
+func (l *live) budget(proven bool) budget {
+	if proven {
+		return l.own
+	}
+	return l.old
 }
 
 // Info is what is known live of a node.
@@ -107,7 +127,7 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
+		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}
 	return l

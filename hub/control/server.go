@@ -1,7 +1,7 @@
-// Package control is the hub's side of the control channel: it knows each
-// connection's node by the overlay address it comes from (WireGuard's cryptokey
-// routing vouches for it), takes Hello and status, pushes netmaps, hands nats
-// streams to the bus and opens debug streams.
+// Package control is the hub's side of the control channel: it knows the host of
+// each connection by the overlay address it comes from (WireGuard's cryptokey
+// routing vouches for it) and the node by a proof of its identity key. Then it takes
+// Hello and status, pushes netmaps, hands nats streams to the bus and opens debug streams.
 //
 // It also keeps the tunnel's list of nodes in step with the state, because a
 // node that is revoked shall first hear so.
@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -78,6 +79,9 @@ type Config struct {
 	Bus     Bus
 	Tunnel  Tunnel
 	Events  *event.Log
+	// RequireProof refuses agents that cannot prove their node's identity key, those of
+	// nodes that never did, too.
+	RequireProof bool
 	// Memory is a file that keeps what is known live of nodes for the next run; empty: none.
 	Memory string
 	Log    zerolog.Logger
@@ -87,6 +91,8 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	started  time.Time
+	boot     protocol.BootID // of this run, in challenges
+	door     door
 	dirty    chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
 	booted   chan booted
@@ -94,7 +100,7 @@ type Server struct {
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
-	conns map[protocol.NodeNumber]int // open connections, with or without a session
+	conns map[comer]int // open connections that were admitted
 	view  *netmap.View
 
 	memory  memory                              // of the run before
@@ -102,13 +108,18 @@ type Server struct {
 
 	revoked map[protocol.NodeNumber]*revocation
 
+	closing  atomic.Bool // closeOldWay stores something
 	goneList goneList
 	unknown  map[protocol.NodeNumber]Unknown
 }
 
 // New starts nothing.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, started: time.Now(), dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[protocol.NodeNumber]int{},
+	boot, err := protocol.NewBootID()
+	if err != nil { // the system has no randomness
+		panic(err)
+	}
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[comer]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -144,19 +155,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// enter counts a connection of node n, if it may have one more; leave ends it.
-func (s *Server) enter(n protocol.NodeNumber) (leave func(), ok bool) {
+// comer is who comes to a node's budgets: those who prove the node's identity have others
+// than those who do not.
+type comer struct {
+	node   protocol.NodeNumber
+	proven bool
+}
+
+// enter counts a connection that was admitted, if there may be one more; leave ends it.
+func (s *Server) enter(c comer) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conns[n] >= maxConnsNode || !s.node(n).connects.Allow() {
+	if s.conns[c] >= maxConnsNode || !s.node(c.node).budget(c.proven).connects.Allow() {
 		return nil, false
 	}
-	s.conns[n]++
+	s.conns[c]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.conns[n]--; s.conns[n] == 0 {
-			delete(s.conns, n)
+		if s.conns[c]--; s.conns[c] == 0 {
+			delete(s.conns, c)
 		}
 	}, true
 }
@@ -203,6 +221,8 @@ func (s *Server) Run(ctx context.Context) error {
 			s.missed()
 		case <-look.C:
 			s.lookAround()
+			s.takeOut(ctx, time.Now())
+			s.closeOldWay(ctx, time.Now())
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:

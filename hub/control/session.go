@@ -29,7 +29,11 @@ type session struct {
 	site string
 	mux  *mux.Session
 	end  *endNoted
-	log  zerolog.Logger
+	// Until it is admitted; see unproven.go.
+	knock    *knock
+	patience *time.Timer // closes the connection unless the agent was welcomed
+	proven   bool        // the node's identity, before welcome; not changed after
+	log      zerolog.Logger
 
 	awake  chan struct{}
 	acks   chan protocol.NetmapAck
@@ -50,10 +54,12 @@ type session struct {
 type endNoted struct {
 	net.Conn
 	byPeer atomic.Bool
+	knock  *knock
 }
 
 func (c *endNoted) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	c.knock.took(n)
 	if errors.Is(err, io.EOF) {
 		c.byPeer.Store(true)
 	}
@@ -71,13 +77,9 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	if !ok {
 		return
 	}
-	leave, ok := s.enter(node.Number)
-	if !ok {
-		s.cfg.Log.Debug().Str("node", node.Name).Msg("too many control connections of one node")
-		return
-	}
-	defer leave()
-	end := &endNoted{Conn: c}
+	k := s.door.knock(node.Number, c)
+	defer k.end()
+	end := &endNoted{Conn: c, knock: k}
 	m, err := mux.ServeControl(end)
 	if err != nil {
 		return
@@ -88,14 +90,14 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
+	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, knock: k, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
 		log: s.cfg.Log.With().Str("node", node.Name).Str("site", node.Site).Logger()}
-	hello := time.AfterFunc(helloTimeout, func() {
+	ses.patience = time.AfterFunc(unprovenTimeout, func() {
 		if !ses.welcomed() {
 			m.Close()
 		}
 	})
-	defer hello.Stop()
+	defer ses.patience.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -216,7 +218,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	ses.control = st
 	ses.mu.Unlock()
 	var m protocol.Message
-	st.SetReadDeadline(time.Now().Add(helloTimeout))
+	st.SetReadDeadline(time.Now().Add(unprovenTimeout))
 	if err := protocol.ReadFrame(st, &m, protocol.MaxToHub); err != nil {
 		return fmt.Errorf("wait for hello: %w", err)
 	}
@@ -228,25 +230,39 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()})
 	}
 	cleanHello(&h)
-	node, err := ses.hello(ctx, h)
+	proven, err := ses.prove(st, ses.s.cfg.Store.State().Nodes[ses.node], h, m.Body)
+	if e := (*state.Error)(nil); errors.As(err, &e) {
+		return ses.refuse(protocol.ErrorUnproven, err)
+	} else if err != nil {
+		return err // it hung up
+	}
+	leave, err := ses.admit(proven)
+	if errors.Is(err, net.ErrClosed) { // it had to make room
+		return err
+	} else if err != nil {
+		return ses.refuse(protocol.ErrorBadMessage, err)
+	}
+	defer leave()
+	h.Vouch = nil // of no use any more, and nobody else's business
+	node, err := ses.hello(ctx, h, proven)
 	if err != nil {
 		code := protocol.ErrorBadMessage
 		if state.IsKind(err, state.NotFound) {
 			code = protocol.ErrorRevoked
 		}
-		ses.s.cfg.Events.Add(event.NodeRefused, node.Name, protocol.OneLine(err.Error(), maxText))
-		ses.log.Warn().Err(err).Msg("hello refused")
-		return ses.send(protocol.KindError, protocol.Error{Code: code, Message: err.Error()})
+		return ses.refuse(code, err)
 	}
 	ses.mu.Lock()
-	ses.welcome = true // before the agent can know: it opens other streams at once
+	ses.welcome, ses.proven = true, proven // before the agent can know: it opens other streams at once
 	ses.mu.Unlock()
 	if err := ses.send(protocol.KindWelcome, protocol.Welcome{
 		HubVersion: ses.s.cfg.Version, Hub: ses.s.cfg.Number, Number: node.Number, Name: node.Name, Site: node.Site, Time: time.Now().UTC(),
 	}); err != nil {
 		return err
 	}
-	ses.s.up(ses, node, h)
+	if !ses.s.up(ses, node, h) {
+		return errors.New("a session that proves the node's identity came first")
+	}
 	defer func() { ses.s.gone(ses, ses.end.byPeer.Load()) }()
 
 	var wg sync.WaitGroup
@@ -262,10 +278,16 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	return ses.read(ctx, st)
 }
 
+// refuse tells the far side why it gets no session.
+func (ses *session) refuse(code string, err error) error {
+	ses.refused(err)
+	return ses.send(protocol.KindError, protocol.Error{Code: code, Message: err.Error()})
+}
+
 // hello checks and records what the node says of itself.
-func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, error) {
+func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (state.Node, error) {
 	ses.s.mu.Lock()
-	allowed := ses.s.node(ses.node).hellos.Allow()
+	allowed := ses.s.node(ses.node).budget(proven).hellos.Allow()
 	ses.s.mu.Unlock()
 	if !allowed {
 		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
@@ -292,11 +314,19 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello) (state.Node, er
 
 func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes[ses.node].Name }
 
-// up makes ses the node's session, in place of another.
-func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
+// up makes ses the node's session, in place of another. One that did not prove the node's
+// identity never takes the place of one that did.
+func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
 	s.mu.Lock()
 	l := s.node(node.Number)
 	old := l.session
+	if old != nil && old.proven && !ses.proven {
+		s.mu.Unlock()
+		return false
+	}
+	if ses.proven && l.firstProof.IsZero() {
+		l.firstProof = time.Now()
+	}
 	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
 	l.lastWord, l.up = time.Now(), time.Now().UTC()
 	ses.behind = l.lastWord
@@ -312,6 +342,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) {
 	if !s.cfg.Store.State().Nodes[ses.node].Live() { // it came up while its node was revoked
 		s.recheck()
 	}
+	return true
 }
 
 // gone takes ses out, unless another took its place. goodbye: the agent ended it.
@@ -416,6 +447,9 @@ func (ses *session) bad(err error) error {
 
 func (ses *session) leave(ctx context.Context) error {
 	s := ses.s
+	if !ses.proven {
+		return ses.leaveUnproven(ctx)
+	}
 	s.mu.Lock()
 	if l := s.nodes[ses.node]; l != nil && l.session == ses {
 		l.leaving = true // its own wish: no farewell, and the tunnel stays until it heard the answer

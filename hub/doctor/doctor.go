@@ -79,6 +79,7 @@ func examine(f Facts) *examination {
 	for _, n := range f.Nodes {
 		e.node(n)
 	}
+	e.unproven()
 	e.pairs()
 	e.incidents()
 	e.admins()
@@ -131,6 +132,20 @@ func (e *examination) hub() {
 	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {
 		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'",
 			"the CA of certificates for administration %s at %s", expires(left), e.CAExpires.UTC().Format(time.RFC3339))
+	}
+}
+
+// unproven names the nodes that anything on their hosts can pass as, in one line.
+func (e *examination) unproven() {
+	var names []string
+	for _, n := range e.Facts.Nodes {
+		if n.Unproven && n.State != api.NodeLeft && n.State != api.NodeRevoked {
+			names = append(names, n.Name)
+		}
+	}
+	if len(names) > 0 {
+		e.find(api.SeverityWarning, "identity-unproven", names[0], time.Time{}, "causeway node upgrade "+names[0]+"; when no node is left: causeway-hub run --require-proof",
+			"agents that do not prove who they are, or only since some minutes ago, so that whatever runs on their hosts can pass for them (%d): %s", len(names), strings.Join(names, ", "))
 	}
 }
 

@@ -68,6 +68,7 @@ func TestEachFinding(t *testing.T) {
 			n.State, n.Conditions = api.NodeDegraded, []protocol.Condition{{Name: "clock", Cause: "a day back"}, {Name: "nats", Cause: "refused", DependsOn: []string{"clock"}}}
 		})},
 		{"warning", "node-degraded", "a", "node show a", a(func(n *api.Node) { n.State, n.Reasons = api.NodeDegraded, []string{"why"} })},
+		{"warning", "identity-unproven", "a", "--require-proof", a(func(n *api.Node) { n.Unproven = true })},
 		{"info", "node-drained", "a", "undrain a", a(func(n *api.Node) { n.Drained = now })},
 		{"warning", "upgrade-failed", "a", "node upgrade a", a(func(n *api.Node) { n.Upgrade = &api.NodeUpgrade{State: protocol.UpgradeFailed} })},
 		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {

@@ -259,7 +259,7 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		told := fmt.Sprintf("the hub speaks protocol version %d, the agent %d", protocol.Version, req.Version)
 		return refuse(protocol.RefusedVersion, told, told, false)
 	}
-	rr := state.RedeemRequest{Token: req.TokenID, WireGuardKey: key, IdentityKey: req.IdentityKey, Name: req.Name, Replace: req.Replace}
+	rr := state.RedeemRequest{Token: req.TokenID, WireGuardKey: key, IdentityKey: req.IdentityKey, Name: req.Name, Replace: req.Replace, Proves: req.Proves}
 	whole := copy(rr.Secret[:], req.Secret) == len(rr.Secret) && len(req.Secret) == len(rr.Secret) && !req.IdentityKey.IsZero()
 	if !whole { // decided all the same, so that it is refused like any wrong secret
 		rr.Secret = protocol.TokenSecret{}

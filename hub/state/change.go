@@ -250,6 +250,7 @@ type NodeJoined struct {
 	IdentityKey  protocol.IdentityPublicKey  `json:"identity_key"`
 	Labels       map[string]string           `json:"labels,omitempty"`
 	Token        protocol.TokenID            `json:"token"`
+	Proves       bool                        `json:"proves,omitempty"` // its agent proves the identity key: see Node.Proven
 }
 
 func (c NodeJoined) apply(s *State, t time.Time) error {
@@ -274,8 +275,12 @@ func (c NodeJoined) apply(s *State, t time.Time) error {
 	if err := s.takeNumber(c.Number); err != nil {
 		return err
 	}
-	s.Nodes[c.Number] = Node{Number: c.Number, Name: c.Name, Site: c.Site, WireGuardKey: c.WireGuardKey,
+	n := Node{Number: c.Number, Name: c.Name, Site: c.Site, WireGuardKey: c.WireGuardKey,
 		IdentityKey: c.IdentityKey, Labels: c.Labels, Token: c.Token, Joined: t, KeySince: t}
+	if c.Proves {
+		n.Proven = t
+	}
+	s.Nodes[c.Number] = n
 	s.names[c.Name], s.keys[c.WireGuardKey], s.identities[c.IdentityKey] = c.Number, c.Number, c.Number
 	return nil
 }
@@ -298,6 +303,9 @@ func (s *State) live(n protocol.NodeNumber) (Node, error) {
 // is nobody's again.
 type NodeStated struct {
 	Statement protocol.SignedNodeStatement `json:"statement"`
+	// Proven says that the node's sessions prove the identity key from now on. (No change of
+	// its own kind: hubs of the version before read this log, too.)
+	Proven bool `json:"proven,omitempty"`
 }
 
 func (c NodeStated) apply(s *State, t time.Time) error {
@@ -327,12 +335,18 @@ func (c NodeStated) apply(s *State, t time.Time) error {
 		n.WireGuardKey, n.KeySince = st.WireGuardKey, t
 	}
 	n.Statement = &st
+	if c.Proven && n.Proven.IsZero() {
+		n.Proven = t
+	}
 	s.Nodes[n.Number] = n
 	return nil
 }
 
 // Describe returns one line.
 func (c NodeStated) Describe() string {
+	if c.Proven {
+		return fmt.Sprintf("node %d proved its identity, and always has to from now on", c.Statement.Number)
+	}
 	return fmt.Sprintf("node %d stated its key, epoch %d", c.Statement.Number, c.Statement.Epoch)
 }
 

@@ -76,6 +76,7 @@ type RedeemRequest struct {
 	IdentityKey  protocol.IdentityPublicKey
 	Name         string
 	Replace      bool
+	Proves       bool // the agent proves its identity key in control sessions
 }
 
 // Refusal is why Redeem refuses, for the operator alone: the joining host is
@@ -156,7 +157,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	if err := d.Add(TokenRedeemed{r.Token, number}); err != nil {
 		return err
 	}
-	if err := d.Add(NodeJoined{number, r.Name, tok.Site, r.WireGuardKey, r.IdentityKey, tok.Labels, r.Token}); err != nil {
+	if err := d.Add(NodeJoined{number, r.Name, tok.Site, r.WireGuardKey, r.IdentityKey, tok.Labels, r.Token, r.Proves}); err != nil {
 		return err
 	}
 	claims := NewClaims(d.State)
@@ -187,13 +188,26 @@ func Announce(d *Draft, n protocol.NodeNumber, st protocol.SignedNodeStatement, 
 		return Errorf(Refused, "the new WireGuard key of node %s is a low-order point", node.Name)
 	}
 	if node.Statement == nil || node.Statement.NodeStatement != st.NodeStatement || node.Statement.IdentityKey != st.IdentityKey {
-		if err := d.Add(NodeStated{st}); err != nil {
+		if err := d.Add(NodeStated{Statement: st}); err != nil {
 			return err
 		}
 	} else if !st.Valid() {
 		return Errorf(Refused, "the statement of node %s is not signed by its identity key", node.Name)
 	}
 	return AnnounceRoutes(d, n, routes)
+}
+
+// Proved records that control sessions of node n prove the node's identity key: none is taken
+// without from now on. Its hello was recorded before.
+func Proved(d *Draft, n protocol.NodeNumber) error {
+	node, err := d.live(n)
+	if err != nil || !node.Proven.IsZero() {
+		return err
+	}
+	if node.Statement == nil {
+		return Errorf(Invalid, "node %s has not stated its key yet", node.Name)
+	}
+	return d.Add(NodeStated{*node.Statement, true})
 }
 
 // AnnounceRoutes records the whole list of routes that a node's configuration

@@ -126,7 +126,7 @@ func (s *State) find(o object) (stored any, name string) {
 }
 
 // hidden fields are no news to a person, or are shown in the object's name.
-var hidden = []string{"Hash", "Cert", "Statement", "RouteKey", "Number", "ID", "Created", "Joined"}
+var hidden = []string{"Hash", "Cert", "Statement", "RouteKey", "Number", "ID", "Created", "Joined", "Proven"}
 
 // fields are an object's fields as texts, those with nothing in them left out.
 func fields(stored any) map[string]string {

@@ -89,6 +89,7 @@ type Node struct {
 	Token        protocol.TokenID
 	Joined       time.Time
 	Statement    *protocol.SignedNodeStatement // nil: no Hello yet
+	Proven       time.Time                     // since when its control sessions have to prove its identity key; zero: not yet
 	KeySince     time.Time                     // when WireGuardKey became the node's
 	KeyWanted    uint32                        // epoch that an admin asked for; 0: none
 	KeyAsked     time.Time                     // when

@@ -12,6 +12,8 @@
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
 //	labtool attack FILE ADDR:PORT…       sends what FILE (pcap) holds, changed in many ways, and garbage to each address
+//	labtool stranger HELLO ADDR:PORT…    how far a program without a node's key comes at ports of hub and agents; HELLO is a file
+//	labtool hellos HELLO ADDR:PORT STREAMS D   hellos on connection after connection
 //	labtool delay -queue N -delay D [-jitter D] [-loss P]   holds back and drops packets of a netfilter queue
 //
 // Results are one JSON object on standard output.
@@ -24,6 +26,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -49,7 +52,7 @@ const (
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt or delay")
+		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, attack, stranger, hellos or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -75,6 +78,20 @@ func run(ctx context.Context, args []string) error {
 	}
 	if args[0] == "attack" {
 		return show(attack(target, rest))
+	}
+	if args[0] == "stranger" {
+		return show(stranger(ctx, target, rest))
+	}
+	if args[0] == "hellos" && len(rest) == 3 {
+		n, err := strconv.Atoi(rest[1])
+		if err != nil {
+			return err
+		}
+		d, err := time.ParseDuration(rest[2])
+		if err != nil {
+			return err
+		}
+		return show(hellos(ctx, target, rest[0], n, d))
 	}
 	if err := fs.Parse(rest); err != nil {
 		return err

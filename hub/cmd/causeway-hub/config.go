@@ -48,6 +48,7 @@ type settings struct {
 	SocketBuffer    int      `yaml:"socket_buffer"`
 	JoinRate        int      `yaml:"join_rate"`
 	Packages        string   `yaml:"packages"`
+	RequireProof    bool     `yaml:"require_proof"`
 	// Per second; zero: no limit.
 	RelayNodePackets uint64 `yaml:"relay_node_packets"`
 	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
@@ -91,6 +92,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
+	fs.BoolVar(&s.RequireProof, "require-proof", false, "take no control session of an agent that does not prove its node's identity; without it an agent of the version before is taken until its node's agent has proven it for ten minutes ('causeway doctor' names those whose agent has not)")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}
@@ -126,6 +128,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
 	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
 	merge(set, "packages", &s.Packages, file.Packages)
+	merge(set, "require-proof", &s.RequireProof, file.RequireProof)
 	for i, l := range file.limits() {
 		merge(set, l.flag, s.limits()[i].value, *l.value)
 	}
@@ -137,7 +140,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS, ListenMetrics: s.ListenMetrics,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages, RequireProof: s.RequireProof,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
 			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},

@@ -128,6 +128,9 @@ func troubles(s api.Status, nodes []api.Node) []trouble {
 			}
 		}
 	}
+	if t, ok := unproven(nodes); ok {
+		out = append(out, t)
+	}
 	slices.SortStableFunc(out, func(a, b trouble) int {
 		switch {
 		case a.Since.IsZero() == b.Since.IsZero():
@@ -138,6 +141,25 @@ func troubles(s api.Status, nodes []api.Node) []trouble {
 		return 1
 	})
 	return out
+}
+
+// unproven names the nodes that keep an operator from running the hub with --require-proof.
+func unproven(nodes []api.Node) (trouble, bool) {
+	var names []string
+	for _, n := range nodes {
+		if n.Unproven {
+			names = append(names, n.Name)
+		}
+	}
+	if len(names) == 0 {
+		return trouble{}, false
+	}
+	const shown = 8
+	text := strings.Join(names[:min(len(names), shown)], ", ")
+	if n := len(names) - shown; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return trouble{What: fmt.Sprintf("identity of %d nodes", len(names)), Why: "agents of an older version, which do not prove who they are: " + text, Next: "causeway doctor"}, true
 }
 
 func statusPage(p *page, o overview) {

@@ -1,0 +1,260 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"causeway/hub/event"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// A connection from a node's overlay address may be anybody's on the node's host. Until it
+// has proven the node's identity key it is in a small pool of its node, apart from
+// what the node's own session has, and whoever fills the pool pushes out his own
+// oldest connection first. Those that vouch for the key (protocol.Vouch) have places
+// that nobody else can take.
+const (
+	unprovenTimeout = 5 * time.Second // from its start to the proof
+	maxUnproven     = 128             // of one node, that have not vouched
+	maxVouched      = 4               // of one node, that were asked to prove
+	maxUnprovenRead = 1 << 20         // bytes that one may send before its proof: a hello and frames
+	maxUnprovenNode = 4 << 20         // and those of one node together: the one that sent most goes
+	refusedEvery    = time.Minute     // events of refused sessions of a node
+	refusedBurst    = 3
+)
+
+// door is where connections wait for their proof.
+type door struct {
+	mu    sync.Mutex
+	nodes map[protocol.NodeNumber][]*knock // oldest first
+}
+
+// knock is a connection that waits.
+type knock struct {
+	door    *door
+	node    protocol.NodeNumber
+	conn    net.Conn
+	read    int
+	vouched bool
+	in      bool // it waits
+}
+
+// knock lets c wait as one of node n.
+func (d *door) knock(n protocol.NodeNumber, c net.Conn) *knock {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.nodes == nil {
+		d.nodes = map[protocol.NodeNumber][]*knock{}
+	}
+	d.oldestGoes(n, false, maxUnproven)
+	k := &knock{door: d, node: n, conn: c, in: true}
+	d.nodes[n] = append(d.nodes[n], k)
+	return k
+}
+
+// oldestGoes makes room for one more of n. d.mu is held.
+func (d *door) oldestGoes(n protocol.NodeNumber, vouched bool, most int) {
+	var oldest *knock
+	count := 0
+	for _, k := range d.nodes[n] {
+		if k.vouched != vouched {
+			continue
+		}
+		if count++; oldest == nil {
+			oldest = k
+		}
+	}
+	if count >= most {
+		d.out(oldest)
+		oldest.conn.Close()
+	}
+}
+
+// out takes k out. d.mu is held.
+func (d *door) out(k *knock) {
+	if !k.in {
+		return
+	}
+	k.in = false
+	l := slices.DeleteFunc(d.nodes[k.node], func(x *knock) bool { return x == k })
+	if d.nodes[k.node] = l; len(l) == 0 {
+		delete(d.nodes, k.node)
+	}
+}
+
+// end says that k waits no more. It reports whether it still did.
+func (k *knock) end() bool {
+	k.door.mu.Lock()
+	defer k.door.mu.Unlock()
+	was := k.in
+	k.door.out(k)
+	return was
+}
+
+// vouch gives k one of the places of those who hold the node's key.
+func (k *knock) vouch() {
+	k.door.mu.Lock()
+	defer k.door.mu.Unlock()
+	if k.in && !k.vouched {
+		k.door.oldestGoes(k.node, true, maxVouched)
+		k.vouched = true
+	}
+}
+
+// took counts what was read; what is too much ends the connection, or that of the same
+// node which sent most.
+func (k *knock) took(n int) {
+	k.door.mu.Lock()
+	defer k.door.mu.Unlock()
+	if !k.in {
+		return
+	}
+	k.read += n
+	sum, most := 0, k
+	for _, x := range k.door.nodes[k.node] {
+		if sum += x.read; x.read > most.read {
+			most = x
+		}
+	}
+	if k.read > maxUnprovenRead {
+		most = k
+	} else if sum <= maxUnprovenNode {
+		return
+	}
+	k.door.out(most)
+	most.conn.Close()
+}
+
+// A node whose agent has begun to prove its identity is closed to agents that do not
+// once this time has passed: until then an upgrade of the agent that fails can be taken back. While a
+// session that proved itself is up no other one is taken all the same.
+const oldWayFor = 10 * time.Minute
+
+// provenNow reports whether the node's session has proven its identity.
+func (s *Server) provenNow(n protocol.NodeNumber) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[n]
+	return l != nil && l.session != nil && l.session.proven
+}
+
+// closeOldWay records the nodes that have proven their identity for oldWayFor. A whole cluster
+// may be upgraded at once, and shares transactions.
+func (s *Server) closeOldWay(ctx context.Context, now time.Time) {
+	if s.closing.Load() {
+		return
+	}
+	st := s.cfg.Store.State()
+	var due []protocol.NodeNumber
+	s.mu.Lock()
+	for n, l := range s.nodes {
+		node := st.Nodes[n]
+		if len(due) < maxHellos && node.Live() && node.Proven.IsZero() && l.session != nil && l.session.proven && now.Sub(l.firstProof) >= oldWayFor {
+			due = append(due, n)
+		}
+	}
+	s.mu.Unlock()
+	if len(due) == 0 {
+		return
+	}
+	s.closing.Store(true)
+	go func() { // a store that is busy must not keep netmaps waiting
+		defer s.closing.Store(false)
+		_, err := s.cfg.Store.Update(ctx, "hub", "nodes prove their identity", func(d *state.Draft) error {
+			for _, n := range due {
+				if err := state.Proved(d, n); err != nil && !state.IsKind(err, state.NotFound) { // gone meanwhile
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn().Err(err).Int("nodes", len(due)).Msg("that nodes prove their identity is not recorded yet, trying again")
+		}
+	}()
+}
+
+// prove has whoever said hello prove that he holds the node's identity key. It reports whether he
+// did: an agent of the version before cannot, and is taken all the same until its node has
+// proven itself once, unless the hub asks for proof of all.
+func (ses *session) prove(st net.Conn, node state.Node, h protocol.Hello, body []byte) (bool, error) {
+	cfg := ses.s.cfg
+	if len(h.Vouch) == 0 {
+		switch {
+		case !node.Proven.IsZero():
+			return false, state.Errorf(state.Refused, "node %s has proven its identity before, and this session does not: whoever speaks is not its agent, or an older one; upgrade causeway-agent there", node.Name)
+		case cfg.RequireProof:
+			return false, state.Errorf(state.Refused, "this hub takes no session that does not prove its node's identity (require-proof), and the agent of node %s cannot: upgrade causeway-agent there", node.Name)
+		case ses.s.provenNow(node.Number):
+			return false, state.Errorf(state.Refused, "node %s has a session that proves its identity, and this one does not: whoever speaks is not its agent", node.Name)
+		}
+		return false, nil
+	}
+	if !protocol.Vouched(h.Vouch, cfg.Number, node.Number, h.BootID, node.IdentityKey) {
+		return false, state.Errorf(state.Refused, "a session of node %s is not vouched for by the node's identity key", node.Name)
+	}
+	ses.knock.vouch()
+	c := protocol.Challenge{Nonce: make([]byte, protocol.ChallengeNonce), Hub: cfg.Number, Boot: ses.s.boot}
+	rand.Read(c.Nonce)
+	if err := ses.send(protocol.KindChallenge, c); err != nil {
+		return false, err
+	}
+	var m protocol.Message
+	if err := protocol.ReadFrame(st, &m, protocol.MaxProof); err != nil {
+		return false, fmt.Errorf("wait for the proof: %w", err)
+	}
+	if m.Kind != protocol.KindProof {
+		return false, state.Errorf(state.Refused, "the proof comes after the challenge, not %.40q", m.Kind)
+	}
+	p, err := protocol.ParseProof(m.Body)
+	if err != nil {
+		return false, state.Errorf(state.Refused, "%s", err)
+	}
+	if !p.Proves(c, node.Number, body, node.IdentityKey) {
+		return false, state.Errorf(state.Refused, "a session of node %s does not prove the node's identity", node.Name)
+	}
+	return true, nil
+}
+
+// admit ends the wait of a connection that may be the node's session now, and charges the
+// node for it; leave ends that.
+func (ses *session) admit(proven bool) (leave func(), err error) {
+	if !ses.knock.end() {
+		return nil, net.ErrClosed
+	}
+	leave, ok := ses.s.enter(comer{ses.node, proven})
+	if !ok {
+		return nil, state.Errorf(state.Refused, "too many control connections of this node; the next may come in %s", connEvery)
+	}
+	ses.patience.Reset(helloTimeout)
+	return leave, nil
+}
+
+// refused tells operators of a session that did not become the node's, not more often than
+// they want to hear.
+func (ses *session) refused(err error) {
+	name := ses.name()
+	ses.s.mu.Lock()
+	l := ses.s.node(ses.node)
+	l.refusals++
+	n, tell := l.refusals, l.refusedPace.Allow()
+	if tell {
+		l.refusals = 0
+	}
+	ses.s.mu.Unlock()
+	if !tell {
+		return
+	}
+	text := err.Error()
+	if n > 1 {
+		text = fmt.Sprintf("%s (%d sessions refused since the last word of it)", text, n)
+	}
+	ses.s.cfg.Events.Add(event.NodeRefused, name, protocol.OneLine(text, maxText))
+	ses.log.Warn().Err(err).Int("count", n).Msg("hello refused")
+}

@@ -1,0 +1,147 @@
+package control
+
+import (
+	"net"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// closes notes that it was closed.
+type closes struct {
+	net.Conn
+	closed bool
+}
+
+func (c *closes) Close() error { c.closed = true; return nil }
+
+func knocked(d *door, n int) (conns []*closes, knocks []*knock) {
+	for range n {
+		c := &closes{}
+		conns, knocks = append(conns, c), append(knocks, d.knock(2, c))
+	}
+	return conns, knocks
+}
+
+func shut(l []*closes) (n int) {
+	for _, c := range l {
+		if c.closed {
+			n++
+		}
+	}
+	return n
+}
+
+// Strangers push each other out, never one that vouched, nor another node's.
+func TestDoor(t *testing.T) {
+	var d door
+	own, ownKnock := knocked(&d, 1)
+	ownKnock[0].vouch()
+	other := &closes{}
+	d.knock(3, other)
+	strangers, knocks := knocked(&d, maxUnproven+5)
+	require.Equal(t, 5, shut(strangers))
+	require.Equal(t, 5, shut(strangers[:5]), "not the oldest")
+	require.Zero(t, shut(own))
+	require.False(t, other.closed)
+	require.False(t, knocks[0].end(), "it waited no more")
+	require.True(t, ownKnock[0].end())
+
+	vouched, l := knocked(&d, maxVouched+1)
+	for _, k := range l {
+		k.vouch()
+	}
+	require.Equal(t, 1, shut(vouched))
+	require.True(t, vouched[0].closed)
+	for _, k := range append(knocks, l...) {
+		k.end()
+	}
+	require.Len(t, d.nodes, 1, "the other node's is left")
+}
+
+// What strangers send before their proof is bounded, for each and for all of a node.
+func TestDoorBytes(t *testing.T) {
+	var d door
+	c, k := knocked(&d, 12)
+	k[0].took(maxUnprovenRead)
+	require.False(t, c[0].closed)
+	k[0].took(1)
+	require.True(t, c[0].closed)
+	require.Zero(t, shut(c[1:]))
+	for _, k := range k[1:] {
+		k.took(maxUnprovenNode / 12)
+	}
+	require.Zero(t, shut(c[1:]))
+	k[1].took(maxUnprovenNode / 6)
+	require.True(t, c[1].closed, "who sent most")
+	require.Zero(t, shut(c[2:]))
+	k[2].end()
+	k[2].took(maxUnprovenNode)
+	require.False(t, c[2].closed, "proven")
+}
+
+// A leave without proof comes true only if nothing is heard of the node.
+func TestDeparture(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	said, other := &session{}, &session{}
+	d := departure{since: now, ses: said}
+	for _, c := range []struct {
+		what       string
+		d          departure
+		at         time.Duration
+		ses        *session
+		proof      time.Time
+		gone, void bool
+	}{
+		{"no wish", departure{}, time.Hour, nil, time.Time{}, false, false},
+		{"at once", d, 0, said, now, false, false},
+		{"not yet", d, departAfter - 1, nil, now, false, false},
+		{"while the session lasts", d, departAfter, said, now, false, false},
+		{"the agent was still probing as it left", d, departAfter, nil, now.Add(departLull), true, false},
+		{"gone", d, departAfter, nil, time.Time{}, true, false},
+		{"its key is still heard", d, departAfter, nil, now.Add(time.Minute), false, true},
+		{"it came back", d, time.Second, other, now, false, true},
+	} {
+		gone, void := c.d.gone(now.Add(c.at), c.ses, c.proof)
+		require.Equal(t, c.gone, gone, c.what)
+		require.Equal(t, c.void, void, c.what)
+	}
+}
+
+// Nodes that have proven themselves for a while are closed to those that do not: so the log
+// says, once.
+func TestCloseOldWay(t *testing.T) {
+	w := newHelloWorld(t, 3)
+	answers := []hello{w.hello(0), w.hello(1), w.hello(2)}
+	w.server.recordBatch(t.Context(), slices.Clone(answers))
+	now := time.Now()
+	nodes := w.store.State().LiveNodes()
+	w.server.mu.Lock()
+	for i, n := range nodes {
+		l := w.server.node(n.Number)
+		l.session, l.firstProof = &session{proven: i != 2}, now
+	}
+	w.server.mu.Unlock()
+	proven := func() (out []string) {
+		for _, n := range w.store.State().LiveNodes() {
+			if !n.Proven.IsZero() {
+				out = append(out, n.Name)
+			}
+		}
+		return out
+	}
+	w.server.closeOldWay(t.Context(), now.Add(oldWayFor-1))
+	require.False(t, w.server.closing.Load())
+	require.Empty(t, proven())
+	w.server.closeOldWay(t.Context(), now.Add(oldWayFor))
+	require.Eventually(t, func() bool { return !w.server.closing.Load() }, 10*time.Second, time.Millisecond)
+	require.Equal(t, []string{nodes[0].Name, nodes[1].Name}, proven())
+	seq := w.store.State().Seq
+	w.server.closeOldWay(t.Context(), now.Add(time.Hour))
+	require.Equal(t, seq, w.store.State().Seq)
+	require.False(t, w.server.closing.Load())
+	require.True(t, w.server.provenNow(nodes[0].Number))
+	require.False(t, w.server.provenNow(nodes[2].Number))
+}
