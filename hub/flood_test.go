@@ -32,7 +32,7 @@ func TestStreamFlood(t *testing.T) {
 	const streams, fat, joinWithin, bound = 10_000, 1000, time.Second, 16 << 20
 	w := start(t, t.TempDir())
 	w.site("a")
-	h := joined(t, w, "flood", api.TokenSpec{Site: "a"})
+	h := joinedBefore(t, w, "flood")
 	w.dial(h, nil).m.Close()
 	spare := make([]*host, 5)
 	tokens := make([]protocol.Token, len(spare))

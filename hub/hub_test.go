@@ -228,7 +228,7 @@ func (h *host) join(t *testing.T, tok protocol.Token, name string, edit func(*pr
 	var err error
 	h.hubs, err = jointest.HubList(c, tok)
 	require.NoError(t, err)
-	req := protocol.JoinRequest{Version: protocol.Version, TokenID: tok.ID, Secret: tok.Secret[:], Name: name, IdentityKey: h.id.Public()}
+	req := protocol.JoinRequest{Version: protocol.Version, TokenID: tok.ID, Secret: tok.Secret[:], Name: name, IdentityKey: h.id.Public(), Proves: true}
 	if edit != nil {
 		edit(&req)
 	}
@@ -351,6 +351,14 @@ func session(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*
 	require.Equal(t, protocol.KindWelcome, m.Kind)
 	go a.read()
 	return a, nil
+}
+
+// joinedBefore is joined by an agent of the version before, which proves nothing.
+func joinedBefore(t *testing.T, w *world, name string) *host {
+	t.Helper()
+	h := newHost(t)
+	require.Nil(t, h.join(t, w.token(api.TokenSpec{Site: "a"}), name, func(r *protocol.JoinRequest) { r.Proves = false }).Refused)
+	return h
 }
 
 // oldWay makes a hello that of an agent of the version before, which proves nothing.

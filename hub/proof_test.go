@@ -84,8 +84,7 @@ func TestOnlyTheKeyIsTheNode(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)
 	w.site("a")
-	h := newHost(t)
-	require.Nil(t, h.join(t, w.token(api.TokenSpec{Site: "a"}), "one", func(r *protocol.JoinRequest) { r.Proves = true }).Refused)
+	h := joined(t, w, "one", api.TokenSpec{Site: "a"})
 	require.False(t, w.node("one").Unproven)
 	a := w.dial(h, nil)
 	a.until("a netmap", func(protocol.Netmap) bool { return true })
@@ -131,7 +130,7 @@ func TestAgentsOfTheVersionBefore(t *testing.T) {
 	dir := t.TempDir()
 	w := start(t, dir)
 	w.site("a")
-	h := joined(t, w, "old", api.TokenSpec{Site: "a"})
+	h := joinedBefore(t, w, "old")
 	s := stranger{t, w, h}
 	a := w.dial(h, oldWay)
 	a.until("a netmap", func(protocol.Netmap) bool { return true })
@@ -150,14 +149,13 @@ func TestAgentsOfTheVersionBefore(t *testing.T) {
 	require.Eventually(t, func() bool { return w.node("old").Connected.IsZero() }, patience, time.Millisecond)
 	w.dial(h, oldWay).m.Close() // and taken back
 
-	fresh := newHost(t)
-	require.Nil(t, fresh.join(t, w.token(api.TokenSpec{Site: "a"}), "new", func(r *protocol.JoinRequest) { r.Proves = true }).Refused)
+	fresh := joined(t, w, "new", api.TokenSpec{Site: "a"})
 	require.False(t, w.node("new").Unproven)
 	require.Eventually(t, func() bool { return w.tun.Has(fresh.answer.Number) }, patience, time.Millisecond)
 	s = stranger{t, w, fresh}
 	require.Equal(t, []string{protocol.ErrorUnproven}, kinds(s.says(s.hello())), "before its agent ever ran")
 
-	third := joined(t, w, "third", api.TokenSpec{Site: "a"})
+	third := joinedBefore(t, w, "third")
 	w.dial(third, oldWay).m.Close()
 	w.stop()
 	w, err := tryStart(t, dir, func(c *Config) { c.RequireProof = true })
@@ -214,7 +212,7 @@ func (s stranger) flooded(ctx context.Context, c net.Conn, hello protocol.Hello)
 func TestFloodOfStrangers(t *testing.T) {
 	w := start(t, t.TempDir())
 	w.site("a")
-	h := joined(t, w, "one", api.TokenSpec{Site: "a"})
+	h := joinedBefore(t, w, "one") // strangers get farther there
 	w.dial(h, nil).m.Close()
 	s := stranger{t, w, h}
 	empty, silent := s.flood(protocol.Hello{}, 48), s.flood(s.hello(), 48)
