@@ -276,3 +276,48 @@ func TestFlowStaysOnItsQueue(t *testing.T) {
 		}, 5*time.Second, time.Millisecond, "flow %d is not answered on queue %d", flow, q)
 	}
 }
+
+// A device that somebody renamed gets its name back, up or down, and works under the one that
+// it was given while another link has its own.
+func TestRenamed(t *testing.T) {
+	inNamespace(t)
+	fds, err := OpenFDs("cw7", 1420, 2)
+	require.NoError(t, err)
+	h, err := NewHandle("cw7", 1420, fds)
+	require.NoError(t, err)
+	defer h.Close()
+	for _, fd := range fds {
+		defer CloseFD(fd)
+	}
+	_, index := h.Device()
+	is := func(want string) {
+		t.Helper()
+		made, err := h.Reattach()
+		require.NoError(t, err)
+		require.False(t, made)
+		name, i := h.Device()
+		require.Equal(t, want, name)
+		require.Equal(t, index, i)
+	}
+	is("cw7")
+	ip(t, "link", "set", "cw7", "name", "x0")
+	is("cw7")
+	ip(t, "link", "set", "cw7", "name", "x0")
+	ip(t, "link", "set", "x0", "up")
+	is("cw7")
+	ip(t, "link", "set", "cw7", "down")
+	ip(t, "link", "set", "cw7", "name", "x0")
+	ip(t, "link", "add", "cw7", "type", "bridge")
+	is("x0")
+	ip(t, "link", "del", "cw7")
+	is("cw7")
+
+	ip(t, "link", "del", "cw7")
+	name, _ := h.Device()
+	require.Empty(t, name)
+	made, err := h.Reattach()
+	require.NoError(t, err)
+	require.True(t, made)
+	name, _ = h.Device()
+	require.Equal(t, "cw7", name)
+}
