@@ -146,7 +146,7 @@ func childNode(ctx context.Context, c childConfig, boot protocol.BootID, log zer
 		}
 		own = append(own, netip.PrefixFrom(a, a.BitLen()))
 	}
-	n.SetLocal(own)
+	n.SetLocal(append(own, netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", c.Number)), netip.MustParsePrefix(fmt.Sprintf("fd10:%d::/64", c.Number)))) // its pods
 	set := func(s childState) error {
 		if err := n.SetHubs(s.Hubs); err != nil {
 			return err
