@@ -104,6 +104,7 @@ const (
 	condState    = "state"
 	condKeys     = "keys"
 	condRepair   = "repair"
+	condHubList  = "hub_list"
 )
 
 // Agent is a running or startable agent.
@@ -129,8 +130,8 @@ type Agent struct {
 	metrics *metrics
 	repairs *repairs
 
-	fetchList   func(ctx context.Context, at string) (protocol.SignedHubList, error) // over HTTPS
-	listChanged chan struct{}                                                        // the hub list did
+	fetchList   listFetch     // over HTTPS
+	listChanged chan struct{} // the hub list did
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
@@ -148,6 +149,7 @@ type Agent struct {
 	mu         sync.Mutex
 	hubs       protocol.HubList
 	signed     protocol.SignedHubList
+	newest     newest
 	held       *identity.StoredNetmap
 	pins       map[protocol.NodeNumber]identity.Pin
 	gone       gone
@@ -234,10 +236,12 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair})
+		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair},
+		health.Spec{Name: condHubList, DependsOn: []string{condControl}})
 	a.board.Set(condState, "")
 	a.board.Set(condKeys, "")
 	a.board.Set(condRepair, "")
+	a.board.Set(condHubList, "")
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
@@ -246,7 +250,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
+	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)

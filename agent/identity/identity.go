@@ -62,6 +62,8 @@ type Identity struct {
 	OldUntil time.Time
 	Pin      protocol.Pin
 	HubList  protocol.SignedHubList
+	// HubListConfirmed is when a hub list was last shown to be the newest; zero: never yet.
+	HubListConfirmed time.Time
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
@@ -110,6 +112,7 @@ type fileIdentity struct {
 	Old          *fileOld               `json:"old,omitempty"`
 	Pin          []byte                 `json:"pin"`
 	HubList      protocol.SignedHubList `json:"hub_list"`
+	ListTime     time.Time              `json:"hub_list_confirmed,omitzero"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
 }
 
@@ -252,7 +255,7 @@ func (s *Store) Identity() (Identity, error) {
 		}
 		return Identity{}, err
 	}
-	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, MadeDir: f.MadeDir}
+	id := Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, HubListConfirmed: f.ListTime, MadeDir: f.MadeDir}
 	err := func() (err error) {
 		if f.Version != fileVersion {
 			return fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
@@ -304,7 +307,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, MadeDir: id.MadeDir,
+		Pin: id.Pin[:], HubList: id.HubList, ListTime: id.HubListConfirmed, MadeDir: id.MadeDir,
 	})
 }
 
