@@ -163,17 +163,15 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 }
 
 // Remove takes everything back, as it was before the first Apply. It is
-// idempotent, needs no running agent, and works after a crash at any point.
+// idempotent, needs no running agent, and works after a crash at any point. Where the
+// record does not read it takes back all that needs none, and fails with ErrRecord.
 func (h *Host) Remove(ctx context.Context, c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
-	rec, err := h.readRecord()
-	if err != nil {
-		return err
-	}
+	rec, recErr := h.readRecord()
 	if rec == nil {
 		rec = &record{Version: recordVersion}
 	}
@@ -197,6 +195,9 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	}
 	h.watched.Store(nil)
 	h.last, h.good, h.undone = Plan{}, Plan{}, nil
+	if recErr != nil {
+		return fmt.Errorf("%w: %w", ErrRecord, recErr)
+	}
 	return h.deleteRecord()
 }
 

@@ -19,6 +19,12 @@ const recordName = "host.json"
 
 const recordVersion = 1
 
+// maxRecord bounds what is read of it; a rule of each kind in each program takes a tenth of it.
+const maxRecord = 256 << 10
+
+// ErrRecord says that the record does not read, so that it is not known how these were before.
+var ErrRecord = errors.New("the kernel's settings, and rules in other tools' chains, could not be put back")
+
 // record is what Remove needs to put the host back.
 type record struct {
 	Version   int             `json:"v"`
@@ -53,7 +59,7 @@ func (h *Host) recordPath() string { return filepath.Join(h.stateDir, recordName
 
 // readRecord returns nil if there is none.
 func (h *Host) readRecord() (*record, error) {
-	b, err := os.ReadFile(h.recordPath())
+	b, err := durable.ReadFile(h.recordPath(), maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -104,7 +110,7 @@ func (h *Host) writeRecord(r *record) error {
 
 func (h *Host) deleteRecord() error {
 	for _, path := range []string{durable.Temp(h.recordPath()), h.recordPath()} {
-		if err := durable.Remove(path); err != nil {
+		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("remove host record: %w", err)
 		}
 	}

@@ -407,7 +407,7 @@ func (s *Store) RemoveAll(dir bool) error {
 
 func (s *Store) remove(name string) error {
 	for _, path := range []string{s.temp(name), filepath.Join(s.dir, name)} {
-		if err := durable.Remove(path); err != nil {
+		if err := os.RemoveAll(path); err != nil { // somebody may have made it a directory
 			return fmt.Errorf("remove state file: %w", err)
 		}
 	}
@@ -419,14 +419,7 @@ func (s *Store) temp(name string) string { return durable.Temp(filepath.Join(s.d
 
 func (s *Store) read(name string, v any) error {
 	path := filepath.Join(s.dir, name)
-	st, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	if st.Size() > maxFile {
-		return fmt.Errorf("read %s: %d bytes are more than any agent writes", path, st.Size())
-	}
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxFile)
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"causeway/internal/durable"
 	"causeway/protocol"
@@ -35,7 +36,7 @@ func (s *spool) load() (*queue, error) {
 	if s.path == "" {
 		return q, nil
 	}
-	f, err := os.Open(s.path)
+	f, err := os.OpenFile(s.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe there waits for nobody
 	if errors.Is(err, fs.ErrNotExist) {
 		return q, nil
 	}
@@ -104,7 +105,7 @@ func (s *spool) write(q *queue) error {
 	if err := durable.WriteFile(s.path, b.Bytes()); err != nil {
 		return fmt.Errorf("keep inventory: %w", err)
 	}
-	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("keep inventory: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -46,7 +45,7 @@ type entry struct {
 // incidents of before are lost; the log works all the same.
 func OpenLog(path string, now time.Time) (*Log, error) {
 	l := &Log{path: path, changed: make(chan struct{}, 1), file: file{Version: 1, Next: 1}}
-	b, err := read(path)
+	b, err := durable.ReadFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
 	}
@@ -65,17 +64,6 @@ func OpenLog(path string, now time.Time) (*Log, error) {
 		}
 	}
 	return l, nil
-}
-
-func read(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Size() > maxFile {
-		return nil, errors.New("too long")
-	}
-	return os.ReadFile(path)
 }
 
 // parse reads the file's text. It is the agent's own, but a disk may lie.

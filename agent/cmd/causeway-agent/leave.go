@@ -11,7 +11,6 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"causeway/agent"
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
@@ -21,6 +20,8 @@ import (
 const (
 	// stopWait is how long an agent that was asked to leave may take to end.
 	stopWait = 10 * time.Second
+	// askWait is how long an agent that runs may take to answer.
+	askWait = 30 * time.Second
 	// reachWait is how long a hub is looked for where no agent runs.
 	reachWait = 8 * time.Second
 )
@@ -54,7 +55,9 @@ func leave(cmd *cobra.Command, o *options) error {
 	}
 	id, idErr := identity.Peek(o.stateDir)
 	told, why := false, ""
-	r, err := debug.NewClient(o.socket).Leave(ctx)
+	asked, cancel := context.WithTimeout(ctx, askWait)
+	r, err := debug.NewClient(o.socket).Leave(asked)
+	cancel()
 	switch {
 	case err == nil:
 		told, why = r.Told, r.Error
@@ -79,7 +82,10 @@ func leave(cmd *cobra.Command, o *options) error {
 		defer s.Close()
 	}
 	host := netns.NewHost(o.stateDir, zerolog.Nop())
-	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable}); err != nil {
+	switch err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable}); {
+	case errors.Is(err, netns.ErrRecord):
+		fmt.Fprintln(cmd.ErrOrStderr(), "causeway-agent: all else is taken back, but "+oneLine(err.Error()))
+	case err != nil:
 		return fmt.Errorf("take back the host's network: %w; run 'causeway-agent leave' again", err)
 	}
 	if s != nil {
@@ -122,32 +128,5 @@ func openWithin(ctx context.Context, dir string, wait time.Duration) (*identity.
 			return nil, err
 		case <-t.C:
 		}
-	}
-}
-
-// tellHub runs an agent just long enough to tell a hub.
-func tellHub(ctx context.Context, o *options, c config.Config) error {
-	if err := checkHost(); err != nil {
-		return err
-	}
-	s, err := identity.Open(o.stateDir)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: zerolog.Nop()})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, reachWait)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	err = a.LeaveWhenConnected(ctx)
-	cancel()
-	if runErr := <-done; err == nil || runErr == nil {
-		return err
-	} else {
-		return runErr
 	}
 }
