@@ -59,12 +59,25 @@ func New(cfg Config) *Server {
 
 // Listen makes the unix socket path, for this user alone, and its directory.
 // A socket that nobody answers on is left over from an agent that was killed
-// and is replaced.
+// and is replaced. A symbolic link of root's leads to where the socket shall be: the
+// packages' does, to a directory in which the agent alone writes.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("debug socket %s: make its directory: %w; choose another with --debug-socket", path, errnoOf(err))
 	}
-	if st, err := os.Lstat(path); err == nil {
+	st, err := os.Lstat(path)
+	if err == nil && st.Mode()&fs.ModeSymlink != 0 && st.Sys().(*syscall.Stat_t).Uid == 0 {
+		to, lerr := os.Readlink(path)
+		if lerr != nil {
+			return nil, fmt.Errorf("debug socket %s: %w", path, errnoOf(lerr))
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(path), to)
+		}
+		path = to
+		st, err = os.Lstat(path)
+	}
+	if err == nil {
 		if st.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("debug socket %s: a file that is no socket is there; remove it or choose another with --debug-socket", path)
 		}
