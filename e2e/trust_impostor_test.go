@@ -173,7 +173,9 @@ func TestJoinPastOldHubKey(t *testing.T) {
 	plain, err := protocol.ParseToken(after)
 	require.NoError(t, err)
 	plain.Secret[0]++
-	i.answer = func(protocol.HubListAnswer) protocol.HubListAnswer { return protocol.HubListAnswer{SignedHubList: i.list} }
+	i.answer = func(protocol.HubListAnswer) protocol.HubListAnswer {
+		return protocol.HubListAnswer{SignedHubList: i.list}
+	}
 	_, err = n.Redeem(step(t), plain.Text())
 	require.Error(t, err)
 	_, _, secrets := i.counts()

@@ -54,6 +54,7 @@ func testServer() *Server {
 			return PingResult{From: "n1", To: q.To, Sent: q.Count, MinRTT: q.Timeout}
 		},
 		Leave: func(context.Context) LeaveResult { return LeaveResult{Told: true} },
+		Hubs:  func() Hubs { return Hubs{} }, SetHubs: func(context.Context, protocol.SignedHubList) HubsResult { return HubsResult{} },
 		Repair: func(context.Context) RepairResult {
 			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
 		},

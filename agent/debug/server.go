@@ -175,6 +175,14 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
+	m.HandleFunc("POST /v1/hubs", func(w http.ResponseWriter, r *http.Request) {
+		var l protocol.SignedHubList
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxHubList)).Decode(&l); err != nil {
+			fail(w, http.StatusBadRequest, "body is no hub list: "+err.Error())
+			return
+		}
+		reply(w, http.StatusOK, s.cfg.SetHubs(r.Context(), l))
+	})
 	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
 	m.HandleFunc("GET /v1/logs", s.logs)
 	m.HandleFunc("GET /v1/capture", s.capture(true))
@@ -224,6 +232,7 @@ func (s *Server) common() *http.ServeMux {
 	get("/v1/paths", func(context.Context) any { return notNil(s.cfg.Paths()) })
 	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
 	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
+	get("/v1/hubs", func(context.Context) any { return s.cfg.Hubs() })
 	get("/v1/runtime", func(context.Context) any { return readRuntime(s.start) })
 	get("/v1/incidents", func(context.Context) any { return notNil(s.cfg.Incidents()) })
 	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
@@ -234,7 +243,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
 	})
 	return m
 }
