@@ -25,7 +25,7 @@ func TestHubsSet(t *testing.T) {
 		joinSmall(t, s, nodes, i+1)
 	}
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
-	old, err := s.CLI(step(t), "hub", "list", "-o", "json")
+	old, err := s.CLI(step(t), "hubs", "list", "-o", "json")
 	require.NoError(t, err)
 	require.NoError(t, lab.Wait(step(t), "the hub to have said that the list is the newest", func(ctx context.Context) error {
 		out, err := nodes[0].Agent(ctx, "hubs", "show")
@@ -41,9 +41,9 @@ func TestHubsSet(t *testing.T) {
 	require.NoError(t, s.Hub.Host.Settle(step(t)))
 	s.Hub.Public = other
 	require.NoError(t, s.StartHub(step(t)))
-	list, err := s.CLI(step(t), "hub", "list", "-o", "json")
+	list, err := s.CLI(step(t), "hubs", "list", "-o", "json")
 	require.NoError(t, err)
-	table, err := s.CLI(step(t), "hub", "list")
+	table, err := s.CLI(step(t), "hubs", "list")
 	require.NoError(t, err)
 	require.Contains(t, table, other+":51820")
 	dir := t.TempDir()
@@ -72,7 +72,7 @@ func TestHubsSet(t *testing.T) {
 
 	// What is none, or not newer, or not of this cluster, changes nothing.
 	for _, bad := range []struct{ arg, want string }{
-		{at("empty.json", ""), "holds none; 'causeway hub list -o json'"},
+		{at("empty.json", ""), "holds none; 'causeway hubs list -o json'"},
 		{at("other.json", string(foreign)), "does not match the pin"},
 		{"@" + filepath.Join(dir, "missing"), "no such file"},
 		{"hubs.json", "is neither '@FILE' nor '-'"},

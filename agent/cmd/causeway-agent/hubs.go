@@ -55,7 +55,7 @@ func hubsCommand(o *options) *cobra.Command {
 		Use: "set @FILE|-", Short: "Take a hub list from a file, where no hub reaches this node any more",
 		Long: "Take a hub list that the cluster key signed, as a file or '-' for standard input. It has to be newer than the one that this\n" +
 			"node holds. That is for a hub that got another address while it had no name, and so is looked for where it is not any more.\n" +
-			"On the hub's host 'causeway hub list -o json' prints the list; so does any hub of it at https://HUB/v1/hublist.\n" +
+			"On the hub's host 'causeway hubs list -o json' prints the list; so does any hub of it at https://HUB/v1/hublist.\n" +
 			"With a running agent it takes effect at once.",
 		Args: exactArgs(1, "the hub list ('@FILE' or '-')"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -155,14 +155,14 @@ func readHubList(arg string, stdin io.Reader) (l protocol.SignedHubList, err err
 		defer f.Close()
 		in, name = f, arg[1:]
 	case arg != "-":
-		return l, fmt.Errorf("%.80q is neither '@FILE' nor '-': 'causeway hub list -o json' on the hub's host makes the file", arg)
+		return l, fmt.Errorf("%.80q is neither '@FILE' nor '-': 'causeway hubs list -o json' on the hub's host makes the file", arg)
 	}
 	b, err := io.ReadAll(io.LimitReader(in, protocol.MaxHubList+1))
 	if err != nil {
 		return l, fmt.Errorf("hub list: read %s: %w", name, err)
 	}
 	if len(b) > protocol.MaxHubList || json.Unmarshal(b, &l) != nil || len(l.Payload) == 0 {
-		return l, fmt.Errorf("hub list: %s holds none; 'causeway hub list -o json' on the hub's host makes one", name)
+		return l, fmt.Errorf("hub list: %s holds none; 'causeway hubs list -o json' on the hub's host makes one", name)
 	}
 	return l, nil
 }

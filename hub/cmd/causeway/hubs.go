@@ -12,8 +12,9 @@ import (
 	"causeway/protocol"
 )
 
+// hubs is no "hub", whose manual page would have the name of the hub program's.
 func (c *cli) hubs() *cobra.Command {
-	return c.group("hub", "The cluster's hubs, as agents know them", "", c.hubList())
+	return c.group("hubs", "The cluster's hubs, as agents know them", "", c.hubList())
 }
 
 func (c *cli) hubList() *cobra.Command {
@@ -21,7 +22,7 @@ func (c *cli) hubList() *cobra.Command {
 		Long: `Show the hub list that the cluster key signed: each hub's key, and where agents look
 for it. With -o json it is as an agent takes it that no hub reaches any more:
 
-  causeway hub list -o json >hubs.json           here
+  causeway hubs list -o json >hubs.json           here
   causeway-agent hubs set @hubs.json             on the node`}
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		signed, err := hub.Hubs(ctx)
