@@ -27,13 +27,28 @@ func TestHubsSet(t *testing.T) {
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
 	old, err := s.CLI(step(t), "hubs", "list", "-o", "json")
 	require.NoError(t, err)
-	require.NoError(t, lab.Wait(step(t), "the hub to have said that the list is the newest", func(ctx context.Context) error {
-		out, err := nodes[0].Agent(ctx, "hubs", "show")
-		if err == nil && !strings.Contains(out, `last shown to be the newest: 2`) {
-			err = errors.New(out)
+	confirmed := func(ctx context.Context) (time.Time, error) {
+		var h struct{ Confirmed time.Time }
+		out, err := nodes[0].Agent(ctx, "hubs", "show", "-o", "json")
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &h)
+		}
+		return h.Confirmed, err
+	}
+	// Each session begins with the question whether the list is the newest.
+	joined, err := confirmed(step(t))
+	require.NoError(t, err)
+	require.False(t, joined.IsZero(), "the join asked")
+	require.NoError(t, nodes[0].Proc.Stop(step(t)))
+	require.NoError(t, nodes[0].Start())
+	require.NoError(t, lab.Wait(step(t), "the hub to show again that the list is the newest", func(ctx context.Context) error {
+		at, err := confirmed(ctx)
+		if err == nil && !at.After(joined.Add(500*time.Millisecond)) {
+			err = errors.New(at.String())
 		}
 		return err
 	}))
+	require.NoError(t, s.WaitReady(step(t), "n1"))
 
 	const other = "203.0.113.2"
 	require.NoError(t, s.Hub.Proc.Stop(step(t)))
