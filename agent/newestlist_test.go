@@ -43,12 +43,12 @@ func TestNewestListAsked(t *testing.T) {
 	require.True(t, cond().OK, "a hub that never said so may be one of before")
 
 	a.newestSession()
-	n = ask(now)
+	ask(now)
 	wrong := protocol.HubListAnswer{SignedHubList: w.first, Fresh: w.first.Fresh(w.cluster, w.list.Serial, protocol.ListNonce{1}, now)}
 	a.hubListTold(t.Context(), wrong)
 	require.Zero(t, w.stored().HubListConfirmed, "said to another")
 	a.newestSession()
-	n = ask(now)
+	ask(now)
 	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.first})
 	require.Zero(t, w.stored().HubListConfirmed, "not said")
 	a.newestSession()
