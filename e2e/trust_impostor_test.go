@@ -108,6 +108,12 @@ func TestJoinPastOldHubKey(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&i.list))
 	resp.Body.Close()
+	for _, odd := range []string{"x", strings.Repeat("A", 44), strings.Repeat("%2f", 43)} {
+		resp, err := client.Get("https://" + HubAddr + protocol.PathHubList + "?" + protocol.NonceParameter + "=" + odd)
+		require.NoError(t, err)
+		resp.Body.Close()
+		require.Equal(t, http.StatusBadRequest, resp.StatusCode, odd)
+	}
 	before, err := s.Token(step(t), "s1") // by the list that names the old key
 	require.NoError(t, err)
 
