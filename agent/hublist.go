@@ -36,7 +36,7 @@ func NewerHubList(id identity.Identity, held uint64, s protocol.SignedHubList, n
 func (a *Agent) debugHubs() debug.Hubs {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return ShownHubs(a.hubs, a.signed, a.id.HubListConfirmed)
+	return ShownHubs(a.hubs, a.signed, a.newest.shown)
 }
 
 // ShownHubs is a hub list as debug endpoints and commands show it.

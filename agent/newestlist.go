@@ -22,6 +22,8 @@ const (
 	newestWithin = 24 * time.Hour
 	// newestGrace is how long a new session may take to answer.
 	newestGrace = time.Minute
+	// newestKept is how much later its word is before it goes to disk again.
+	newestKept = time.Hour
 )
 
 // newest is what is known of whether the hub list held is the newest. mu of the agent
@@ -30,28 +32,29 @@ type newest struct {
 	nonce protocol.ListNonce // of the question that is open; zero: none is
 	asked time.Time          // when it was asked last, in this session; zero: not yet
 	began time.Time          // the session
+	shown time.Time          // when the list held was last shown to be the newest, by this or an earlier run; zero: never
 }
 
 // newestSession notes that a session begins.
 func (a *Agent) newestSession() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.newest = newest{began: a.now()}
+	a.newest = newest{began: a.now(), shown: a.newest.shown}
 }
 
 // askWhetherNewest asks the hub of the session whether the hub list held is the newest, if
 // it is time to, and looks after the condition. A hub of before does not know the question.
 func (a *Agent) askWhetherNewest(now time.Time) {
 	a.mu.Lock()
-	said, n := a.id.HubListConfirmed, a.newest
+	n := a.newest
 	a.mu.Unlock()
 	wait := newestEvery
-	if said.Before(n.began) {
+	if n.shown.Before(n.began) {
 		wait = newestAgain
 	}
-	if !said.IsZero() && now.Sub(said) > newestWithin && now.Sub(n.began) > newestGrace {
+	if !n.shown.IsZero() && now.Sub(n.shown) > newestWithin && now.Sub(n.began) > newestGrace {
 		a.board.Set(condHubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
-			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", said.Format(time.RFC3339)))
+			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", n.shown.Format(time.RFC3339)))
 	}
 	if !n.asked.IsZero() && now.Sub(n.asked) < wait {
 		return
@@ -99,13 +102,17 @@ func (a *Agent) takeHubListAnswer(answer protocol.HubListAnswer, n protocol.List
 		return errors.New(why)
 	}
 	a.mu.Lock()
-	said, held := a.id.HubListConfirmed, a.signed
+	shown = shown && bytes.Equal(a.signed.Payload, answer.Payload)
+	if shown && asked.After(a.newest.shown) {
+		a.newest.shown = asked.UTC()
+	}
+	kept := a.id.HubListConfirmed
 	a.mu.Unlock()
-	if !shown || !bytes.Equal(held.Payload, answer.Payload) {
+	if !shown {
 		return nil
 	}
 	a.board.Set(condHubList, "")
-	if !asked.After(said) {
+	if asked.Sub(kept) < newestKept {
 		return nil
 	}
 	return a.changeIdentity(func(id *identity.Identity) { id.HubListConfirmed = asked.UTC() })
