@@ -115,6 +115,7 @@ const (
 	condClock    = "clock"
 	condHeld     = "held"
 	condLocal    = "local"
+	condHubList  = "hub_list"
 )
 
 // Agent is a running or startable agent.
@@ -142,8 +143,8 @@ type Agent struct {
 	metrics *metrics
 	repairs *repairs
 
-	fetchList   func(ctx context.Context, at string) (protocol.SignedHubList, error) // over HTTPS
-	listChanged chan struct{}                                                        // the hub list did
+	fetchList   listFetch     // over HTTPS
+	listChanged chan struct{} // the hub list did
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
@@ -166,6 +167,7 @@ type Agent struct {
 	mu         sync.Mutex
 	hubs       protocol.HubList
 	signed     protocol.SignedHubList
+	newest     newest
 	held       *identity.StoredNetmap
 	pins       map[protocol.NodeNumber]identity.Pin
 	gone       gone
@@ -237,7 +239,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, rates: map[protocol.NodeNumber][2]uint64{}}
+		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
@@ -258,8 +260,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
 		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock},
-		health.Spec{Name: condHeld}, health.Spec{Name: condLocal})
-	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal} {
+		health.Spec{Name: condHeld}, health.Spec{Name: condLocal}, health.Spec{Name: condHubList, DependsOn: []string{condControl}})
+	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal, condHubList} {
 		a.board.Set(c, "")
 	}
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
@@ -270,12 +272,12 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, Status: a.status,
+	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }

@@ -245,7 +245,7 @@ type world struct {
 	dials   chan net.Conn
 	socket  string
 	first   protocol.SignedHubList
-	fetch   func(context.Context, string) (protocol.SignedHubList, error) // nil: no hub answers
+	fetch   listFetch // nil: no hub answers
 	now     func() time.Time
 	booted  func() clock.Boot
 	set     func(*config.Config)
@@ -311,11 +311,11 @@ func (w *world) start() {
 	}
 	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
 	require.NoError(w.t, err)
-	w.agent.fetchList = func(ctx context.Context, at string) (protocol.SignedHubList, error) {
+	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {
-			return protocol.SignedHubList{}, errors.New("nobody answers")
+			return protocol.HubListAnswer{}, errors.New("nobody answers")
 		}
-		return w.fetch(ctx, at)
+		return w.fetch(ctx, at, n)
 	}
 	if w.now != nil {
 		w.agent.now = w.now

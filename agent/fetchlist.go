@@ -27,7 +27,8 @@ const (
 )
 
 // followList asks listed hubs for a newer list while there is no control
-// session. Whoever answers is nobody special: the cluster key signed the list.
+// session, and the hub of a session whether the one held is the newest. Whoever answers is
+// nobody special: the cluster key signed the list, and the word that it is the newest.
 func (a *Agent) followList(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
@@ -41,6 +42,7 @@ func (a *Agent) followList(ctx context.Context) error {
 		now := time.Now()
 		if a.control.Connected() {
 			since = now
+			a.askWhetherNewest(now)
 			continue
 		}
 		if now.Sub(since) < fetchAfter || now.Sub(asked) < fetchEvery {
@@ -52,15 +54,7 @@ func (a *Agent) followList(ctx context.Context) error {
 		a.mu.Unlock()
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
-				s, err := a.fetchList(ctx, at)
-				if err == nil {
-					a.applyMu.Lock()
-					if why := a.takeHubList(s); why != "" {
-						err = fmt.Errorf("hub list of %s: %s", at, why)
-					}
-					a.applyMu.Unlock()
-				}
-				if err != nil && ctx.Err() == nil {
+				if err := a.fetchListAt(ctx, at); err != nil && ctx.Err() == nil {
 					a.log.Debug().Err(err).Msg("no hub list")
 				}
 			}
@@ -68,9 +62,26 @@ func (a *Agent) followList(ctx context.Context) error {
 	}
 }
 
+// fetchListAt asks at an HTTPS address for the newest list.
+func (a *Agent) fetchListAt(ctx context.Context, at string) error {
+	n, err := protocol.NewListNonce()
+	if err != nil {
+		return err
+	}
+	asked := a.now()
+	answer, err := a.fetchList(ctx, at, n)
+	if err == nil {
+		err = a.takeHubListAnswer(answer, n, asked)
+	}
+	if err != nil {
+		return fmt.Errorf("hub list of %s: %w", at, err)
+	}
+	return nil
+}
+
 // listFetcher gets the hub list from an HTTPS address of a hub, over sockets
 // that never take tunnel routes.
-func listFetcher(c config.Config) func(context.Context, string) (protocol.SignedHubList, error) {
+func listFetcher(c config.Config) listFetch {
 	proxy := proxyFor(c)
 	d := net.Dialer{Control: sock.MarkControl(netns.DefaultMark), Resolver: sock.Resolver(netns.DefaultMark)}
 	cl := &http.Client{
@@ -83,25 +94,28 @@ func listFetcher(c config.Config) func(context.Context, string) (protocol.Signed
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return func(ctx context.Context, at string) (protocol.SignedHubList, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList, nil)
+	return func(ctx context.Context, at string, n protocol.ListNonce) (a protocol.HubListAnswer, err error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+"?"+protocol.NonceParameter+"="+n.String(), nil)
 		if err != nil {
-			return protocol.SignedHubList{}, err
+			return a, err
 		}
 		resp, err := cl.Do(req)
 		if err != nil {
-			return protocol.SignedHubList{}, fmt.Errorf("ask %s for the hub list: %w", at, err)
+			return a, fmt.Errorf("ask for it: %w", err)
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return protocol.SignedHubList{}, fmt.Errorf("ask %s for the hub list: HTTP status %d", at, resp.StatusCode)
+			return a, fmt.Errorf("ask for it: HTTP status %d", resp.StatusCode)
 		}
 		return readList(resp.Body)
 	}
 }
 
+// listFetch asks at an HTTPS address of a hub for the list.
+type listFetch func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error)
+
 // readList reads a list that anybody may have sent; Open judges it.
-func readList(r io.Reader) (s protocol.SignedHubList, err error) {
+func readList(r io.Reader) (s protocol.HubListAnswer, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, protocol.MaxHubList+1))
 	if err != nil {
 		return s, fmt.Errorf("read hub list: %w", err)

@@ -131,27 +131,18 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 
 // takeHubList stores a newer hub list; it says why it does not.
 func (a *Agent) takeHubList(s protocol.SignedHubList) string {
-	l, err := s.Open(a.id.Pin)
-	if err != nil {
-		return err.Error()
-	}
 	a.mu.Lock()
-	old, left := a.hubs, a.left
+	id, held, left := a.id, a.hubs.Serial, a.left
 	a.mu.Unlock()
 	if left {
 		return "this node has left"
 	}
-	if l.Serial < old.Serial {
-		return fmt.Sprintf("serial %d is lower than %d, which this agent holds", l.Serial, old.Serial)
-	}
-	if l.Serial == old.Serial {
-		return "" // the one we hold
-	}
-	if err := l.ValidAt(a.time()); err != nil {
+	l, newer, err := NewerHubList(id, held, s, a.time())
+	if err != nil {
 		return err.Error()
 	}
-	if why := netmapcheck.Overlay(l.Overlay, a.id.Number, a.id.Overlay); why != "" {
-		return why
+	if !newer { // the one we hold
+		return ""
 	}
 	if err := a.changeIdentity(func(id *identity.Identity) { id.HubList = s }); err != nil {
 		return err.Error()

@@ -62,6 +62,7 @@ func (a *Agent) changeIdentity(change func(*identity.Identity)) error {
 	a.id.WireGuardKey, a.id.KeyEpoch, a.id.KeyMade = id.WireGuardKey, id.KeyEpoch, id.KeyMade
 	a.id.Next, a.id.Old, a.id.OldUntil, a.id.HubList = id.Next, id.Old, id.OldUntil, id.HubList
 	a.id.Granted = id.Granted
+	a.id.HubListConfirmed = id.HubListConfirmed
 	a.mu.Unlock()
 	return nil
 }

@@ -223,6 +223,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 		a.reapply(context.Background())
 	}
 	a.keyTaken()
+	a.newestSession()
 	a.board.Set(condControl, "")
 	a.metrics.sessionBegan()
 	a.log.Info().Uint32("hub", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")

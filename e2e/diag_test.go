@@ -265,7 +265,17 @@ func diagBundle(t *testing.T, s *System, nodes []*smallNode) {
 	}
 	require.Contains(t, names["MISSING.txt"], "nodes/n3")
 	require.Contains(t, names["hub/settings.json"], s.Hub.Dir)
-	for _, x := range writtenSecrets(t, s, []string{token}, nodes...) {
+	secrets := writtenSecrets(t, s, []string{token}, nodes...)
+	// And no node's signed statement, which others have in their netmaps.
+	var held struct{ Netmap protocol.Netmap }
+	require.NoError(t, json.Unmarshal(read(t, nodes[1].Socket, "/v1/netmap"), &held))
+	require.NotEmpty(t, held.Netmap.Peers)
+	for _, p := range held.Netmap.Peers {
+		require.Len(t, p.Statement.Signature, 64)
+		require.Contains(t, names["nodes/n2/netmap.json"], p.Statement.IdentityKey.String(), "the rest of it is there")
+		secrets = append(secrets, writtenForms("statement of "+p.Name, p.Statement.Signature)...)
+	}
+	for _, x := range secrets {
 		require.False(t, bytes.Contains(all, x.bytes), x.name)
 	}
 }

@@ -25,14 +25,17 @@ import (
 	"causeway/protocol"
 )
 
+// writtenForms are the forms in which a secret of 30 bytes or more may be written down.
+func writtenForms(name string, raw []byte) []secret {
+	return []secret{{name + ", raw", raw[:30]}, {name + ", hex", []byte(hex.EncodeToString(raw))[:60]},
+		{name + ", base64", []byte(base64.StdEncoding.EncodeToString(raw))[:40]}, {name + ", base64url", []byte(base64.URLEncoding.EncodeToString(raw))[:40]}}
+}
+
 // writtenSecrets are all secrets made in a run of s, each as it is written down,
 // as raw bytes, in hex and in both alphabets of base64.
 func writtenSecrets(t *testing.T, s *System, tokens []string, nodes ...*smallNode) (out []secret) {
 	t.Helper()
-	add := func(name string, raw []byte) {
-		out = append(out, secret{name + ", raw", raw[:30]}, secret{name + ", hex", []byte(hex.EncodeToString(raw))[:60]},
-			secret{name + ", base64", []byte(base64.StdEncoding.EncodeToString(raw))[:40]}, secret{name + ", base64url", []byte(base64.URLEncoding.EncodeToString(raw))[:40]})
-	}
+	add := func(name string, raw []byte) { out = append(out, writtenForms(name, raw)...) }
 	for _, text := range tokens {
 		tok, err := protocol.ParseToken(text)
 		require.NoError(t, err)

@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -80,4 +83,60 @@ func TestLeaveWithoutHub(t *testing.T) {
 	n.Proc.Kill()
 	require.NoError(t, n.Leave(step(t)), "the hub was not told, which is no failure")
 	require.Empty(t, cmp.Diff(before, snapshot(n.Host)))
+}
+
+// Root leaves where the state directory is another user's, as the packages have it, and no agent
+// runs: the hub is told by that user, who may have put there what he likes, and nothing
+// outside changes.
+func TestLeaveOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 2)
+	outside := filepath.Join(t.TempDir(), "outside")
+	require.NoError(t, os.WriteFile(outside, []byte("kept"), 0o644))
+	for i, n := range nodes {
+		joinSmall(t, s, nodes, i+1)
+		require.NoError(t, s.WaitReady(step(t), fmt.Sprintf("n%d", i+1)))
+		require.NoError(t, n.Proc.Stop(step(t)))
+	}
+	take := func(n *smallNode) {
+		require.NoError(t, os.Chmod(filepath.Dir(n.StateDir), 0o777)) // for his socket, too
+		_, err := n.Host.Run(step(t), "chown", "-R", fmt.Sprintf("%d:%d", lab.Nobody.UID, lab.Nobody.GID), n.StateDir)
+		require.NoError(t, err)
+	}
+	trap := func(n *smallNode, name, script string) {
+		_, err := n.Host.RunAs(step(t), lab.Nobody, "sh", "-ec", script, filepath.Join(n.StateDir, name), outside)
+		require.NoError(t, err)
+	}
+	leave := func(n *smallNode) string {
+		start := time.Now()
+		// With the device for every user, as udev makes it.
+		out, err := n.Host.Run(step(t), "unshare", "-m", "sh", "-ec", `mknod -m 666 "$4/tun" c 10 200; mount --bind "$4/tun" /dev/net/tun
+			exec "$0" leave --config "$1" --state-dir "$2" --debug-socket "$3" 2>&1`, s.Bin.Agent, n.Config, n.StateDir, n.Socket, t.TempDir())
+		require.NoError(t, err)
+		require.Less(t, time.Since(start), 25*time.Second)
+		require.NoFileExists(t, filepath.Join(n.StateDir, "identity.json"))
+		b, err := os.ReadFile(outside)
+		require.NoError(t, err)
+		require.Equal(t, "kept", string(b))
+		require.NotContains(t, n.Host.Sh("ip -o link"), "cw0")
+		return out
+	}
+	n := nodes[0]
+	take(n)
+	for _, name := range []string{"port.json", "incidents.json", "inventory.jsonl", "netmap.json.new"} {
+		trap(n, name, `rm -f "$0"; mkfifo -m 666 "$0"`)
+	}
+	trap(n, "upgrade", `ln -s "$1" "$0"`)
+	require.Contains(t, leave(n), "node n1 has left; the hub was told")
+	awaitLeft(t, s, "n1")
+
+	// Neither the record of what was changed nor its copy reads: all else is taken back, and a line says so.
+	n = nodes[1]
+	take(n)
+	trap(n, "host.json", `rm -f "$0"; mkfifo -m 666 "$0"`)
+	trap(n, "host.json.copy", `rm -f "$0"; mkfifo -m 666 "$0"`)
+	trap(n, "netmap.json", `rm -f "$0"; ln -s "$1" "$0"`)
+	out := leave(n)
+	require.Contains(t, out, "node n2 has left; ")
+	require.Contains(t, out, "what these settings were before is not known, because the record of it was damaged")
 }

@@ -159,6 +159,10 @@ func TestSystemdAgent(t *testing.T) {
 	status := m.do("cat /proc/" + pid + "/status")
 	require.Contains(t, status, "CapEff:\t0000000000001000", "CAP_NET_ADMIN alone")
 	require.NotContains(t, status, "Uid:\t0\t")
+	// Its socket is found where it always was, and nobody else can take that name.
+	require.Contains(t, m.do("causeway-agent status"), "site s1")
+	require.Equal(t, "root 755\ncauseway-agent 755\n", m.do(`stat -c "%U %a" /run/causeway /run/causeway/agent; cd /run/causeway
+		if runuser -u nobody -- ln -sf /dev/null agent.sock 2>/dev/null || runuser -u causeway-agent -- rm -f agent.sock 2>/dev/null; then echo taken; fi`))
 
 	t.Run("wall", func(t *testing.T) { // the agent's user alone gets at the hub, not even root
 		for _, at := range []string{"198.18.0.1/4710", "fd63:7761:7900::1/4710", "198.18.0.1/4712"} {

@@ -103,6 +103,24 @@ func (m *machine) upgrades(t *testing.T, p Packages, s *System, me, other *Pod) 
 		return nil
 	}))
 
+	// No release has named a minimum here yet: the package's version is one.
+	t.Run("below the package", func(t *testing.T) {
+		old := nextVersion(1)
+		put(p.Key(), old, old, patched(packagesVersion, old))
+		require.NoError(t, Wait(t, func() error { // the hub may not have heard of the reload yet
+			_, err := upgrade("n1", "--version", old)
+			if err == nil {
+				return lab.Permanent(errors.New("it was taken back"))
+			}
+			if !strings.Contains(err.Error(), old+" is below "+packagesVersion+", which this host's package installed; upgrade.downgrade of the host's configuration allows it") {
+				return err
+			}
+			return nil
+		}))
+		require.Equal(t, packagesVersion+"\n", m.do("cat /usr/lib/causeway-agent/version"))
+		require.Contains(t, m.do("causeway-agent --version"), packagesVersion)
+		require.Equal(t, packagesVersion, node().AgentVersion)
+	})
 	t.Run("good", func(t *testing.T) {
 		_, err := s.Serve(step(t), other.Host)
 		require.NoError(t, err)

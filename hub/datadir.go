@@ -30,7 +30,7 @@ func openDataDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, cause.Innermost(err))
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %s is not writable for the user that runs the hub: %w; give it to that user, or choose another with --data-dir", dir, cause.Innermost(err))
 	}

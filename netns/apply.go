@@ -225,7 +225,8 @@ func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 }
 
 // Remove takes everything back, as it was before the first Apply. It is
-// idempotent, needs no running agent, and works after a crash at any point.
+// idempotent, needs no running agent, and works after a crash at any point. Where the
+// record does not read it takes back all that needs none; Left says what it did not.
 func (h *Host) Remove(ctx context.Context, c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

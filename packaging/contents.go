@@ -71,6 +71,10 @@ func (r *release) contents(p pkg, bins map[string]string) (files.Contents, error
 	for _, u := range p.units {
 		file("files/systemd/"+u, "/usr/lib/systemd/system/"+u)
 	}
+	if p.short == "agent" { // below which no hub takes it back
+		add("", "/usr/lib/causeway-agent", 0o755, files.TypeDir)
+		file(filepath.Join(r.docs, "version"), "/usr/lib/causeway-agent/version")
+	}
 	file("files/sysusers/"+p.name+".conf", "/usr/lib/sysusers.d/"+p.name+".conf")
 	file("files/tmpfiles/"+p.name+".conf", "/usr/lib/tmpfiles.d/"+p.name+".conf")
 	if p.sysctl != "" {

@@ -54,9 +54,11 @@ fetch() {
 	case "$from" in
 	https://* | http://localhost* | http://127.*)
 		if command -v curl >/dev/null; then
-			curl -fsSL --proto '=https,http' -o "$tmp/$1" "$from/$1" || die "cannot fetch $from/$1"
+			# A redirect leads to https alone, wherever it comes from.
+			curl -fsSL --proto '=https,http' --proto-redir '=https' -o "$tmp/$1" "$from/$1" || die "cannot fetch $from/$1 (a redirect to plain http is not followed)"
 		else
-			wget -q -O "$tmp/$1" "$from/$1" || die "cannot fetch $from/$1"
+			# wget cannot say where redirects may lead.
+			wget -q --max-redirect=0 -O "$tmp/$1" "$from/$1" || die "cannot fetch $from/$1 (wget follows no redirect here; install curl for a server that has them)"
 		fi
 		;;
 	http://*) die "not over plain http: $from" ;;

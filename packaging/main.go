@@ -161,6 +161,9 @@ func (r *release) makeDocs(ctx context.Context) error {
 		return err
 	}
 	r.docs = filepath.Join(r.work, "docs")
+	if err := writeFile(filepath.Join(r.docs, "version"), []byte(r.version+"\n")); err != nil {
+		return err
+	}
 	for name, bin := range bins {
 		if _, err := r.program(ctx, bin, "man", filepath.Join(r.docs, "man", name)); err != nil {
 			return err

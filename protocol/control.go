@@ -45,10 +45,11 @@ type MessageKind string
 
 // Kinds from agent to hub.
 const (
-	KindHello     MessageKind = "hello"
-	KindStatus    MessageKind = "status"
-	KindNetmapAck MessageKind = "netmap_ack"
-	KindLeave     MessageKind = "leave"
+	KindHello      MessageKind = "hello"
+	KindStatus     MessageKind = "status"
+	KindNetmapAck  MessageKind = "netmap_ack"
+	KindLeave      MessageKind = "leave"
+	KindHubListAsk MessageKind = "hub_list_ask" // HubListAsk
 )
 
 // Kinds from hub to agent.
@@ -56,7 +57,8 @@ const (
 	KindWelcome MessageKind = "welcome"
 	KindNetmap  MessageKind = "netmap"
 	KindLeft    MessageKind = "left"
-	KindError   MessageKind = "error" // either way
+	KindHubList MessageKind = "hub_list" // HubListAnswer
+	KindError   MessageKind = "error"    // either way
 )
 
 // Message is one frame of a control stream.

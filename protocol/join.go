@@ -8,7 +8,7 @@ import (
 // Joining, over the hub's HTTPS port. TLS is transport only and its
 // certificate is not looked at: the pin in the token authenticates the hub.
 //
-//	GET  PathHubList          -> SignedHubList as JSON; the client checks the pin first
+//	GET  PathHubList          -> HubListAnswer as JSON; the client checks the pin first
 //	POST PathJoin             body: Noise message 1 with JoinRequest as payload
 //	                          200: Noise message 2 with JoinAnswer as payload
 //

@@ -3,7 +3,9 @@ package protocol
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +20,9 @@ import (
 //
 // id: 12 bytes, secret: 32 bytes, pin: SHA-256 of the cluster key, each
 // base64url without padding; host:port is where the hub answers HTTPS.
+//
+// Agents of before the hub list's Freshness take no further part. So what a token says
+// of it stands in the secret, where they look at nothing: see Require.
 type Token struct {
 	ID     TokenID
 	Secret TokenSecret
@@ -48,6 +53,37 @@ func NewToken(pin Pin, addr string) (Token, error) {
 		return Token{}, err
 	}
 	return t, nil
+}
+
+// Layout of the secret of a token that requires a Freshness: 20 random bytes, the least
+// serial (big endian), and a sum that tells it from 32 random bytes.
+const (
+	secretSerial = 20
+	secretSum    = 28
+)
+
+// Require makes a new token ask its redeemer to join by a hub list that is shown to be
+// the newest, of this serial or a higher one. 160 bits of the secret stay random.
+func (t *Token) Require(least uint64) {
+	binary.BigEndian.PutUint64(t.Secret[secretSerial:], least)
+	copy(t.Secret[secretSum:], t.sum())
+}
+
+// Required returns what Require was given; ok is false for a token without it. One
+// in 2^32 of those seems to have it, and is refused by its redeemer.
+func (t Token) Required() (least uint64, ok bool) {
+	if subtle.ConstantTimeCompare(t.Secret[secretSum:], t.sum()) == 0 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(t.Secret[secretSerial:]), true
+}
+
+// sum is over id, pin and the secret before it.
+func (t Token) sum() []byte {
+	b := append([]byte("causeway token fresh v1\n"), t.ID[:]...)
+	b = append(b, t.Pin[:]...)
+	h := sha256.Sum256(append(b, t.Secret[:secretSum]...))
+	return h[:len(t.Secret)-secretSum]
 }
 
 // ErrMalformedToken wraps every error of ParseToken.

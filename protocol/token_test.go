@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,6 +38,39 @@ func TestTokenGolden(t *testing.T) {
 	tok.Addr = "192.0.2.1:8443"
 	require.Equal(t, "cw1.AAECAwQFBgcICQoL.QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXWFlaW1xdXl8."+
 		"AdD6vSUfy74rk7S5J7Jq0qGpkHcVLkXe0eZ4r6RdvsU.192.0.2.1:8443", tok.Text())
+}
+
+// What a token requires stands in its secret, so that agents of before read it as ever.
+func TestTokenRequires(t *testing.T) {
+	tok, err := NewToken(Pin{1}, "hub:443")
+	require.NoError(t, err)
+	_, ok := tok.Required()
+	require.False(t, ok)
+	before := tok
+	tok.Require(5<<32 | 7)
+	require.Equal(t, before.Secret[:secretSerial], tok.Secret[:secretSerial])
+	got, err := ParseToken(tok.Text())
+	require.NoError(t, err)
+	require.Len(t, tok.Text(), len(before.Text()))
+	least, ok := got.Required()
+	require.True(t, ok)
+	require.Equal(t, uint64(5<<32|7), least)
+	for i := range got.Secret {
+		changed := got
+		changed.Secret[i] ^= 1
+		_, ok := changed.Required()
+		require.False(t, ok, "byte %d", i)
+	}
+	for _, other := range []func(*Token){func(t *Token) { t.ID[0] ^= 1 }, func(t *Token) { t.Pin[0] ^= 1 }} {
+		changed := got
+		other(&changed)
+		_, ok := changed.Required()
+		require.False(t, ok)
+	}
+	// The layout, for agents and hubs of two versions.
+	golden := Token{Addr: "192.0.2.1:8443"}
+	golden.Require(258)
+	require.Equal(t, "0000000000000000000000000000000000000000"+"0000000000000102"+"b7459fa4", hex.EncodeToString(golden.Secret[:secretSum])+hex.EncodeToString(golden.Secret[secretSum:]))
 }
 
 func TestTokenHidesItsSecret(t *testing.T) {

@@ -34,6 +34,8 @@ type Config struct {
 	Welcome func(protocol.Welcome)
 	// Netmap takes a netmap, and returns when it is applied and stored.
 	Netmap func(context.Context, protocol.Netmap) protocol.NetmapAck
+	// HubList hears the answer to AskHubList.
+	HubList func(context.Context, protocol.HubListAnswer)
 	// Status is asked for every StatusInterval and after Changed.
 	Status func() protocol.Status
 	// NATS runs beside the session until ctx ends; open opens a nats stream.
@@ -268,6 +270,15 @@ func (s *session) read(ctx context.Context) error {
 				return err
 			}
 			s.c.Changed()
+		case protocol.KindHubList:
+			var l protocol.HubListAnswer
+			if err := m.Decode(&l); err != nil {
+				if err := s.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()}); err != nil {
+					return err
+				}
+				continue
+			}
+			s.c.cfg.HubList(ctx, l)
 		case protocol.KindLeft:
 			s.once.Do(func() { close(s.left) })
 			return errLeft
@@ -388,6 +399,18 @@ func (c *Client) Ack(a protocol.NetmapAck) error {
 		return nil
 	}
 	return s.send(protocol.KindNetmapAck, a)
+}
+
+// AskHubList asks the hub to show that its hub list is the newest. A hub of before does
+// not answer.
+func (c *Client) AskHubList(n protocol.ListNonce) error {
+	c.mu.Lock()
+	s := c.cur
+	c.mu.Unlock()
+	if s == nil {
+		return ErrNoSession
+	}
+	return s.send(protocol.KindHubListAsk, protocol.HubListAsk{Nonce: n})
 }
 
 // Leave tells the hub that this node goes for good, and waits until the hub

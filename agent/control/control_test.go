@@ -30,6 +30,7 @@ type hub struct {
 }
 
 type agent struct {
+	lists  chan protocol.HubListAnswer
 	client *Client
 	netmap chan protocol.Netmap
 	err    chan error
@@ -38,7 +39,7 @@ type agent struct {
 
 func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 	a, b := net.Pipe()
-	ag := &agent{netmap: make(chan protocol.Netmap, 8), err: make(chan error, 1)}
+	ag := &agent{lists: make(chan protocol.HubListAnswer, 1), netmap: make(chan protocol.Netmap, 8), err: make(chan error, 1)}
 	cfg := Config{
 		Number:  9,
 		Hello:   func() protocol.Hello { return protocol.Hello{AgentVersion: "test"} },
@@ -47,7 +48,8 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 			ag.netmap <- n
 			return protocol.NetmapAck{NetmapVersion: n.NetmapVersion}
 		},
-		Status: func() protocol.Status { return protocol.Status{Counters: map[string]uint64{"x": 1}} },
+		HubList: func(_ context.Context, l protocol.HubListAnswer) { ag.lists <- l },
+		Status:  func() protocol.Status { return protocol.Status{Counters: map[string]uint64{"x": 1}} },
 		NATS: func(ctx context.Context, open func(context.Context) (net.Conn, error)) {
 			if c, err := open(ctx); err == nil {
 				io.WriteString(c, "CONNECT {}\r\n")
@@ -171,6 +173,16 @@ func TestUnknownAndBadMessages(t *testing.T) {
 	h.send(protocol.KindNetmap, "no netmap")
 	require.NoError(t, h.next(protocol.KindError).Decode(&e))
 	require.Equal(t, protocol.ErrorBadMessage, e.Code)
+	h.send(protocol.KindHubList, "no hub list")
+	require.NoError(t, h.next(protocol.KindError).Decode(&e))
+	require.Equal(t, protocol.ErrorBadMessage, e.Code)
+	require.NoError(t, a.client.AskHubList(protocol.ListNonce{3}))
+	var ask protocol.HubListAsk
+	require.NoError(t, h.next(protocol.KindHubListAsk).Decode(&ask))
+	require.Equal(t, protocol.ListNonce{3}, ask.Nonce)
+	h.send(protocol.KindHubList, protocol.HubListAnswer{Fresh: &protocol.Freshness{Nonce: ask.Nonce}})
+	require.Equal(t, ask.Nonce, (<-a.lists).Fresh.Nonce)
+	// A hub of before does not know the question; the session goes on.
 	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorUnknownKind})
 	h.send(protocol.KindWelcome, protocol.Welcome{})
 	h.send(protocol.KindNetmap, protocol.Netmap{})

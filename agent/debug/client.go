@@ -1,6 +1,7 @@
 package debug
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -56,13 +57,26 @@ func (c *Client) Release(ctx context.Context, p netip.Prefix) (r ReleaseResult, 
 	return r, c.do(ctx, http.MethodPost, "/v1/release?prefix="+url.QueryEscape(p.String()), &r)
 }
 
+// SetHubs gives the agent a hub list.
+func (c *Client) SetHubs(ctx context.Context, l protocol.SignedHubList) (r HubsResult, err error) {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return r, err
+	}
+	return r, c.send(ctx, http.MethodPost, "/v1/hubs", bytes.NewReader(b), &r)
+}
+
 // RotateKey asks the agent for a new WireGuard key.
 func (c *Client) RotateKey(ctx context.Context, overlap time.Duration) (r RotateResult, err error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/rotate-key?overlap="+overlap.String(), &r)
 }
 
 func (c *Client) do(ctx context.Context, method, path string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	return c.send(ctx, method, path, nil, v)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ func testServer() *Server {
 		Release: func(_ context.Context, p netip.Prefix) (ReleaseResult, error) {
 			return ReleaseResult{Released: []HeldRange{{Prefix: p}}}, nil
 		},
+		Hubs: func() Hubs { return Hubs{} }, SetHubs: func(context.Context, protocol.SignedHubList) HubsResult { return HubsResult{} },
 		Repair: func(context.Context) RepairResult {
 			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
 		},

@@ -60,12 +60,25 @@ func New(cfg Config) *Server {
 
 // Listen makes the unix socket path, for this user alone, and its directory.
 // A socket that nobody answers on is left over from an agent that was killed
-// and is replaced.
+// and is replaced. A symbolic link of root's leads to where the socket shall be: the
+// packages' does, to a directory in which the agent alone writes.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("debug socket %s: make its directory: %w; choose another with --debug-socket", path, errnoOf(err))
 	}
-	if st, err := os.Lstat(path); err == nil {
+	st, err := os.Lstat(path)
+	if err == nil && st.Mode()&fs.ModeSymlink != 0 && st.Sys().(*syscall.Stat_t).Uid == 0 {
+		to, lerr := os.Readlink(path)
+		if lerr != nil {
+			return nil, fmt.Errorf("debug socket %s: %w", path, errnoOf(lerr))
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(path), to)
+		}
+		path = to
+		st, err = os.Lstat(path)
+	}
+	if err == nil {
 		if st.Mode()&fs.ModeSocket == 0 {
 			return nil, fmt.Errorf("debug socket %s: a file that is no socket is there; remove it or choose another with --debug-socket", path)
 		}
@@ -163,6 +176,14 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
+	m.HandleFunc("POST /v1/hubs", func(w http.ResponseWriter, r *http.Request) {
+		var l protocol.SignedHubList
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxHubList)).Decode(&l); err != nil {
+			fail(w, http.StatusBadRequest, "body is no hub list: "+err.Error())
+			return
+		}
+		reply(w, http.StatusOK, s.cfg.SetHubs(r.Context(), l))
+	})
 	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
 	m.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
 		p, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
@@ -225,6 +246,7 @@ func (s *Server) common() *http.ServeMux {
 	get("/v1/paths", func(context.Context) any { return notNil(s.cfg.Paths()) })
 	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
 	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
+	get("/v1/hubs", func(context.Context) any { return s.cfg.Hubs() })
 	get("/v1/runtime", func(context.Context) any { return readRuntime(s.start) })
 	get("/v1/incidents", func(context.Context) any { return notNil(s.cfg.Incidents()) })
 	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
@@ -235,7 +257,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
 	})
 	return m
 }

@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 25)
+	require.Len(t, rows, 27)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -38,6 +38,8 @@ func TestTable(t *testing.T) {
 		switch path {
 		case "/v1/ping":
 			body = `{"to":"198.18.0.3"}`
+		case "/v1/hubs":
+			body = map[string]string{"POST": "{}"}[method]
 		case "/v1/trace":
 			body = `{"peer":3}`
 		case "/v1/evidence":

@@ -40,6 +40,8 @@ type Config struct {
 	Repair    func(context.Context) RepairResult
 	// Release lets closed ranges go; its error says what is not closed.
 	Release   func(context.Context, netip.Prefix) (ReleaseResult, error)
+	Hubs      func() Hubs
+	SetHubs   func(context.Context, protocol.SignedHubList) HubsResult
 	Incidents func() []protocol.Incident // newest first
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
 	Logs      *Logs     // nil: the log cannot be followed
@@ -74,6 +76,24 @@ type HeldRange struct {
 type Apart struct {
 	Addr netip.Addr `json:"addr"`
 	What string     `json:"what"` // the host relies on it as
+}
+
+// Hubs is the hub list that the agent holds. Confirmed is when it was last shown to be the
+// newest; zero: never yet.
+type Hubs struct {
+	Serial    uint64                 `json:"serial"`
+	NotBefore time.Time              `json:"not_before"`
+	NotAfter  time.Time              `json:"not_after"`
+	Confirmed time.Time              `json:"confirmed"`
+	Hubs      []protocol.Hub         `json:"hubs"`
+	Signed    protocol.SignedHubList `json:"signed"`
+}
+
+// HubsResult is what became of a hub list that the agent was given.
+type HubsResult struct {
+	Taken bool   `json:"taken"` // false without Error: it is the one that the agent holds
+	Error string `json:"error,omitempty"`
+	Hubs  Hubs   `json:"hubs"` // that it holds now
 }
 
 // RotateResult is how a rotation stands. Key is the new public key.

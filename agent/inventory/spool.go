@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"causeway/internal/cause"
 	"causeway/internal/durable"
@@ -109,7 +110,7 @@ func (s *spool) write(q *queue) error {
 	if err := durable.WriteFile(s.path, b.Bytes()); err != nil {
 		return fmt.Errorf("keep inventory: %w", err)
 	}
-	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0)
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("keep inventory: %w", err)
 	}

@@ -78,7 +78,7 @@ func FuzzAnswers(f *testing.F) {
 			line(&RefusedError{ans.Refused.Code, ans.Refused.Message})
 			return
 		}
-		id, err := checkAnswer(ans, pending, token)
+		id, err := checkAnswer(ans, pending, token, 1)
 		line(err)
 		if err != nil {
 			return

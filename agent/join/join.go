@@ -85,7 +85,7 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	if err := s.SavePending(p); err != nil {
 		return identity.Identity{}, err
 	}
-	ans, err := redeem(ctx, cl, list, p, c)
+	ans, err := redeem(ctx, cl, list.HubList, p, c)
 	if err != nil {
 		var r *RefusedError
 		if errors.As(err, &r) && r.Code != protocol.RefusedBusy {
@@ -95,9 +95,12 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 		}
 		return identity.Identity{}, err
 	}
-	id, err := checkAnswer(ans, p, c.Token)
+	id, err := checkAnswer(ans, p, c.Token, list.Serial)
 	if err != nil {
 		return identity.Identity{}, err
+	}
+	if !list.fresh.IsZero() {
+		id.HubListConfirmed = list.fresh
 	}
 	// Netmap and pins of an earlier identity say nothing about this one.
 	if err := s.RemoveNetmap(); err != nil {
@@ -147,43 +150,66 @@ func newClient(c Config) *http.Client {
 	}
 }
 
-// fetchList gets the hub list and checks the pin. Nothing secret has been sent
-// when it returns.
-func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (protocol.HubList, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.Addr+protocol.PathHubList, nil)
+// shownList is a hub list that the pinned key signed.
+type shownList struct {
+	protocol.HubList
+	fresh time.Time // when it was shown to be the newest, by this host's clock; zero: nobody says so
+}
+
+// fetchList gets the hub list and checks the pin, and that it is the newest where
+// the token requires that, or the hub says so. Nothing secret has been sent when it returns.
+func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (shownList, error) {
+	nonce, err := protocol.NewListNonce()
 	if err != nil {
-		return protocol.HubList{}, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
+		return shownList{}, fmt.Errorf("make a nonce: %w", err)
+	}
+	asked := time.Now().UTC()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+t.Addr+protocol.PathHubList+"?"+protocol.NonceParameter+"="+nonce.String(), nil)
+	if err != nil {
+		return shownList{}, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
 	}
 	resp, err := cl.Do(req)
 	if err != nil {
-		return protocol.HubList{}, unreachable(t.Addr, err)
+		return shownList{}, unreachable(t.Addr, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return protocol.HubList{}, notAHub(t.Addr, httpStatus(resp))
+		return shownList{}, notAHub(t.Addr, httpStatus(resp))
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxHubList+1))
 	if err != nil {
-		return protocol.HubList{}, unreachable(t.Addr, err)
+		return shownList{}, unreachable(t.Addr, err)
 	}
 	if len(b) > protocol.MaxHubList {
-		return protocol.HubList{}, notAHub(t.Addr, "a hub list longer than 256 KiB")
+		return shownList{}, notAHub(t.Addr, "a hub list longer than 256 KiB")
 	}
-	var signed protocol.SignedHubList
-	if err := json.Unmarshal(b, &signed); err != nil {
-		return protocol.HubList{}, notAHub(t.Addr, "something that is no hub list")
+	var answer protocol.HubListAnswer
+	if err := json.Unmarshal(b, &answer); err != nil {
+		return shownList{}, notAHub(t.Addr, "something that is no hub list")
 	}
-	list, err := signed.Open(t.Pin)
+	least, required := t.Required()
+	shown := shownList{fresh: asked}
+	if required || answer.Fresh != nil {
+		shown.HubList, err = answer.OpenFresh(t.Pin, nonce)
+	} else { // a hub of before
+		shown.fresh = time.Time{}
+		shown.HubList, err = answer.Open(t.Pin)
+	}
+	if err == nil && required && shown.Serial < least {
+		err = fmt.Errorf("%w: list %d was shown, and the hub had list %d when it made the token", protocol.ErrNotFresh, shown.Serial, least)
+	}
 	switch {
 	case errors.Is(err, protocol.ErrPinMismatch):
-		return protocol.HubList{}, fmt.Errorf("%w: %s is not the hub that made the token; nothing secret was sent to it; check the token's address, or make a token there with 'causeway token create'", err, t.Addr)
+		return shownList{}, fmt.Errorf("%w: %s is not the hub that made the token; nothing secret was sent to it; check the token's address, or make a token there with 'causeway token create'", err, t.Addr)
+	case errors.Is(err, protocol.ErrNotFresh):
+		return shownList{}, fmt.Errorf("hub at %s: %w; nothing secret was sent to it: somebody who holds an old key of the hub may stand in the way. Look at where %s leads, run the same command again, or make a new token with 'causeway token create' if the hub was set back to an older version", t.Addr, err, t.Addr)
 	case err != nil:
-		return protocol.HubList{}, fmt.Errorf("hub at %s: %w; look at the hub's log", t.Addr, err)
+		return shownList{}, fmt.Errorf("hub at %s: %w; look at the hub's log", t.Addr, err)
 	}
-	if err := list.ValidAt(time.Now()); err != nil {
-		return protocol.HubList{}, fmt.Errorf("hub at %s: %w; check this host's clock, then the hub's", t.Addr, err)
+	if err := shown.ValidAt(time.Now()); err != nil {
+		return shownList{}, fmt.Errorf("hub at %s: %w; check this host's clock, then the hub's", t.Addr, err)
 	}
-	return list, nil
+	return shown, nil
 }
 
 // httpStatus is a status without its text, which is the far side's to choose.
@@ -317,8 +343,9 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 	return ans, nil
 }
 
-// checkAnswer makes an identity of the answer, if all of it fits together.
-func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (identity.Identity, error) {
+// checkAnswer makes an identity of the answer, if all of it fits together. Its hub list
+// has at least this serial.
+func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token, least uint64) (identity.Identity, error) {
 	bad := func(format string, args ...any) (identity.Identity, error) {
 		return identity.Identity{}, fmt.Errorf("the hub's join answer is wrong: %s; look at the hub's log", fmt.Sprintf(format, args...))
 	}
@@ -328,6 +355,9 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token) (i
 	list, err := a.HubList.Open(t.Pin)
 	if err != nil {
 		return bad("%v", err)
+	}
+	if list.Serial < least {
+		return bad("its hub list %d is older than list %d, by which it was asked", list.Serial, least)
 	}
 	if !a.Number.Valid() {
 		return bad("number %d is no node number", a.Number)

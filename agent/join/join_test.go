@@ -38,8 +38,9 @@ type hub struct {
 	token   protocol.Token // as it is given to join
 	made    protocol.Token // as the hub made it
 
-	edit   func(*protocol.HubList)    // the list that is served
-	answer func(*protocol.JoinAnswer) // the answer that is sent
+	edit   func(*protocol.HubList)       // the list that is served
+	fresh  func(*protocol.HubListAnswer) // the answer to a question with a nonce; nil: a hub of before
+	answer func(*protocol.JoinAnswer)    // the answer that is sent
 	post   func(w http.ResponseWriter) (ended bool)
 
 	mu       sync.Mutex
@@ -56,7 +57,17 @@ func newHub(t *testing.T) *hub {
 	require.NoError(t, err)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+protocol.PathHubList, func(w http.ResponseWriter, r *http.Request) {
-		json.NewEncoder(w).Encode(h.list(h.edit))
+		var n protocol.ListNonce
+		signed := h.list(h.edit)
+		a := protocol.HubListAnswer{SignedHubList: signed}
+		if n.UnmarshalText([]byte(r.URL.Query().Get(protocol.NonceParameter))) == nil && h.fresh != nil {
+			l, err := signed.Open(h.cluster.Public().Pin())
+			if err == nil {
+				a.Fresh = signed.Fresh(h.cluster, l.Serial, n, time.Now())
+			}
+			h.fresh(&a)
+		}
+		json.NewEncoder(w).Encode(a)
 	})
 	mux.HandleFunc("POST "+protocol.PathJoin, h.join)
 	h.srv = httptest.NewTLSServer(mux)
@@ -385,5 +396,50 @@ func TestDefaultName(t *testing.T) {
 		"web-1.example.com": "web-1", "WEB_1": "web-1", "-x-": "x", "": "", "...": "", "_": "", "böse": "b-se", strings.Repeat("a", 80): strings.Repeat("a", 63),
 	} {
 		require.Equal(t, want, DefaultName(in), "%q", in)
+	}
+}
+
+// The secret of a token that requires a list shown to be the newest leaves the host for no
+// other one: whoever has an old hub key and the list that names it learns nothing.
+func TestNewestListRequired(t *testing.T) {
+	good := func(*protocol.HubListAnswer) {}
+	for name, c := range map[string]struct {
+		least uint64 // 0: the token requires nothing
+		fresh func(*protocol.HubListAnswer)
+		want  string // "": it joins
+	}{
+		"hub and token of before":        {0, nil, ""},
+		"token of before":                {0, good, ""},
+		"newest":                         {1, good, ""},
+		"not shown":                      {1, nil, "the answer says nothing of it"},
+		"older than the token":           {2, good, "list 1 was shown, and the hub had list 2"},
+		"shown to another":               {1, func(a *protocol.HubListAnswer) { a.Fresh.Nonce[0] ^= 1 }, "one to another question"},
+		"shown by nobody":                {1, func(a *protocol.HubListAnswer) { a.Fresh.Signature[0] ^= 1 }, "bad signature"},
+		"shown by nobody, not required":  {0, func(a *protocol.HubListAnswer) { a.Fresh.Signature[0] ^= 1 }, "bad signature"},
+		"another list is the newest one": {1, func(a *protocol.HubListAnswer) { a.Fresh.Serial = 3 }, "it is list 3, and list 1 was shown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, s := newHub(t), store(t)
+			if h.fresh = c.fresh; c.least > 0 {
+				h.token.Require(c.least)
+				h.made = h.token
+			}
+			id, err := Join(t.Context(), s, Config{Token: h.token, Name: "n1"})
+			if c.want == "" {
+				require.NoError(t, err)
+				require.Equal(t, c.fresh != nil, !id.HubListConfirmed.IsZero())
+				stored, err := s.Identity()
+				require.NoError(t, err)
+				require.True(t, id.HubListConfirmed.Equal(stored.HubListConfirmed))
+				return
+			}
+			require.ErrorIs(t, err, protocol.ErrNotFresh)
+			require.ErrorContains(t, err, c.want)
+			require.ErrorContains(t, err, "nothing secret was sent")
+			require.NotContains(t, err.Error(), "\n")
+			require.Empty(t, h.requests)
+			_, pending := s.Pending()
+			require.False(t, pending)
+		})
 	}
 }

@@ -43,6 +43,7 @@ type Installer struct {
 	Program  string // what is replaced
 	Arch     string
 	Version  string // of the program that runs this
+	Packaged string // version of the package that the host installed; empty: not known
 	Settings config.Upgrade
 	Service  Service
 	Within   time.Duration // for the new version to find its hub
@@ -115,7 +116,7 @@ func (i *Installer) take(ctx context.Context, last Result) (req Request, p pendi
 		err = json.Unmarshal(b, &req)
 	}
 	// Taken, whatever comes of it: otherwise the path unit starts us for ever.
-	defer root.Remove(name(requestFile))
+	defer root.RemoveAll(name(requestFile)) // even a directory, which the agent may have made
 	if err != nil {
 		return Request{}, p, fmt.Errorf("the request does not read: %w", err)
 	}
@@ -137,8 +138,10 @@ func (i *Installer) take(ctx context.Context, last Result) (req Request, p pendi
 	if err != nil {
 		return req, p, err
 	}
-	if last.Minimum != "" && protocol.CompareVersions(r.Version, last.Minimum) < 0 && !i.Settings.Downgrade {
-		return req, p, fmt.Errorf("%s is below %s, to which a release installed here has forbidden to go back; upgrade.downgrade of the host's configuration allows it", r.Version, last.Minimum)
+	if !i.Settings.Downgrade {
+		if err := i.belowMinimum(r.Version, last.Minimum); err != nil {
+			return req, p, err
+		}
 	}
 	in, err := openRegular(root, name(programFile))
 	if err != nil {
@@ -157,6 +160,19 @@ func (i *Installer) take(ctx context.Context, last Result) (req Request, p pendi
 		minimum = last.Minimum
 	}
 	return req, pending{req, i.Version, minimum, f.SHA256}, nil
+}
+
+// belowMinimum says why a version is older than this host goes back to: least is the minimum
+// of the releases installed here, and the package that the host installed is one as well.
+func (i *Installer) belowMinimum(version, least string) error {
+	const allows = "; upgrade.downgrade of the host's configuration allows it"
+	switch {
+	case least != "" && protocol.CompareVersions(version, least) < 0:
+		return fmt.Errorf("%s is below %s, below which a release installed here has forbidden to go back"+allows, version, least)
+	case i.Packaged != "" && protocol.CompareVersions(version, i.Packaged) < 0:
+		return fmt.Errorf("%s is below %s, which this host's package installed"+allows, version, i.Packaged)
+	}
+	return nil
 }
 
 // tellsVersion runs the new program for its version alone: one that does not start on

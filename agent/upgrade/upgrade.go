@@ -11,7 +11,7 @@
 //
 // Which keys sign releases stands in the host's configuration. The hub is not
 // trusted: it chooses among releases that those keys signed, and none below the
-// minimum that an installed one has named.
+// package that the host installed or the minimum that an installed release has named.
 package upgrade
 
 import (
@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"causeway/agent/config"
 	"causeway/agent/identity"
@@ -35,6 +36,8 @@ import (
 const (
 	DefaultDir     = "/var/lib/causeway-agent-upgrade" // root's, for everybody to read
 	DefaultProgram = "/usr/bin/causeway-agent"
+	// PackagedFile comes with the package and holds its version.
+	PackagedFile = "/usr/lib/causeway-agent/version"
 )
 
 // program is the name of what is upgraded, in a release's manifest.
@@ -76,6 +79,22 @@ func ReadResult(dir string) (r Result, err error) {
 // result is how root keeps the result: it holds the least version.
 func result(dir string) durable.Side {
 	return durable.Side{Path: filepath.Join(dir, resultFile), Max: maxSmall, Twice: true}
+}
+
+// ReadPackaged reads the version of the package in path; "" if no package brought the file.
+func ReadPackaged(path string) (string, error) {
+	b, err := durable.Read(path, maxSmall)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	v := strings.TrimSpace(string(b))
+	if err == nil && !protocol.ValidVersion(v) {
+		err = fmt.Errorf("%.80q is no version", v)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the package's version in %s: %w; install the package anew", path, err)
+	}
+	return v, nil
 }
 
 func readAtMost(r io.Reader, limit int) ([]byte, error) {

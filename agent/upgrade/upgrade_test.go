@@ -183,6 +183,36 @@ func TestUpgrade(t *testing.T) {
 	h.clean()
 }
 
+// The package that the host installed is a minimum before any release has named one, and a
+// request that the agent made a directory does not stay.
+func TestPackagedVersionIsLeast(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(t.TempDir(), "version")
+	v, err := ReadPackaged(file)
+	require.NoError(t, err)
+	require.Empty(t, v, "a host without the package, or one of before")
+	require.NoError(t, os.WriteFile(file, []byte("1.2.0\n"), 0o644))
+	h.i.Packaged, err = ReadPackaged(file)
+	require.NoError(t, err)
+	publish(t, h.files, h.key, "1.1.9", "1.1.0-0", script("1.1.9"))
+	require.NoError(t, h.upgrade(1, "1.1.9"))
+	require.Equal(t, protocol.UpgradeFailed, h.result().State)
+	require.Contains(t, h.result().Error, "1.1.9 is below 1.2.0, which this host's package installed")
+	require.Equal(t, "1.2.0", h.runs())
+	h.i.Settings.Downgrade = true
+	require.NoError(t, h.upgrade(2, "1.1.9"))
+	require.Equal(t, "1.1.9", h.runs())
+
+	request := filepath.Join(h.i.StateDir, spoolDir, requestFile)
+	require.NoError(t, os.MkdirAll(filepath.Join(request, "x"), 0o700))
+	require.Error(t, h.i.Run(t.Context()))
+	require.NoDirExists(t, request)
+
+	require.NoError(t, os.WriteFile(file, []byte("newest\n"), 0o644))
+	_, err = ReadPackaged(file)
+	require.ErrorContains(t, err, "is no version")
+}
+
 func TestRollback(t *testing.T) {
 	for what, c := range map[string]struct {
 		program  []byte

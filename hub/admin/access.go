@@ -82,6 +82,7 @@ var access = map[string]Role{
 	"POST /v1/diag/bench":                  Operator,
 	"GET /v1/diag/capture":                 Operator,
 	"GET /v1/backup":                       Admin,
+	"GET /v1/hubs":                         Viewer,
 	"GET /v1/releases":                     Viewer,
 	"GET /v1/upgrade":                      Viewer,
 	"POST /v1/upgrade":                     Admin,

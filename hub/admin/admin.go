@@ -116,6 +116,7 @@ func New(cfg Config) *Server {
 	s.registerAdmins(a)
 	s.registerNATS(a)
 	s.registerUpgrade(a)
+	s.registerHubs(a)
 	s.registerInventory(a)
 	s.registerDiag(a)
 	s.registerIncidents(a)

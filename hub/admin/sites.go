@@ -182,11 +182,12 @@ func (s *Server) createToken(ctx context.Context, spec api.TokenSpec) (api.Token
 			return api.TokenCreated{}, huma.Error422UnprocessableEntity(p.String() + " has host bits set; write " + p.Masked().String())
 		}
 	}
-	addr := first(s.hub(s.cfg.Store.State()).HTTPS)
-	tok, err := protocol.NewToken(s.cfg.Pin, addr)
+	now := s.cfg.Store.State()
+	tok, err := protocol.NewToken(s.cfg.Pin, first(s.hub(now).HTTPS))
 	if err != nil {
 		return api.TokenCreated{}, problem(err)
 	}
+	tok.Require(now.Hubs.Serial)
 	hash := tok.Secret.Hash()
 	var met []string
 	st, err := s.update(ctx, "token create --site "+spec.Site, func(d *state.Draft) error {

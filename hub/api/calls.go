@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"causeway/protocol"
 )
 
 // get reads a value; the zero value comes with every error.
@@ -15,6 +17,11 @@ func get[T any](ctx context.Context, c *Client, path string) (v T, err error) {
 		return zero, err
 	}
 	return v, nil
+}
+
+// Hubs reads the signed list of the cluster's hubs.
+func (c *Client) Hubs(ctx context.Context) (protocol.SignedHubList, error) {
+	return get[protocol.SignedHubList](ctx, c, "/v1/hubs")
 }
 
 // Option changes a request.

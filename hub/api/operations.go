@@ -1,6 +1,10 @@
 package api
 
-import "net/http"
+import (
+	"net/http"
+
+	"causeway/protocol"
+)
 
 // Operation is one route of the API. The hub's handlers, their OpenAPI document
 // and this list are held against each other by a test.
@@ -21,6 +25,7 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/status", nil, Status{}, false},
 	{http.MethodGet, "/v1/version", nil, Version{}, false},
 	{http.MethodGet, "/v1/settings", nil, []Setting{}, false},
+	{http.MethodGet, "/v1/hubs", nil, protocol.SignedHubList{}, false}, // for 'causeway-agent hubs set'
 	{http.MethodGet, "/v1/sites", nil, []Site{}, false},
 	{http.MethodPost, "/v1/sites", SiteSpec{}, Site{}, false},
 	{http.MethodGet, "/v1/sites/{name}", nil, Site{}, false},

@@ -39,6 +39,8 @@ type session struct {
 	acks   chan protocol.NetmapAck
 	accept sync.Once // the control stream: the first one
 
+	listShown time.Time // when the hub list was; for the control stream's reader alone
+
 	// Server.mu guards these.
 	held   *netmap.View // the agent applied its netmap of it last
 	behind time.Time    // since when there is another, or since it applied held; see Standing
@@ -420,6 +422,10 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 				default:
 				}
 				ses.acks <- v
+			}
+		case protocol.KindHubListAsk:
+			if err := ses.hubList(m); err != nil {
+				return err
 			}
 		case protocol.KindLeave:
 			return ses.leave(ctx)

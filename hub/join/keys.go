@@ -33,6 +33,9 @@ const (
 	certFile       = "tls.pem"
 )
 
+// maxKeyFile bounds what is read of one.
+const maxKeyFile = 64 << 10
+
 // Keys are the hub's private keys.
 type Keys struct {
 	Cluster protocol.ClusterPrivateKey // signs hub lists; to be backed up apart
@@ -90,7 +93,7 @@ func RotateHubKey(dir string, overlap time.Duration) (protocol.WireGuardPublicKe
 // which hub of the list this is.
 func (k *Keys) loadOld(dir string) error {
 	path := filepath.Join(dir, oldKeyFile)
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxKeyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -150,7 +153,7 @@ func LoadKeys(dir string, create bool) (k Keys, err error) {
 }
 
 func loadKey[K any](path string, create bool, parse func(string) (K, error), make func() (string, error)) (k K, err error) {
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxKeyFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !create:
 		return k, fmt.Errorf("%s is missing; restore it from a backup", path)
@@ -177,7 +180,7 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 // transport only: nobody checks it, the token's pin authenticates the hub.
 func certificate(dir string, now time.Time) (tls.Certificate, error) {
 	path := filepath.Join(dir, certFile)
-	if b, err := os.ReadFile(path); err == nil {
+	if b, err := durable.ReadFile(path, maxKeyFile); err == nil {
 		if c, err := tls.X509KeyPair(b, b); err == nil && now.Before(c.Leaf.NotAfter) {
 			return c, nil
 		}

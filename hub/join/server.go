@@ -145,8 +145,23 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 	if !s.allow(w, r) {
 		return
 	}
+	st := s.cfg.Store.State()
+	if st.HubList == nil {
+		http.Error(w, "no hub list yet, try again", http.StatusServiceUnavailable)
+		return
+	}
+	ans := protocol.HubListAnswer{SignedHubList: *st.HubList}
+	if text := r.URL.Query().Get(protocol.NonceParameter); text != "" {
+		var n protocol.ListNonce
+		if n.UnmarshalText([]byte(text)) != nil {
+			bad(w)
+			return
+		}
+		ans.Fresh = st.HubList.Fresh(s.cfg.Keys.Cluster, st.Hubs.Serial, n, time.Now())
+	}
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(s.cfg.Store.State().HubList)
+	w.Header().Set("Cache-Control", "no-store")
+	json.NewEncoder(w).Encode(ans)
 }
 
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {

@@ -218,7 +218,8 @@ func SetAside(path string) error {
 }
 
 // Open opens a regular file to read it. It does not wait for anything (a FIFO, a
-// device) and follows no symbolic link at path.
+// device) and follows no symbolic link at path; root takes no hard link to another
+// user's file in a directory of a user's.
 func Open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
 	if errors.Is(err, unix.ELOOP) {
@@ -230,6 +231,9 @@ func Open(path string) (*os.File, error) {
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		err = fmt.Errorf("it is no file but %s", kind(st.Mode()))
+	}
+	if owner, theirs := ownedByOther(filepath.Dir(path)); err == nil && theirs && linked(st, owner) {
+		err = errLinked
 	}
 	if err != nil {
 		f.Close()

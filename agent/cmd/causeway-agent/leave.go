@@ -12,7 +12,6 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"causeway/agent"
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
@@ -22,6 +21,8 @@ import (
 const (
 	// stopWait is how long an agent that was asked to leave may take to end.
 	stopWait = 10 * time.Second
+	// askWait is how long an agent that runs may take to answer.
+	askWait = 30 * time.Second
 	// reachWait is how long a hub is looked for where no agent runs.
 	reachWait = 8 * time.Second
 )
@@ -55,7 +56,9 @@ func leave(cmd *cobra.Command, o *options) error {
 	}
 	id, idErr := identity.Peek(o.stateDir)
 	told, why := false, ""
-	r, err := debug.NewClient(o.socket).Leave(ctx)
+	asked, cancel := context.WithTimeout(ctx, askWait)
+	r, err := debug.NewClient(o.socket).Leave(asked)
+	cancel()
 	switch {
 	case err == nil:
 		told, why = r.Told, r.Error
@@ -126,32 +129,5 @@ func openWithin(ctx context.Context, dir string, wait time.Duration) (*identity.
 			return nil, err
 		case <-t.C:
 		}
-	}
-}
-
-// tellHub runs an agent just long enough to tell a hub.
-func tellHub(ctx context.Context, o *options, c config.Config) error {
-	if err := checkHost(); err != nil {
-		return err
-	}
-	s, err := identity.Open(o.stateDir)
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	a, err := agent.New(agent.Config{Store: s, Settings: c, Socket: o.socket, Version: version, Log: zerolog.Nop()})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, reachWait)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
-	err = a.LeaveWhenConnected(ctx)
-	cancel()
-	if runErr := <-done; err == nil || runErr == nil {
-		return err
-	} else {
-		return runErr
 	}
 }

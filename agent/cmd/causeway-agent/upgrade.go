@@ -45,6 +45,9 @@ func upgradeCommand(o *options) *cobra.Command {
 			if o.socket == "" {
 				o.socket = c.Debug.Socket
 			}
+			if i.Packaged, err = upgrade.ReadPackaged(upgrade.PackagedFile); err != nil {
+				return err
+			}
 			i.StateDir, i.Arch, i.Version, i.Settings, i.Log = o.stateDir, runtime.GOARCH, version, c.Upgrade, logs.Logger()
 			i.Service = systemd{o.socket}
 			return i.Run(cmd.Context())

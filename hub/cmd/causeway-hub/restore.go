@@ -25,7 +25,7 @@ func restoreCommand() *cobra.Command {
 		Use: "restore FILE", Short: "Make a data directory from a backup", Args: cobra.ExactArgs(1),
 		Long: `Make a data directory, which must not exist or be empty, from a backup that
 'causeway backup' wrote and a copy of the old hub's cluster.key. Run it as the
-user that runs the hub. The old hub must not run again.
+user that runs the hub; root becomes the owner of the directory. The old hub must not run again.
 
 What happened after the backup is not in it. Open tokens are void, and hosts that
 joined since have to join again: 'causeway status' names them once the nodes are
@@ -59,6 +59,9 @@ left for.`,
 				return fmt.Errorf("backup: %w", err)
 			}
 			defer f.Close()
+			if err := asOwner(dir); err != nil {
+				return err
+			}
 			plain, err := backup.Decrypt(f, pass, ids)
 			if err != nil {
 				return err

@@ -23,6 +23,9 @@ stolen. Agents keep their traffic, tokens go on working.`,
 			if overlap < 0 || overlap > protocol.MaxKeyOverlap {
 				return fmt.Errorf("overlap %s: give 0s to %s", overlap, protocol.MaxKeyOverlap)
 			}
+			if err := asOwner(dir); err != nil {
+				return err
+			}
 			key, err := hub.RotateKey(dir, overlap)
 			if err != nil {
 				return err

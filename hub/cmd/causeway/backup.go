@@ -8,12 +8,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"unicode/utf8"
 
 	agecrypt "filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
 )
+
+// minPassphrase is how many characters a new backup's passphrase has at least. A restore
+// asks nothing of that: backups of before have shorter ones.
+const minPassphrase = 12
 
 // maxSecretFile bounds files of passphrases.
 const maxSecretFile = 4 << 10
@@ -26,7 +32,8 @@ func (c *cli) backup() *cobra.Command {
 		Short: "Write an encrypted backup of the hub's state",
 		Long: `Write an encrypted backup of the hub's state and hub key to FILE, which must not
 exist, in age's format. It is encrypted to --recipient (an age public key,
-age1…), or with the passphrase that is the first line of --passphrase-file.
+age1…), or with the passphrase that is the first line of --passphrase-file, of 12
+characters at least.
 
 The cluster key is not in it: keep a copy of cluster.key from the hub's data
 directory apart from backups. Both together make the hub anew on any host:
@@ -77,6 +84,9 @@ func (c *cli) recipients(keys []string, file string) (out []agecrypt.Recipient, 
 		p, err := c.firstLine(file)
 		if err != nil {
 			return nil, err
+		}
+		if utf8.RuneCountInString(strings.TrimSpace(p)) < minPassphrase {
+			return nil, usagef("--passphrase-file: the first line of %s is shorter than %d characters: whoever has the backup could try them all; take five or six random words, or --recipient", file, minPassphrase)
 		}
 		r, err := agecrypt.NewScryptRecipient(p)
 		if err != nil {

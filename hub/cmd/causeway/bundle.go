@@ -46,7 +46,7 @@ settings, sites, nodes, routes, tokens without their secrets, inventory, events,
 and of every node what its agent tells of itself: health, peers, paths, netmap, routes and
 rules, metrics. MISSING.txt says what could not be had, and why.
 
-No keys, token secrets or credentials are in it; names, labels, addresses and routes of
+No keys, token secrets, signatures or credentials are in it; names, labels, addresses and routes of
 your network are.`,
 		Args: exactly("FILE"),
 	}
@@ -110,8 +110,49 @@ func (b *bundler) lack(name string, err error) {
 	b.missing = append(b.missing, protocol.OneLine(name+": "+err.Error(), 500))
 }
 
+// withoutSignatures is a JSON document without what its fields called "signature" hold. A
+// node's signed statement is shown to hubs in its name, so nobody needs it here.
+func withoutSignatures(doc []byte) []byte {
+	if !bytes.Contains(doc, []byte("ignature")) { // however the s is written
+		return doc
+	}
+	d := json.NewDecoder(bytes.NewReader(doc))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil || !blank(v) {
+		return doc
+	}
+	out, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return nil
+	}
+	return append(out, '\n')
+}
+
+// blank blanks signatures in v and reports whether there were any.
+func blank(v any) (found bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, x := range v {
+			if strings.EqualFold(k, "signature") { // as a decoder reads it
+				v[k], found = "[not shown]", true
+				continue
+			}
+			found = blank(x) || found
+		}
+	case []any:
+		for _, x := range v {
+			found = blank(x) || found
+		}
+	}
+	return found
+}
+
 // add puts a file into the archive.
 func (b *bundler) add(name string, content []byte) {
+	if strings.HasSuffix(name, ".json") {
+		content = withoutSignatures(content)
+	}
 	content = secretText.ReplaceAll(content, []byte("[a secret was here]"))
 	b.mu.Lock()
 	defer b.mu.Unlock()

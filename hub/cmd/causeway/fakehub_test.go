@@ -26,6 +26,16 @@ func flatten(c *cobra.Command) []*cobra.Command {
 // fakeToken is well formed: zeros for id, secret and pin.
 var fakeToken = protocol.Token{Addr: "hub.example.net:443"}
 
+// fakeHubList is signed by a key of no hub, and has one hub.
+func fakeHubList() protocol.SignedHubList {
+	l, err := protocol.HubList{Version: 1, Serial: 7, NotAfter: time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC), Hubs: []protocol.Hub{{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{9},
+		UDP: []string{"hub.example.net:51820"}, HTTPS: []string{"hub.example.net:443"}}}}.Sign(protocol.ClusterPrivateKey{1})
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
 // newFakeHub serves two nodes in two sites and refuses what a hub would.
 func newFakeHub() http.Handler {
 	now := time.Now()
@@ -281,11 +291,14 @@ func newFakeHub() http.Handler {
 		answer(fakeTrace(q))(w, r)
 	})
 	a, b := api.DiagEnd{Text: "sh-1", Node: "sh-1", Site: "idc-sh", Addr: netip.MustParseAddr("198.18.0.2")}, api.DiagEnd{Text: "eu-1", Node: "eu-1", Site: "cloud-eu", Addr: netip.MustParseAddr("198.18.0.3")}
+	m.HandleFunc("GET /v1/hubs", answer(fakeHubList()))
 	m.HandleFunc("GET /v1/settings", answer([]api.Setting{{Name: "listen-udp", Value: ":51820"}}))
 	m.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", func(w http.ResponseWriter, r *http.Request) {
 		switch r.PathValue("path") {
 		case "v1/health": // a secret that has no business there
 			answer(map[string]string{"cause": "wgkey:" + strings.Repeat("A", 43)})(w, r)
+		case "v1/paths": // not the paths' format: as a netmap has it
+			w.Write([]byte(`{"peers":[{"statement":{"number":3,"signature":"Qm9ndXM="}},{"statement":{"\u0073ignature":"Qm9ndXM="},"n":18446744073709551615}]}`))
 		case "v1/routes":
 			problem(w, 502, "node does not\x1b[2J answer")
 		case "v1/peers":

@@ -104,7 +104,7 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.doctor(), c.bundle(), c.incidents(), c.events(), c.audit(),
-		c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
+		c.hubs(), c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)
