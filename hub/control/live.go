@@ -31,6 +31,10 @@ type live struct {
 	up       time.Time // since when there is this session
 	shut     time.Time // since when it is quarantined, as far as this hub saw
 	hellos   *rate.Limiter
+	changes  *rate.Limiter // of the log, by hellos
+	said     announcement
+	late     time.Time // it announced more changes than it may
+	lateTold time.Time // and that was told
 	connects *rate.Limiter
 	boots    boots
 }
@@ -107,7 +111,7 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
+		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst), changes: newChanges()}
 		s.nodes[n] = l
 	}
 	return l

@@ -73,6 +73,7 @@ func TestEachFinding(t *testing.T) {
 		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},
+		{"warning", "announces-often", "a", "causeway events", func(f *Facts) { f.Late = map[protocol.NodeNumber]bool{2: true} }},
 		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
 		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
 		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},

@@ -161,9 +161,12 @@ func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 		if n.Site != site {
 			continue
 		}
-		for _, r := range d.NodeRoutes(n.Number) {
+		for _, r := range append(d.NodeRoutes(n.Number), d.Waiting(n.Number, d.announced[n.Number])...) {
 			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
 				continue
+			}
+			if err := d.waiting(n, r.Prefix, true); err != nil {
+				return err
 			}
 			if err := d.Add(RouteDecided{n.Number, r.Prefix, protocol.RouteApproved, ByRange}); err != nil {
 				return err

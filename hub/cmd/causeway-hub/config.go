@@ -13,6 +13,7 @@ import (
 
 	"causeway/hub"
 	"causeway/hub/join"
+	"causeway/hub/state"
 	"causeway/internal/flagenv"
 	"causeway/internal/service"
 	"causeway/internal/strictyaml"
@@ -48,6 +49,7 @@ type settings struct {
 	SocketBuffer    int      `yaml:"socket_buffer"`
 	JoinRate        int      `yaml:"join_rate"`
 	Packages        string   `yaml:"packages"`
+	SnapshotEvery   int      `yaml:"snapshot_every"`
 	// Per second; zero: no limit.
 	RelayNodePackets uint64 `yaml:"relay_node_packets"`
 	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
@@ -91,6 +93,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
+	fs.IntVar(&s.SnapshotEvery, "snapshot-every", state.DefaultSnapshotEvery, "TRANSACTIONS after which the hub takes a snapshot of its state at the latest, and moves what is older than the one before from the log to the archive of the audit")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}
@@ -126,6 +129,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "socket-buffer", &s.SocketBuffer, file.SocketBuffer)
 	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
 	merge(set, "packages", &s.Packages, file.Packages)
+	merge(set, "snapshot-every", &s.SnapshotEvery, file.SnapshotEvery)
 	for i, l := range file.limits() {
 		merge(set, l.flag, s.limits()[i].value, *l.value)
 	}
@@ -137,7 +141,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS, ListenMetrics: s.ListenMetrics,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages, SnapshotEvery: s.SnapshotEvery,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
 			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},
