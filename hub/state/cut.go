@@ -18,7 +18,7 @@ const (
 	snapshotBytes = 1 << 20
 	leastBetween  = 64
 	tendTimeout   = 10 * time.Minute
-	tendPause     = time.Minute // after a failure
+	tendPause     = 15 * time.Second // after a failure
 )
 
 // Bounds of StoreConfig.SnapshotEvery.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -77,6 +78,9 @@ func (d dirVault) Put(_ context.Context, name string, b []byte) error {
 
 func (d dirVault) Delete(_ context.Context, name string) error { return durable.Remove(d.Where(name)) }
 
+// bucketTimeout bounds one question to an object store: what was sent to a server that is gone is never answered.
+const bucketTimeout = 15 * time.Second
+
 // bucket is where the hubs on one external NATS share their files.
 const bucket = "causeway-state"
 
@@ -94,6 +98,8 @@ type bucketVault struct{ store jetstream.ObjectStore }
 func (v bucketVault) Where(name string) string { return "object " + name + " of bucket " + bucket }
 
 func (v bucketVault) List(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
+	defer cancel()
 	infos, err := v.store.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return nil, nil
@@ -108,6 +114,8 @@ func (v bucketVault) List(ctx context.Context) ([]string, error) {
 }
 
 func (v bucketVault) Get(ctx context.Context, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
+	defer cancel()
 	i, err := v.store.GetInfo(ctx, name)
 	if err != nil {
 		return nil, err
@@ -119,11 +127,15 @@ func (v bucketVault) Get(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (v bucketVault) Put(ctx context.Context, name string, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
+	defer cancel()
 	_, err := v.store.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(b))
 	return err
 }
 
 func (v bucketVault) Delete(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
+	defer cancel()
 	err := v.store.Delete(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil
