@@ -46,7 +46,7 @@ func TestTwoHubsOneLog(t *testing.T) {
 			return err
 		})
 	}))
-	one, err := NewSystem(step(t), l, bin, host, HubAddr, "--nats-url", "nats://127.0.0.1:4222")
+	one, err := NewSystem(step(t), l, bin, host, HubAddr, "--nats-url", "nats://127.0.0.1:4222", "--snapshot-every", "10")
 	require.NoError(t, err)
 	// The second hub gets the cluster key and makes the rest itself.
 	dir := filepath.Join(host.Dir(), "hub2")
@@ -59,7 +59,7 @@ func TestTwoHubsOneLog(t *testing.T) {
 	}
 	two := &System{Lab: l, Bin: bin, nodes: map[string]*Node{}, Hub: &Hub{Host: host, Dir: dir, Public: HubAddr, bin: bin.Hub,
 		Socket: filepath.Join(filepath.Dir(one.Hub.Socket), "admin2.sock"),
-		Args:   []string{"--nats-url", "nats://127.0.0.1:4222", "--listen-udp", ":51821", "--listen-https", ":444"}}}
+		Args:   []string{"--nats-url", "nats://127.0.0.1:4222", "--snapshot-every", "10", "--listen-udp", ":51821", "--listen-https", ":444"}}}
 	require.NoError(t, two.StartHub(step(t)))
 	require.NoError(t, one.CreateSite(step(t), "s1"))
 

@@ -61,6 +61,7 @@ type Config struct {
 	Packages        string // directory of releases for agents; default: packagesDir in DataDir
 	RequireProof    bool   // no session without proof of the node's identity, of nodes that never proved it, too
 	JoinRate        int    // requests for joins that one source may send in a second; default: join.DefaultSourceRate
+	SnapshotEvery   int    // transactions between two snapshots of the state, at most; default: state.DefaultSnapshotEvery
 	// Tunnel makes what carries the nodes' traffic; nil: WireGuard over UDP. Tests and
 	// benchmarks have nodes that need none.
 	Tunnel  func(tunnel.HubConfig) (Tunnel, error)
@@ -101,6 +102,7 @@ func (c Config) shown() (out []api.Setting) {
 	add("nats-replicas", c.NATSReplicas)
 	add("join-rate", c.JoinRate)
 	add("require-proof", c.RequireProof)
+	add("snapshot-every", c.SnapshotEvery)
 	return out
 }
 
@@ -158,6 +160,12 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if cfg.NATSReplicas < 0 || cfg.NATSReplicas > 5 {
 		return nil, fmt.Errorf("nats-replicas %d: give 1 to 5, as many servers as the cluster has at most", cfg.NATSReplicas)
+	}
+	if cfg.SnapshotEvery == 0 {
+		cfg.SnapshotEvery = state.DefaultSnapshotEvery
+	}
+	if cfg.SnapshotEvery < state.MinSnapshotEvery || cfg.SnapshotEvery > state.MaxSnapshotEvery {
+		return nil, fmt.Errorf("snapshot-every %d: give %d to %d transactions", cfg.SnapshotEvery, state.MinSnapshotEvery, state.MaxSnapshotEvery)
 	}
 	if cfg.JoinRate == 0 {
 		cfg.JoinRate = join.DefaultSourceRate

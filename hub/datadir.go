@@ -17,9 +17,12 @@ import (
 const (
 	natsDir    = "nats"
 	markerFile = "log.json"
-	lockFile   = "lock"
-	memoryFile = "live.json"
-	backupNote = "backup.time" // when the last one was taken
+	// vaultDir has snapshots of the state and what was cut off the log.
+	vaultDir    = "log"
+	remakingDir = "remaking" // a log that is being made anew
+	lockFile    = "lock"
+	memoryFile  = "live.json"
+	backupNote  = "backup.time" // when the last one was taken
 	// packagesDir is made by whoever has releases for it.
 	packagesDir = "packages"
 )

@@ -246,7 +246,7 @@ func (e *external) look(ctx context.Context) string {
 		}
 		e.stream = s
 	}
-	if _, err := e.stream.GetMsg(ctx, 1); err != nil { // its leader alone answers that
+	if _, err := e.stream.GetMsg(ctx, 1); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) { // its leader alone answers that
 		return noMajority(err)
 	}
 	return ""
@@ -325,6 +325,11 @@ func (r replicated) UpdateKeyValue(ctx context.Context, c jetstream.KeyValueConf
 func (r replicated) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	c.Replicas = r.n
 	return r.JetStream.CreateOrUpdateKeyValue(ctx, c)
+}
+
+func (r replicated) CreateOrUpdateObjectStore(ctx context.Context, c jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
+	c.Replicas = r.n
+	return r.JetStream.CreateOrUpdateObjectStore(ctx, c)
 }
 
 // warnPlain says so where transactions would cross a network in the clear.

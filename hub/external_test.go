@@ -129,7 +129,7 @@ func condition(w *world, name string) (c protocol.Condition) {
 func TestExternalCluster(t *testing.T) {
 	t.Parallel()
 	c := newNATSCluster(t)
-	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL, cfg.SnapshotEvery = c.urls(), 10 })
 	require.NoError(t, err)
 	nc, err := nats.Connect(c.urls(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	require.NoError(t, err)
@@ -190,6 +190,10 @@ func TestExternalCluster(t *testing.T) {
 		require.Eventually(t, func() bool { return sites.Load() > s+3 && facts.Load() > f+3 }, 2*patience, 20*time.Millisecond, what)
 	}
 	progress("at first")
+	require.Eventually(t, func() bool {
+		s, err := js.Stream(ctx, state.StreamName)
+		return err == nil && s.CachedInfo().State.FirstSeq > 1
+	}, 2*patience, 50*time.Millisecond, "the log is cut")
 	full := os.Getenv("CAUSEWAY_SOAK") != ""
 	leaders := 1
 	if full {

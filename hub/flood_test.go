@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,15 +46,19 @@ func TestStreamFlood(t *testing.T) {
 	c, err := w.tun.Dial(t.Context(), h.answer.Overlay[0], hub)
 	require.NoError(t, err)
 	defer c.Close()
-	resets := make(chan int, 1)
+	resets, welcomed := make(chan int, 1), make(chan struct{})
 	go func() { // counts what the hub refuses, and reads so that it may go on
 		n, head := 0, make([]byte, 12)
+		var once sync.Once
 		for {
 			if _, err := io.ReadFull(c, head); err != nil {
 				resets <- n
 				return
 			}
 			if head[1] == 0 { // data
+				if binary.BigEndian.Uint32(head[8:]) > 0 {
+					once.Do(func() { close(welcomed) })
+				}
 				io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[8:])))
 			}
 			if binary.BigEndian.Uint16(head[2:])&8 != 0 {
@@ -83,6 +88,11 @@ func TestStreamFlood(t *testing.T) {
 	require.NoError(t, protocol.WriteFrame(&header, protocol.StreamHeader{Version: 1, Kind: protocol.StreamControl}, protocol.MaxStreamHeader))
 	frame(syn, 1, header.Bytes())
 	frame(0, 1, message(protocol.KindHello, protocol.Hello{AgentVersion: "flood", Statement: protocol.NodeStatement{Number: h.answer.Number, WireGuardKey: h.wg.Public(), Epoch: protocol.FirstKeyEpoch}.Sign(h.id)}))
+	select {
+	case <-welcomed: // strangers may send less
+	case <-time.After(patience):
+		require.Fail(t, "no welcome")
+	}
 	header.Reset()
 	require.NoError(t, protocol.WriteFrame(&header, protocol.StreamHeader{Version: 1, Kind: "nonsense"}, protocol.MaxStreamHeader))
 	garbage := append(header.Bytes(), bytes.Repeat([]byte{0xff}, 256<<10-header.Len())...)

@@ -97,6 +97,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 
 	outside := h.cfg.NATSURL != ""
+	if _, err := finishRemake(h.cfg.DataDir); err != nil {
+		return fmt.Errorf("finish the repair of the state log: %w", err)
+	}
 	marker, err := openMarker(h.cfg.DataDir, outside)
 	if err != nil {
 		return err
@@ -104,6 +107,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	keys, err := join.LoadKeys(h.cfg.DataDir, marker.New())
 	if err != nil {
 		return err
+	}
+	var reading *state.Reading
+	if !outside {
+		if reading, marker, err = readLog(ctx, h.cfg.DataDir, marker, log); err != nil {
+			return err
+		}
 	}
 	sctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -136,7 +145,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	var events event.Log
-	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log}
+	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log, Base: reading, Vault: state.DirVault(filepath.Join(h.cfg.DataDir, vaultDir)), SnapshotEvery: h.cfg.SnapshotEvery}
 	var ext *external // nil: the server inside
 	if outside {
 		if ext, err = openExternal(sctx, h.cfg, &events); err != nil {
@@ -145,6 +154,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer ext.conn.Close()
 		agentsJS = ext.js
 		storeConfig.JetStream, storeConfig.Away = ext.js, ext.away
+		if storeConfig.Vault, err = state.OpenBucketVault(sctx, ext.js); err != nil {
+			return ext.explain(err)
+		}
 	}
 	store, err := state.Open(sctx, storeConfig)
 	if err == nil && outside {
@@ -225,7 +237,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	api := admin.New(adminConfig)
 	readers.Refused = api.RefusedNATS
-	figures := metrics.Config{Version: h.cfg.Version, State: store.State, Standings: sessions.Standings, Relay: tun.RelayStats, Events: events.Count, Conditions: api.Conditions,
+	figures := metrics.Config{Version: h.cfg.Version, State: sessions.State, Standings: sessions.Standings, Relay: tun.RelayStats, Events: events.Count, Conditions: api.Conditions,
 		Findings: api.Findings, DiskFree: guard.Free, Certificates: map[string]time.Time{"https": joins.CertificateExpires()}, Unready: h.unready,
 		More: []prometheus.Collector{joins.Metrics(), inv.Metrics()}}
 	if adminConfig.CA != nil {

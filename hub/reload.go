@@ -115,6 +115,7 @@ func (c Config) needsRestart(n Config) (out []string) {
 	add("nats-replicas", c.NATSReplicas == n.NATSReplicas)
 	add("join-rate", c.JoinRate == n.JoinRate)
 	add("require-proof", c.RequireProof == n.RequireProof)
+	add("snapshot-every", c.SnapshotEvery == n.SnapshotEvery)
 	add("packages", c.Packages == n.Packages)
 	add("socket-buffer", c.SocketBuffer == n.SocketBuffer)
 	add("relay-node-packets", c.RelayLimits.Node.Packets == n.RelayLimits.Node.Packets)

@@ -69,7 +69,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return out, fmt.Errorf("restore: %w", err)
 	}
-	names := []string{join.ClusterKeyFile, join.HubKeyFile, natsDir, markerFile}
+	names := []string{join.ClusterKeyFile, join.HubKeyFile, natsDir, vaultDir, markerFile}
 	secrets := map[string]string{join.ClusterKeyFile: cluster.Secret() + "\n", join.HubKeyFile: hubKey.Secret() + "\n"}
 	if a.AdminCA != "" {
 		names, secrets[admin.CAFile] = append([]string{admin.CAFile}, names...), a.AdminCA
@@ -90,7 +90,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	if err != nil {
 		return out, err
 	}
-	st, voided, err := restoreLog(ctx, filepath.Join(tmp, natsDir), marker, cluster, a.Next, skip, revoked)
+	st, voided, err := restoreLog(ctx, filepath.Join(tmp, natsDir), filepath.Join(tmp, vaultDir), marker, cluster, a.Next, skip, revoked)
 	if err != nil {
 		return out, err
 	}
@@ -109,7 +109,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 }
 
 // restoreLog makes the log and closes it again.
-func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster protocol.ClusterPrivateKey, next func() ([]byte, error), skip uint32, revoked []string) (*state.State, int, error) {
+func restoreLog(ctx context.Context, dir, vault string, marker *state.Marker, cluster protocol.ClusterPrivateKey, next func() ([]byte, error), skip uint32, revoked []string) (*state.State, int, error) {
 	nats, err := bus.Start(ctx, bus.Config{Dir: dir, Log: zerolog.Nop()})
 	if err != nil {
 		return nil, 0, err
@@ -131,7 +131,7 @@ func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster p
 	if st.Cluster != cluster.Public() {
 		return nil, 0, errors.New("restore: the cluster key is not the one of this backup; give a copy of the old hub's " + join.ClusterKeyFile)
 	}
-	store, err := state.Open(ctx, state.StoreConfig{JetStream: js, Marker: marker, Log: zerolog.Nop()})
+	store, err := state.Open(ctx, state.StoreConfig{JetStream: js, Marker: marker, Vault: state.DirVault(vault), Log: zerolog.Nop()})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -145,5 +145,8 @@ func restoreLog(ctx context.Context, dir string, marker *state.Marker, cluster p
 		}
 		return state.Restore(d, skip, revoked)
 	})
+	if err == nil {
+		err = store.Compact(ctx) // the first start reads the state, not all that led to it
+	}
 	return after, open, err
 }

@@ -229,6 +229,7 @@ func problem(err error) error {
 	var e *state.Error
 	var stale *staleError
 	var full *disk.FullError
+	var fullLog *state.FullLogError
 	var broken *disk.BrokenError
 	var away *state.AwayError
 	switch {
@@ -245,6 +246,8 @@ func problem(err error) error {
 	case errors.As(err, &stale):
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.As(err, &full):
+		return huma.NewError(http.StatusInsufficientStorage, err.Error())
+	case errors.As(err, &fullLog):
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
 	case errors.As(err, &away):
 		return huma.Error503ServiceUnavailable(away.Error())
@@ -312,8 +315,11 @@ func (s *Server) registerReads(a huma.API) {
 	huma.Get(a, "/v1/settings", func(context.Context, *struct{}) (*body[[]api.Setting], error) {
 		return answer(append([]api.Setting{}, s.cfg.Settings...), nil)
 	})
-	huma.Get(a, "/v1/audit", func(ctx context.Context, in *limited) (*body[[]api.AuditEntry], error) {
-		out, err := s.audit(ctx, in.Limit)
+	huma.Get(a, "/v1/audit", func(ctx context.Context, in *struct {
+		Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000"`
+		Before uint64 `query:"before" doc:"Show what was before the transaction with this sequence; 0 or none: the newest."`
+	}) (*body[[]api.AuditEntry], error) {
+		out, err := s.audit(ctx, in.Before, in.Limit)
 		if err != nil {
 			return nil, problem(err)
 		}
@@ -324,9 +330,9 @@ func (s *Server) registerReads(a huma.API) {
 	})
 }
 
-// audit reads the last entries, newest first.
-func (s *Server) audit(ctx context.Context, limit int) ([]api.AuditEntry, error) {
-	txs, err := s.cfg.Store.Audit(ctx, limit)
+// audit reads the last entries, or the last before one, newest first.
+func (s *Server) audit(ctx context.Context, before uint64, limit int) ([]api.AuditEntry, error) {
+	txs, err := s.cfg.Store.Audit(ctx, before, limit)
 	if err != nil {
 		return nil, err
 	}

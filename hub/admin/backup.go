@@ -25,12 +25,11 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
 		head.AdminCA = s.cfg.CA.Secret()
 	}
 	a, err := backup.NewWriter(w, head)
-	for seq := uint64(1); err == nil && seq <= st.Seq; seq++ {
-		var b []byte
-		if b, err = s.cfg.Store.Raw(r.Context(), seq); err == nil {
+	if err == nil {
+		err = s.cfg.Store.EachRaw(r.Context(), 1, st.Seq, func(b []byte) error {
 			rc.SetWriteDeadline(time.Now().Add(backupStall))
-			err = a.Add(b)
-		}
+			return a.Add(b)
+		})
 	}
 	if err != nil {
 		s.cfg.Log.Error().Err(err).Str("who", who(r.Context())).Msg("backup broke off")

@@ -27,8 +27,9 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	f := doctor.Facts{Now: time.Now(), Status: s.status(), Incidents: s.cfg.Incidents.List(incident.Filter{}), Conflicts: map[doctor.RouteKey]string{}}
 	f.Backup = s.lastBackup()
 	f.Behind = map[protocol.NodeNumber]time.Duration{}
+	f.Late = map[protocol.NodeNumber]bool{}
 	for n, x := range s.cfg.Control.Standings(st) {
-		f.Behind[n] = x.Behind
+		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Control.Late(n)
 	}
 	for _, n := range shownNodes(st) {
 		shown := s.toNode(st, n)

@@ -207,7 +207,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 		shown := s.toNode(st, n)
 		e.Node = &shown
 	} else {
-		for _, r := range st.Routes {
+		for _, r := range s.cfg.Control.State().Routes {
 			if r.Prefix.Contains(e.Addr) && st.Nodes[r.Node].Live() {
 				e.Routes = append(e.Routes, s.toRoute(st, r))
 			}

@@ -59,7 +59,9 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	for k, v := range n.Labels { // what an admin or the token says wins
 		out.Labels[k] = v
 	}
-	for _, r := range st.NodeRoutes(n.Number) {
+	routes := append(st.NodeRoutes(n.Number), st.Waiting(n.Number, s.cfg.Control.Announced(n.Number))...)
+	state.SortRoutes(routes)
+	for _, r := range routes {
 		out.Routes = append(out.Routes, s.toRoute(st, r))
 	}
 	if i.Connected.IsZero() {
@@ -156,12 +158,21 @@ func (s *Server) nodes() []api.Node {
 }
 
 func (s *Server) allRoutes() []api.Route {
-	st := s.cfg.Store.State()
-	out := []api.Route{}
+	st := s.cfg.Control.State()
+	nodes := map[protocol.NodeNumber]bool{}
 	for _, n := range st.LiveNodes() {
-		for _, r := range st.NodeRoutes(n.Number) {
-			out = append(out, s.toRoute(st, r))
+		nodes[n.Number] = true
+	}
+	routes := make([]state.Route, 0, len(st.Routes))
+	for _, r := range st.Routes {
+		if nodes[r.Node] {
+			routes = append(routes, r)
 		}
+	}
+	state.SortRoutes(routes)
+	out := []api.Route{}
+	for _, r := range routes {
+		out = append(out, s.toRoute(st, r))
 	}
 	slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
 	return out
@@ -239,9 +250,18 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		current := func(st *state.State) (string, error) {
 			n, err := st.FindNode(in.Body.Node)
-			return tag(st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
+			r, ok := st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]
+			for _, w := range st.Waiting(n.Number, s.cfg.Control.Announced(n.Number)) {
+				if !ok && w.Prefix == in.Body.Prefix {
+					r = w
+				}
+			}
+			return tag(r), err
 		}
 		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
+			if n, err := d.FindNode(in.Body.Node); err == nil {
+				d.Announced(n.Number, s.cfg.Control.Announced(n.Number))
+			}
 			return state.DecideRoute(d, in.Body.Node, in.Body.Prefix, in.Body.Approve, who(ctx))
 		})
 		if err != nil {

@@ -98,6 +98,11 @@ func (s *Server) registerSites(a huma.API) {
 				return state.Errorf(state.Invalid, "nothing to change: ranges, max_age or rotate_keys is missing")
 			}
 			if in.Body.Ranges != nil {
+				for _, n := range d.LiveNodes() {
+					if n.Site == in.Name {
+						d.Announced(n.Number, s.cfg.Control.Announced(n.Number))
+					}
+				}
 				if err := state.SetRanges(d, in.Name, uniq(in.Body.Ranges)); err != nil {
 					return err
 				}

@@ -89,7 +89,7 @@ func (s *Server) auditTail() func(context.Context) ([]watched, error) {
 		if seq == last {
 			return tail, nil
 		}
-		l, err := s.audit(ctx, int(min(seq-last, feedLogSize)))
+		l, err := s.audit(ctx, 0, int(min(seq-last, feedLogSize)))
 		if err != nil {
 			return nil, err
 		}

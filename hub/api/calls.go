@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -150,6 +151,11 @@ func (c *Client) Inventory(ctx context.Context, node string) (Inventory, error) 
 // zero leaves the number to the hub.
 func (c *Client) Audit(ctx context.Context, limit int) ([]AuditEntry, error) {
 	return get[[]AuditEntry](ctx, c, "/v1/audit"+limitQuery(limit))
+}
+
+// AuditBefore lists the last transactions before the one with sequence before.
+func (c *Client) AuditBefore(ctx context.Context, before uint64, limit int) ([]AuditEntry, error) {
+	return get[[]AuditEntry](ctx, c, fmt.Sprintf("/v1/audit?before=%d&limit=%d", before, limit))
 }
 
 // Events lists the last events, newest first. A limit of zero leaves the

@@ -28,10 +28,14 @@ type live struct {
 	refused  []protocol.RefusedPart
 	errors   []string
 	machine  *liveness.Machine
-	up       time.Time // since when there is this session
-	shut     time.Time // since when it is quarantined, as far as this hub saw
-	own      budget    // of sessions that prove the node's identity
-	old      budget    // of those that do not
+	up       time.Time     // since when there is this session
+	shut     time.Time     // since when it is quarantined, as far as this hub saw
+	own      budget        // of sessions that prove the node's identity
+	old      budget        // of those that do not
+	changes  *rate.Limiter // of the log, by hellos
+	said     announcement
+	late     time.Time // it announced more changes than it may
+	lateTold time.Time // and that was told
 	boots    boots
 
 	// Sessions that were refused since the last event of it.
@@ -127,7 +131,7 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
+		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), changes: newChanges(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}
 	return l

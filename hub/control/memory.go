@@ -31,6 +31,8 @@ type memory struct {
 	Version int                                    `json:"v"`
 	Nodes   map[protocol.NodeNumber]rememberedNode `json:"nodes"`
 	Owners  []rememberedOwner                      `json:"owners"`
+	// Announced are the routes that nodes announce beyond the state.
+	Announced map[protocol.NodeNumber][]netip.Prefix `json:"announced,omitempty"`
 }
 
 type rememberedNode struct {
@@ -95,6 +97,12 @@ func (s *Server) recall(n protocol.NodeNumber, l netmap.Live, now time.Time) net
 func (s *Server) save() {
 	s.mu.Lock()
 	known, view := s.unsaved, s.view
+	announced := map[protocol.NodeNumber][]netip.Prefix{}
+	for n := range known {
+		for _, r := range s.cfg.Store.State().Waiting(n, s.announced(n)) {
+			announced[n] = append(announced[n], r.Prefix)
+		}
+	}
 	s.unsaved = nil
 	s.mu.Unlock()
 	if known == nil || s.cfg.Memory == "" {
@@ -104,6 +112,7 @@ func (s *Server) save() {
 	for n, l := range known {
 		m.Nodes[n] = rememberedNode{l.Online, l.Candidates}
 	}
+	m.Announced = announced
 	for p, n := range view.Owners {
 		m.Owners = append(m.Owners, rememberedOwner{p, n})
 	}

@@ -186,6 +186,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer recording.Wait()
 	defer cancel()
 	recording.Go(func() { s.recordHellos(ctx) })
+	recording.Go(func() { s.storeWaiting(ctx) })
 	changed, stop := s.cfg.Store.Watch()
 	defer stop()
 	var pace pace
@@ -363,7 +364,7 @@ func (s *Server) compute() (fresh bool) {
 	if before == nil {
 		before = s.memory.before()
 	}
-	next := netmap.Compute(st, known, before)
+	next := netmap.Compute(s.shown(st), known, before)
 	next.Gone = s.goneList.of(st, s.cfg.Cluster)
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap

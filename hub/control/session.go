@@ -301,10 +301,18 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	// agents may come at once, and when the log is out of reach, too. Should it be
 	// older than this hub knows, the session ends as every one does when the log says so.
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
-	st, ok := ses.s.cfg.Store.Settled(announce)
-	if !ok {
-		var err error
-		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {
+	st, changes, err := ses.s.cfg.Store.Changes(announce)
+	said := announcement{announce: announce, routes: len(h.Routes)}
+	if err == nil && !ses.s.mayStore(ses.node, ses.name(), said, changes) {
+		changes = 0 // the session is the node's right all the same
+	}
+	if err != nil || changes > 0 {
+		st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce})
+		if full := (*state.FullLogError)(nil); errors.As(err, &full) {
+			st, err = ses.s.cfg.Store.State(), nil
+			ses.s.wait(ses.node)
+		}
+		if err != nil {
 			return ses.s.cfg.Store.State().Nodes[ses.node], err
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	backupOld  = 7 * 24 * time.Hour
 	mtuSmall   = 1280 // what IPv6 needs (RFC 8200, section 5)
 	maxText    = 400
+	// maxRouteFindings bounds the findings on routes of one node.
+	maxRouteFindings = 10
 )
 
 // Facts is what is known. Zero values are what is not.
@@ -38,6 +40,8 @@ type Facts struct {
 	Backup    time.Time   // when the last one was taken of this hub
 	// Behind is for how long nodes have owed a newer netmap than they applied.
 	Behind map[protocol.NodeNumber]time.Duration
+	// Late are nodes that announce other routes so often that the hub stores no more of it for now.
+	Late map[protocol.NodeNumber]bool
 }
 
 // RouteKey names a route.
@@ -209,8 +213,9 @@ func (e *examination) node(n api.Node) {
 	if u := n.Upgrade; u != nil && u.State == protocol.UpgradeFailed {
 		e.find(api.SeverityWarning, "upgrade-failed", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "the upgrade to %s failed: %s", u.Version, u.Error)
 	}
-	for _, r := range n.Routes {
-		e.route(n, r)
+	e.routes(n)
+	if e.Late[n.Number] {
+		e.find(api.SeverityWarning, "announces-often", n.Name, time.Time{}, "causeway events", "its agent changes what it announces too often: what it said last is stored later")
 	}
 	if n.Connected.IsZero() {
 		return // the rest is of the past
@@ -235,6 +240,21 @@ func (e *examination) name(n protocol.NodeNumber) string {
 		return p.Name
 	}
 	return fmt.Sprintf("node %d", n)
+}
+
+// routes looks at what waits or cannot be: one node, with all the routes that it may announce, does not crowd the others out.
+func (e *examination) routes(n api.Node) {
+	before, more := len(e.out.Findings), 0
+	for _, r := range n.Routes {
+		if len(e.out.Findings)-before < maxRouteFindings {
+			e.route(n, r)
+		} else if r.State == protocol.RoutePending {
+			more++
+		}
+	}
+	if more > 0 {
+		e.find(api.SeverityWarning, "route-not-approved", n.Name, time.Time{}, "causeway route list", "%d more routes wait for an admin's approval", more)
+	}
 }
 
 func (e *examination) route(n api.Node, r api.Route) {

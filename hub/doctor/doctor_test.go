@@ -80,6 +80,7 @@ func TestEachFinding(t *testing.T) {
 		{"info", "range-excepted", "a", "on a: causeway-agent status", a(func(n *api.Node) {
 			n.Conditions = []protocol.Condition{{Name: "held", OK: true}, {Name: "local", OK: true, Note: "10.9.0.53 (resolver)"}}
 		})},
+		{"warning", "announces-often", "a", "causeway events", func(f *Facts) { f.Late = map[protocol.NodeNumber]bool{2: true} }},
 		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
 		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
 		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},

@@ -155,7 +155,7 @@ func TestOnlyWhatIsApprovedAndAnnounced(t *testing.T) {
 	a, b := c.node("a", "a1", "10.1.0.0/16", "10.3.0.0/16"), c.node("b", "b1")
 	require.NoError(t, state.DecideRoute(c.d, "a1", pfx("10.3.0.0/16"), false, "x"))
 	require.NoError(t, state.AnnounceRoutes(c.d, a, []netip.Prefix{pfx("10.1.0.0/16"), pfx("10.3.0.0/16"), pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}))
-	v := Compute(c.d.State, nil, nil)
+	v := Compute(c.d.WithWaiting(map[protocol.NodeNumber][]netip.Prefix{a: {pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}}), nil, nil)
 	m, _ := v.For(b)
 	require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}}, owned(m))
 	m, _ = v.For(a)

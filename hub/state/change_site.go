@@ -157,17 +157,20 @@ func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 	if err := d.Add(SiteRanges{site, ranges}); err != nil {
 		return err
 	}
-	claims := NewClaims(d.State)
+	claims := NewClaims(d.WithWaiting(d.announced))
 	for _, n := range d.LiveNodes() {
 		if n.Site != site {
 			continue
 		}
-		for _, r := range d.NodeRoutes(n.Number) {
+		for _, r := range append(d.NodeRoutes(n.Number), d.Waiting(n.Number, d.announced[n.Number])...) {
 			if len(claims.Met(n.Number, r.Prefix)) > 0 {
 				continue // as for AnnounceRoutes
 			}
 			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
 				continue
+			}
+			if err := d.waiting(n, r.Prefix, true); err != nil {
+				return err
 			}
 			if err := d.Add(RouteDecided{n.Number, r.Prefix, protocol.RouteApproved, ByRange}); err != nil {
 				return err

@@ -21,12 +21,19 @@ type Draft struct {
 	Now     time.Time // the transaction's time
 	changes []Change
 	dry     bool // its State is shared: whatever would change it is an error
+	count   bool // with dry: changes are counted and not made
+
+	announced map[protocol.NodeNumber][]netip.Prefix // beyond what is state
 }
 
 var errChange = errors.New("the state would change")
 
 // Add applies c. If an invariant forbids it, the whole draft is void.
 func (d *Draft) Add(c Change) error {
+	if d.dry && d.count {
+		d.changes = append(d.changes, c)
+		return nil
+	}
 	if d.dry {
 		return errChange
 	}
@@ -227,6 +234,7 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		}
 		now[p] = true
 	}
+	d.Announced(n, routes)
 	for _, r := range d.NodeRoutes(n) {
 		if r.Announced && !now[r.Prefix] {
 			if err := d.Add(RouteWithdrawn{n, r.Prefix}); err != nil {
@@ -252,6 +260,9 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil && free(p):
 			c.State, c.By = protocol.RouteApproved, ByRange
 		}
+		if _, known := d.Routes[RouteKey{n, p}]; !known && c.State != protocol.RouteApproved {
+			continue // it waits, see Waiting
+		}
 		if err := d.Add(c); err != nil {
 			return err
 		}
@@ -259,17 +270,23 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 	return nil
 }
 
-// DecideRoute approves or rejects a route that a node announces. A decision
-// that holds already adds nothing.
+// DecideRoute approves or rejects a route that a node announces, by the state or by what the draft was
+// told (Draft.Announced). A decision that holds already adds nothing.
 func DecideRoute(d *Draft, name string, p netip.Prefix, approve bool, who string) error {
 	n, err := d.FindNode(name)
 	if err != nil {
+		return err
+	}
+	if err := d.waiting(n, p, approve); err != nil {
 		return err
 	}
 	r, ok := d.Routes[RouteKey{n.Number, p}]
 	if !ok {
 		var has []netip.Prefix
 		for _, r := range d.NodeRoutes(n.Number) {
+			has = append(has, r.Prefix)
+		}
+		for _, r := range d.Waiting(n.Number, d.announced[n.Number]) {
 			has = append(has, r.Prefix)
 		}
 		if len(has) == 0 {

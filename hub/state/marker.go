@@ -47,10 +47,18 @@ func OpenMarker(path string) (*Marker, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m.data); err != nil || m.data.Version != 1 {
-		return nil, fmt.Errorf("marker of the state log %s is unreadable; restore the data directory from a backup", path)
+		return nil, fmt.Errorf("marker of the state log %s is unreadable; restore the data directory from a backup, or see what 'causeway-hub repair' finds in the log", path)
 	}
 	return m, nil
 }
+
+// ForgottenMarker stands for a marker that cannot be read: of the log that it was about nothing is known.
+func ForgottenMarker() *Marker {
+	return &Marker{data: markerData{Version: 1, Created: time.Unix(0, 0)}}
+}
+
+// Last is the transaction up to which the log was seen.
+func (m *Marker) Last() uint64 { return m.read().Last }
 
 // NewMarker makes the marker of a log that does not exist yet.
 func NewMarker(path string) (*Marker, error) {

@@ -24,9 +24,11 @@ func TestRangeApprovesNoNeighbours(t *testing.T) {
 		require.NoError(t, AnnounceRoutes(d, n, l))
 	}
 	is := func(n protocol.NodeNumber, p string) protocol.RouteState {
-		return d.Routes[RouteKey{n, prefix(p)}].State
+		return d.WithWaiting(d.announced).Routes[RouteKey{n, prefix(p)}].State
 	}
-	why := func(n protocol.NodeNumber, p string) string { return NewClaims(d.State).Why(n, prefix(p)) }
+	why := func(n protocol.NodeNumber, p string) string {
+		return NewClaims(d.WithWaiting(d.announced)).Why(n, prefix(p))
+	}
 	announce(victim, "10.1.1.0/24", "10.1.1.128/25", "172.16.0.0/24")
 	require.Equal(t, protocol.RouteApproved, is(victim, "10.1.1.0/24"))
 	require.Equal(t, protocol.RouteApproved, is(victim, "10.1.1.128/25"), "its own may lie in each other")
@@ -45,9 +47,9 @@ func TestRangeApprovesNoNeighbours(t *testing.T) {
 		require.Equal(t, protocol.RouteApproved, is(thief, "10.1.2.0/24"))
 		require.Empty(t, why(thief, "10.1.2.0/24"))
 		// Nor by a range that comes later.
-		later := &Draft{State: d.State.clone(), Now: d.Now}
+		later := &Draft{State: d.State.clone(), Now: d.Now, announced: d.announced}
 		require.NoError(t, SetRanges(later, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("172.16.0.0/16")}))
-		require.Equal(t, protocol.RoutePending, later.Routes[RouteKey{thief, prefix(p)}].State, p)
+		require.Equal(t, protocol.RoutePending, later.WithWaiting(d.announced).Routes[RouteKey{thief, prefix(p)}].State, p)
 	}
 	// An operator may, and then it is so over a restart of the node's agent.
 	announce(thief, "10.1.1.0/24")

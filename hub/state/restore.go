@@ -182,7 +182,7 @@ func Restore(d *Draft, skip uint32, revoked []string) error {
 // after the other, and io.EOF at the end. Nothing that does not fold is taken. It
 // returns the state, which Open then finds.
 func Import(ctx context.Context, js jetstream.JetStream, next func() ([]byte, error)) (*State, error) {
-	if _, err := createStream(ctx, js, 0); err != nil {
+	if _, err := createStream(ctx, js, 0, 1); err != nil {
 		return nil, fmt.Errorf("make the state log: %w", err)
 	}
 	st := New()
@@ -209,11 +209,21 @@ func Import(ctx context.Context, js jetstream.JetStream, next func() ([]byte, er
 	}
 }
 
-// Raw returns transaction seq as it stands in the log.
-func (s *Store) Raw(ctx context.Context, seq uint64) ([]byte, error) {
-	msg, err := s.stream.GetMsg(ctx, seq)
+// EachRaw calls each with the transactions from first to last as they stand in the log, or stood before it was
+// cut.
+func (s *Store) EachRaw(ctx context.Context, first, last uint64, each func([]byte) error) error {
+	p, err := s.past(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read transaction %d: %w", seq, err)
+		return err
 	}
-	return msg.Data, nil
+	for seq := first; seq <= last; seq++ {
+		b, err := p.raw(ctx, seq)
+		if err != nil {
+			return err
+		}
+		if err := each(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }

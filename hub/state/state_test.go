@@ -217,7 +217,8 @@ func TestSetRanges(t *testing.T) {
 	require.NoError(t, AnnounceRoutes(d, other, []netip.Prefix{prefix("10.3.1.0/24")}))
 	require.NoError(t, DecideRoute(d, "two", prefix("10.3.1.0/24"), true, "admin:x"))
 	route := func(p string) Route { return d.Routes[RouteKey{n, prefix(p)}] }
-	require.Equal(t, protocol.RoutePending, route("10.2.1.0/24").State)
+	require.Empty(t, route("10.2.1.0/24").State, "it waits, and is no state")
+	require.Len(t, d.Waiting(n, d.announced[n]), 1)
 
 	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.2.0.0/16")}), "would go approved route 10.1.1.0/24 of node one and 1 more; first reject it, or keep it by 'causeway route approve one 10.1.1.0/24'")
 	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.3.0.0/16")}), "overlaps route 10.3.1.0/24 of node two")
@@ -244,13 +245,17 @@ func TestAnnounceAndDecide(t *testing.T) {
 	st := protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}
 	routes := []netip.Prefix{prefix("10.1.2.0/24"), prefix("172.16.0.0/16"), prefix("127.0.0.0/8"), prefix("198.18.4.0/24"), prefix("0.0.0.0/0"), prefix("10.1.2.3/24")}
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
-	state := func(p string) string { r := d.Routes[RouteKey{n, prefix(p)}]; return string(r.State) + " " + r.By }
+	state := func(p string) string {
+		r := d.WithWaiting(d.announced).Routes[RouteKey{n, prefix(p)}]
+		return string(r.State) + " " + r.By
+	}
 	require.Equal(t, "approved range", state("10.1.2.0/24"))
 	require.Equal(t, "pending ", state("172.16.0.0/16"))
 	for _, p := range []string{"127.0.0.0/8", "198.18.4.0/24", "0.0.0.0/0", "10.1.2.3/24"} {
 		require.Equal(t, "rejected rule", state(p))
 		require.True(t, IsKind(DecideRoute(d, "one", prefix(p), true, "unix:root"), Invalid), p)
 	}
+	require.Len(t, d.NodeRoutes(n), 1, "what nobody approved is no state")
 	before := len(d.changes)
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
 	require.Len(t, d.changes, before)

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,13 @@ type StoreConfig struct {
 	Away func() error
 	// MaxBytes bounds the log; 0: the account's limit.
 	MaxBytes int64
+	// Vault keeps snapshots and what is cut off the log; nil: the log is kept whole.
+	Vault Vault
+	// SnapshotEvery is after how many transactions one is taken at the latest; 0: 2000.
+	SnapshotEvery int
+	// Base is what a reading of the log's files found, from which Open goes on; nil: it
+	// begins with a snapshot, or at the beginning.
+	Base *Reading
 }
 
 // Store reads the log, decides and appends. Its methods may be called
@@ -65,6 +73,11 @@ type Store struct {
 	mu       sync.Mutex
 	state    *State // never changed once published
 	watchers map[chan struct{}]bool
+
+	tended tending
+	bytes  uint64        // of the log, about
+	limit  uint64        // of it; 0: none
+	grew   chan struct{} // takes one: tend looks again
 
 	differences map[uint64][]Difference // of the newest transactions
 	failed      error                   // the log cannot be folded further, or nothing be written
@@ -85,6 +98,7 @@ func (s *Store) Run(ctx context.Context) error {
 	defer following.Wait()
 	defer cancel()
 	following.Go(func() { s.follow(ctx, fresh) })
+	following.Go(func() { s.tend(ctx) })
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
@@ -161,11 +175,24 @@ func (s *Store) advance(seq uint64, data []byte) {
 		next, was := s.state.clone(), s.state.record(t)
 		if err = next.apply(t); err == nil {
 			s.note(seq, next.differences(was))
+			s.bytes += uint64(len(data)) + recordOverhead
+			s.tended.grown += int64(len(data))
 			s.publish(next)
+			if s.due() {
+				s.wake()
+			}
 			return
 		}
 	}
 	s.fail(damaged(err))
+}
+
+// wake lets tend look.
+func (s *Store) wake() {
+	select {
+	case s.grew <- struct{}{}:
+	default:
+	}
 }
 
 // note keeps what transaction seq changed. s.mu is held.
@@ -206,7 +233,14 @@ func (s *Store) catchUp(ctx context.Context) error {
 		seq := s.State().Seq + 1
 		msg, err := s.stream.GetMsg(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
+			if s.cfg.Away == nil { // nobody else appends to the log, or cuts it
+				return nil
+			}
+			leapt, err := s.leap(ctx)
+			if err != nil || !leapt {
+				return err
+			}
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("read transaction %d: %w", seq, err)
@@ -216,6 +250,35 @@ func (s *Store) catchUp(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// leap takes a snapshot where the log begins behind what is known here: another hub cut it while
+// this one did not hear of what happened. Watchers learn of no state between.
+func (s *Store) leap(ctx context.Context) (leapt bool, err error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return false, fmt.Errorf("read the state log: %w", err)
+	}
+	seq := s.State().Seq
+	if info.State.FirstSeq <= seq+1 {
+		return false, nil
+	}
+	st, news, err := loadSnapshot(ctx, s.cfg.Vault, max(info.State.FirstSeq-1, seq+1), info.State.LastSeq, s.cfg.Log)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st == nil {
+		s.fail(damaged(fmt.Errorf("the state log begins with transaction %d, and no snapshot of the state before it can be read", info.State.FirstSeq)))
+		return false, s.failed
+	}
+	if st.Seq > s.state.Seq {
+		s.differences = news
+		s.tended.last, s.tended.grown = st.Seq, 0
+		s.publish(st)
+	}
+	return true, nil
 }
 
 // AwayError says that the log is out of reach, so that nothing can be decided.
@@ -330,6 +393,9 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if err != nil {
 			return nil, err
 		}
+		if err := s.roomFor(tx, len(data)); err != nil {
+			return nil, err
+		}
 		st, err := s.append(ctx, tx, data)
 		if err == nil {
 			return st, nil
@@ -354,6 +420,14 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 func (s *Store) Settled(decide func(*Draft) error) (*State, bool) {
 	st := s.State()
 	return st, decide(&Draft{State: st, Now: s.cfg.Now().UTC(), dry: true}) == nil
+}
+
+// Changes counts what decide would change of the newest state known here, which it returns. decide must not
+// look at its own changes.
+func (s *Store) Changes(decide func(*Draft) error) (*State, int, error) {
+	d := &Draft{State: s.State(), Now: s.cfg.Now().UTC(), dry: true, count: true}
+	err := decide(d)
+	return d.State, len(d.changes), err
 }
 
 // Redeem decides a join and stores it. A request that does not show the token's
@@ -430,17 +504,29 @@ func (s *Store) wait(ctx context.Context, attempt int) error {
 	}
 }
 
-// Audit returns up to limit transactions, newest first.
-func (s *Store) Audit(ctx context.Context, limit int) ([]Transaction, error) {
+// Audit returns up to limit transactions, newest first: those before transaction before, or the
+// newest for 0. What was cut off the log is read from its archive.
+func (s *Store) Audit(ctx context.Context, before uint64, limit int) ([]Transaction, error) {
+	p, err := s.past(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seq := s.State().Seq
+	if before > 0 {
+		seq = min(seq, before-1)
+	}
 	var out []Transaction
-	for seq := s.State().Seq; seq > 0 && len(out) < limit; seq-- {
-		msg, err := s.stream.GetMsg(ctx, seq)
-		if err != nil {
-			return nil, fmt.Errorf("read transaction %d: %w", seq, err)
-		}
-		t, err := decodeTransaction(seq, msg.Data)
+	for ; seq > 0 && len(out) < limit; seq-- {
+		b, err := p.raw(ctx, seq)
 		if err != nil {
 			return nil, err
+		}
+		t, err := decodeTransaction(seq, b)
+		if err != nil {
+			return nil, err
+		}
+		if len(out) > 0 && !bytes.Equal(out[len(out)-1].Prev, t.hash) {
+			return nil, fmt.Errorf("transaction %d is not the one that the next follows: the audit was changed", seq)
 		}
 		out = append(out, t)
 	}

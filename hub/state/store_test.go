@@ -342,7 +342,7 @@ func TestStoreFollowsAnother(t *testing.T) {
 		return state.Redeem(d, request(protocol.TokenID{1}, secret(1), 1, "one"))
 	})
 	require.NoError(t, err)
-	txs, err := b.Audit(t.Context(), 10)
+	txs, err := b.Audit(t.Context(), 0, 10)
 	require.NoError(t, err)
 	require.Equal(t, "y", txs[0].Why)
 	require.Len(t, txs, 3)

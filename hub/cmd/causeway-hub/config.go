@@ -13,6 +13,7 @@ import (
 
 	"causeway/hub"
 	"causeway/hub/join"
+	"causeway/hub/state"
 	"causeway/internal/flagenv"
 	"causeway/internal/service"
 	"causeway/internal/strictyaml"
@@ -49,6 +50,7 @@ type settings struct {
 	JoinRate        int      `yaml:"join_rate"`
 	Packages        string   `yaml:"packages"`
 	RequireProof    bool     `yaml:"require_proof"`
+	SnapshotEvery   int      `yaml:"snapshot_every"`
 	// Per second; zero: no limit.
 	RelayNodePackets uint64 `yaml:"relay_node_packets"`
 	RelayNodeBytes   uint64 `yaml:"relay_node_bytes"`
@@ -93,6 +95,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
 	fs.BoolVar(&s.RequireProof, "require-proof", false, "take no control session of an agent that does not prove its node's identity; without it an agent of the version before is taken until its node's agent has proven it for ten minutes ('causeway doctor' names those whose agent has not)")
+	fs.IntVar(&s.SnapshotEvery, "snapshot-every", state.DefaultSnapshotEvery, "TRANSACTIONS after which the hub takes a snapshot of its state at the latest, and moves what is older than the one before from the log to the archive of the audit")
 	for _, l := range s.limits() {
 		fs.Uint64Var(l.value, l.flag, 0, l.usage)
 	}
@@ -129,6 +132,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	merge(set, "join-rate", &s.JoinRate, file.JoinRate)
 	merge(set, "packages", &s.Packages, file.Packages)
 	merge(set, "require-proof", &s.RequireProof, file.RequireProof)
+	merge(set, "snapshot-every", &s.SnapshotEvery, file.SnapshotEvery)
 	for i, l := range file.limits() {
 		merge(set, l.flag, s.limits()[i].value, *l.value)
 	}
@@ -140,7 +144,7 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS, ListenMetrics: s.ListenMetrics,
-		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages, RequireProof: s.RequireProof,
+		NATSURL: s.NATSURL, NATSCreds: s.NATSCreds, NATSCA: s.NATSCA, NATSReplicas: s.NATSReplicas, SocketBuffer: s.SocketBuffer, JoinRate: s.JoinRate, Packages: s.Packages, RequireProof: s.RequireProof, SnapshotEvery: s.SnapshotEvery,
 		RelayLimits: tunnel.RelayLimits{
 			Node: tunnel.RelayRate{Packets: s.RelayNodePackets, Bytes: s.RelayNodeBytes},
 			Pair: tunnel.RelayRate{Packets: s.RelayPairPackets, Bytes: s.RelayPairBytes},

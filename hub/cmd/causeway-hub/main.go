@@ -50,7 +50,7 @@ func command() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see '%s --help'", err, c.CommandPath())
 	})
-	root.AddCommand(manpages.Command(version), runCommand(), initCommand(), restoreCommand(), rotateCommand(), &cobra.Command{
+	root.AddCommand(manpages.Command(version), runCommand(), initCommand(), restoreCommand(), repairCommand(), rotateCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(c.OutOrStdout(), "causeway-hub %s (protocol %d)\n", version, protocol.Version)

@@ -74,21 +74,29 @@ func beforeAfter(e api.AuditEntry) (out []string) {
 
 func (c *cli) audit() *cobra.Command {
 	var limit int
+	var before uint64
 	cmd := &cobra.Command{
 		Use:     "audit",
 		Short:   "Show who changed what, newest first",
 		Example: "  causeway audit --watch",
 		Long: `Show the transactions of the hub's state log: who made each change, why, and
 what it was; and joins that were refused, with the reason. --watch shows the last ones,
-oldest first, and goes on.`,
+oldest first, and goes on. --before SEQ shows what was before the transaction with that
+sequence, however old it is.`,
 		Args: exactly(),
 	}
 	limitFlag(cmd, &limit)
+	cmd.Flags().Uint64Var(&before, "before", 0, "show what was before transaction `SEQ`")
 	return c.watchable(api.WatchAudit, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		if err := checkLimit(limit); err != nil {
 			return err
 		}
-		entries, err := listed(ctx, c, func(ctx context.Context) ([]api.AuditEntry, error) { return hub.Audit(ctx, limit) })
+		entries, err := listed(ctx, c, func(ctx context.Context) ([]api.AuditEntry, error) {
+			if before > 0 {
+				return hub.AuditBefore(ctx, before, limit)
+			}
+			return hub.Audit(ctx, limit)
+		})
 		if err != nil {
 			return err
 		}

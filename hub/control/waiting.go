@@ -1,0 +1,152 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"causeway/hub/event"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// What a node's hellos may change in the log: a node that was given all the routes that one may have may take them
+// back and announce others, twice; in the long run it is changes for all of its routes eight times a day. What is
+// beyond waits here, the last word alone.
+const (
+	changesBurst = 4*protocol.MaxNodeRoutes + 16
+	changesDaily = 8 * protocol.MaxNodeRoutes
+	storeEvery   = time.Second
+	refusedPause = time.Minute      // after the log did not take it
+	lateShown    = 10 * time.Minute // after the last time
+	lateTold     = time.Hour        // until it is told again
+)
+
+func newChanges() *rate.Limiter {
+	return rate.NewLimiter(rate.Every(24*time.Hour/changesDaily), changesBurst)
+}
+
+// announcement is what a node's last hello says that may be state.
+type announcement struct {
+	announce func(*state.Draft) error
+	routes   int
+	late     bool      // it changes more than the node may now
+	after    time.Time // when it is tried again, if the log did not take it
+}
+
+// mayStore reports whether node n may change so much of the log now. Otherwise its announcement waits, and that is
+// told, now and then.
+func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, changes int) bool {
+	now, tell := time.Now(), false
+	s.mu.Lock()
+	l := s.node(n)
+	if a.late = !l.changes.AllowN(now, changes); a.late {
+		l.late = now
+		if tell = now.Sub(l.lateTold) > lateTold; tell {
+			l.lateTold = now
+		}
+	}
+	l.said = a
+	s.mu.Unlock()
+	if tell {
+		s.cfg.Events.Add(event.NodeRefused, name, lateText)
+		s.cfg.Log.Warn().Str("node", name).Msg("a node changes what it announces too often, its last word waits")
+	}
+	return !a.late
+}
+
+// wait lets the announcement of node n wait.
+func (s *Server) wait(n protocol.NodeNumber) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.node(n)
+	l.said.late, l.said.after = true, time.Now().Add(refusedPause)
+}
+
+var lateText = fmt.Sprintf("the node changes what it announces too often: more than %d changes at once or %d a day are not stored, its last word is when that is over", changesBurst, changesDaily)
+
+// storeWaiting stores, until ctx ends, what had to wait, and what a change of the state lets become state, such as
+// a site's new range.
+func (s *Server) storeWaiting(ctx context.Context) {
+	t := time.NewTicker(storeEvery)
+	defer t.Stop()
+	var last *state.State
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		st := s.cfg.Store.State()
+		due := map[protocol.NodeNumber]announcement{}
+		s.mu.Lock()
+		for n, l := range s.nodes {
+			if l.session == nil || l.said.announce == nil || time.Now().Before(l.said.after) || !st.Nodes[n].Live() {
+				continue
+			}
+			if l.said.late || st != last && len(st.Waiting(n, l.hello.Routes)) > 0 {
+				due[n] = l.said
+			}
+		}
+		s.mu.Unlock()
+		last = st
+		for n, a := range due {
+			_, changes, err := s.cfg.Store.Changes(a.announce)
+			if err != nil || !s.mayStore(n, st.Nodes[n].Name, a, changes) || changes == 0 {
+				continue
+			}
+			if _, err := s.record(ctx, hello{name: st.Nodes[n].Name, routes: a.routes, announce: a.announce}); err != nil && ctx.Err() == nil {
+				s.wait(n)
+				s.cfg.Log.Warn().Err(err).Str("node", st.Nodes[n].Name).Msg("what the node announces is not stored")
+			}
+		}
+	}
+}
+
+// Announced is what node n announced last, to this hub.
+func (s *Server) Announced(n protocol.NodeNumber) []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.announced(n))
+}
+
+// announced is Announced. s.mu is held.
+func (s *Server) announced(n protocol.NodeNumber) []netip.Prefix {
+	if l := s.nodes[n]; l != nil && l.said.announce != nil {
+		return l.hello.Routes
+	}
+	return s.memory.Announced[n]
+}
+
+// State is the newest state with what nodes announce beyond it, for whoever shows it. Nothing may be decided on it.
+func (s *Server) State() *state.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shown(s.cfg.Store.State())
+}
+
+// shown adds to st what nodes announce beyond it. s.mu is held.
+func (s *Server) shown(st *state.State) *state.State {
+	all := map[protocol.NodeNumber][]netip.Prefix{}
+	for n, ps := range s.memory.Announced {
+		all[n] = ps
+	}
+	for n, l := range s.nodes {
+		if l.said.announce != nil {
+			all[n] = l.hello.Routes
+		}
+	}
+	return st.WithWaiting(all)
+}
+
+// Late reports whether node n announced more changes than it may, lately.
+func (s *Server) Late(n protocol.NodeNumber) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.nodes[n]
+	return l != nil && time.Since(l.late) < lateShown
+}
