@@ -227,7 +227,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	readers.Refused = api.RefusedNATS
 	figures := metrics.Config{Version: h.cfg.Version, State: store.State, Standings: sessions.Standings, Relay: tun.RelayStats, Events: events.Count, Conditions: api.Conditions,
 		Findings: api.Findings, DiskFree: guard.Free, Certificates: map[string]time.Time{"https": joins.CertificateExpires()}, Unready: h.unready,
-		More: []prometheus.Collector{joins.Metrics(), inv.Metrics()}}
+		More: []prometheus.Collector{joins.Metrics(), inv.Metrics(), nats.Metrics()}}
 	if adminConfig.CA != nil {
 		figures.Certificates["admin-ca"] = adminConfig.CA.Expires()
 	}

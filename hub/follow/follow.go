@@ -22,6 +22,9 @@ const (
 	// given up for another.
 	expiry    = 10 * time.Second
 	heartbeat = 2 * time.Second
+	// atOnce is how many bytes of messages the server sends ahead. Half of it is more than the
+	// largest message: more is asked for when half has been taken.
+	atOnce = 3 << 20
 )
 
 var errGap = errors.New("messages are missing")
@@ -64,7 +67,7 @@ func once(ctx context.Context, s jetstream.Stream, from uint64, subjects []strin
 	if err != nil {
 		return fmt.Errorf("make a consumer: %w", err)
 	}
-	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat))
+	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat), jetstream.PullMaxBytes(atOnce))
 	if err != nil {
 		return err
 	}
