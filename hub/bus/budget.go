@@ -25,12 +25,12 @@ type Budget struct {
 
 // NodeBudget lets what waits at an agent after an outage (1000 messages or 4 MiB) through in
 // a quarter of a minute, and the largest snapshot every 4 s.
-var NodeBudget = Budget{Lines: 50, LinesAtOnce: 200, Bytes: 256 << 10, BytesAtOnce: 4 << 20}
+var NodeBudget = Budget{Lines: 50, LinesAtOnce: 200, Bytes: 256 << 10, BytesAtOnce: maxPayload + maxLine}
 
 // Bounds of what one node may have open. An agent has one stream and two subscriptions; a
 // second stream is there while the hub does not know yet that the first has ended.
 const (
-	nodeStreams = 4 // the oldest is closed for one that is too many
+	nodeStreams = 2 // the oldest is closed for one that is too many
 	nodeSubs    = 8 // of one stream
 	// spentNodes is how many nodes' budgets are kept beyond those that are connected:
 	// whoever comes back goes on with what he had left.

@@ -44,7 +44,7 @@ const (
 	// maxPayload leaves room for headers beside the largest payload.
 	maxPayload = protocol.MaxInventory + 64<<10
 	// maxPending is how far a client may be behind in reading. It holds what hub/follow
-	// asks for at once.
+	// asks for at once, twice. Nobody who publishes waits for those who do not read.
 	maxPending = 4 << 20
 	// What may wait in memory to be stored in one stream: several nodes' budgets at once.
 	maxBuffered         = 32 << 20
@@ -119,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		ServerName: "causeway-hub", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
 		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes,
-		MaxPayload: maxPayload, MaxPending: maxPending, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
+		MaxPayload: maxPayload, MaxPending: maxPending, NoFastProducerStall: true, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
 		// A client has connectTimeout for its first line, which is judged before the server

@@ -39,9 +39,9 @@ const (
 	nonceBytes        = 16
 	// readersPending bounds what waits in memory for readers who do not take it, all together:
 	// beyond it the one that has most waiting is cut off.
-	readersPending = 8 << 20
-	stalledAfter   = 500 * time.Millisecond // without a write that ended
-	stalledLook    = 250 * time.Millisecond
+	readersPending = 4 << 20
+	stalledAfter   = 250 * time.Millisecond // without a write that ended
+	stalledLook    = 100 * time.Millisecond
 )
 
 var errNotUser = errors.New("the credentials are no user's")

@@ -32,6 +32,7 @@ type live struct {
 	shut     time.Time // since when it is quarantined, as far as this hub saw
 	hellos   *rate.Limiter
 	connects *rate.Limiter
+	streams  *rate.Limiter // of all its sessions
 	boots    boots
 }
 
@@ -107,7 +108,8 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst)}
+		l = &live{machine: liveness.New(s.started), hellos: rate.NewLimiter(rate.Every(helloEvery), helloBurst), connects: rate.NewLimiter(rate.Every(connEvery), connBurst),
+			streams: rate.NewLimiter(nodeStreamRate, nodeStreamBurst)}
 		s.nodes[n] = l
 	}
 	return l

@@ -22,9 +22,10 @@ const (
 	// given up for another.
 	expiry    = 10 * time.Second
 	heartbeat = 2 * time.Second
-	// atOnce is how many bytes of messages the server sends ahead. Half of it is more than the
-	// largest message: more is asked for when half has been taken.
-	atOnce = 3 << 20
+	// What the server sends ahead: more is asked for when half of the messages have been taken.
+	// The bytes are more than the largest message.
+	atOnce      = 64
+	atOnceBytes = 3 << 19
 )
 
 var errGap = errors.New("messages are missing")
@@ -67,7 +68,7 @@ func once(ctx context.Context, s jetstream.Stream, from uint64, subjects []strin
 	if err != nil {
 		return fmt.Errorf("make a consumer: %w", err)
 	}
-	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat), jetstream.PullMaxBytes(atOnce))
+	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat), jetstream.PullMaxMessagesWithBytesLimit(atOnce, atOnceBytes))
 	if err != nil {
 		return err
 	}
