@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -423,8 +424,8 @@ func (s *Store) read(name string, v any) error {
 	if st.Size() > maxFile {
 		return fmt.Errorf("read %s: %d bytes are more than any agent writes", path, st.Size())
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
+	var b []byte
+	if err := shortage.Retry(func() (err error) { b, err = os.ReadFile(path); return err }); err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
 	if err := json.Unmarshal(b, v); err != nil {

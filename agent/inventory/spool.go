@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -35,7 +36,8 @@ func (s *spool) load() (*queue, error) {
 	if s.path == "" {
 		return q, nil
 	}
-	f, err := os.Open(s.path)
+	var f *os.File
+	err := shortage.Retry(func() (err error) { f, err = os.Open(s.path); return err })
 	if errors.Is(err, fs.ErrNotExist) {
 		return q, nil
 	}

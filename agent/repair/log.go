@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -75,7 +76,9 @@ func read(path string) ([]byte, error) {
 	if st.Size() > maxFile {
 		return nil, errors.New("too long")
 	}
-	return os.ReadFile(path)
+	var b []byte
+	err = shortage.Retry(func() (err error) { b, err = os.ReadFile(path); return err })
+	return b, err
 }
 
 // parse reads the file's text. It is the agent's own, but a disk may lie.

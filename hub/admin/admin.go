@@ -223,6 +223,7 @@ func problem(err error) error {
 	var stale *staleError
 	var full *disk.FullError
 	var broken *disk.BrokenError
+	var short *disk.ShortageError
 	var away *state.AwayError
 	switch {
 	case errors.As(err, &e):
@@ -241,7 +242,7 @@ func problem(err error) error {
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
 	case errors.As(err, &away):
 		return huma.Error503ServiceUnavailable(away.Error())
-	case errors.As(err, &broken):
+	case errors.As(err, &broken), errors.As(err, &short):
 		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
 		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")

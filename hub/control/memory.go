@@ -10,6 +10,7 @@ import (
 
 	"causeway/hub/netmap"
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -56,7 +57,8 @@ func (s *Server) remember() {
 		return
 	}
 	var m memory
-	b, err := os.ReadFile(s.cfg.Memory)
+	var b []byte
+	err := shortage.Retry(func() (err error) { b, err = os.ReadFile(s.cfg.Memory); return err })
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
