@@ -91,7 +91,7 @@ func (m *meter) take(r *rate, now int64, size int) bool {
 // meters are a node's. They outlive its entry.
 type meters struct {
 	data, control meter
-	hub           meter // what is for the hub itself
+	hub           meter                                          // what is for the hub itself
 	pairs         atomic.Pointer[map[protocol.NodeNumber]*meter] // by addressee; never changed
 	mu            sync.Mutex                                     // orders changes
 }
