@@ -100,7 +100,7 @@ func (s *Server) enter(n protocol.NodeNumber, end func()) (p *purse, leave func(
 	st := &stream{end}
 	if p.streams = append(p.streams, st); len(p.streams) > nodeStreams {
 		s.refused.WithLabelValues(RefusedStream).Inc()
-		p.streams[0].end()
+		go p.streams[0].end() // a node that does not read makes that wait, and nobody else
 		p.streams = p.streams[1:]
 	}
 	return p, sync.OnceFunc(func() {

@@ -165,6 +165,28 @@ func TestNodeStreams(t *testing.T) {
 	require.Equal(t, 1.0, s.count(t, RefusedSubs))
 }
 
+// A stream whose end waits for its node, which does not read, keeps nobody else waiting.
+func TestClosingAStreamBlocksNobody(t *testing.T) {
+	s := start(t)
+	stuck := make(chan struct{})
+	defer close(stuck)
+	for range nodeStreams + 1 {
+		_, leave := s.enter(7, func() { <-stuck })
+		defer leave()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, leave := s.enter(8, func() {})
+		leave()
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatal("another node waits")
+	}
+}
+
 // The table of what nodes have left does not grow with those that come and go.
 func TestPursesAreBounded(t *testing.T) {
 	s := start(t)
