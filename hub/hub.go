@@ -197,6 +197,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		return ext.explain(err)
 	}
 	incidents := incident.New(incident.Config{JetStream: agentsJS, Events: &events, Log: log, Node: nodeName(store)})
+	if err := incidents.Open(sctx); err != nil {
+		return ext.explain(err)
+	}
 	news, err := inventory.OpenEvents(sctx, agentsJS)
 	if err != nil {
 		return ext.explain(err)

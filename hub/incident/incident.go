@@ -48,6 +48,7 @@ type Config struct {
 // Store holds the incidents. Its methods may be called concurrently.
 type Store struct {
 	cfg Config
+	own jetstream.Stream // of what is kept; nil: not opened yet
 
 	mu      sync.Mutex
 	nodes   map[protocol.NodeNumber][]kept // by number of the incident
@@ -79,7 +80,10 @@ func New(cfg Config) *Store {
 func (s *Store) Run(ctx context.Context) error {
 	var st jetstream.Stream
 	for {
-		err := s.open(ctx)
+		err := s.Open(ctx)
+		if err == nil {
+			err = s.load(ctx)
+		}
 		if err == nil {
 			st, err = s.cfg.JetStream.Stream(ctx, protocol.InventoryStream)
 		}
@@ -113,15 +117,25 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// open makes the stream of what is kept, or brings its limits up to date, and reads it.
-func (s *Store) open(ctx context.Context) error {
-	st, err := s.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+// Open makes the stream of what is kept, or brings its limits up to date; Run does it where it was
+// not done.
+func (s *Store) Open(ctx context.Context) (err error) {
+	if s.own != nil {
+		return nil
+	}
+	s.own, err = s.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.IncidentStream, Description: "nodes' incidents", Subjects: []string{protocol.SubjectKeptAll}, Storage: jetstream.FileStorage,
 		Discard: jetstream.DiscardOld, MaxMsgsPerSubject: keptMessages, MaxMsgSize: maxKept, MaxBytes: maxBytes, MaxAge: maxAge, AllowDirect: true,
 	})
 	if err != nil {
 		return fmt.Errorf("open the stream of incidents: %w", err)
 	}
+	return nil
+}
+
+// load reads what is kept.
+func (s *Store) load(ctx context.Context) error {
+	st := s.own
 	end := st.CachedInfo().State.LastSeq
 	if st.CachedInfo().State.Msgs == 0 {
 		return nil
