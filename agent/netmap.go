@@ -382,7 +382,7 @@ func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))
 	for _, p := range in {
 		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey, KeyEpoch: p.Statement.Epoch,
-			AllowedIPs: p.Prefixes(), Sources: p.Sources, Candidates: p.Candidates, Direct: p.Direct})
+			AllowedIPs: p.Prefixes(), Sources: p.Sources, Candidates: elsewhere(p.Candidates), Direct: p.Direct})
 	}
 	return out
 }
@@ -530,4 +530,10 @@ func (a *Agent) setRevoked(ctx context.Context) {
 		a.log.Error().Err(err).Msg("netmap was not stored")
 	}
 	a.reapply(ctx)
+}
+
+// elsewhere are those candidates that are another host's. A hub that names this host's own
+// services has them asked no question.
+func elsewhere(l []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(l), func(c netip.AddrPort) bool { return c.Addr().Unmap().IsLoopback() })
 }

@@ -40,6 +40,7 @@ type Hub struct {
 	Public string   // its public host
 	Args   []string // of 'run', besides those that every hub gets
 	Env    []string
+	Limit  string // of prlimit(1), such as nofile=1024; empty: the machine's
 	Proc   *lab.Process
 	bin    string
 }
@@ -112,9 +113,11 @@ func PrepareSystem(l *lab.Lab, bin Binaries, host *lab.Host, public string, args
 // StartHub starts the hub's process and waits until it answers.
 func (s *System) StartHub(ctx context.Context) error {
 	h := s.Hub
-	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: append([]string{
-		h.bin, "run", "--data-dir", h.Dir, "--public-host", h.Public, "--admin-socket", h.Socket,
-	}, h.Args...)})
+	args := append([]string{h.bin, "run", "--data-dir", h.Dir, "--public-host", h.Public, "--admin-socket", h.Socket}, h.Args...)
+	if h.Limit != "" {
+		args = append([]string{"prlimit", "--" + h.Limit}, args...)
+	}
+	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: args})
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func TestStreamFlood(t *testing.T) {
 	c.Close()
 	refused := <-resets
 	var left int64
-	if left = heap() - before; os.Getenv("CAUSEWAY_SOAK") != "" { // it takes mux.ServeControl's 10 s
+	if left = heap() - before; os.Getenv("CAUSEWAY_SOAK") != "" { // it takes mux.ServeControl's 2 s
 		require.Eventually(t, func() bool { left = heap() - before; return left < 4<<20 }, patience, 100*time.Millisecond, "the heap is as it was")
 	}
 	t.Logf("%d streams opened by one agent, %d with 256 KB each: %d reset at once; %d joins took %.3f s at most; the hub and the flood held %d MB more at most, %d KB afterwards",

@@ -19,6 +19,7 @@ import (
 
 	"causeway/hub/admin"
 	"causeway/hub/bus"
+	"causeway/hub/conns"
 	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
@@ -53,6 +54,10 @@ func (h *Hub) Ready() <-chan struct{} { return h.ready }
 // what to do.
 func (h *Hub) Run(ctx context.Context) error {
 	log := h.cfg.Log
+	files, err := conns.OpenFiles()
+	if err != nil {
+		return err
+	}
 	unlock, err := openDataDir(h.cfg.DataDir)
 	if err != nil {
 		return err
@@ -94,6 +99,12 @@ func (h *Hub) Run(ctx context.Context) error {
 			return err
 		}
 		defer metricsListener.Close()
+	}
+
+	for _, l := range []*net.Listener{&httpsListener, &adminListener, &remoteListener, &natsListener, &metricsListener} {
+		if *l != nil {
+			*l = files.Guard(*l)
+		}
 	}
 
 	outside := h.cfg.NATSURL != ""
@@ -198,6 +209,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		return ext.explain(err)
 	}
 	incidents := incident.New(incident.Config{JetStream: agentsJS, Events: &events, Log: log, Node: nodeName(store)})
+	if err := incidents.Open(sctx); err != nil {
+		return ext.explain(err)
+	}
 	news, err := inventory.OpenEvents(sctx, agentsJS)
 	if err != nil {
 		return ext.explain(err)
@@ -239,7 +253,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	readers.Refused = api.RefusedNATS
 	figures := metrics.Config{Version: h.cfg.Version, State: sessions.State, Standings: sessions.Standings, Relay: tun.RelayStats, Events: events.Count, Conditions: api.Conditions,
 		Findings: api.Findings, DiskFree: guard.Free, Certificates: map[string]time.Time{"https": joins.CertificateExpires()}, Unready: h.unready,
-		More: []prometheus.Collector{joins.Metrics(), inv.Metrics()}}
+		More: []prometheus.Collector{joins.Metrics(), inv.Metrics(), nats.Metrics(), files.Metrics()}}
 	if adminConfig.CA != nil {
 		figures.Certificates["admin-ca"] = adminConfig.CA.Expires()
 	}

@@ -15,33 +15,35 @@ const diskInterval = time.Second
 
 // watchDisk says when the disk has no more room and when it has again, and opens
 // the bus anew after a write to it failed. A disk that takes no writes ends the
-// hub: it could acknowledge nothing.
+// hub: it could acknowledge nothing. Too few descriptors or too little memory do not: they
+// come back.
 func watchDisk(ctx context.Context, guard *disk.Guard, nats *bus.Server, log zerolog.Logger) error {
 	t := time.NewTicker(diskInterval)
 	defer t.Stop()
-	full := false
+	none := false // is taken
 	for {
 		err := guard.Check()
-		if err == nil && nats.Failed() {
-			if err = guard.Probe(); err == nil {
+		var full *disk.FullError
+		var short *disk.ShortageError
+		if err == nil && nats.Failed() || errors.As(err, &short) {
+			if err = guard.Probe(); err == nil && nats.Failed() {
 				log.Warn().Msg("a write to the store failed, opening it anew")
-				if err := nats.Reopen(); err != nil {
+				if err = guard.Explain(nats.Reopen()); err != nil && !errors.As(err, &short) {
 					return err
 				}
 			}
 		}
-		var f *disk.FullError
 		switch {
-		case errors.As(err, &f):
-			if !full {
+		case errors.As(err, &full), errors.As(err, &short):
+			if !none {
 				log.Error().Err(err).Msg("no change is taken")
 			}
-			full = true
+			none = true
 		case err != nil:
 			return err
-		case full:
-			log.Info().Msg("the disk has room again, changes are taken")
-			full = false
+		case none:
+			log.Info().Msg("writes go through again, changes are taken")
+			none = false
 		}
 		select {
 		case <-ctx.Done():

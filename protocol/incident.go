@@ -50,6 +50,11 @@ func IncidentSubject(site string, n NodeNumber) string {
 	return fmt.Sprintf("causeway.v1.inventory.%s.%d.incident", site, n)
 }
 
+// KeptIncidentSubject is where the hub keeps the incidents of node n of site.
+func KeptIncidentSubject(site string, n NodeNumber) string {
+	return fmt.Sprintf("causeway.v1.incident.%s.%d", site, n)
+}
+
 // Clean checks an incident that came from elsewhere, and makes its text fit for a
 // terminal.
 func (i *Incident) Clean() error {

@@ -21,6 +21,7 @@ import (
 //
 //	$KV.causeway-inventory.<site>.<number>           a node's present facts (FactsBucket)
 //	causeway.v1.event.<kind>                         events
+//	causeway.v1.incident.<site>.<number>             a node's incident, as it is kept (IncidentStream)
 //
 // Names of sites are DNS labels and so hold no dot.
 const (
@@ -29,6 +30,8 @@ const (
 	SubjectIncidents    = "causeway.v1.inventory.*.*.incident"
 	InventoryStream     = "CAUSEWAY_INVENTORY"
 	EventStream         = "CAUSEWAY_EVENTS"
+	IncidentStream      = "CAUSEWAY_INCIDENTS"
+	SubjectKeptAll      = "causeway.v1.incident.>"
 	FactsBucket         = "causeway-inventory"
 	// MaxInventory bounds a payload.
 	MaxInventory = 1 << 20

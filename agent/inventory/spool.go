@@ -13,6 +13,7 @@ import (
 
 	"causeway/internal/cause"
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -42,7 +43,7 @@ func (s *spool) load() (*queue, error) {
 		return q, nil
 	}
 	f, err := durable.Open(s.path)
-	if errors.Is(err, fs.ErrNotExist) || durable.Shortage(err) {
+	if errors.Is(err, fs.ErrNotExist) || shortage.Is(err) {
 		return q, nil
 	}
 	if err != nil { // not even a file: nothing could be kept

@@ -168,11 +168,14 @@ func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (shownLis
 	if err != nil {
 		return shownList{}, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
 	}
-	resp, err := cl.Do(req)
+	resp, err := do(cl, req)
 	if err != nil {
 		return shownList{}, unreachable(t.Addr, err)
 	}
 	defer resp.Body.Close()
+	if busy(resp.StatusCode) {
+		return shownList{}, errBusy(t.Addr, resp.StatusCode)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return shownList{}, notAHub(t.Addr, httpStatus(resp))
 	}
@@ -310,7 +313,7 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 		return ans, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := cl.Do(req)
+	resp, err := do(cl, req)
 	if err != nil {
 		return ans, unreachable(c.Token.Addr, err)
 	}
@@ -318,8 +321,8 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 	switch {
 	case resp.StatusCode == http.StatusBadRequest:
 		return ans, fmt.Errorf("%w; hub and agent may be of different versions, or a proxy changes what passes", errNotOpened)
-	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500:
-		return ans, fmt.Errorf("the hub at %s is busy (HTTP status %d); try again with the same token", c.Token.Addr, resp.StatusCode)
+	case busy(resp.StatusCode):
+		return ans, errBusy(c.Token.Addr, resp.StatusCode)
 	case resp.StatusCode != http.StatusOK:
 		return ans, notAHub(c.Token.Addr, httpStatus(resp))
 	}

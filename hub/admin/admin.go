@@ -231,6 +231,7 @@ func problem(err error) error {
 	var full *disk.FullError
 	var fullLog *state.FullLogError
 	var broken *disk.BrokenError
+	var short *disk.ShortageError
 	var away *state.AwayError
 	switch {
 	case errors.As(err, &e):
@@ -251,7 +252,7 @@ func problem(err error) error {
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
 	case errors.As(err, &away):
 		return huma.Error503ServiceUnavailable(away.Error())
-	case errors.As(err, &broken):
+	case errors.As(err, &broken), errors.As(err, &short):
 		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
 		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -22,26 +25,27 @@ import (
 const (
 	maxLine        = 4096             // of a protocol line, as the server's own limit
 	connectTimeout = 30 * time.Second // for the first line
-	writeTimeout   = 30 * time.Second
-	downBuffer     = 2048 // an agent hears acknowledgements and little else; each has one
+	writeTimeout   = 10 * time.Second // as the server's own
+	downBuffer     = 2048             // an agent hears acknowledgements and little else; each has one
 )
 
 // ErrProtocol wraps what an agent may not say on a nats stream; it ends the
 // stream.
 var ErrProtocol = errors.New("nats stream")
 
-// agentPermissions are all that node n of site may do: publish its own inventory,
+// agentPermissions are all that node n of site may do: publish its own facts and incidents,
 // listen on its own inboxes and hear that a snapshot is wanted.
 func agentPermissions(site string, n protocol.NodeNumber) *server.Permissions {
 	return &server.Permissions{
-		Publish:   &server.SubjectPermission{Allow: []string{fmt.Sprintf("causeway.v1.inventory.%s.%d.>", site, n)}},
+		Publish:   &server.SubjectPermission{Allow: agentSubjects(site, n)},
 		Subscribe: &server.SubjectPermission{Allow: []string{protocol.InboxPrefix(n) + ".>", protocol.AskSubject(n)}},
 	}
 }
 
 // ServeAgent speaks NATS with the agent at the other end of conn as node n of
 // site, until either side ends or ctx does. It closes conn. The agent's credentials, if it
-// sends any, are replaced; those made for this session are dropped at its end.
+// sends any, are replaced; those made for this session are dropped at its end. What it sends
+// is taken from the node's budget, which all its streams share.
 func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n protocol.NodeNumber) error {
 	defer conn.Close()
 	if !protocol.ValidName(site) || !n.Valid() {
@@ -57,6 +61,8 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 		return fmt.Errorf("connect to nats: %w", err)
 	}
 	defer srv.Close()
+	purse, leave := s.enter(n, func() { srv.Close(); conn.Close() })
+	defer leave()
 	br := bufio.NewReaderSize(conn, maxLine)
 	connect := func() ([]byte, error) {
 		conn.SetReadDeadline(time.Now().Add(connectTimeout))
@@ -67,8 +73,18 @@ func (s *Server) ServeAgent(ctx context.Context, conn net.Conn, site string, n p
 		conn.SetReadDeadline(time.Time{})
 		return rewriteConnect(line, cred, fmt.Sprintf("node %d", n))
 	}
-	return relay(ctx, conn, br, srv, srv, connect, rules{inbox: protocol.InboxPrefix(n) + ".", maxPayload: maxPayload, space: s.space})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := rules{inbox: protocol.InboxPrefix(n) + ".", maxPayload: maxPayload, space: s.space, publish: agentSubjects(site, n), subs: &subscriptions{protocol.InboxPrefix(n) + ".", protocol.AskSubject(n), map[string]bool{}}, refused: s.refuse,
+		next: func(n int) error { return purse.pay(ctx, n) }}
+	err = relay(ctx, cancel, conn, br, srv, srv, connect, r)
+	if errors.Is(err, ErrProtocol) {
+		s.refuse(RefusedLine)
+	}
+	return err
 }
+
+func (s *Server) refuse(reason string) { s.refused.WithLabelValues(reason).Inc() }
 
 // rules are what filter holds a client to.
 type rules struct {
@@ -77,21 +93,35 @@ type rules struct {
 	// space returns why nothing may be stored now: publishes are dropped then. Not
 	// acknowledged, they come again.
 	space func() error
-	// next returns when another line may be passed on; nil: at once.
-	next func() error
+	// next returns when another line of n bytes, its payload included, may be read on and
+	// passed on.
+	next func(n int) error
+	// publish are the subjects that may be published to; nil: the server's permissions
+	// say it. What is for another goes no further than here: the server is shown an empty
+	// message, so that it is the one to refuse it.
+	publish []string
+	subs    *subscriptions // nil: not counted
+	refused func(reason string)
+	// stalled is set to the time at which a write to the client began, and to 0 when it has
+	// ended; nil: nobody asks.
+	stalled *atomic.Int64
 }
 
 // relay passes on between client and server, until either ends or ctx does: to the server what
 // connect returns, then what the rules let through of up, to the client all of down. It
-// closes both, and returns what the client did against the rules.
-func relay(ctx context.Context, client net.Conn, up *bufio.Reader, srv net.Conn, down io.Reader, connect func() ([]byte, error), r rules) error {
+// closes both, calls cancel, which ends ctx, and returns what the client did against the rules.
+func relay(ctx context.Context, cancel func(), client net.Conn, up *bufio.Reader, srv net.Conn, down io.Reader, connect func() ([]byte, error), r rules) error {
 	stop := context.AfterFunc(ctx, func() { srv.Close(); client.Close() })
 	defer stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		io.CopyBuffer(deadlineWriter{client}, onlyReader{down}, make([]byte, downBuffer))
-		client.Close() // ends the filter below
+		_, err := io.CopyBuffer(deadlineWriter{client, r.stalled}, onlyReader{down}, make([]byte, downBuffer))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			r.refused(RefusedSlow)
+		}
+		cancel() // ends the filter below, also while it waits
+		client.Close()
 	}()
 	line, err := connect()
 	if err == nil {
@@ -113,10 +143,18 @@ func relay(ctx context.Context, client net.Conn, up *bufio.Reader, srv net.Conn,
 type onlyReader struct{ io.Reader }
 
 // deadlineWriter gives each write its time: a client that does not read is cut off.
-type deadlineWriter struct{ net.Conn }
+type deadlineWriter struct {
+	net.Conn
+	since *atomic.Int64 // when the write began that goes on; nil: nobody asks
+}
 
 func (w deadlineWriter) Write(b []byte) (int, error) {
-	w.SetWriteDeadline(time.Now().Add(writeTimeout))
+	now := time.Now()
+	w.SetWriteDeadline(now.Add(writeTimeout))
+	if w.since != nil {
+		w.since.Store(now.UnixNano())
+		defer w.since.Store(0)
+	}
 	return w.Conn.Write(b)
 }
 
@@ -130,28 +168,39 @@ func filter(w io.Writer, br *bufio.Reader, r rules) error {
 		if err != nil {
 			return err
 		}
-		payload, err := checkLine(line, r.inbox, r.maxPayload)
+		f := words(line)
+		payload, err := checkLine(f, r.inbox, r.maxPayload)
 		if err != nil {
 			return err
 		}
-		if r.next != nil {
-			if err := r.next(); err != nil {
+		if r.subs != nil && len(f) > 0 {
+			if err := r.subs.note(f); err != nil {
+				r.refused(RefusedSubs)
 				return err
 			}
 		}
-		if payload > 0 && r.space != nil && r.space() != nil {
-			if _, err := io.CopyN(io.Discard, br, payload); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := w.Write(line); err != nil {
+		// The line lies in br's buffer: what is read on moves it, waiting does not.
+		if err := r.next(len(line) + int(payload)); err != nil {
 			return err
 		}
-		if payload > 0 {
-			if _, err := io.CopyN(w, br, payload); err != nil {
+		pass := payload == 0 || r.space == nil || r.space() == nil
+		if payload > 0 && r.publish != nil && !slices.Contains(r.publish, f[1]) {
+			r.refused(RefusedSubject)
+			if _, err := fmt.Fprintf(w, "PUB %s 0\r\n\r\n", f[1]); err != nil {
 				return err
 			}
+			pass = false
+		} else if pass {
+			if _, err := w.Write(line); err != nil {
+				return err
+			}
+		}
+		to := w
+		if !pass {
+			to = io.Discard
+		}
+		if _, err := io.CopyN(to, br, payload); err != nil {
+			return err
 		}
 	}
 }
@@ -165,15 +214,22 @@ func readLine(br *bufio.Reader) ([]byte, error) {
 	return line, err
 }
 
-// checkLine returns how many bytes of payload, with its end of line, follow.
-func checkLine(line []byte, inbox string, maxPayload uint64) (payload int64, err error) {
-	// The same separators as the server's: what it takes for one word we do too.
+// words are those of a line, by the same separators as the server's: what it takes for one word
+// we do too. The operation is in capitals.
+func words(line []byte) []string {
 	f := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' })
+	if len(f) > 0 {
+		f[0] = strings.ToUpper(f[0])
+	}
+	return f
+}
+
+// checkLine returns how many bytes of payload, with its end of line, follow.
+func checkLine(f []string, inbox string, maxPayload uint64) (payload int64, err error) {
 	if len(f) == 0 {
 		return 0, nil
 	}
-	op := strings.ToUpper(f[0])
-	counts := 1
+	op, counts := f[0], 1
 	switch op {
 	case "PING", "PONG", "SUB", "UNSUB":
 		return 0, nil

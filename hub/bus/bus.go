@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
@@ -41,8 +42,14 @@ const (
 	MaxInventoryBytes = 2 << 30
 	maxMemory         = 64 << 20
 	// maxPayload leaves room for headers beside the largest payload.
-	maxPayload   = protocol.MaxInventory + 64<<10
-	readyTimeout = 30 * time.Second
+	maxPayload = protocol.MaxInventory + 64<<10
+	// maxPending is how far a client may be behind in reading. It holds what hub/follow
+	// asks for at once, twice. Nobody who publishes waits for those who do not read.
+	maxPending = 4 << 20
+	// What may wait in memory to be stored in one stream: several nodes' budgets at once.
+	maxBuffered         = 32 << 20
+	maxBufferedMessages = 10_000
+	readyTimeout        = 30 * time.Second
 )
 
 // Config configures a Server.
@@ -51,6 +58,8 @@ type Config struct {
 	// Forwarded says that what agents publish goes to another cluster (Forward): their
 	// account keeps nothing.
 	Forwarded bool
+	// Budget is each node's; zero: NodeBudget.
+	Budget Budget
 	// Space returns why nothing may be written now; nil: it always may.
 	Space func() error
 	Log   zerolog.Logger
@@ -67,9 +76,14 @@ type Server struct {
 	state  credential
 	agents credential
 
-	mu       sync.Mutex
-	sessions map[[32]byte]session // by SHA-256 of the credential
-	closed   bool
+	budget  Budget
+	refused *prometheus.CounterVec // by reason
+
+	mu        sync.Mutex
+	sessions  map[[32]byte]session // by SHA-256 of the credential
+	purses    map[protocol.NodeNumber]*purse
+	connected int // of purses, those of nodes with a stream
+	closed    bool
 }
 
 // session is what a credential stands for.
@@ -92,7 +106,8 @@ func newCredential() (credential, error) {
 
 // Start starts the server and returns when JetStream works. Close ends it.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{log: cfg.Log, space: cfg.Space, away: cfg.Forwarded, sessions: map[[32]byte]session{}}
+	s := &Server{log: cfg.Log, space: cfg.Space, away: cfg.Forwarded, budget: budgetOf(cfg.Budget), refused: newRefused(),
+		sessions: map[[32]byte]session{}, purses: map[protocol.NodeNumber]*purse{}}
 	var err error
 	if s.state, err = s.open(session{account: accountState}); err != nil {
 		return nil, err
@@ -104,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		ServerName: "causeway-hub", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
 		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes,
-		MaxPayload: maxPayload, MaxPending: 16 << 20, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
+		MaxPayload: maxPayload, MaxPending: maxPending, NoFastProducerStall: true, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
 		// A client has connectTimeout for its first line, which is judged before the server

@@ -19,9 +19,15 @@ import (
 	"causeway/protocol"
 )
 
+// start starts a server with which no node waits.
 func start(t *testing.T) *Server {
 	t.Helper()
-	s, err := Start(t.Context(), Config{Dir: t.TempDir(), Log: zerolog.Nop()})
+	return startWith(t, Budget{1 << 20, 1 << 20, 1 << 30, 1 << 30})
+}
+
+func startWith(t *testing.T, b Budget) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), Config{Dir: t.TempDir(), Budget: b, Log: zerolog.Nop()})
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s
@@ -232,7 +238,7 @@ func FuzzCheckLine(f *testing.F) {
 		f.Add([]byte(l))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		n, err := checkLine(line, "_INBOX.7.", maxPayload)
+		n, err := checkLine(words(line), "_INBOX.7.", maxPayload)
 		if err == nil && n > maxPayload+2 {
 			t.Fatal(n)
 		}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -36,6 +37,11 @@ const (
 	readerLines       = 200 // of the protocol in a second, on a connection; beyond, it waits
 	readerLinesAtOnce = 1000
 	nonceBytes        = 16
+	// readersPending bounds what waits in memory for readers who do not take it, all together:
+	// beyond it the one that has most waiting is cut off.
+	readersPending = 4 << 20
+	stalledAfter   = 250 * time.Millisecond // without a write that ended
+	stalledLook    = 100 * time.Millisecond
 )
 
 var errNotUser = errors.New("the credentials are no user's")
@@ -83,6 +89,7 @@ func (s *Server) ServeReaders(ctx context.Context, l net.Listener, cfg Readers) 
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { r.watch(inner) })
+	wg.Go(func() { r.relieve(inner) })
 	bounded := conns.New(l, maxUnknown, maxUnknownSource)
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -140,6 +147,8 @@ type readers struct {
 type reader struct {
 	name, key string
 	end       func()
+	client    uint64       // the server's number of it; 0: not connected to it yet. readers.mu guards it
+	stalled   atomic.Int64 // see rules
 }
 
 // serve has a connection to its end.
@@ -188,7 +197,7 @@ func (r *readers) serve(ctx context.Context, nc *conns.Conn) {
 	defer r.leave(who)
 	nc.Detach()
 	nc.SetDeadline(time.Time{})
-	if err := r.s.serveReader(ctx, t, br, connect, who.name); err != nil {
+	if err := r.serveReader(ctx, cancel, t, br, connect, who); err != nil {
 		r.s.log.Info().Err(err).Str("user", who.name).Msg("nats connection ended")
 	}
 }
@@ -303,9 +312,49 @@ func (r *readers) watch(ctx context.Context) {
 	}
 }
 
+// relieve cuts off readers who do not take what waits for them, when that is too much in all,
+// until ctx ends.
+func (r *readers) relieve(ctx context.Context) {
+	t := time.NewTicker(stalledLook)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		stalled := map[*reader]uint64{}
+		r.mu.Lock()
+		for c := range r.open {
+			if at := c.stalled.Load(); at != 0 && c.client != 0 && time.Since(time.Unix(0, at)) > stalledAfter {
+				stalled[c] = c.client
+			}
+		}
+		r.mu.Unlock()
+		sum, most := 0, 0
+		var fullest *reader
+		for c, id := range stalled {
+			l, err := r.s.ns.Connz(&server.ConnzOptions{CID: id})
+			if err != nil || len(l.Conns) != 1 {
+				continue
+			}
+			n := l.Conns[0].Pending
+			if sum += n; n > most {
+				most, fullest = n, c
+			}
+		}
+		if sum > readersPending {
+			r.s.refuse(RefusedSlow)
+			r.s.log.Info().Str("user", fullest.name).Int("bytes", most).Msg("nats user does not read, cut off")
+			fullest.end()
+		}
+	}
+}
+
 // serveReader passes on between a client whose CONNECT was read and the server.
-func (s *Server) serveReader(ctx context.Context, conn net.Conn, br *bufio.Reader, connect []byte, name string) error {
-	cred, err := s.open(session{accountAgents, ReaderPermissions(name)})
+func (r *readers) serveReader(ctx context.Context, cancel func(), conn net.Conn, br *bufio.Reader, connect []byte, who *reader) error {
+	s := r.s
+	cred, err := s.open(session{accountAgents, ReaderPermissions(who.name)})
 	if err != nil {
 		return err
 	}
@@ -317,15 +366,30 @@ func (s *Server) serveReader(ctx context.Context, conn net.Conn, br *bufio.Reade
 	defer srv.Close()
 	down := bufio.NewReaderSize(srv, maxLine)
 	srv.SetReadDeadline(time.Now().Add(readerTimeout))
-	if _, err := readLine(down); err != nil { // its INFO, which the client had already
+	greeting, err := readLine(down) // its INFO, which the client had already
+	if err != nil {
 		return fmt.Errorf("connect to nats: %w", err)
 	}
 	srv.SetReadDeadline(time.Time{})
-	line, err := rewriteConnect(connect, cred, "user "+name)
+	var info struct {
+		Client uint64 `json:"client_id"`
+	}
+	if err := json.Unmarshal(bytes.TrimPrefix(greeting, []byte("INFO ")), &info); err != nil {
+		return fmt.Errorf("connect to nats: %w", err)
+	}
+	r.mu.Lock()
+	who.client = info.Client
+	r.mu.Unlock()
+	line, err := rewriteConnect(connect, cred, "user "+who.name)
 	if err != nil {
 		return err
 	}
 	limit := rate.NewLimiter(readerLines, readerLinesAtOnce)
-	return relay(ctx, conn, br, srv, down, func() ([]byte, error) { return line, nil },
-		rules{inbox: protocol.UserInboxPrefix(name) + ".", maxPayload: maxReaderRequest, next: func() error { return limit.Wait(ctx) }})
+	err = relay(ctx, cancel, conn, br, srv, down, func() ([]byte, error) { return line, nil },
+		rules{inbox: protocol.UserInboxPrefix(who.name) + ".", maxPayload: maxReaderRequest, refused: s.refuse, stalled: &who.stalled,
+			next: func(int) error { return limit.Wait(ctx) }})
+	if errors.Is(err, ErrProtocol) {
+		s.refuse(RefusedLine)
+	}
+	return err
 }

@@ -1,6 +1,6 @@
 // Package conns bounds the connections of a listener whose callers nobody knows
-// yet. Whoever holds one longest loses it when there are too many, of his source
-// first: slow connections never keep a new one out.
+// yet. Whoever holds one longest loses it when there are too many, of the source that has
+// most: slow connections never keep a new one out, and no source keeps out another.
 package conns
 
 import (
@@ -18,13 +18,19 @@ type Listener struct {
 	max, perSource int
 
 	mu       sync.Mutex
-	all      *list.List                // of *Conn, oldest first
-	bySource map[netip.Addr]*list.List // likewise
+	all      int
+	last     uint64                    // number of the newest
+	bySource map[netip.Addr]*list.List // of *Conn, oldest first
 }
 
-// New bounds the connections that l accepts, in all and for each source.
+// New bounds the connections that l accepts, in all and for each source. If a Files guards l,
+// they are the ones that go when descriptors get few.
 func New(l net.Listener, max, perSource int) *Listener {
-	return &Listener{Listener: l, max: max, perSource: perSource, all: list.New(), bySource: map[netip.Addr]*list.List{}}
+	b := &Listener{Listener: l, max: max, perSource: perSource, bySource: map[netip.Addr]*list.List{}}
+	if f := find(l); f != nil {
+		f.add(b)
+	}
+	return b
 }
 
 // Accept returns the next connection, after closing one that is too many.
@@ -47,10 +53,13 @@ func (l *Listener) Accept() (net.Conn, error) {
 	switch {
 	case mine.Len() >= l.perSource:
 		victim = mine.Front().Value.(*Conn)
-	case l.all.Len() >= l.max:
-		victim = l.all.Front().Value.(*Conn)
+	case l.all >= l.max:
+		victim = l.oldestOfMost()
 	}
-	c.inSource, c.inAll = mine.PushBack(c), l.all.PushBack(c)
+	l.last++
+	c.number = l.last
+	c.in = mine.PushBack(c)
+	l.all++
 	l.mu.Unlock()
 	if victim != nil {
 		victim.Close()
@@ -58,13 +67,43 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// oldestOfMost is the oldest connection of the source that has most; nil: there is none. l.mu
+// is held.
+func (l *Listener) oldestOfMost() *Conn {
+	var most *list.List
+	for _, s := range l.bySource {
+		if s.Len() > 0 && (most == nil || s.Len() > most.Len() || s.Len() == most.Len() && s.Front().Value.(*Conn).older(most.Front().Value.(*Conn))) {
+			most = s
+		}
+	}
+	if most == nil {
+		return nil
+	}
+	return most.Front().Value.(*Conn)
+}
+
+func (l *Listener) victim() *Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.oldestOfMost()
+}
+
+func (l *Listener) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all
+}
+
 // Conn is a connection that is counted until it is closed or detached.
 type Conn struct {
 	net.Conn
-	l               *Listener
-	source          netip.Addr
-	inAll, inSource *list.Element // nil: counted no longer
+	l      *Listener
+	source netip.Addr
+	number uint64        // of the listener's, in order
+	in     *list.Element // nil: counted no longer
 }
+
+func (c *Conn) older(o *Conn) bool { return c.number < o.number }
 
 // NetConn is the connection itself.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
@@ -74,16 +113,16 @@ func (c *Conn) Detach() {
 	l := c.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.inAll == nil {
+	if c.in == nil {
 		return
 	}
-	l.all.Remove(c.inAll)
 	mine := l.bySource[c.source]
-	mine.Remove(c.inSource)
+	mine.Remove(c.in)
 	if mine.Len() == 0 {
 		delete(l.bySource, c.source)
 	}
-	c.inAll, c.inSource = nil, nil
+	l.all--
+	c.in = nil
 }
 
 // Close closes the connection.

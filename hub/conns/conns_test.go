@@ -44,6 +44,42 @@ func TestConnsCloseTheOldest(t *testing.T) {
 		s.Close()
 		s.Close()
 	}
-	require.Zero(t, l.all.Len())
+	require.Zero(t, l.all)
 	require.Empty(t, l.bySource)
 }
+
+// A source with many connections loses one of its own for another's, whoever was there first.
+func TestConnsOfOthersStay(t *testing.T) {
+	l := New(nil, 4, 4)
+	put := func(source string, n int) (out []*Conn) {
+		for range n {
+			l.Listener = one{&fake{addr: source}}
+			c, err := l.Accept()
+			require.NoError(t, err)
+			out = append(out, c.(*Conn))
+		}
+		return out
+	}
+	quiet := put("192.0.2.1:1", 1)
+	loud := put("192.0.2.2:1", 3)
+	put("192.0.2.3:1", 2)
+	require.False(t, quiet[0].Conn.(*fake).closed)
+	require.True(t, loud[0].Conn.(*fake).closed)
+	require.True(t, loud[1].Conn.(*fake).closed)
+	require.False(t, loud[2].Conn.(*fake).closed)
+}
+
+type one struct{ c net.Conn }
+
+func (o one) Accept() (net.Conn, error) { return o.c, nil }
+func (one) Close() error                { return nil }
+func (one) Addr() net.Addr              { return nil }
+
+type fake struct {
+	net.Conn
+	addr   string
+	closed bool
+}
+
+func (f *fake) RemoteAddr() net.Addr { a, _ := net.ResolveTCPAddr("tcp", f.addr); return a }
+func (f *fake) Close() error         { f.closed = true; return nil }

@@ -32,6 +32,7 @@ type live struct {
 	shut     time.Time     // since when it is quarantined, as far as this hub saw
 	own      budget        // of sessions that prove the node's identity
 	old      budget        // of those that do not
+	streams  *rate.Limiter // of all its sessions
 	changes  *rate.Limiter // of the log, by hellos
 	said     announcement
 	late     time.Time // it announced more changes than it may
@@ -131,7 +132,8 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), changes: newChanges(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
+		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(nodeStreamRate, nodeStreamBurst),
+			changes: newChanges(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}
 	return l

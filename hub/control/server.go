@@ -20,6 +20,8 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"golang.org/x/time/rate"
+
 	"causeway/hub/event"
 	"causeway/hub/netmap"
 	"causeway/hub/state"
@@ -45,6 +47,9 @@ const (
 	// with what the agent sent on it: so many may be opened at once and each second.
 	streamBurst = 8
 	streamRate  = 1
+	// The same of all sessions of a node: an agent's have two each.
+	nodeStreamRate  = 2
+	nodeStreamBurst = 32
 	// What a connection made the hub hold stays for some seconds after its end.
 	connEvery  = time.Second // of one node in the long run
 	connBurst  = 24
@@ -177,6 +182,13 @@ func (s *Server) enter(c comer) (leave func(), ok bool) {
 			delete(s.conns, c)
 		}
 	}, true
+}
+
+// streamsOf is what holds the streams of node n's sessions to their rate.
+func (s *Server) streamsOf(n protocol.NodeNumber) *rate.Limiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node(n).streams
 }
 
 // Run computes netmaps and keeps the tunnel's nodes until ctx ends.

@@ -106,8 +106,9 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer m.Close()
 	slots := make(chan struct{}, maxStreams)
 	pace := rate.NewLimiter(streamRate, streamBurst)
+	all := s.streamsOf(node.Number)
 	for {
-		if pace.Wait(ctx) != nil {
+		if pace.Wait(ctx) != nil || ses.welcomed() && all.Wait(ctx) != nil { // strangers take nothing of the node's
 			return
 		}
 		st, err := m.Accept(ctx)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 )
 
 // What a Guard keeps free and apart, in bytes. The reserve alone is not enough
@@ -30,6 +31,9 @@ const (
 	reserveFile = "reserve"
 	probeFile   = "probe"
 )
+
+// probeFiles is how many files a store opens at once.
+const probeFiles = 32
 
 // FullError says that the disk has too little space for a change.
 type FullError struct {
@@ -56,26 +60,45 @@ func (e *BrokenError) Error() string {
 // Unwrap returns what the system said.
 func (e *BrokenError) Unwrap() error { return e.Err }
 
+// ShortageError says that a write failed for want of something that comes back, such as
+// descriptors. The disk is as good as it was.
+type ShortageError struct {
+	Dir string
+	Err error
+}
+
+func (e *ShortageError) Error() string {
+	return fmt.Sprintf("nothing can be written to the data directory %s now: %s; the hub takes no change meanwhile and goes on by itself", e.Dir, shortage.Words(e.Err))
+}
+
+// Unwrap returns what the system said.
+func (e *ShortageError) Unwrap() error { return e.Err }
+
 // Guard watches one directory. Its methods may be called concurrently.
 type Guard struct {
 	dir string
 
-	mu   sync.Mutex
-	held bool // the reserve is there
+	mu    sync.Mutex
+	held  bool           // the reserve is there
+	short *ShortageError // of the last write; nil: there was none, or a write went well since
 }
 
 // New watches dir, which exists. It writes nothing.
 func New(dir string) *Guard { return &Guard{dir: dir} }
 
 // Check returns a *FullError if there is too little space for changes, and
-// keeps the reserve accordingly.
+// keeps the reserve accordingly; a *ShortageError from a write that failed for one until Probe
+// finds that it is over.
 func (g *Guard) Check() error {
 	free, err := free(g.dir)
 	if err != nil {
-		return &BrokenError{g.dir, err}
+		return g.Explain(err)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.short != nil {
+		return g.short
+	}
 	if free < MinFree {
 		// What others hold already no longer matters; what is being written does.
 		if g.held || exists(filepath.Join(g.dir, reserveFile)) {
@@ -94,26 +117,50 @@ func (g *Guard) Check() error {
 func (g *Guard) Free() (uint64, error) { return free(g.dir) }
 
 // Probe writes a file, durably, and says what is wrong if it cannot: a
-// *FullError or a *BrokenError.
+// *FullError, a *ShortageError or a *BrokenError.
 func (g *Guard) Probe() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	path := filepath.Join(g.dir, probeFile)
-	err := durable.WriteFile(path, []byte("probe\n"))
+	err := g.write()
 	if err == nil {
-		err = durable.Remove(path)
+		g.mu.Lock()
+		g.short = nil
+		g.mu.Unlock()
 	}
 	return g.Explain(err)
 }
 
-// Explain tells a full disk from a broken one by the error of a write.
+// write writes and removes a file, with as many descriptors beside it as a store needs when it
+// is opened.
+func (g *Guard) write() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for range probeFiles {
+		f, err := os.Open(g.dir)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+	}
+	path := filepath.Join(g.dir, probeFile)
+	if err := durable.WriteFile(path, []byte("probe\n")); err != nil {
+		return err
+	}
+	return durable.Remove(path)
+}
+
+// Explain tells a full disk from a shortage and both from a broken one by the error of a write.
 func (g *Guard) Explain(err error) error {
 	var known *BrokenError
+	var short *ShortageError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &known):
+	case errors.As(err, &known), errors.As(err, &short):
 		return err
+	case shortage.Is(err):
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.short = &ShortageError{g.dir, err}
+		return g.short
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return &FullError{g.dir, mountOf(g.dir), 0}
 	}

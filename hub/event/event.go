@@ -3,14 +3,19 @@
 package event
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"causeway/hub/api"
 )
 
-// size is how many events are kept.
-const size = 2000
+// size is how many events are kept, and of one node perNode: whoever causes many pushes out
+// his own.
+const (
+	size    = 2000
+	perNode = 200
+)
 
 // Kinds of events.
 const (
@@ -42,9 +47,9 @@ var Kinds = []string{JoinRefused, NodeUp, NodeDown, NodeReady, NodeDegraded, Nod
 // Log is a bounded list of events. The zero value is ready.
 type Log struct {
 	mu     sync.Mutex
-	ring   []api.Event
-	next   int
-	last   uint64 // sequence
+	list   []api.Event    // oldest first
+	nodes  map[string]int // how many of each node are in it
+	last   uint64         // sequence
 	counts map[string]uint64
 	tee    func(api.Event)
 }
@@ -69,12 +74,26 @@ func (l *Log) Add(kind, node, message string) {
 	if l.tee != nil {
 		l.tee(e)
 	}
-	if len(l.ring) < size {
-		l.ring = append(l.ring, e)
-		return
+	out := -1
+	switch {
+	case node != "" && l.nodes[node] >= perNode:
+		out = slices.IndexFunc(l.list, func(x api.Event) bool { return x.Node == node })
+	case len(l.list) >= size:
+		out = 0
 	}
-	l.ring[l.next] = e
-	l.next = (l.next + 1) % size
+	if out >= 0 {
+		if was := l.list[out].Node; l.nodes[was] == 1 {
+			delete(l.nodes, was)
+		} else {
+			l.nodes[was]--
+		}
+		l.list = slices.Delete(l.list, out, out+1)
+	}
+	if l.nodes == nil {
+		l.nodes = map[string]int{}
+	}
+	l.nodes[node]++
+	l.list = append(l.list, e)
 }
 
 // Newest returns up to n events, newest first.
@@ -82,8 +101,8 @@ func (l *Log) Newest(n int) []api.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := []api.Event{}
-	for i := range min(n, len(l.ring)) {
-		out = append(out, l.ring[(l.next-1-i+2*len(l.ring))%len(l.ring)])
+	for _, e := range slices.Backward(l.list[max(0, len(l.list)-n):]) {
+		out = append(out, e)
 	}
 	return out
 }

@@ -25,6 +25,29 @@ func TestNewestFirst(t *testing.T) {
 	require.Equal(t, uint64(2*size+3), l.Count(NodeUp))
 }
 
+// What one node causes pushes out nobody else's.
+func TestOneNodeHasItsShare(t *testing.T) {
+	var l Log
+	for i := range 10 {
+		l.Add(NodeUp, "quiet", strconv.Itoa(i))
+		l.Add(JoinRefused, "", strconv.Itoa(i))
+	}
+	for i := range 3 * size {
+		l.Add(NodeRefused, "loud", strconv.Itoa(i))
+	}
+	n := map[string]int{}
+	for _, e := range l.Newest(size) {
+		n[e.Node]++
+	}
+	require.Equal(t, map[string]int{"quiet": 10, "": 10, "loud": perNode}, n)
+	require.Equal(t, n, l.nodes)
+	require.Equal(t, strconv.Itoa(3*size-1), l.Newest(1)[0].Message)
+	for i := range 2 * size {
+		l.Add(NodeUp, strconv.Itoa(i), "")
+	}
+	require.Len(t, l.nodes, size)
+}
+
 // Every constant of a kind is one of Kinds.
 func TestKindsAreAll(t *testing.T) {
 	f, err := parser.ParseFile(token.NewFileSet(), "event.go", nil, 0)

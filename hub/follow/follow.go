@@ -22,6 +22,10 @@ const (
 	// given up for another.
 	expiry    = 10 * time.Second
 	heartbeat = 2 * time.Second
+	// What the server sends ahead: more is asked for when half of the messages have been taken.
+	// The bytes are more than the largest message.
+	atOnce      = 64
+	atOnceBytes = 3 << 19
 )
 
 var errGap = errors.New("messages are missing")
@@ -64,7 +68,7 @@ func once(ctx context.Context, s jetstream.Stream, from uint64, subjects []strin
 	if err != nil {
 		return fmt.Errorf("make a consumer: %w", err)
 	}
-	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat))
+	it, err := cons.Messages(jetstream.PullExpiry(expiry), jetstream.PullHeartbeat(heartbeat), jetstream.PullMaxMessagesWithBytesLimit(atOnce, atOnceBytes))
 	if err != nil {
 		return err
 	}

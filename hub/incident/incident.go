@@ -1,6 +1,7 @@
 // Package incident keeps what went wrong on nodes, as their agents tell it over NATS:
-// the newest incidents of every node, in the form of their last revision. The
-// inventory's stream is where they lie; whose they are says the subject.
+// the newest incidents of every node, in the form of their last revision. They come by the
+// inventory's stream, and are kept in one of their own, where each node has its share: what
+// nodes tell of their facts pushes nobody's incidents out. Whose they are says the subject.
 package incident
 
 import (
@@ -27,11 +28,17 @@ const (
 	// perNode is how many are kept of each node.
 	perNode    = 64
 	retryAfter = 2 * time.Second
+	// keptMessages are those of each node: revisions of one incident take a place each.
+	keptMessages = 2 * perNode
+	maxKept      = 2 * protocol.MaxIncident
+	maxBytes     = 256 << 20
+	maxAge       = 365 * 24 * time.Hour
+	keepTimeout  = 5 * time.Second
 )
 
 // Config configures a Store.
 type Config struct {
-	JetStream jetstream.JetStream // of the inventory's stream
+	JetStream jetstream.JetStream // of the inventory's stream and the incidents' own
 	// Node returns the name of a node, and false if it is none of the cluster any more.
 	Node   func(protocol.NodeNumber) (name string, live bool)
 	Events *event.Log
@@ -41,6 +48,7 @@ type Config struct {
 // Store holds the incidents. Its methods may be called concurrently.
 type Store struct {
 	cfg Config
+	own jetstream.Stream // of what is kept; nil: not opened yet
 
 	mu      sync.Mutex
 	nodes   map[protocol.NodeNumber][]kept // by number of the incident
@@ -55,15 +63,36 @@ type kept struct {
 	protocol.Incident
 }
 
+// keptMessage is a message of the stream of what is kept.
+type keptMessage struct {
+	Site     string              `json:"site"`
+	Node     protocol.NodeNumber `json:"number"`
+	Received time.Time           `json:"received"`
+	Incident protocol.Incident   `json:"incident"`
+}
+
 // New opens nothing.
 func New(cfg Config) *Store {
 	return &Store{cfg: cfg, nodes: map[protocol.NodeNumber][]kept{}}
 }
 
-// Run follows the stream, from its beginning on, until ctx ends.
+// Run reads what is kept and follows the inventory's stream, from its beginning on, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	st, err := s.cfg.JetStream.Stream(ctx, protocol.InventoryStream)
-	for ; err != nil; st, err = s.cfg.JetStream.Stream(ctx, protocol.InventoryStream) {
+	var st jetstream.Stream
+	for {
+		err := s.Open(ctx)
+		if err == nil {
+			err = s.load(ctx)
+		}
+		if err == nil {
+			st, err = s.cfg.JetStream.Stream(ctx, protocol.InventoryStream)
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
 		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("incidents are not followed")
 		select {
 		case <-ctx.Done():
@@ -79,15 +108,69 @@ func (s *Store) Run(ctx context.Context) error {
 		defer s.mu.Unlock()
 		return s.next
 	}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
-		s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
+		if n, k, news := s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp); news {
+			s.keep(ctx, n, k)
+		}
 	}, func(err error) {
 		s.cfg.Log.Warn().Err(err).Msg("incidents are not followed")
 	}, protocol.SubjectIncidents)
 	return nil
 }
 
-// take keeps one message.
-func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
+// Open makes the stream of what is kept, or brings its limits up to date; Run does it where it was
+// not done.
+func (s *Store) Open(ctx context.Context) (err error) {
+	if s.own != nil {
+		return nil
+	}
+	s.own, err = s.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: protocol.IncidentStream, Description: "nodes' incidents", Subjects: []string{protocol.SubjectKeptAll}, Storage: jetstream.FileStorage,
+		Discard: jetstream.DiscardOld, MaxMsgsPerSubject: keptMessages, MaxMsgSize: maxKept, MaxBytes: maxBytes, MaxAge: maxAge, AllowDirect: true,
+	})
+	if err != nil {
+		return fmt.Errorf("open the stream of incidents: %w", err)
+	}
+	return nil
+}
+
+// load reads what is kept.
+func (s *Store) load(ctx context.Context) error {
+	st := s.own
+	end := st.CachedInfo().State.LastSeq
+	if st.CachedInfo().State.Msgs == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var failed error
+	read := uint64(0)
+	follow.Stream(ctx, st, func() uint64 { return read }, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
+		var k keptMessage
+		if json.Unmarshal(m.Data(), &k) == nil && protocol.KeptIncidentSubject(k.Site, k.Node) == m.Subject() && k.Incident.Clean() == nil {
+			s.put(k.Site, k.Node, k.Incident, k.Received)
+		}
+		if read = meta.Sequence.Stream; read >= end {
+			cancel()
+		}
+	}, func(err error) { failed = err; cancel() })
+	return failed
+}
+
+// keep stores an incident where its node's facts do not push it out.
+func (s *Store) keep(ctx context.Context, n protocol.NodeNumber, k kept) {
+	b, err := json.Marshal(keptMessage{k.site, n, k.received, k.Incident})
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, keepTimeout)
+		defer cancel()
+		_, err = s.cfg.JetStream.Publish(ctx, protocol.KeptIncidentSubject(k.site, n), b, jetstream.WithMsgID(fmt.Sprintf("%d-%d-%d", n, k.Number, k.Revision)))
+	}
+	if err != nil && ctx.Err() == nil { // it comes again from the inventory's stream after a start
+		s.cfg.Log.Warn().Err(err).Uint32("number", uint32(n)).Msg("incident not kept")
+	}
+}
+
+// take takes one message; news: it says what was not known.
+func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) (n protocol.NodeNumber, k kept, news bool) {
 	site, number, i, err := decode(subject, data)
 	name, live := s.cfg.Node(number)
 	s.mu.Lock()
@@ -103,16 +186,18 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 			s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
 			s.cfg.Log.Warn().Err(err).Str("nats_subject", subject).Msg("incident dropped")
 		}
-		return
+		return 0, kept{}, false
 	}
 	if !live {
-		return
+		return 0, kept{}, false
 	}
 	was, news := s.put(site, number, i, received)
+	n, k = number, kept{site, received, i}
 	if !news || !fresh || was != nil && was.State == i.State || was != nil && i.State != protocol.IncidentStopped {
-		return
+		return n, k, news
 	}
 	s.cfg.Events.Add(event.Incident, name, protocol.OneLine(fmt.Sprintf("%s %s: %s; %s", id(number, i.Number), i.Subject, i.Reason, i.Action), 2*protocol.MaxIncidentText))
+	return n, k, news
 }
 
 // put keeps i unless it is known in a later form; was is what was known of it.
@@ -141,6 +226,9 @@ func (s *Store) put(site string, n protocol.NodeNumber, i protocol.Incident, rec
 		}
 		l[at] = k
 		return &old, true
+	}
+	if len(l) >= perNode && at == 0 {
+		return nil, false // older than all that are kept
 	}
 	if l = slices.Insert(l, at, k); len(l) > perNode {
 		l = slices.Delete(l, 0, 1)

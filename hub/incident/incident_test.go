@@ -127,6 +127,21 @@ func TestRestart(t *testing.T) {
 	_, err = js.Publish(t.Context(), protocol.IncidentSubject("idc-sh", 7), encode(t, incident(2, 1, protocol.IncidentOpen)))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return len(s.List(Filter{})) == 2 && len(news.Newest(10)) == 1 }, 20*time.Second, 10*time.Millisecond)
+
+	// The inventory's stream has lost them; they are kept apart.
+	st, err := js.Stream(t.Context(), protocol.InventoryStream)
+	require.NoError(t, err)
+	own, err := js.Stream(t.Context(), protocol.IncidentStream)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { i, err := own.Info(t.Context()); return err == nil && i.State.Msgs == 2 }, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, st.Purge(t.Context()))
+	s, news = store(t, js)
+	go s.Run(t.Context())
+	require.Eventually(t, func() bool { return len(s.List(Filter{})) == 2 }, 20*time.Second, 10*time.Millisecond)
+	require.Empty(t, news.Newest(10))
+	i, err := own.Info(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), i.State.LastSeq, "nothing is kept twice")
 	go inv.Run(t.Context())
 	require.Never(t, func() bool { return inv.Dropped() > 0 }, 300*time.Millisecond, 50*time.Millisecond)
 }

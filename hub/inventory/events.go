@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,11 +17,15 @@ import (
 // Limits of the stream of events, and of how many a second become messages: events are
 // news for readers, the audit is the record.
 const (
-	maxEvents      = 20_000
-	maxEventBytes  = 64 << 20
-	eventsASecond  = 50
-	eventsAtOnce   = 500
-	eventsWaiting  = 1024
+	maxEvents     = 20_000
+	maxEventBytes = 64 << 20
+	eventsASecond = 50
+	eventsAtOnce  = 500
+	eventsWaiting = 1024
+	// The same of one node, which shall not push others' out.
+	nodeEvery      = 10 * time.Second
+	nodeAtOnce     = 100
+	maxNodes       = 16384 // that are remembered
 	eventPublished = 5 * time.Second
 )
 
@@ -29,6 +34,9 @@ type Events struct {
 	js    jetstream.JetStream
 	queue chan api.Event
 	limit *rate.Limiter
+
+	mu    sync.Mutex
+	nodes map[string]*rate.Limiter
 }
 
 // OpenEvents makes the stream. Run publishes.
@@ -40,18 +48,36 @@ func OpenEvents(ctx context.Context, js jetstream.JetStream) (*Events, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the stream of events: %w", err)
 	}
-	return &Events{js: js, queue: make(chan api.Event, eventsWaiting), limit: rate.NewLimiter(eventsASecond, eventsAtOnce)}, nil
+	return &Events{js: js, queue: make(chan api.Event, eventsWaiting), limit: rate.NewLimiter(eventsASecond, eventsAtOnce), nodes: map[string]*rate.Limiter{}}, nil
 }
 
 // Add takes an event. It never blocks: of a flood, some are left out.
 func (e *Events) Add(ev api.Event) {
-	if !e.limit.Allow() {
+	if !e.within(ev.Node) || !e.limit.Allow() {
 		return
 	}
 	select {
 	case e.queue <- ev:
 	default:
 	}
+}
+
+// within reports whether a node has its budget left.
+func (e *Events) within(node string) bool {
+	if node == "" {
+		return true
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.nodes[node]
+	if l == nil {
+		if len(e.nodes) >= maxNodes {
+			clear(e.nodes)
+		}
+		l = rate.NewLimiter(rate.Every(nodeEvery), nodeAtOnce)
+		e.nodes[node] = l
+	}
+	return l.Allow()
 }
 
 // Run publishes events until ctx ends.

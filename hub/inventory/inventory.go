@@ -59,6 +59,7 @@ type Store struct {
 	stream jetstream.Stream
 	bucket jetstream.KeyValue
 	wake   chan struct{} // something is to be written
+	heavy  chan origin   // whose history is to be weighed
 
 	mu       sync.Mutex
 	facts    map[protocol.NodeNumber]*facts
@@ -66,8 +67,9 @@ type Store struct {
 	bad      map[protocol.NodeNumber]api.DroppedInventory
 	dropped  uint64
 	asked    map[protocol.NodeNumber]time.Time
-	next     uint64 // in the stream
-	seen     uint64 // what comes up to here was there before the start
+	weight   map[protocol.NodeNumber]int // bytes since the node's history was weighed
+	next     uint64                      // in the stream
+	seen     uint64                      // what comes up to here was there before the start
 	watchers map[*watcher]bool
 	ended    bool
 
@@ -86,7 +88,7 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan origin, 64), weight: map[protocol.NodeNumber]int{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
 		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
@@ -180,6 +182,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { s.write(ctx); return nil })
 	g.Go(func() error { s.sweep(ctx); return nil })
 	g.Go(func() error { s.follow(ctx); return nil })
+	g.Go(func() error { s.trim(ctx); return nil })
 	return g.Wait()
 }
 
@@ -199,13 +202,14 @@ func (s *Store) follow(ctx context.Context) {
 
 // take folds one message in.
 func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
+	o, err := parseSubject(subject)
+	s.weigh(o, len(data))
 	if strings.HasSuffix(subject, ".incident") { // hub/incident's
 		s.mu.Lock()
 		s.next = max(s.next, stream)
 		s.mu.Unlock()
 		return
 	}
-	o, err := parseSubject(subject)
 	if err != nil {
 		s.mu.Lock()
 		s.next = max(s.next, stream)
@@ -365,6 +369,7 @@ func (s *Store) sweep(ctx context.Context) {
 				delete(s.facts, n)
 				delete(s.bad, n)
 				delete(s.asked, n)
+				delete(s.weight, n)
 			}
 		}
 		s.mu.Unlock()

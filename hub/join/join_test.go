@@ -3,6 +3,7 @@ package join
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -17,6 +18,7 @@ import (
 
 	"causeway/hub/event"
 	"causeway/protocol"
+	"causeway/tunnel/underlay/stream"
 )
 
 func server(t testing.TB) *Server {
@@ -87,27 +89,73 @@ func TestRateLimit(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, w.Code, "another source is not held back")
 }
 
-func TestSourcesAreBounded(t *testing.T) {
-	s := newSources(DefaultSourceRate)
-	now := time.Unix(1000, 0)
-	a := netip.MustParseAddr("10.0.0.0")
-	for range maxSources {
-		require.True(t, s.allow(a, now))
+// A flood from many addresses, each within its own rate, leaves room for one that was quiet: in
+// the same network, in another, by IPv6.
+func TestDoorIsFair(t *testing.T) {
+	d := newDoor(DefaultSourceRate)
+	now := time.Now()
+	asks := func(a netip.Addr) bool { return d.source(a, now) && d.room(a, now) }
+	loud := netip.MustParseAddr("203.0.113.1")
+	passed, asked := 0, 0
+	quiet := map[string]int{}
+	for i := range 240 * 100 { // ten seconds of 240 addresses
+		a := loud
+		for range i % 240 {
+			a = a.Next()
+		}
+		now = now.Add(10 * time.Second / 24000)
+		asked++
+		if asks(a) {
+			passed++
+		}
+		if i%2400 == 1200 && i > 2400 { // a host that joins, every second
+			for _, q := range []string{fmt.Sprintf("203.0.113.%d", 241+i/2400), fmt.Sprintf("198.51.100.%d", i/2400), fmt.Sprintf("2001:db8:%x::1", i)} {
+				for range 2 {
+					if asks(netip.MustParseAddr(q)) {
+						quiet[q[:3]]++
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d of %d requests of the flood were answered, %v of those that joined, of 18 each", passed, asked, quiet)
+	require.LessOrEqual(t, passed, overallBurst+10*overallRate)
+	for k, n := range quiet {
+		require.GreaterOrEqual(t, n, 17, k)
+	}
+	require.Len(t, quiet, 3)
+}
+
+// One host has a /64: its addresses are one source. What is kept does not grow with how many
+// there are.
+func TestDoorIsBounded(t *testing.T) {
+	s := newSketch[netip.Addr](1, 2)
+	now := time.Now()
+	a := netip.MustParseAddr("2001:db8::1")
+	for range 2 {
+		require.True(t, s.take(stream.SourceOf(a), now))
 		a = a.Next()
 	}
-	// Beyond the table all others share one limit, and nobody is remembered.
-	for range strangersBurst {
-		require.True(t, s.allow(a, now))
-		a = a.Next()
+	require.False(t, s.take(stream.SourceOf(a), now))
+	require.True(t, s.take(stream.SourceOf(a), now.Add(time.Second)))
+	// With a thousand others that used all of theirs, hardly anybody is taken for one of them.
+	b := netip.MustParseAddr("10.0.0.0")
+	for range 1000 {
+		for s.take(b, now) {
+		}
+		b = b.Next()
 	}
-	require.False(t, s.allow(a, now))
-	require.Len(t, s.m, maxSources)
-	require.True(t, s.allow(a, now.Add(time.Minute)))
-	require.Len(t, s.m, 1)
-	// One host has a /64: its addresses are one source.
-	require.True(t, s.allow(netip.MustParseAddr("2001:db8::1"), now.Add(time.Minute)))
-	require.True(t, s.allow(netip.MustParseAddr("2001:db8::2"), now.Add(time.Minute)))
-	require.Len(t, s.m, 2)
+	free := 0
+	for range 1000 {
+		if s.take(b, now) {
+			free++
+		}
+		b = b.Next()
+	}
+	require.Greater(t, free, 980)
+	for i := range s.rows {
+		require.Len(t, s.rows[i].cells, cells)
+	}
 }
 
 // However many joins are refused, the log grows slowly, and no refusal goes uncounted.

@@ -18,7 +18,6 @@ import (
 	"github.com/flynn/noise"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"golang.org/x/time/rate"
 
 	"causeway/hub/conns"
 	"causeway/hub/event"
@@ -28,13 +27,10 @@ import (
 	"causeway/tunnel/underlay/stream"
 )
 
-// Limits of the HTTPS server. Joins are rare; what is above these rates is an
-// attack or a mistake.
+// Limits of the HTTPS server, beside those of the door.
 const (
 	readTimeout     = 10 * time.Second
 	writeTimeout    = 30 * time.Second
-	overallRate     = 500 // requests a second
-	overallBurst    = 1000
 	redeemTimeout   = 20 * time.Second
 	maxAgentVersion = 64
 	// Connections that are no streams: nobody needs one for longer than a request. A
@@ -59,12 +55,11 @@ type Config struct {
 
 // Server answers joins. Its methods may be called concurrently.
 type Server struct {
-	cfg     Config
-	cert    tls.Certificate
-	overall *rate.Limiter
-	sources sources
-	audit   auditor
-	joins   *prometheus.CounterVec // by result
+	cfg   Config
+	cert  tls.Certificate
+	door  *door
+	audit auditor
+	joins *prometheus.CounterVec // by result
 }
 
 // Results of a join.
@@ -82,7 +77,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, cert: cert, overall: rate.NewLimiter(overallRate, overallBurst), sources: newSources(cmp.Or(cfg.SourceRate, DefaultSourceRate)), audit: newAuditor(),
+	s := &Server{cfg: cfg, cert: cert, door: newDoor(cmp.Or(cfg.SourceRate, DefaultSourceRate)), audit: newAuditor(),
 		joins: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_joins_total", Help: "Requests to join, by result."}, []string{"result"})}
 	for _, r := range []string{joinAccepted, joinRefused, joinBusy, joinMalformed, joinLimited} {
 		s.joins.WithLabelValues(r)
@@ -132,17 +127,35 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve https: %w", err)
 }
 
-func (s *Server) allow(w http.ResponseWriter, r *http.Request) bool {
-	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && s.sources.allow(ap.Addr(), time.Now()) && s.overall.Allow() {
-		return true
+// admits reports whether there is room for a request among all, and whether it may be opened: it
+// has to be within its source's own rate, too.
+func (s *Server) admits(r *http.Request) (room, open bool) {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !s.door.source(ap.Addr(), time.Now()) {
+		return false, false
 	}
+	room = s.door.room(ap.Addr(), time.Now())
+	return room, room || s.door.open(ap.Addr(), time.Now())
+}
+
+// later tells the client to come again.
+func later(w http.ResponseWriter) {
 	w.Header().Set("Retry-After", "1")
 	http.Error(w, "too many requests, try again", http.StatusTooManyRequests)
-	return false
+}
+
+// shows reports whether a request shows an open token, which may be shown so often.
+func (s *Server) shows(req protocol.JoinRequest) bool {
+	r := state.RedeemRequest{Token: req.TokenID}
+	if copy(r.Secret[:], req.Secret) != len(r.Secret) || len(req.Secret) != len(r.Secret) {
+		return false
+	}
+	return s.cfg.Store.State().ShowsOpenToken(r, time.Now()) && s.door.token(req.TokenID.String(), time.Now())
 }
 
 func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
-	if !s.allow(w, r) {
+	if room, _ := s.admits(r); !room {
+		later(w)
 		return
 	}
 	st := s.cfg.Store.State()
@@ -167,8 +180,10 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	result := joinMalformed
 	defer func() { s.joins.WithLabelValues(result).Inc() }()
-	if !s.allow(w, r) {
+	room, open := s.admits(r)
+	if !open {
 		result = joinLimited
+		later(w)
 		return
 	}
 	msg, err := io.ReadAll(http.MaxBytesReader(w, r.Body, protocol.MaxJoinMessage))
@@ -180,6 +195,11 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	hs, key, req, err := openAny(s.cfg.Keys, msg)
 	if err != nil {
 		bad(w)
+		return
+	}
+	if !room && !s.shows(req) {
+		result = joinLimited
+		later(w)
 		return
 	}
 	failpoint.Hit("join-opened")

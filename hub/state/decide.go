@@ -113,6 +113,12 @@ func (s *State) shownToken(r RedeemRequest) (Token, error) {
 	return tok, nil
 }
 
+// ShowsOpenToken reports whether r has the secret of a token that is open at now.
+func (s *State) ShowsOpenToken(r RedeemRequest, now time.Time) bool {
+	tok, err := s.shownToken(r)
+	return err == nil && tok.State(now) == TokenOpen
+}
+
 // Redeem decides a join. The same key's retry adds nothing and so finds the
 // node that the first attempt made. Everything is checked before the token is
 // consumed, so that a refusal leaves it open.

@@ -36,15 +36,16 @@ func (s *Store) writable() error {
 	return s.judge(s.remember())
 }
 
-// judge words the error of a write to the disk; one that is no want of space
-// ends the store.
+// judge words the error of a write to the disk; one that is no want of space, nor of anything
+// else that comes back, ends the store.
 func (s *Store) judge(err error) error {
 	if err == nil || s.cfg.Disk == nil {
 		return err
 	}
 	err = s.cfg.Disk.Explain(err)
 	var full *disk.FullError
-	if !errors.As(err, &full) {
+	var short *disk.ShortageError
+	if !errors.As(err, &full) && !errors.As(err, &short) {
 		s.mu.Lock()
 		s.fail(err)
 		s.mu.Unlock()

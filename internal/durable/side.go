@@ -14,6 +14,8 @@ import (
 	"reflect"
 
 	"golang.org/x/sys/unix"
+
+	"causeway/internal/shortage"
 )
 
 // Side is a file that a service keeps beside what it cannot do without: one JSON
@@ -70,14 +72,14 @@ func reason(err error) string {
 // memory) is no Damage.
 func (s Side) Load(v any, check func() error) error {
 	err := s.read(s.Path, v, check)
-	if err == nil || Shortage(err) || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || shortage.Is(err) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	d := &Damage{Path: s.Path, Err: err}
 	if !s.Twice {
 		return d
 	}
-	if err := s.read(Copy(s.Path), v, check); Shortage(err) {
+	if err := s.read(Copy(s.Path), v, check); shortage.Is(err) {
 		return err
 	} else if err != nil {
 		return d
@@ -110,23 +112,13 @@ func (s Side) putBack() error {
 // Peek is Load for who may not change anything: a good copy is as good as the file.
 func (s Side) Peek(v any, check func() error) error {
 	err := s.read(s.Path, v, check)
-	if err == nil || !s.Twice || Shortage(err) || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || !s.Twice || shortage.Is(err) || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if s.read(Copy(s.Path), v, check) == nil {
 		return nil
 	}
 	return &Damage{Path: s.Path, Err: err}
-}
-
-// Shortage reports whether an error says nothing about the file.
-func Shortage(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR, unix.EAGAIN} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 func (s Side) read(path string, v any, check func() error) error {
@@ -218,10 +210,14 @@ func SetAside(path string) error {
 }
 
 // Open opens a regular file to read it. It does not wait for anything (a FIFO, a
-// device) and follows no symbolic link at path; root takes no hard link to another
+// device) but, for two seconds, for a descriptor, and follows no symbolic link at path; root takes no hard link to another
 // user's file in a directory of a user's.
 func Open(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+	var f *os.File
+	err := shortage.Retry(func() (err error) {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+		return err
+	})
 	if errors.Is(err, unix.ELOOP) {
 		return nil, errors.New("it is a symbolic link")
 	}

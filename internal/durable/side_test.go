@@ -126,10 +126,19 @@ func TestSideAndOlderVersions(t *testing.T) {
 
 // Who has no descriptors left is not told that its files are damaged.
 func TestShortageIsNoDamage(t *testing.T) {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
-		require.True(t, Shortage(&fs.PathError{Op: "open", Path: "f", Err: e}))
-	}
-	require.False(t, Shortage(&fs.PathError{Op: "open", Path: "f", Err: unix.EACCES}))
+	s := Side{Path: filepath.Join(t.TempDir(), "f.json"), Max: 1 << 10}
+	require.NoError(t, s.Save(map[string]int{"n": 1}))
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	var v map[string]int
+	err := s.Load(&v, nil)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.ErrorIs(t, err, unix.EMFILE)
+	var d *Damage
+	require.False(t, errors.As(err, &d))
+	require.NoError(t, s.Load(&v, nil))
+	require.Equal(t, map[string]int{"n": 1}, v)
 }
 
 // The text is whoever's has the directory, or a broken disk's: never a panic, and what

@@ -15,6 +15,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
+
+	"causeway/internal/memlimit"
 )
 
 // Daemon is a program that runs until it is told to end.
@@ -33,8 +35,10 @@ type Daemon struct {
 }
 
 // Run runs d until ctx ends. A daemon that ends by itself without an error is
-// nothing unusual: it was told to by other ways.
+// nothing unusual: it was told to by other ways. The runtime's memory is held within the
+// control group's.
 func Run(ctx context.Context, d Daemon) error {
+	memlimit.Set(d.Log)
 	run, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan error, 1)

@@ -60,7 +60,7 @@ func Server(conn net.Conn) (*Session, error) {
 // ServeControl is Server for a far side that may be hostile: it can make this one hold
 // no more than some megabytes, and not for long after the session has ended. A session that
 // is quiet holds little memory, so that a hub can have thousands.
-// Streams that were closed here, but not there, are of no use after 10 s.
+// Streams that were closed here, but not there, are of no use after 2 s.
 func ServeControl(conn net.Conn) (*Session, error) {
 	c := config()
 	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, 256<<10, controlCloseTimeout
@@ -73,7 +73,7 @@ func ServeControl(conn net.Conn) (*Session, error) {
 
 // controlCloseTimeout: yamux keeps a session with all that came on its streams for so
 // long, as long as one of them was closed on one side alone.
-const controlCloseTimeout = 10 * time.Second
+const controlCloseTimeout = 2 * time.Second
 
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
@@ -236,5 +236,20 @@ func (s *Stream) Close() error {
 	s.closed.Store(true)
 	err := s.Stream.Close()
 	s.Stream.SetReadDeadline(time.Unix(1, 0))
+	if s.session.y.IsClosed() {
+		s.empty()
+	}
 	return err
+}
+
+// empty drops what was not read. With the session closed nothing more comes, but yamux' timer
+// keeps the stream, and with it as much as a window takes, until it has run down.
+func (s *Stream) empty() {
+	var b [4096]byte
+	for {
+		if _, err := s.Stream.Read(b[:]); err != nil {
+			break
+		}
+	}
+	s.Shrink()
 }

@@ -48,7 +48,7 @@ const (
 	bufferSend    = 64 << 10
 	bufferSendMax = 1 << 20
 	bufferRecv    = 256 << 10
-	bufferRecvMax = 4 << 20
+	bufferRecvMax = 256 << 10
 )
 
 // DefaultSilentAfter is longer than paths take to change, and than the silence

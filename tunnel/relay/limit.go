@@ -26,6 +26,10 @@ type Limits struct {
 // of everybody's data. A node that probes 1,000 peers sends half of it.
 var controlRate = newRate(Rate{Packets: 5000, Bytes: 4 << 20})
 
+// hubRate bounds what one node sends to the hub's own device, which holds a buffer of 64 KB for
+// each datagram that it has not decrypted yet. TCP inside finds it.
+var hubRate = newRate(Rate{Packets: 5000, Bytes: 4 << 20})
+
 // Bursts: what a sender's queue lets go of at once must pass.
 const (
 	burstFor     = 100 * time.Millisecond // at the full rate
@@ -87,6 +91,7 @@ func (m *meter) take(r *rate, now int64, size int) bool {
 // meters are a node's. They outlive its entry.
 type meters struct {
 	data, control meter
+	hub           meter                                          // what is for the hub itself
 	pairs         atomic.Pointer[map[protocol.NodeNumber]*meter] // by addressee; never changed
 	mu            sync.Mutex                                     // orders changes
 }

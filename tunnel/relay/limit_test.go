@@ -199,3 +199,19 @@ func TestControlPassesAFullBuffer(t *testing.T) {
 		}
 	}
 }
+
+// What is for the hub itself has a bound for each node, since the hub's device holds much for each
+// datagram; what the node sends to others is not meant by it.
+func TestHubsOwnShareIsBounded(t *testing.T) {
+	ds, from, numbers := limited(t, Limits{}, 1)
+	d, r := ds[0], ds[0].r
+	own := burst([]protocol.NodeNumber{0}, 50, 200, 1)
+	for range 40 {
+		d.batch([]sock.Message{{From: from.LocalAddr(), Data: own, Segment: 200}})
+	}
+	dropped := r.drops.Map()[DropHub]
+	require.Greater(t, dropped, uint64(2000-1500))
+	require.Less(t, dropped, uint64(2000-400), "what an agent sends at once passes")
+	d.batch([]sock.Message{{From: from.LocalAddr(), Data: burst(numbers, 50, 200, 1), Segment: 200}})
+	require.InDelta(t, 50, r.datagrams.Load(), 1)
+}

@@ -78,6 +78,10 @@ func (d *reader) message(m *sock.Message) {
 				d.drop(DropCrossed)
 				continue
 			}
+			if !from.meters.hub.take(&hubRate, d.tick, len(b)) {
+				d.drop(DropHub)
+				continue
+			}
 			d.gather(from, m, o, len(b))
 			continue
 		}

@@ -90,10 +90,11 @@ const (
 	DropNode      = "limit_node"    // the sender's limit
 	DropPair      = "limit_pair"    // the pair's limit
 	DropControl   = "limit_control" // more probes and handshakes than any node needs
+	DropHub       = "limit_hub"     // more for the hub itself than any node needs
 )
 
 // DropReasons are the reasons that can be expected on any network.
-var DropReasons = []string{DropMalformed, DropUnbound, DropAddressee, DropForbidden, DropNowhere, DropCrossed, DropSend, DropFull, DropNode, DropPair, DropControl,
+var DropReasons = []string{DropMalformed, DropUnbound, DropAddressee, DropForbidden, DropNowhere, DropCrossed, DropSend, DropFull, DropNode, DropPair, DropControl, DropHub,
 	string(probe.Malformed), string(probe.Misaddressed), string(probe.UnknownSender), string(probe.Unauthenticated), string(probe.Replayed), string(probe.Limited)}
 
 // Relay is the switchboard. Its methods may be called concurrently, and before Run.

@@ -24,7 +24,7 @@ const (
 
 // batchSize is how many datagrams the device takes in one call. A received
 // datagram holds one of the device's 64 KB buffers, so this bounds memory too.
-const batchSize = 64
+const batchSize = 16
 
 var errNoPeer = errors.New("endpoint names no peer")
 

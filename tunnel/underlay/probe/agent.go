@@ -81,6 +81,7 @@ type peer struct {
 	wanted      time.Time // last question of a peer that has traffic
 	answers     bucket
 	strangers   bucket // answers to boot ids that are not proven
+	spent       meter  // questions to addresses that have proven nothing
 	seen        seen
 	route       Route
 }
@@ -101,6 +102,7 @@ type Agent struct {
 	heard       bool      // a hub has answered over UDP once
 	streamUntil time.Time // streams are wanted
 	showing     showing
+	spend       spend
 	noInterface bool // of our own tunnel
 }
 
@@ -249,9 +251,7 @@ func (a *Agent) setCandidates(now time.Time, p *peer) {
 	want := map[netip.AddrPort]bool{}
 	if p.Direct {
 		for _, c := range p.Candidates {
-			// What is no host's address does no harm, but is no candidate.
-			fit := c.IsValid() && c.Port() != 0 && !c.Addr().IsUnspecified() && !c.Addr().IsMulticast()
-			if fit && len(want) < maxCandidates && a.hubAddrs[c] == nil {
+			if fit(c) && len(want) < maxCandidates && a.hubAddrs[c] == nil {
 				want[c] = true
 			}
 		}
@@ -434,6 +434,10 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 	}
 	if k, _ := p.keys.sender(&a.own, p.Key); k == nil {
 		q.next = now.Add(searchEvery)
+		return
+	}
+	if q.kind == protocol.PathDirect && !q.alive(now) && !a.spend.take(now, &p.spent, q.addr.Addr(), q.tries == 0) {
+		q.next = now.Add(spentRetry)
 		return
 	}
 	qu := a.question(now)

@@ -159,6 +159,9 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	out.Again = out.Again || q.sizes().size == 0
 	q.measure(qu, now)
 	q.answered(qu, now)
+	if q.kind == protocol.PathDirect {
+		a.spend.proven(&p.spent, q.addr.Addr())
+	}
 	q.noInterface = m.Flags&protocol.ProbeNoInterface != 0
 	a.choose(now, p, out)
 	q.next = q.lastAsked.Add(q.pause(now, q == p.chosen))

@@ -1,0 +1,23 @@
+package control
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// docs/LIMITS.md says what the code does.
+func TestLimitsPage(t *testing.T) {
+	b, err := os.ReadFile("../../docs/LIMITS.md")
+	require.NoError(t, err)
+	for _, want := range []string{
+		fmt.Sprintf("| %d at once, %d anew and one a second |", maxConnsNode, connBurst),
+		fmt.Sprintf("| %d at once, one in %d s |", helloBurst, helloEvery/time.Second),
+		fmt.Sprintf("| %d open in a session, %d anew and %d a second |", maxStreams, nodeStreamBurst, nodeStreamRate),
+	} {
+		require.Contains(t, string(b), want)
+	}
+}
