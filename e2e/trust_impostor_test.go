@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,7 +186,7 @@ func TestJoinPastOldHubKey(t *testing.T) {
 	_, err = n.Redeem(step(t), plain.Text())
 	require.Error(t, err)
 	_, _, secrets := i.counts()
-	require.Equal(t, []string{string(plain.Secret[:])}, secrets)
+	require.Equal(t, []string{string(plain.Secret[:])}, slices.Compact(secrets), "each try has the same one")
 
 	// What he only passes on helps him nothing: the join goes to the new key.
 	i.answer = func(a protocol.HubListAnswer) protocol.HubListAnswer { return a }

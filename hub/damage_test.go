@@ -118,6 +118,27 @@ func madeLog(t *testing.T, dir string, cut bool) (raw [][]byte, want *state.Stat
 	return raw, want
 }
 
+// A hub that was killed between a transaction and its mark finds the mark at the newest snapshot, and the log
+// one further.
+func TestLogBeyondItsMarkAtASnapshot(t *testing.T) {
+	dir := t.TempDir()
+	madeLog(t, dir, true)
+	mark := filepath.Join(dir, markerFile)
+	var before []byte
+	want := uint64(0)
+	require.NoError(t, openLog(t, dir, func(s *state.Store) {
+		require.NoError(t, s.Compact(t.Context()))
+		var err error
+		before, err = os.ReadFile(mark)
+		require.NoError(t, err)
+		st, err := s.Update(t.Context(), "unix:root", "site create b", func(d *state.Draft) error { return d.Add(state.SiteCreated{Name: "b"}) })
+		require.NoError(t, err)
+		want = st.Seq
+	}))
+	require.NoError(t, os.WriteFile(mark, before, 0o600))
+	require.NoError(t, openLog(t, dir, func(s *state.Store) { require.Equal(t, want, s.State().Seq) }))
+}
+
 // Whatever happens to any file of the log while the hub is down: it starts with everything, or refuses, and then
 // no file has changed and 'repair' keeps exactly what is whole from the first transaction on.
 func TestDamagedLog(t *testing.T) {

@@ -118,7 +118,10 @@ func (r *Reading) begin(ctx context.Context, seen markerData) error {
 	if r.differences == nil {
 		r.differences = map[uint64][]Difference{}
 	}
-	r.first, r.places = r.State.Seq+1, nil
+	r.first, r.places, r.atLast = r.State.Seq+1, nil, nil
+	if r.State.Seq == seen.Last { // the log may go on: what was under way when the hub ended
+		r.atLast = r.State.hash
+	}
 	return nil
 }
 
@@ -208,9 +211,6 @@ func (r *Reading) missing(seen markerData) {
 			r.Damage = fmt.Errorf("transaction %d is not there", r.State.Seq+1)
 		}
 		return
-	}
-	if r.State.Seq == seen.Last {
-		r.atLast = r.State.hash
 	}
 	if r.Foreign = !bytes.Equal(r.atLast, seen.Hash); r.Foreign {
 		r.Damage = fmt.Errorf("transaction %d is not the one that this hub saw last", seen.Last)
