@@ -62,7 +62,7 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	for _, kind := range kinds {
 		require.NoError(t, n.Proc.Stop(step(t)))
-		for _, name := range slices.Concat(twice, once) {
+		for _, name := range slices.Concat(twice, once, []string{"held.json"}) {
 			damage(t, kind, file(name))
 		}
 		again()
@@ -76,7 +76,7 @@ func TestDamagedFiles(t *testing.T) {
 			_, err := os.Lstat(durable.Bad(file(name)))
 			require.NoError(t, err, "%s %s", kind, name)
 		}
-		for _, name := range twice {
+		for _, name := range append([]string{"held.json"}, twice...) {
 			st, err := os.Lstat(file(name))
 			require.NoError(t, err)
 			require.True(t, st.Mode().IsRegular(), "%s %s", kind, name)
@@ -90,7 +90,7 @@ func TestDamagedFiles(t *testing.T) {
 			damage(t, "truncated", durable.Copy(file(name)))
 		}
 	}
-	both("host.json", "netmap.json")
+	both("host.json", "netmap.json", "held.json")
 	again()
 	both("pins.json")
 	require.NoError(t, n.Start())

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -52,12 +51,7 @@ func Load(path string) (b Book, good bool, err error) {
 }
 
 func read(path string) (Book, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Book{}, fmt.Errorf("read held ranges: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	b, err := durable.Read(path, maxFile)
 	if err != nil {
 		return Book{}, fmt.Errorf("read held ranges: %w", err)
 	}
@@ -139,7 +133,7 @@ func Save(path string, b Book) error {
 		return err
 	}
 	for _, p := range []string{path, Copy(path)} {
-		if err := durable.WriteFile(p, text); err != nil {
+		if err := durable.Replace(p, text); err != nil {
 			return fmt.Errorf("write held ranges: %w; check that the directory is writable and the disk not full", err)
 		}
 	}
@@ -150,8 +144,8 @@ func Save(path string, b Book) error {
 func Remove(path string) error {
 	var errs []error
 	for _, p := range []string{path, Copy(path)} {
-		for _, x := range []string{durable.Temp(p), p} {
-			if err := durable.Remove(x); err != nil {
+		for _, x := range []string{durable.Bad(p), durable.Temp(p), p} {
+			if err := os.RemoveAll(x); err != nil { // somebody may have made it a directory
 				errs = append(errs, fmt.Errorf("remove held ranges: %w", err))
 			}
 		}
