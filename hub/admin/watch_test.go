@@ -273,8 +273,8 @@ func TestWatchesAreBounded(t *testing.T) {
 	start := time.Now()
 	for n := 0; s.watches.open.Load() == 2; n++ { // until the slow one is cut off
 		require.Less(t, time.Since(start), 3*bodyTimeout, "the slow reader is still there")
-		for range 500 {
-			s.cfg.Events.Add(event.NodeUp, "n", strings.Repeat("x", 1000))
+		for i := range 500 { // of several nodes: of one alone fewer are kept
+			s.cfg.Events.Add(event.NodeUp, fmt.Sprintf("n%d", i%5), strings.Repeat("x", 1000))
 		}
 		for range 500 {
 			require.Equal(t, api.Added, quick.next(t).Change)
