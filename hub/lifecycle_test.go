@@ -28,9 +28,12 @@ func TestDrainMovesRoutes(t *testing.T) {
 	b := w.dial(two, func(h *protocol.Hello) { h.Routes = []netip.Prefix{lan} })
 	// The range alone makes no group: an operator does.
 	var routes []api.Route
-	w.must("GET", "/v1/routes", nil, &routes)
-	i := slices.IndexFunc(routes, func(r api.Route) bool { return r.Node == "two" && r.Prefix == lan })
-	require.GreaterOrEqual(t, i, 0)
+	i := -1
+	require.Eventually(t, func() bool {
+		w.must("GET", "/v1/routes", nil, &routes)
+		i = slices.IndexFunc(routes, func(r api.Route) bool { return r.Node == "two" && r.Prefix == lan })
+		return i >= 0
+	}, patience, 5*time.Millisecond, "the hub heard of it")
 	require.Equal(t, protocol.RoutePending, routes[i].State)
 	require.Equal(t, "it is the same as route 10.1.9.0/24 of node one, which is approved", routes[i].Why)
 	w.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "two", Prefix: lan, Approve: true}, nil)

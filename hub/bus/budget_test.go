@@ -107,9 +107,10 @@ func TestNodeBudgetOfBytes(t *testing.T) {
 	}
 	require.NoError(t, nc.FlushTimeout(patience))
 	require.Greater(t, time.Since(began), 1700*time.Millisecond, "two of three wait a second each")
-	info, err := st.Info(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, uint64(3), info.State.Msgs)
+	require.Eventually(t, func() bool { // they are on their way to the disk
+		info, err := st.Info(t.Context())
+		return err == nil && info.State.Msgs == 3
+	}, patience, 5*time.Millisecond)
 }
 
 // What is for another subject is not stored anywhere, and counted.

@@ -101,7 +101,7 @@ func TestManyHandshakesFromOneAddress(t *testing.T) {
 
 			r := e.NewReader()
 			from := netip.MustParseAddrPort("203.0.113.9:4500")
-			// Each sends again every 250 ms, as the underlay does: 200 at once, so that
+			// Each sends again every 250 ms, as the underlay does: 500 at once, so that
 			// the engine is under load, and then others.
 			pause, sent := time.NewTicker(50*time.Millisecond), 0
 			defer pause.Stop()
@@ -122,7 +122,7 @@ func TestManyHandshakesFromOneAddress(t *testing.T) {
 					m := bytes.Clone(n.msg)
 					c.mu.Unlock()
 					r.Receive(underlay.Source{Peer: n.number, Addr: from}, m, len(m))
-					if sent++; sent%200 == 0 {
+					if sent++; sent%500 == 0 {
 						r.Flush()
 						<-pause.C
 					}
