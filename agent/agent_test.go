@@ -703,3 +703,28 @@ func TestRepairDoesNotWork(t *testing.T) {
 		return cause() == ""
 	}, "and works once it can")
 }
+
+// Where the host cannot be compared with the plan, all is applied anew, and what that cannot do
+// either is acted upon, now and then.
+func TestHostDoesNotRead(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	w.host.mu.Lock()
+	w.host.unread = errors.New("list nftables tables: no such program")
+	w.host.err = netns.Failures{{Kind: netns.Nftables, Err: fmt.Errorf("%w; %w", w.host.unread, netns.ErrNoWalls)}}
+	before := w.host.applies
+	w.host.mu.Unlock()
+	for range 50 {
+		w.agent.repairs.look(t.Context(), netns.Nftables)
+	}
+	require.Empty(t, w.tunnel.peerNumbers())
+	w.host.mu.Lock()
+	require.LessOrEqual(t, w.host.applies-before, 2*otherBurst)
+	w.host.unread, w.host.err = nil, nil
+	w.host.mu.Unlock()
+	w.agent.reapply(t.Context())
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+}

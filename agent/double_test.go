@@ -157,6 +157,7 @@ type doubleHost struct {
 	blocked string
 	watch   chan []netns.Change
 	drifts  func() []netns.Drift // nil: none
+	unread  error                // of Drift
 	mended  []netns.Drift
 }
 
@@ -196,14 +197,14 @@ func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.drifts == nil {
-		return nil, nil
+		return nil, d.unread
 	}
 	for _, x := range d.drifts() {
 		if slices.Contains(kinds, x.Kind) {
 			out = append(out, x)
 		}
 	}
-	return out, nil
+	return out, d.unread
 }
 func (d *doubleHost) AccessDrops(context.Context) (map[string]uint64, error) {
 	return map[string]uint64{"destination": 1, "interface": 2, "source": 3, "shields": 4}, nil

@@ -117,21 +117,24 @@ func TestHalfOfEachKind(t *testing.T) {
 }
 
 // Without nft nothing is known of walls, and that is said; the ways are there all the same, so
-// that nothing takes the host's default route. With walls of this run, they are known.
+// that nothing takes the host's default route. Walls of this run are known while they can be
+// read: somebody may have deleted them.
 func TestWithoutNft(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	ctx := context.Background()
-	hide := func() func() {
+	real, err := nftPath()
+	require.NoError(t, err)
+	hide := func(but string) func() {
 		bin := filepath.Join(t.TempDir(), "false")
-		require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\necho 'Operation not supported' >&2; exit 1\n"), 0o755))
+		require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\n"+but+"\necho 'Operation not supported' >&2; exit 1\n"), 0o755))
 		dir := filepath.Dir(bin)
 		require.NoError(t, os.Rename(bin, filepath.Join(dir, "nft")))
 		path := os.Getenv("PATH")
 		os.Setenv("PATH", dir+":"+path)
 		return func() { os.Setenv("PATH", path) }
 	}
-	back := hide()
-	err := h.Apply(ctx, p)
+	back := hide("")
+	err = h.Apply(ctx, p)
 	back()
 	f := failures(t, err)
 	require.Len(t, f.Of(Nftables), 1)
@@ -144,12 +147,26 @@ func TestWithoutNft(t *testing.T) {
 
 	require.NoError(t, h.Apply(ctx, p))
 	requireFound(t, h, p)
-	back = hide()
-	err = h.Apply(ctx, p)
+	other := testConfig()
+	other.Routes = append(other.Routes, netip.MustParsePrefix("203.0.113.0/24"))
+	other.Local = append(other.Local, netip.MustParsePrefix("10.77.0.0/16"))
+	reads := `case "$*" in *list*) exec ` + real + ` "$@"; esac`
+	back = hide(reads)
+	err = h.Apply(ctx, plan(t, other))
 	back()
 	require.Error(t, err)
 	require.NotErrorIs(t, err, ErrNoWalls, "they stand since")
-	back = hide()
+	sh(t, "nft delete table inet causeway")
+	back = hide("")
+	err = h.Apply(ctx, p)
+	back()
+	require.ErrorIs(t, err, ErrNoWalls, "they may be gone, as they are")
+	require.NoError(t, h.Apply(ctx, p))
+	back = hide(reads)
+	err = NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, plan(t, other))
+	back()
+	require.ErrorIs(t, err, ErrNoWalls, "another run does not know whose they are")
+	back = hide("")
 	err = NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p)
 	back()
 	require.ErrorIs(t, err, ErrNoWalls, "another run knows of none")
