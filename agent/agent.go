@@ -149,6 +149,8 @@ type Agent struct {
 
 	keysDue chan struct{} // look at the keys now
 
+	hadDevice atomic.Bool // the tunnel had one
+
 	measuring chan struct{}   // holds one while a measurement goes on
 	runCtx    context.Context // of Run: what outlives the request that began it
 

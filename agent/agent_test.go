@@ -26,6 +26,7 @@ import (
 	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
+	"causeway/tunnel"
 )
 
 func TestMain(m *testing.M) {
@@ -727,4 +728,18 @@ func TestHostDoesNotRead(t *testing.T) {
 	w.host.mu.Unlock()
 	w.agent.reapply(t.Context())
 	require.Len(t, w.tunnel.peerNumbers(), 1)
+}
+
+// Once the tunnel had a device, a link of its name is not taken for it.
+func TestDeviceOfOthers(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	index := func() int { return w.agent.hostConfig(nil, nil, nil).Index }
+	require.Zero(t, index(), "by its name")
+	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
+	require.Equal(t, 7, index())
+	w.tunnel.setDevice(tunnel.Device{})
+	require.Equal(t, netns.NoDevice, index())
+	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 8})
+	require.Equal(t, 8, index())
 }

@@ -29,6 +29,7 @@ const wait = 10 * time.Second
 type doubleTunnel struct {
 	mu        sync.Mutex
 	mtu       int // of the path to node 3
+	device    tunnel.Device
 	hubs      []tunnel.NodeHub
 	keys      []tunnel.OwnKey
 	peers     []tunnel.NodePeer
@@ -132,9 +133,18 @@ func (d *doubleTunnel) UDPBlocked() bool {
 	return d.blocked
 }
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
-func (d *doubleTunnel) Device() tunnel.Device      { return tunnel.Device{} }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
+func (d *doubleTunnel) Device() tunnel.Device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.device
+}
+func (d *doubleTunnel) setDevice(x tunnel.Device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.device = x
+}
 
 func (d *doubleTunnel) peerNumbers() (out []protocol.NodeNumber) {
 	d.mu.Lock()

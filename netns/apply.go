@@ -305,7 +305,7 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 		h.log.Info().Str("iface", dev).Msg("left a link alone that only has the name of ours")
 		return nil
 	}
-	if link.Type() != "tuntap" && link.Type() != "tun" {
+	if !isTUN(link) {
 		return fmt.Errorf("interface %s is a %s, not the tunnel's TUN device: left alone", dev, link.Type())
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -314,14 +314,20 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 	return nil
 }
 
-// other reports whether link is not the record's, which is there under another name.
+// other reports whether link is not the record's: that is there under another name, or this
+// is no TUN device.
 func other(link netlink.Link, rec *record) bool {
 	if rec.Index == 0 || link.Attrs().Index == rec.Index {
 		return false
 	}
+	if !isTUN(link) {
+		return true
+	}
 	l, err := netlink.LinkByIndex(rec.Index)
-	return err == nil && (l.Type() == "tuntap" || l.Type() == "tun")
+	return err == nil && isTUN(l)
 }
+
+func isTUN(l netlink.Link) bool { return l.Type() == "tuntap" || l.Type() == "tun" }
 
 // linkByName returns nil without an error if there is no such link.
 func linkByName(name string) (netlink.Link, error) {

@@ -228,3 +228,34 @@ func TestRenamedLink(t *testing.T) {
 	require.NotContains(t, sh(t, "ip link"), "x0:")
 	require.Empty(t, sh(t, "ip route show table 51806; ip rule | grep 51806 || :"))
 }
+
+// A device that is gone, whose name another link took: nothing is put on that, what was routed is
+// closed, and it is left alone when all is taken back.
+func TestReplacedLink(t *testing.T) {
+	h := host(t)
+	link, err := netlink.LinkByName("cw0")
+	require.NoError(t, err)
+	c := testConfig()
+	c.Index, c.Held = link.Attrs().Index, c.Routes
+	ctx := context.Background()
+	require.NoError(t, h.Apply(ctx, plan(t, c)))
+	sh(t, "ip link del cw0; ip link add cw0 type bridge; ip addr add 203.0.113.7/24 dev cw0; ip link set cw0 up")
+	c.Index = NoDevice
+	p := plan(t, c)
+	err = h.Apply(ctx, p)
+	require.ErrorIs(t, err, ErrNoInterface)
+	require.Len(t, failures(t, err), 1)
+	require.NotContains(t, sh(t, "ip addr show cw0"), "198.18")
+	require.Contains(t, sh(t, "ip addr show cw0"), "203.0.113.7/24")
+	routes := sh(t, "ip route show table 51806; ip -6 route show table 51806")
+	require.NotContains(t, routes, "dev cw0")
+	require.Contains(t, routes, "unreachable")
+	d, err := h.Drift(ctx, Kinds...)
+	require.NoError(t, err)
+	require.Len(t, d, 1)
+	require.Equal(t, Link, d[0].Kind)
+
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, testConfig()))
+	require.Contains(t, sh(t, "ip addr show cw0"), "203.0.113.7/24")
+	require.Empty(t, sh(t, "ip route show table 51806; ip rule | grep 51806 || :"))
+}
