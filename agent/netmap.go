@@ -238,6 +238,7 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) 
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 		c.Overlay = slices.DeleteFunc(c.Overlay, netip.Addr.Is6)
+		c.Wall = c.Wall.Without6()
 		c.Routes, c.Local = slices.DeleteFunc(slices.Clone(c.Routes), v6), slices.DeleteFunc(slices.Clone(local), v6)
 	}
 	return c

@@ -50,6 +50,9 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 		return err
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
+	if !HasIPv6() {
+		p = p.without6()
+	}
 	h.good = map[Kind][]string{}
 	for _, k := range Kinds {
 		h.good[k] = slices.DeleteFunc(p.lines(k), func(l string) bool { return h.failed[l] })
@@ -67,7 +70,7 @@ func (h *Host) othersDid(l []Drift) (out []Drift) {
 		lines := h.good[d.Kind]
 		d.Missing = slices.DeleteFunc(d.Missing, func(s string) bool { return !slices.Contains(lines, s) })
 		d.Extra = less(d.Extra, lines)
-		if d.some() {
+		if d.some() && (d.Kind != Sysctls || len(d.Missing) > 0) { // else what was there in its place
 			out = append(out, d)
 		}
 	}

@@ -112,6 +112,25 @@ func TestApplyMakesThePlan(t *testing.T) {
 	require.Empty(t, cmp.Diff(before, dump(t)))
 }
 
+// What a host without IPv6 is spared counts as nothing that others took away.
+func TestApplyWithoutIPv6(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
+	ctx := context.Background()
+	for range 3 {
+		require.NoError(t, h.Apply(ctx, p))
+		requireFound(t, h, p.without6())
+		require.Empty(t, h.PutRight())
+	}
+	sh(t, "nft flush chain inet causeway wall-out")
+	require.NoError(t, h.Apply(ctx, p))
+	require.Len(t, h.PutRight(), 1)
+	sh(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0")
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+	require.Empty(t, h.PutRight())
+}
+
 func TestLinesAreCommands(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	sh(t, strings.Join(p.Lines(), "\n"))

@@ -130,7 +130,7 @@ func (p Plan) without6() Plan {
 	p.Held = slices.DeleteFunc(slices.Clone(p.Held), is6)
 	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
-	p.Wall = p.Wall.without6()
+	p.Wall = p.Wall.Without6()
 	return p
 }
 
