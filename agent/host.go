@@ -135,8 +135,8 @@ func newRepairs(a *Agent, log *repair.Log) *repairs {
 }
 
 // followHost mends what others change of ours, and applies again when something
-// changed that the plan depends on, when an apply failed and when the netmap grows
-// too old.
+// changed that the plan depends on, the hub list among it, when an apply failed and when
+// the netmap grows too old.
 func (a *Agent) followHost(ctx context.Context) error {
 	r := a.repairs
 	watch, err := a.host.Watch(ctx)
@@ -181,6 +181,8 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-noted: // something may be due sooner
 		case <-due.C:
 			r.lookAtDue(ctx)
+		case <-a.wallDue:
+			a.reapply(ctx)
 		case <-look.C:
 			a.time()
 			a.board.Set(condClock, a.clock.Note())

@@ -151,9 +151,11 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	a.hubs, a.signed = l, s
 	a.mu.Unlock()
 	a.clock.Floor(l.NotBefore)
-	select {
-	case a.listChanged <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{a.listChanged, a.wallDue} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 	a.log.Info().Uint64("serial", l.Serial).Int("hubs", len(l.Hubs)).Msg("new hub list")
 	return ""
