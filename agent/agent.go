@@ -162,6 +162,7 @@ type Agent struct {
 	// Of apply, with applyMu.
 	bookNew    bool // there was none at the start: what the stored netmap routes was so before
 	bookStored bool // it is on disk
+	grantDue   bool // id.Granted is not, though it was learned
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu

@@ -49,12 +49,14 @@ func (a *Agent) recallRanges(ctx context.Context) {
 
 // learnGrant takes what the hub says of this node's own routes as those of its token,
 // once: for an identity of before tokens' routes were kept, and for a hub that does not
-// tell them at the join. It is what such an agent has gone by so far.
+// tell them at the join. It is what such an agent has gone by so far. Where it cannot be
+// stored it holds for this run, and is stored with a later apply. Called with applyMu.
 func (a *Agent) learnGrant() {
 	a.mu.Lock()
-	known := a.id.Granted != nil || a.held == nil || a.left
-	granted := []netip.Prefix{}
-	if !known {
+	granted := a.id.Granted
+	known := granted != nil && !a.grantDue || a.held == nil || a.left
+	if !known && granted == nil {
+		granted = []netip.Prefix{}
 		for _, r := range a.held.Netmap.Self.Routes {
 			if r.State == protocol.RouteApproved && r.Prefix.IsValid() && !slices.Contains(a.live.Load().routes, r.Prefix) {
 				granted = append(granted, r.Prefix.Masked())
@@ -65,9 +67,17 @@ func (a *Agent) learnGrant() {
 	if known {
 		return
 	}
-	if err := a.changeIdentity(func(id *identity.Identity) { id.Granted = granted }); err != nil {
-		a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
+	err := a.changeIdentity(func(id *identity.Identity) { id.Granted = granted })
+	a.grantDue = err != nil
+	if err == nil {
+		return
 	}
+	a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
+	a.idMu.Lock()
+	defer a.idMu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.id.Granted = granted
 }
 
 func foreignPrefixes(l []netns.Foreign) []netip.Prefix {

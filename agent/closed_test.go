@@ -256,6 +256,25 @@ func TestGrantedRoutes(t *testing.T) {
 	require.Len(t, w.session().give(more(testNetmap(4), "10.7.0.0/24")).Refused, 1)
 }
 
+// A grant that the disk does not take holds all the same, and is stored once it can be.
+func TestGrantedRoutesNotStored(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	dir := w.store.Dir()
+	require.NoError(t, os.Rename(dir, dir+".away"))
+	n := testNetmap(1)
+	n.Self.Routes = append(n.Self.Routes, protocol.AnnouncedRoute{Prefix: netip.MustParsePrefix("10.7.0.0/24"), State: protocol.RouteApproved})
+	ack := h.give(n)
+	require.NotEmpty(t, ack.Errors)
+	require.Empty(t, ack.Refused)
+	require.NoError(t, os.Rename(dir+".away", dir))
+	require.Nil(t, w.stored().Granted)
+	w.agent.reapply(t.Context())
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}, w.stored().Granted)
+}
+
 // The books of an agent before this one, damaged ones and full disks.
 func TestHeldAcrossStarts(t *testing.T) {
 	w := newWorld(t)
