@@ -250,7 +250,9 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
 	}
 	a.clock = clock.New(a.wall, a.boots, clock.State{}, a.hubs.NotBefore)
-	a.load()
+	if err := a.load(); err != nil {
+		return nil, err
+	}
 	a.clock.Floor(a.hubs.NotBefore)
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err

@@ -14,19 +14,25 @@ import (
 	"causeway/agent/identity"
 	"causeway/agent/needs"
 	"causeway/agent/netmapcheck"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/protocol"
 )
 
 // loadBook reads which ranges were ever routed. A damaged file stops nothing and opens
 // nothing: what the kernel has of an earlier run (recallRanges) and the stored netmap
-// stay closed or routed, and the file is made anew.
-func (a *Agent) loadBook() {
+// stay closed or routed, and the file is made anew. An error is a shortage: the file may
+// be good, and must stay.
+func (a *Agent) loadBook() error {
 	b, good, err := held.Load(a.cfg.Store.HeldFile())
+	if shortage.Is(err) {
+		return err
+	}
 	if err != nil {
 		a.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
 	}
 	a.book, a.bookNew, a.bookStored = b, !good, good && err == nil
+	return nil
 }
 
 // recallRanges adds what an earlier run routed, as the kernel has it: also what a file

@@ -11,10 +11,12 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/held"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/netns/lab"
 	"causeway/protocol"
@@ -329,4 +331,19 @@ func TestHeldAcrossStarts(t *testing.T) {
 	require.NoError(t, w.store.RemoveAll(false))
 	require.NoFileExists(t, w.store.HeldFile())
 	require.NoFileExists(t, held.Copy(w.store.HeldFile()))
+}
+
+// Without a descriptor left an agent does not start: it would take what it holds for lost, and
+// write over it.
+func TestNoStartForShortage(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.stop()
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	err := w.agent.load()
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.True(t, shortage.Is(err), err)
+	require.NoError(t, w.agent.load())
 }

@@ -14,6 +14,7 @@ import (
 	"causeway/agent/clock"
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -29,19 +30,25 @@ const (
 	confirmEvery = 10 * time.Minute
 )
 
-// load reads the last netmap, the pins and the book of what is held. A netmap that does not read is none.
-func (a *Agent) load() {
+// load reads the last netmap, the pins and the book of what is held. A netmap that does not
+// read is none, unless that is for a shortage, which is the error.
+func (a *Agent) load() error {
 	a.loadPins()
-	a.loadBook()
+	if err := a.loadBook(); err != nil {
+		return err
+	}
 	held, err := a.cfg.Store.Netmap()
+	if shortage.Is(err) {
+		return err
+	}
 	a.bookNew = a.bookNew && held != nil
 	if err != nil {
 		a.log.Error().Err(err).Msg("the stored netmap does not read, waiting for a hub's")
-		return
+		return nil
 	}
 	if held != nil && held.Netmap.Self.Number != a.id.Number {
 		a.log.Warn().Msg("the stored netmap is another node's, waiting for a hub's")
-		return
+		return nil
 	}
 	if held != nil {
 		a.held, a.stored = held, held.Clock.Time
@@ -55,6 +62,7 @@ func (a *Agent) load() {
 	for _, d := range a.cfg.Store.Mended() {
 		a.log.Warn().Err(d).Msg("a state file was damaged")
 	}
+	return nil
 }
 
 // takeNetmap is the control channel's: it applies what may be applied, stores
