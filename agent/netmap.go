@@ -324,6 +324,10 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		err = a.host.Apply(ctx, plan)
 		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || ctx.Err() == nil)
 		a.repairs.noteMended(a.host.PutRight())
+	} else { // the host has what it had
+		a.mu.Lock()
+		plan = a.plan
+		a.mu.Unlock()
 	}
 	if a.walled != walled {
 		if !a.walled {

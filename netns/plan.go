@@ -111,7 +111,7 @@ func CheckPrefix(p netip.Prefix) error {
 		return fmt.Errorf("%s is an IPv4 prefix written as IPv6", p)
 	case p.Bits() == 0:
 		return fmt.Errorf("%s is a default route, which the tunnel never takes", p)
-	case p.Bits() < leastBits:
+	case p.Bits() < LeastBits:
 		return fmt.Errorf("%s is nearly a default route, which the tunnel never takes", p)
 	}
 	for _, n := range never {
