@@ -724,7 +724,16 @@ func TestHostDoesNotRead(t *testing.T) {
 	require.Empty(t, w.tunnel.peerNumbers())
 	w.host.mu.Lock()
 	require.LessOrEqual(t, w.host.applies-before, 2*otherBurst)
-	w.host.unread, w.host.err = nil, nil
+	w.host.unread, w.host.err = netns.Failures{{Kind: netns.Nftables, Err: errors.New("list nftables tables: no such program")}}, nil
+	w.host.drifts = func() []netns.Drift {
+		return []netns.Drift{{Kind: netns.Routes, Subject: "routes", Missing: []string{"ip -4 route add x"}}}
+	}
+	w.host.mu.Unlock()
+	res := w.agent.repairs.look(t.Context(), netns.Routes, netns.Nftables)
+	require.Equal(t, []string{"routes"}, res.Mended, "what does read")
+	require.Contains(t, res.Error, "no such program")
+	w.host.mu.Lock()
+	w.host.unread, w.host.drifts = nil, nil
 	w.host.mu.Unlock()
 	w.agent.reapply(t.Context())
 	require.Len(t, w.tunnel.peerNumbers(), 1)

@@ -389,20 +389,25 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	begun := time.Now()
 	r.takeSilent(begun) // of an apply that has just ended, while it is known who did it
 	drifts, err := a.host.Drift(ctx, kinds...)
+	var unread netns.Failures
 	if err != nil {
-		a.applyMu.Unlock()
+		some := errors.As(err, &unread) && ctx.Err() == nil
 		if ctx.Err() == nil {
 			a.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
 		}
 		for _, k := range kinds {
-			if _, ok := r.dueAt[k]; ok {
+			if _, ok := r.dueAt[k]; ok && (!some || len(unread.Of(k)) > 0) {
 				r.dueAt[k] = begun.Add(lookEvery)
 			}
 		}
 		res.Error = err.Error()
 		// What cannot be compared may be gone: to apply it says so, and takes peers away that
 		// nothing stands against.
-		return res, ctx.Err() == nil && r.other.Allow()
+		failed = ctx.Err() == nil && r.other.Allow()
+		if !some {
+			a.applyMu.Unlock()
+			return res, failed
+		}
 	}
 	rx, tx := a.traffic()
 	var mend []netns.Drift
@@ -446,6 +451,9 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		return d.Kind == netns.Link && !slices.Contains(res.Mended, d.Subject)
 	}))
 	for _, k := range kinds {
+		if len(unread.Of(k)) > 0 {
+			continue
+		}
 		differs := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == k })
 		if !differs || !r.dueAt[k].After(begun) {
 			delete(r.dueAt, k)
