@@ -87,6 +87,7 @@ type Host interface {
 	ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error)
 	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
+	Apart(context.Context, netns.Config) ([]netip.Addr, error)
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
@@ -161,6 +162,7 @@ type Agent struct {
 
 	// Of apply, with applyMu.
 	bookNew    bool // there was none at the start: what the stored netmap routes was so before
+	bookLost   bool // none could be read at the start
 	bookStored bool // it is on disk
 	grantDue   bool // id.Granted is not, though it was learned
 

@@ -31,12 +31,13 @@ func (a *Agent) loadBook() error {
 	if err != nil {
 		a.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
 	}
-	a.book, a.bookNew, a.bookStored = b, !good, good && err == nil
+	a.book, a.bookNew, a.bookLost, a.bookStored = b, !good, !good, good && err == nil
 	return nil
 }
 
 // recallRanges adds what an earlier run routed, as the kernel has it: also what a file
-// that is damaged, or an older agent without one, does not tell.
+// that is damaged, or an older agent without one, does not tell. What stayed outside the
+// tunnel then is recalled with it, where no file says.
 func (a *Agent) recallRanges(ctx context.Context) {
 	l, err := a.host.Ranges(ctx, a.hostConfig(nil, nil, nil))
 	if err != nil {
@@ -45,12 +46,22 @@ func (a *Agent) recallRanges(ctx context.Context) {
 	}
 	a.applyMu.Lock()
 	defer a.applyMu.Unlock()
+	var apart []held.Exception
+	if a.bookLost {
+		addrs, err := a.host.Apart(ctx, a.hostConfig(nil, nil, nil))
+		if err != nil {
+			a.log.Warn().Err(err).Msg("what an earlier run kept outside the tunnel was not read")
+		}
+		for _, x := range addrs {
+			apart = append(apart, held.Exception{Addr: x, What: "outside the tunnel before"})
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l = slices.DeleteFunc(l, func(p netip.Prefix) bool {
 		return netns.CheckPrefix(p) != nil || slices.ContainsFunc(a.hubs.Overlay, p.Overlaps)
 	})
-	a.book = a.book.Close(l, a.now())
+	a.book = a.book.Close(l, a.now()).Remember(apart)
 }
 
 // learnGrant takes what the hub says of this node's own routes as those of its token,

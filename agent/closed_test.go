@@ -56,6 +56,10 @@ func (h labHost) Ranges(ctx context.Context, c netns.Config) ([]netip.Prefix, er
 	return within(h.on, func() ([]netip.Prefix, error) { return h.Host.Ranges(ctx, c) })
 }
 
+func (h labHost) Apart(ctx context.Context, c netns.Config) ([]netip.Addr, error) {
+	return within(h.on, func() ([]netip.Addr, error) { return h.Host.Apart(ctx, c) })
+}
+
 func (h labHost) RouteMTUs(ctx context.Context, c netns.Config) (map[netip.Prefix]int, error) {
 	return within(h.on, func() (map[netip.Prefix]int, error) { return h.Host.RouteMTUs(ctx, c) })
 }
@@ -306,6 +310,7 @@ func TestHeldAcrossStarts(t *testing.T) {
 		require.NoError(t, os.WriteFile(f, []byte("{"), 0o600))
 	}
 	w.host.ranges = []netip.Prefix{netip.MustParsePrefix("10.3.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.18.0.3/32")}
+	w.host.apart = []netip.Addr{netip.MustParseAddr("10.3.0.53"), netip.MustParseAddr("10.5.0.53")}
 	w.start()
 	w.tunnel.setBound(true)
 	require.Equal(t, []string{"10.3.0.0/24"}, heldNow())
@@ -313,6 +318,8 @@ func TestHeldAcrossStarts(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, good, "made anew")
 	require.Len(t, b.Ranges, 2)
+	require.Len(t, b.Exceptions, 1)
+	require.Equal(t, netip.MustParseAddr("10.3.0.53"), b.Exceptions[0].Addr, "what was outside a range stays so")
 	// By hand, by the config.
 	c := debug.NewClient(w.socket)
 	_, err = c.Release(t.Context(), netip.MustParsePrefix("10.4.0.0/24"))

@@ -164,6 +164,7 @@ type doubleHost struct {
 	err     error
 	foreign []netns.Foreign
 	ranges  []netip.Prefix // of an earlier run
+	apart   []netip.Addr   // of it
 	blocked string
 	watch   chan []netns.Change
 	drifts  func() []netns.Drift // nil: none
@@ -190,6 +191,11 @@ func (d *doubleHost) Ranges(context.Context, netns.Config) ([]netip.Prefix, erro
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.ranges, nil
+}
+func (d *doubleHost) Apart(context.Context, netns.Config) ([]netip.Addr, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.apart, nil
 }
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
