@@ -229,7 +229,8 @@ func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 
 // Remove takes everything back, as it was before the first Apply. It is
 // idempotent, needs no running agent, and works after a crash at any point. Where the
-// record does not read it takes back all that needs none; Left says what it did not.
+// record does not read it takes back all that needs none; Left says what it did not. Of c it
+// needs Interface and Table, and Overlay to know a device that was renamed.
 func (h *Host) Remove(ctx context.Context, c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -250,6 +251,9 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 		if err := h.removeObjects(rec, rec.Interface, rec.Table, true); err != nil {
 			return err
 		}
+	}
+	if err := removeRenamed(rec, c.Overlay); err != nil {
+		return err
 	}
 	if err := removeNft(ctx); err != nil {
 		return err
@@ -313,6 +317,33 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete link %s: %w", dev, err)
+	}
+	return nil
+}
+
+// removeRenamed deletes the record's device where somebody renamed it since: a TUN device with
+// the record's index that has one of our addresses.
+func removeRenamed(rec *record, overlay []netip.Addr) error {
+	if rec.Index <= 0 {
+		return nil
+	}
+	link, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(rec.Index) })
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) || err == nil && !isTUN(link) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %d: %w", rec.Index, err)
+	}
+	have, err := linkAddrs(link)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(have, func(x netip.Prefix) bool { return slices.Contains(overlay, x.Addr()) }) {
+		return nil
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", link.Attrs().Name, err)
 	}
 	return nil
 }

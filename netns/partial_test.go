@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -263,4 +264,26 @@ func TestReplacedLink(t *testing.T) {
 	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, testConfig()))
 	require.Contains(t, sh(t, "ip addr show cw0"), "203.0.113.7/24")
 	require.Empty(t, sh(t, "ip route show table 51806; ip rule | grep 51806 || :"))
+}
+
+// A device that was renamed while no agent ran is taken back too, by its index and address; one
+// that only has the index is another.
+func TestLinkRenamedWhileStopped(t *testing.T) {
+	h, c := host(t), testConfig()
+	ctx := context.Background()
+	require.NoError(t, h.Apply(ctx, plan(t, c)))
+	sh(t, "ip link set cw0 down; ip link set cw0 name x0; ip link add cw0 type bridge")
+	record, err := os.ReadFile(filepath.Join(h.stateDir, recordName))
+	require.NoError(t, err)
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, c))
+	require.NotContains(t, sh(t, "ip link"), "x0:")
+	require.Contains(t, sh(t, "ip -d link show cw0"), "bridge")
+
+	var rec struct{ Index int }
+	require.NoError(t, json.Unmarshal(record, &rec))
+	require.NotZero(t, rec.Index)
+	sh(t, "ip link add x1 index "+strconv.Itoa(rec.Index)+" type bridge")
+	require.NoError(t, os.WriteFile(filepath.Join(h.stateDir, recordName), record, 0o600))
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, c))
+	require.Contains(t, sh(t, "ip link"), "x1:")
 }
