@@ -12,7 +12,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -230,7 +229,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return cmp.Or(node.Device().Name, t.Interface) }), lookup)
+		dialer(func() string { return node.Device().Name }), lookup)
 }
 
 // build puts an agent together; tests give it doubles.
