@@ -12,7 +12,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,6 +86,7 @@ type Host interface {
 	ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error)
 	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
+	Apart(context.Context, netns.Config) ([]netip.Addr, error)
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
@@ -145,9 +145,12 @@ type Agent struct {
 
 	fetchList   listFetch     // over HTTPS
 	listChanged chan struct{} // the hub list did
+	wallDue     chan struct{} // and the wall is to be around its hubs
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
+
+	hadDevice atomic.Bool // the tunnel had one
 
 	measuring chan struct{}   // holds one while a measurement goes on
 	runCtx    context.Context // of Run: what outlives the request that began it
@@ -158,7 +161,9 @@ type Agent struct {
 
 	// Of apply, with applyMu.
 	bookNew    bool // there was none at the start: what the stored netmap routes was so before
+	bookLost   bool // none could be read at the start
 	bookStored bool // it is on disk
+	grantDue   bool // id.Granted is not, though it was learned
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
@@ -224,7 +229,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return cmp.Or(node.Device().Name, t.Interface) }), lookup)
+		dialer(func() string { return node.Device().Name }), lookup)
 }
 
 // build puts an agent together; tests give it doubles.
@@ -239,14 +244,16 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
 	}
 	a.clock = clock.New(a.wall, a.boots, clock.State{}, a.hubs.NotBefore)
-	a.load()
+	if err := a.load(); err != nil {
+		return nil, err
+	}
 	a.clock.Floor(a.hubs.NotBefore)
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err

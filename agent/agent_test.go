@@ -26,6 +26,7 @@ import (
 	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
+	"causeway/tunnel"
 )
 
 func TestMain(m *testing.M) {
@@ -702,4 +703,52 @@ func TestRepairDoesNotWork(t *testing.T) {
 		there.Store(mends() < 5)
 		return cause() == ""
 	}, "and works once it can")
+}
+
+// Where the host cannot be compared with the plan, all is applied anew, and what that cannot do
+// either is acted upon, now and then.
+func TestHostDoesNotRead(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	w.host.mu.Lock()
+	w.host.unread = errors.New("list nftables tables: no such program")
+	w.host.err = netns.Failures{{Kind: netns.Nftables, Err: fmt.Errorf("%w; %w", w.host.unread, netns.ErrNoWalls)}}
+	before := w.host.applies
+	w.host.mu.Unlock()
+	for range 50 {
+		w.agent.repairs.look(t.Context(), netns.Nftables)
+	}
+	require.Empty(t, w.tunnel.peerNumbers())
+	w.host.mu.Lock()
+	require.LessOrEqual(t, w.host.applies-before, 2*otherBurst)
+	w.host.unread, w.host.err = netns.Failures{{Kind: netns.Nftables, Err: errors.New("list nftables tables: no such program")}}, nil
+	w.host.drifts = func() []netns.Drift {
+		return []netns.Drift{{Kind: netns.Routes, Subject: "routes", Missing: []string{"ip -4 route add x"}}}
+	}
+	w.host.mu.Unlock()
+	res := w.agent.repairs.look(t.Context(), netns.Routes, netns.Nftables)
+	require.Equal(t, []string{"routes"}, res.Mended, "what does read")
+	require.Contains(t, res.Error, "no such program")
+	w.host.mu.Lock()
+	w.host.unread, w.host.drifts = nil, nil
+	w.host.mu.Unlock()
+	w.agent.reapply(t.Context())
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+}
+
+// Once the tunnel had a device, a link of its name is not taken for it.
+func TestDeviceOfOthers(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	index := func() int { return w.agent.hostConfig(nil, nil, nil).Index }
+	require.Zero(t, index(), "by its name")
+	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
+	require.Equal(t, 7, index())
+	w.tunnel.setDevice(tunnel.Device{})
+	require.Equal(t, netns.NoDevice, index())
+	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 8})
+	require.Equal(t, 8, index())
 }

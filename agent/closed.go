@@ -14,23 +14,30 @@ import (
 	"causeway/agent/identity"
 	"causeway/agent/needs"
 	"causeway/agent/netmapcheck"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/protocol"
 )
 
 // loadBook reads which ranges were ever routed. A damaged file stops nothing and opens
 // nothing: what the kernel has of an earlier run (recallRanges) and the stored netmap
-// stay closed or routed, and the file is made anew.
-func (a *Agent) loadBook() {
+// stay closed or routed, and the file is made anew. An error is a shortage: the file may
+// be good, and must stay.
+func (a *Agent) loadBook() error {
 	b, good, err := held.Load(a.cfg.Store.HeldFile())
+	if shortage.Is(err) {
+		return err
+	}
 	if err != nil {
 		a.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
 	}
-	a.book, a.bookNew, a.bookStored = b, !good, good && err == nil
+	a.book, a.bookNew, a.bookLost, a.bookStored = b, !good, !good, good && err == nil
+	return nil
 }
 
 // recallRanges adds what an earlier run routed, as the kernel has it: also what a file
-// that is damaged, or an older agent without one, does not tell.
+// that is damaged, or an older agent without one, does not tell. What stayed outside the
+// tunnel then is recalled with it, where no file says.
 func (a *Agent) recallRanges(ctx context.Context) {
 	l, err := a.host.Ranges(ctx, a.hostConfig(nil, nil, nil))
 	if err != nil {
@@ -39,22 +46,34 @@ func (a *Agent) recallRanges(ctx context.Context) {
 	}
 	a.applyMu.Lock()
 	defer a.applyMu.Unlock()
+	var apart []held.Exception
+	if a.bookLost {
+		addrs, err := a.host.Apart(ctx, a.hostConfig(nil, nil, nil))
+		if err != nil {
+			a.log.Warn().Err(err).Msg("what an earlier run kept outside the tunnel was not read")
+		}
+		for _, x := range addrs {
+			apart = append(apart, held.Exception{Addr: x, What: "outside the tunnel before"})
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l = slices.DeleteFunc(l, func(p netip.Prefix) bool {
 		return netns.CheckPrefix(p) != nil || slices.ContainsFunc(a.hubs.Overlay, p.Overlaps)
 	})
-	a.book = a.book.Close(l, a.now())
+	a.book = a.book.Close(l, a.now()).Remember(apart)
 }
 
 // learnGrant takes what the hub says of this node's own routes as those of its token,
 // once: for an identity of before tokens' routes were kept, and for a hub that does not
-// tell them at the join. It is what such an agent has gone by so far.
+// tell them at the join. It is what such an agent has gone by so far. Where it cannot be
+// stored it holds for this run, and is stored with a later apply. Called with applyMu.
 func (a *Agent) learnGrant() {
 	a.mu.Lock()
-	known := a.id.Granted != nil || a.held == nil || a.left
-	granted := []netip.Prefix{}
-	if !known {
+	granted := a.id.Granted
+	known := granted != nil && !a.grantDue || a.held == nil || a.left
+	if !known && granted == nil {
+		granted = []netip.Prefix{}
 		for _, r := range a.held.Netmap.Self.Routes {
 			if r.State == protocol.RouteApproved && r.Prefix.IsValid() && !slices.Contains(a.live.Load().routes, r.Prefix) {
 				granted = append(granted, r.Prefix.Masked())
@@ -65,9 +84,17 @@ func (a *Agent) learnGrant() {
 	if known {
 		return
 	}
-	if err := a.changeIdentity(func(id *identity.Identity) { id.Granted = granted }); err != nil {
-		a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
+	err := a.changeIdentity(func(id *identity.Identity) { id.Granted = granted })
+	a.grantDue = err != nil
+	if err == nil {
+		return
 	}
+	a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
+	a.idMu.Lock()
+	defer a.idMu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.id.Granted = granted
 }
 
 func foreignPrefixes(l []netns.Foreign) []netip.Prefix {

@@ -11,10 +11,12 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/held"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/netns/lab"
 	"causeway/protocol"
@@ -52,6 +54,10 @@ func (h labHost) Gateways(ctx context.Context, c netns.Config) ([]netip.Addr, er
 
 func (h labHost) Ranges(ctx context.Context, c netns.Config) ([]netip.Prefix, error) {
 	return within(h.on, func() ([]netip.Prefix, error) { return h.Host.Ranges(ctx, c) })
+}
+
+func (h labHost) Apart(ctx context.Context, c netns.Config) ([]netip.Addr, error) {
+	return within(h.on, func() ([]netip.Addr, error) { return h.Host.Apart(ctx, c) })
 }
 
 func (h labHost) RouteMTUs(ctx context.Context, c netns.Config) (map[netip.Prefix]int, error) {
@@ -256,6 +262,25 @@ func TestGrantedRoutes(t *testing.T) {
 	require.Len(t, w.session().give(more(testNetmap(4), "10.7.0.0/24")).Refused, 1)
 }
 
+// A grant that the disk does not take holds all the same, and is stored once it can be.
+func TestGrantedRoutesNotStored(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	dir := w.store.Dir()
+	require.NoError(t, os.Rename(dir, dir+".away"))
+	n := testNetmap(1)
+	n.Self.Routes = append(n.Self.Routes, protocol.AnnouncedRoute{Prefix: netip.MustParsePrefix("10.7.0.0/24"), State: protocol.RouteApproved})
+	ack := h.give(n)
+	require.NotEmpty(t, ack.Errors)
+	require.Empty(t, ack.Refused)
+	require.NoError(t, os.Rename(dir+".away", dir))
+	require.Nil(t, w.stored().Granted)
+	w.agent.reapply(t.Context())
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}, w.stored().Granted)
+}
+
 // The books of an agent before this one, damaged ones and full disks.
 func TestHeldAcrossStarts(t *testing.T) {
 	w := newWorld(t)
@@ -285,6 +310,7 @@ func TestHeldAcrossStarts(t *testing.T) {
 		require.NoError(t, os.WriteFile(f, []byte("{"), 0o600))
 	}
 	w.host.ranges = []netip.Prefix{netip.MustParsePrefix("10.3.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.18.0.3/32")}
+	w.host.apart = []netip.Addr{netip.MustParseAddr("10.3.0.53"), netip.MustParseAddr("10.5.0.53")}
 	w.start()
 	w.tunnel.setBound(true)
 	require.Equal(t, []string{"10.3.0.0/24"}, heldNow())
@@ -292,6 +318,8 @@ func TestHeldAcrossStarts(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, good, "made anew")
 	require.Len(t, b.Ranges, 2)
+	require.Len(t, b.Exceptions, 1)
+	require.Equal(t, netip.MustParseAddr("10.3.0.53"), b.Exceptions[0].Addr, "what was outside a range stays so")
 	// By hand, by the config.
 	c := debug.NewClient(w.socket)
 	_, err = c.Release(t.Context(), netip.MustParsePrefix("10.4.0.0/24"))
@@ -310,4 +338,19 @@ func TestHeldAcrossStarts(t *testing.T) {
 	require.NoError(t, w.store.RemoveAll(false))
 	require.NoFileExists(t, w.store.HeldFile())
 	require.NoFileExists(t, held.Copy(w.store.HeldFile()))
+}
+
+// Without a descriptor left an agent does not start: it would take what it holds for lost, and
+// write over it.
+func TestNoStartForShortage(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.stop()
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	err := w.agent.load()
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.True(t, shortage.Is(err), err)
+	require.NoError(t, w.agent.load())
 }

@@ -15,11 +15,17 @@ func (a *Agent) deviceName() string {
 	return a.cfg.Settings.Tunnel.Interface
 }
 
-// setDevice gives the plan the tunnel's device as it is, and as it was made.
+// setDevice gives the plan the tunnel's device as it is, and as it was made. Once there was
+// one, a link of its name is somebody else's while there is none.
 func (a *Agent) setDevice(c *netns.Config) {
 	c.Interface = a.cfg.Settings.Tunnel.Interface
-	if d := a.tunnel.Device(); d.Name != "" {
+	d := a.tunnel.Device()
+	switch {
+	case d.Name != "":
 		c.Interface, c.Index, c.LinkMTU, c.Queue = d.Name, d.Index, d.MTU, d.Queue
+		a.hadDevice.Store(true)
+	case a.hadDevice.Load():
+		c.Index = netns.NoDevice
 	}
 }
 

@@ -29,6 +29,7 @@ const wait = 10 * time.Second
 type doubleTunnel struct {
 	mu        sync.Mutex
 	mtu       int // of the path to node 3
+	device    tunnel.Device
 	hubs      []tunnel.NodeHub
 	keys      []tunnel.OwnKey
 	peers     []tunnel.NodePeer
@@ -132,9 +133,18 @@ func (d *doubleTunnel) UDPBlocked() bool {
 	return d.blocked
 }
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
-func (d *doubleTunnel) Device() tunnel.Device      { return tunnel.Device{} }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
+func (d *doubleTunnel) Device() tunnel.Device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.device
+}
+func (d *doubleTunnel) setDevice(x tunnel.Device) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.device = x
+}
 
 func (d *doubleTunnel) peerNumbers() (out []protocol.NodeNumber) {
 	d.mu.Lock()
@@ -154,9 +164,11 @@ type doubleHost struct {
 	err     error
 	foreign []netns.Foreign
 	ranges  []netip.Prefix // of an earlier run
+	apart   []netip.Addr   // of it
 	blocked string
 	watch   chan []netns.Change
 	drifts  func() []netns.Drift // nil: none
+	unread  error                // of Drift
 	mended  []netns.Drift
 }
 
@@ -180,6 +192,11 @@ func (d *doubleHost) Ranges(context.Context, netns.Config) ([]netip.Prefix, erro
 	defer d.mu.Unlock()
 	return d.ranges, nil
 }
+func (d *doubleHost) Apart(context.Context, netns.Config) ([]netip.Addr, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.apart, nil
+}
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -196,14 +213,14 @@ func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.drifts == nil {
-		return nil, nil
+		return nil, d.unread
 	}
 	for _, x := range d.drifts() {
 		if slices.Contains(kinds, x.Kind) {
 			out = append(out, x)
 		}
 	}
-	return out, nil
+	return out, d.unread
 }
 func (d *doubleHost) AccessDrops(context.Context) (map[string]uint64, error) {
 	return map[string]uint64{"destination": 1, "interface": 2, "source": 3, "shields": 4}, nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +45,17 @@ func TestListFetched(t *testing.T) {
 	}, "stored")
 	w.eventually(func() bool { return w.tunnel.hubKey() == protocol.WireGuardPublicKey{5} }, "the tunnel has the new key")
 	require.Contains(t, w.agent.takeHubList(w.first), "lower than 2", "the older list")
+
+	walled := func() []netip.Addr {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		return w.host.plan.Wall.Hubs
+	}
+	next.Serial, next.Hubs = 3, append(next.Hubs, protocol.Hub{Number: 9, WireGuardKey: protocol.WireGuardPublicKey{9}, HTTPS: []string{"192.0.2.9:443"}})
+	byHand, err := next.Sign(w.cluster)
+	require.NoError(t, err)
+	require.True(t, w.agent.setHubs(t.Context(), byHand).Taken)
+	w.eventually(func() bool { return slices.Contains(walled(), netip.MustParseAddr("198.18.0.9")) }, "the wall is around its hubs, without a netmap")
 }
 
 // FuzzHubList: anybody may answer in a hub's place. Nothing but what the cluster

@@ -135,8 +135,8 @@ func newRepairs(a *Agent, log *repair.Log) *repairs {
 }
 
 // followHost mends what others change of ours, and applies again when something
-// changed that the plan depends on, when an apply failed and when the netmap grows
-// too old.
+// changed that the plan depends on, the hub list among it, when an apply failed and when
+// the netmap grows too old.
 func (a *Agent) followHost(ctx context.Context) error {
 	r := a.repairs
 	watch, err := a.host.Watch(ctx)
@@ -181,6 +181,8 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-noted: // something may be due sooner
 		case <-due.C:
 			r.lookAtDue(ctx)
+		case <-a.wallDue:
+			a.reapply(ctx)
 		case <-look.C:
 			a.time()
 			a.board.Set(condClock, a.clock.Note())
@@ -387,18 +389,25 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	begun := time.Now()
 	r.takeSilent(begun) // of an apply that has just ended, while it is known who did it
 	drifts, err := a.host.Drift(ctx, kinds...)
+	var unread netns.Failures
 	if err != nil {
-		a.applyMu.Unlock()
+		some := errors.As(err, &unread) && ctx.Err() == nil
 		if ctx.Err() == nil {
 			a.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
 		}
 		for _, k := range kinds {
-			if _, ok := r.dueAt[k]; ok {
+			if _, ok := r.dueAt[k]; ok && (!some || len(unread.Of(k)) > 0) {
 				r.dueAt[k] = begun.Add(lookEvery)
 			}
 		}
 		res.Error = err.Error()
-		return res, false
+		// What cannot be compared may be gone: to apply it says so, and takes peers away that
+		// nothing stands against.
+		failed = ctx.Err() == nil && r.other.Allow()
+		if !some {
+			a.applyMu.Unlock()
+			return res, failed
+		}
 	}
 	rx, tx := a.traffic()
 	var mend []netns.Drift
@@ -442,6 +451,9 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		return d.Kind == netns.Link && !slices.Contains(res.Mended, d.Subject)
 	}))
 	for _, k := range kinds {
+		if len(unread.Of(k)) > 0 {
+			continue
+		}
 		differs := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == k })
 		if !differs || !r.dueAt[k].After(begun) {
 			delete(r.dueAt, k)

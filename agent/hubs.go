@@ -236,8 +236,12 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 // IPv6, 8 of UDP and 32 of WireGuard outside, 60 of IPv6 and TCP inside.
 const controlMSS = 1280 - 40 - 8 - 32 - 60
 
+// errNoDevice says that somebody has deleted the tunnel's device.
+var errNoDevice = errors.New("the tunnel's device is missing")
+
 // dialer dials TCP from an overlay address through the tunnel's interface and
-// through no other, whatever the routes are at that moment.
+// through no other, whatever the routes are at that moment. iface is empty while there
+// is none.
 func dialer(iface func() string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
 	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		d := net.Dialer{
@@ -245,9 +249,13 @@ func dialer(iface func() string) func(context.Context, netip.Addr, netip.AddrPor
 			// The tunnel's probes judge liveness; this is a long backstop.
 			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4},
 			Control: func(_, _ string, c syscall.RawConn) error {
+				name := iface()
+				if name == "" { // which would bind to none
+					return errNoDevice
+				}
 				var err error
 				if e := c.Control(func(fd uintptr) {
-					err = errors.Join(unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, iface()),
+					err = errors.Join(unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, name),
 						unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, controlMSS))
 				}); e != nil {
 					return e

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -36,4 +37,13 @@ func TestKeepAnswering(t *testing.T) {
 	} {
 		require.Equal(t, x.want, keepAnswering(x.before, x.now, x.ways), x.name)
 	}
+}
+
+// Without the tunnel's device nothing is dialled through another one.
+func TestDialWithoutDevice(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = dialer(func() string { return "" })(t.Context(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort(l.Addr().String()))
+	require.ErrorIs(t, err, errNoDevice)
 }

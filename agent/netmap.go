@@ -14,6 +14,7 @@ import (
 	"causeway/agent/clock"
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
+	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -29,19 +30,25 @@ const (
 	confirmEvery = 10 * time.Minute
 )
 
-// load reads the last netmap, the pins and the book of what is held. A netmap that does not read is none.
-func (a *Agent) load() {
+// load reads the last netmap, the pins and the book of what is held. A netmap that does not
+// read is none, unless that is for a shortage, which is the error.
+func (a *Agent) load() error {
 	a.loadPins()
-	a.loadBook()
+	if err := a.loadBook(); err != nil {
+		return err
+	}
 	held, err := a.cfg.Store.Netmap()
+	if shortage.Is(err) {
+		return err
+	}
 	a.bookNew = a.bookNew && held != nil
 	if err != nil {
 		a.log.Error().Err(err).Msg("the stored netmap does not read, waiting for a hub's")
-		return
+		return nil
 	}
 	if held != nil && held.Netmap.Self.Number != a.id.Number {
 		a.log.Warn().Msg("the stored netmap is another node's, waiting for a hub's")
-		return
+		return nil
 	}
 	if held != nil {
 		a.held, a.stored = held, held.Clock.Time
@@ -55,6 +62,7 @@ func (a *Agent) load() {
 	for _, d := range a.cfg.Store.Mended() {
 		a.log.Warn().Err(d).Msg("a state file was damaged")
 	}
+	return nil
 }
 
 // takeNetmap is the control channel's: it applies what may be applied, stores
@@ -151,9 +159,11 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	a.hubs, a.signed = l, s
 	a.mu.Unlock()
 	a.clock.Floor(l.NotBefore)
-	select {
-	case a.listChanged <- struct{}{}:
-	default:
+	for _, c := range []chan struct{}{a.listChanged, a.wallDue} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 	a.log.Info().Uint64("serial", l.Serial).Int("hubs", len(l.Hubs)).Msg("new hub list")
 	return ""
@@ -238,6 +248,7 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) 
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 		c.Overlay = slices.DeleteFunc(c.Overlay, netip.Addr.Is6)
+		c.Wall = c.Wall.Without6()
 		c.Routes, c.Local = slices.DeleteFunc(slices.Clone(c.Routes), v6), slices.DeleteFunc(slices.Clone(local), v6)
 	}
 	return c
@@ -313,6 +324,10 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		err = a.host.Apply(ctx, plan)
 		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || ctx.Err() == nil)
 		a.repairs.noteMended(a.host.PutRight())
+	} else { // the host has what it had
+		a.mu.Lock()
+		plan = a.plan
+		a.mu.Unlock()
 	}
 	if a.walled != walled {
 		if !a.walled {

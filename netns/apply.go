@@ -50,6 +50,9 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 		return err
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
+	if !HasIPv6() {
+		p = p.without6()
+	}
 	h.good = map[Kind][]string{}
 	for _, k := range Kinds {
 		h.good[k] = slices.DeleteFunc(p.lines(k), func(l string) bool { return h.failed[l] })
@@ -67,7 +70,7 @@ func (h *Host) othersDid(l []Drift) (out []Drift) {
 		lines := h.good[d.Kind]
 		d.Missing = slices.DeleteFunc(d.Missing, func(s string) bool { return !slices.Contains(lines, s) })
 		d.Extra = less(d.Extra, lines)
-		if d.some() {
+		if d.some() && (d.Kind != Sysctls || len(d.Missing) > 0) { // else what was there in its place
 			out = append(out, d)
 		}
 	}
@@ -226,7 +229,8 @@ func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 
 // Remove takes everything back, as it was before the first Apply. It is
 // idempotent, needs no running agent, and works after a crash at any point. Where the
-// record does not read it takes back all that needs none; Left says what it did not.
+// record does not read it takes back all that needs none; Left says what it did not. Of c it
+// needs Interface and Table, and Overlay to know a device that was renamed.
 func (h *Host) Remove(ctx context.Context, c Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -247,6 +251,9 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 		if err := h.removeObjects(rec, rec.Interface, rec.Table, true); err != nil {
 			return err
 		}
+	}
+	if err := removeRenamed(rec, c.Overlay); err != nil {
+		return err
 	}
 	if err := removeNft(ctx); err != nil {
 		return err
@@ -305,7 +312,7 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 		h.log.Info().Str("iface", dev).Msg("left a link alone that only has the name of ours")
 		return nil
 	}
-	if link.Type() != "tuntap" && link.Type() != "tun" {
+	if !isTUN(link) {
 		return fmt.Errorf("interface %s is a %s, not the tunnel's TUN device: left alone", dev, link.Type())
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -314,14 +321,47 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 	return nil
 }
 
-// other reports whether link is not the record's, which is there under another name.
+// removeRenamed deletes the record's device where somebody renamed it since: a TUN device with
+// the record's index that has one of our addresses.
+func removeRenamed(rec *record, overlay []netip.Addr) error {
+	if rec.Index <= 0 {
+		return nil
+	}
+	link, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(rec.Index) })
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) || err == nil && !isTUN(link) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %d: %w", rec.Index, err)
+	}
+	have, err := linkAddrs(link)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(have, func(x netip.Prefix) bool { return slices.Contains(overlay, x.Addr()) }) {
+		return nil
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// other reports whether link is not the record's: that is there under another name, or this
+// is no TUN device.
 func other(link netlink.Link, rec *record) bool {
 	if rec.Index == 0 || link.Attrs().Index == rec.Index {
 		return false
 	}
+	if !isTUN(link) {
+		return true
+	}
 	l, err := netlink.LinkByIndex(rec.Index)
-	return err == nil && (l.Type() == "tuntap" || l.Type() == "tun")
+	return err == nil && isTUN(l)
 }
+
+func isTUN(l netlink.Link) bool { return l.Type() == "tuntap" || l.Type() == "tun" }
 
 // linkByName returns nil without an error if there is no such link.
 func linkByName(name string) (netlink.Link, error) {

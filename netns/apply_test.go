@@ -112,6 +112,38 @@ func TestApplyMakesThePlan(t *testing.T) {
 	require.Empty(t, cmp.Diff(before, dump(t)))
 }
 
+// What a host without IPv6 is spared counts as nothing that others took away.
+func TestApplyWithoutIPv6(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	sh(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
+	ctx := context.Background()
+	for range 3 {
+		require.NoError(t, h.Apply(ctx, p))
+		requireFound(t, h, p.without6())
+		require.Empty(t, h.PutRight())
+	}
+	sh(t, "nft flush chain inet causeway wall-out")
+	require.NoError(t, h.Apply(ctx, p))
+	require.Len(t, h.PutRight(), 1)
+	sh(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0")
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+	require.Empty(t, h.PutRight())
+}
+
+// A host that has IPv6 disabled for all links and enabled for one has it: its ranges are routed
+// and closed.
+func TestApplyWithIPv6OfOneLink(t *testing.T) {
+	h, p := host(t), plan(t, closedConfig())
+	sh(t, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=0")
+	require.False(t, HasIPv6(), "for links to come alone")
+	sh(t, `sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0; ip -6 addr add fd99::2/64 dev eth0 nodad; ip -6 route add default via fd99::1
+		ip link add docker9 type bridge; ip link set docker9 up; ip addr add 10.2.5.1/24 dev docker9; ip addr add 10.77.0.1/16 dev docker9; ip -6 addr add fd10:2::5:1/112 dev docker9 nodad`)
+	require.NoError(t, h.Apply(context.Background(), p))
+	requireFound(t, h, p)
+	require.Contains(t, way("fd10:2::9"), "dev cw0")
+}
+
 func TestLinesAreCommands(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	sh(t, strings.Join(p.Lines(), "\n"))

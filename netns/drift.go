@@ -18,7 +18,8 @@ type Drift struct {
 
 // Drift compares what is there of some kinds with the last applied plan; it finds
 // nothing before the first Apply. Without its link, all that needs it is
-// missing too and not told of. Nothing is changed.
+// missing too and not told of. What cannot be listed is told (Failures), beside what was
+// found of the other kinds. Nothing is changed.
 func (h *Host) Drift(ctx context.Context, kinds ...Kind) ([]Drift, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -45,6 +46,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		return nil, err
 	}
 	var out []Drift
+	var f Failures
 	gone := false
 	for _, k := range Kinds {
 		if !slices.Contains(kinds, k) && k != Link {
@@ -57,13 +59,15 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		if k == Routes {
 			now, err := h.standing(ctx, p)
 			if err != nil {
-				return out, err
+				f.add(k, "", err)
+				continue
 			}
 			want = now.lines(k)
 		}
 		have, err := h.found(ctx, link, p.Config, k)
 		if err != nil {
-			return out, err
+			f.add(k, "", err)
+			continue
 		}
 		d := differs(k, want, have)
 		d.Extra = less(d.Extra, p.lines(k)) // a copy that outlives what it is one of
@@ -88,7 +92,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			out = append(out, one)
 		}
 	}
-	return out, nil
+	return out, f.err()
 }
 
 // tried is d without what could not be put in place: that is told otherwise, and tried again

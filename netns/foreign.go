@@ -31,9 +31,9 @@ func (f Foreign) Exception(x netip.Prefix) Exception {
 	return Exception{Prefix: x, Link: f.Link, Via: f.Via, Src: f.Src}
 }
 
-// leastBits is how long a prefix is that is no part of a default route: no range of the
+// LeastBits is how long a prefix is that is no part of a default route: no range of the
 // tunnel's is shorter.
-const leastBits = 3
+const LeastBits = 3
 
 // ForeignRoutes lists the host's own non-default routes outside our table, each
 // prefix once, sorted. Loopback, link-local and multicast ranges and what goes into
@@ -62,7 +62,7 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 		}
 		for _, r := range rs {
 			x, ok := prefixOf(r.Dst)
-			if !ok || x.Bits() < leastBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || own >= 0 && r.LinkIndex == own {
+			if !ok || x.Bits() < LeastBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || own >= 0 && r.LinkIndex == own {
 				continue
 			}
 			a := x.Addr()

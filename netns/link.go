@@ -31,7 +31,7 @@ func linkLine(dev string) string { return fmt.Sprintf("ip link set %s up", dev) 
 // foundLink is what is there of Plan.linkLines.
 func foundLink(link netlink.Link, c Config) (out []string) {
 	if link == nil {
-		if l, err := netlink.LinkByIndex(c.Index); c.Index != 0 && err == nil {
+		if l, err := netlink.LinkByIndex(c.Index); c.Index > 0 && err == nil {
 			out = append(out, fmt.Sprintf("# the tunnel's device is called %s", l.Attrs().Name))
 		}
 		return out
@@ -70,8 +70,11 @@ func setUp(link netlink.Link) error {
 // ownLink is the tunnel's device: by its index where that is known, for somebody else's
 // link may have its name. It returns nil without an error if there is none of that name.
 func ownLink(c Config) (netlink.Link, error) {
-	if c.Index == 0 {
+	switch c.Index {
+	case 0:
 		return linkByName(c.Interface)
+	case NoDevice:
+		return nil, nil
 	}
 	l, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(c.Index) })
 	var missing netlink.LinkNotFoundError

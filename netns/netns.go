@@ -23,7 +23,7 @@ import (
 // Config is what an agent wants of its host.
 type Config struct {
 	Interface string         // the TUN device, made by the tunnel
-	Index     int            // of that device, whatever it is called now; 0: known by its name alone
+	Index     int            // of that device, whatever it is called now; 0: known by its name alone; or NoDevice
 	LinkMTU   int            // of the device; 0: left as it is
 	Queue     int            // of the device, in packets (txqueuelen); 0: left as it is
 	MTU       int            // of routes into the tunnel that MTUs does not name
@@ -48,6 +48,10 @@ type Config struct {
 	MTUs    map[netip.Prefix]int
 	Shields Shields
 }
+
+// NoDevice is a Config's Index while the tunnel's device is gone: what has its name is
+// somebody else's.
+const NoDevice = -1
 
 // MinMTU is the smallest MTU of a route: the smallest path that the tunnel
 // looks for carries more.

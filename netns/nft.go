@@ -43,17 +43,15 @@ func run(ctx context.Context, stdin string, name string, args ...string) (string
 }
 
 // applyNft replaces our table in one transaction unless it is right already. What is
-// not as the plan before has it, others did. Where it cannot, ErrNoWalls says whether
-// what stands is known: the whole table of an earlier plan, which lets nothing through
-// that was not meant to pass then.
+// not as the plan before has it, others did. Where it cannot, ErrNoWalls says that what
+// stands is not known. It is known where it was read: the whole table of an earlier plan,
+// which lets nothing through that was not meant to pass then.
 func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 	want := p.nft()
 	have, err := foundNft(ctx)
 	if err != nil {
-		if h.walls == nil {
-			err = noWalls(err)
-		}
-		return err
+		h.walls = nil // somebody may have taken them away
+		return noWalls(err)
 	}
 	if before.Interface != "" {
 		var lines []string

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -117,21 +118,24 @@ func TestHalfOfEachKind(t *testing.T) {
 }
 
 // Without nft nothing is known of walls, and that is said; the ways are there all the same, so
-// that nothing takes the host's default route. With walls of this run, they are known.
+// that nothing takes the host's default route. Walls of this run are known while they can be
+// read: somebody may have deleted them.
 func TestWithoutNft(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
 	ctx := context.Background()
-	hide := func() func() {
+	real, err := nftPath()
+	require.NoError(t, err)
+	hide := func(but string) func() {
 		bin := filepath.Join(t.TempDir(), "false")
-		require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\necho 'Operation not supported' >&2; exit 1\n"), 0o755))
+		require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\n"+but+"\necho 'Operation not supported' >&2; exit 1\n"), 0o755))
 		dir := filepath.Dir(bin)
 		require.NoError(t, os.Rename(bin, filepath.Join(dir, "nft")))
 		path := os.Getenv("PATH")
 		os.Setenv("PATH", dir+":"+path)
 		return func() { os.Setenv("PATH", path) }
 	}
-	back := hide()
-	err := h.Apply(ctx, p)
+	back := hide("")
+	err = h.Apply(ctx, p)
 	back()
 	f := failures(t, err)
 	require.Len(t, f.Of(Nftables), 1)
@@ -144,12 +148,31 @@ func TestWithoutNft(t *testing.T) {
 
 	require.NoError(t, h.Apply(ctx, p))
 	requireFound(t, h, p)
-	back = hide()
-	err = h.Apply(ctx, p)
+	other := testConfig()
+	other.Routes = append(other.Routes, netip.MustParsePrefix("203.0.113.0/24"))
+	other.Local = append(other.Local, netip.MustParsePrefix("10.77.0.0/16"))
+	reads := `case "$*" in *list*) exec ` + real + ` "$@"; esac`
+	back = hide(reads)
+	err = h.Apply(ctx, plan(t, other))
 	back()
 	require.Error(t, err)
 	require.NotErrorIs(t, err, ErrNoWalls, "they stand since")
-	back = hide()
+	sh(t, "nft delete table inet causeway; ip rule del pref 5206")
+	back = hide("")
+	d, err := h.Drift(ctx, Kinds...)
+	require.Len(t, failures(t, err), 1)
+	require.Len(t, d, 1, "what does read is compared")
+	require.Equal(t, Rules, d[0].Kind)
+	require.NoError(t, h.Mend(ctx, d))
+	err = h.Apply(ctx, p)
+	back()
+	require.ErrorIs(t, err, ErrNoWalls, "they may be gone, as they are")
+	require.NoError(t, h.Apply(ctx, p))
+	back = hide(reads)
+	err = NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, plan(t, other))
+	back()
+	require.ErrorIs(t, err, ErrNoWalls, "another run does not know whose they are")
+	back = hide("")
 	err = NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p)
 	back()
 	require.ErrorIs(t, err, ErrNoWalls, "another run knows of none")
@@ -210,4 +233,57 @@ func TestRenamedLink(t *testing.T) {
 	require.Contains(t, sh(t, "ip -d link show cw0"), "bridge")
 	require.NotContains(t, sh(t, "ip link"), "x0:")
 	require.Empty(t, sh(t, "ip route show table 51806; ip rule | grep 51806 || :"))
+}
+
+// A device that is gone, whose name another link took: nothing is put on that, what was routed is
+// closed, and it is left alone when all is taken back.
+func TestReplacedLink(t *testing.T) {
+	h := host(t)
+	link, err := netlink.LinkByName("cw0")
+	require.NoError(t, err)
+	c := testConfig()
+	c.Index, c.Held = link.Attrs().Index, c.Routes
+	ctx := context.Background()
+	require.NoError(t, h.Apply(ctx, plan(t, c)))
+	sh(t, "ip link del cw0; ip link add cw0 type bridge; ip addr add 203.0.113.7/24 dev cw0; ip link set cw0 up")
+	c.Index = NoDevice
+	p := plan(t, c)
+	err = h.Apply(ctx, p)
+	require.ErrorIs(t, err, ErrNoInterface)
+	require.Len(t, failures(t, err), 1)
+	require.NotContains(t, sh(t, "ip addr show cw0"), "198.18")
+	require.Contains(t, sh(t, "ip addr show cw0"), "203.0.113.7/24")
+	routes := sh(t, "ip route show table 51806; ip -6 route show table 51806")
+	require.NotContains(t, routes, "dev cw0")
+	require.Contains(t, routes, "unreachable")
+	d, err := h.Drift(ctx, Kinds...)
+	require.NoError(t, err)
+	require.Len(t, d, 1)
+	require.Equal(t, Link, d[0].Kind)
+
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, testConfig()))
+	require.Contains(t, sh(t, "ip addr show cw0"), "203.0.113.7/24")
+	require.Empty(t, sh(t, "ip route show table 51806; ip rule | grep 51806 || :"))
+}
+
+// A device that was renamed while no agent ran is taken back too, by its index and address; one
+// that only has the index is another.
+func TestLinkRenamedWhileStopped(t *testing.T) {
+	h, c := host(t), testConfig()
+	ctx := context.Background()
+	require.NoError(t, h.Apply(ctx, plan(t, c)))
+	sh(t, "ip link set cw0 down; ip link set cw0 name x0; ip link add cw0 type bridge")
+	record, err := os.ReadFile(filepath.Join(h.stateDir, recordName))
+	require.NoError(t, err)
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, c))
+	require.NotContains(t, sh(t, "ip link"), "x0:")
+	require.Contains(t, sh(t, "ip -d link show cw0"), "bridge")
+
+	var rec struct{ Index int }
+	require.NoError(t, json.Unmarshal(record, &rec))
+	require.NotZero(t, rec.Index)
+	sh(t, "ip link add x1 index "+strconv.Itoa(rec.Index)+" type bridge")
+	require.NoError(t, os.WriteFile(filepath.Join(h.stateDir, recordName), record, 0o600))
+	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, c))
+	require.Contains(t, sh(t, "ip link"), "x1:")
 }

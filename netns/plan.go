@@ -111,7 +111,7 @@ func CheckPrefix(p netip.Prefix) error {
 		return fmt.Errorf("%s is an IPv4 prefix written as IPv6", p)
 	case p.Bits() == 0:
 		return fmt.Errorf("%s is a default route, which the tunnel never takes", p)
-	case p.Bits() < leastBits:
+	case p.Bits() < LeastBits:
 		return fmt.Errorf("%s is nearly a default route, which the tunnel never takes", p)
 	}
 	for _, n := range never {
@@ -130,7 +130,7 @@ func (p Plan) without6() Plan {
 	p.Held = slices.DeleteFunc(slices.Clone(p.Held), is6)
 	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
-	p.Wall = p.Wall.without6()
+	p.Wall = p.Wall.Without6()
 	return p
 }
 

@@ -138,6 +138,10 @@ func TestClosedRoutes(t *testing.T) {
 	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p))
 	check("device back", usual)
 
+	apart, err := h.Apart(ctx, p.Config)
+	require.NoError(t, err)
+	require.Equal(t, []netip.Addr{netip.MustParseAddr("10.2.0.53"), netip.MustParseAddr("fd10:2::53")}, apart)
+
 	// A range leaves and comes back, and is closed in between.
 	c := closedConfig()
 	c.Routes = prefixes("198.18.0.0/15", "fd63:7761:7900::/96")

@@ -43,7 +43,8 @@ func (w Wall) normal() (Wall, error) {
 	return w, nil
 }
 
-func (w Wall) without6() Wall {
+// Without6 is the wall for a host that has no IPv6.
+func (w Wall) Without6() Wall {
 	w.Hubs = slices.DeleteFunc(slices.Clone(w.Hubs), netip.Addr.Is6)
 	w.Overlay = slices.DeleteFunc(slices.Clone(w.Overlay), func(r netip.Prefix) bool { return r.Addr().Is6() })
 	return w

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,8 +63,18 @@ func nftPath() (string, error) {
 	return p, nil
 }
 
-// HasIPv6 reports whether the network namespace has IPv6 and has it enabled.
+// HasIPv6 reports whether the network namespace has IPv6 and has it enabled: for all links,
+// or for one of them after it was disabled for all.
 func HasIPv6() bool {
 	s, err := readSysctl("net.ipv6.conf.all.disable_ipv6")
-	return err == nil && s == "0"
+	if err != nil || s == "0" {
+		return err == nil
+	}
+	return slices.ContainsFunc(perInterface("ipv6", "disable_ipv6"), func(key string) bool {
+		if strings.Contains(key, ".conf.default.") || strings.Contains(key, ".conf.lo.") {
+			return false
+		}
+		s, err := readSysctl(key)
+		return err == nil && s == "0"
+	})
 }

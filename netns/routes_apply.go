@@ -165,3 +165,21 @@ func (h *Host) Ranges(_ context.Context, c Config) ([]netip.Prefix, error) {
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return slices.Compact(out), nil
 }
+
+// Apart returns the single addresses that our table throws back to the host's own: what an
+// earlier run of the agent kept outside the tunnel.
+func (h *Host) Apart(_ context.Context, c Config) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, v6 := range families() {
+		rs, err := ourRoutes(v6, c.Table)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range rs {
+			if r, ok := toRoute(n, func(int) string { return "" }); ok && r.throw && r.prefix.IsSingleIP() {
+				out = append(out, r.prefix.Addr())
+			}
+		}
+	}
+	return out, nil
+}

@@ -325,7 +325,7 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 		return Sysctls
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		// By its index too: it may have another name from now on.
-		index := len(data) >= unix.SizeofIfInfomsg && c.Index != 0 && binary.NativeEndian.Uint32(data[4:]) == uint32(c.Index)
+		index := len(data) >= unix.SizeofIfInfomsg && c.Index > 0 && binary.NativeEndian.Uint32(data[4:]) == uint32(c.Index)
 		if index || c.Interface != "" && bytes.Contains(data, []byte(c.Interface+"\x00")) {
 			return Link
 		}

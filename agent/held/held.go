@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go4.org/netipx"
+
+	"causeway/netns"
 )
 
 const (
@@ -167,7 +169,10 @@ func tidy(l []Range) []Range {
 		b.AddPrefix(p)
 	}
 	if set, err := b.IPSet(); err == nil {
-		prefixes = set.Prefixes()
+		prefixes = nil
+		for _, p := range set.Prefixes() {
+			prefixes = append(prefixes, parts(p)...)
+		}
 	}
 	c := NewCover(prefixes)
 	out := map[netip.Prefix]Range{}
@@ -182,6 +187,20 @@ func tidy(l []Range) []Range {
 		merged = append(merged, r)
 	}
 	return merged
+}
+
+// parts are the widest prefixes of p that a route may have.
+func parts(p netip.Prefix) (out []netip.Prefix) {
+	if p.Bits() >= netns.LeastBits {
+		return []netip.Prefix{p}
+	}
+	for i := range 1 << (netns.LeastBits - p.Bits()) {
+		b := p.Addr().AsSlice()
+		b[0] |= byte(i << (8 - netns.LeastBits))
+		a, _ := netip.AddrFromSlice(b)
+		out = append(out, netip.PrefixFrom(a, netns.LeastBits))
+	}
+	return out
 }
 
 // spanList are the runs of addresses of some prefixes, sorted and apart.

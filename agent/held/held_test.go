@@ -267,3 +267,19 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// What is put together stays what a route may be: a quarter of all addresses is none.
+func TestMergedRangesAreRoutes(t *testing.T) {
+	live := pfx("2000::/3", "4000::/3", "6000::/3")
+	for i := range mergeAbove {
+		live = append(live, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+	}
+	b := Book{}.Follow(live, nil, nil, t0).Follow(nil, nil, nil, t0)
+	require.Less(t, len(b.Ranges), 10)
+	require.Subset(t, b.Prefixes(), live[:3])
+	text, err := b.Encode()
+	require.NoError(t, err)
+	read, err := Decode(text)
+	require.NoError(t, err)
+	require.True(t, b.Equal(read))
+}

@@ -83,7 +83,7 @@ func leave(cmd *cobra.Command, o *options) error {
 		defer s.Close()
 	}
 	host := netns.NewHost(o.stateDir, zerolog.Nop())
-	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable}); err != nil {
+	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable, Overlay: id.Overlay}); err != nil {
 		return fmt.Errorf("take back the host's network: %w; run 'causeway-agent leave' again", err)
 	}
 	if l := host.Left(); len(l) > 0 {
