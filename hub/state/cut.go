@@ -182,33 +182,15 @@ func (s *Store) archive(ctx context.Context, have []span, last uint64) error {
 
 // cut drops the transactions up to last from the log. Logs deny deletion and purges, for good, so that
 // nobody does by accident what is done here: for a moment the stream has a limit and drops
-// what is over it. Nobody decides in this process meanwhile. Should the process end in that moment,
-// tidy takes the limit away at the next start; what another hub appends before pushes out what
-// lies before the last snapshot alone.
+// what is over it. Nobody decides in this process meanwhile, and not for longer than a few replies may take. What
+// another hub appends before the limit is gone pushes out what lies before the last snapshot alone.
 func (s *Store) cut(ctx context.Context, last uint64) error {
-	select {
-	case s.deciding <- struct{}{}:
-		defer func() { <-s.deciding }()
-	case <-ctx.Done():
-		return ctx.Err()
+	done, err := s.limitTo(ctx, last)
+	if err != nil || !done {
+		return err
 	}
-	info, err := s.stream.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
-		return err
-	}
-	if info.State.FirstSeq > last || info.State.LastSeq <= last {
-		return nil
-	}
-	c := info.Config
-	c.Discard, c.MaxMsgs = jetstream.DiscardOld, int64(info.State.LastSeq-last)
-	if _, err := s.cfg.JetStream.UpdateStream(ctx, c); err != nil {
-		return err
-	}
-	failpoint.Hit("state-cut")
-	if err := s.tidy(ctx, c); err != nil {
-		return err
-	}
-	if info, err = s.stream.Info(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -218,12 +200,51 @@ func (s *Store) cut(ctx context.Context, last uint64) error {
 	return nil
 }
 
+// limitTo sets the limit that drops the transactions up to last and takes it away again. It reports whether
+// there was anything to drop.
+func (s *Store) limitTo(ctx context.Context, last uint64) (bool, error) {
+	select {
+	case s.deciding <- struct{}{}:
+		defer func() { <-s.deciding }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	info, err := s.info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if info.State.FirstSeq > last || info.State.LastSeq <= last {
+		return false, nil
+	}
+	c := info.Config
+	c.Discard, c.MaxMsgs = jetstream.DiscardOld, int64(info.State.LastSeq-last)
+	if err := s.configure(ctx, c); err != nil {
+		return false, err
+	}
+	failpoint.Hit("state-cut")
+	return true, s.tidy(ctx, c)
+}
+
 // tidy takes away the limit that a cut sets.
 func (s *Store) tidy(ctx context.Context, c jetstream.StreamConfig) error {
 	if c.Discard == jetstream.DiscardNew && c.MaxMsgs <= 0 {
 		return nil
 	}
 	c.Discard, c.MaxMsgs = jetstream.DiscardNew, -1
+	return s.configure(ctx, c)
+}
+
+// info asks the log how it is. A reply that is lost is waited for no longer than one to an append.
+func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	return s.stream.Info(ctx)
+}
+
+// configure makes c the configuration of the log. It waits as info does.
+func (s *Store) configure(ctx context.Context, c jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
 	_, err := s.cfg.JetStream.UpdateStream(ctx, c)
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
@@ -214,4 +215,47 @@ func TestFullLogTakesRevocations(t *testing.T) {
 	_, err = st.Update(t.Context(), "unix:root", "node revoke n1", func(d *state.Draft) error { return state.Remove(d, n.Number, state.GoneRevoked) })
 	require.NoError(t, err)
 
+}
+
+// updates lets a test see, and fail, what changes the configuration of the log.
+type updates struct {
+	jetstream.JetStream
+	before func(context.Context, jetstream.StreamConfig) error
+}
+
+func (u *updates) UpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	if err := u.before(ctx, c); err != nil {
+		return nil, err
+	}
+	return u.JetStream.UpdateStream(ctx, c)
+}
+
+// cutAfter opens a store on u with thirty transactions and two snapshots, so that the next Compact cuts.
+func cutAfter(t testing.TB, u *updates) *state.Store {
+	t.Helper()
+	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: u, Vault: state.DirVault(filepath.Join(t.TempDir(), "log")), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	setUp(t, st)
+	for i := range 30 {
+		_, err := addToken(t.Context(), st, i+1)
+		require.NoError(t, err)
+		if i == 10 {
+			require.NoError(t, st.Compact(t.Context()))
+		}
+	}
+	return st
+}
+
+// A reply that is lost while the log is cut holds up decisions for seconds, not minutes.
+func TestCutWaitsForNoReplyLong(t *testing.T) {
+	asked := 0
+	u := &updates{JetStream: start(t, t.TempDir()).js, before: func(ctx context.Context, _ jetstream.StreamConfig) error {
+		asked++
+		until, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.Less(t, time.Until(until), 6*time.Second)
+		return nil
+	}}
+	require.NoError(t, cutAfter(t, u).Compact(t.Context()))
+	require.Equal(t, 2, asked)
 }

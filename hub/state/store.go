@@ -231,7 +231,7 @@ func (s *Store) publish(next *State) {
 func (s *Store) catchUp(ctx context.Context) error {
 	for {
 		seq := s.State().Seq + 1
-		msg, err := s.stream.GetMsg(ctx, seq)
+		msg, err := s.message(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			if s.cfg.Away == nil { // nobody else appends to the log, or cuts it
 				return nil
@@ -255,7 +255,7 @@ func (s *Store) catchUp(ctx context.Context) error {
 // leap takes a snapshot where the log begins behind what is known here: another hub cut it while
 // this one did not hear of what happened. Watchers learn of no state between.
 func (s *Store) leap(ctx context.Context) (leapt bool, err error) {
-	info, err := s.stream.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
 		return false, fmt.Errorf("read the state log: %w", err)
 	}
@@ -482,7 +482,7 @@ func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State
 // st: an append whose answer was lost.
 func (s *Store) contains(ctx context.Context, st *State, id string) (bool, error) {
 	for seq := st.Seq; seq > 0 && seq+maxAttempts > st.Seq; seq-- {
-		msg, err := s.stream.GetMsg(ctx, seq)
+		msg, err := s.message(ctx, seq)
 		if err != nil {
 			return false, err
 		}
