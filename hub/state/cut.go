@@ -50,23 +50,30 @@ func (s *Store) due() bool {
 
 // tend takes snapshots and cuts the log, until ctx ends.
 func (s *Store) tend(ctx context.Context) {
+	look := time.NewTicker(pollInterval)
+	defer look.Stop()
+	var again time.Time // after a failure
 	for {
 		s.mu.Lock()
 		due := s.due()
 		s.mu.Unlock()
-		if due {
+		if due && time.Now().After(again) && s.away() == nil {
 			if err := s.Compact(ctx); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error().Err(err).Msg("no snapshot of the state was taken, the state log grows on")
-				select {
-				case <-ctx.Done():
-				case <-time.After(tendPause):
-				}
+				again = time.Now().Add(tendPause)
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.grew:
+		case <-look.C:
+			if s.away() != nil {
+				continue
+			}
+			if err := s.unlimit(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Msg("whether a cut of the state log came to its end is not known, asking again")
+			}
 		}
 	}
 }
@@ -83,6 +90,9 @@ func (s *Store) Compact(ctx context.Context) error {
 	}
 	if err := s.remember(); err != nil {
 		return err
+	}
+	if err := s.unlimit(ctx); err != nil {
+		return fmt.Errorf("end the last cut of the state log: %w", err)
 	}
 	s.mu.Lock()
 	st, news := s.state, make(map[uint64][]Difference, len(s.differences))
@@ -182,8 +192,9 @@ func (s *Store) archive(ctx context.Context, have []span, last uint64) error {
 
 // cut drops the transactions up to last from the log. Logs deny deletion and purges, for good, so that
 // nobody does by accident what is done here: for a moment the stream has a limit and drops
-// what is over it. Nobody decides in this process meanwhile, and not for longer than a few replies may take. What
-// another hub appends before the limit is gone pushes out what lies before the last snapshot alone.
+// what is over it. Nobody decides in this process meanwhile, and not for longer than a few replies may take.
+// Should the process end in that moment, or a reply be lost, the limit goes within seconds (unlimit), at whichever
+// hub; what is appended before pushes out what lies before the last snapshot alone.
 func (s *Store) cut(ctx context.Context, last uint64) error {
 	done, err := s.limitTo(ctx, last)
 	if err != nil || !done {
@@ -218,11 +229,23 @@ func (s *Store) limitTo(ctx context.Context, last uint64) (bool, error) {
 	}
 	c := info.Config
 	c.Discard, c.MaxMsgs = jetstream.DiscardOld, int64(info.State.LastSeq-last)
-	if err := s.configure(ctx, c); err != nil {
-		return false, err
+	if err = s.configure(ctx, c); err == nil {
+		failpoint.Hit("state-cut")
 	}
-	failpoint.Hit("state-cut")
-	return true, s.tidy(ctx, c)
+	// The limit may be there although the reply was lost, and must not stay because somebody ends this.
+	if terr := s.tidy(context.WithoutCancel(ctx), c); err == nil {
+		err = terr
+	}
+	return true, err
+}
+
+// unlimit takes away the limit of a cut that came to no end, here or at another hub.
+func (s *Store) unlimit(ctx context.Context) error {
+	info, err := s.info(ctx)
+	if err != nil {
+		return err
+	}
+	return s.tidy(ctx, info.Config)
 }
 
 // tidy takes away the limit that a cut sets.

@@ -2,12 +2,11 @@ package state_test
 
 import (
 	"context"
-
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
-
 	"testing"
 	"time"
 
@@ -258,4 +257,49 @@ func TestCutWaitsForNoReplyLong(t *testing.T) {
 	}}
 	require.NoError(t, cutAfter(t, u).Compact(t.Context()))
 	require.Equal(t, 2, asked)
+}
+
+// The limit that a cut sets goes, though its end failed or the hub that set it is gone.
+func TestLimitOfACutGoes(t *testing.T) {
+	srv := start(t, t.TempDir())
+	u := &updates{JetStream: srv.js, before: func(_ context.Context, c jetstream.StreamConfig) error {
+		if c.MaxMsgs <= 0 {
+			return errors.New("no reply")
+		}
+		return nil
+	}}
+	config := func() jetstream.StreamConfig {
+		s, err := srv.js.Stream(t.Context(), state.StreamName)
+		require.NoError(t, err)
+		return s.CachedInfo().Config
+	}
+	st := cutAfter(t, u)
+	require.ErrorContains(t, st.Compact(t.Context()), "no reply")
+	limited := config()
+	require.Positive(t, limited.MaxMsgs)
+	u.before = func(context.Context, jetstream.StreamConfig) error { return nil }
+	require.NoError(t, st.Compact(t.Context()), "nothing is due")
+	require.Equal(t, int64(-1), config().MaxMsgs)
+	require.Equal(t, jetstream.DiscardNew, config().Discard)
+
+	_, err := srv.js.UpdateStream(t.Context(), limited)
+	require.NoError(t, err)
+	follow(t, st)
+	require.Eventually(t, func() bool { return config().Discard == jetstream.DiscardNew }, patience, 100*time.Millisecond)
+
+	lost := false // a reply to what was done
+	u.before = func(ctx context.Context, c jetstream.StreamConfig) error {
+		if c.MaxMsgs > 0 {
+			lost = true
+			_, err := srv.js.UpdateStream(ctx, c)
+			require.NoError(t, err)
+			return context.DeadlineExceeded
+		}
+		return nil
+	}
+	_, err = addToken(t.Context(), st, 50)
+	require.NoError(t, err)
+	require.ErrorIs(t, st.Compact(t.Context()), context.DeadlineExceeded)
+	require.True(t, lost)
+	require.Equal(t, jetstream.DiscardNew, config().Discard)
 }

@@ -291,6 +291,14 @@ func (e *AwayError) Error() string {
 	return fmt.Sprintf("the external NATS that holds the state is away since %s (%s): no change is taken until it is back, agents go on as they are", e.Since.Format(time.RFC3339), e.Cause)
 }
 
+// away says why the log is known to be out of reach, or returns nil.
+func (s *Store) away() error {
+	if s.cfg.Away == nil {
+		return nil
+	}
+	return s.cfg.Away()
+}
+
 // settle folds everything that is in the log now. A log elsewhere is given until
 // patience is over to elect a leader, unless it is known to be away.
 func (s *Store) settle(ctx context.Context, begin time.Time) error {
@@ -351,10 +359,8 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if err := s.Err(); err != nil {
 			return nil, err
 		}
-		if s.cfg.Away != nil {
-			if err := s.cfg.Away(); err != nil {
-				return nil, err
-			}
+		if err := s.away(); err != nil {
+			return nil, err
 		}
 		base := s.State()
 		if doubtful {
