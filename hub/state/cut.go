@@ -41,11 +41,15 @@ func (s *Store) due() bool {
 		return false
 	}
 	n := s.state.Seq - min(s.tended.last, s.state.Seq)
-	every := int64(s.cfg.SnapshotEvery)
-	if every == 0 {
-		every = DefaultSnapshotEvery
+	return n >= s.every() || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size)
+}
+
+// every is after how many transactions a snapshot is due.
+func (s *Store) every() uint64 {
+	if s.cfg.SnapshotEvery > 0 {
+		return uint64(s.cfg.SnapshotEvery)
 	}
-	return int64(n) >= every || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size)
+	return DefaultSnapshotEvery
 }
 
 // tend takes snapshots and cuts the log, until ctx ends.
@@ -58,7 +62,7 @@ func (s *Store) tend(ctx context.Context) {
 		due := s.due()
 		s.mu.Unlock()
 		if due && time.Now().After(again) && s.away() == nil {
-			if err := s.Compact(ctx); err != nil && ctx.Err() == nil {
+			if err := s.compact(ctx, false); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error().Err(err).Msg("no snapshot of the state was taken, the state log grows on")
 				again = time.Now().Add(tendPause)
 			}
@@ -79,8 +83,11 @@ func (s *Store) tend(ctx context.Context) {
 }
 
 // Compact takes a snapshot of the state as it is, archives what it makes needless and cuts the log
-// where the snapshot before the last one is.
-func (s *Store) Compact(ctx context.Context) error {
+// where the snapshot before the last one is. It does so though none is due: no other hub may append meanwhile.
+func (s *Store) Compact(ctx context.Context) error { return s.compact(ctx, true) }
+
+// compact is Compact; not forced, it does what is due once it knows what other hubs did.
+func (s *Store) compact(ctx context.Context, forced bool) error {
 	ctx, cancel := context.WithTimeout(ctx, tendTimeout)
 	defer cancel()
 	if s.cfg.Disk != nil {
@@ -115,7 +122,7 @@ func (s *Store) Compact(ctx context.Context) error {
 	if newest > s.tended.last { // another hub took it
 		s.tended = tending{last: newest, size: s.tended.size}
 	}
-	due := s.due() || st.Seq > newest
+	due := s.due() || forced && st.Seq > newest
 	s.mu.Unlock()
 	if !due {
 		return nil
@@ -137,8 +144,8 @@ func (s *Store) Compact(ctx context.Context) error {
 	s.mu.Lock()
 	s.tended = tending{last: max(newest, st.Seq), size: int64(len(b)), grown: 0}
 	s.mu.Unlock()
-	if before == 0 {
-		return nil
+	if before == 0 || !forced && max(newest, st.Seq)-before < min(leastBetween, s.every()) {
+		return nil // too few lie between for what other hubs may append in the moment of a cut
 	}
 	for _, seq := range snapshots {
 		if seq < before {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -302,4 +303,48 @@ func TestLimitOfACutGoes(t *testing.T) {
 	require.ErrorIs(t, st.Compact(t.Context()), context.DeadlineExceeded)
 	require.True(t, lost)
 	require.Equal(t, jetstream.DiscardNew, config().Discard)
+}
+
+// Of two hubs for which a snapshot is due at once, the later one leaves it at that of the other: a log that
+// is cut at one just taken has too little behind it.
+func TestSnapshotDueAtTwoHubs(t *testing.T) {
+	srv := start(t, t.TempDir())
+	v, err := state.OpenBucketVault(t.Context(), srv.js)
+	require.NoError(t, err)
+	open := func() *state.Store {
+		st, err := state.Open(t.Context(), state.StoreConfig{JetStream: srv.js, Vault: v, SnapshotEvery: 20, Away: func() error { return nil }, Log: zerolog.Nop()})
+		require.NoError(t, err)
+		return st
+	}
+	one, two := open(), open()
+	setUp(t, one)
+	tokens := 0
+	add := func(st *state.Store, n int) {
+		for range n {
+			tokens++
+			_, err := addToken(t.Context(), st, tokens)
+			require.NoError(t, err)
+		}
+	}
+	snapshots := func() (n int) {
+		names, err := v.List(t.Context())
+		require.NoError(t, err)
+		for _, name := range names {
+			if strings.HasPrefix(name, "snapshot-") {
+				n++
+			}
+		}
+		return n
+	}
+	add(one, 22)
+	require.NoError(t, one.CompactIfDue(t.Context()))
+	require.Equal(t, 1, snapshots())
+	add(two, 3)
+	require.NoError(t, two.CompactIfDue(t.Context()))
+	require.Equal(t, 1, snapshots(), "another one at once")
+	require.Equal(t, uint64(1), firstSequence(t, srv))
+	add(two, 20)
+	require.NoError(t, two.CompactIfDue(t.Context()))
+	require.Equal(t, 2, snapshots())
+	require.Equal(t, uint64(24), firstSequence(t, srv), "cut at the snapshot of the other")
 }
