@@ -33,6 +33,7 @@ type tending struct {
 	last  uint64 // of the newest snapshot
 	size  int64  // of it
 	grown int64  // bytes appended since
+	full  bool   // something was refused for want of room since
 }
 
 // due reports whether a snapshot is due. s.mu is held.
@@ -41,7 +42,16 @@ func (s *Store) due() bool {
 		return false
 	}
 	n := s.state.Seq - min(s.tended.last, s.state.Seq)
-	return n >= s.every() || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size)
+	return n >= s.every() || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size) || s.tended.full && n >= MinSnapshotEvery
+}
+
+// least is how many transactions lie at least between the snapshot at which the log is cut and the one after: nobody
+// appends much to a log that is full. s.mu is held.
+func (s *Store) least() uint64 {
+	if s.tended.full {
+		return MinSnapshotEvery
+	}
+	return min(leastBetween, s.every())
 }
 
 // every is after how many transactions a snapshot is due.
@@ -120,9 +130,9 @@ func (s *Store) compact(ctx context.Context, forced bool) error {
 	}
 	s.mu.Lock()
 	if newest > s.tended.last { // another hub took it
-		s.tended = tending{last: newest, size: s.tended.size}
+		s.tended = tending{last: newest, size: s.tended.size, full: s.tended.full}
 	}
-	due := s.due() || forced && st.Seq > newest
+	due, least := s.due() || forced && st.Seq > newest, s.least()
 	s.mu.Unlock()
 	if !due {
 		return nil
@@ -144,7 +154,7 @@ func (s *Store) compact(ctx context.Context, forced bool) error {
 	s.mu.Lock()
 	s.tended = tending{last: max(newest, st.Seq), size: int64(len(b)), grown: 0}
 	s.mu.Unlock()
-	if before == 0 || !forced && max(newest, st.Seq)-before < min(leastBetween, s.every()) {
+	if before == 0 || !forced && max(newest, st.Seq)-before < least {
 		return nil // too few lie between for what other hubs may append in the moment of a cut
 	}
 	for _, seq := range snapshots {

@@ -348,3 +348,28 @@ func TestSnapshotDueAtTwoHubs(t *testing.T) {
 	require.Equal(t, 2, snapshots())
 	require.Equal(t, uint64(24), firstSequence(t, srv), "cut at the snapshot of the other")
 }
+
+// A log that is full is cut though few transactions came since the last snapshot.
+func TestFullLogIsCut(t *testing.T) {
+	dir := t.TempDir()
+	srv := start(t, dir)
+	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: srv.js, MaxBytes: 64 << 10, Vault: state.DirVault(filepath.Join(dir, "log")), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	setUp(t, st)
+	tokens := 0
+	for err == nil {
+		if tokens++; tokens == 30 {
+			require.NoError(t, st.Compact(t.Context()))
+		}
+		require.NoError(t, st.CompactIfDue(t.Context()))
+		require.Less(t, tokens, 1000)
+		_, err = addToken(t.Context(), st, tokens)
+	}
+	var full *state.FullLogError
+	require.ErrorAs(t, err, &full)
+	require.Equal(t, uint64(1), firstSequence(t, srv))
+	require.NoError(t, st.CompactIfDue(t.Context()))
+	require.Equal(t, uint64(31), firstSequence(t, srv))
+	_, err = addToken(t.Context(), st, tokens)
+	require.NoError(t, err)
+}
