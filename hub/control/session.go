@@ -304,11 +304,17 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, changes, err := ses.s.cfg.Store.Changes(announce)
 	said := announcement{announce: announce, routes: len(h.Routes)}
-	if err == nil && !ses.s.mayStore(ses.node, ses.name(), said, changes) {
-		changes = 0 // the session is the node's right all the same
+	back := func() {}
+	if err == nil {
+		var ok bool
+		if back, ok = ses.s.mayStore(ses.node, ses.name(), said, changes); !ok {
+			changes = 0 // the session is the node's right all the same
+		}
 	}
 	if err != nil || changes > 0 {
-		st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce})
+		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {
+			back()
+		}
 		if full := (*state.FullLogError)(nil); errors.As(err, &full) {
 			st, err = ses.s.cfg.Store.State(), nil
 			ses.s.wait(ses.node)

@@ -38,13 +38,15 @@ type announcement struct {
 	after    time.Time // when it is tried again, if the log did not take it
 }
 
-// mayStore reports whether node n may change so much of the log now. Otherwise its announcement waits, and that is
-// told, now and then.
-func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, changes int) bool {
+// mayStore reports whether node n may change so much of the log now, and charges it for that; whoever does not store it
+// then calls back. Otherwise the announcement waits, and that is told, now and then.
+func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, changes int) (back func(), ok bool) {
 	now, tell := time.Now(), false
 	s.mu.Lock()
 	l := s.node(n)
-	if a.late = !l.changes.AllowN(now, changes); a.late {
+	charge := l.changes.ReserveN(now, changes)
+	if a.late = !charge.OK() || charge.DelayFrom(now) > 0; a.late {
+		charge.CancelAt(now)
 		l.late = now
 		if tell = now.Sub(l.lateTold) > lateTold; tell {
 			l.lateTold = now
@@ -56,7 +58,7 @@ func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, ch
 		s.cfg.Events.Add(event.NodeRefused, name, lateText)
 		s.cfg.Log.Warn().Str("node", name).Msg("a node changes what it announces too often, its last word waits")
 	}
-	return !a.late
+	return func() { charge.CancelAt(now) }, !a.late // of the time that was charged: of a later one it gives nothing back
 }
 
 // wait lets the announcement of node n wait.
@@ -96,10 +98,15 @@ func (s *Server) storeWaiting(ctx context.Context) {
 		last = st
 		for n, a := range due {
 			_, changes, err := s.cfg.Store.Changes(a.announce)
-			if err != nil || !s.mayStore(n, st.Nodes[n].Name, a, changes) || changes == 0 {
+			if err != nil {
+				continue
+			}
+			back, ok := s.mayStore(n, st.Nodes[n].Name, a, changes)
+			if !ok || changes == 0 {
 				continue
 			}
 			if _, err := s.record(ctx, hello{name: st.Nodes[n].Name, routes: a.routes, announce: a.announce}); err != nil && ctx.Err() == nil {
+				back()
 				s.wait(n)
 				s.cfg.Log.Warn().Err(err).Str("node", st.Nodes[n].Name).Msg("what the node announces is not stored")
 			}
