@@ -310,6 +310,9 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		if back, ok = ses.s.mayStore(ses.node, ses.name(), said, changes); !ok {
 			changes = 0 // the session is the node's right all the same
 		}
+		if changes == 0 && ses.s.cfg.Store.State() != st { // an older word may have been stored meanwhile
+			ses.s.again(ses.node)
+		}
 	}
 	if err != nil || changes > 0 {
 		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {

@@ -36,14 +36,22 @@ type announcement struct {
 	routes   int
 	late     bool      // it changes more than the node may now
 	after    time.Time // when it is tried again, if the log did not take it
+	word     uint64    // counts what the node said to this hub; 0: it says it now
 }
 
 // mayStore reports whether node n may change so much of the log now, and charges it for that; whoever does not store it
-// then calls back. Otherwise the announcement waits, and that is told, now and then.
+// then calls back. Otherwise the announcement waits, and that is told, now and then. One that waited and is not the
+// node's last word any more is dropped.
 func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, changes int) (back func(), ok bool) {
 	now, tell := time.Now(), false
 	s.mu.Lock()
 	l := s.node(n)
+	if a.word == 0 {
+		a.word = l.said.word + 1
+	} else if a.word != l.said.word {
+		s.mu.Unlock()
+		return nil, false
+	}
 	charge := l.changes.ReserveN(now, changes)
 	if a.late = !charge.OK() || charge.DelayFrom(now) > 0; a.late {
 		charge.CancelAt(now)
@@ -67,6 +75,20 @@ func (s *Server) wait(n protocol.NodeNumber) {
 	defer s.mu.Unlock()
 	l := s.node(n)
 	l.said.late, l.said.after = true, time.Now().Add(refusedPause)
+}
+
+// isLast reports whether a is the last word of node n.
+func (s *Server) isLast(n protocol.NodeNumber, a announcement) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node(n).said.word == a.word
+}
+
+// again has storeWaiting look at the last word of node n: something else was stored since it was.
+func (s *Server) again(n protocol.NodeNumber) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node(n).said.late = true
 }
 
 var lateText = fmt.Sprintf("the node changes what it announces too often: more than %d changes at once or %d a day are not stored, its last word is when that is over", changesBurst, changesDaily)
@@ -105,10 +127,19 @@ func (s *Server) storeWaiting(ctx context.Context) {
 			if !ok || changes == 0 {
 				continue
 			}
-			if _, err := s.record(ctx, hello{name: st.Nodes[n].Name, routes: a.routes, announce: a.announce}); err != nil && ctx.Err() == nil {
+			announce := func(d *state.Draft) error { // its turn may come after the node's next word
+				if !s.isLast(n, a) {
+					return nil
+				}
+				return a.announce(d)
+			}
+			if _, err := s.record(ctx, hello{name: st.Nodes[n].Name, routes: a.routes, announce: announce}); err != nil && ctx.Err() == nil {
 				back()
 				s.wait(n)
 				s.cfg.Log.Warn().Err(err).Str("node", st.Nodes[n].Name).Msg("what the node announces is not stored")
+			}
+			if !s.isLast(n, a) {
+				s.again(n)
 			}
 		}
 	}

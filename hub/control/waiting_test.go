@@ -1,9 +1,15 @@
 package control
 
 import (
+	"context"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"causeway/hub/state"
+	"causeway/protocol"
 )
 
 // A node pays for what it changes in the log, and not for what the log did not take.
@@ -26,4 +32,60 @@ func TestChangesAreChargedOnce(t *testing.T) {
 	require.True(t, ok, "what it may not do costs nothing")
 	_, ok = w.server.mayStore(2, "n1", announcement{}, changesBurst+1)
 	require.False(t, ok)
+}
+
+// What waited is not stored over what the node said since, be it that its turn comes later.
+func TestTheLastWordIsStored(t *testing.T) {
+	w := newHelloWorld(t, 1)
+	_, err := w.store.Update(t.Context(), "unix:root", "range", func(d *state.Draft) error {
+		return d.Add(state.SiteRanges{Name: "a", Ranges: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}})
+	})
+	require.NoError(t, err)
+	node, _ := w.store.State().NodeByName("n1")
+	say := func(route string) announcement {
+		h := w.hello(0, route)
+		return announcement{announce: h.announce, routes: 1}
+	}
+	said := func() announcement { return w.server.nodes[node.Number].said }
+	w.server.mayStore(node.Number, "n1", say("10.1.1.0/24"), changesBurst+1)
+	waits := said()
+	require.True(t, waits.late)
+	w.server.mayStore(node.Number, "n1", say("10.1.2.0/24"), 2)
+	_, ok := w.server.mayStore(node.Number, "n1", waits, 2)
+	require.False(t, ok)
+	require.NotEqual(t, waits.word, said().word)
+
+	// One that has its turn already, behind somebody else's.
+	w.server.nodes[node.Number].said.late = true
+	w.server.nodes[node.Number].session = &session{}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{}, 2)
+	for _, run := range []func(context.Context){w.server.storeWaiting, w.server.recordHellos} {
+		go func() { run(ctx); done <- struct{}{} }()
+	}
+	turn, began := make(chan struct{}), make(chan struct{})
+	go w.store.Update(ctx, "unix:root", "slow", func(*state.Draft) error { close(began); <-turn; return nil })
+	<-began
+	late := func() bool {
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		return said().late
+	}
+	require.Eventually(t, func() bool { return !late() }, 10*time.Second, 10*time.Millisecond) // it waits for its turn
+	w.server.mayStore(node.Number, "n1", say("10.1.3.0/24"), 2)
+	close(turn)
+	require.Eventually(t, func() bool { return len(w.store.State().NodeRoutes(node.Number)) > 0 }, 10*time.Second, 10*time.Millisecond)
+	cancel()
+	<-done
+	<-done
+	txs, err := w.store.Audit(t.Context(), 0, 100)
+	require.NoError(t, err)
+	for _, tx := range txs {
+		for _, c := range tx.Changes {
+			if r, ok := c.(state.RouteAnnounced); ok {
+				require.Equal(t, netip.MustParsePrefix("10.1.3.0/24"), r.Prefix)
+				require.Equal(t, protocol.RouteApproved, r.State)
+			}
+		}
+	}
 }
