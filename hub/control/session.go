@@ -304,6 +304,9 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, changes, err := ses.s.cfg.Store.Changes(announce)
 	said := announcement{announce: announce, routes: len(h.Routes)}
+	if h.Statement.WireGuardKey != st.Nodes[ses.node].WireGuardKey { // a new key is stored now, or not from this hello
+		said.announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
+	}
 	back := func() {}
 	if err == nil {
 		var ok bool
@@ -325,6 +328,9 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		if err != nil {
 			return ses.s.cfg.Store.State().Nodes[ses.node], err
 		}
+	}
+	if st.Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey { // a welcome says that it is taken
+		return st.Nodes[ses.node], state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full; it goes on with the key it has")
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
 		ses.log.Warn().Stringer("netmap", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/state"
@@ -88,4 +89,31 @@ func TestTheLastWordIsStored(t *testing.T) {
 			}
 		}
 	}
+}
+
+// recording lets the server of w store hellos until the test ends.
+func (w *helloWorld) recording() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { w.server.recordHellos(ctx); close(done) }()
+	w.t.Cleanup(func() { cancel(); <-done })
+}
+
+// A hello with a new key is welcome once the key is stored, for the agent takes the welcome for that.
+func TestNoWelcomeForAKeyThatWaits(t *testing.T) {
+	w := newHelloWorld(t, 1)
+	w.recording()
+	node, _ := w.store.State().NodeByName("n1")
+	ses := &session{s: w.server, node: node.Number, log: zerolog.Nop()}
+	say := func(key byte, epoch uint32) error {
+		st := protocol.NodeStatement{Number: node.Number, WireGuardKey: protocol.WireGuardPublicKey{key, 1}, Epoch: epoch}.Sign(w.ids[0])
+		_, err := ses.hello(t.Context(), protocol.Hello{Statement: st}, true)
+		return err
+	}
+	require.NoError(t, say(1, protocol.FirstKeyEpoch))
+	require.NoError(t, say(7, protocol.FirstKeyEpoch+1))
+	w.server.nodes[node.Number].changes.AllowN(time.Now(), changesBurst-2)
+	require.ErrorContains(t, say(8, protocol.FirstKeyEpoch+2), "not stored now")
+	require.NoError(t, say(7, protocol.FirstKeyEpoch+1), "it goes on")
+	require.Equal(t, protocol.WireGuardPublicKey{7, 1}, w.store.State().Nodes[node.Number].WireGuardKey)
 }
