@@ -306,6 +306,18 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	said := announcement{announce: announce, routes: len(h.Routes)}
 	if h.Statement.WireGuardKey != st.Nodes[ses.node].WireGuardKey { // a new key is stored now, or not from this hello
 		said.announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
+		ses.s.mu.Lock()
+		keys := ses.s.node(ses.node).keys
+		ses.s.mu.Unlock()
+		unused, ok := charge(keys, time.Now(), 1)
+		if !ok {
+			return st.Nodes[ses.node], state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", keysBurst, keysDaily)
+		}
+		defer func() {
+			if ses.s.cfg.Store.State().Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey {
+				unused()
+			}
+		}()
 	}
 	back := func() {}
 	if err == nil {

@@ -20,6 +20,8 @@ import (
 const (
 	changesBurst = 4*protocol.MaxNodeRoutes + 16
 	changesDaily = 8 * protocol.MaxNodeRoutes
+	keysBurst    = 16 // new WireGuard keys, which the state remembers for good
+	keysDaily    = 48 // twice as many as a site may ask for
 	storeEvery   = time.Second
 	refusedPause = time.Minute      // after the log did not take it
 	lateShown    = 10 * time.Minute // after the last time
@@ -29,6 +31,8 @@ const (
 func newChanges() *rate.Limiter {
 	return rate.NewLimiter(rate.Every(24*time.Hour/changesDaily), changesBurst)
 }
+
+func newKeys() *rate.Limiter { return rate.NewLimiter(rate.Every(24*time.Hour/keysDaily), keysBurst) }
 
 // announcement is what a node's last hello says that may be state.
 type announcement struct {
@@ -52,21 +56,30 @@ func (s *Server) mayStore(n protocol.NodeNumber, name string, a announcement, ch
 		s.mu.Unlock()
 		return nil, false
 	}
-	charge := l.changes.ReserveN(now, changes)
-	if a.late = !charge.OK() || charge.DelayFrom(now) > 0; a.late {
-		charge.CancelAt(now)
+	if back, ok = charge(l.changes, now, changes); !ok {
 		l.late = now
 		if tell = now.Sub(l.lateTold) > lateTold; tell {
 			l.lateTold = now
 		}
 	}
+	a.late = !ok
 	l.said = a
 	s.mu.Unlock()
 	if tell {
 		s.cfg.Events.Add(event.NodeRefused, name, lateText)
 		s.cfg.Log.Warn().Str("node", name).Msg("a node changes what it announces too often, its last word waits")
 	}
-	return func() { charge.CancelAt(now) }, !a.late // of the time that was charged: of a later one it gives nothing back
+	return back, ok
+}
+
+// charge takes n from l if it has so many; back gives them back.
+func charge(l *rate.Limiter, now time.Time, n int) (back func(), ok bool) {
+	r := l.ReserveN(now, n)
+	back = func() { r.CancelAt(now) } // as of then: as of a later time it gives nothing back
+	if ok = r.OK() && r.DelayFrom(now) == 0; !ok {
+		back()
+	}
+	return back, ok
 }
 
 // wait lets the announcement of node n wait.

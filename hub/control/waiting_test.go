@@ -117,3 +117,22 @@ func TestNoWelcomeForAKeyThatWaits(t *testing.T) {
 	require.NoError(t, say(7, protocol.FirstKeyEpoch+1), "it goes on")
 	require.Equal(t, protocol.WireGuardPublicKey{7, 1}, w.store.State().Nodes[node.Number].WireGuardKey)
 }
+
+// The keys that a node ever had are remembered for good, so it gets new ones as often as it may be asked to.
+func TestNewKeysAreBounded(t *testing.T) {
+	w := newHelloWorld(t, 1)
+	w.recording()
+	node, _ := w.store.State().NodeByName("n1")
+	say := func(key byte, epoch int) error {
+		st := protocol.NodeStatement{Number: node.Number, WireGuardKey: protocol.WireGuardPublicKey{key, 2}, Epoch: uint32(epoch)}.Sign(w.ids[0])
+		ses := &session{s: w.server, node: node.Number, log: zerolog.Nop()}
+		w.server.node(node.Number).own = newBudget()
+		_, err := ses.hello(t.Context(), protocol.Hello{Statement: st}, true)
+		return err
+	}
+	for i := range keysBurst {
+		require.NoError(t, say(byte(i+1), i+2))
+	}
+	require.ErrorContains(t, say(99, keysBurst+2), "too often")
+	require.NoError(t, say(keysBurst, keysBurst+1), "the key that it has costs nothing")
+}
