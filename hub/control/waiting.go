@@ -119,17 +119,7 @@ func (s *Server) storeWaiting(ctx context.Context) {
 		case <-t.C:
 		}
 		st := s.cfg.Store.State()
-		due := map[protocol.NodeNumber]announcement{}
-		s.mu.Lock()
-		for n, l := range s.nodes {
-			if l.session == nil || l.said.announce == nil || time.Now().Before(l.said.after) || !st.Nodes[n].Live() {
-				continue
-			}
-			if l.said.late || st != last && len(st.Waiting(n, l.hello.Routes)) > 0 {
-				due[n] = l.said
-			}
-		}
-		s.mu.Unlock()
+		due := s.dueAnnouncements(st, last, time.Now())
 		last = st
 		for n, a := range due {
 			_, changes, err := s.cfg.Store.Changes(a.announce)
@@ -156,6 +146,26 @@ func (s *Server) storeWaiting(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// dueAnnouncements are those that are tried now that the state is st; last is the one when they were tried before. A
+// node that was silent for a while may be at another hub by now and say something else there: it waits for the next
+// word of its session.
+func (s *Server) dueAnnouncements(st, last *state.State, now time.Time) map[protocol.NodeNumber]announcement {
+	due := map[protocol.NodeNumber]announcement{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, l := range s.nodes {
+		if l.session == nil || l.said.announce == nil || now.Before(l.said.after) || !st.Nodes[n].Live() {
+			continue
+		}
+		if l.said.late || st != last && len(st.Waiting(n, l.hello.Routes)) > 0 {
+			if l.said.late = true; now.Sub(l.lastWord) < protocol.StatusInterval {
+				due[n] = l.said
+			}
+		}
+	}
+	return due
 }
 
 // Announced is what node n announced last, to this hub.

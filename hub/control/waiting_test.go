@@ -58,7 +58,7 @@ func TestTheLastWordIsStored(t *testing.T) {
 
 	// One that has its turn already, behind somebody else's.
 	w.server.nodes[node.Number].said.late = true
-	w.server.nodes[node.Number].session = &session{}
+	w.server.nodes[node.Number].session, w.server.nodes[node.Number].lastWord = &session{}, time.Now()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{}, 2)
 	for _, run := range []func(context.Context){w.server.storeWaiting, w.server.recordHellos} {
@@ -135,4 +135,22 @@ func TestNewKeysAreBounded(t *testing.T) {
 	}
 	require.ErrorContains(t, say(99, keysBurst+2), "too often")
 	require.NoError(t, say(keysBurst, keysBurst+1), "the key that it has costs nothing")
+}
+
+// A session that is silent may be one that its node left for another hub: what it announced is not stored over what
+// the node announces there.
+func TestSilentSessionsAnnounceNothing(t *testing.T) {
+	w := newHelloWorld(t, 1)
+	st := w.store.State()
+	node, _ := st.NodeByName("n1")
+	now, l := time.Now(), w.server.node(node.Number)
+	l.session, l.hello.Routes = &session{}, []netip.Prefix{netip.MustParsePrefix("10.1.1.0/24")}
+	l.said = announcement{announce: w.hello(0, "10.1.1.0/24").announce, routes: 1}
+	l.lastWord = now.Add(-protocol.StatusInterval)
+	require.Empty(t, w.server.dueAnnouncements(st, nil, now))
+	l.lastWord = now
+	require.Len(t, w.server.dueAnnouncements(st, st, now), 1, "it was silent when the state changed")
+	l.said.late = false
+	require.Empty(t, w.server.dueAnnouncements(st, st, now))
+	require.Len(t, w.server.dueAnnouncements(st, nil, now), 1)
 }
