@@ -7,7 +7,7 @@
 // log, appends to it with the expected last sequence of the whole stream, and
 // tells watchers about new states.
 //
-// A snapshot is the fold at a sequence. The log is cut behind the newest two, and what is cut off
+// A snapshot is the fold at a sequence. The log is cut at the one before the newest, and what is cut off
 // is archived beside them (Vault).
 package state
 
