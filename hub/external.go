@@ -291,7 +291,8 @@ func (e *external) condition() protocol.Condition {
 	return protocol.Condition{Name: "nats", OK: e.cause == "", Since: e.since, Cause: e.cause}
 }
 
-// replicated makes every stream and bucket with n replicas.
+// replicated makes every stream and bucket with n replicas. A stream that is changed keeps those that it has
+// beyond: an operator may have raised it.
 type replicated struct {
 	jetstream.JetStream
 	n int
@@ -303,7 +304,7 @@ func (r replicated) CreateStream(ctx context.Context, c jetstream.StreamConfig) 
 }
 
 func (r replicated) UpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
-	c.Replicas = r.n
+	c.Replicas = max(c.Replicas, r.n)
 	return r.JetStream.UpdateStream(ctx, c)
 }
 

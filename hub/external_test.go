@@ -430,3 +430,24 @@ func TestAliveWithoutExternalNATS(t *testing.T) {
 	require.Eventually(t, func() bool { return w.hub.unready() == "nats" }, patience, 20*time.Millisecond)
 	require.NoError(t, w.hub.Alive(ctx))
 }
+
+// updated notes the configuration that a stream gets.
+type updated struct {
+	jetstream.JetStream
+	to jetstream.StreamConfig
+}
+
+func (u *updated) UpdateStream(_ context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	u.to = c
+	return nil, nil
+}
+
+// A change of a stream raises its replicas and never lowers them.
+func TestReplicasAreNeverLowered(t *testing.T) {
+	for has, want := range map[int]int{1: 3, 3: 3, 5: 5} {
+		u := &updated{}
+		_, err := replicated{u, 3}.UpdateStream(t.Context(), jetstream.StreamConfig{Replicas: has})
+		require.NoError(t, err)
+		require.Equal(t, want, u.to.Replicas)
+	}
+}

@@ -28,7 +28,7 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("the hub answered no backup but %.80q", kind)
 	}
 	if _, err := io.Copy(w, res.Body); err != nil {
-		return fmt.Errorf("the backup broke off: %w", c.explain(err, c.cfg.Timeout))
+		return fmt.Errorf("the backup broke off: %w; the hub's log says what it could not read", c.explain(err, c.cfg.Timeout))
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type live struct {
 	old      budget        // of those that do not
 	streams  *rate.Limiter // of all its sessions
 	changes  *rate.Limiter // of the log, by hellos
+	keys     *rate.Limiter // of its new WireGuard keys
 	said     announcement
 	late     time.Time // it announced more changes than it may
 	lateTold time.Time // and that was told
@@ -133,7 +134,7 @@ func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
 		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(nodeStreamRate, nodeStreamBurst),
-			changes: newChanges(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
+			changes: newChanges(), keys: newKeys(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}
 	return l

@@ -304,11 +304,35 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, changes, err := ses.s.cfg.Store.Changes(announce)
 	said := announcement{announce: announce, routes: len(h.Routes)}
-	if err == nil && !ses.s.mayStore(ses.node, ses.name(), said, changes) {
-		changes = 0 // the session is the node's right all the same
+	if h.Statement.WireGuardKey != st.Nodes[ses.node].WireGuardKey { // a new key is stored now, or not from this hello
+		said.announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
+		ses.s.mu.Lock()
+		keys := ses.s.node(ses.node).keys
+		ses.s.mu.Unlock()
+		unused, ok := charge(keys, time.Now(), 1)
+		if !ok {
+			return st.Nodes[ses.node], state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", keysBurst, keysDaily)
+		}
+		defer func() {
+			if ses.s.cfg.Store.State().Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey {
+				unused()
+			}
+		}()
+	}
+	back := func() {}
+	if err == nil {
+		var ok bool
+		if back, ok = ses.s.mayStore(ses.node, ses.name(), said, changes); !ok {
+			changes = 0 // the session is the node's right all the same
+		}
+		if changes == 0 && ses.s.cfg.Store.State() != st { // an older word may have been stored meanwhile
+			ses.s.again(ses.node)
+		}
 	}
 	if err != nil || changes > 0 {
-		st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce})
+		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {
+			back()
+		}
 		if full := (*state.FullLogError)(nil); errors.As(err, &full) {
 			st, err = ses.s.cfg.Store.State(), nil
 			ses.s.wait(ses.node)
@@ -316,6 +340,9 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		if err != nil {
 			return ses.s.cfg.Store.State().Nodes[ses.node], err
 		}
+	}
+	if st.Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey { // a welcome says that it is taken
+		return st.Nodes[ses.node], state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full; it goes on with the key it has")
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
 		ses.log.Warn().Stringer("netmap", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")

@@ -24,7 +24,7 @@ const (
 	maxUnproven     = 128             // of one node, that have not vouched
 	maxVouched      = 4               // of one node, that were asked to prove
 	maxUnprovenRead = 1 << 20         // bytes that one may send before its proof: a hello and frames
-	maxUnprovenNode = 4 << 20         // and those of one node together: the one that sent most goes
+	maxUnprovenNode = 4 << 20         // and those of one node together: the oldest goes that sent no little
 	refusedEvery    = time.Minute     // events of refused sessions of a node
 	refusedBurst    = 3
 )
@@ -107,8 +107,9 @@ func (k *knock) vouch() {
 	}
 }
 
-// took counts what was read; what is too much ends the connection, or that of the same
-// node which sent most.
+// took counts what was read; what is too much ends the connection, or another of the same node: the oldest that sent
+// more than half of what they sent on average and did not vouch. The one that sent most it is not, or
+// strangers who send as much as they may would have that be the agent's own, with its long hello.
 func (k *knock) took(n int) {
 	k.door.mu.Lock()
 	defer k.door.mu.Unlock()
@@ -116,19 +117,23 @@ func (k *knock) took(n int) {
 		return
 	}
 	k.read += n
-	sum, most := 0, k
-	for _, x := range k.door.nodes[k.node] {
-		if sum += x.read; x.read > most.read {
-			most = x
-		}
-	}
 	if k.read > maxUnprovenRead {
-		most = k
-	} else if sum <= maxUnprovenNode {
+		k.door.out(k)
+		k.conn.Close()
 		return
 	}
-	k.door.out(most)
-	most.conn.Close()
+	all, sum := k.door.nodes[k.node], 0
+	for _, x := range all {
+		sum += x.read
+	}
+	if sum <= maxUnprovenNode {
+		return
+	}
+	if i := slices.IndexFunc(all, func(x *knock) bool { return !x.vouched && x.read > sum/len(all)/2 }); i >= 0 {
+		goes := all[i]
+		k.door.out(goes)
+		goes.conn.Close()
+	}
 }
 
 // A node whose agent has begun to prove its identity is closed to agents that do not

@@ -75,11 +75,37 @@ func TestDoorBytes(t *testing.T) {
 	}
 	require.Zero(t, shut(c[1:]))
 	k[1].took(maxUnprovenNode / 6)
-	require.True(t, c[1].closed, "who sent most")
+	require.True(t, c[1].closed, "the oldest")
 	require.Zero(t, shut(c[2:]))
 	k[2].end()
 	k[2].took(maxUnprovenNode)
 	require.False(t, c[2].closed, "proven")
+}
+
+// Strangers do not end the agent's long hello by many of their own that are a little shorter each.
+func TestDoorLongHello(t *testing.T) {
+	var d door
+	strangers, knocks := knocked(&d, maxUnproven-1)
+	for _, k := range knocks {
+		k.took(maxUnprovenNode / maxUnproven)
+	}
+	require.Zero(t, shut(strangers))
+	agent, k := knocked(&d, 1)
+	for range 10 {
+		k[0].took(16 << 10)
+	}
+	require.False(t, agent[0].closed)
+	require.Equal(t, 4, shut(strangers))
+	require.Equal(t, 4, shut(strangers[:4]))
+	last, l := knocked(&d, 1)
+	l[0].took(1 << 10)
+	require.Zero(t, shut(last), "it sent little")
+	require.Zero(t, shut(agent))
+	k[0].vouch()
+	for _, k := range knocks {
+		k.took(maxUnprovenNode / maxUnproven)
+	}
+	require.Zero(t, shut(agent), "it vouched")
 }
 
 // A leave without proof comes true only if nothing is heard of the node.

@@ -69,7 +69,7 @@ type past struct {
 }
 
 func (s *Store) past(ctx context.Context) (*past, error) {
-	info, err := s.stream.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the state log: %w", err)
 	}
@@ -79,7 +79,7 @@ func (s *Store) past(ctx context.Context) (*past, error) {
 // raw returns transaction seq as it stood in the log.
 func (p *past) raw(ctx context.Context, seq uint64) ([]byte, error) {
 	if seq >= p.first {
-		msg, err := p.s.stream.GetMsg(ctx, seq)
+		msg, err := p.s.message(ctx, seq)
 		if err == nil {
 			return msg.Data, nil
 		}
@@ -94,6 +94,13 @@ func (p *past) raw(ctx context.Context, seq uint64) ([]byte, error) {
 		}
 	}
 	return p.lines[seq-p.in.first], nil
+}
+
+// message asks the log for transaction seq. It waits as info does.
+func (s *Store) message(ctx context.Context, seq uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	return s.stream.GetMsg(ctx, seq)
 }
 
 // open reads the archive that holds transaction seq.

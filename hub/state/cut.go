@@ -33,6 +33,7 @@ type tending struct {
 	last  uint64 // of the newest snapshot
 	size  int64  // of it
 	grown int64  // bytes appended since
+	full  bool   // something was refused for want of room since
 }
 
 // due reports whether a snapshot is due. s.mu is held.
@@ -41,39 +42,62 @@ func (s *Store) due() bool {
 		return false
 	}
 	n := s.state.Seq - min(s.tended.last, s.state.Seq)
-	every := int64(s.cfg.SnapshotEvery)
-	if every == 0 {
-		every = DefaultSnapshotEvery
+	return n >= s.every() || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size) || s.tended.full && n >= MinSnapshotEvery
+}
+
+// least is how many transactions lie at least between the snapshot at which the log is cut and the one after: nobody
+// appends much to a log that is full. s.mu is held.
+func (s *Store) least() uint64 {
+	if s.tended.full {
+		return MinSnapshotEvery
 	}
-	return int64(n) >= every || n >= leastBetween && s.tended.grown >= max(snapshotBytes, s.tended.size)
+	return min(leastBetween, s.every())
+}
+
+// every is after how many transactions a snapshot is due.
+func (s *Store) every() uint64 {
+	if s.cfg.SnapshotEvery > 0 {
+		return uint64(s.cfg.SnapshotEvery)
+	}
+	return DefaultSnapshotEvery
 }
 
 // tend takes snapshots and cuts the log, until ctx ends.
 func (s *Store) tend(ctx context.Context) {
+	look := time.NewTicker(pollInterval)
+	defer look.Stop()
+	var again time.Time // after a failure
 	for {
 		s.mu.Lock()
 		due := s.due()
 		s.mu.Unlock()
-		if due {
-			if err := s.Compact(ctx); err != nil && ctx.Err() == nil {
+		if due && time.Now().After(again) && s.away() == nil {
+			if err := s.compact(ctx, false); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Error().Err(err).Msg("no snapshot of the state was taken, the state log grows on")
-				select {
-				case <-ctx.Done():
-				case <-time.After(tendPause):
-				}
+				again = time.Now().Add(tendPause)
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.grew:
+		case <-look.C:
+			if s.away() != nil {
+				continue
+			}
+			if err := s.unlimit(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Msg("whether a cut of the state log came to its end is not known, asking again")
+			}
 		}
 	}
 }
 
 // Compact takes a snapshot of the state as it is, archives what it makes needless and cuts the log
-// where the snapshot before the last one is.
-func (s *Store) Compact(ctx context.Context) error {
+// where the snapshot before the last one is. It does so though none is due: no other hub may append meanwhile.
+func (s *Store) Compact(ctx context.Context) error { return s.compact(ctx, true) }
+
+// compact is Compact; not forced, it does what is due once it knows what other hubs did.
+func (s *Store) compact(ctx context.Context, forced bool) error {
 	ctx, cancel := context.WithTimeout(ctx, tendTimeout)
 	defer cancel()
 	if s.cfg.Disk != nil {
@@ -83,6 +107,9 @@ func (s *Store) Compact(ctx context.Context) error {
 	}
 	if err := s.remember(); err != nil {
 		return err
+	}
+	if err := s.unlimit(ctx); err != nil {
+		return fmt.Errorf("end the last cut of the state log: %w", err)
 	}
 	s.mu.Lock()
 	st, news := s.state, make(map[uint64][]Difference, len(s.differences))
@@ -103,9 +130,9 @@ func (s *Store) Compact(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	if newest > s.tended.last { // another hub took it
-		s.tended = tending{last: newest, size: s.tended.size}
+		s.tended = tending{last: newest, size: s.tended.size, full: s.tended.full}
 	}
-	due := s.due() || st.Seq > newest
+	due, least := s.due() || forced && st.Seq > newest, s.least()
 	s.mu.Unlock()
 	if !due {
 		return nil
@@ -127,8 +154,8 @@ func (s *Store) Compact(ctx context.Context) error {
 	s.mu.Lock()
 	s.tended = tending{last: max(newest, st.Seq), size: int64(len(b)), grown: 0}
 	s.mu.Unlock()
-	if before == 0 {
-		return nil
+	if before == 0 || !forced && max(newest, st.Seq)-before < least {
+		return nil // too few lie between for what other hubs may append in the moment of a cut
 	}
 	for _, seq := range snapshots {
 		if seq < before {
@@ -182,33 +209,16 @@ func (s *Store) archive(ctx context.Context, have []span, last uint64) error {
 
 // cut drops the transactions up to last from the log. Logs deny deletion and purges, for good, so that
 // nobody does by accident what is done here: for a moment the stream has a limit and drops
-// what is over it. Nobody decides in this process meanwhile. Should the process end in that moment,
-// tidy takes the limit away at the next start; what another hub appends before pushes out what
-// lies before the last snapshot alone.
+// what is over it. Nobody decides in this process meanwhile, and not for longer than a few replies may take.
+// Should the process end in that moment, or a reply be lost, the limit goes within seconds (unlimit), at whichever
+// hub; what is appended before pushes out what lies before the last snapshot alone.
 func (s *Store) cut(ctx context.Context, last uint64) error {
-	select {
-	case s.deciding <- struct{}{}:
-		defer func() { <-s.deciding }()
-	case <-ctx.Done():
-		return ctx.Err()
+	done, err := s.limitTo(ctx, last)
+	if err != nil || !done {
+		return err
 	}
-	info, err := s.stream.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
-		return err
-	}
-	if info.State.FirstSeq > last || info.State.LastSeq <= last {
-		return nil
-	}
-	c := info.Config
-	c.Discard, c.MaxMsgs = jetstream.DiscardOld, int64(info.State.LastSeq-last)
-	if _, err := s.cfg.JetStream.UpdateStream(ctx, c); err != nil {
-		return err
-	}
-	failpoint.Hit("state-cut")
-	if err := s.tidy(ctx, c); err != nil {
-		return err
-	}
-	if info, err = s.stream.Info(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -218,12 +228,63 @@ func (s *Store) cut(ctx context.Context, last uint64) error {
 	return nil
 }
 
+// limitTo sets the limit that drops the transactions up to last and takes it away again. It reports whether
+// there was anything to drop.
+func (s *Store) limitTo(ctx context.Context, last uint64) (bool, error) {
+	select {
+	case s.deciding <- struct{}{}:
+		defer func() { <-s.deciding }()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	info, err := s.info(ctx)
+	if err != nil {
+		return false, err
+	}
+	if info.State.FirstSeq > last || info.State.LastSeq <= last {
+		return false, nil
+	}
+	c := info.Config
+	c.Discard, c.MaxMsgs = jetstream.DiscardOld, int64(info.State.LastSeq-last)
+	if err = s.configure(ctx, c); err == nil {
+		failpoint.Hit("state-cut")
+	}
+	// The limit may be there although the reply was lost, and must not stay because somebody ends this.
+	if terr := s.tidy(context.WithoutCancel(ctx), c); err == nil {
+		err = terr
+	}
+	return true, err
+}
+
+// unlimit takes away the limit of a cut that came to no end, here or at another hub.
+func (s *Store) unlimit(ctx context.Context) error {
+	info, err := s.info(ctx)
+	if err != nil {
+		return err
+	}
+	return s.tidy(ctx, info.Config)
+}
+
 // tidy takes away the limit that a cut sets.
 func (s *Store) tidy(ctx context.Context, c jetstream.StreamConfig) error {
 	if c.Discard == jetstream.DiscardNew && c.MaxMsgs <= 0 {
 		return nil
 	}
 	c.Discard, c.MaxMsgs = jetstream.DiscardNew, -1
+	return s.configure(ctx, c)
+}
+
+// info asks the log how it is. A reply that is lost is waited for no longer than one to an append.
+func (s *Store) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
+	return s.stream.Info(ctx)
+}
+
+// configure makes c the configuration of the log. It waits as info does.
+func (s *Store) configure(ctx context.Context, c jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+	defer cancel()
 	_, err := s.cfg.JetStream.UpdateStream(ctx, c)
 	return err
 }

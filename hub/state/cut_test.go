@@ -2,17 +2,18 @@ package state_test
 
 import (
 	"context"
-
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
-
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
@@ -214,4 +215,161 @@ func TestFullLogTakesRevocations(t *testing.T) {
 	_, err = st.Update(t.Context(), "unix:root", "node revoke n1", func(d *state.Draft) error { return state.Remove(d, n.Number, state.GoneRevoked) })
 	require.NoError(t, err)
 
+}
+
+// updates lets a test see, and fail, what changes the configuration of the log.
+type updates struct {
+	jetstream.JetStream
+	before func(context.Context, jetstream.StreamConfig) error
+}
+
+func (u *updates) UpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+	if err := u.before(ctx, c); err != nil {
+		return nil, err
+	}
+	return u.JetStream.UpdateStream(ctx, c)
+}
+
+// cutAfter opens a store on u with thirty transactions and two snapshots, so that the next Compact cuts.
+func cutAfter(t testing.TB, u *updates) *state.Store {
+	t.Helper()
+	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: u, Vault: state.DirVault(filepath.Join(t.TempDir(), "log")), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	setUp(t, st)
+	for i := range 30 {
+		_, err := addToken(t.Context(), st, i+1)
+		require.NoError(t, err)
+		if i == 10 {
+			require.NoError(t, st.Compact(t.Context()))
+		}
+	}
+	return st
+}
+
+// A reply that is lost while the log is cut holds up decisions for seconds, not minutes.
+func TestCutWaitsForNoReplyLong(t *testing.T) {
+	asked := 0
+	u := &updates{JetStream: start(t, t.TempDir()).js, before: func(ctx context.Context, _ jetstream.StreamConfig) error {
+		asked++
+		until, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.Less(t, time.Until(until), 6*time.Second)
+		return nil
+	}}
+	require.NoError(t, cutAfter(t, u).Compact(t.Context()))
+	require.Equal(t, 2, asked)
+}
+
+// The limit that a cut sets goes, though its end failed or the hub that set it is gone.
+func TestLimitOfACutGoes(t *testing.T) {
+	srv := start(t, t.TempDir())
+	u := &updates{JetStream: srv.js, before: func(_ context.Context, c jetstream.StreamConfig) error {
+		if c.MaxMsgs <= 0 {
+			return errors.New("no reply")
+		}
+		return nil
+	}}
+	config := func() jetstream.StreamConfig {
+		s, err := srv.js.Stream(t.Context(), state.StreamName)
+		require.NoError(t, err)
+		return s.CachedInfo().Config
+	}
+	st := cutAfter(t, u)
+	require.ErrorContains(t, st.Compact(t.Context()), "no reply")
+	limited := config()
+	require.Positive(t, limited.MaxMsgs)
+	u.before = func(context.Context, jetstream.StreamConfig) error { return nil }
+	require.NoError(t, st.Compact(t.Context()), "nothing is due")
+	require.Equal(t, int64(-1), config().MaxMsgs)
+	require.Equal(t, jetstream.DiscardNew, config().Discard)
+
+	_, err := srv.js.UpdateStream(t.Context(), limited)
+	require.NoError(t, err)
+	follow(t, st)
+	require.Eventually(t, func() bool { return config().Discard == jetstream.DiscardNew }, patience, 100*time.Millisecond)
+
+	lost := false // a reply to what was done
+	u.before = func(ctx context.Context, c jetstream.StreamConfig) error {
+		if c.MaxMsgs > 0 {
+			lost = true
+			_, err := srv.js.UpdateStream(ctx, c)
+			require.NoError(t, err)
+			return context.DeadlineExceeded
+		}
+		return nil
+	}
+	_, err = addToken(t.Context(), st, 50)
+	require.NoError(t, err)
+	require.ErrorIs(t, st.Compact(t.Context()), context.DeadlineExceeded)
+	require.True(t, lost)
+	require.Equal(t, jetstream.DiscardNew, config().Discard)
+}
+
+// Of two hubs for which a snapshot is due at once, the later one leaves it at that of the other: a log that
+// is cut at one just taken has too little behind it.
+func TestSnapshotDueAtTwoHubs(t *testing.T) {
+	srv := start(t, t.TempDir())
+	v, err := state.OpenBucketVault(t.Context(), srv.js)
+	require.NoError(t, err)
+	open := func() *state.Store {
+		st, err := state.Open(t.Context(), state.StoreConfig{JetStream: srv.js, Vault: v, SnapshotEvery: 20, Away: func() error { return nil }, Log: zerolog.Nop()})
+		require.NoError(t, err)
+		return st
+	}
+	one, two := open(), open()
+	setUp(t, one)
+	tokens := 0
+	add := func(st *state.Store, n int) {
+		for range n {
+			tokens++
+			_, err := addToken(t.Context(), st, tokens)
+			require.NoError(t, err)
+		}
+	}
+	snapshots := func() (n int) {
+		names, err := v.List(t.Context())
+		require.NoError(t, err)
+		for _, name := range names {
+			if strings.HasPrefix(name, "snapshot-") {
+				n++
+			}
+		}
+		return n
+	}
+	add(one, 22)
+	require.NoError(t, one.CompactIfDue(t.Context()))
+	require.Equal(t, 1, snapshots())
+	add(two, 3)
+	require.NoError(t, two.CompactIfDue(t.Context()))
+	require.Equal(t, 1, snapshots(), "another one at once")
+	require.Equal(t, uint64(1), firstSequence(t, srv))
+	add(two, 20)
+	require.NoError(t, two.CompactIfDue(t.Context()))
+	require.Equal(t, 2, snapshots())
+	require.Equal(t, uint64(24), firstSequence(t, srv), "cut at the snapshot of the other")
+}
+
+// A log that is full is cut though few transactions came since the last snapshot.
+func TestFullLogIsCut(t *testing.T) {
+	dir := t.TempDir()
+	srv := start(t, dir)
+	st, err := state.Open(t.Context(), state.StoreConfig{JetStream: srv.js, MaxBytes: 64 << 10, Vault: state.DirVault(filepath.Join(dir, "log")), Log: zerolog.Nop()})
+	require.NoError(t, err)
+	setUp(t, st)
+	tokens := 0
+	for err == nil {
+		if tokens++; tokens == 30 {
+			require.NoError(t, st.Compact(t.Context()))
+		}
+		require.NoError(t, st.CompactIfDue(t.Context()))
+		require.Less(t, tokens, 1000)
+		_, err = addToken(t.Context(), st, tokens)
+	}
+	var full *state.FullLogError
+	require.ErrorAs(t, err, &full)
+	require.Equal(t, uint64(1), firstSequence(t, srv))
+	require.NoError(t, st.CompactIfDue(t.Context()))
+	require.Equal(t, uint64(31), firstSequence(t, srv))
+	_, err = addToken(t.Context(), st, tokens)
+	require.NoError(t, err)
 }

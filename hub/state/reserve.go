@@ -44,6 +44,9 @@ func (s *Store) roomFor(t Transaction, size int) error {
 		spare = 0
 	}
 	if s.limit > 0 && bytes+uint64(size)+recordOverhead+spare > s.limit {
+		s.mu.Lock()
+		s.tended.full = true
+		s.mu.Unlock()
 		s.wake()
 		return &FullLogError{bytes, s.limit}
 	}

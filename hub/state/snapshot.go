@@ -156,7 +156,7 @@ func fill[K comparable, V any](m *map[K]V) {
 }
 
 // loadSnapshot returns the newest state that a snapshot of v has, one of transaction least to most;
-// nil if there is none that can be read.
+// nil if there is none that can be read. If one may be read later, and no other now, its error is errNotAsked.
 func loadSnapshot(ctx context.Context, v Vault, least, most uint64, log zerolog.Logger) (*State, map[uint64][]Difference, error) {
 	if v == nil {
 		return nil, nil, nil
@@ -165,6 +165,7 @@ func loadSnapshot(ctx context.Context, v Vault, least, most uint64, log zerolog.
 	if err != nil {
 		return nil, nil, err
 	}
+	var later error
 	for _, seq := range slices.Backward(snapshots) {
 		if seq < least || seq > most {
 			continue
@@ -186,6 +187,9 @@ func loadSnapshot(ctx context.Context, v Vault, least, most uint64, log zerolog.
 			return st, news, nil
 		}
 		log.Error().Err(err).Str("file", v.Where(name)).Msg("a snapshot of the state cannot be read, taking the one before")
+		if later == nil && errors.Is(err, errNotAsked) {
+			later = fmt.Errorf("snapshot of the state, %s: %w", v.Where(name), err)
+		}
 	}
-	return nil, nil, nil
+	return nil, nil, later
 }

@@ -2,8 +2,12 @@ package state
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -11,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
 	"causeway/protocol"
@@ -179,4 +184,37 @@ func snapshotOf(t testing.TB, body []byte) []byte {
 	head, err := json.Marshal(snapshotHead{snapshotFormat, snapshotVersion, len(body), sum[:]})
 	require.NoError(t, err)
 	return append(append(head, '\n'), body...)
+}
+
+// mute is a vault that lists its files and says why it returns none.
+type mute struct {
+	dirVault
+	err error
+}
+
+func (m mute) Get(context.Context, string) ([]byte, error) { return nil, m.err }
+
+// A snapshot that cannot be asked for now is none that is damaged: a hub may not end because of it.
+func TestSnapshotOutOfReach(t *testing.T) {
+	dir := dirVault(t.TempDir())
+	b, err := encodeSnapshot(&State{Seq: 7, hash: make([]byte, sha256.Size)}, nil)
+	require.NoError(t, err)
+	require.NoError(t, dir.Put(t.Context(), fmt.Sprintf(snapshotName, 7), b))
+	load := func(v Vault, least uint64) (*State, error) {
+		st, _, err := loadSnapshot(t.Context(), v, least, 9, zerolog.Nop())
+		return st, err
+	}
+	st, err := load(dir, 0)
+	require.NoError(t, err)
+	require.Equal(t, uint64(7), st.Seq)
+	_, err = load(mute{dir, fmt.Errorf("%w: timeout", errNotAsked)}, 0)
+	require.ErrorIs(t, err, errNotAsked)
+	for _, v := range []Vault{mute{dir, errors.New("digests do not match")}, mute{dir, fs.ErrNotExist}} {
+		st, err = load(v, 0)
+		require.NoError(t, err)
+		require.Nil(t, st)
+	}
+	st, err = load(mute{dir, errNotAsked}, 8)
+	require.NoError(t, err)
+	require.Nil(t, st, "none that would do")
 }

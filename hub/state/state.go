@@ -7,8 +7,8 @@
 // log, appends to it with the expected last sequence of the whole stream, and
 // tells watchers about new states.
 //
-// A snapshot is the fold at a sequence: {v, seq, state} with the fields of
-// State as JSON. No snapshot is written yet; the log is kept whole.
+// A snapshot is the fold at a sequence. The log is cut at the one before the newest, and what is cut off
+// is archived beside them (Vault).
 package state
 
 import (

@@ -231,7 +231,7 @@ func (s *Store) publish(next *State) {
 func (s *Store) catchUp(ctx context.Context) error {
 	for {
 		seq := s.State().Seq + 1
-		msg, err := s.stream.GetMsg(ctx, seq)
+		msg, err := s.message(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			if s.cfg.Away == nil { // nobody else appends to the log, or cuts it
 				return nil
@@ -255,7 +255,7 @@ func (s *Store) catchUp(ctx context.Context) error {
 // leap takes a snapshot where the log begins behind what is known here: another hub cut it while
 // this one did not hear of what happened. Watchers learn of no state between.
 func (s *Store) leap(ctx context.Context) (leapt bool, err error) {
-	info, err := s.stream.Info(ctx)
+	info, err := s.info(ctx)
 	if err != nil {
 		return false, fmt.Errorf("read the state log: %w", err)
 	}
@@ -289,6 +289,14 @@ type AwayError struct {
 
 func (e *AwayError) Error() string {
 	return fmt.Sprintf("the external NATS that holds the state is away since %s (%s): no change is taken until it is back, agents go on as they are", e.Since.Format(time.RFC3339), e.Cause)
+}
+
+// away says why the log is known to be out of reach, or returns nil.
+func (s *Store) away() error {
+	if s.cfg.Away == nil {
+		return nil
+	}
+	return s.cfg.Away()
 }
 
 // settle folds everything that is in the log now. A log elsewhere is given until
@@ -351,10 +359,8 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		if err := s.Err(); err != nil {
 			return nil, err
 		}
-		if s.cfg.Away != nil {
-			if err := s.cfg.Away(); err != nil {
-				return nil, err
-			}
+		if err := s.away(); err != nil {
+			return nil, err
 		}
 		base := s.State()
 		if doubtful {
@@ -482,7 +488,7 @@ func (s *Store) append(ctx context.Context, tx Transaction, data []byte) (*State
 // st: an append whose answer was lost.
 func (s *Store) contains(ctx context.Context, st *State, id string) (bool, error) {
 	for seq := st.Seq; seq > 0 && seq+maxAttempts > st.Seq; seq-- {
-		msg, err := s.stream.GetMsg(ctx, seq)
+		msg, err := s.message(ctx, seq)
 		if err != nil {
 			return false, err
 		}

@@ -21,7 +21,8 @@ import (
 // cut off. Its methods may be called concurrently; a name is written once, or with the same content.
 type Vault interface {
 	List(ctx context.Context) ([]string, error)
-	// Get returns what Put stored, at most maxVaultFile bytes.
+	// Get returns what Put stored, at most maxVaultFile bytes. Its error is errNotAsked if a later call may
+	// return it.
 	Get(ctx context.Context, name string) ([]byte, error)
 	// Put stores all of b under name or nothing, and lasting when it returns.
 	Put(ctx context.Context, name string, b []byte) error
@@ -29,6 +30,9 @@ type Vault interface {
 	// Where says where a file lies, for a person.
 	Where(name string) string
 }
+
+// errNotAsked says that a vault did not answer: what it holds may be whole.
+var errNotAsked = errors.New("the files of the state log are out of reach now")
 
 // maxVaultFile bounds a file: a snapshot of a hundred thousand nodes has a quarter of it.
 const maxVaultFile = 256 << 20
@@ -117,13 +121,20 @@ func (v bucketVault) Get(ctx context.Context, name string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
 	defer cancel()
 	i, err := v.store.GetInfo(ctx, name)
-	if err != nil {
+	var b []byte
+	if err == nil {
+		if i.Size > maxVaultFile {
+			return nil, fmt.Errorf("%s has %d bytes", v.Where(name), i.Size)
+		}
+		b, err = v.store.GetBytes(ctx, name)
+	}
+	switch {
+	case err == nil:
+		return b, nil
+	case errors.Is(err, jetstream.ErrObjectNotFound), errors.Is(err, jetstream.ErrDigestMismatch), errors.Is(err, jetstream.ErrBadObjectMeta):
 		return nil, err
 	}
-	if i.Size > maxVaultFile {
-		return nil, fmt.Errorf("%s has %d bytes", v.Where(name), i.Size)
-	}
-	return v.store.GetBytes(ctx, name)
+	return nil, fmt.Errorf("%w: %w", errNotAsked, err)
 }
 
 func (v bucketVault) Put(ctx context.Context, name string, b []byte) error {
