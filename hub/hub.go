@@ -181,6 +181,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, outside)
+	if err == nil {
+		err = keys.Published(h.cfg.DataDir)
+	}
 	if err != nil {
 		return err
 	}
