@@ -269,6 +269,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		g.Go(func() error { return ext.watch(ctx) })
 		g.Go(func() error { return nats.Forward(ctx, ext.js, protocol.SubjectInventoryAll) })
 	}
+	if outside {
+		g.Go(func() error { return ext.tellOthers(ctx, sessions) })
+	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return sessions.RunUpgrades(ctx) })
 	p := &parts{store: store, keys: keys, https: httpsListener.Addr(), tunnel: tun, number: number, list: make(chan protocol.Hub), space: guard.Check, away: nats.Failed}
