@@ -146,9 +146,14 @@ func TestHostileNATS(t *testing.T) {
 	}
 	var sent atomic.Int64
 	wg.Go(func() {
+		pace := time.NewTicker(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
+		defer pace.Stop()
 		for ctx.Err() == nil {
 			if a.hello(id, nil) != nil {
-				time.Sleep(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
+				select {
+				case <-pace.C:
+				case <-ctx.Done():
+				}
 				continue
 			}
 			var streams sync.WaitGroup

@@ -101,7 +101,8 @@ func readTold(b []byte, st *state.State, own protocol.NodeNumber) (hub protocol.
 		return 0, nil
 	}
 	return t.Hub, slices.DeleteFunc(t.Nodes, func(n toldNode) bool {
-		return !st.Nodes[n.Node].Live() || len(n.Waiting) > protocol.MaxNodeRoutes ||
+		node, ok := st.Nodes[n.Node]
+		return !ok || !node.Live() || len(n.Waiting) > protocol.MaxNodeRoutes ||
 			slices.ContainsFunc(n.Waiting, func(p netip.Prefix) bool { return !p.IsValid() || p != p.Masked() })
 	})
 }
