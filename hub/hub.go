@@ -264,6 +264,7 @@ func (h *Hub) Run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return store.WatchArchives(ctx) })
 	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
 	if outside {
 		g.Go(func() error { return ext.watch(ctx) })
