@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,10 +57,9 @@ func (o *options) agent(cmd *cobra.Command, owns bool) (*debug.Client, error) {
 	return client, sameAgent(s, o.stateDir, o.socket)
 }
 
-// notRunning is the error where nobody answers on the socket and a command would go on with the
-// state directory: not where a socket was given alone, for whose directory this is then nobody
-// has said.
-func (o *options) notRunning(cmd *cobra.Command, err error) error {
+// whoseState refuses, where nobody answers on the socket (err), to go on with the state directory of the
+// default while a socket was given: whose that is nobody has said.
+func (o *options) whoseState(cmd *cobra.Command, err error) error {
 	if cmd.Flags().Changed("debug-socket") && !cmd.Flags().Changed("state-dir") {
 		return fmt.Errorf("%w; where it does not run, say whose state is meant with --state-dir (%s is the default)", err, o.stateDir)
 	}
@@ -72,9 +70,11 @@ func (o *options) notRunning(cmd *cobra.Command, err error) error {
 // of before by their number and name alone.
 func sameAgent(s debug.Status, dir, socket string) error {
 	id, err := identity.Peek(dir)
-	same := err == nil && id.Number == s.Number && (s.Cluster == "" || s.Cluster == id.Pin.String())
-	if s.StateDir != "" {
-		same = sameDir(s.StateDir, dir) && (same || err != nil && !errors.Is(err, identity.ErrNotJoined))
+	unread := err != nil && !errors.Is(err, identity.ErrNotJoined) // so the name has to do
+	same := unread || err == nil && id.Number == s.Number && (s.Cluster == "" || s.Cluster == id.Pin.String())
+	// What a container calls its directory may be none here.
+	if s.StateDir != "" && (unread || isThere(s.StateDir)) {
+		same = same && sameDir(s.StateDir, dir)
 	}
 	if same {
 		return nil
@@ -82,7 +82,7 @@ func sameAgent(s debug.Status, dir, socket string) error {
 	meant := "no node"
 	if err == nil {
 		meant = fmt.Sprintf("node %s (number %d, cluster %s)", id.Name, id.Number, id.Pin)
-	} else if !errors.Is(err, identity.ErrNotJoined) {
+	} else if unread {
 		meant = err.Error()
 	}
 	answers, cure := fmt.Sprintf("node %s (number %d", s.Name, s.Number), "--debug-socket with the socket of the one that is meant"
@@ -112,13 +112,4 @@ func sameDir(a, b string) bool {
 func isThere(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
-}
-
-// act runs f with the agent that is meant.
-func (o *options) act(cmd *cobra.Command, f func(context.Context, *debug.Client) error) error {
-	client, err := o.agent(cmd, false)
-	if err != nil {
-		return err
-	}
-	return f(cmd.Context(), client)
 }
