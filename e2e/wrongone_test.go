@@ -48,9 +48,9 @@ func TestWrongAgent(t *testing.T) {
 			args []string
 			want []string
 		}{
-			{"another's socket", []string{twoSock, "--state-dir", one.StateDir}, []string{"node n2 (number 2, cluster ", "node n1 (number 1, cluster ", two.StateDir, one.StateDir}},
-			{"another's state", []string{oneSock, "--state-dir", two.StateDir}, []string{"node n1 (number 1, cluster ", "node n2 (number 2, cluster ", "or --state-dir " + one.StateDir}},
-			{"nobody's state", []string{oneSock, "--state-dir", none}, []string{"node n1 (number 1, cluster ", none + " has no node"}},
+			{"another's socket", []string{twoSock, "--state-dir", one.StateDir}, []string{"node n2 (number 3, cluster ", "node n1 (number 2, cluster ", two.StateDir, one.StateDir}},
+			{"another's state", []string{oneSock, "--state-dir", two.StateDir}, []string{"node n1 (number 2, cluster ", "node n2 (number 3, cluster ", "or --state-dir " + one.StateDir}},
+			{"nobody's state", []string{oneSock, "--state-dir", none}, []string{"node n1 (number 2, cluster ", none + " has no node"}},
 			{"a copy of its state", []string{oneSock, "--state-dir", clone}, []string{one.StateDir, clone}},
 		} {
 			out, err := agent(append(c, x.args...)...)
