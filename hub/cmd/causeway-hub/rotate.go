@@ -22,6 +22,9 @@ stolen. Agents keep their traffic, tokens go on working. Run again before the
 start it makes another key instead; the old one is then good for the shorter of
 the overlaps.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := meantDir(c, dir); err != nil {
+				return err
+			}
 			if overlap < 0 || overlap > protocol.MaxKeyOverlap {
 				return fmt.Errorf("overlap %s: give 0s to %s", overlap, protocol.MaxKeyOverlap)
 			}
