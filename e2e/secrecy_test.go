@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns/lab"
 	"causeway/protocol"
 )
 
