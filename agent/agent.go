@@ -171,6 +171,7 @@ type Agent struct {
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
+	hubSetBack string // what the state of a hub says about why it gives no session
 	hubs       protocol.HubList
 	signed     protocol.SignedHubList
 	newest     newest

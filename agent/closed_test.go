@@ -136,6 +136,7 @@ func (s *site) none() {
 // What a hub that was taken over says in netmaps, with a real kernel: of what peers had,
 // no packet goes onto the LAN, and of what is the host's own none goes to a peer.
 func TestHostileNetmaps(t *testing.T) {
+	lab.Counts(t)
 	s := newSite(t)
 	s.start()
 	s.tunnel.setBound(true)

@@ -328,11 +328,11 @@ func (w *world) start() {
 	}
 	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
 	require.NoError(w.t, err)
-	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error) {
+	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {
 			return protocol.HubListAnswer{}, errors.New("nobody answers")
 		}
-		return w.fetch(ctx, at, n)
+		return w.fetch(ctx, at, n, m)
 	}
 	if w.now != nil {
 		w.agent.now = w.now

@@ -69,9 +69,13 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 		return err
 	}
 	asked := a.now()
-	answer, err := a.fetchList(ctx, at, n)
+	mark := a.mark()
+	answer, err := a.fetchList(ctx, at, n, mark)
 	if err == nil {
 		err = a.takeHubListAnswer(answer, n, asked)
+	}
+	if err == nil {
+		a.compareMarks(mark, answer.Mark)
 	}
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
@@ -94,8 +98,12 @@ func listFetcher(c config.Config) listFetch {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return func(ctx context.Context, at string, n protocol.ListNonce) (a protocol.HubListAnswer, err error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+"?"+protocol.NonceParameter+"="+n.String(), nil)
+	return func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (a protocol.HubListAnswer, err error) {
+		query := "?" + protocol.NonceParameter + "=" + n.String()
+		if m != nil {
+			query += "&" + protocol.MarkParameter + "=" + m.Query()
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+query, nil)
 		if err != nil {
 			return a, err
 		}
@@ -111,8 +119,9 @@ func listFetcher(c config.Config) listFetch {
 	}
 }
 
-// listFetch asks at an HTTPS address of a hub for the list.
-type listFetch func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error)
+// listFetch asks at an HTTPS address of a hub for the list, and shows what is known of the
+// cluster's state, if anything is.
+type listFetch func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error)
 
 // readList reads a list that anybody may have sent; Open judges it.
 func readList(r io.Reader) (s protocol.HubListAnswer, err error) {

@@ -85,11 +85,29 @@ func (w *drainWorld) received(h *lab.Host) int {
 	return w.number(h, `/^IpExt: [A-Z]/{split($0,a)} /^IpExt: [0-9]/{for(i=1;i<=NF;i++) if(a[i]~/^In(NoECT|ECT1|ECT0|CE)Pkts$/) n+=$i; print n}`, "/proc/net/netstat")
 }
 
-// lost is how many segments were lost so far of those to and from the server, if nothing
-// runs now and only TCP did. Segments sent again say less: the new path overtakes the old one, and TCP
-// takes for lost what is only late.
-func (w *drainWorld) lost() (to, from int) {
-	return w.sent(w.pod) - w.received(w.server), w.sent(w.server) - w.received(w.pod)
+// losses are how many segments were lost so far of those to and from the server.
+type losses struct{ to, from int }
+
+// lost waits until no connection is left of pod and server, and nothing is on its way
+// any more, and counts what was lost so far. Segments sent again say less: the new path
+// overtakes the old one, and TCP takes for lost what is only late.
+func (w *drainWorld) lost() losses {
+	w.t.Helper()
+	// The counters are read one after the other: they belong together only if they stand still.
+	var last, now [4]int
+	require.NoError(w.t, lab.Wait(step(w.t), "the last segment to arrive", func(context.Context) error {
+		for _, h := range []*lab.Host{w.pod, w.server} {
+			if open := strings.TrimSpace(h.Sh("ss -Htan state connected exclude time-wait")); open != "" {
+				return fmt.Errorf("open: %s", open)
+			}
+		}
+		last, now = now, [4]int{w.sent(w.pod), w.received(w.server), w.sent(w.server), w.received(w.pod)}
+		if last != now {
+			return fmt.Errorf("sent and received: %v, just before %v", now, last)
+		}
+		return nil
+	}))
+	return losses{now[0] - now[1], now[2] - now[3]}
 }
 
 // bulk begins a transfer through a gate, as fast as it can if pace is 0.
@@ -129,18 +147,17 @@ func (w *drainWorld) drain(from, to string) {
 // Draining the one of two gates that carries a transfer loses nothing in either
 // direction, at 32 Mbit/s. Not parallel: it counts what was lost.
 func TestDrainLosesNothing(t *testing.T) {
+	lab.Counts(t)
 	s := newDrainWorld(t)
 	pod, server := s.pod, s.server
-	to, from := s.lost()
+	before := s.lost()
 	p := s.bulk(0, 4000000)
 	s.drain("g1", "g2")
 	require.True(t, p.Running(), p.Output())
 	s.through(1, s.carried(s.gates[1]))
 	require.NoError(t, p.Stop(step(t)), "the transfer: %s", p.Output())
-	toNow, fromNow := s.lost()
-	t.Logf("%s; segments lost: %d to the server, %d from it", strings.TrimSpace(p.Output()), toNow-to, fromNow-from)
-	require.Equal(t, to, toNow, "segments lost")
-	require.Equal(t, from, fromNow, "segments lost")
+	t.Log(strings.TrimSpace(p.Output()))
+	require.Equal(t, before, s.lost(), "segments lost")
 
 	// Now it may stop: nothing goes through it but the answers of a gateway that does
 	// not know, and that is moved too.
@@ -154,14 +171,12 @@ func TestDrainLosesNothing(t *testing.T) {
 	require.NoError(t, PingOnce(step(t), pod, drainServer))
 
 	// At full speed, to a gate that has started again, so that there is no session with it yet.
-	to, from = s.lost()
+	before = s.lost()
 	p = s.bulk(1, 0)
 	carried := s.carried(s.gates[0])
 	s.drain("g2", "g1")
 	s.through(0, carried)
 	require.NoError(t, p.Stop(step(t)), "the transfer: %s", p.Output())
-	toNow, fromNow = s.lost()
-	t.Logf("full speed: %s; segments lost: %d to the server, %d from it", strings.TrimSpace(p.Output()), toNow-to, fromNow-from)
-	require.Equal(t, to, toNow, "segments lost at full speed")
-	require.Equal(t, from, fromNow, "segments lost at full speed")
+	t.Log("full speed: " + strings.TrimSpace(p.Output()))
+	require.Equal(t, before, s.lost(), "segments lost at full speed")
 }

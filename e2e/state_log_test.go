@@ -285,6 +285,7 @@ func lastSequence(t *testing.T, s *System) uint64 {
 // A hub whose log is damaged does not start and leaves its files as they are; the commands that it names keep
 // what is whole, and the agents follow it. Where only what lies around the transactions is damaged, it starts with all.
 func TestDamagedLogIsRepaired(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	for i := range nodes {
@@ -368,6 +369,7 @@ func TestDamagedLogIsRepaired(t *testing.T) {
 
 // The hub is killed at each step of a snapshot and a cut, amid changes.
 func TestStateSurvivesKillInACut(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, c := hubAlone(t)
 	s.Hub.Args = append(s.Hub.Args, "--snapshot-every", "10")

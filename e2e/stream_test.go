@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -82,7 +83,12 @@ func TestStreamWhereUDPIsBlocked(t *testing.T) {
 	require.NoError(t, PingOnce(step(t), b.Pod.Host, a.Pod.V6))
 	_, err = s.Send(step(t), "tcp", a.Pod.Host, b.Pod.V4, 20<<20)
 	require.NoError(t, err)
-	require.Empty(t, hubNote(t, b.Node))
+	require.NoError(t, lab.Wait(step(t), "the condition to say nothing of a stream", func(context.Context) error {
+		if note := hubNote(t, b.Node); note != "" {
+			return errors.New(note)
+		}
+		return nil
+	}))
 }
 
 // Not parallel: a time limit.

@@ -88,6 +88,7 @@ func (i *impostor) counts() (asked, posted int, secrets []string) {
 // that time, and sits in the way of a join, reads no token's secret: whatever he answers,
 // nothing is sent to him.
 func TestJoinPastOldHubKey(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	victim, way := nodes[0].Host, nodes[1].Host

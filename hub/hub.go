@@ -156,7 +156,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	var events event.Log
-	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log, Base: reading, Vault: state.DirVault(filepath.Join(h.cfg.DataDir, vaultDir)), SnapshotEvery: h.cfg.SnapshotEvery}
+	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log, Base: reading, Vault: state.DirVault(filepath.Join(h.cfg.DataDir, vaultDir)), SnapshotEvery: h.cfg.SnapshotEvery,
+		SetBackFile: filepath.Join(h.cfg.DataDir, setBackFile)}
 	var ext *external // nil: the server inside
 	if outside {
 		if ext, err = openExternal(sctx, h.cfg, &events); err != nil {
@@ -220,7 +221,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		return ext.explain(err)
 	}
 	events.Tee(news.Add)
-	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate, Log: log})
+	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate,
+		Heard: func(ctx context.Context) error { return sessions.Heard(ctx) }, Witness: store.Witness, Log: log})
 	if err != nil {
 		return err
 	}

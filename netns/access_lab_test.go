@@ -149,6 +149,7 @@ func heard(t *testing.T, c net.PacketConn, want string) (before []string) {
 // What a peer sends goes to this node's own overlay addresses and approved prefixes and to
 // nothing else, by nftables alone.
 func TestWallOfDestinations(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	pod, lan, own := w.listen(w.pod, 5000), w.listen(w.lan, 5000), w.listen(w.node, 5000)
 	send := func(src, dst, text string) {
@@ -180,6 +181,7 @@ func TestWallOfDestinations(t *testing.T) {
 // Into the tunnel goes a source of this node's own by the interface where it lives, and no
 // other source, whatever rp_filter says.
 func TestWallOfSources(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	w.lan.Sh("ip addr add 10.1.0.99/32 dev lo; ip addr add fd10:1::99/128 dev lo nodad; ip addr add 198.18.0.2/32 dev lo; ip addr add fd63:7761:7900::2/128 dev lo nodad; ip -6 route add fd63:7761:7900::/96 via fd92::11; ip route add 198.18.0.0/15 via 192.168.1.11")
 	say := func(h *lab.Host, from, to, text string) {
@@ -249,6 +251,7 @@ func within(t *testing.T) context.Context {
 // With shields up the host itself answers echo and what its config names; what it
 // publishes for a container is its own too, what is behind it is not.
 func TestWallOfShields(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	pod, own, named := w.listen(w.pod, 5000), w.listen(w.node, 5000), w.listen(w.node, 5001)
 	broad := w.listen(w.node, 5002)

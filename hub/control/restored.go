@@ -88,18 +88,7 @@ func (s *Server) settle(ctx context.Context) bool {
 	if !st.Settling {
 		return true
 	}
-	back, of := 0, 0
-	s.mu.Lock()
-	for _, n := range st.LiveNodes() {
-		if n.Statement == nil {
-			continue // its agent never ran
-		}
-		of++
-		if l := s.nodes[n.Number]; l != nil && l.session != nil {
-			back++
-		}
-	}
-	s.mu.Unlock()
+	back, of := s.here(st)
 	if back < of && time.Since(s.started) < settleTime {
 		return false
 	}

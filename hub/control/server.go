@@ -363,7 +363,7 @@ func (s *Server) dismiss(st *state.State) {
 // something new.
 func (s *Server) compute() (fresh bool) {
 	st := s.cfg.Store.State()
-	if st.Settling {
+	if st.Settling || s.cfg.Store.SetBack() != nil {
 		return false // agents go on with what they hold
 	}
 	known := map[protocol.NodeNumber]netmap.Live{}
@@ -388,6 +388,8 @@ func (s *Server) compute() (fresh bool) {
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
 	}
+	mark := st.Mark(s.cfg.Cluster)
+	next.Mark = &mark
 	old := s.view
 	s.view = next
 	s.unsaved = known

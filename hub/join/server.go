@@ -50,7 +50,13 @@ type Config struct {
 	// SourceRate is how many requests one source may send in a second; 0: DefaultSourceRate.
 	// Hosts behind one NAT or load balancer are one source.
 	SourceRate int
-	Log        zerolog.Logger
+	// Heard waits, soon after the hub's start, until its nodes have said what they know of the
+	// state: a number is given away after that. Its error is why none is; nil: nobody is asked.
+	Heard func(context.Context) error
+	// Witness takes a mark that whoever asks for the hub list shows, and fails if it is not this
+	// cluster's; nil: nobody looks at it.
+	Witness func(context.Context, protocol.StateMark) error
+	Log     zerolog.Logger
 }
 
 // Server answers joins. Its methods may be called concurrently.
@@ -172,6 +178,17 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 		}
 		ans.Fresh = st.HubList.Fresh(s.cfg.Keys.Cluster, st.Hubs.Serial, n, time.Now())
 	}
+	if text := r.URL.Query().Get(protocol.MarkParameter); text != "" && s.cfg.Witness != nil {
+		m, err := protocol.ParseStateMark(text)
+		if err != nil {
+			bad(w)
+			return
+		}
+		if err := s.cfg.Witness(r.Context(), m); err == nil { // only a member has one
+			own := st.Mark(s.cfg.Keys.Cluster)
+			ans.Mark = &own
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	json.NewEncoder(w).Encode(ans)
@@ -288,6 +305,9 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	busy := func(err error) protocol.JoinAnswer {
 		s.cfg.Log.Error().Err(err).Str("addr", from).Str("token", req.TokenID.String()).Msg("join not stored")
 		ans.Refused = &protocol.Refusal{Code: protocol.RefusedBusy, Message: "the hub cannot store the join now"}
+		if back := (*state.SetBackError)(nil); errors.As(err, &back) {
+			ans.Refused.Message = "the hub's state was set back to an earlier time, and nobody joins until whoever runs the hub has mended that: 'causeway doctor' there says how"
+		}
 		return ans
 	}
 	if req.Version < 1 || req.Version > protocol.Version+1 {
@@ -298,6 +318,11 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	whole := copy(rr.Secret[:], req.Secret) == len(rr.Secret) && len(req.Secret) == len(rr.Secret) && !req.IdentityKey.IsZero()
 	if !whole { // decided all the same, so that it is refused like any wrong secret
 		rr.Secret = protocol.TokenSecret{}
+	}
+	if s.cfg.Heard != nil {
+		if err := s.cfg.Heard(ctx); err != nil {
+			return busy(err)
+		}
 	}
 	before := s.cfg.Store.State().Seq
 	st, err := s.cfg.Store.Redeem(ctx, "token:"+req.TokenID.String(), "join from "+from, rr)
