@@ -38,6 +38,20 @@ type Peer struct {
 type Hop struct {
 	Addr   netip.AddrPort
 	Number protocol.NodeNumber
+
+	path, leg *Tally // of the path to a peer, and of that to the hub which it leads over
+}
+
+// Sent counts what was sent there, as Tally.Sent.
+func (h Hop) Sent(kind protocol.MessageType, n, segment int) {
+	h.path.Sent(kind, n, segment)
+	h.leg.Sent(kind, n, segment)
+}
+
+// Relay is where a peer's messages that come over a hub are counted.
+type Relay struct {
+	Hub   protocol.NodeNumber
+	Tally *Tally
 }
 
 // Route is how a peer or hub is reached now.
@@ -52,10 +66,12 @@ type Route struct {
 	// Size is the largest datagram, in bytes behind the UDP header, that is
 	// known to arrive; 0: not known yet. An idle peer keeps what it had.
 	Size int
+	// Relays are a peer's, one for each hub.
+	Relays []Relay
 }
 
 func (r Route) same(o Route) bool {
-	return r.Kind == o.Kind && r.Hop == o.Hop && r.Size == o.Size && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
+	return slices.Equal(r.Relays, o.Relays) && r.Kind == o.Kind && r.Hop == o.Hop && r.Size == o.Size && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
 }
 
 // hub is a hub as an agent probes it.
@@ -104,6 +120,7 @@ type Agent struct {
 	showing     showing
 	spend       spend
 	noInterface bool // of our own tunnel
+	overruns
 }
 
 // NewAgent returns an Agent that knows nobody yet.
@@ -124,7 +141,7 @@ func (a *Agent) SetKeys(keys []OwnKey) { a.own.set(keys) }
 
 func (a *Agent) newPath(kind protocol.PathKind) *path {
 	a.pathID++
-	return &path{id: a.pathID, kind: kind}
+	return &path{id: a.pathID, kind: kind, tally: new(Tally)}
 }
 
 // SetHubs replaces the hubs. It fails, changing nothing, if a number or an
@@ -573,6 +590,20 @@ func (a *Agent) Sources() map[netip.AddrPort]protocol.NodeNumber {
 			}
 			m[q.addr], taken[q.addr] = n, q.lastAnswer
 		}
+	}
+	return m
+}
+
+// Arrivals lists where messages from an address are counted: those of Sources and HubAddrs.
+func (a *Agent) Arrivals() map[netip.AddrPort]*Tally {
+	m := map[netip.AddrPort]*Tally{}
+	for ad, n := range a.Sources() {
+		if q := a.find(a.peers[n], nil, ad); q != nil {
+			m[ad] = q.tally
+		}
+	}
+	for ad, p := range a.hubAddrs {
+		m[ad] = p.tally
 	}
 	return m
 }

@@ -39,8 +39,9 @@ type question struct {
 	nonce uint64
 	seq   uint64
 	at    time.Time
-	size  int  // of a padded one
-	done  bool // answered, perhaps after a later one was
+	sent  protocol.DataCounts // over the path until then
+	size  int                 // of a padded one
+	done  bool                // answered, perhaps after a later one was
 }
 
 // path is one way to a peer (direct, or relay through a hub) or to a hub.
@@ -71,6 +72,10 @@ type path struct {
 	goodSince   time.Time // answers without a death since
 	udpSizes    sizeSearch
 	tcpSizes    sizeSearch // of a relay, while its hub is reached over a stream
+
+	tally   *Tally
+	out, in flow // in: of a hub's path alone
+	doubt   suspicion
 }
 
 // sizes is the search that goes on over the path as it leads now.
@@ -117,6 +122,7 @@ func (p *path) sent(q question) {
 	if len(p.asked) == remembered {
 		p.asked = append(p.asked[:0], p.asked[1:]...)
 	}
+	q.sent = p.tally.Counts().Sent
 	p.asked = append(p.asked, q)
 	p.lastAsked = q.at
 	if p.unanswered.IsZero() {
@@ -135,6 +141,15 @@ func (p *path) open(nonce uint64, now time.Time) (q question, closed, ok bool) {
 		}
 	}
 	return question{}, false, false
+}
+
+// left notes what had been sent until the second question of an exchange, with q's nonce.
+func (p *path) left(nonce uint64) {
+	for i := range p.asked {
+		if p.asked[i].nonce == nonce {
+			p.asked[i].sent = p.tally.Counts().Sent
+		}
+	}
 }
 
 // arrived notes that q was not lost.
@@ -161,6 +176,7 @@ func (p *path) answered(q question, now time.Time) {
 		// What was lost while it was dead is no matter of loss.
 		p.asked = slices.DeleteFunc(p.asked, func(o question) bool { return o.seq < q.seq })
 		p.goodSince = now
+		p.out, p.in = flow{}, flow{}
 	} else if p.goodSince.IsZero() {
 		p.goodSince = now
 	} else if p.fails > 0 && now.Sub(p.goodSince) > time.Minute {

@@ -46,6 +46,29 @@ func (a *Agent) View(now time.Time, n protocol.NodeNumber) (v protocol.PathView,
 	return v, true
 }
 
+// Suspects lists paths that answer probes and are left alone all the same, by peer.
+func (a *Agent) Suspects(now time.Time) (l []protocol.SuspectPath) {
+	add := func(n protocol.NodeNumber, q *path, kind protocol.PathKind, at netip.AddrPort, route Route) {
+		if q.suspect(now) {
+			l = append(l, protocol.SuspectPath{Peer: n, Path: kind, Addr: at, Why: q.doubt.why, Since: q.doubt.since, Until: q.doubt.until, Instead: route.Kind})
+		}
+	}
+	for n, h := range a.hubs {
+		for _, q := range h.paths {
+			add(n, q, protocol.PathDirect, q.addr, h.route)
+		}
+	}
+	for n, p := range a.peers {
+		for _, q := range p.paths {
+			add(n, q, q.kind, a.hop(p, q).Addr, p.route)
+		}
+	}
+	slices.SortFunc(l, func(x, y protocol.SuspectPath) int {
+		return cmp.Or(cmp.Compare(x.Peer, y.Peer), x.Addr.Compare(y.Addr))
+	})
+	return l
+}
+
 // packetSize is the IP packet around a UDP payload of size bytes; 0 over a stream.
 func packetSize(size int, to netip.AddrPort) int {
 	switch {
