@@ -426,6 +426,17 @@ func (n *Node) View(number protocol.NodeNumber) (protocol.PathView, bool) {
 // Ways lists the ways to a peer or hub that are tried.
 func (n *Node) Ways(number protocol.NodeNumber) []protocol.Way { return n.under.Ways(number) }
 
+// Suspects lists paths that answer probes and carry no data, or little, so that others carry it.
+func (n *Node) Suspects() []protocol.SuspectPath {
+	l := n.under.Suspects()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range l {
+		l[i].Name = n.names[l[i].Peer]
+	}
+	return l
+}
+
 // SetInterface says whether the tunnel's interface is there and up, as whoever watches the
 // host sees it. Peers learn it by their probes.
 func (n *Node) SetInterface(there bool) { n.under.SetInterface(there) }

@@ -28,6 +28,7 @@ const (
 	suspectFirst = 30 * time.Second
 	suspectMost  = 30 * time.Minute
 	forgiveAfter = 10 * time.Minute
+	suspectShown = 10 * time.Second // after that time, until it is known whether it carries again
 
 	// overrunFor is how long counts say nothing after the receiver's socket had no room.
 	overrunFor = 3 * time.Second

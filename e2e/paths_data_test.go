@@ -1,0 +1,127 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/netns/lab"
+	"causeway/protocol"
+)
+
+// otherPath is how long it may take until another path carries, where one answers probes and
+// carries no data.
+const otherPath = 5 * time.Second
+
+// saysPaths waits until a node's condition 'paths' says something.
+func saysPaths(t *testing.T, n *Node, words ...string) {
+	t.Helper()
+	require.NoError(t, lab.Wait(step(t), "the condition paths of "+n.Name, func(ctx context.Context) error {
+		out, _ := n.Agent(ctx, "health", "-o", "json") // its status is not 0 where a condition does not hold
+		var h struct{ Conditions []protocol.Condition }
+		if err := json.Unmarshal([]byte(out), &h); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		for _, c := range h.Conditions {
+			if c.Name == "paths" && !c.OK {
+				for _, w := range words {
+					if !strings.Contains(c.Cause, w) {
+						return fmt.Errorf("%q says nothing of %q", c.Cause, w)
+					}
+				}
+				t.Log(c.Cause)
+				return nil
+			}
+		}
+		return fmt.Errorf("it holds: %s", out)
+	}))
+}
+
+// A filter on the direct path knows WireGuard's messages, and lets probes pass.
+var dataCases = []struct {
+	name, match string
+	oneWay      bool
+	light       bool
+}{
+	{name: "type 4 over 60 bytes", match: "@th,64,8 4 udp length > 68", light: true},
+	{name: "data over 1000 bytes", match: "@th,64,8 4 udp length > 1008"},
+	{name: "one direction", match: "@th,64,8 4 udp length > 68", oneWay: true},
+}
+
+// Data on the direct path is dropped in mid-flow while probes pass: the relay carries within
+// 5 seconds, a condition says why, and explain names it.
+//
+// Not parallel: time limits.
+func TestPathWithoutData(t *testing.T) {
+	for _, c := range dataCases {
+		if !c.light && !soak() {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			p := newPair(t, eim, eim)
+			f := p.start(protocol.PathDirect)
+			log := watchPath(t, p.a.Node, p.b.Name)
+			p.a.Router.Block("ip daddr " + p.b.public(2) + " meta l4proto udp " + c.match)
+			if !c.oneWay {
+				p.a.Router.Block("ip saddr " + p.b.public(2) + " meta l4proto udp " + c.match)
+			}
+			began := time.Now()
+			waitPath(t, otherPath, p.a.Node, p.b.Node, protocol.PathRelay)
+			measured(t, "another path: "+c.name, time.Since(began).Seconds(), otherPath.Seconds())
+			saysPaths(t, p.a.Node, "direct", p.b.Name, "none arrived", "the relay carries")
+			require.Contains(t, p.explain(), "path-no-data")
+			steady(t, 3*time.Second)
+			gap := f.end(t)
+			measured(t, "longest gap: "+c.name, gap, otherPath.Seconds())
+			require.LessOrEqual(t, len(log.end())-1, 1, "changes of path")
+		})
+	}
+}
+
+// explain are the causes that explain finds between the pods.
+func (p *sitePair) explain() (causes []string) {
+	p.t.Helper()
+	out, _ := p.CLI(step(p.t), "diag", "explain", "-o", "json", p.a.Pod.V4, p.b.Pod.V4)
+	var x api.Explanation
+	require.NoError(p.t, json.Unmarshal([]byte(out), &x), out)
+	for _, f := range x.Faults {
+		causes = append(causes, f.Cause)
+	}
+	return causes
+}
+
+// A filter drops WireGuard's first message to the hub and lets all else pass: the
+// agent takes the stream by itself.
+//
+// Not parallel: a time limit.
+func TestFirstMessageDropped(t *testing.T) {
+	s, n, _ := newSites(t, 2)
+	a, b := n[0], n[1]
+	a.Router.Block("meta l4proto udp udp length 156 @th,64,32 0x01000000")
+	joinSites(t, s, n, nil)
+	saysPaths(t, a.Node, "UDP", "handshake messages", "stream")
+	require.NoError(t, a.Proc.Stop(step(t)))
+	began := time.Now()
+	require.NoError(t, a.Start())
+	require.NoError(t, lab.Wait(within(t, 2*otherPath), "the agent's control session", func(ctx context.Context) error {
+		out, _ := a.Agent(ctx, "health", "-o", "json")
+		var h struct{ Conditions []protocol.Condition }
+		if err := json.Unmarshal([]byte(out), &h); err != nil {
+			return err
+		}
+		for _, c := range h.Conditions {
+			if c.Name == "control" && c.OK {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s", out)
+	}))
+	measured(t, "control after the start, first message dropped", time.Since(began).Seconds(), otherPath.Seconds())
+	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))
+}
