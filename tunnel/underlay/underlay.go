@@ -49,6 +49,9 @@ type Config struct {
 	// Excluded says which of the host's own addresses are no candidates. May be nil.
 	Excluded func(ifname string, a netip.Addr) bool
 
+	// Private says how candidates in private ranges are tried.
+	Private probe.PrivateCandidates
+
 	// Plain is for interoperation tests with other WireGuard programs alone:
 	// zeros to and from any address, no probes, no relay. Peers are set by
 	// SetPlainPeer. A peer is answered from the address that it sent to.
@@ -150,7 +153,7 @@ func New(cfg Config) (*Underlay, error) {
 	}
 	u := &Underlay{cfg: cfg, start: time.Now(), ready: make(chan struct{}), wake: make(chan struct{}, 1),
 		streamsChanged: make(chan struct{}, 1), traffic: make(chan protocol.NodeNumber, 256), held: map[protocol.NodeNumber]*held{}}
-	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID})
+	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID, Private: cfg.Private})
 	u.table = handshake.New(cfg.Self, u.sendHandshake, u.poke)
 	u.peers.Store(&map[protocol.NodeNumber]*remote{})
 	u.sources.Store(&map[netip.AddrPort]source{})

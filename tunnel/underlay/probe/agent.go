@@ -83,6 +83,7 @@ type hub struct {
 	chosen  *path
 	counter uint64
 	route   Route
+	trial   trial
 }
 
 // peer is a peer as an agent probes it.
@@ -100,6 +101,7 @@ type peer struct {
 	spent       meter  // questions to addresses that have proven nothing
 	seen        seen
 	route       Route
+	trial       trial
 }
 
 // Agent judges an agent's paths.
@@ -268,7 +270,7 @@ func (a *Agent) setCandidates(now time.Time, p *peer) {
 	want := map[netip.AddrPort]bool{}
 	if p.Direct {
 		for _, c := range p.Candidates {
-			if fit(c) && len(want) < maxCandidates && a.hubAddrs[c] == nil {
+			if fit(c) && len(want) < maxCandidates && a.hubAddrs[c] == nil && (a.cfg.Private != PrivateOff || !private(c.Addr())) {
 				want[c] = true
 			}
 		}
@@ -287,6 +289,7 @@ func (a *Agent) setCandidates(now time.Time, p *peer) {
 			delete(want, c)
 			q := a.newPath(protocol.PathDirect)
 			q.addr, q.netmap, q.next = c, true, now
+			q.rare = a.cfg.Private == PrivateAuto && private(c.Addr())
 			p.paths = append(p.paths, q)
 		}
 	}
@@ -309,6 +312,9 @@ func (a *Agent) activate(now time.Time, p *peer) {
 	}
 	a.active[p.Number] = p
 	for _, q := range p.paths {
+		if q.rare && q.lastAnswer.IsZero() && q.tries > len(searchTries) {
+			continue // traffic that comes and goes brings no new tries
+		}
 		q.tries, q.next, q.unanswered, q.asked = 0, now, time.Time{}, q.asked[:0]
 		q.udpSizes.again(now)
 		q.tcpSizes.again(now)
@@ -451,6 +457,10 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 	}
 	if k, _ := p.keys.sender(&a.own, p.Key); k == nil {
 		q.next = now.Add(searchEvery)
+		return
+	}
+	if q.rare && q.lastAnswer.IsZero() && p.goodDirect(now) {
+		q.next = now.Add(standbyEvery)
 		return
 	}
 	if q.kind == protocol.PathDirect && !q.alive(now) && !a.spend.take(now, &p.spent, q.addr.Addr(), q.tries == 0) {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"slices"
 	"time"
 
 	"causeway/protocol"
@@ -81,6 +82,9 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 		for _, q := range p.paths {
 			q.judgeLoss(now, q == p.chosen)
 		}
+		p.trial.tryOther(now, p.chosen, func() bool {
+			return slices.ContainsFunc(p.paths, func(q *path) bool { return q != p.chosen && a.rank(now, p, q) >= rankTCP })
+		})
 	}
 	var best *path
 	bestRank := rankNone
@@ -157,6 +161,17 @@ func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
 		c.fails++
 		c.goodSince = time.Time{}
 	}
+	h.trial.tryOther(now, h.chosen, func() bool {
+		for _, p := range h.paths {
+			if p != h.chosen && p.alive(now) && p.hubRank(now) >= hubRankStream {
+				return true
+			}
+		}
+		if h.Stream.IsValid() && !h.chosen.stream {
+			a.NeedStreams(now)
+		}
+		return false
+	})
 	var best *path
 	bestRank := 0
 	for _, p := range h.paths {

@@ -165,13 +165,15 @@ type suspicion struct {
 	times int
 }
 
-// suspect reports whether the path is left alone because it carries no data.
-func (p *path) suspect(now time.Time) bool { return now.Before(p.doubt.until) }
+// suspect reports whether the path is left alone because it carries no data, or little.
+func (p *path) suspect(now time.Time) bool {
+	return now.Before(p.doubt.until) || now.Before(p.resting)
+}
 
 // accuse makes p suspect. What happens while it is adds no doubling.
 func (p *path) accuse(now time.Time, why string) {
 	d := &p.doubt
-	already := p.suspect(now)
+	already := now.Before(d.until)
 	switch {
 	case already:
 	case d.times > 0 && now.Sub(d.until) >= forgiveAfter:

@@ -17,7 +17,8 @@ const (
 	chosenEvery  = 300 * time.Millisecond
 	standbyEvery = time.Second
 	suspectEvery = 200 * time.Millisecond
-	searchEvery  = 5 * time.Second // of candidates that did not answer the first tries
+	searchEvery  = 5 * time.Second  // of candidates that did not answer the first tries
+	privateEvery = 10 * time.Minute // of those in private ranges
 	hubEvery     = time.Second
 	hubDeadEvery = 500 * time.Millisecond
 	minEvery     = 50 * time.Millisecond // between two questions over one path
@@ -55,6 +56,7 @@ type path struct {
 	down   bool // a stream that is not connected
 
 	netmap bool // direct: a candidate of the netmap, not an observed source
+	rare   bool // a candidate in a private range: few questions, then long pauses
 
 	asked      []question // the last ones, oldest first
 	closed     uint64     // the newest of them that was answered
@@ -76,6 +78,7 @@ type path struct {
 	tally   *Tally
 	out, in flow // in: of a hub's path alone
 	doubt   suspicion
+	resting time.Time // until when another path is tried instead
 }
 
 // sizes is the search that goes on over the path as it leads now.
@@ -214,6 +217,9 @@ func (p *path) pause(now time.Time, chosen bool) time.Duration {
 	}
 	if p.tries <= len(searchTries) {
 		return searchTries[max(p.tries-1, 0)]
+	}
+	if p.rare {
+		return privateEvery
 	}
 	return searchEvery
 }
