@@ -67,11 +67,11 @@ func TestPathWithoutData(t *testing.T) {
 			p := newPair(t, eim, eim)
 			f := p.start(protocol.PathDirect)
 			log := watchPath(t, p.a.Node, p.b.Name)
+			began := time.Now()
 			p.a.Router.Block("ip daddr " + p.b.public(2) + " meta l4proto udp " + c.match)
 			if !c.oneWay {
 				p.a.Router.Block("ip saddr " + p.b.public(2) + " meta l4proto udp " + c.match)
 			}
-			began := time.Now()
 			waitPath(t, otherPath, p.a.Node, p.b.Node, protocol.PathRelay)
 			measured(t, "another path: "+c.name, time.Since(began).Seconds(), otherPath.Seconds())
 			saysPaths(t, p.a.Node, "direct", p.b.Name, "none arrived", "the relay carries")

@@ -43,6 +43,7 @@ type flow struct {
 	known     bool
 	sent, got protocol.DataCounts // at the last comparison
 	class     [protocol.DataClasses]starving
+	arrived   uint32 // handshakes
 	window    window
 }
 
@@ -62,11 +63,11 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 		anew = anew || out[i] > in[i]+resetFrom
 	}
 	if anew {
-		*f = flow{known: true, sent: sent, got: got}
+		*f = flow{known: true, sent: sent, got: got, arrived: f.arrived}
 		f.window.add(now, sent, got)
 		return
 	}
-	f.sent, f.got = sent, got
+	f.sent, f.got, f.arrived = sent, got, f.arrived+out[0]
 	f.window.add(now, sent, got)
 	for i := range in {
 		switch c := &f.class[i]; {
@@ -163,17 +164,20 @@ type suspicion struct {
 	since time.Time
 	until time.Time
 	times int
+	// handshake is the direction in which handshakes did not arrive: they are rare, so that the path
+	// stays suspect until one has. Copies go over every path that answers.
+	handshake *flow
 }
 
 // suspect reports whether the path is left alone because it carries no data, or little.
 func (p *path) suspect(now time.Time) bool {
-	return now.Before(p.doubt.until) || now.Before(p.resting)
+	return now.Before(p.doubt.until) || p.doubt.handshake != nil || now.Before(p.resting)
 }
 
 // accuse makes p suspect. What happens while it is adds no doubling.
 func (p *path) accuse(now time.Time, why string) {
 	d := &p.doubt
-	already := now.Before(d.until)
+	already := now.Before(d.until) || d.handshake != nil
 	switch {
 	case already:
 	case d.times > 0 && now.Sub(d.until) >= forgiveAfter:
@@ -193,10 +197,21 @@ func (p *path) judgeData(now time.Time, from int) {
 	if p.stream {
 		return // TCP brings all that it took
 	}
+	if f := p.doubt.handshake; f != nil && f.arrived > 0 {
+		p.doubt.handshake = nil
+	}
 	probes := p.loss(now)
 	if class, lost, ok := p.out.starved(now, from, probes); ok {
 		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %d %s that were sent none arrived", lost, protocol.DataClassName(class)))
+		p.needHandshake(&p.out, class)
 	} else if class, lost, ok := p.in.starved(now, from, probes); ok {
 		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %d %s that the hub sent none arrived here", lost, protocol.DataClassName(class)))
+		p.needHandshake(&p.in, class)
+	}
+}
+
+func (p *path) needHandshake(f *flow, class int) {
+	if class == 0 {
+		f.arrived, p.doubt.handshake = 0, f
 	}
 }

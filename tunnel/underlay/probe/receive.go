@@ -199,6 +199,8 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 			p.out.compare(now, q.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
 			p.in.compare(now, m.Counts.Sent, p.tally.Counts().Received, a.blind(now))
 			p.judgeData(now, 0)
+		} else {
+			p.doubt.handshake = nil // nothing can prove it
 		}
 		a.heard = a.heard || !p.stream
 		a.chooseHub(now, h, out)

@@ -49,7 +49,10 @@ func (a *Agent) View(now time.Time, n protocol.NodeNumber) (v protocol.PathView,
 // Suspects lists paths that answer probes and are left alone all the same, by peer.
 func (a *Agent) Suspects(now time.Time) (l []protocol.SuspectPath) {
 	add := func(n protocol.NodeNumber, q *path, kind protocol.PathKind, at netip.AddrPort, route Route) {
-		if !q.doubt.until.IsZero() && now.Sub(q.doubt.until) < suspectShown {
+		if route.Hop.Addr == at { // there is nothing else
+			route.Kind = protocol.PathNone
+		}
+		if q.doubt.handshake != nil || !q.doubt.until.IsZero() && now.Sub(q.doubt.until) < suspectShown {
 			l = append(l, protocol.SuspectPath{Peer: n, Path: kind, Addr: at, Why: q.doubt.why, Since: q.doubt.since, Until: q.doubt.until, Instead: route.Kind})
 		}
 	}
