@@ -65,6 +65,7 @@ func TestPathWithoutData(t *testing.T) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, eim, eim)
+			p.a.Router.Nft("table inet seen { chain forw { type filter hook forward priority -30; oifname \"wan\" ip daddr 192.168.0.0/16 meta l4proto udp counter; }; }\n")
 			f := p.start(protocol.PathDirect)
 			log := watchPath(t, p.a.Node, p.b.Name)
 			began := time.Now()
@@ -80,8 +81,49 @@ func TestPathWithoutData(t *testing.T) {
 			gap := f.end(t)
 			measured(t, "longest gap: "+c.name, gap, otherPath.Seconds())
 			require.LessOrEqual(t, len(log.end())-1, 1, "changes of path")
+			// The peer's private address: a few questions, then long pauses.
+			rules, err := p.a.Router.Run(step(t), "nft", "list", "chain", "inet", "seen", "forw")
+			require.NoError(t, err)
+			var packets int
+			_, rest, _ := strings.Cut(rules, "packets ")
+			_, err = fmt.Sscanf(rest, "%d", &packets)
+			require.NoError(t, err, rules)
+			t.Logf("%d packets to the peer's private address left by the uplink", packets)
+			require.Positive(t, packets)
+			require.LessOrEqual(t, packets, 12)
 		})
 	}
+}
+
+// policedFor is how long it may take until another path carries what a policed one does not.
+const policedFor = 30 * time.Second
+
+// A direct path that is policed to 2 Mbit/s is left for the relay, which carries ten times as
+// much and more.
+//
+// Not parallel: time limits.
+func TestPolicedDirectPath(t *testing.T) {
+	if !soak() {
+		return // probe's TestPolicedPath stands for it
+	}
+	p := newPair(t, eim, eim)
+	p.start(protocol.PathDirect).end(t)
+	p.a.Router.Block("ip daddr " + p.b.public(2) + " meta l4proto udp limit rate over 250 kbytes/second burst 20 kbytes")
+	began := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := p.Send(within(t, 3*policedFor), "tcp", p.a.Pod.Host, p.b.Pod.V4, 64<<20)
+		sent <- err
+	}()
+	waitPath(t, policedFor, p.a.Node, p.b.Node, protocol.PathRelay)
+	measured(t, "another path: policed", time.Since(began).Seconds(), policedFor.Seconds())
+	saysPaths(t, p.a.Node, "Mbit/s", "the relay carries")
+	require.NoError(t, <-sent)
+	got, err := p.Send(step(t), "tcp", p.a.Pod.Host, p.b.Pod.V4, 64<<20)
+	require.NoError(t, err)
+	t.Logf("TCP over the relay: %.0f Mbit/s", got.Mbits)
+	require.Greater(t, got.Mbits, 20.0)
+	waitPath(t, time.Second, p.a.Node, p.b.Node, protocol.PathRelay)
 }
 
 // explain are the causes that explain finds between the pods.
