@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -166,4 +168,39 @@ func TestFirstMessageDropped(t *testing.T) {
 	}))
 	measured(t, "control after the start, first message dropped", time.Since(began).Seconds(), otherPath.Seconds())
 	require.NoError(t, Ping(step(t), a.Pod.Host, b.Pod.V4))
+}
+
+// A healthy direct path under load, with a loss of 5 % and all processors busy, is never held
+// to carry no data: for an hour, or what CAUSEWAY_HEALTHY says.
+func TestHealthyPathIsNotSuspect(t *testing.T) {
+	if !soak() {
+		return // probe's TestNoFalseSuspicion stands for it
+	}
+	d := time.Hour
+	if text := os.Getenv("CAUSEWAY_HEALTHY"); text != "" {
+		var err error
+		d, err = time.ParseDuration(text)
+		require.NoError(t, err)
+	}
+	p := newPair(t, eim, eim)
+	f := p.start(protocol.PathDirect)
+	p.between(5, true)
+	for i := range 2 * runtime.NumCPU() {
+		_, err := p.a.Host.Start(lab.Program{Name: fmt.Sprintf("busy%d", i), Args: []string{"sh", "-c", "while :; do :; done"}})
+		require.NoError(t, err)
+	}
+	looked := 0
+	for end := time.Now().Add(d); time.Now().Before(end); looked++ {
+		steady(t, time.Second)
+		for _, n := range []*siteNode{p.a, p.b} {
+			out, _ := n.Agent(step(t), "health", "-o", "json")
+			var h struct{ Conditions []protocol.Condition }
+			require.NoError(t, json.Unmarshal([]byte(out), &h), out)
+			for _, c := range h.Conditions {
+				require.True(t, c.Name != "paths" || c.OK, "%s of %s: %s", c.Name, n.Name, c.Cause)
+			}
+		}
+	}
+	t.Logf("looked %d times in %s", looked, d)
+	f.end(t)
 }
