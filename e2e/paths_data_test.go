@@ -197,11 +197,14 @@ func TestHealthyPathIsNotSuspect(t *testing.T) {
 // Where no direct path is found a peer's private address gets a few questions by the uplink, and
 // then hardly any.
 func TestPrivateCandidatesOnUplink(t *testing.T) {
+	if !soak() {
+		return // probe's TestPrivateCandidates stands for it: a minute shows the difference
+	}
 	t.Parallel()
 	s, n, _ := newSitesOf(t, HubAddr, sym, sym)
 	n[0].Router.Nft("table inet seen { chain forw { type filter hook forward priority -30; oifname \"wan\" ip daddr 192.168.0.0/16 meta l4proto udp counter; }; }\n")
 	joinSites(t, s, n, nil)
-	for range 8 {
+	for range 60 {
 		require.NoError(t, Ping(step(t), n[0].Pod.Host, n[1].Pod.V4))
 		steady(t, time.Second)
 	}
@@ -214,5 +217,5 @@ func TestPrivateCandidatesOnUplink(t *testing.T) {
 	require.NoError(t, err, rules)
 	t.Logf("%d packets to the peer's private address left by the uplink", packets)
 	require.Positive(t, packets)
-	require.LessOrEqual(t, packets, 12)
+	require.LessOrEqual(t, packets, 10)
 }
