@@ -277,6 +277,8 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 		default:
 			a.board.Set(condHub, "")
 		}
+		suspects := a.tunnel.Suspects()
+		a.board.Set(condPaths, suspectText(suspects))
 		text := ""
 		for _, p := range a.tunnel.Paths() {
 			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)
