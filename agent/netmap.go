@@ -315,6 +315,14 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	c := a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers)
 	next, apart := a.close(&c, in, res, foreign, foreignErr == nil)
+	if uses, err := a.host.Uses(ctx, c); err == nil {
+		c.Uses = uses
+	} else {
+		fail(err)
+		a.mu.Lock()
+		c.Uses = a.plan.Uses
+		a.mu.Unlock()
+	}
 	if err := a.keepBook(next); err != nil {
 		fail(err)
 	}
