@@ -89,7 +89,7 @@ func TestHostIsNoRouter(t *testing.T) {
 		}
 	}
 	closed()
-	out, err := n.Host.Run(step(t), s.Bin.Agent, "doctor", "--config", n.Config, "--state-dir", n.StateDir, "--debug-socket", n.Socket)
+	out, err := n.Host.Run(step(t), s.Bin.Agent, "doctor", "--config", n.Config, "--state-dir", n.StateDir)
 	require.Contains(t, out, "lan0, pods0 forward IPv4", "%v", err)
 	require.Equal(t, "0\n0\n0\n", n.Host.Sh("sysctl -n net.ipv4.ip_forward net.ipv4.conf.mgmt0.forwarding net.ipv6.conf.eth0.forwarding"))
 
