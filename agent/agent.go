@@ -17,7 +17,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,6 +88,7 @@ type Host interface {
 	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
 	Apart(context.Context, netns.Config) ([]netip.Addr, error)
+	Uses(context.Context, netns.Config) (netns.Uses, error)
 	ForwardBlockedBy(context.Context) (string, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
@@ -226,7 +227,7 @@ func New(cfg Config) (*Agent, error) {
 		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxyFor(cfg.Settings),
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
-			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)
+			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
 		},
 	})
 	if err != nil {
@@ -391,15 +392,14 @@ func (a *Agent) conditionChanged(c protocol.Condition) {
 	}
 }
 
+// engineInterface is how container engines and hypervisors call what they make.
+var engineInterface = regexp.MustCompile(`^(docker(\d+|_gwbridge)|br-[0-9a-f]{12}|cni-?(podman)?\d+|podman\d+|nerdctl\d+|veth|virbr\d+|vnet\d+|tap\d+|cali|flannel|cilium|lxc|lxd|incus|kube-)`)
+
 // containerInterface reports whether an interface belongs to containers or
-// virtual machines of this host: its addresses reach nobody outside.
-func containerInterface(name string) bool {
-	for _, p := range []string{"docker", "br-", "cni", "podman", "veth", "virbr", "cali", "flannel", "cilium", "lxc", "lxd", "kube-", "vnet", "nerdctl"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return false
+// virtual machines of this host: its addresses reach nobody outside. What the host's default
+// route leads by is none, whatever it is called.
+func containerInterface(name string, leadsOut func(string) bool) bool {
+	return engineInterface.MatchString(name) && !leadsOut(name)
 }
 
 func containsAddr(l []netip.Addr, a netip.Addr) bool {

@@ -605,8 +605,10 @@ func TestMetricsTable(t *testing.T) {
 }
 
 func TestContainerInterface(t *testing.T) {
-	for name, want := range map[string]bool{"docker0": true, "br-0123456789ab": true, "podman1": true, "veth12": true, "eth0": false, "br0": false, "bond0.7": false} {
-		require.Equal(t, want, containerInterface(name), name)
+	leadsOut := func(name string) bool { return name == "virbr9" || name == "br-0123456789ac" }
+	for name, want := range map[string]bool{"docker0": true, "docker_gwbridge": true, "br-0123456789ab": true, "br-0123456789ac": false, "podman1": true, "cni0": true, "cni-podman0": true, "veth12": true, "virbr0": true, "lxdbr0": true, "tap3": true,
+		"eth0": false, "br0": false, "bond0.7": false, "br-ex": false, "br-lan": false, "br-uplink": false, "virbr9": false, "dock0": false, "docker-uplink": false} {
+		require.Equal(t, want, containerInterface(name, leadsOut), name)
 	}
 }
 

@@ -84,6 +84,14 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	x := a.decide(ctx)
 	c := a.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := a.close(&c, x)
+	uses, err := a.host.Uses(ctx, c)
+	if err != nil { // as it was
+		x.fail(err)
+		a.mu.Lock()
+		uses = a.plan.Uses
+		a.mu.Unlock()
+	}
+	c.Uses = uses
 	plan, err := netns.NewPlan(c)
 	if err != nil {
 		// The host keeps what it has, and so nothing is reached that it has no plan for.

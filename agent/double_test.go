@@ -199,6 +199,9 @@ func (d *doubleHost) Apart(context.Context, netns.Config) ([]netip.Addr, error) 
 	defer d.mu.Unlock()
 	return d.apart, nil
 }
+func (d *doubleHost) Uses(context.Context, netns.Config) (netns.Uses, error) {
+	return netns.Uses{}, nil
+}
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

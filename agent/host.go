@@ -192,8 +192,12 @@ func (a *Agent) followHost(ctx context.Context) error {
 				kinds = netns.Kinds
 			}
 			r.look(ctx, kinds...)
+			if blind {
+				r.lookAtUses(ctx)
+			}
 		case <-all.C:
 			r.look(ctx, netns.Kinds...)
+			r.lookAtUses(ctx)
 		case reply := <-r.asked:
 			r.mu.Lock()
 			r.machine.Asked()
@@ -330,8 +334,27 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 	if len(kinds) > 0 {
 		r.look(ctx, kinds...)
 	}
+	if slices.Contains(kinds, netns.Sysctls) {
+		r.lookAtUses(ctx)
+	}
 	if again {
 		r.a.reapply(ctx)
+	}
+}
+
+// lookAtUses has all applied again, soon, when the host is used otherwise than planned: when
+// somebody else turned forwarding on or off, or has sources checked strictly.
+func (r *repairs) lookAtUses(ctx context.Context) {
+	r.a.mu.Lock()
+	planned := r.a.plan.Config
+	r.a.mu.Unlock()
+	if planned.Interface == "" {
+		return
+	}
+	if now, err := r.a.host.Uses(ctx, planned); err == nil && !now.Equal(planned.Uses) {
+		r.mu.Lock()
+		r.dueAt[netns.Other] = time.Now()
+		r.mu.Unlock()
 	}
 }
 

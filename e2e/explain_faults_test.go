@@ -365,7 +365,7 @@ func (x *explained) moreFaults() []fault {
 			seen: x.told(subject), by: "causeway incidents"})
 	}
 	once("foreign nft flush ruleset", "nft flush ruleset", "nftables", "nft-flushed")
-	once("forwarding sysctl off", "sysctl -qw net.ipv4.ip_forward=0", "ip_forward", "forwarding-off")
+	once("forwarding sysctl off", "sysctl -qw net.ipv4.conf.pods0.forwarding=0", "pods0.forwarding", "forwarding-off")
 	once("TUN deleted", "ip link del cw0", "link", "tun-deleted")
 	// Until it gives up, another program undoes it again.
 	fight := func(name, script string, bite func(context.Context) error, undo, want string) {

@@ -28,6 +28,7 @@ const mendWithin = 2 * time.Second
 // connection that lives on, and the hub names each incident.
 func TestRepair(t *testing.T) {
 	s, nodes := newSmall(t, 2)
+	nodes[0].Host.Sh("sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
 	joinSmall(t, s, nodes, 1)
 	joinSmall(t, s, nodes, 2)
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
@@ -56,10 +57,10 @@ func TestRepair(t *testing.T) {
 		{"route deleted", "ip route del 10.2.1.0/24 table 51806", "routes", "(process "},
 		{"rules deleted", "ip rule del pref 5206; ip -6 rule del pref 5206", "rules", "(process "},
 		{"address deleted", "ip addr flush dev cw0", "addresses", ""},
-		{"forwarding off", "sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward", ""},
+		{"forwarding off", "sysctl -qw net.ipv4.conf.pods0.forwarding=0", "net.ipv4.conf.pods0.forwarding", ""},
 		{"IPv6 forwarding off", "sysctl -qw net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.all.forwarding", ""},
 		{"rp_filter strict", "sysctl -qw net.ipv4.conf.cw0.rp_filter=1", "net.ipv4.conf.cw0.rp_filter", ""},
-		{"src_valid_mark off", "sysctl -qw net.ipv4.conf.all.src_valid_mark=0", "net.ipv4.conf.all.src_valid_mark", ""},
+		{"src_valid_mark off", "sysctl -qw net.ipv4.conf.eth0.src_valid_mark=0", "net.ipv4.conf.eth0.src_valid_mark", ""},
 	}
 	repairs := map[string]int{}
 	for _, d := range drifts {

@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -37,7 +38,7 @@ func newWall(t *testing.T) *wall {
 	w.node = l.Host("n").Link("eth0", sw, "192.168.1.11/24", "fd92::11/64")
 	w.pod = w.node.PodNet("pods0", "10.1.0.1/24", "fd10:1::1/64").Pod("p", "10.1.0.11/24", "fd10:1::11/64")
 	w.lan = l.Host("l").Link("eth0", sw, "192.168.1.50/24", "fd92::50/64").Route("10.0.0.0/8", "192.168.1.11").Route("fd10::/16", "fd92::11")
-	w.node.Sh("ip tuntap add cw0 mode tun; sysctl -qw net.ipv6.conf.all.forwarding=1")
+	w.node.Sh("ip tuntap add cw0 mode tun; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1") // walls hold on a router
 	require.NoError(t, w.node.Do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
@@ -66,8 +67,11 @@ func (w *wall) apply(s Shields) {
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Routes:  prefixes("198.18.0.0/15", "fd63:7761:7900::/96", "10.2.0.0/24", "fd10:2::/64"),
 		Local:   prefixes("10.1.0.0/24", "fd10:1::/64")}
-	w.plan = plan(w.t, c)
-	require.NoError(w.t, w.node.Do(func() error { return w.h.Apply(context.Background(), w.plan) }))
+	require.NoError(w.t, w.node.Do(func() (err error) {
+		c.Uses, err = w.h.Uses(context.Background(), c)
+		w.plan = plan(w.t, c)
+		return errors.Join(err, w.h.Apply(context.Background(), w.plan))
+	}))
 }
 
 func (w *wall) drops() (out map[string]uint64) {

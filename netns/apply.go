@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -129,20 +130,27 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		}
 	}
 	look(Sysctls)
-	for _, s := range p.sysctls() {
-		own := strings.Contains(s.key, ".conf."+p.Interface+".")
-		if !want(Sysctls, s.key) || own && link == nil {
-			continue
-		}
-		if err := h.setSysctl(rec, s, own); err != nil {
-			f = append(f, p.unset(s, err))
+	if wants(Other) { // all is applied
+		f.add(Other, "", h.takeBack(ctx, rec, p))
+	}
+	settings := func(forward bool) {
+		for _, s := range p.sysctls() {
+			if forward == (s.value == forwardMark) && want(Sysctls, s.key) && (link != nil || !p.ofOwn(s)) {
+				if err := h.setSysctl(rec, s, p.ofOwn(s)); err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)) {
+					f = append(f, p.unset(s, err)) // else it went with its interface
+				}
+			}
 		}
 	}
+	settings(false)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if wants(Nftables) {
 		f.add(Nftables, "", h.applyNft(ctx, p, before))
+	}
+	if len(f.Of(Nftables)) == 0 { // or nothing would bound what is forwarded
+		settings(true)
 	}
 	if link != nil {
 		if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
@@ -269,6 +277,9 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := h.closeFirewalls(ctx, rec); err != nil {
 		return err
 	}
+	if err := h.takeBack(ctx, rec, Plan{}); err != nil {
+		return err
+	}
 	for _, x := range []struct {
 		dev   string
 		table int
@@ -287,10 +298,6 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := removeNft(ctx); err != nil {
-		return err
-	}
-	needed := func(key string) bool { return key == "net.ipv4.ip_forward" && containersForward(ctx) }
-	if err := h.restoreSysctls(rec, needed); err != nil {
 		return err
 	}
 	h.watched.Store(nil)

@@ -55,7 +55,7 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 			continue
 		}
 		for _, k := range []string{"forwarding", "rp_filter"} {
-			key := "net.ipv4.conf." + dev + "." + k
+			key := confKey("ipv4", dev, k)
 			if v, err := readSysctl(key); err == nil {
 				e.Settings = append(e.Settings, key+"="+v)
 			}
@@ -89,15 +89,15 @@ func decide(dst, src netip.Addr, from string) protocol.RouteDecision {
 	d := protocol.RouteDecision{From: from}
 	o := &netlink.RouteGetOptions{SrcAddr: net.IP(src.AsSlice()), Iif: from}
 	if from != "" {
-		proto := "ipv4"
-		if dst.Is6() {
-			proto = "ipv6"
+		key := confKey("ipv4", from, "forwarding")
+		if dst.Is6() { // no interface's own counts there
+			key = forward6
 		}
-		v, _ := readSysctl("net." + proto + ".conf." + from + ".forwarding")
-		d.Forwarding = v == "1"
-		if proto == "ipv4" {
+		v, _ := readSysctl(key)
+		d.Forwarding = v != "" && v != "0"
+		if dst.Is4() {
 			for _, dev := range []string{"all", from} { // the kernel takes the larger one
-				if v, err := readSysctl("net.ipv4.conf." + dev + ".rp_filter"); err == nil && len(v) == 1 {
+				if v, err := readSysctl(confKey("ipv4", dev, "rp_filter")); err == nil && len(v) == 1 {
 					d.RPFilter = max(d.RPFilter, int(v[0]-'0'))
 				}
 			}

@@ -47,6 +47,7 @@ type Config struct {
 	// is kept below by its MSS.
 	MTUs    map[netip.Prefix]int
 	Shields Shields
+	Uses    // settings of the host
 }
 
 // NoDevice is a Config's Index while the tunnel's device is gone: what has its name is

@@ -27,6 +27,7 @@ type record struct {
 	Interface string          `json:"interface"`
 	Table     int             `json:"table"`
 	Index     int             `json:"index,omitempty"` // of the interface, whatever it is called
+	Boot      string          `json:"boot,omitempty"`  // of the host that Sysctls are of: a reboot takes them back
 	Lost      bool            `json:"lost,omitempty"`  // an earlier record was; what it said of settings is not known
 	Sysctls   []savedSysctl   `json:"sysctls,omitempty"`
 	Firewall  []savedFirewall `json:"firewall,omitempty"`
@@ -68,17 +69,29 @@ func (h *Host) readRecord(ctx context.Context, dev string) (*record, error) {
 	var d *durable.Damage
 	switch {
 	case err == nil:
-		return &r, nil
+		return r.sinceBoot(), nil
 	case errors.Is(err, fs.ErrNotExist):
-		return &record{Version: recordVersion}, nil
+		return (&record{Version: recordVersion}).sinceBoot(), nil
 	case !errors.As(err, &d):
 		return nil, fmt.Errorf("read host record: %w", err)
 	case d.Copied:
 		h.log.Warn().Err(err).Msg("the record of the host's settings is damaged")
-		return &r, nil
+		return r.sinceBoot(), nil
 	}
 	h.log.Error().Err(errors.Join(err, h.file().SetAside())).Msg("the record of the host's settings is damaged, and made anew from what is found: settings that are as the agent wants them are left so when it leaves")
-	return &record{Version: recordVersion, Lost: true, Firewall: foundFirewalls(ctx, dev)}, nil
+	return (&record{Version: recordVersion, Lost: true, Firewall: foundFirewalls(ctx, dev)}).sinceBoot(), nil
+}
+
+// sinceBoot is r without settings of before the host's last boot.
+func (r *record) sinceBoot() *record {
+	now, err := readSysctl("kernel.random.boot_id")
+	if err == nil && r.Boot != now {
+		if r.Boot != "" {
+			r.Sysctls = nil
+		}
+		r.Boot = now
+	}
+	return r
 }
 
 // check refuses what no agent writes. The file belongs to the agent's user, and
@@ -88,7 +101,7 @@ func (r *record) check() error {
 		return fmt.Errorf("version %d is not %d, which this build knows", r.Version, recordVersion)
 	}
 	for _, s := range r.Sysctls {
-		if !strings.HasPrefix(s.Key, "net.ipv") || strings.Contains(s.Key, "/") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
+		if !strings.HasPrefix(s.Key, "net.ipv") && !strings.HasPrefix(s.Key, "net/ipv") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
 			return fmt.Errorf("%.128q is no setting of ours", s.Key)
 		}
 	}

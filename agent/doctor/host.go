@@ -29,7 +29,27 @@ func host(ctx context.Context, c Config) []Check {
 	var u unix.Utsname
 	unix.Uname(&u)
 	out := []Check{kernel(unix.ByteSliceToString(u.Release[:])), rights(), tun(), clock()}
-	return slices.Concat(out, installed(ctx, c.Version), firewalls(ctx))
+	return slices.Concat(out, installed(ctx, c.Version), []Check{turnedOn()}, firewalls(ctx))
+}
+
+// turnedOn says which settings of the host the agent turned on.
+func turnedOn() Check {
+	v4, v6, marks := netns.TurnedOn()
+	var l []string
+	if len(v4) > 0 {
+		l = append(l, few(v4)+" forward IPv4 to and from the tunnel and nothing else (net.ipv4.conf.INTERFACE.forwarding)")
+	}
+	if v6 {
+		l = append(l, "the host forwards IPv6 to and from the tunnel and nothing else (net.ipv6.conf.all.forwarding)")
+	}
+	if len(marks) > 0 {
+		l = append(l, few(marks)+" check sources strictly, by the mark of the tunnel's packets too (net.ipv4.conf.INTERFACE.src_valid_mark)")
+	}
+	if len(l) == 0 {
+		return Check{Name: "settings", Status: OK, What: "the agent has turned none of the host's on"}
+	}
+	return Check{Name: "settings", Status: OK, What: "turned on for the tunnel, and taken back where it is needed no more: " + strings.Join(l, "; "),
+		Why: "a host that shall forward for others too says so itself: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; the agent leaves that alone"}
 }
 
 // installed compares this program with what the package manager says of its package, which

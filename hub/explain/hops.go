@@ -271,11 +271,10 @@ func (j *judge) host(s side) {
 		forwards := d.From != "" && d.To != "lo" && d.want != "lo"
 		switch {
 		case forwards && !d.Forwarding:
-			family := "ipv4"
-			if d.dst.Is6() {
-				family = "ipv6"
+			key := "net.ipv4.conf." + d.From + ".forwarding"
+			if d.dst.Is6() { // no interface's own counts there
+				key = "net.ipv6.conf.all.forwarding"
 			}
-			key := "net." + family + ".conf." + d.From + ".forwarding"
 			if off := missing("sysctl", "forward"); len(off) > 0 {
 				f.Mend = on + off[0]
 			} else {
