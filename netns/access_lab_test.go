@@ -315,10 +315,31 @@ func TestWallOfShields(t *testing.T) {
 		f.Proto, f.Port = "icmp", 0
 		require.Empty(t, w.flow(f).Drops)
 	}
+	asks := w.listen(w.node, 5004)
 	for _, way := range [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}} {
-		_, err := own.WriteTo([]byte("ask"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(way[1]), 4000)))
+		_, err := asks.WriteTo([]byte("ask"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(way[1]), 4000)))
 		require.NoError(t, err)
-		send(way[1], way[0], 5000, "answer to "+way[0])
-		require.Empty(t, heard(t, own, "answer to "+way[0]))
+		send(way[1], way[0], 5004, "answer to "+way[0])
+		require.Empty(t, heard(t, asks, "answer to "+way[0]))
+	}
+	// What a peer began while the shields were down is not open any more once they are up,
+	// though it never paused and is answered.
+	w.apply(Shields{})
+	late := w.listen(w.node, 5003)
+	ways := [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}}
+	answers := func(to string) {
+		_, err := late.WriteTo([]byte("answer"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 4000)))
+		require.NoError(t, err)
+	}
+	for _, way := range ways {
+		send(way[1], way[0], 5003, "begun "+way[1])
+		require.Empty(t, heard(t, late, "begun "+way[1]))
+		answers(way[1])
+	}
+	w.apply(Shields{Up: true})
+	for _, way := range ways {
+		before := w.drops()["shields"]
+		send(way[1], way[0], 5003, "goes on "+way[1])
+		require.Equal(t, before+1, w.drops()["shields"], "a flow of before goes on")
 	}
 }

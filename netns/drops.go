@@ -382,6 +382,10 @@ func (w *walk) match(key string, v any) tri {
 		switch c, _ := left["ct"].(map[string]any); c["key"] {
 		case "state":
 			is = func(v any) tri { return truth(v == w.k.state) }
+		case "direction": // who begins a flow sends what is new
+			is = func(v any) tri {
+				return truth(v == map[string]string{"new": "original", "established": "reply"}[w.k.state])
+			}
 		case "status": // the addresses of a flow are those that it has on its way
 			is = func(v any) tri {
 				if v == "dnat" || v == "snat" {

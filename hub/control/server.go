@@ -190,6 +190,13 @@ func (s *Server) enter(c comer) (leave func(), ok bool) {
 	}, true
 }
 
+// logOf is the log for what a node's sessions say and do.
+func (s *Server) logOf(n state.Node) zerolog.Logger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Log.With().Str("node", n.Name).Str("site", n.Site).Logger().Hook(s.node(n.Number).voice)
+}
+
 // streamsOf is what holds the streams of node n's sessions to their rate.
 func (s *Server) streamsOf(n protocol.NodeNumber) *rate.Limiter {
 	s.mu.Lock()

@@ -93,13 +93,18 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer cancel()
 
 	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, knock: k, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
-		log: s.cfg.Log.With().Str("node", node.Name).Str("site", node.Site).Logger()}
+		log: s.logOf(node)}
 	ses.patience = time.AfterFunc(unprovenTimeout, func() {
 		if !ses.welcomed() {
 			m.Close()
 		}
 	})
 	defer ses.patience.Stop()
+	defer func() {
+		if !ses.welcomed() {
+			time.AfterFunc(unheardFor, func() { abort(c) })
+		}
+	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -298,7 +303,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	if err := ses.s.witness(ctx, ses.name(), h.Mark); err != nil {
 		return ses.s.cfg.Store.State().Nodes[ses.node], err
 	}
-	if err := ses.s.forget(ctx, ses.name(), h.Gone); err != nil {
+	if err := ses.s.forget(ctx, ses.log, ses.name(), h.Gone); err != nil {
 		return ses.s.cfg.Store.State().Nodes[ses.node], err
 	}
 	// A hello that says what is recorded already is no transaction, and needs no log: many
