@@ -267,12 +267,13 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 	for {
 		switch {
 		case a.boundHub(0) == 0:
-			a.board.Set(condHub, "no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host")
+			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host"))
 		case a.tunnel.UDPBlocked():
-			a.board.SetNote(condHub, "reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed")
+			a.board.SetNote(condHub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
 		default:
-			a.board.Set(condHub, "")
+			a.board.SetNote(condHub, a.dnsNote())
 		}
+		a.lookAtHubs()
 		text := ""
 		for _, p := range a.tunnel.Paths() {
 			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)
