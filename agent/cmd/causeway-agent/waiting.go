@@ -55,11 +55,11 @@ func terminal(w io.Writer) bool {
 	return err == nil && st.Mode()&fs.ModeCharDevice != 0
 }
 
-// withOtherName adds to a refusal of the name that was made of host a name that tells
-// hosts of one first label apart. host is empty if the name was given.
+// withOtherName adds to a refusal that offers to join with another --name than the one that was
+// made of host one that tells hosts of one first label apart. host is empty if the name was given.
 func withOtherName(err error, host string) error {
 	var r *join.RefusedError
-	if host == "" || !errors.As(err, &r) || r.Code != protocol.RefusedRequest {
+	if host == "" || !errors.As(err, &r) || r.Code != protocol.RefusedRequest || !strings.Contains(r.Message, "--name") {
 		return err
 	}
 	long := join.DefaultName(strings.ReplaceAll(host, ".", "-"))
