@@ -136,7 +136,7 @@ func TestRedeemKeysAndNames(t *testing.T) {
 
 	token(t, d, 3, TokenCreated{Site: "a", Replace: "one"})
 	r = redeem(3, "one")
-	require.Contains(t, refusal(t, Redeem(d, r)), "did not join with --replace") // the host did not ask
+	require.Contains(t, refusal(t, Redeem(d, r)), "join with --replace to take its place, as this token permits") // the host did not ask
 	r.Replace = true
 	require.NoError(t, Redeem(d, r))
 	n, err := d.FindNode("one")
