@@ -106,9 +106,8 @@ func (x *named) connected(within time.Duration) (took time.Duration, note string
 
 // An agent that starts while DNS is down reaches its hub within 5 s, by UDP and, where that is
 // blocked, by a stream: at its first start by the address of the join, later by those at which the
-// hub answered. It says what it does, and how it joined.
+// hub answered. It says what it does, and how it joined. Not parallel: a time limit.
 func TestStartWithoutDNS(t *testing.T) {
-	t.Parallel()
 	x := newNamed(t)
 	for _, c := range []struct{ name, nft, note string }{
 		{"DNS refuses", "", "look up " + hubName},
