@@ -152,7 +152,7 @@ func TestHubMoves(t *testing.T) {
 	require.NoError(t, x.node.Start())
 	x.connected(10 * time.Second)
 	x.node.Host.Sh("nft 'add table ip way; add chain ip way out { type filter hook output priority 0; }; add rule ip way out tcp dport 443 drop'")
-	x.Hub.Host.Sh("ip addr add " + second + "/24 dev eth0; ip addr del " + HubAddr + "/24 dev eth0")
+	x.Hub.Host.Sh("ip addr del " + HubAddr + "/24 dev eth0; ip addr add " + second + "/24 dev eth0") // in this order: the second of a network goes with the first
 	gone := time.Now()
 	require.NoError(t, Wait(t, func() error {
 		s, err := x.status(step(t))
