@@ -171,6 +171,7 @@ type Agent struct {
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
+	fought  bool       // but others take that down, and no peer is reached; with applyMu
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex

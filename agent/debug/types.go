@@ -113,6 +113,10 @@ type Health struct {
 
 // Status is the agent on one screen.
 type Status struct {
+	// StateDir and Cluster (its pin) say which agent this is; empty: it is older than they are.
+	StateDir string `json:"state_dir,omitempty"`
+	Cluster  string `json:"cluster,omitempty"`
+
 	Name       string                 `json:"name"`
 	Site       string                 `json:"site"`
 	Number     protocol.NodeNumber    `json:"number"`

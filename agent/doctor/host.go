@@ -94,14 +94,26 @@ func tun() Check {
 		return Check{Name: "tun", Status: Fail, What: "/dev/net/tun is not there", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun'; in a container, hand the device in"}
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return Check{Name: "tun", Status: Fail, What: "the kernel has no TUN driver", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun', or install a kernel that has it"}
+	case errors.Is(err, unix.EISDIR):
+		return noTUN()
 	case err != nil:
 		return Check{Name: "tun", Status: Warn, What: "/dev/net/tun: " + cause.Innermost(err).Error(), Why: "the tunnel is a TUN device", Do: "run 'causeway-agent doctor' as root; in a container, allow the device"}
 	}
 	defer f.Close()
-	if features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES); err == nil && features&unix.IFF_VNET_HDR == 0 {
+	features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES)
+	switch {
+	case errors.Is(err, unix.ENOTTY):
+		return noTUN()
+	case err == nil && features&unix.IFF_VNET_HDR == 0:
 		c.Status, c.Why = Warn, "it knows no offloads: the tunnel is slower"
 	}
 	return c
+}
+
+// noTUN is what is said where a file or directory, or another device, has the place of the TUN device.
+func noTUN() Check {
+	return Check{Name: "tun", Status: Fail, What: "what is at /dev/net/tun is no TUN device", Why: "the tunnel is a TUN device; a container gets a plain file or directory there where one is mounted that its host has not",
+		Do: "run 'modprobe tun'; in a container, hand the device in (--device /dev/net/tun); on a host, run 'rm -r /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200'"}
 }
 
 func clock() Check {

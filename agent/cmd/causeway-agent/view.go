@@ -14,7 +14,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"causeway/agent/config"
 	agentdebug "causeway/agent/debug"
 	"causeway/protocol"
 )
@@ -102,16 +101,11 @@ func view[T any](o *options, name, short, path string, text func(io.Writer, T)) 
 			if o.output != "table" && o.output != "json" {
 				return o.print(nil, nil, nil)
 			}
-			socket := o.socket
-			if socket == "" {
-				c, err := config.Load(o.config)
-				if err != nil {
-					return err
-				}
-				socket = c.Debug.Socket
+			if err := o.findSocket(); err != nil {
+				return err
 			}
 			var v T
-			if err := agentdebug.NewClient(socket).Get(cmd.Context(), path, &v); err != nil {
+			if err := agentdebug.NewClient(o.socket).Get(cmd.Context(), path, &v); err != nil {
 				return err
 			}
 			return o.print(cmd.OutOrStdout(), v, func(w io.Writer) { text(w, v) })

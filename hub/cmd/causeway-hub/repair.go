@@ -32,6 +32,9 @@ and NATS users are void, hosts that joined since have to join again, and agents'
 get a new epoch, so that they follow this hub. A newer backup is better than a repair:
 see 'causeway-hub restore'. Run it as the user that runs the hub.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := meantDir(c, dir); err != nil {
+				return err
+			}
 			r, err := hub.RepairLog(c.Context(), dir, yes, skip, revoked)
 			if err != nil {
 				return err

@@ -20,6 +20,9 @@ new hub list, signed by the cluster key, which agents ask for over HTTPS. The ol
 key stays good for --overlap, for agents that have not heard; give 0 if it was
 stolen. Agents keep their traffic, tokens go on working.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := meantDir(c, dir); err != nil {
+				return err
+			}
 			if overlap < 0 || overlap > protocol.MaxKeyOverlap {
 				return fmt.Errorf("overlap %s: give 0s to %s", overlap, protocol.MaxKeyOverlap)
 			}
