@@ -173,7 +173,8 @@ func TestHostileHellos(t *testing.T) {
 	var events []api.Event
 	require.NoError(t, s.Ask(step(t), &events, "events", "-n", "1000"))
 	told := slices.DeleteFunc(events, func(e api.Event) bool { return !strings.Contains(e.Message, "changes what it announces too often") })
-	require.Len(t, told, 1)
+	require.LessOrEqual(t, len(told), 1, "of ten minutes the node's own comings and goings may have pushed it out")
+	require.Equal(t, 1, strings.Count(s.Hub.Proc.Output(), "a node changes what it announces too often"))
 
 	// What waits is shown, and can be approved.
 	var routes []api.Route

@@ -181,6 +181,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, outside)
+	if err == nil {
+		err = keys.Published(h.cfg.DataDir)
+	}
 	if err != nil {
 		return err
 	}
@@ -261,10 +264,14 @@ func (h *Hub) Run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return store.WatchArchives(ctx) })
 	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
 	if outside {
 		g.Go(func() error { return ext.watch(ctx) })
 		g.Go(func() error { return nats.Forward(ctx, ext.js, protocol.SubjectInventoryAll) })
+	}
+	if outside {
+		g.Go(func() error { return ext.tellOthers(ctx, sessions) })
 	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return sessions.RunUpgrades(ctx) })

@@ -413,8 +413,12 @@ func (s *Server) Conditions() []protocol.Condition {
 	if err := s.cfg.Disk(); err != nil {
 		space.OK, space.Cause = false, err.Error()
 	}
+	archive := protocol.Condition{Name: "archive", OK: true, Since: s.started}
+	if err := s.cfg.Store.Archives(); err != nil {
+		archive.OK, archive.Cause = false, err.Error()
+	}
 	out := []protocol.Condition{keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started), log, space,
-		{Name: "tunnel", OK: true, Since: s.started}, inv}
+		{Name: "tunnel", OK: true, Since: s.started}, inv, archive}
 	for _, c := range s.cfg.Conditions {
 		out = append(out, c())
 	}

@@ -108,6 +108,12 @@ type Server struct {
 	conns map[comer]int // open connections that were admitted
 	view  *netmap.View
 
+	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
+	lastShown struct {                          // by shown
+		of, shown *state.State
+		waiting   []state.Route
+	}
+
 	memory  memory                              // of the run before
 	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
 
@@ -124,7 +130,7 @@ func New(cfg Config) *Server {
 	if err != nil { // the system has no randomness
 		panic(err)
 	}
-	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[comer]int{},
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -234,6 +240,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.missed()
 		case <-look.C:
 			s.lookAround()
+			s.forgetElsewhere(time.Now())
 			s.takeOut(ctx, time.Now())
 			s.closeOldWay(ctx, time.Now())
 		case b := <-s.booted:

@@ -74,10 +74,11 @@ type Store struct {
 	state    *State // never changed once published
 	watchers map[chan struct{}]bool
 
-	tended tending
-	bytes  uint64        // of the log, about
-	limit  uint64        // of it; 0: none
-	grew   chan struct{} // takes one: tend looks again
+	tended   tending
+	archives error         // what CheckArchives found
+	bytes    uint64        // of the log, about
+	limit    uint64        // of it; 0: none
+	grew     chan struct{} // takes one: tend looks again
 
 	differences map[uint64][]Difference // of the newest transactions
 	failed      error                   // the log cannot be folded further, or nothing be written
