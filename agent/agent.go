@@ -146,9 +146,13 @@ type Agent struct {
 	metrics *metrics
 	repairs *repairs
 
-	fetchList   listFetch     // over HTTPS
-	listChanged chan struct{} // the hub list did
-	wallDue     chan struct{} // and the wall is to be around its hubs
+	names       *names                 // where hubs' names led
+	proxied     bool                   // streams may go through a proxy
+	dnsError    atomic.Pointer[string] // of the last lookup of hubs' names; nil: it succeeded
+	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
+	fetchList   listFetch              // over HTTPS
+	listChanged chan struct{}          // the hub list did
+	wallDue     chan struct{}          // and the wall is to be around its hubs
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
@@ -222,9 +226,11 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil { // any will do
 		cfg.Log.Warn().Err(err).Msg("cannot read the port of the last run, another one is taken")
 	}
+	proxy := proxyFor(cfg.Settings, id.Joined)
+	where := newNames(cfg.Store, lookup, cfg.Log)
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxyFor(cfg.Settings),
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: where.lookup,
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
@@ -234,13 +240,13 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return node.Device().Name }), lookup)
+		dialer(func() string { return node.Device().Name }), where)
 }
 
 // build puts an agent together; tests give it doubles.
 func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h Host,
 	dial func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error),
-	lookup func(context.Context, string) ([]netip.Addr, error)) (*Agent, error) {
+	where *names) (*Agent, error) {
 	if cfg.Socket == "" {
 		cfg.Socket = cfg.Settings.Debug.Socket
 	}
@@ -248,8 +254,10 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
+		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+	_, given := ownProxy(cfg.Settings)
+	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {

@@ -331,7 +331,7 @@ func (w *world) start() {
 	if w.real != nil {
 		host = w.real
 	}
-	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
+	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, newNames(w.store, lookup, zerolog.Nop()))
 	require.NoError(w.t, err)
 	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {

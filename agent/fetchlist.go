@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"time"
 
-	"causeway/agent/config"
+	"causeway/internal/retry"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
@@ -20,9 +20,10 @@ import (
 const (
 	// fetchAfter is how long there was no control session before the hub list is
 	// asked for over HTTPS: it may name another hub key or address. Then it is
-	// asked for every fetchEvery.
+	// asked for again, at pauses from fetchFirst to fetchEvery, or later if that is the answer.
 	fetchAfter = 4 * time.Second
-	fetchEvery = 15 * time.Second
+	fetchFirst = 10 * time.Second
+	fetchEvery = 20 * time.Second
 	fetchWait  = 8 * time.Second
 )
 
@@ -32,7 +33,8 @@ const (
 func (a *Agent) followList(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	since, asked := time.Now(), time.Time{}
+	since, due := time.Now(), time.Time{}
+	pause := retry.Backoff{First: fetchFirst, Most: fetchEvery}
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,24 +43,27 @@ func (a *Agent) followList(ctx context.Context) error {
 		}
 		now := time.Now()
 		if a.control.Connected() {
-			since = now
+			since, due = now, time.Time{}
+			pause.Reset()
 			a.askWhetherNewest(now)
 			continue
 		}
-		if now.Sub(since) < fetchAfter || now.Sub(asked) < fetchEvery {
+		if now.Sub(since) < fetchAfter || now.Before(due) {
 			continue
 		}
-		asked = now
+		var wait time.Duration // the longest that a hub asks for
 		a.mu.Lock()
 		list := a.hubs
 		a.mu.Unlock()
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
 				if err := a.fetchListAt(ctx, at); err != nil && ctx.Err() == nil {
+					wait = max(wait, retry.Asked(err))
 					a.log.Debug().Err(err).Msg("no hub list")
 				}
 			}
 		}
+		due = time.Now().Add(pause.Next(wait))
 	}
 }
 
@@ -85,13 +90,14 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 
 // listFetcher gets the hub list from an HTTPS address of a hub, over sockets
 // that never take tunnel routes.
-func listFetcher(c config.Config) listFetch {
-	proxy := proxyFor(c)
-	d := net.Dialer{Control: sock.MarkControl(netns.DefaultMark), Resolver: sock.Resolver(netns.DefaultMark)}
+func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) listFetch {
 	cl := &http.Client{
 		Timeout: fetchWait,
 		Transport: &http.Transport{
-			DialContext: d.DialContext, DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				return sock.DialTCP(ctx, netns.DefaultMark, lookup, addr)
+			},
+			DisableKeepAlives: true, OnProxyConnectResponse: retry.ProxyAnswer,
 			Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 			// The certificate is not looked at: TLS is transport only here.
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
@@ -113,7 +119,7 @@ func listFetcher(c config.Config) listFetch {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return a, fmt.Errorf("ask for it: HTTP status %d", resp.StatusCode)
+			return a, fmt.Errorf("ask for it: %w", retry.FromResponse(resp))
 		}
 		return readList(resp.Body)
 	}

@@ -271,12 +271,13 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 				a.board.Set(condHub, why)
 				break
 			}
-			a.board.Set(condHub, "no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host")
+			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host"))
 		case a.tunnel.UDPBlocked():
-			a.board.SetNote(condHub, "reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed")
+			a.board.SetNote(condHub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
 		default:
-			a.board.Set(condHub, "")
+			a.board.SetNote(condHub, a.dnsNote())
 		}
+		a.lookAtHubs()
 		suspects := a.tunnel.Suspects()
 		a.board.Set(condPaths, suspectText(suspects))
 		text := ""

@@ -57,6 +57,7 @@ func (a *Agent) debugStatus() debug.Status {
 	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.id.Pin.String(), Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
 		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
+	s.Joined, s.Lacks = joinedBy(a.id.Joined), lacks(a.cfg.Settings, a.id.Joined)
 	shields := a.shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {

@@ -47,7 +47,9 @@ type NodeConfig struct {
 	UAPI       bool   // serve wg(8)'s socket of the interface, to be looked at alone
 	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
 	Proxy func(*url.URL) (*url.URL, error)
-	Log   zerolog.Logger
+	// Lookup finds the addresses of hubs and proxies for streams; nil: DNS does.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	Log    zerolog.Logger
 	// Excluded says which of the host's own addresses are no candidates
 	// (container bridges, the tunnel itself). Called when addresses change.
 	Excluded func(ifname string, a netip.Addr) bool
@@ -158,6 +160,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		OnHubBound:   func(protocol.NodeNumber, bool) { n.hubsBound.send() },
 		OnUDPBlocked: n.hubsBound.send,
 		Proxy:        cfg.Proxy,
+		Lookup:       cfg.Lookup,
 		OnCandidates: n.candidates.send,
 		Excluded:     cfg.Excluded,
 		Private:      private,

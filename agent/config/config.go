@@ -125,7 +125,7 @@ type file struct {
 		Queues     *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
 		UAPI       bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
 	} `yaml:"tunnel"`
-	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY)"`
+	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY, else that of the join beside the direct way)"`
 	Debug struct {
 		Socket  *string  `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
 		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`

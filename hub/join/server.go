@@ -113,7 +113,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	hs := &http.Server{
 		Handler: s.Handler(), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true},
 		ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: readTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
+		ConnContext: withConn, ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
 	}
 	end := make(chan struct{})
 	go func() {
@@ -133,9 +133,45 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve https: %w", err)
 }
 
+// invited reports whether a request shows the ticket of a token, which may be shown so often. Its
+// connection is kept then, whatever else its source has open.
+func (s *Server) invited(r *http.Request) bool {
+	text := r.Header.Get(protocol.TicketHeader)
+	if text == "" {
+		return false
+	}
+	t, err := protocol.ParseTicket(text)
+	now := time.Now()
+	// The token's budget last: nobody uses it up who knows its id alone.
+	if err != nil || !s.cfg.Store.State().ShowsTicket(t, now) || !s.door.token(t.ID.String(), now) {
+		return false
+	}
+	if c, ok := r.Context().Value(connKey{}).(*conns.Conn); ok {
+		c.Detach()
+	}
+	return true
+}
+
+// connKey is the key of a request's *conns.Conn in its context.
+type connKey struct{}
+
+// withConn puts a connection into the context of its requests.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if b, ok := c.(*conns.Conn); ok {
+		return context.WithValue(ctx, connKey{}, b)
+	}
+	return ctx
+}
+
 // admits reports whether there is room for a request among all, and whether it may be opened: it
-// has to be within its source's own rate, too.
+// has to be invited, or within its source's own rate, too.
 func (s *Server) admits(r *http.Request) (room, open bool) {
+	if s.invited(r) {
+		return true, true
+	}
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.door.source(ap.Addr(), time.Now()) {
 		return false, false
@@ -328,6 +364,8 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	st, err := s.cfg.Store.Redeem(ctx, "token:"+req.TokenID.String(), "join from "+from, rr)
 	var r *state.Refusal
 	switch {
+	case errors.As(err, &r) && r.Told:
+		return refuse(protocol.RefusedRequest, r.Reason, r.Reason, r.Shown)
 	case errors.As(err, &r):
 		return refuse(protocol.RefusedToken, told, r.Reason, r.Shown)
 	case err != nil:

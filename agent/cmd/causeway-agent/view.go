@@ -135,6 +135,15 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	}
 	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\nshields   %s\n\n",
 		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes), s.Shields)
+	if s.Joined != nil {
+		fmt.Fprintf(w, "joined    %s\n", s.Joined)
+	}
+	if s.Lacks != "" {
+		fmt.Fprintf(w, "lacks     %s\n", s.Lacks)
+	}
+	if s.Joined != nil || s.Lacks != "" {
+		fmt.Fprintln(w)
+	}
 	for _, r := range s.Held {
 		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
 	}
