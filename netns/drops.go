@@ -28,17 +28,23 @@ func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protoco
 	}
 	var out []protocol.Drop
 	for _, k := range packetsOf(p, f, pod) {
-		d, ok := rules.follow(k)
-		if !ok || len(out) >= protocol.MaxEvidenceLines {
-			continue
+		for _, d := range rules.all(k) {
+			if len(out) >= protocol.MaxEvidenceLines {
+				break
+			}
+			same := func(o protocol.Drop) bool {
+				return o.Chain == d.Chain && o.Handle == d.Handle && o.Hook == d.Hook && o.Way == d.Way
+			}
+			if i := slices.IndexFunc(out, same); i >= 0 {
+				out[i].Certain = out[i].Certain || d.Certain
+				continue
+			}
+			if strings.HasPrefix(k.way, "underlay") {
+				d.Port = f.UnderlayPort
+			}
+			d.Rule = ruleLineOf(ctx, d)
+			out = append(out, d)
 		}
-		same := func(o protocol.Drop) bool { return o.Chain == d.Chain && o.Handle == d.Handle && o.Hook == d.Hook }
-		if i := slices.IndexFunc(out, same); i >= 0 {
-			out[i].Certain = out[i].Certain || d.Certain
-			continue
-		}
-		d.Rule = ruleLineOf(ctx, d)
-		out = append(out, d)
 	}
 	if d, ok := rules.counted(f.Local); ok && pod != "" {
 		d.Rule = ruleLineOf(ctx, d)
@@ -107,6 +113,7 @@ type packet struct {
 func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 	add := func(k packet, hooks ...string) {
 		for _, hook := range hooks {
+			k := k
 			k.hook = hook
 			if hook == "input" || hook == "prerouting" {
 				k.oif = ""
@@ -129,7 +136,7 @@ func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 		add(from, "prerouting", "forward", "postrouting")
 	}
 	for _, to := range f.Underlay {
-		rs := decide(to.Addr(), netip.Addr{}, "")
+		rs := decide(routed{dst: to.Addr()})
 		dev := rs.To
 		add(packet{way: "underlay-out", oif: dev, dst: to.Addr(), proto: protocol.FlowUDP, sport: f.UnderlayPort, dport: to.Port(), mark: p.Mark, state: "new"}, "output", "postrouting")
 		add(packet{way: "underlay-in", iif: dev, src: to.Addr(), proto: protocol.FlowUDP, sport: to.Port(), dport: f.UnderlayPort, state: "established", local: true}, "prerouting", "input")
@@ -172,7 +179,7 @@ func parseRules(b []byte) (*nftRules, error) {
 				Handle               int
 				Expr                 []map[string]any
 			}
-			Set *struct {
+			Set, Map *struct {
 				Family, Table, Name string
 				Elem                []any
 			}
@@ -198,6 +205,8 @@ func parseRules(b []byte) (*nftRules, error) {
 			r.chains[key] = append(r.chains[key], nftRule{e.Rule.Handle, e.Rule.Expr})
 		case e.Set != nil:
 			r.sets[e.Set.Family+" "+e.Set.Table+" "+e.Set.Name] = e.Set.Elem
+		case e.Map != nil:
+			r.sets[e.Map.Family+" "+e.Map.Table+" "+e.Map.Name] = e.Map.Elem
 		}
 	}
 	slices.SortStableFunc(r.base, func(a, b baseChain) int { return cmp.Compare(a.prio, b.prio) })
@@ -233,6 +242,16 @@ type walk struct {
 
 // follow finds the first rule that drops k; a certain one before others.
 func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
+	if l := r.all(k); len(l) > 0 {
+		return l[0], true
+	}
+	return protocol.Drop{}, false
+}
+
+// all finds what drops k, at most one rule of each base chain that it goes through: those
+// that do for certain, or else the first that may.
+func (r *nftRules) all(k packet) []protocol.Drop {
+	var sure []protocol.Drop
 	var unsure *protocol.Drop
 	for _, c := range r.base {
 		if c.hook != k.hook || c.family == "ip" && !k.addr().Is4() || c.family == "ip6" && !k.addr().Is6() {
@@ -245,7 +264,7 @@ func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
 		}
 		switch {
 		case fate == dropped && d.Certain:
-			return *d, true
+			sure = append(sure, *d)
 		case unsure != nil:
 		case fate == dropped:
 			unsure = d
@@ -253,10 +272,10 @@ func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
 			unsure = w.maybe
 		}
 	}
-	if unsure != nil {
-		return *unsure, true
+	if sure == nil && unsure != nil {
+		return []protocol.Drop{*unsure}
 	}
-	return protocol.Drop{}, false
+	return sure
 }
 
 func (k packet) addr() netip.Addr {
@@ -348,11 +367,8 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 			case "limit", "quota", "connlimit", "ct count":
 				match = min(match, maybe)
 			case "vmap":
-				// Any of its verdicts may follow.
-				if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
-					return maybe, "drop", ""
-				}
-				return maybe, "accept", ""
+				is, to, target := w.vmap(key, v)
+				return min(match, is), to, target
 			}
 			if match == no {
 				return no, "", ""
@@ -362,6 +378,53 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 	return match, verdict, target
 }
 
+// vmap says which verdict of a map a packet gets. Where that is not understood any may follow.
+func (w *walk) vmap(key string, v any) (match tri, verdict, target string) {
+	m, _ := v.(map[string]any)
+	left, _ := m["key"].(map[string]any)
+	data := m["data"]
+	if d, ok := data.(map[string]any); ok {
+		data = d["set"]
+	} else if name, ok := data.(string); ok && strings.HasPrefix(name, "@") {
+		if l, ok := w.sets[key[:strings.LastIndexByte(key, ' ')+1]+name[1:]]; ok {
+			data = l
+		}
+	}
+	is, list := w.left(left), []any(nil)
+	if is != nil {
+		list, _ = data.([]any)
+	}
+	for _, x := range list {
+		pair, _ := x.([]any)
+		if len(pair) != 2 {
+			list = nil
+			break
+		}
+		switch got := w.oneOf(key, pair[0], is, 0); got {
+		case yes:
+			to, _ := pair[1].(map[string]any)
+			for name, more := range to {
+				if m, ok := more.(map[string]any); ok {
+					target, _ = m["target"].(string)
+				}
+				return yes, name, target
+			}
+		case maybe:
+			list = nil
+		}
+		if list == nil {
+			break
+		}
+	}
+	if list != nil {
+		return no, "", ""
+	}
+	if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
+		return maybe, "drop", ""
+	}
+	return maybe, "accept", ""
+}
+
 // match judges one condition.
 func (w *walk) match(key string, v any) tri {
 	m, ok := v.(map[string]any)
@@ -369,28 +432,8 @@ func (w *walk) match(key string, v any) tri {
 		return maybe
 	}
 	op, _ := m["op"].(string)
-	var is func(any) tri
 	left, _ := m["left"].(map[string]any)
-	switch {
-	case left["meta"] != nil:
-		is = w.meta(left["meta"])
-	case left["payload"] != nil:
-		is = w.payload(left["payload"])
-	case left["fib"] != nil:
-		is = w.fib(left["fib"])
-	case left["ct"] != nil:
-		switch c, _ := left["ct"].(map[string]any); c["key"] {
-		case "state":
-			is = func(v any) tri { return truth(v == w.k.state) }
-		case "status": // the addresses of a flow are those that it has on its way
-			is = func(v any) tri {
-				if v == "dnat" || v == "snat" {
-					return no
-				}
-				return maybe
-			}
-		}
-	}
+	is := w.left(left)
 	if is == nil {
 		return maybe
 	}
@@ -402,6 +445,31 @@ func (w *walk) match(key string, v any) tri {
 		return yes - got
 	}
 	return maybe
+}
+
+// left judges what stands on the left side of a condition; nil: it is not understood.
+func (w *walk) left(left map[string]any) func(any) tri {
+	switch {
+	case left["meta"] != nil:
+		return w.meta(left["meta"])
+	case left["payload"] != nil:
+		return w.payload(left["payload"])
+	case left["fib"] != nil:
+		return w.fib(left["fib"])
+	case left["ct"] != nil:
+		switch c, _ := left["ct"].(map[string]any); c["key"] {
+		case "state":
+			return func(v any) tri { return truth(v == w.k.state) }
+		case "status": // the addresses of a flow are those that it has on its way
+			return func(v any) tri {
+				if v == "dnat" || v == "snat" {
+					return no
+				}
+				return maybe
+			}
+		}
+	}
+	return nil
 }
 
 func truth(b bool) tri {
@@ -523,9 +591,9 @@ func (w *walk) payload(v any) func(any) tri {
 		}
 		switch field {
 		case "sport":
-			return port(k.sport)
+			return port(k.sport, k.dport != 0)
 		case "dport":
-			return port(k.dport)
+			return port(k.dport, k.sport != 0)
 		}
 	case "icmp", "icmpv6":
 		if k.proto != protocol.FlowICMP || (proto == "icmp") != k.addr().Is4() {
@@ -584,9 +652,14 @@ func inside(a netip.Addr) func(any) tri {
 	}
 }
 
-func port(p uint16) func(any) tri {
+// port judges a port; 0: any, and where the other one is known, one that a client has: none of
+// those for services.
+func port(p uint16, client bool) func(any) tri {
 	return func(v any) tri {
 		if p == 0 {
+			if n, ok := v.(float64); ok && client && n < 1024 {
+				return no
+			}
 			return maybe
 		}
 		switch x := v.(type) {
