@@ -220,7 +220,11 @@ func (x *explained) apply(f fault, mend string) {
 	h := map[string]*lab.Host{"n1": x.n1.Host, "n2": x.n2.Host, "the router that is the gateway of " + lanHost: x.router}[place]
 	require.NotNil(x.t, h, mend)
 	before := x.others()
-	for _, c := range strings.Split(script, "; ") {
+	commands := []string{script}
+	if strings.Contains(script, "systemctl") {
+		commands = strings.Split(script, "; ")
+	}
+	for _, c := range commands {
 		n := map[string]*smallNode{"n1": x.n1, "n2": x.n2}[place]
 		switch {
 		case strings.HasPrefix(c, "journalctl"), strings.HasPrefix(c, "systemctl status"): // it only shows
