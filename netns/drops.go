@@ -18,11 +18,7 @@ import (
 // rules are read and followed as the kernel would; a condition that is not
 // understood makes what follows from it uncertain, never certain.
 func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protocol.Drop, error) {
-	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
-	}
-	rules, err := parseRules([]byte(text))
+	rules, err := readRules(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +144,7 @@ func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 type nftRules struct {
 	base   []baseChain
 	chains map[string][]nftRule // by "family table name"
-	sets   map[string][]any     // elements, by "family table name"
+	sets   map[string][]any     // elements, by "family table name"; of maps too: [key, value]
 }
 
 type baseChain struct {
@@ -166,6 +162,15 @@ const (
 	maxJumps = 16
 	maxSteps = 20000
 )
+
+// readRules reads the host's.
+func readRules(ctx context.Context) (*nftRules, error) {
+	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	return parseRules([]byte(text))
+}
 
 func parseRules(b []byte) (*nftRules, error) {
 	var list struct {
@@ -367,8 +372,14 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 			case "limit", "quota", "connlimit", "ct count":
 				match = min(match, maybe)
 			case "vmap":
-				is, to, target := w.vmap(key, v)
-				return min(match, is), to, target
+				if got, v, to, ok := w.vmap(key, v); ok {
+					return min(match, got), v, to
+				}
+				// Any of its verdicts may follow.
+				if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
+					return maybe, "drop", ""
+				}
+				return maybe, "accept", ""
 			}
 			if match == no {
 				return no, "", ""
@@ -378,77 +389,43 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 	return match, verdict, target
 }
 
-// vmap says which verdict of a map a packet gets. Where that is not understood any may follow.
-func (w *walk) vmap(key string, v any) (match tri, verdict, target string) {
+// vmap looks a packet up in a verdict map; ok is false where that cannot be said.
+func (w *walk) vmap(key string, v any) (match tri, verdict, target string, ok bool) {
 	m, _ := v.(map[string]any)
-	left, _ := m["key"].(map[string]any)
-	data := m["data"]
-	if d, ok := data.(map[string]any); ok {
-		data = d["set"]
-	} else if name, ok := data.(string); ok && strings.HasPrefix(name, "@") {
-		if l, ok := w.sets[key[:strings.LastIndexByte(key, ' ')+1]+name[1:]]; ok {
-			data = l
-		}
+	is := w.left(m["key"])
+	var list []any
+	switch data := m["data"].(type) {
+	case string:
+		list, ok = w.sets[key[:strings.LastIndexByte(key, ' ')+1]+strings.TrimPrefix(data, "@")]
+	case map[string]any:
+		list, ok = data["set"].([]any)
 	}
-	is, list := w.left(left), []any(nil)
-	if is != nil {
-		list, _ = data.([]any)
+	if is == nil || !ok {
+		return maybe, "", "", false
 	}
 	for _, x := range list {
 		pair, _ := x.([]any)
 		if len(pair) != 2 {
-			list = nil
-			break
+			return maybe, "", "", false
 		}
-		switch got := w.oneOf(key, pair[0], is, 0); got {
-		case yes:
-			to, _ := pair[1].(map[string]any)
-			for name, more := range to {
-				if m, ok := more.(map[string]any); ok {
-					target, _ = m["target"].(string)
-				}
-				return yes, name, target
-			}
+		switch w.oneOf(key, pair[0], is, 0) {
 		case maybe:
-			list = nil
+			return maybe, "", "", false
+		case yes:
+			does, _ := pair[1].(map[string]any)
+			for name, v := range does {
+				to, _ := v.(map[string]any)
+				target, _ = to["target"].(string)
+				return yes, name, target, true
+			}
 		}
-		if list == nil {
-			break
-		}
 	}
-	if list != nil {
-		return no, "", ""
-	}
-	if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
-		return maybe, "drop", ""
-	}
-	return maybe, "accept", ""
+	return no, "", "", true
 }
 
-// match judges one condition.
-func (w *walk) match(key string, v any) tri {
-	m, ok := v.(map[string]any)
-	if !ok {
-		return maybe
-	}
-	op, _ := m["op"].(string)
-	left, _ := m["left"].(map[string]any)
-	is := w.left(left)
-	if is == nil {
-		return maybe
-	}
-	got := w.oneOf(key, m["right"], is, 0)
-	switch op {
-	case "==", "in":
-		return got
-	case "!=":
-		return yes - got
-	}
-	return maybe
-}
-
-// left judges what stands on the left side of a condition; nil: it is not understood.
-func (w *walk) left(left map[string]any) func(any) tri {
+// left judges what the left side of a condition names; nil: it is not understood.
+func (w *walk) left(v any) func(any) tri {
+	left, _ := v.(map[string]any)
 	switch {
 	case left["meta"] != nil:
 		return w.meta(left["meta"])
@@ -456,6 +433,24 @@ func (w *walk) left(left map[string]any) func(any) tri {
 		return w.payload(left["payload"])
 	case left["fib"] != nil:
 		return w.fib(left["fib"])
+	case left["&"] != nil: // of the mark alone
+		l, _ := left["&"].([]any)
+		if len(l) != 2 {
+			return nil
+		}
+		m, _ := l[0].(map[string]any)
+		meta, _ := m["meta"].(map[string]any)
+		mask, ok := l[1].(float64)
+		if meta["key"] != "mark" || !ok {
+			return nil
+		}
+		return func(v any) tri {
+			n, ok := v.(float64)
+			if !ok {
+				return maybe
+			}
+			return truth(uint32(n) == w.k.mark&uint32(mask))
+		}
 	case left["ct"] != nil:
 		switch c, _ := left["ct"].(map[string]any); c["key"] {
 		case "state":
@@ -470,6 +465,27 @@ func (w *walk) left(left map[string]any) func(any) tri {
 		}
 	}
 	return nil
+}
+
+// match judges one condition.
+func (w *walk) match(key string, v any) tri {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return maybe
+	}
+	op, _ := m["op"].(string)
+	is := w.left(m["left"])
+	if is == nil {
+		return maybe
+	}
+	got := w.oneOf(key, m["right"], is, 0)
+	switch op {
+	case "==", "in":
+		return got
+	case "!=":
+		return yes - got
+	}
+	return maybe
 }
 
 func truth(b bool) tri {
