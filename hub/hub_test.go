@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -526,6 +527,9 @@ func TestJoinConnectApprove(t *testing.T) {
 		return nodes[1].State == api.NodeUnreachable
 	}, patience, 5*time.Millisecond)
 	found("critical sh-01 node-unreachable")
+	i := slices.IndexFunc(nodes[1].Routes, func(r api.Route) bool { return r.Owner })
+	require.GreaterOrEqual(t, i, 0, "netmaps go on holding it: %+v", nodes[1].Routes)
+	require.Equal(t, "the node is unreachable", nodes[1].Routes[i].Why)
 	w.must("PATCH", "/v1/nodes/sh-01", api.NodePatch{Labels: map[string]string{"rack": "7"}}, &nodes[1])
 	require.Equal(t, "sh-01", nodes[1].Name)
 	require.Equal(t, map[string]string{"rack": "7"}, nodes[1].Labels)

@@ -99,6 +99,8 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		}
 	case r.State == protocol.RoutePending:
 		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
+	case out.Owner && s.cfg.Control.Info(n).State == api.NodeUnreachable: // and no other node could take it over
+		out.Why = "the node is unreachable"
 	case r.State != protocol.RouteApproved || out.Owner:
 	case !r.Carried():
 		out.Why = "the node does not announce it now"
