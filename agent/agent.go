@@ -77,6 +77,7 @@ type Tunnel interface {
 	Dropped() map[string]uint64
 	Reattach() (made bool, err error)
 	Device() tunnel.Device
+	Inject(packet []byte) error
 }
 
 // Host is the agent's use of netns.Host.
@@ -88,6 +89,7 @@ type Host interface {
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
 	Apart(context.Context, netns.Config) ([]netip.Addr, error)
 	ForwardBlockedBy(context.Context) (string, error)
+	Try(context.Context, netns.Inject) (netns.Trial, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence

@@ -18,11 +18,7 @@ import (
 // rules are read and followed as the kernel would; a condition that is not
 // understood makes what follows from it uncertain, never certain.
 func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protocol.Drop, error) {
-	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
-	}
-	rules, err := parseRules([]byte(text))
+	rules, err := readRules(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +137,7 @@ func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 type nftRules struct {
 	base   []baseChain
 	chains map[string][]nftRule // by "family table name"
-	sets   map[string][]any     // elements, by "family table name"
+	sets   map[string][]any     // elements, by "family table name"; of maps too: [key, value]
 }
 
 type baseChain struct {
@@ -160,6 +156,15 @@ const (
 	maxSteps = 20000
 )
 
+// readRules reads the host's.
+func readRules(ctx context.Context) (*nftRules, error) {
+	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	return parseRules([]byte(text))
+}
+
 func parseRules(b []byte) (*nftRules, error) {
 	var list struct {
 		Nftables []struct {
@@ -172,7 +177,7 @@ func parseRules(b []byte) (*nftRules, error) {
 				Handle               int
 				Expr                 []map[string]any
 			}
-			Set *struct {
+			Set, Map *struct {
 				Family, Table, Name string
 				Elem                []any
 			}
@@ -198,6 +203,8 @@ func parseRules(b []byte) (*nftRules, error) {
 			r.chains[key] = append(r.chains[key], nftRule{e.Rule.Handle, e.Rule.Expr})
 		case e.Set != nil:
 			r.sets[e.Set.Family+" "+e.Set.Table+" "+e.Set.Name] = e.Set.Elem
+		case e.Map != nil:
+			r.sets[e.Map.Family+" "+e.Map.Table+" "+e.Map.Name] = e.Map.Elem
 		}
 	}
 	slices.SortStableFunc(r.base, func(a, b baseChain) int { return cmp.Compare(a.prio, b.prio) })
@@ -348,6 +355,9 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 			case "limit", "quota", "connlimit", "ct count":
 				match = min(match, maybe)
 			case "vmap":
+				if got, v, to, ok := w.vmap(key, v); ok {
+					return min(match, got), v, to
+				}
 				// Any of its verdicts may follow.
 				if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
 					return maybe, "drop", ""
@@ -362,28 +372,74 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 	return match, verdict, target
 }
 
-// match judges one condition.
-func (w *walk) match(key string, v any) tri {
-	m, ok := v.(map[string]any)
-	if !ok {
-		return maybe
+// vmap looks a packet up in a verdict map; ok is false where that cannot be said.
+func (w *walk) vmap(key string, v any) (match tri, verdict, target string, ok bool) {
+	m, _ := v.(map[string]any)
+	is := w.left(m["key"])
+	var list []any
+	switch data := m["data"].(type) {
+	case string:
+		list, ok = w.sets[key[:strings.LastIndexByte(key, ' ')+1]+strings.TrimPrefix(data, "@")]
+	case map[string]any:
+		list, ok = data["set"].([]any)
 	}
-	op, _ := m["op"].(string)
-	var is func(any) tri
-	left, _ := m["left"].(map[string]any)
+	if is == nil || !ok {
+		return maybe, "", "", false
+	}
+	for _, x := range list {
+		pair, _ := x.([]any)
+		if len(pair) != 2 {
+			return maybe, "", "", false
+		}
+		switch w.oneOf(key, pair[0], is, 0) {
+		case maybe:
+			return maybe, "", "", false
+		case yes:
+			does, _ := pair[1].(map[string]any)
+			for name, v := range does {
+				to, _ := v.(map[string]any)
+				target, _ = to["target"].(string)
+				return yes, name, target, true
+			}
+		}
+	}
+	return no, "", "", true
+}
+
+// left judges what the left side of a condition names; nil: it is not understood.
+func (w *walk) left(v any) func(any) tri {
+	left, _ := v.(map[string]any)
 	switch {
 	case left["meta"] != nil:
-		is = w.meta(left["meta"])
+		return w.meta(left["meta"])
 	case left["payload"] != nil:
-		is = w.payload(left["payload"])
+		return w.payload(left["payload"])
 	case left["fib"] != nil:
-		is = w.fib(left["fib"])
+		return w.fib(left["fib"])
+	case left["&"] != nil: // of the mark alone
+		l, _ := left["&"].([]any)
+		if len(l) != 2 {
+			return nil
+		}
+		m, _ := l[0].(map[string]any)
+		meta, _ := m["meta"].(map[string]any)
+		mask, ok := l[1].(float64)
+		if meta["key"] != "mark" || !ok {
+			return nil
+		}
+		return func(v any) tri {
+			n, ok := v.(float64)
+			if !ok {
+				return maybe
+			}
+			return truth(uint32(n) == w.k.mark&uint32(mask))
+		}
 	case left["ct"] != nil:
 		switch c, _ := left["ct"].(map[string]any); c["key"] {
 		case "state":
-			is = func(v any) tri { return truth(v == w.k.state) }
+			return func(v any) tri { return truth(v == w.k.state) }
 		case "status": // the addresses of a flow are those that it has on its way
-			is = func(v any) tri {
+			return func(v any) tri {
 				if v == "dnat" || v == "snat" {
 					return no
 				}
@@ -391,6 +447,17 @@ func (w *walk) match(key string, v any) tri {
 			}
 		}
 	}
+	return nil
+}
+
+// match judges one condition.
+func (w *walk) match(key string, v any) tri {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return maybe
+	}
+	op, _ := m["op"].(string)
+	is := w.left(m["left"])
 	if is == nil {
 		return maybe
 	}
