@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"causeway/protocol"
@@ -115,7 +116,7 @@ func (h *Host) probes(ctx context.Context, p Plan) (out []probe, whole bool) {
 	id := binary.BigEndian.Uint32(word[:]) &^ 0xff // of each, counted up
 	whole = true
 	for _, x := range p.Local {
-		remote := p.remote(x.Addr().Is6())
+		remote := h.remote(p, x.Addr().Is6())
 		targets := h.targets(x, named)
 		whole = whole && remote.IsValid() && len(targets) > 0
 		for _, pod := range targets {
@@ -132,22 +133,32 @@ func (h *Host) probes(ctx context.Context, p Plan) (out []probe, whole bool) {
 	return out, whole
 }
 
-// remote is an address that is reached by the tunnel: a peer's pod, if there is one.
-func (p Plan) remote(v6 bool) netip.Addr {
-	var best netip.Prefix
+// remote is an address that the host sends into the tunnel: a peer's pod, if there is one.
+// The first and last of a route may be inside a network of the host's own.
+func (h *Host) remote(p Plan, v6 bool) (best netip.Addr) {
 	for _, x := range p.Routes {
-		ours := slices.ContainsFunc(p.Overlay, x.Contains) || slices.ContainsFunc(p.Wall.Overlay, x.Overlaps)
-		if x.Addr().Is6() == v6 && !slices.Contains(p.Local, x) && (!best.IsValid() || !ours) {
-			best = x
+		if x.Addr().Is6() != v6 || slices.Contains(p.Local, x) {
+			continue
+		}
+		overlay := slices.ContainsFunc(p.Overlay, x.Contains) || slices.ContainsFunc(p.Wall.Overlay, x.Overlaps)
+		if best.IsValid() && overlay {
+			continue
+		}
+		ends := []netip.Addr{x.Addr()}
+		if !x.IsSingleIP() {
+			ends = []netip.Addr{x.Addr().Next(), netipx.PrefixLastIP(x).Prev()}
+		}
+		for _, a := range ends {
+			if !slices.ContainsFunc(p.Local, func(l netip.Prefix) bool { return l.Contains(a) }) && h.toward(a) == p.Interface {
+				best = a
+				break
+			}
+		}
+		if best.IsValid() && !overlay {
+			return best
 		}
 	}
-	switch {
-	case !best.IsValid():
-		return netip.Addr{}
-	case best.IsSingleIP():
-		return best.Addr()
-	}
-	return best.Addr().Next()
+	return best
 }
 
 // targets are addresses of a range: those that firewalls have rules of their own for, those
