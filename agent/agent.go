@@ -78,6 +78,7 @@ type Tunnel interface {
 	Dropped() map[string]uint64
 	Reattach() (made bool, err error)
 	Device() tunnel.Device
+	Inject(packet []byte) error
 }
 
 // Host is the agent's use of netns.Host.
@@ -90,6 +91,7 @@ type Host interface {
 	Apart(context.Context, netns.Config) ([]netip.Addr, error)
 	Uses(context.Context, netns.Config) (netns.Uses, error)
 	ForwardBlockedBy(context.Context) (string, error)
+	Try(context.Context, netns.Inject) (netns.Trial, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence

@@ -68,6 +68,10 @@ func (h labHost) ForwardBlockedBy(ctx context.Context) (string, error) {
 	return within(h.on, func() (string, error) { return h.Host.ForwardBlockedBy(ctx) })
 }
 
+func (h labHost) Try(ctx context.Context, inject netns.Inject) (netns.Trial, error) {
+	return within(h.on, func() (netns.Trial, error) { return h.Host.Try(ctx, inject) })
+}
+
 func (h labHost) Watch(ctx context.Context) (<-chan []netns.Change, error) {
 	return within(h.on, func() (<-chan []netns.Change, error) { return h.Host.Watch(ctx) })
 }

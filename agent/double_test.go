@@ -137,6 +137,7 @@ func (d *doubleTunnel) UDPBlocked() bool {
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
+func (d *doubleTunnel) Inject([]byte) error        { return nil }
 func (d *doubleTunnel) Device() tunnel.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -206,6 +207,9 @@ func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.blocked, nil
+}
+func (d *doubleHost) Try(context.Context, netns.Inject) (netns.Trial, error) {
+	return netns.Trial{}, nil
 }
 func (d *doubleHost) Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence {
 	return protocol.FlowEvidence{}

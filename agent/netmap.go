@@ -226,18 +226,36 @@ func (a *Agent) forwards() bool {
 	return len(a.result.Local) > 0
 }
 
+// lookAtFirewall sets the condition. Packets that came through say more than rules that
+// were read: these count where no packet could be tried.
 func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 	if !forwards {
 		a.board.Set(condFirewall, "") // nothing of ours is forwarded
 		return
 	}
-	what, err := a.host.ForwardBlockedBy(ctx)
+	t, err := a.host.Try(ctx, a.tunnel.Inject)
+	if err != nil {
+		a.log.Debug().Err(err).Msg("no packet could be tried through the host's firewalls")
+	}
 	switch {
 	case ctx.Err() != nil:
-	case err != nil:
-		a.board.SetError(condFirewall, err)
+		return
+	case t.Blocked != "":
+		a.board.Set(condFirewall, t.Blocked)
+		return
+	case t.Whole:
+		a.board.Set(condFirewall, "")
+		return
+	}
+	what, readErr := a.host.ForwardBlockedBy(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case readErr != nil:
+		a.board.SetError(condFirewall, readErr)
 	case what != "":
 		a.board.Set(condFirewall, "forwarded traffic is dropped by "+what)
+	case err != nil:
+		a.board.SetNote(condFirewall, "read, not tried: "+err.Error())
 	default:
 		a.board.Set(condFirewall, "")
 	}

@@ -173,7 +173,8 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		f.add(Other, "", h.moveOut(rec, p))
 	}
 	if wants(Other) {
-		f.add(Other, "", h.openFirewalls(ctx, rec, p.Interface))
+		_, err := h.openFirewalls(ctx, rec, p)
+		f.add(Other, "", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -526,5 +526,15 @@ func (n *Node) Reattach() (made bool, err error) {
 	return h.Reattach()
 }
 
+// Inject gives the host's kernel an IP packet as one that came out of the tunnel. No
+// peer's rights are asked: it is for the agent's own trials of the host.
+func (n *Node) Inject(packet []byte) error {
+	h := n.device.Load()
+	if h == nil {
+		return ErrNotRunning
+	}
+	return h.Inject(packet)
+}
+
 // EngineName is the engine that runs.
 func (n *Node) EngineName() string { return n.cfg.Engine }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,7 @@ func host(ctx context.Context, c Config) []Check {
 	var u unix.Utsname
 	unix.Uname(&u)
 	out := []Check{kernel(unix.ByteSliceToString(u.Release[:])), rights(), tun(), clock()}
-	return slices.Concat(out, installed(ctx, c.Version), []Check{turnedOn()}, firewalls(ctx))
+	return slices.Concat(out, installed(ctx, c.Version), []Check{turnedOn()}, firewalls(ctx, c))
 }
 
 // turnedOn says which settings of the host the agent turned on.
@@ -150,7 +151,7 @@ type chain struct {
 }
 
 // firewalls looks for nft and for what drops by default.
-func firewalls(ctx context.Context) []Check {
+func firewalls(ctx context.Context, c Config) []Check {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
 	path, err := exec.LookPath("nft")
@@ -184,7 +185,11 @@ func firewalls(ctx context.Context) []Check {
 				Why: "the agent sends UDP and TCP to hubs and other nodes", Do: "accept output to the hub's UDP and HTTPS ports, and UDP to other nodes"})
 		}
 	}
-	blocked, err := netns.NewHost("", silent).ForwardBlockedBy(ctx)
+	h := netns.NewHost("", silent)
+	blocked, err := h.ForwardBlockedBy(ctx)
+	if err == nil && blocked == "" {
+		blocked = h.ReadBlocked(ctx, cmp.Or(c.Interface, netns.DefaultInterface), c.Routes)
+	}
 	switch {
 	case err != nil:
 		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})
