@@ -87,9 +87,9 @@ func RepairLog(ctx context.Context, dir string, do bool, skip uint32, revoked []
 			if out.Whole || !do {
 				return out, nil
 			}
-			return out, out.remake(ctx, dir, r, skip, revoked)
+		} else {
+			out.Damage, out.Lost = r.Damage, r.Missing
 		}
-		out.Damage, out.Lost = r.Damage, r.Missing
 	}
 	r, err := state.Salvage(ctx, store, vault, marker, zerolog.Nop())
 	if err != nil {
