@@ -359,7 +359,6 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		a.board.SetNote(condRoutes, harmless.Error())
 	}
 	a.noteName()
-	a.lookAtFirewall(ctx, len(res.Local) > 0)
 
 	a.mu.Lock()
 	pinsChanged := !pinsLost && res.Pins != nil && !maps.Equal(a.pins, res.Pins)
@@ -369,6 +368,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	a.result, a.plan, a.errs, a.expired, a.apart = res, plan, ack.Errors, expired, apart
 	pins := a.pins
 	a.mu.Unlock()
+	a.askFirewall()
 	a.tellClosed()
 	if pinsChanged {
 		if err := a.cfg.Store.SavePins(pins); err != nil {
@@ -407,6 +407,26 @@ func (a *Agent) forwards() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.result.Local) > 0
+}
+
+// askFirewall has the host's firewalls looked at soon; no apply waits for that.
+func (a *Agent) askFirewall() {
+	select {
+	case a.firewallDue <- struct{}{}:
+	default:
+	}
+}
+
+// followFirewall looks at the host's firewalls whenever that is due.
+func (a *Agent) followFirewall(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.firewallDue:
+			a.lookAtFirewall(ctx, a.forwards())
+		}
+	}
 }
 
 // lookAtFirewall sets the condition. Packets that came through say more than rules that
