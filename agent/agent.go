@@ -155,6 +155,7 @@ type Agent struct {
 	fetchList   listFetch              // over HTTPS
 	listChanged chan struct{}          // the hub list did
 	wallDue     chan struct{}          // and the wall is to be around its hubs
+	firewallDue chan struct{}          // the firewalls are to be looked at
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
@@ -257,7 +258,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
 	_, given := ownProxy(cfg.Settings)
 	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	a.live.Store(liveOf(cfg.Settings))
@@ -364,6 +365,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		close(a.ready)
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
 		g.Go(func() error { return a.followHost(ctx) })
+		g.Go(func() error { return a.followFirewall(ctx) })
 		g.Go(func() error { return a.followSession(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
 		g.Go(func() error { return a.facts.Run(ctx) })

@@ -116,10 +116,10 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		a.board.SetNote(condRoutes, x.note)
 	}
 	a.noteName()
-	a.lookAtFirewall(ctx, len(x.res.Local) > 0)
 	a.mu.Lock()
 	a.result, a.plan, a.errs, a.expired, a.apart = x.res, plan, x.errs, x.expired, apart
 	a.mu.Unlock()
+	a.askFirewall()
 	a.tellClosed()
 	if err := a.keepPins(x); err != nil {
 		x.fail(err)

@@ -214,13 +214,13 @@ func (a *Agent) followHost(ctx context.Context) error {
 			if again {
 				a.reapply(ctx)
 			} else { // rules of others are too many to look at each change
-				a.lookAtFirewall(ctx, a.forwards())
+				a.askFirewall()
 			}
 		case <-blocked.C:
 			a.takeNameBack(ctx)
 			a.findPins(ctx)
 			if !a.board.OK(condFirewall) {
-				a.lookAtFirewall(ctx, a.forwards())
+				a.askFirewall()
 			}
 		}
 	}

@@ -226,6 +226,26 @@ func (a *Agent) forwards() bool {
 	return len(a.result.Local) > 0
 }
 
+// askFirewall has the host's firewalls looked at soon; no apply waits for that.
+func (a *Agent) askFirewall() {
+	select {
+	case a.firewallDue <- struct{}{}:
+	default:
+	}
+}
+
+// followFirewall looks at the host's firewalls whenever that is due.
+func (a *Agent) followFirewall(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.firewallDue:
+			a.lookAtFirewall(ctx, a.forwards())
+		}
+	}
+}
+
 // lookAtFirewall sets the condition. Packets that came through say more than rules that
 // were read: these count where no packet could be tried.
 func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
