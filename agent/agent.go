@@ -108,7 +108,7 @@ type Host interface {
 const (
 	condTunnel   = "tunnel"
 	condHub      = "hub"
-	condPaths    = protocol.ConditionPaths
+	condPaths    = "paths"
 	condControl  = "control"
 	condNATS     = "nats"
 	condNetmap   = "netmap"
