@@ -47,7 +47,6 @@ type reader struct {
 	seg  int
 	from Source
 	who  *remote
-	arrivals
 }
 
 func (u *Underlay) read(c *sock.Conn) error {
@@ -101,7 +100,6 @@ func (r *reader) message(m *sock.Message) {
 		}
 		if t == protocol.MessageProbe {
 			r.deliver()
-			r.arrivals.flush() // what came before it is counted in the answer
 			r.probe(m.From, d)
 			source, peers = (*u.sources.Load())[m.From], *u.peers.Load()
 			continue
@@ -109,11 +107,11 @@ func (r *reader) message(m *sock.Message) {
 		n := protocol.MessageNumber(d)
 		var who *remote
 		switch {
-		case source.remote == nil:
+		case source == nil:
 			r.drop(DropUnproven)
 			continue
 		case source.hub && n == 0:
-			who = source.remote
+			who = source
 		case source.hub:
 			if who = peers[n]; who == nil || who.hub {
 				r.drop(DropUnknownPeer)
@@ -126,9 +124,8 @@ func (r *reader) message(m *sock.Message) {
 			r.drop(DropUnproven)
 			continue
 		default:
-			who = source.remote
+			who = source
 		}
-		r.arrivals.add(source, who, t, len(d))
 		protocol.SetMessageNumber(d, 0)
 		if !u.table.Received(r.now, who.number, d) {
 			r.drop(DropCrossed)
@@ -142,7 +139,6 @@ func (r *reader) message(m *sock.Message) {
 		}
 		r.gather(who, from, len(d), m.Data[o:], m.Segment)
 	}
-	r.arrivals.flush()
 	r.deliver()
 }
 

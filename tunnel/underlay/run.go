@@ -120,11 +120,8 @@ func (u *Underlay) tick(ctx context.Context) {
 				more = false
 			}
 		}
-		now, overrun := time.Now(), u.overrun()
+		now := time.Now()
 		u.mu.Lock()
-		if overrun {
-			u.agent.Overrun(now)
-		}
 		for _, n := range busy {
 			u.agent.Traffic(now, n)
 		}
@@ -139,19 +136,6 @@ func (u *Underlay) tick(ctx context.Context) {
 		}
 		timer.Reset(max(time.Until(next), time.Millisecond))
 	}
-}
-
-// overrun reports whether a socket had no room for something that came, since it was
-// called last. The runner calls it.
-func (u *Underlay) overrun() (any bool) {
-	c := u.conns.Load()
-	if c == nil {
-		return false
-	}
-	for _, s := range []*sock.Conn{c.v4, c.v6} {
-		any = s != nil && s.Overrun() || any
-	}
-	return any
 }
 
 // after publishes what the state machine decided, unlocks u.mu, which is held,
@@ -234,15 +218,15 @@ func (u *Underlay) publish(out *probe.Output) (hurry []protocol.NodeNumber) {
 		}
 	}
 	if out.Changed {
-		m, tallies := map[netip.AddrPort]source{}, u.agent.Arrivals()
+		m := map[netip.AddrPort]*remote{}
 		for a, n := range u.agent.Sources() {
 			if r := peers[n]; r != nil {
-				m[a] = source{r, tallies[a]}
+				m[a] = r
 			}
 		}
 		for a, n := range u.agent.HubAddrs() {
 			if r := peers[n]; r != nil {
-				m[a] = source{r, tallies[a]}
+				m[a] = r
 			}
 		}
 		u.sources.Store(&m)
