@@ -423,7 +423,9 @@ func TestForeignRoutes(t *testing.T) {
 // What others do to the plan's things is told, found by subject, and mended, and nothing
 // else is touched.
 func TestWatchDriftMend(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
+	c := testConfig()
+	c.Strict = []string{"eth0"}
+	h, p := host(t), plan(t, c)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	none, err := h.Drift(ctx, Kinds...)
@@ -447,10 +449,10 @@ func TestWatchDriftMend(t *testing.T) {
 		{"ip -6 rule del pref 5206", Rules, "rules", "(process ", false},
 		{"ip addr del 198.18.0.2/32 dev cw0", Addresses, "addresses", "", false},
 		{"ip link set cw0 down", Link, "link", "", false},
-		{"sysctl -qw net.ipv4.ip_forward=0", Sysctls, "net.ipv4.ip_forward", "", false},
+		{"sysctl -qw net.ipv4.conf.pods.forwarding=0", Sysctls, "net.ipv4.conf.pods.forwarding", "", false},
 		{"sysctl -qw net.ipv4.conf.cw0.rp_filter=1", Sysctls, "net.ipv4.conf.cw0.rp_filter", "", false},
 		{"sysctl -qw net.ipv6.conf.all.forwarding=0", Sysctls, "net.ipv6.conf.all.forwarding", "", false},
-		{"sysctl -qw net.ipv4.conf.all.src_valid_mark=0", Sysctls, "net.ipv4.conf.all.src_valid_mark", "", true},
+		{"sysctl -qw net.ipv4.conf.eth0.src_valid_mark=0", Sysctls, "net.ipv4.conf.eth0.src_valid_mark", "", true},
 		{"ip link del cw0", Link, "link", "", false},
 	} {
 		start := time.Now()
@@ -485,7 +487,7 @@ func TestWatchDriftMend(t *testing.T) {
 	}
 
 	// Each subject alone.
-	sh(t, "nft flush ruleset; ip rule del pref 5206; sysctl -qw net.ipv4.ip_forward=0")
+	sh(t, "nft flush ruleset; ip rule del pref 5206; sysctl -qw net.ipv4.conf.pods.forwarding=0")
 	drifts, err := h.Drift(ctx, Rules)
 	require.NoError(t, err)
 	require.Len(t, drifts, 1)
@@ -493,7 +495,7 @@ func TestWatchDriftMend(t *testing.T) {
 	drifts, err = h.Drift(ctx, Kinds...)
 	require.NoError(t, err)
 	require.Len(t, drifts, 2)
-	require.Equal(t, "net.ipv4.ip_forward", drifts[0].Subject)
+	require.Equal(t, "net.ipv4.conf.pods.forwarding", drifts[0].Subject)
 	require.Equal(t, Nftables, drifts[1].Kind)
 	cancel()
 	for range w { // ends when it is closed

@@ -202,5 +202,6 @@ func TestNewPlanRefuses(t *testing.T) {
 func TestSysctlPath(t *testing.T) {
 	require.Equal(t, "/proc/sys/net/ipv4/ip_forward", sysctlPath("net.ipv4.ip_forward"))
 	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net.ipv4.conf.eth0.5.rp_filter"))
+	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net/ipv4/conf/eth0.5/rp_filter"))
 	require.Equal(t, "/proc/sys/net/ipv6/conf/all/forwarding", sysctlPath("net.ipv6.conf.all.forwarding"))
 }

@@ -19,12 +19,17 @@ func confKey(proto, dev, name string) string {
 // confDev is the interface of a confKey.
 func confDev(key string) string { return filepath.Base(filepath.Dir(sysctlPath(key))) }
 
-// sysctlPath maps net.ipv4.conf.eth0.rp_filter to its file.
+// sysctlPath maps net.ipv4.conf.eth0.rp_filter to its file. An interface whose name has dots stands between
+// slashes, and in the record of an agent of before between dots, too.
 func sysctlPath(key string) string {
 	if strings.Contains(key, "/") {
 		return filepath.Join("/proc/sys", key)
 	}
-	return filepath.Join(append([]string{"/proc/sys"}, strings.Split(key, ".")...)...)
+	parts := strings.Split(key, ".")
+	if n := len(parts); n > 5 && parts[2] == "conf" {
+		parts = []string{parts[0], parts[1], parts[2], strings.Join(parts[3:n-1], "."), parts[n-1]}
+	}
+	return filepath.Join(append([]string{"/proc/sys"}, parts...)...)
 }
 
 func readSysctl(key string) (string, error) {
