@@ -246,7 +246,7 @@ func (x *explained) apply(f fault, mend string) {
 // others are the rules and routes of both nodes that are not their agents'.
 func (x *explained) others() (out []string) {
 	for _, h := range []*lab.Host{x.n1.Host, x.n2.Host} {
-		text := h.Sh(`ip -4 rule | grep -v 'proto 202' || :; ip -6 rule | grep -v 'proto 202' || :; ip -4 route; nft list tables; nft -s list ruleset ip; ip -o addr show scope global | grep -v cw0 || :`)
+		text := h.Sh(`ip -4 rule | grep -v 'proto 202' || :; ip -6 rule | grep -v 'proto 202' || :; ip -4 route; nft list tables | grep -v causeway-trial || :; nft -s list ruleset ip; ip -o addr show scope global | grep -v cw0 || :`)
 		for l := range strings.Lines(text) {
 			out = append(out, h.Name+": "+strings.Join(strings.Fields(l), " "))
 		}
