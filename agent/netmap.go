@@ -253,8 +253,7 @@ func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 		a.board.Set(condFirewall, "") // nothing of ours is forwarded
 		return
 	}
-	var t netns.Trial
-	var err error
+	t, err := a.host.Try(ctx, a.tunnel.Inject)
 	if err != nil {
 		a.log.Debug().Err(err).Msg("no packet could be tried through the host's firewalls")
 	}
