@@ -160,6 +160,8 @@ type Agent struct {
 
 	hadDevice atomic.Bool // the tunnel had one
 
+	firewallShut bool // the last trial was blocked; followFirewall's alone
+
 	measuring chan struct{}   // holds one while a measurement goes on
 	runCtx    context.Context // of Run: what outlives the request that began it
 

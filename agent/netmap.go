@@ -226,6 +226,9 @@ func (a *Agent) forwards() bool {
 	return len(a.result.Local) > 0
 }
 
+// firewallAgain is how long after a trial that was blocked the next one begins.
+const firewallAgain = 2 * time.Second
+
 // askFirewall has the host's firewalls looked at soon; no apply waits for that.
 func (a *Agent) askFirewall() {
 	select {
@@ -254,6 +257,9 @@ func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 		return
 	}
 	t, err := a.host.Try(ctx, a.tunnel.Inject)
+	if t.Blocked == "" {
+		a.firewallShut = false
+	}
 	if err != nil {
 		a.log.Debug().Err(err).Msg("no packet could be tried through the host's firewalls")
 	}
@@ -261,7 +267,13 @@ func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 	case ctx.Err() != nil:
 		return
 	case t.Blocked != "":
-		a.board.Set(condFirewall, t.Blocked)
+		// Rules and routes may have changed amid the trial: what is blocked is so twice.
+		if again := a.firewallShut; again || !a.board.OK(condFirewall) {
+			a.board.Set(condFirewall, t.Blocked)
+		} else {
+			time.AfterFunc(firewallAgain, a.askFirewall)
+		}
+		a.firewallShut = true
 		return
 	case t.Whole:
 		a.board.Set(condFirewall, "")

@@ -326,19 +326,16 @@ func redirect(link netlink.Link, probes []probe, secret uint32) (undo func(), er
 	}
 	index := link.Attrs().Index
 	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	switch err := netlink.QdiscAdd(qdisc); {
-	case err == nil:
-		undo = func() { netlink.QdiscDel(qdisc) }
-	case !errors.Is(err, unix.EEXIST): // else somebody else's, or one of ours that a crash left
+	// It stays until the device goes: the kernel shuts a device's queues for a moment when one comes
+	// or goes, and drops what is sent meanwhile.
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return undo, fmt.Errorf("add qdisc clsact to %s: %w", link.Attrs().Name, err)
 	}
 	var added []*netlink.U32
-	removeQdisc := undo
 	undo = func() {
 		for _, f := range added {
 			netlink.FilterDel(f)
 		}
-		removeQdisc()
 	}
 	for _, b := range probes {
 		if !b.out {

@@ -35,7 +35,7 @@ func TestTrial(t *testing.T) {
 	t.Parallel()
 	w := newWall(t)
 	state := func() string {
-		return w.node.Sh("nft -s list ruleset; tc qdisc show; tc filter show dev cw0 ingress 2>&1 || :; grep tcp /proc/net/nf_conntrack || :")
+		return w.node.Sh("nft -s list ruleset; tc qdisc show | grep -v clsact; tc filter show dev cw0 ingress 2>&1 || :; grep tcp /proc/net/nf_conntrack || :")
 	}
 	capture, err := w.pod.Capture("eth0", "tcp")
 	require.NoError(t, err)
