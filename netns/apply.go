@@ -154,6 +154,7 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 	}
 	if link != nil {
 		if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
+			addClsact(link) // where it cannot be, no trial is made
 			f.add(Link, linkLine(p.Interface), setUp(link))
 		}
 		look(Addresses)

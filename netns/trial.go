@@ -317,6 +317,17 @@ func counted(ctx context.Context, probes []probe) (all bool, err error) {
 	return !slices.ContainsFunc(probes, func(b probe) bool { return !b.passed }), nil
 }
 
+// addClsact gives a device the qdisc that trials hang their filters on. It comes before the device
+// is up, and stays until that goes: the kernel shuts the queues for a moment when one comes
+// or goes, and drops what is sent meanwhile.
+func addClsact(link netlink.Link) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add qdisc clsact to %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
 // redirect has the kernel take probes that stand for a pod's for ones that came by the
 // pod's interface. Call undo in any case.
 func redirect(link netlink.Link, probes []probe, secret uint32) (undo func(), err error) {
@@ -325,11 +336,8 @@ func redirect(link netlink.Link, probes []probe, secret uint32) (undo func(), er
 		return undo, nil
 	}
 	index := link.Attrs().Index
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	// It stays until the device goes: the kernel shuts a device's queues for a moment when one comes
-	// or goes, and drops what is sent meanwhile.
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return undo, fmt.Errorf("add qdisc clsact to %s: %w", link.Attrs().Name, err)
+	if err := addClsact(link); err != nil {
+		return undo, err
 	}
 	var added []*netlink.U32
 	undo = func() {
