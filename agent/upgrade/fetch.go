@@ -16,7 +16,6 @@ import (
 
 	"causeway/agent/config"
 	"causeway/internal/durable"
-	"causeway/internal/retry"
 	"causeway/internal/sshsig"
 	"causeway/protocol"
 )
@@ -136,14 +135,9 @@ func get(ctx context.Context, client *http.Client, base, name string, read func(
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		status := retry.FromResponse(resp)
-		err := fmt.Errorf("fetch %s from the hub: it answers %w", name, status)
-		if !retry.Temporary(status) {
-			return backoff.Permanent(err)
-		}
-		select { // before the backoff's own pause
-		case <-ctx.Done():
-		case <-time.After(status.After):
+		err := fmt.Errorf("fetch %s from the hub: it answers %.80s", name, resp.Status)
+		if resp.StatusCode == http.StatusNotFound {
+			err = backoff.Permanent(err)
 		}
 		return err
 	}

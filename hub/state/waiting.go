@@ -33,29 +33,18 @@ func (s *State) Waiting(n protocol.NodeNumber, announced []netip.Prefix) []Route
 	return slices.CompactFunc(out, func(a, b Route) bool { return a.RouteKey == b.RouteKey })
 }
 
-// AllWaiting lists what is not state of what nodes announce, by node and prefix.
-func (s *State) AllWaiting(announced map[protocol.NodeNumber][]netip.Prefix) []Route {
+// WithWaiting is s and what nodes announce beyond it. Nothing may be decided on it.
+func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *State {
 	var all []Route
 	for n, ps := range announced {
 		all = append(all, s.Waiting(n, ps)...)
 	}
-	SortRoutes(all)
-	return all
-}
-
-// WithWaiting is s and what nodes announce beyond it. Nothing may be decided on it.
-func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *State {
-	if all := s.AllWaiting(announced); len(all) > 0 {
-		return s.With(all)
+	if len(all) == 0 {
+		return s
 	}
-	return s
-}
-
-// With is s and routes that wait. Nothing may be decided on it.
-func (s *State) With(waiting []Route) *State {
 	c := *s
 	c.Routes = maps.Clone(s.Routes)
-	for _, r := range waiting {
+	for _, r := range all {
 		c.Routes[r.RouteKey] = r
 	}
 	return &c

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/agent"
+	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
 	"causeway/protocol"
@@ -31,16 +32,12 @@ func hubsCommand(o *options) *cobra.Command {
 	show := &cobra.Command{
 		Use: "show", Short: "Show the hub list that this node holds", Args: exactArgs(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := o.agent(cmd, false)
-			if err != nil {
+			if err := o.findSocket(); err != nil {
 				return err
 			}
 			var h debug.Hubs
-			err = client.Get(cmd.Context(), "/v1/hubs", &h)
+			err := debug.NewClient(o.socket).Get(cmd.Context(), "/v1/hubs", &h)
 			if errors.Is(err, debug.ErrNotRunning) {
-				if err := o.whoseState(cmd, err); err != nil {
-					return err
-				}
 				var id identity.Identity
 				if id, err = identity.Peek(o.stateDir); err != nil {
 					return err
@@ -66,15 +63,11 @@ func hubsCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			client, err := o.agent(cmd, false)
-			if err != nil {
+			if err := o.findSocket(); err != nil {
 				return err
 			}
-			r, err := client.SetHubs(cmd.Context(), l)
+			r, err := debug.NewClient(o.socket).SetHubs(cmd.Context(), l)
 			if errors.Is(err, debug.ErrNotRunning) {
-				if err := o.whoseState(cmd, err); err != nil {
-					return err
-				}
 				r, err = setStored(o.stateDir, l)
 			}
 			switch {
@@ -98,6 +91,19 @@ func hubsCommand(o *options) *cobra.Command {
 		cmd.AddCommand(c)
 	}
 	return cmd
+}
+
+// findSocket fills in the debug socket of the configuration, if none was given.
+func (o *options) findSocket() error {
+	if o.socket != "" {
+		return nil
+	}
+	c, err := config.Load(o.config)
+	if err != nil {
+		return err
+	}
+	o.socket = c.Debug.Socket
+	return nil
 }
 
 // stored is the hub list of an identity.

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 
 	"github.com/spf13/cobra"
+
+	"causeway/agent/config"
+	"causeway/agent/debug"
 )
 
 func releaseCommand(o *options) *cobra.Command {
@@ -26,11 +29,15 @@ func releaseCommand(o *options) *cobra.Command {
 			if p != p.Masked() {
 				return fmt.Errorf("%q has host bits set; did you mean %s?", args[0], p.Masked())
 			}
-			client, err := o.agent(cmd, false)
-			if err != nil {
-				return err
+			socket := o.socket
+			if socket == "" {
+				c, err := config.Load(o.config)
+				if err != nil {
+					return err
+				}
+				socket = c.Debug.Socket
 			}
-			r, err := client.Release(cmd.Context(), p)
+			r, err := debug.NewClient(socket).Release(cmd.Context(), p)
 			switch {
 			case err != nil:
 				return err
@@ -44,7 +51,6 @@ func releaseCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)
 	o.outputFlag(cmd)

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"causeway/internal/retry"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
 )
@@ -36,8 +35,6 @@ type Dialer struct {
 	// Proxy chooses the HTTP proxy to a hub's https URL; nil: none. Its errors
 	// are not shown: they may quote a password.
 	Proxy func(*url.URL) (*url.URL, error)
-	// Lookup finds the addresses of hub and proxy; nil: DNS does.
-	Lookup sock.Lookup
 }
 
 // Dial connects to a hub's HTTPS address, host:port, and calls the stream addr
@@ -57,7 +54,8 @@ func (d Dialer) Dial(ctx context.Context, hostport string, addr netip.AddrPort) 
 	if proxy != nil {
 		target = proxyAddr(proxy)
 	}
-	conn, err := sock.DialTCP(ctx, d.Mark, d.Lookup, target)
+	nd := net.Dialer{Control: sock.MarkControl(d.Mark), Resolver: sock.Resolver(d.Mark)}
+	conn, err := nd.DialContext(ctx, "tcp", target)
 	if err != nil {
 		return nil, fmt.Errorf("dial stream: %w", err)
 	}
@@ -150,7 +148,7 @@ func connect(conn io.ReadWriter, proxy *url.URL, hostport string) error {
 	case resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed:
 		return fmt.Errorf("%w: proxy %s does not allow CONNECT to %s (HTTP status %d)", ErrRefused, proxy.Host, hostport, resp.StatusCode)
 	case resp.StatusCode/100 != 2:
-		return fmt.Errorf("proxy %s does not reach %s: %w", proxy.Host, hostport, retry.FromResponse(resp))
+		return fmt.Errorf("proxy %s does not reach %s: HTTP status %d", proxy.Host, hostport, resp.StatusCode)
 	case br.Buffered() > 0:
 		return fmt.Errorf("%w: proxy %s speaks before it is asked", ErrRefused, proxy.Host)
 	}
@@ -175,8 +173,8 @@ func upgrade(t io.ReadWriter, hostport string) ([]byte, error) {
 		return nil, fmt.Errorf("dial stream to %s: no HTTP answer: %s", hostport, protocol.OneLine(err.Error(), 200))
 	}
 	switch code := resp.StatusCode; {
-	case retry.Status(code):
-		return nil, fmt.Errorf("dial stream to %s: %w", hostport, retry.FromResponse(resp))
+	case code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests || code == http.StatusBadGateway || code == http.StatusGatewayTimeout:
+		return nil, fmt.Errorf("dial stream to %s: HTTP status %d", hostport, code)
 	case code != http.StatusSwitchingProtocols:
 		return nil, fmt.Errorf("%w: %s answers with HTTP status %d; a load balancer or proxy between must let WebSockets through to %s", ErrRefused, hostport, code, protocol.PathStreams)
 	case !hasToken(resp.Header, "Upgrade", "websocket") || resp.Header.Get("Sec-Websocket-Accept") != acceptKey(key) ||
