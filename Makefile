@@ -22,6 +22,8 @@ STEADY    ?= 40
 
 TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
+# The linter vets; a race build links faster without debug data, and traces stay as they are.
+GOTEST     := -count=1 -vet=off -ldflags=-w
 UNIT        = $(shell go list ./... | grep -v '^causeway/e2e')
 
 # In a clone that belongs to somebody else, as in many CI systems, git refuses to
@@ -63,10 +65,10 @@ docs: ## Generate what docs/ holds of the code
 test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
 
 unit: ## Run the unit tests with the race detector (RACE= without; it needs a C compiler)
-	@$(TESTRUN) -again 5 -- $(RACE) -count=1 -timeout 10m $(UNIT)
+	@$(TESTRUN) -again 5 -- $(RACE) $(GOTEST) -timeout 10m $(UNIT)
 
 e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
-	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 6 -- -count=1 -timeout 40m -run '$(RUN)' ./e2e/...
+	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 6 -- $(GOTEST) -parallel 4 -timeout 40m -run '$(RUN)' ./e2e/...
 
 demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 	@KEEP=$(KEEP) CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/demo

@@ -17,7 +17,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,6 +77,7 @@ type Tunnel interface {
 	Dropped() map[string]uint64
 	Reattach() (made bool, err error)
 	Device() tunnel.Device
+	Inject(packet []byte) error
 }
 
 // Host is the agent's use of netns.Host.
@@ -87,7 +88,9 @@ type Host interface {
 	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
 	Apart(context.Context, netns.Config) ([]netip.Addr, error)
+	Uses(context.Context, netns.Config) (netns.Uses, error)
 	ForwardBlockedBy(context.Context) (string, error)
+	Try(context.Context, netns.Inject) (netns.Trial, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence
@@ -143,14 +146,21 @@ type Agent struct {
 	metrics *metrics
 	repairs *repairs
 
-	fetchList   listFetch     // over HTTPS
-	listChanged chan struct{} // the hub list did
-	wallDue     chan struct{} // and the wall is to be around its hubs
+	names       *names                 // where hubs' names led
+	proxied     bool                   // streams may go through a proxy
+	dnsError    atomic.Pointer[string] // of the last lookup of hubs' names; nil: it succeeded
+	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
+	fetchList   listFetch              // over HTTPS
+	listChanged chan struct{}          // the hub list did
+	wallDue     chan struct{}          // and the wall is to be around its hubs
+	firewallDue chan struct{}          // the firewalls are to be looked at
 	live        atomic.Pointer[live]
 
 	keysDue chan struct{} // look at the keys now
 
 	hadDevice atomic.Bool // the tunnel had one
+
+	firewallShut bool // the last trial was blocked; followFirewall's alone
 
 	measuring chan struct{}   // holds one while a measurement goes on
 	runCtx    context.Context // of Run: what outlives the request that began it
@@ -167,9 +177,11 @@ type Agent struct {
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
+	fought  bool       // but others take that down, and no peer is reached; with applyMu
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
+	hubSetBack string // what the state of a hub says about why it gives no session
 	hubs       protocol.HubList
 	signed     protocol.SignedHubList
 	newest     newest
@@ -217,25 +229,27 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil { // any will do
 		cfg.Log.Warn().Err(err).Msg("cannot read the port of the last run, another one is taken")
 	}
+	proxy := proxyFor(cfg.Settings, id.Joined)
+	where := newNames(cfg.Store, lookup, cfg.Log)
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxyFor(cfg.Settings),
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxy, Lookup: where.lookup,
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
-			return ifname == t.Interface || containerInterface(ifname) || containsAddr(overlay, a)
+			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return node.Device().Name }), lookup)
+		dialer(func() string { return node.Device().Name }), where)
 }
 
 // build puts an agent together; tests give it doubles.
 func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h Host,
 	dial func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error),
-	lookup func(context.Context, string) ([]netip.Addr, error)) (*Agent, error) {
+	where *names) (*Agent, error) {
 	if cfg.Socket == "" {
 		cfg.Socket = cfg.Settings.Debug.Socket
 	}
@@ -243,8 +257,10 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: lookup, now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(cfg.Settings), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
+		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+	_, given := ownProxy(cfg.Settings)
+	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	a.live.Store(liveOf(cfg.Settings))
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
@@ -349,6 +365,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		close(a.ready)
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
 		g.Go(func() error { return a.followHost(ctx) })
+		g.Go(func() error { return a.followFirewall(ctx) })
 		g.Go(func() error { return a.followSession(ctx) })
 		g.Go(func() error { return a.followTunnel(ctx) })
 		g.Go(func() error { return a.facts.Run(ctx) })
@@ -387,15 +404,14 @@ func (a *Agent) conditionChanged(c protocol.Condition) {
 	}
 }
 
+// engineInterface is how container engines and hypervisors call what they make.
+var engineInterface = regexp.MustCompile(`^(docker(\d+|_gwbridge)|br-[0-9a-f]{12}|cni-?(podman)?\d+|podman\d+|nerdctl\d+|veth|virbr\d+|vnet\d+|tap\d+|cali|flannel|cilium|lxc|lxd|incus|kube-)`)
+
 // containerInterface reports whether an interface belongs to containers or
-// virtual machines of this host: its addresses reach nobody outside.
-func containerInterface(name string) bool {
-	for _, p := range []string{"docker", "br-", "cni", "podman", "veth", "virbr", "cali", "flannel", "cilium", "lxc", "lxd", "kube-", "vnet", "nerdctl"} {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return false
+// virtual machines of this host: its addresses reach nobody outside. What the host's default
+// route leads by is none, whatever it is called.
+func containerInterface(name string, leadsOut func(string) bool) bool {
+	return engineInterface.MatchString(name) && !leadsOut(name)
 }
 
 func containsAddr(l []netip.Addr, a netip.Addr) bool {

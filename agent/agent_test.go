@@ -23,6 +23,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
+	"causeway/agent/repair"
 	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
@@ -548,10 +549,10 @@ func TestFirewallCondition(t *testing.T) {
 	w := newWorld(t)
 	w.host.blocked = "chain forward of table inet other (policy drop)"
 	w.start()
-	require.True(t, w.agent.board.OK(condFirewall), "nothing is forwarded yet")
+	w.eventually(func() bool { return w.agent.board.OK(condFirewall) }, "nothing is forwarded yet")
 	w.tunnel.setBound(true)
 	w.session().give(testNetmap(1))
-	require.False(t, w.agent.board.OK(condFirewall))
+	w.eventually(func() bool { return !w.agent.board.OK(condFirewall) }, "read, as nothing can be tried")
 }
 
 func TestAcceptFromConfig(t *testing.T) {
@@ -604,8 +605,10 @@ func TestMetricsTable(t *testing.T) {
 }
 
 func TestContainerInterface(t *testing.T) {
-	for name, want := range map[string]bool{"docker0": true, "br-0123456789ab": true, "podman1": true, "veth12": true, "eth0": false, "br0": false, "bond0.7": false} {
-		require.Equal(t, want, containerInterface(name), name)
+	leadsOut := func(name string) bool { return name == "virbr9" || name == "br-0123456789ac" }
+	for name, want := range map[string]bool{"docker0": true, "docker_gwbridge": true, "br-0123456789ab": true, "br-0123456789ac": false, "podman1": true, "cni0": true, "cni-podman0": true, "veth12": true, "virbr0": true, "lxdbr0": true, "tap3": true,
+		"eth0": false, "br0": false, "bond0.7": false, "br-ex": false, "br-lan": false, "br-uplink": false, "virbr9": false, "dock0": false, "docker-uplink": false} {
+		require.Equal(t, want, containerInterface(name, leadsOut), name)
 	}
 }
 
@@ -751,4 +754,86 @@ func TestDeviceOfOthers(t *testing.T) {
 	require.Equal(t, netns.NoDevice, index())
 	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 8})
 	require.Equal(t, 8, index())
+}
+
+// While others take the walls down again and again no peer is reached, and a drift that waits for its
+// repair is no moment without walls either.
+func TestWallsFoughtOver(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
+	require.Len(t, w.tunnel.peerNumbers(), 1)
+	r, now := w.agent.repairs, time.Now()
+	guard := func(at time.Time) []protocol.NodeNumber {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.guard(at)
+		return w.tunnel.peerNumbers()
+	}
+	for _, subject := range []string{"nftables", "routes", "link"} {
+		for range repair.Limit {
+			require.Len(t, guard(now), 1)
+			r.mu.Lock()
+			r.machine.Mended(subject, now)
+			r.mu.Unlock()
+		}
+		if subject != "nftables" { // closed by what lies beneath them
+			require.Len(t, guard(now), 1)
+			continue
+		}
+		require.Empty(t, guard(now))
+		w.agent.reapply(t.Context())
+		require.Empty(t, w.tunnel.peerNumbers(), "a netmap gives none back")
+		require.Empty(t, guard(now.Add(repair.Stand-1)))
+		require.Len(t, guard(now.Add(repair.Stand)), 1)
+		r.mu.Lock()
+		r.machine.Asked()
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	r.episodes["nftables"] = &episode{kind: netns.Nftables, drifting: true}
+	r.mu.Unlock()
+	require.Empty(t, guard(now))
+	r.mu.Lock()
+	delete(r.episodes, "nftables")
+	r.mu.Unlock()
+	require.Len(t, guard(now), 1)
+}
+
+// Where no plan can be made of what is wanted, the host stays as it is and nobody and nothing is
+// reached that was not before; who left is gone all the same.
+func TestNoPlan(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.tunnel.setBound(true)
+	h := w.session()
+	require.Empty(t, h.give(testNetmap(1, testPeer(3, "10.3.0.0/24"), testPeer(4, "10.4.0.0/24"))).Errors)
+	w.tunnel.setDevice(tunnel.Device{Name: `cw"0`, Index: 7}) // as any tool may rename it
+	applies := func() int {
+		w.host.mu.Lock()
+		defer w.host.mu.Unlock()
+		return w.host.applies
+	}
+	before := applies()
+	ack := h.give(testNetmap(2, testPeer(3, "10.3.0.0/24", "10.33.0.0/24"), testPeer(5, "10.5.0.0/24")))
+	require.Len(t, ack.Errors, 1)
+	require.Contains(t, ack.Errors[0], `plan it: interface name "cw\"0"`)
+	w.tunnel.mu.Lock()
+	peers := w.tunnel.peers
+	w.tunnel.mu.Unlock()
+	require.Len(t, peers, 1)
+	require.Equal(t, protocol.NodeNumber(3), peers[0].Number)
+	require.NotContains(t, peers[0].AllowedIPs, netip.MustParsePrefix("10.33.0.0/24"))
+	require.Contains(t, peers[0].AllowedIPs, netip.MustParsePrefix("10.3.0.0/24"))
+	require.Equal(t, before, applies())
+	for _, c := range w.agent.board.List() {
+		if c.Name == condRoutes {
+			require.Contains(t, c.Cause, "nobody and nothing is reached that was not before: plan it: interface name")
+		}
+	}
+	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
+	w.agent.reapply(t.Context())
+	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
+	require.True(t, w.agent.board.OK(condRoutes))
 }

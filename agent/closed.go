@@ -139,21 +139,21 @@ func (a *Agent) needed(ctx context.Context) []held.Exception {
 	return needs.Find(c)
 }
 
-// close adds to c what is closed and what stays the host's own, for what was checked. It
+// close adds to c what is closed and what stays the host's own, for what was decided. It
 // returns the book for then. Without knowing the host's routes all stays as it was.
 // Called with applyMu.
-func (a *Agent) close(c *netns.Config, in netmapcheck.Input, res netmapcheck.Result, foreign []netns.Foreign, known bool) (held.Book, []held.Exception) {
-	set := a.live.Load()
+func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception) {
+	set, in, res := a.live.Load(), x.in, x.res
 	own := slices.DeleteFunc(slices.Clone(res.Local), func(p netip.Prefix) bool { return slices.Contains(res.Bare, p) })
 	next, apart := a.book, []held.Exception(nil)
-	if known {
-		next = a.book.Follow(res.Routes, own, set.release, a.now())
-		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: foreign, Kept: in.Kept})
-		next = next.Remember(apart)
-	} else {
+	if x.blind {
 		a.mu.Lock()
 		c.Except, apart = a.plan.Except, a.apart
 		a.mu.Unlock()
+	} else {
+		next = a.book.Follow(res.Routes, own, set.release, a.now())
+		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: x.foreign, Kept: in.Kept})
+		next = next.Remember(apart)
 	}
 	c.Bare = res.Bare
 	c.Held = slices.Concat(in.Hubs.Overlay, next.Prefixes())

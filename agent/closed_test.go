@@ -68,6 +68,10 @@ func (h labHost) ForwardBlockedBy(ctx context.Context) (string, error) {
 	return within(h.on, func() (string, error) { return h.Host.ForwardBlockedBy(ctx) })
 }
 
+func (h labHost) Try(ctx context.Context, inject netns.Inject) (netns.Trial, error) {
+	return within(h.on, func() (netns.Trial, error) { return h.Host.Try(ctx, inject) })
+}
+
 func (h labHost) Watch(ctx context.Context) (<-chan []netns.Change, error) {
 	return within(h.on, func() (<-chan []netns.Change, error) { return h.Host.Watch(ctx) })
 }
@@ -136,6 +140,7 @@ func (s *site) none() {
 // What a hub that was taken over says in netmaps, with a real kernel: of what peers had,
 // no packet goes onto the LAN, and of what is the host's own none goes to a peer.
 func TestHostileNetmaps(t *testing.T) {
+	lab.Counts(t)
 	s := newSite(t)
 	s.start()
 	s.tunnel.setBound(true)

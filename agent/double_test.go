@@ -135,6 +135,7 @@ func (d *doubleTunnel) UDPBlocked() bool {
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
+func (d *doubleTunnel) Inject([]byte) error        { return nil }
 func (d *doubleTunnel) Device() tunnel.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -197,10 +198,16 @@ func (d *doubleHost) Apart(context.Context, netns.Config) ([]netip.Addr, error) 
 	defer d.mu.Unlock()
 	return d.apart, nil
 }
+func (d *doubleHost) Uses(context.Context, netns.Config) (netns.Uses, error) {
+	return netns.Uses{}, nil
+}
 func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.blocked, nil
+}
+func (d *doubleHost) Try(context.Context, netns.Inject) (netns.Trial, error) {
+	return netns.Trial{}, nil
 }
 func (d *doubleHost) Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence {
 	return protocol.FlowEvidence{}
@@ -326,13 +333,13 @@ func (w *world) start() {
 	if w.real != nil {
 		host = w.real
 	}
-	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, lookup)
+	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, newNames(w.store, lookup, zerolog.Nop()))
 	require.NoError(w.t, err)
-	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error) {
+	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {
 			return protocol.HubListAnswer{}, errors.New("nobody answers")
 		}
-		return w.fetch(ctx, at, n)
+		return w.fetch(ctx, at, n, m)
 	}
 	if w.now != nil {
 		w.agent.now = w.now

@@ -71,6 +71,12 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 				}
 			})
 		}
+		if from := a.sourceFor(q.Local); from.IsValid() && e.Allowed.IsValid() && !slices.Contains(peer.Overlay, q.Remote) {
+			wg.Go(func() {
+				r := debug.SendEcho(ctx, debug.EchoRequest{From: from, To: q.Remote, Count: 2, Wait: echoWait})
+				e.Reach = &r
+			})
+		}
 	}
 	wg.Go(func() { e.Pod = a.lookAtPod(ctx, flow) })
 	wg.Go(func() { e.Names = a.hubNamesNow(ctx) })
@@ -192,6 +198,7 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 	if e == nil {
 		return nil
 	}
+	e.Beside = beside
 	if near.Sent > 0 {
 		e.Near = &near
 	}

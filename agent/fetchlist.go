@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"time"
 
-	"causeway/agent/config"
+	"causeway/internal/retry"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
@@ -20,9 +20,10 @@ import (
 const (
 	// fetchAfter is how long there was no control session before the hub list is
 	// asked for over HTTPS: it may name another hub key or address. Then it is
-	// asked for every fetchEvery.
+	// asked for again, at pauses from fetchFirst to fetchEvery, or later if that is the answer.
 	fetchAfter = 4 * time.Second
-	fetchEvery = 15 * time.Second
+	fetchFirst = 10 * time.Second
+	fetchEvery = 20 * time.Second
 	fetchWait  = 8 * time.Second
 )
 
@@ -32,7 +33,8 @@ const (
 func (a *Agent) followList(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	since, asked := time.Now(), time.Time{}
+	since, due := time.Now(), time.Time{}
+	pause := retry.Backoff{First: fetchFirst, Most: fetchEvery}
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,24 +43,27 @@ func (a *Agent) followList(ctx context.Context) error {
 		}
 		now := time.Now()
 		if a.control.Connected() {
-			since = now
+			since, due = now, time.Time{}
+			pause.Reset()
 			a.askWhetherNewest(now)
 			continue
 		}
-		if now.Sub(since) < fetchAfter || now.Sub(asked) < fetchEvery {
+		if now.Sub(since) < fetchAfter || now.Before(due) {
 			continue
 		}
-		asked = now
+		var wait time.Duration // the longest that a hub asks for
 		a.mu.Lock()
 		list := a.hubs
 		a.mu.Unlock()
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
 				if err := a.fetchListAt(ctx, at); err != nil && ctx.Err() == nil {
+					wait = max(wait, retry.Asked(err))
 					a.log.Debug().Err(err).Msg("no hub list")
 				}
 			}
 		}
+		due = time.Now().Add(pause.Next(wait))
 	}
 }
 
@@ -69,9 +74,13 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 		return err
 	}
 	asked := a.now()
-	answer, err := a.fetchList(ctx, at, n)
+	mark := a.mark()
+	answer, err := a.fetchList(ctx, at, n, mark)
 	if err == nil {
 		err = a.takeHubListAnswer(answer, n, asked)
+	}
+	if err == nil {
+		a.compareMarks(mark, answer.Mark)
 	}
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
@@ -81,21 +90,26 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 
 // listFetcher gets the hub list from an HTTPS address of a hub, over sockets
 // that never take tunnel routes.
-func listFetcher(c config.Config) listFetch {
-	proxy := proxyFor(c)
-	d := net.Dialer{Control: sock.MarkControl(netns.DefaultMark), Resolver: sock.Resolver(netns.DefaultMark)}
+func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) listFetch {
 	cl := &http.Client{
 		Timeout: fetchWait,
 		Transport: &http.Transport{
-			DialContext: d.DialContext, DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				return sock.DialTCP(ctx, netns.DefaultMark, lookup, addr)
+			},
+			DisableKeepAlives: true, OnProxyConnectResponse: retry.ProxyAnswer,
 			Proxy: func(r *http.Request) (*url.URL, error) { return proxy(r.URL) },
 			// The certificate is not looked at: TLS is transport only here.
 			TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return func(ctx context.Context, at string, n protocol.ListNonce) (a protocol.HubListAnswer, err error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+"?"+protocol.NonceParameter+"="+n.String(), nil)
+	return func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (a protocol.HubListAnswer, err error) {
+		query := "?" + protocol.NonceParameter + "=" + n.String()
+		if m != nil {
+			query += "&" + protocol.MarkParameter + "=" + m.Query()
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+query, nil)
 		if err != nil {
 			return a, err
 		}
@@ -105,14 +119,15 @@ func listFetcher(c config.Config) listFetch {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
-			return a, fmt.Errorf("ask for it: HTTP status %d", resp.StatusCode)
+			return a, fmt.Errorf("ask for it: %w", retry.FromResponse(resp))
 		}
 		return readList(resp.Body)
 	}
 }
 
-// listFetch asks at an HTTPS address of a hub for the list.
-type listFetch func(ctx context.Context, at string, n protocol.ListNonce) (protocol.HubListAnswer, error)
+// listFetch asks at an HTTPS address of a hub for the list, and shows what is known of the
+// cluster's state, if anything is.
+type listFetch func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error)
 
 // readList reads a list that anybody may have sent; Open judges it.
 func readList(r io.Reader) (s protocol.HubListAnswer, err error) {

@@ -48,6 +48,7 @@ type repairs struct {
 	dueAt    map[netns.Kind]time.Time
 	right    map[netns.Kind]time.Time // when a kind was last seen as planned
 	episodes map[string]*episode      // by subject
+	overAt   time.Time                // when a fight may be over; zero: there is none
 
 	mending bool // with applyMu
 
@@ -115,7 +116,7 @@ type episode struct {
 	kind      netns.Kind
 	number    uint64
 	drifting  bool
-	stopped   bool
+	stopped   bool      // given up, or fought over
 	since     time.Time // of the drift that lasts
 	about     bool      // since is when it was last seen right
 	by        string
@@ -130,7 +131,7 @@ type episode struct {
 }
 
 func newRepairs(a *Agent, log *repair.Log) *repairs {
-	return &repairs{a: a, machine: repair.NewMachine(), log: log, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
+	return &repairs{a: a, machine: repair.NewMachine(neverGivenUp...), log: log, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
 		told: map[netns.Kind]told{}, dueAt: map[netns.Kind]time.Time{}, right: map[netns.Kind]time.Time{}, episodes: map[string]*episode{}}
 }
 
@@ -191,8 +192,12 @@ func (a *Agent) followHost(ctx context.Context) error {
 				kinds = netns.Kinds
 			}
 			r.look(ctx, kinds...)
+			if blind {
+				r.lookAtUses(ctx)
+			}
 		case <-all.C:
 			r.look(ctx, netns.Kinds...)
+			r.lookAtUses(ctx)
 		case reply := <-r.asked:
 			r.mu.Lock()
 			r.machine.Asked()
@@ -209,13 +214,13 @@ func (a *Agent) followHost(ctx context.Context) error {
 			if again {
 				a.reapply(ctx)
 			} else { // rules of others are too many to look at each change
-				a.lookAtFirewall(ctx, a.forwards())
+				a.askFirewall()
 			}
 		case <-blocked.C:
 			a.takeNameBack(ctx)
 			a.findPins(ctx)
 			if !a.board.OK(condFirewall) {
-				a.lookAtFirewall(ctx, a.forwards())
+				a.askFirewall()
 			}
 		}
 	}
@@ -298,6 +303,9 @@ func (r *repairs) next() time.Duration {
 	for _, at := range r.dueAt {
 		d = min(d, time.Until(at))
 	}
+	if !r.overAt.IsZero() {
+		d = min(d, time.Until(r.overAt))
+	}
 	return max(0, d)
 }
 
@@ -319,12 +327,34 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 			again = true
 		}
 	}
+	if !r.overAt.IsZero() && !r.overAt.After(now) {
+		kinds = append(kinds, netns.Nftables, netns.Routes, netns.Rules)
+	}
 	r.mu.Unlock()
 	if len(kinds) > 0 {
 		r.look(ctx, kinds...)
 	}
+	if slices.Contains(kinds, netns.Sysctls) {
+		r.lookAtUses(ctx)
+	}
 	if again {
 		r.a.reapply(ctx)
+	}
+}
+
+// lookAtUses has all applied again, soon, when the host is used otherwise than planned: when
+// somebody else turned forwarding on or off, or has sources checked strictly.
+func (r *repairs) lookAtUses(ctx context.Context) {
+	r.a.mu.Lock()
+	planned := r.a.plan.Config
+	r.a.mu.Unlock()
+	if planned.Interface == "" {
+		return
+	}
+	if now, err := r.a.host.Uses(ctx, planned); err == nil && !now.Equal(planned.Uses) {
+		r.mu.Lock()
+		r.dueAt[netns.Other] = time.Now()
+		r.mu.Unlock()
 	}
 }
 
@@ -392,14 +422,7 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	var unread netns.Failures
 	if err != nil {
 		some := errors.As(err, &unread) && ctx.Err() == nil
-		if ctx.Err() == nil {
-			a.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
-		}
-		for _, k := range kinds {
-			if _, ok := r.dueAt[k]; ok && (!some || len(unread.Of(k)) > 0) {
-				r.dueAt[k] = begun.Add(lookEvery)
-			}
-		}
+		r.unread(ctx, kinds, err, unread, begun)
 		res.Error = err.Error()
 		// What cannot be compared may be gone: to apply it says so, and takes peers away that
 		// nothing stands against.
@@ -445,11 +468,31 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		r.mended(d, now, rx, tx)
 		res.Mended = append(res.Mended, d.Subject)
 	}
-	// What needs a link that is missing was not looked at.
-	linkGone := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == netns.Link })
 	a.tunnel.SetInterface(!slices.ContainsFunc(drifts, func(d netns.Drift) bool {
 		return d.Kind == netns.Link && !slices.Contains(res.Mended, d.Subject)
 	}))
+	r.looked(kinds, drifts, unread, begun, rx, tx)
+	r.guard(now)
+	r.tell()
+	return res, failed
+}
+
+// unread notes that the host cannot be compared with the plan. r.mu is held.
+func (r *repairs) unread(ctx context.Context, kinds []netns.Kind, err error, unread netns.Failures, begun time.Time) {
+	if ctx.Err() == nil {
+		r.a.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
+	}
+	for _, k := range kinds {
+		if _, ok := r.dueAt[k]; ok && (len(unread) == 0 || ctx.Err() != nil || len(unread.Of(k)) > 0) {
+			r.dueAt[k] = begun.Add(lookEvery)
+		}
+	}
+}
+
+// looked ends what drifts of kinds that were looked at do not show any more. r.mu is held.
+func (r *repairs) looked(kinds []netns.Kind, drifts []netns.Drift, unread netns.Failures, begun time.Time, rx, tx uint64) {
+	// What needs a link that is missing was not looked at.
+	linkGone := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == netns.Link })
 	for _, k := range kinds {
 		if len(unread.Of(k)) > 0 {
 			continue
@@ -470,19 +513,27 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 			r.right[k] = begun
 		}
 		for subject, e := range r.episodes {
-			switch {
-			case e.kind != k || slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Subject == subject }):
-			case e.drifting && e.failure != "" && a.hasErrors(): // known, and no drift of others any more
-			case e.drifting:
-				r.machine.Right(subject)
-				r.over(subject, e, begun, rx, tx, "it was put back without the agent, or with a change of the netmap")
-			case begun.Sub(e.mended) > repair.Calm:
-				delete(r.episodes, subject)
+			if e.kind == k && !slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Subject == subject }) {
+				r.isRight(subject, e, begun, rx, tx)
 			}
 		}
 	}
-	r.tell()
-	return res, failed
+}
+
+// isRight notes that a subject was found as planned. r.mu is held.
+func (r *repairs) isRight(subject string, e *episode, now time.Time, rx, tx uint64) {
+	switch {
+	case e.drifting && e.failure != "" && r.a.hasErrors(): // known, and no drift of others any more
+	case r.foughtOver(subject, now):
+		e.drifting = false // till it is undone again
+	case e.drifting:
+		r.machine.Right(subject)
+		r.over(subject, e, now, rx, tx, "it was put back without the agent, or with a change of the netmap")
+	case e.stopped:
+		r.over(subject, e, e.mended, rx, tx, "put back as planned, and left alone")
+	case now.Sub(e.mended) > repair.Calm:
+		delete(r.episodes, subject)
+	}
 }
 
 // mend puts drifts back. applyMu is held.
@@ -532,11 +583,12 @@ func (r *repairs) found(d netns.Drift, now time.Time, rx, tx uint64) *episode {
 		return e
 	}
 	again := e != nil && now.Sub(e.mended) <= repair.Calm
+	fight := again && e.stopped // its incident says so, and lasts
 	if !again {
 		e = &episode{kind: d.Kind}
 		r.episodes[d.Subject] = e
 	}
-	e.drifting, e.stopped, e.since, e.about, e.rx, e.tx = true, false, now, false, rx, tx
+	e.drifting, e.stopped, e.since, e.about, e.rx, e.tx = true, fight, now, false, rx, tx
 	switch {
 	case eventful:
 		e.since, e.rx, e.tx = t.At, t.rx, t.tx
@@ -551,6 +603,9 @@ func (r *repairs) found(d netns.Drift, now time.Time, rx, tx uint64) *episode {
 	}
 	if t.By != "" || !again {
 		e.by = t.By
+	}
+	if fight {
+		return e
 	}
 	lines := driftLines(d)
 	r.a.log.Warn().Str("subject", d.Subject).Strs("found", lines).Str("by", e.by).Msg("found changed on the host")
@@ -600,14 +655,27 @@ func (r *repairs) mended(d netns.Drift, now time.Time, rx, tx uint64) {
 	e := r.episodes[d.Subject]
 	e.repairs++
 	r.a.metrics.mended(string(d.Kind))
+	if r.foughtOver(d.Subject, now) {
+		e.add(now, rx, tx)
+		e.drifting, e.failure, e.mended = false, "", now
+		r.stop(d.Subject, e)
+		return
+	}
 	r.over(d.Subject, e, now, rx, tx, "put back as planned")
+}
+
+// add counts a drift that is over.
+func (e *episode) add(now time.Time, rx, tx uint64) {
+	e.sumLength += max(0, now.Sub(e.since))
+	e.sumRx, e.sumTx = e.sumRx+rx-min(rx, e.rx), e.sumTx+tx-min(tx, e.tx)
 }
 
 // over closes an episode's incident.
 func (r *repairs) over(subject string, e *episode, now time.Time, rx, tx uint64, action string) {
+	if e.drifting {
+		e.add(now, rx, tx)
+	}
 	e.drifting, e.stopped, e.failure, e.mended = false, false, "", now
-	e.sumLength += max(0, now.Sub(e.since))
-	e.sumRx, e.sumTx = e.sumRx+rx-min(rx, e.rx), e.sumTx+tx-min(tx, e.tx)
 	if e.repairs > 1 {
 		action = fmt.Sprintf("%s, %d times", action, e.repairs)
 	}
@@ -629,17 +697,17 @@ func (r *repairs) failed(d netns.Drift, err error) {
 	r.change(r.episodes[d.Subject], func(i *protocol.Incident) { i.Action = "it cannot be put back: " + err.Error() })
 }
 
-// stop gives a subject up.
+// stop gives a subject up, or goes on with it now and then.
 func (r *repairs) stop(subject string, e *episode) {
 	if e.stopped {
 		return
 	}
 	e.stopped = true
 	r.a.metrics.gaveUp(string(e.kind))
-	r.a.log.Error().Str("subject", subject).Int("repairs", e.repairs).Str("by", e.by).Msg("something is changed again and again, and not mended any more: find who does that, then run 'causeway-agent repair'")
+	r.a.log.Error().Str("subject", subject).Int("repairs", e.repairs).Str("by", e.by).Msg("something is changed again and again: find who does that, then run 'causeway-agent repair'")
 	r.change(e, func(i *protocol.Incident) {
-		i.State, i.Repairs, i.Reason = protocol.IncidentStopped, e.repairs, e.reason()
-		i.Action = fmt.Sprintf("put back %d times in %s, each time undone; not any more: find who does that, then run 'causeway-agent repair' on the node", e.repairs, time.Since(e.first).Round(time.Second))
+		i.State, i.Until, i.Repairs, i.Reason = protocol.IncidentStopped, time.Time{}, e.repairs, e.reason()
+		i.Action = fmt.Sprintf("put back %d times in %s, each time undone; %s: find who does that, then run 'causeway-agent repair' on the node", e.repairs, time.Since(e.first).Round(time.Second), goesOn(subject))
 		i.Felt = "it lasts: " + means(e.kind, subject)
 	})
 }
@@ -650,12 +718,12 @@ func (r *repairs) tell() {
 	for subject, e := range r.episodes {
 		if e.drifting && e.failure != "" {
 			failed = append(failed, fmt.Sprintf("%s: it cannot be put back: %s", subject, e.failure))
-		} else if e.drifting && e.stopped {
+		} else if e.stopped {
 			who := e.by
 			if who == "" {
 				who = "another program, which one the kernel does not tell"
 			}
-			l = append(l, fmt.Sprintf("%s: changed again and again by %s; put back %d times and not any more", subject, who, e.repairs))
+			l = append(l, fmt.Sprintf("%s: changed again and again by %s; put back %d times %s", subject, who, e.repairs, goesOn(subject)))
 		}
 	}
 	slices.Sort(l)

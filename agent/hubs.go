@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
 	"golang.org/x/sys/unix"
 
-	"causeway/agent/config"
+	"causeway/internal/retry"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -25,19 +22,22 @@ import (
 )
 
 const (
-	// resolveEvery is how often names of reachable hubs are looked up again,
-	// resolveLost how often those of hubs that do not answer.
+	// resolveEvery is how often names of hubs that answer over UDP are looked up again.
+	// While one does not: at once, then at pauses from resolveFirst, which is above a short
+	// TTL, to resolveLost.
 	resolveEvery = 5 * time.Minute
-	resolveLost  = 15 * time.Second
-	lookupWait   = 5 * time.Second
+	resolveFirst = 2 * time.Second
+	resolveLost  = 10 * time.Second
+	// resolveStream is resolveLost while a stream carries all.
+	resolveStream = 25 * time.Second
+	lookupWait    = 5 * time.Second
 )
 
-// resolveLoop keeps the tunnel's hubs what the hub list and DNS say. Addresses
-// that were found once stay until others are found, and then while the hub answers there
-// alone.
+// resolveLoop keeps the tunnel's hubs what the hub list and DNS say, and beside that,
+// while no hub answers there, the addresses at which one did.
 func (a *Agent) resolveLoop(ctx context.Context) error {
-	b := backoff.NewExponentialBackOff(backoff.WithInitialInterval(500*time.Millisecond), backoff.WithMaxInterval(resolveLost), backoff.WithMaxElapsedTime(0))
-	known := map[string][]netip.AddrPort{}
+	pause := retry.Backoff{First: resolveFirst, Most: resolveLost}
+	found := map[string][]netip.Addr{} // by name, what DNS said last
 	var last string
 	// Before the sockets are open the first handshake would be lost, and
 	// WireGuard repeats it after 5 s only.
@@ -46,25 +46,26 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 		return nil
 	case <-a.tunnel.Ready():
 	}
-	// Streams need no DNS here, which may not answer: an HTTP proxy may be all
-	// that there is.
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
-	if err := a.tunnel.SetHubs(unresolved(list)); err != nil {
-		a.log.Warn().Err(err).Msg("hubs cannot be set")
-	}
-	for {
+	for ask := false; ; ask = true { // first without DNS, which may not answer
 		a.mu.Lock()
-		list = a.hubs
+		list := a.hubs
 		a.mu.Unlock()
-		if err := list.ValidAt(a.time()); err != nil {
-			a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
+		var err error
+		if ask {
+			if err := list.ValidAt(a.time()); err != nil {
+				a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
+			}
+			if err = a.askDNS(ctx, list, found); err == nil {
+				a.dnsError.Store(nil)
+			} else if ctx.Err() == nil {
+				text := err.Error()
+				a.dnsError.Store(&text)
+			}
 		}
-		hubs, err := a.resolve(ctx, list, known)
 		if ctx.Err() != nil {
 			return nil
 		}
+		hubs := a.where(list, found)
 		if text := fmt.Sprint(hubs); text != last {
 			if e := a.tunnel.SetHubs(hubs); e != nil {
 				err = errors.Join(err, e)
@@ -72,116 +73,186 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 				last = text
 			}
 		}
+		if !ask {
+			continue
+		}
 		wait := resolveEvery
-		switch {
-		case err != nil:
-			wait = b.NextBackOff()
+		silent := a.hubsSilent // wakes once, when a hub falls silent
+		if err != nil || a.silent(list) {
+			if pause.Most = resolveLost; a.boundHub(0) != 0 {
+				pause.Most = resolveStream
+			}
+			wait, silent = pause.Next(0), nil
+		} else {
+			pause.Reset()
+		}
+		if err != nil {
 			a.log.Warn().Err(err).Dur("retry_in", wait).Msg("not every hub could be set")
-		case a.boundHub(0) == 0:
-			b.Reset()
-			wait = resolveLost
-		default:
-			b.Reset()
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.listChanged:
+		case <-silent:
 		case <-time.After(wait):
 		}
 	}
 }
 
-// resolve looks up the UDP addresses of all hubs. Its error is the first name
-// that did not resolve.
-func (a *Agent) resolve(ctx context.Context, list protocol.HubList, known map[string][]netip.AddrPort) (out []tunnel.NodeHub, first error) {
+// askDNS looks up the names of all hubs into found, where a name that DNS does not tell
+// stays as it was. Its error is the first of those.
+func (a *Agent) askDNS(ctx context.Context, list protocol.HubList, found map[string][]netip.Addr) (first error) {
+	asked := map[string]bool{}
 	for _, h := range list.Hubs {
-		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
 		for _, hp := range h.UDP {
-			as, err := a.resolveOne(ctx, hp)
+			host, _, _ := net.SplitHostPort(hp)
+			if _, err := netip.ParseAddr(host); err == nil || asked[host] {
+				continue
+			}
+			asked[host] = true
+			lctx, cancel := context.WithTimeout(ctx, lookupWait)
+			ips, err := a.lookup(lctx, host)
+			cancel()
 			if err != nil {
 				if first == nil {
-					first = err
+					first = fmt.Errorf("look up %s: %w", host, err)
 				}
-			} else {
-				known[hp] = keepAnswering(known[hp], as, a.tunnel.Ways(h.Number))
+				continue
 			}
-			for _, ap := range known[hp] {
-				if !slices.Contains(t.UDP, ap) {
+			for i, ip := range ips {
+				ips[i] = ip.Unmap()
+			}
+			slices.SortFunc(ips, netip.Addr.Compare)
+			found[host] = slices.Compact(ips)
+		}
+	}
+	return first
+}
+
+// where is at which addresses hubs are sought over UDP.
+func (a *Agent) where(list protocol.HubList, found map[string][]netip.Addr) (out []tunnel.NodeHub) {
+	for _, h := range list.Hubs {
+		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
+		answers := answering(a.tunnel.Ways(h.Number))
+		for _, hp := range h.UDP {
+			host, port, err := splitHostPort(hp)
+			if err != nil {
+				continue
+			}
+			addrs := found[host]
+			if ip, err := netip.ParseAddr(host); err == nil {
+				addrs = []netip.Addr{ip.Unmap()}
+			} else {
+				addrs = beside(addrs, a.names.of(host), func(x netip.Addr) bool { return answers[netip.AddrPortFrom(x, port)] })
+			}
+			for _, ip := range addrs {
+				if ap := netip.AddrPortFrom(ip, port); !slices.Contains(t.UDP, ap) {
 					t.UDP = append(t.UDP, ap)
 				}
 			}
 		}
 		out = append(out, t)
 	}
-	return out, first
+	return out
 }
 
-// keepAnswering is what a hub's name stands for now, with the addresses before at which the
-// hub answers while it answers at none of the new: a wrong record shall not
-// take a hub away that works.
-func keepAnswering(before, now []netip.AddrPort, ways []protocol.Way) []netip.AddrPort {
-	answers := func(x netip.AddrPort) bool {
-		return slices.ContainsFunc(ways, func(w protocol.Way) bool { return w.Addr == x && w.Fresh() })
-	}
+// beside is what a hub's name stands for: what DNS says now, and beside it, unless the hub
+// answers there, the addresses at which it answered before. A record that is wrong, or none,
+// takes no hub away.
+func beside(now, before []netip.Addr, answers func(netip.Addr) bool) []netip.Addr {
 	if slices.ContainsFunc(now, answers) {
 		return now
 	}
 	out := slices.Clone(now)
 	for _, x := range before {
-		if answers(x) && !slices.Contains(now, x) {
+		if !slices.Contains(out, x) {
 			out = append(out, x)
 		}
 	}
 	return out
 }
 
-// unresolved is the hubs without any name looked up.
-func unresolved(list protocol.HubList) (out []tunnel.NodeHub) {
+// answering are the addresses at which a hub answers over UDP.
+func answering(ways []protocol.Way) map[netip.AddrPort]bool {
+	m := map[netip.AddrPort]bool{}
+	for _, w := range ways {
+		if w.Kind != protocol.PathStream && w.Fresh() {
+			m[w.Addr] = true
+		}
+	}
+	return m
+}
+
+// silent reports whether a hub that has a name answers nowhere over UDP.
+func (a *Agent) silent(list protocol.HubList) bool {
+	return slices.ContainsFunc(list.Hubs, func(h protocol.Hub) bool {
+		return named(h) && len(answering(a.tunnel.Ways(h.Number))) == 0
+	})
+}
+
+func named(h protocol.Hub) bool {
+	return slices.ContainsFunc(h.UDP, func(hp string) bool {
+		host, _, err := splitHostPort(hp)
+		_, e := netip.ParseAddr(host)
+		return err == nil && e != nil
+	})
+}
+
+// lookAtHubs remembers where hubs answer, and tells resolveLoop if one does not.
+func (a *Agent) lookAtHubs() {
+	a.mu.Lock()
+	list := a.hubs
+	a.mu.Unlock()
 	for _, h := range list.Hubs {
-		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
-		for _, hp := range h.UDP {
-			if ap, err := netip.ParseAddrPort(hp); err == nil {
-				t.UDP = append(t.UDP, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+		if !named(h) {
+			continue
+		}
+		answers := answering(a.tunnel.Ways(h.Number))
+		if len(answers) == 0 {
+			select {
+			case a.hubsSilent <- struct{}{}:
+			default:
 			}
 		}
-		out = append(out, t)
+		for _, hp := range h.UDP {
+			host, port, err := splitHostPort(hp)
+			if _, e := netip.ParseAddr(host); err != nil || e == nil {
+				continue
+			}
+			for ap := range answers {
+				if ap.Port() == port {
+					a.names.answered(host, ap.Addr())
+				}
+			}
+		}
 	}
-	return out
+	a.lookAtStreams(list)
 }
 
-// proxyFor chooses the HTTP proxy for streams: the config's, or the environment's.
-func proxyFor(c config.Config) func(*url.URL) (*url.URL, error) {
-	if c.Proxy != nil {
-		return func(*url.URL) (*url.URL, error) { return c.Proxy, nil }
+// lookAtStreams remembers where hubs answer over streams that go through no proxy.
+func (a *Agent) lookAtStreams(list protocol.HubList) {
+	if a.proxied {
+		return
 	}
-	return func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }
+	for _, p := range a.tunnel.Paths() {
+		i := slices.IndexFunc(list.Hubs, func(h protocol.Hub) bool { return h.Number == p.Peer })
+		if i < 0 || p.Path != protocol.PathStream || !p.Addr.IsValid() || len(list.Hubs[i].HTTPS) != 1 {
+			continue
+		}
+		host, port, err := splitHostPort(list.Hubs[i].HTTPS[0])
+		if _, e := netip.ParseAddr(host); err == nil && e != nil && p.Addr.Port() == port {
+			a.names.answered(host, p.Addr.Addr().Unmap())
+		}
+	}
 }
 
-func (a *Agent) resolveOne(ctx context.Context, hostport string) ([]netip.AddrPort, error) {
-	host, port, err := net.SplitHostPort(hostport)
+func splitHostPort(hp string) (string, uint16, error) {
+	host, port, err := net.SplitHostPort(hp)
 	if err != nil {
-		return nil, err
+		return "", 0, err
 	}
-	p, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(p))}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookupWait)
-	defer cancel()
-	ips, err := a.lookup(ctx, host)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", host, err)
-	}
-	var out []netip.AddrPort
-	for _, ip := range ips {
-		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(p)))
-	}
-	slices.SortFunc(out, netip.AddrPort.Compare)
-	return slices.Compact(out), nil
+	n, err := strconv.ParseUint(port, 10, 16)
+	return host, uint16(n), err
 }
 
 // hubOverlay are a hub's addresses in the overlay.

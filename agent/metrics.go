@@ -33,7 +33,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{a: a,
 		repairs:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_total", Help: "Times that what others changed on the host was put back, by kind."}, []string{"kind"}),
-		givenUp:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_given_up_total", Help: "Times that something was changed again and again and is not put back any more, by kind."}, []string{"kind"}),
+		givenUp:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_given_up_total", Help: "Times that something was changed again and again, and was given up or goes on slowly, by kind."}, []string{"kind"}),
 		sessions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_total", Help: "Control sessions that a hub welcomed."}),
 		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
 		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),

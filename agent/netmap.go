@@ -4,20 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
-	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"causeway/agent/clock"
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
 	"causeway/internal/shortage"
-	"causeway/netns"
 	"causeway/protocol"
-	"causeway/tunnel"
 )
 
 const (
@@ -226,182 +219,6 @@ func (a *Agent) noteAcked(ack protocol.NetmapAck) bool {
 	return changed
 }
 
-// hubWall keeps everybody but this process' user from what hubs and agents have inside the
-// overlay.
-func (a *Agent) hubWall() netns.Wall {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
-	w := netns.Wall{UID: uint32(os.Geteuid()), Overlay: list.Overlay}
-	for _, h := range list.Hubs {
-		w.Hubs = append(w.Hubs, hubOverlay(list, h.Number)...)
-	}
-	return w
-}
-
-// hostConfig is the plan's input for these routes and the peers behind them.
-func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
-	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields(), Wall: a.hubWall()}
-	a.setDevice(&c)
-	a.setMTUs(&c, peers)
-	if !netns.HasIPv6() {
-		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
-		c.Overlay = slices.DeleteFunc(c.Overlay, netip.Addr.Is6)
-		c.Wall = c.Wall.Without6()
-		c.Routes, c.Local = slices.DeleteFunc(slices.Clone(c.Routes), v6), slices.DeleteFunc(slices.Clone(local), v6)
-	}
-	return c
-}
-
-// apply makes tunnel and host match what is held. It fails closed: peers that
-// are revoked or too old are taken away, but their routes go on leading into
-// the tunnel, where nobody takes the packets, and not to the host's default
-// route. Called with applyMu.
-func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
-	a.learnGrant()
-	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
-	set := a.live.Load()
-	a.mu.Lock()
-	in := netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs, Announced: set.routes,
-		Accept: set.accept, Named: set.named, Foreign: foreignPrefixes(foreign), Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
-	revoked := false
-	if a.held != nil {
-		in.Netmap, revoked = a.held.Netmap, a.held.Revoked
-	}
-	in.Granted = a.id.Granted
-	held, expired := a.held != nil, a.expiredLocked()
-	last, pinsLost := a.result, a.pinsLost != nil
-	a.mu.Unlock()
-
-	ack := protocol.NetmapAck{NetmapVersion: in.Netmap.NetmapVersion}
-	fail := func(err error) {
-		if ctx.Err() == nil {
-			ack.Errors = append(ack.Errors, err.Error())
-		}
-	}
-	a.bound(ctx, &in)
-	res := netmapcheck.Check(in)
-	closed := revoked || expired || pinsLost || len(in.Netmap.Requires) > 0 && len(res.Peers) == 0
-	if closed {
-		in.Netmap.Requires = nil
-		res.Routes = netmapcheck.Check(in).Routes
-	}
-	if foreignErr != nil {
-		// Without knowing the host's own routes no new one is taken.
-		fail(foreignErr)
-		res = last
-	}
-	if closed {
-		res.Peers = nil
-	}
-	ack.Refused = res.Refused
-
-	a.tunnel.SetLocal(netns.OwnDestinations(a.id.Overlay, res.Local))
-	// Walls come before ways: peers are there while what nftables shall drop is known to be
-	// dropped. Without, routes go on leading into the tunnel, where nobody takes the packets.
-	var causes []string
-	setPeers := func(l []protocol.Peer) {
-		if err := a.tunnel.SetPeers(nodePeers(l)); err != nil {
-			causes = append(causes, "set peers: "+err.Error())
-			fail(fmt.Errorf("set peers: %w", err))
-		}
-	}
-	walled := a.walled
-	if !walled {
-		setPeers(nil)
-	} else {
-		setPeers(res.Peers)
-	}
-	c := a.hostConfig(slices.Concat(in.Hubs.Overlay, res.Routes), res.Local, res.Peers)
-	next, apart := a.close(&c, in, res, foreign, foreignErr == nil)
-	if err := a.keepBook(next); err != nil {
-		fail(err)
-	}
-	var harmless netns.Failures
-	plan, err := netns.NewPlan(c)
-	if err == nil {
-		err = a.host.Apply(ctx, plan)
-		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || ctx.Err() == nil)
-		a.repairs.noteMended(a.host.PutRight())
-	} else { // the host has what it had
-		a.mu.Lock()
-		plan = a.plan
-		a.mu.Unlock()
-	}
-	if a.walled != walled {
-		if !a.walled {
-			setPeers(nil)
-		} else {
-			setPeers(res.Peers)
-		}
-	}
-	var harm netns.Failures
-	if errors.As(err, &harm) {
-		harm, harmless = harm.Harm()
-		for _, text := range harm.Texts() {
-			causes = append(causes, "set up the host's network: "+text)
-			fail(errors.New(text))
-		}
-	} else if err != nil {
-		causes = append(causes, "set up the host's network: "+err.Error())
-		fail(err)
-	}
-	if foreignErr != nil {
-		causes = append(causes, foreignErr.Error())
-	}
-	if ctx.Err() != nil {
-		return ack
-	}
-	if len(causes) > 0 {
-		a.board.Set(condRoutes, strings.Join(causes, "; "))
-	} else {
-		a.board.SetNote(condRoutes, harmless.Error())
-	}
-	a.noteName()
-	a.lookAtFirewall(ctx, len(res.Local) > 0)
-
-	a.mu.Lock()
-	pinsChanged := !pinsLost && res.Pins != nil && !maps.Equal(a.pins, res.Pins)
-	if res.Pins != nil && !pinsLost {
-		a.pins = res.Pins
-	}
-	a.result, a.plan, a.errs, a.expired, a.apart = res, plan, ack.Errors, expired, apart
-	pins := a.pins
-	a.mu.Unlock()
-	a.tellClosed()
-	if pinsChanged {
-		if err := a.cfg.Store.SavePins(pins); err != nil {
-			fail(err)
-			a.board.SetError(condState, err)
-		}
-	}
-	a.board.Set(condNetmap, a.netmapCause(held, revoked))
-	return ack
-}
-
-// shields are those of the configuration, or what the identity says where that is silent. The
-// port of /metrics is open where the configuration has it at an overlay address.
-func (a *Agent) shields() netns.Shields {
-	s := a.live.Load().shields.On(a.id.Shields)
-	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.id.Overlay, m.Addr()) {
-		p := netns.Port{Proto: protocol.FlowTCP, First: m.Port(), Last: m.Port()}
-		if !slices.Contains(s.Allow, p) {
-			s.Allow = append(slices.Clone(s.Allow), p)
-		}
-	}
-	return s
-}
-
-func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
-	out := make([]tunnel.NodePeer, 0, len(in))
-	for _, p := range in {
-		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey, KeyEpoch: p.Statement.Epoch,
-			AllowedIPs: p.Prefixes(), Sources: p.Sources, Candidates: elsewhere(p.Candidates), Direct: p.Direct})
-	}
-	return out
-}
-
 // forwards reports whether there is something behind this host.
 func (a *Agent) forwards() bool {
 	a.mu.Lock()
@@ -409,18 +226,68 @@ func (a *Agent) forwards() bool {
 	return len(a.result.Local) > 0
 }
 
+// firewallAgain is how long after a trial that was blocked the next one begins.
+const firewallAgain = 2 * time.Second
+
+// askFirewall has the host's firewalls looked at soon; no apply waits for that.
+func (a *Agent) askFirewall() {
+	select {
+	case a.firewallDue <- struct{}{}:
+	default:
+	}
+}
+
+// followFirewall looks at the host's firewalls whenever that is due.
+func (a *Agent) followFirewall(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.firewallDue:
+			a.lookAtFirewall(ctx, a.forwards())
+		}
+	}
+}
+
+// lookAtFirewall sets the condition. Packets that came through say more than rules that
+// were read: these count where no packet could be tried.
 func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 	if !forwards {
 		a.board.Set(condFirewall, "") // nothing of ours is forwarded
 		return
 	}
-	what, err := a.host.ForwardBlockedBy(ctx)
+	t, err := a.host.Try(ctx, a.tunnel.Inject)
+	if t.Blocked == "" {
+		a.firewallShut = false
+	}
+	if err != nil {
+		a.log.Debug().Err(err).Msg("no packet could be tried through the host's firewalls")
+	}
 	switch {
 	case ctx.Err() != nil:
-	case err != nil:
-		a.board.SetError(condFirewall, err)
+		return
+	case t.Blocked != "":
+		// Rules and routes may have changed amid the trial: what is blocked is so twice.
+		if again := a.firewallShut; again || !a.board.OK(condFirewall) {
+			a.board.Set(condFirewall, t.Blocked)
+		} else {
+			time.AfterFunc(firewallAgain, a.askFirewall)
+		}
+		a.firewallShut = true
+		return
+	case t.Whole:
+		a.board.Set(condFirewall, "")
+		return
+	}
+	what, readErr := a.host.ForwardBlockedBy(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case readErr != nil:
+		a.board.SetError(condFirewall, readErr)
 	case what != "":
 		a.board.Set(condFirewall, "forwarded traffic is dropped by "+what)
+	case err != nil:
+		a.board.SetNote(condFirewall, "read, not tried: "+err.Error())
 	default:
 		a.board.Set(condFirewall, "")
 	}
@@ -545,10 +412,4 @@ func (a *Agent) setRevoked(ctx context.Context) {
 		a.log.Error().Err(err).Msg("netmap was not stored")
 	}
 	a.reapply(ctx)
-}
-
-// elsewhere are those candidates that are another host's. A hub that names this host's own
-// services has them asked no question.
-func elsewhere(l []netip.AddrPort) []netip.AddrPort {
-	return slices.DeleteFunc(slices.Clone(l), func(c netip.AddrPort) bool { return c.Addr().Unmap().IsLoopback() })
 }

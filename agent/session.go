@@ -189,7 +189,7 @@ func (a *Agent) hello() protocol.Hello {
 	}
 	return protocol.Hello{Vouch: protocol.Vouch(hub, a.id.Number, a.boot, a.id.IdentityKey), Gone: gone, Features: features, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.routes, Accept: set.accept, Labels: set.labels,
-		Have: a.have(), HaveSum: a.haveSum(), Engine: a.tunnel.EngineName()}
+		Have: a.have(), HaveSum: a.haveSum(), Mark: a.mark(), Engine: a.tunnel.EngineName()}
 }
 
 // prove signs the challenge of the hub that this session is with, and of no other: one
@@ -207,7 +207,7 @@ func (a *Agent) prove(c protocol.Challenge, hello []byte) (protocol.Proof, error
 // welcome hears that the hub knows this node: what it holds is good again.
 func (a *Agent) welcome(w protocol.Welcome) {
 	a.mu.Lock()
-	a.hub, a.hubVersion = w.Hub, w.HubVersion
+	a.hub, a.hubVersion, a.hubSetBack = w.Hub, w.HubVersion, ""
 	again := false
 	if a.held != nil {
 		again = a.held.Revoked || a.expired
@@ -267,12 +267,17 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 	for {
 		switch {
 		case a.boundHub(0) == 0:
-			a.board.Set(condHub, "no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host")
+			if why := a.stateWas(); why != "" {
+				a.board.Set(condHub, why)
+				break
+			}
+			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host"))
 		case a.tunnel.UDPBlocked():
-			a.board.SetNote(condHub, "reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed")
+			a.board.SetNote(condHub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
 		default:
-			a.board.Set(condHub, "")
+			a.board.SetNote(condHub, a.dnsNote())
 		}
+		a.lookAtHubs()
 		text := ""
 		for _, p := range a.tunnel.Paths() {
 			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)

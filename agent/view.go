@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -39,15 +40,24 @@ func (a *Agent) name() string {
 	return a.id.Name
 }
 
+// absolute is a path as another process understands it.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
 func allOK(l []protocol.Condition) bool {
 	return !slices.ContainsFunc(l, func(c protocol.Condition) bool { return !c.OK })
 }
 
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
+	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.id.Pin.String(), Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
 		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
+	s.Joined, s.Lacks = joinedBy(a.id.Joined), lacks(a.cfg.Settings, a.id.Joined)
 	shields := a.shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {

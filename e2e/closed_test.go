@@ -121,6 +121,7 @@ func (w *watched) reload(accept []string) {
 // across restarts, until a peer has it again or the host's operator lets it go. What the
 // host has of its own inside stays local, and takes nothing with it.
 func TestClosedOnWithdrawal(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 4)
 	for i := range nodes {
@@ -343,6 +344,7 @@ func told(t *testing.T, s *System, n *smallNode) {
 // where it is though the range has it, and every view says so, until accept: names the
 // range. A resolver of the other site, set once the range was there, is reached there.
 func TestOwnResolverStays(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	const resolver, range2 = "10.2.9.53", "10.2.0.0/16"
 	s, nodes := newSmall(t, 2)
@@ -426,6 +428,7 @@ func TestOwnResolverStays(t *testing.T) {
 
 // A node that announces by mistake what another site has does not lose its way there.
 func TestAnnouncingWhatOneHasNot(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	joinSmall(t, s, nodes, 1)

@@ -147,6 +147,7 @@ func (w *drainWorld) drain(from, to string) {
 // Draining the one of two gates that carries a transfer loses nothing in either
 // direction, at 32 Mbit/s. Not parallel: it counts what was lost.
 func TestDrainLosesNothing(t *testing.T) {
+	lab.Counts(t)
 	s := newDrainWorld(t)
 	pod, server := s.pod, s.server
 	before := s.lost()

@@ -246,7 +246,13 @@ func (x *explained) moreFaults() []fault {
 	}
 	block := func(match string) func() { return func() { r1.Block(match) } }
 	unblock := func() { r1.Unblock() }
-	start := func(n *smallNode) func() { return func() { require.NoError(x.t, n.Start()) } }
+	start := func(n *smallNode) func() {
+		return func() {
+			if !n.Proc.Running() {
+				require.NoError(x.t, n.Start())
+			}
+		}
+	}
 	cut := x.cut(explainPort)
 	var copied *lab.Host
 	var ports []string
@@ -287,14 +293,14 @@ func (x *explained) moreFaults() []fault {
 				}
 				return nil
 			}},
-		{name: "agent stopped, behind NAT", want: []string{"agent-stopped"}, node: "n1", stops: true, bite: cut,
+		{name: "agent stopped, behind NAT", want: []string{"agent-stopped"}, node: "n1", stops: true, bite: cut, heals: true,
 			do: func() { require.NoError(x.t, x.n1.Proc.Stop(step(x.t))) }, undo: start(x.n1)},
-		{name: "agent frozen", want: []string{"agent-frozen"}, node: "n2", stops: true, bite: cut,
+		{name: "agent frozen", want: []string{"agent-frozen"}, node: "n2", stops: true, bite: cut, heals: true,
 			do: func() { x.n2.Proc.Signal(syscall.SIGSTOP) }, undo: func() { x.n2.Proc.Signal(syscall.SIGCONT) }},
 		// Nobody can tell it from a host that is away: the NAT lets no question about the host in.
 		{name: "agent frozen, behind NAT", want: []string{"agent-silent"}, node: "n1", stops: true, bite: cut,
 			do: func() { x.n1.Proc.Signal(syscall.SIGSTOP) }, undo: func() { x.n1.Proc.Signal(syscall.SIGCONT) }},
-		{name: "agent killed", want: []string{"agent-killed"}, node: "n2", stops: true, bite: cut,
+		{name: "agent killed", want: []string{"agent-killed"}, node: "n2", stops: true, bite: cut, heals: true,
 			do: func() { x.n2.Proc.Kill() }, undo: start(x.n2)},
 		{name: "disk full", want: []string{"disk-full"}, node: "n2",
 			do: func() {
@@ -365,7 +371,7 @@ func (x *explained) moreFaults() []fault {
 			seen: x.told(subject), by: "causeway incidents"})
 	}
 	once("foreign nft flush ruleset", "nft flush ruleset", "nftables", "nft-flushed")
-	once("forwarding sysctl off", "sysctl -qw net.ipv4.ip_forward=0", "ip_forward", "forwarding-off")
+	once("forwarding sysctl off", "sysctl -qw net.ipv4.conf.pods0.forwarding=0", "pods0.forwarding", "forwarding-off")
 	once("TUN deleted", "ip link del cw0", "link", "tun-deleted")
 	// Until it gives up, another program undoes it again.
 	fight := func(name, script string, bite func(context.Context) error, undo, want string) {

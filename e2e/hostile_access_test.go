@@ -123,6 +123,7 @@ func (w *accessWorld) dropped(n *smallNode, chain string) (count int) {
 // A neighbour of the same site, with a range that approves, takes no running pod's
 // address: neither by the same prefix nor by a longer or a wider one.
 func TestHijackNeighbour(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	w := newAccessWorld(t, "")
 	p := startPings(t, w.far.Pod, w.victim.Pod)
@@ -185,6 +186,7 @@ func TestHijackNeighbour(t *testing.T) {
 // pods that were approved and nothing else behind the victim, nor its host; a LAN host
 // forges no pod's source. Approved routes bound both ends of what a peer sends.
 func TestAccessList(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	engines := some([]string{EngineInline, EngineWireGuardGo}, func(e string) bool { return e == EngineInline })
 	for _, e := range engines {

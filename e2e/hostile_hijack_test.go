@@ -141,6 +141,7 @@ func (a *attacker) hello(id identity.Identity, routes []netip.Prefix) error {
 // their approval, its status, its join. None is accepted, and the pings of those
 // whose addresses they are lose nothing meanwhile. Not parallel: every ping counts.
 func TestHijack(t *testing.T) {
+	lab.Counts(t)
 	announced := repeat(8, 40) // hellos, of which a node has 20 at once and one in two seconds
 	s, nodes := newSmall(t, 3)
 	for i := range nodes {

@@ -80,6 +80,7 @@ func statementOf(t *testing.T, peer *Node, name string) protocol.SignedNodeState
 // have in the overlay; and where no wall is in the way, nobody without the node's key is
 // welcomed, leaves for it, or gets NATS or debug of it. Nor does a flood of hellos keep the agent out.
 func TestNobodyElseIsTheNode(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	for i := range nodes {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -111,8 +112,15 @@ func TestHostileNATS(t *testing.T) {
 	for range 8 {
 		readers.Go(func() { follower(honest, good.Host, creds, ca, true) })
 	}
-	// Its agent takes the session back: it is tried until it is through.
+	// Its agent takes the session back: it is tried until it is through. A try that was cut off has spent the
+	// node's budget of bytes, and the next one is to find it whole.
+	whole := time.Duration(bus.NodeBudget.BytesAtOnce/bus.NodeBudget.Bytes+1) * time.Second
+	var next time.Time
 	require.NoError(t, lab.Wait(step(t), "a snapshot as large as it may be", func(context.Context) error {
+		if time.Now().Before(next) {
+			return errors.New("the budget is not whole again")
+		}
+		next = time.Now().Add(whole)
 		if err := a.hello(id, nil); err != nil {
 			return err
 		}
@@ -121,6 +129,7 @@ func TestHostileNATS(t *testing.T) {
 			return err
 		}
 		defer st.Close()
+		st.SetDeadline(next)
 		fmt.Fprintf(st, "CONNECT {}\r\nPUB %s %d\r\n", protocol.InventorySubject(id.Site, id.Number), protocol.MaxInventory)
 		st.Write(make([]byte, protocol.MaxInventory))
 		fmt.Fprintf(st, "\r\nPING\r\n")
@@ -146,9 +155,14 @@ func TestHostileNATS(t *testing.T) {
 	}
 	var sent atomic.Int64
 	wg.Go(func() {
+		pace := time.NewTicker(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
+		defer pace.Stop()
 		for ctx.Err() == nil {
 			if a.hello(id, nil) != nil {
-				time.Sleep(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
+				select {
+				case <-pace.C:
+				case <-ctx.Done():
+				}
 				continue
 			}
 			var streams sync.WaitGroup

@@ -94,6 +94,7 @@ func TestLeaveOfAnotherUser(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "outside")
 	require.NoError(t, os.WriteFile(outside, []byte("kept"), 0o644))
 	for i, n := range nodes {
+		n.Host.Sh("sysctl -qw net.ipv4.conf.eth0.rp_filter=1")
 		joinSmall(t, s, nodes, i+1)
 		require.NoError(t, s.WaitReady(step(t), fmt.Sprintf("n%d", i+1)))
 		require.NoError(t, n.Proc.Stop(step(t)))

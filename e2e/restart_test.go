@@ -26,7 +26,7 @@ func installed(h *lab.Host) string {
 	// MTUs follow the paths, and so do the routes that exist for an MTU alone.
 	return h.Sh(`exec 2>/dev/null; ip -d link show cw0 | grep -v qdisc; ip addr show cw0 | grep inet; ip -4 route show table 51806 | sed 's/ linkdown//; s/ mtu [0-9]*//' | grep -v '^198\.18\.[0-9.]* dev'
 		ip -6 route show table 51806 | sed 's/ linkdown//; s/ mtu [0-9]*//' | grep -v '^fd63:7761:7900::[0-9a-f:]* dev'
-		ip -4 rule; ip -6 rule; nft -s list ruleset | grep -v 'maxseg size set [0-9]'`)
+		ip -4 rule; ip -6 rule; nft -s list ruleset | sed '/^table inet causeway-trial {/,/^}/d' | grep -v 'maxseg size set [0-9]'`)
 }
 
 // Not parallel: a time limit.

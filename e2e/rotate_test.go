@@ -119,9 +119,12 @@ func TestHubKeyAndAddressChange(t *testing.T) {
 
 	nodes[2].Proc.Kill() // away during the change
 	require.NoError(t, s.Hub.Proc.Stop(step(t)))
-	out, err := rotate()
+	first, err := rotate()
+	require.NoError(t, err)
+	out, err := rotate() // as by somebody who does not know that it was done
 	require.NoError(t, err)
 	require.Contains(t, out, "new hub key")
+	require.NotEqual(t, first, out)
 	for _, name := range []string{"hub.key", "hub.key.old"} {
 		st, err := os.Stat(filepath.Join(s.Hub.Dir, name))
 		require.NoError(t, err)

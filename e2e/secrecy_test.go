@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns/lab"
 	"causeway/protocol"
 )
 
@@ -95,6 +96,7 @@ func scan(r io.Reader, for_ []secret, hit map[string]bool) (size int64) {
 // searched in the same way, holds both: the search works. Not parallel: the
 // capture would take other tests' traffic.
 func TestHubCannotReadTraffic(t *testing.T) {
+	lab.Counts(t)
 	w := sharedWorld(t)
 	a, b := w.Pods["a1-1"], w.Pods["b1-1"]
 	require.NoError(t, Ping(step(t), a.Host, b.V4))

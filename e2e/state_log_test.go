@@ -173,7 +173,8 @@ func TestHostileHellos(t *testing.T) {
 	var events []api.Event
 	require.NoError(t, s.Ask(step(t), &events, "events", "-n", "1000"))
 	told := slices.DeleteFunc(events, func(e api.Event) bool { return !strings.Contains(e.Message, "changes what it announces too often") })
-	require.Len(t, told, 1)
+	require.LessOrEqual(t, len(told), 1, "of ten minutes the node's own comings and goings may have pushed it out")
+	require.Equal(t, 1, strings.Count(s.Hub.Proc.Output(), "a node changes what it announces too often"))
 
 	// What waits is shown, and can be approved.
 	var routes []api.Route
@@ -284,6 +285,7 @@ func lastSequence(t *testing.T, s *System) uint64 {
 // A hub whose log is damaged does not start and leaves its files as they are; the commands that it names keep
 // what is whole, and the agents follow it. Where only what lies around the transactions is damaged, it starts with all.
 func TestDamagedLogIsRepaired(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	for i := range nodes {
@@ -367,6 +369,7 @@ func TestDamagedLogIsRepaired(t *testing.T) {
 
 // The hub is killed at each step of a snapshot and a cut, amid changes.
 func TestStateSurvivesKillInACut(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, c := hubAlone(t)
 	s.Hub.Args = append(s.Hub.Args, "--snapshot-every", "10")

@@ -152,6 +152,7 @@ func hubAlone(t *testing.T) (*System, *api.Client) {
 
 // The hub is killed in the middle of changes.
 func TestStateSurvivesKill(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, c := hubAlone(t)
 	l := newLedger()
@@ -229,6 +230,7 @@ func losePower(dir string) error {
 // The power goes in the middle of changes. The hub, whose disk then gives errors,
 // acknowledges nothing more and ends.
 func TestStateSurvivesPowerLoss(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, c := hubAlone(t)
 	img := newImage(t, s)

@@ -24,7 +24,7 @@ func TestTokens(t *testing.T) {
 		t.Helper()
 		n, err := s.Prepare(NodeSpec{Name: name, Site: "s2", Host: host})
 		require.NoError(t, err)
-		_, err = n.Redeem(step(t), token)
+		_, err = n.Redeem(step(t), token, "--wait", "0")
 		requireOneLine(t, err, want...)
 		require.Equal(t, 1, exitCode(t, failed(t, err)))
 		requireNoSecret(t, err.Error(), token)

@@ -88,6 +88,7 @@ func (i *impostor) counts() (asked, posted int, secrets []string) {
 // that time, and sits in the way of a join, reads no token's secret: whatever he answers,
 // nothing is sent to him.
 func TestJoinPastOldHubKey(t *testing.T) {
+	lab.Counts(t)
 	t.Parallel()
 	s, nodes := newSmall(t, 2)
 	victim, way := nodes[0].Host, nodes[1].Host
@@ -183,14 +184,14 @@ func TestJoinPastOldHubKey(t *testing.T) {
 	i.answer = func(protocol.HubListAnswer) protocol.HubListAnswer {
 		return protocol.HubListAnswer{SignedHubList: i.list}
 	}
-	_, err = n.Redeem(step(t), plain.Text())
+	_, err = n.Redeem(step(t), plain.Text(), "--wait", "0")
 	require.Error(t, err)
 	_, _, secrets := i.counts()
 	require.Equal(t, []string{string(plain.Secret[:])}, slices.Compact(secrets), "each try has the same one")
 
 	// What he only passes on helps him nothing: the join goes to the new key.
 	i.answer = func(a protocol.HubListAnswer) protocol.HubListAnswer { return a }
-	_, err = n.Redeem(step(t), after)
+	_, err = n.Redeem(step(t), after, "--wait", "0")
 	require.Error(t, err)
 	_, posted, secrets := i.counts()
 	require.Positive(t, posted)

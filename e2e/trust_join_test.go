@@ -43,7 +43,7 @@ func TestHubKilledWhileJoining(t *testing.T) {
 			other, err := s.Prepare(NodeSpec{Name: "other-" + id, Site: "s1", Host: nodes[1].Host})
 			require.NoError(t, err)
 			arm(t)
-			_, err = first.Redeem(step(t), token)
+			_, err = first.Redeem(step(t), token, "--wait", "0")
 			select {
 			case <-s.Hub.Proc.Done():
 			case <-step(t).Done():

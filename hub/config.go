@@ -225,6 +225,26 @@ func New(cfg Config) (*Hub, error) {
 	return h, nil
 }
 
+// CheckPublicHost says in one line why no agent on another host reaches a hub at p.
+func CheckPublicHost(p string) error {
+	name := strings.ToLower(strings.TrimSuffix(p, "."))
+	what := ""
+	switch a, err := netip.ParseAddr(p); {
+	case err == nil && a.Unmap().IsLoopback(), name == "localhost", strings.HasSuffix(name, ".localhost"),
+		name == "localhost.localdomain", name == "ip6-localhost", name == "ip6-loopback":
+		what = "is every host's own loopback"
+	case err == nil && a.Unmap().IsUnspecified():
+		what = "is no host's address"
+	case err == nil && (a.Unmap().IsMulticast() || a.Unmap() == netip.AddrFrom4([4]byte{255, 255, 255, 255})):
+		what = "is the address of many hosts"
+	case err == nil && a.Unmap().IsLinkLocalUnicast():
+		what = "is good on one link alone"
+	default:
+		return nil
+	}
+	return fmt.Errorf("public-host %.80s %s; give the name or address at which agents on other hosts reach this hub", p, what)
+}
+
 func isAddr(s string) bool {
 	_, err := netip.ParseAddr(s)
 	return err == nil

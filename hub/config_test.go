@@ -52,3 +52,16 @@ func TestDataDirNotWritable(t *testing.T) {
 		require.ErrorContains(t, err, "not writable")
 	}
 }
+
+// What no agent on another host reaches is refused in one line.
+func TestPublicHostOfThisHostAlone(t *testing.T) {
+	for _, p := range []string{"127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST.", "a.localhost", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "169.254.1.1", "fe80::1"} {
+		err := CheckPublicHost(p)
+		require.ErrorContains(t, err, "public-host "+p)
+		require.ErrorContains(t, err, "at which agents on other hosts reach this hub")
+		require.NotContains(t, err.Error(), "\n")
+	}
+	for _, p := range []string{"", "hub.example.com", "localhost.example.com", "10.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"} {
+		require.NoError(t, CheckPublicHost(p), p)
+	}
+}

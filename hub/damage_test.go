@@ -23,6 +23,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/hub/api"
 	"causeway/hub/bus"
 	"causeway/hub/join"
 	"causeway/hub/state"
@@ -276,4 +277,59 @@ func TestRepairRefuses(t *testing.T) {
 	r, err := RepairLog(context.Background(), dir, true, 0, nil)
 	require.NoError(t, err)
 	require.True(t, r.Whole)
+}
+
+// An archive that is damaged, or gone, is named by doctor and by the backup that it makes impossible; the file put
+// back, as they say, a backup is taken.
+func TestDamagedArchiveIsNamed(t *testing.T) {
+	w, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.SnapshotEvery = 10 })
+	require.NoError(t, err)
+	var archives []string
+	for i := 0; len(archives) < 2; i++ {
+		w.site(fmt.Sprintf("s%d", i))
+		archives, err = filepath.Glob(filepath.Join(w.dir, "data", vaultDir, "transactions-*"))
+		require.NoError(t, err)
+	}
+	w.backup()
+	good, err := os.ReadFile(archives[0])
+	require.NoError(t, err)
+	findings := func() (out []string) {
+		var c api.Checkup
+		w.must("GET", "/v1/doctor", nil, &c)
+		for _, f := range c.Findings {
+			if f.Check == "hub-archive" {
+				out = append(out, f.Summary)
+				require.Contains(t, f.Mend, "copy the file")
+			}
+		}
+		return out
+	}
+	require.Empty(t, findings())
+	for what, damage := range map[string]func() error{
+		"damaged": func() error {
+			return os.WriteFile(archives[0], append(bytes.Clone(good[:len(good)-1]), good[len(good)-1]^4), 0o600)
+		},
+		"gone": func() error { return os.Remove(archives[0]) },
+	} {
+		require.NoError(t, damage())
+		code, why := w.call("GET", "/v1/backup", nil, nil)
+		require.Equal(t, 503, code, what)
+		require.Contains(t, why, "put that file back", what)
+		require.Len(t, findings(), 1, what)
+		if what == "damaged" {
+			require.Contains(t, why, archives[0])
+			require.Contains(t, findings()[0], archives[0])
+		} else {
+			require.Contains(t, why, "transactions 1 to ")
+		}
+		require.NoError(t, os.WriteFile(archives[0], good, 0o600))
+		w.backup()
+		require.Empty(t, findings(), what)
+	}
+	require.NoError(t, os.WriteFile(archives[0], []byte("x"), 0o600)) // while no hub runs, too
+	w.stop()
+	again, err := tryStart(t, w.dir, nil)
+	require.NoError(t, err)
+	w = again
+	require.Eventually(t, func() bool { return len(findings()) == 1 }, patience, 20*time.Millisecond)
 }

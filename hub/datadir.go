@@ -17,6 +17,8 @@ import (
 const (
 	natsDir    = "nats"
 	markerFile = "log.json"
+	// setBackFile says that the log was set back, until a repair or a restore.
+	setBackFile = "set-back.json"
 	// vaultDir has snapshots of the state and what was cut off the log.
 	vaultDir    = "log"
 	remakingDir = "remaking" // a log that is being made anew

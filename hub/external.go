@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
+	"causeway/hub/control"
 	"causeway/hub/event"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -227,6 +228,29 @@ func (e *external) watch(ctx context.Context) error {
 			// An election is no outage, and changes wait for it.
 			if failed++; failed > 2 || !e.conn.IsConnected() {
 				e.set(cause)
+			}
+		}
+	}
+}
+
+// tellOthers tells the other hubs on the log what nodes announce to this one, and hears them, until ctx ends.
+func (e *external) tellOthers(ctx context.Context, c *control.Server) error {
+	sub, err := e.conn.Subscribe(control.ElsewhereSubject, func(m *nats.Msg) { c.HearOther(m.Data) })
+	if err != nil {
+		return fmt.Errorf("hear other hubs: %w", err)
+	}
+	defer sub.Unsubscribe()
+	t := time.NewTicker(control.ElsewhereEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		for _, b := range c.TellOthers() {
+			if e.conn.Publish(control.ElsewhereSubject, b) != nil {
+				break // away, as watch says; the next time tells all anew
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -334,6 +335,73 @@ func (c *natsCluster) secondHub(t *testing.T, w *world) *world {
 	})
 	require.NoError(t, err)
 	return two
+}
+
+// What a node announces and nobody decided on is seen, and decided on, at each hub of a log; the hub that
+// the node left forgets it.
+func TestHubsTellEachOtherWhatWaits(t *testing.T) {
+	t.Parallel()
+	c := newNATSCluster(t)
+	one, err := tryStart(t, t.TempDir(), func(cfg *Config) { cfg.NATSURL = c.urls() })
+	require.NoError(t, err)
+	one.site("a")
+	h := joined(t, one, "n1", api.TokenSpec{Site: "a"})
+	two := c.secondHub(t, one)
+	at := func(w *world) *host { // as it dials that hub
+		var status api.Status
+		w.must("GET", "/v1/status", nil, &status)
+		x := *h
+		x.hubs.Hubs = []protocol.Hub{{Number: status.Hub.Number}}
+		return &x
+	}
+	announce := func(routes ...string) func(*protocol.Hello) {
+		return func(h *protocol.Hello) { h.Routes = prefixes(routes...) }
+	}
+	pending := func(w *world) (out []string, alike bool) {
+		var routes []api.Route
+		w.must("GET", "/v1/routes", nil, &routes)
+		for _, r := range routes {
+			if r.State == protocol.RoutePending {
+				out = append(out, r.Prefix.String())
+			}
+		}
+		var n api.Node
+		w.must("GET", "/v1/nodes/n1", nil, &n)
+		shown := slices.DeleteFunc(n.Routes, func(r api.Route) bool { return r.State != protocol.RoutePending })
+		return out, len(shown) == len(out) // node show says what route list says
+	}
+	both := func(want ...string) {
+		t.Helper()
+		for i, w := range []*world{one, two} {
+			require.Eventually(t, func() bool {
+				have, alike := pending(w)
+				return alike && slices.Equal(have, want)
+			}, patience, 20*time.Millisecond, "hub %d does not show %v", i+1, want)
+		}
+	}
+	a := one.dial(at(one), announce("10.1.0.0/24", "10.2.0.0/24"))
+	both("10.1.0.0/24", "10.2.0.0/24")
+	var r api.Route
+	two.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "n1", Prefix: netip.MustParsePrefix("10.1.0.0/24"), Approve: true}, &r)
+	require.Equal(t, protocol.RouteApproved, r.State)
+	both("10.2.0.0/24")
+	a.until("the approval", func(n protocol.Netmap) bool {
+		return slices.Contains(n.Self.Routes, protocol.AnnouncedRoute{Prefix: netip.MustParsePrefix("10.1.0.0/24"), State: protocol.RouteApproved})
+	})
+
+	a.m.Close() // away, it is known; at the other hub, that one knows
+	<-a.ended
+	both("10.2.0.0/24")
+	b := two.dial(at(two), announce("10.1.0.0/24", "10.3.0.0/24"))
+	both("10.3.0.0/24")
+	code, why := one.call("POST", "/v1/routes/decide", api.RouteDecision{Node: "n1", Prefix: netip.MustParsePrefix("10.2.0.0/24"), Approve: true}, nil)
+	require.NotEqual(t, 200, code)
+	require.Contains(t, why, "does not announce")
+	one.must("POST", "/v1/routes/decide", api.RouteDecision{Node: "n1", Prefix: netip.MustParsePrefix("10.3.0.0/24")}, &r)
+	require.Equal(t, protocol.RouteRejected, r.State)
+	both()
+	b.m.Close()
+	<-b.ended
 }
 
 // publishFacts publishes snapshots over a nats stream of the agent's session, one after

@@ -156,7 +156,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	var events event.Log
-	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log, Base: reading, Vault: state.DirVault(filepath.Join(h.cfg.DataDir, vaultDir)), SnapshotEvery: h.cfg.SnapshotEvery}
+	storeConfig := state.StoreConfig{JetStream: stateJS, Marker: marker, Disk: guard, Log: log, Base: reading, Vault: state.DirVault(filepath.Join(h.cfg.DataDir, vaultDir)), SnapshotEvery: h.cfg.SnapshotEvery,
+		SetBackFile: filepath.Join(h.cfg.DataDir, setBackFile)}
 	var ext *external // nil: the server inside
 	if outside {
 		if ext, err = openExternal(sctx, h.cfg, &events); err != nil {
@@ -181,6 +182,9 @@ func (h *Hub) Run(ctx context.Context) error {
 		return err
 	}
 	number, err := join.EnsureHub(sctx, store, keys, public, h.cfg.Overlay, outside)
+	if err == nil {
+		err = keys.Published(h.cfg.DataDir)
+	}
 	if err != nil {
 		return err
 	}
@@ -217,7 +221,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		return ext.explain(err)
 	}
 	events.Tee(news.Add)
-	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate, Log: log})
+	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate,
+		Heard: func(ctx context.Context) error { return sessions.Heard(ctx) }, Witness: store.Witness, Log: log})
 	if err != nil {
 		return err
 	}
@@ -261,10 +266,14 @@ func (h *Hub) Run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return store.Run(ctx) })
+	g.Go(func() error { return store.WatchArchives(ctx) })
 	g.Go(func() error { return watchDisk(ctx, guard, nats, log) })
 	if outside {
 		g.Go(func() error { return ext.watch(ctx) })
 		g.Go(func() error { return nats.Forward(ctx, ext.js, protocol.SubjectInventoryAll) })
+	}
+	if outside {
+		g.Go(func() error { return ext.tellOthers(ctx, sessions) })
 	}
 	g.Go(func() error { return sessions.Run(ctx) })
 	g.Go(func() error { return sessions.RunUpgrades(ctx) })

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -526,6 +527,9 @@ func TestJoinConnectApprove(t *testing.T) {
 		return nodes[1].State == api.NodeUnreachable
 	}, patience, 5*time.Millisecond)
 	found("critical sh-01 node-unreachable")
+	i := slices.IndexFunc(nodes[1].Routes, func(r api.Route) bool { return r.Owner })
+	require.GreaterOrEqual(t, i, 0, "netmaps go on holding it: %+v", nodes[1].Routes)
+	require.Equal(t, "the node is unreachable", nodes[1].Routes[i].Why)
 	w.must("PATCH", "/v1/nodes/sh-01", api.NodePatch{Labels: map[string]string{"rack": "7"}}, &nodes[1])
 	require.Equal(t, "sh-01", nodes[1].Name)
 	require.Equal(t, map[string]string{"rack": "7"}, nodes[1].Labels)
@@ -617,8 +621,12 @@ func TestTokenIsRedeemedOnce(t *testing.T) {
 	revoked := w.token(api.TokenSpec{Site: "a"})
 	w.must("DELETE", "/v1/tokens/"+revoked.ID.String(), nil, nil)
 	require.Equal(t, other.Refused, newHost(t).join(t, revoked, "two", nil).Refused)
-	require.Equal(t, other.Refused, newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "one", nil).Refused, "a taken name, too")
-	require.Equal(t, other.Refused, newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "No Name", nil).Refused)
+	// Who shows an open token may know what is wrong with the name.
+	taken := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "one", nil).Refused
+	require.Equal(t, protocol.RefusedRequest, taken.Code)
+	require.Contains(t, taken.Message, "the name one is taken by node 2 of site a")
+	noName := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "No Name", nil).Refused
+	require.Equal(t, protocol.RefusedRequest, noName.Code)
 	old := newHost(t).join(t, w.token(api.TokenSpec{Site: "a"}), "two", func(r *protocol.JoinRequest) { r.Version = 7 })
 	require.Equal(t, protocol.RefusedVersion, old.Refused.Code)
 	var events []api.Event
@@ -727,7 +735,7 @@ func TestReplace(t *testing.T) {
 	joined(t, w, "one", api.TokenSpec{Site: "a"})
 	tok := w.token(api.TokenSpec{Site: "a", Replace: "one"})
 	h := newHost(t)
-	require.Equal(t, protocol.RefusedToken, h.join(t, tok, "one", nil).Refused.Code)
+	require.Contains(t, h.join(t, tok, "one", nil).Refused.Message, "--replace")
 	ans := h.join(t, tok, "one", func(r *protocol.JoinRequest) { r.Replace = true })
 	require.Nil(t, ans.Refused)
 	require.Equal(t, protocol.NodeNumber(3), ans.Number)

@@ -25,6 +25,7 @@ type Repair struct {
 	Damage     error               // what is wrong, and where
 	Readable   []state.Transaction // of those that are lost, as far as they can be read
 	Whole      bool                // nothing is lost and nothing to be done
+	SetBack    *state.SetBackError // all of the log is whole, and agents know a later one; nil: not that anybody knows
 	Aside      string              // where the damaged files are now
 	Epoch      uint64              // of netmaps from now on
 	NextNumber protocol.NodeNumber
@@ -77,11 +78,18 @@ func RepairLog(ctx context.Context, dir string, do bool, skip uint32, revoked []
 		if r.Foreign {
 			out.Known = false
 		} else if r.Missing == 0 {
-			out.Whole, out.Damage = true, r.Damage
+			out.Damage = r.Damage
 			out.kept(r.State)
-			return out, nil
+			if out.SetBack, err = state.ReadSetBack(filepath.Join(dir, setBackFile), r.State); err != nil {
+				return out, err
+			}
+			out.Whole = out.SetBack == nil
+			if out.Whole || !do {
+				return out, nil
+			}
+		} else {
+			out.Damage, out.Lost = r.Damage, r.Missing
 		}
-		out.Damage, out.Lost = r.Damage, r.Missing
 	}
 	r, err := state.Salvage(ctx, store, vault, marker, zerolog.Nop())
 	if err != nil {
@@ -99,15 +107,7 @@ func RepairLog(ctx context.Context, dir string, do bool, skip uint32, revoked []
 	if err != nil {
 		return out, fmt.Errorf("repair: %w", err)
 	}
-	why := fmt.Sprintf("the log was damaged, transactions behind %d are lost", r.State.Seq)
-	out.Aside, err = remake(ctx, dir, r, func(s *state.Store) error {
-		after, err := s.Update(ctx, "repair", why, func(d *state.Draft) error { return state.Restore(d, skip, revoked) })
-		if err == nil {
-			out.Epoch, out.NextNumber = after.Epoch, after.NextNumber
-			out.Sites, out.Nodes = len(after.Sites), len(after.LiveNodes())
-		}
-		return err
-	})
+	err = out.remake(ctx, dir, r, skip, revoked)
 	if err == nil && beyond != "" {
 		err = move(beyond, filepath.Join(out.Aside, vaultDir))
 	}
@@ -115,6 +115,23 @@ func RepairLog(ctx context.Context, dir string, do bool, skip uint32, revoked []
 		return out, fmt.Errorf("repair: %w", err)
 	}
 	return out, nil
+}
+
+// remake makes the log anew from what r found, followed by what follows lost transactions.
+func (r *Repair) remake(ctx context.Context, dir string, from *state.Reading, skip uint32, revoked []string) (err error) {
+	why, known := fmt.Sprintf("the log was damaged, transactions behind %d are lost", from.State.Seq), protocol.StateMark{}
+	if r.SetBack != nil {
+		why, known = fmt.Sprintf("the log was set back to transaction %d, later ones are lost", r.SetBack.Sequence), r.SetBack.Known
+	}
+	r.Aside, err = remake(ctx, dir, from, func(s *state.Store) error {
+		after, err := s.Update(ctx, "repair", why, func(d *state.Draft) error { return state.RestoreBeyond(d, known, skip, revoked) })
+		if err == nil {
+			r.Epoch, r.NextNumber = after.Epoch, after.NextNumber
+			r.Sites, r.Nodes = len(after.Sites), len(after.LiveNodes())
+		}
+		return err
+	})
+	return err
 }
 
 func (r *Repair) kept(st *state.State) {

@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -37,7 +38,7 @@ func newWall(t *testing.T) *wall {
 	w.node = l.Host("n").Link("eth0", sw, "192.168.1.11/24", "fd92::11/64")
 	w.pod = w.node.PodNet("pods0", "10.1.0.1/24", "fd10:1::1/64").Pod("p", "10.1.0.11/24", "fd10:1::11/64")
 	w.lan = l.Host("l").Link("eth0", sw, "192.168.1.50/24", "fd92::50/64").Route("10.0.0.0/8", "192.168.1.11").Route("fd10::/16", "fd92::11")
-	w.node.Sh("ip tuntap add cw0 mode tun; sysctl -qw net.ipv6.conf.all.forwarding=1")
+	w.node.Sh("ip tuntap add cw0 mode tun; sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1") // walls hold on a router
 	require.NoError(t, w.node.Do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 		if err != nil {
@@ -66,8 +67,11 @@ func (w *wall) apply(s Shields) {
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Routes:  prefixes("198.18.0.0/15", "fd63:7761:7900::/96", "10.2.0.0/24", "fd10:2::/64"),
 		Local:   prefixes("10.1.0.0/24", "fd10:1::/64")}
-	w.plan = plan(w.t, c)
-	require.NoError(w.t, w.node.Do(func() error { return w.h.Apply(context.Background(), w.plan) }))
+	require.NoError(w.t, w.node.Do(func() (err error) {
+		c.Uses, err = w.h.Uses(context.Background(), c)
+		w.plan = plan(w.t, c)
+		return errors.Join(err, w.h.Apply(context.Background(), w.plan))
+	}))
 }
 
 func (w *wall) drops() (out map[string]uint64) {
@@ -149,6 +153,7 @@ func heard(t *testing.T, c net.PacketConn, want string) (before []string) {
 // What a peer sends goes to this node's own overlay addresses and approved prefixes and to
 // nothing else, by nftables alone.
 func TestWallOfDestinations(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	pod, lan, own := w.listen(w.pod, 5000), w.listen(w.lan, 5000), w.listen(w.node, 5000)
 	send := func(src, dst, text string) {
@@ -180,6 +185,7 @@ func TestWallOfDestinations(t *testing.T) {
 // Into the tunnel goes a source of this node's own by the interface where it lives, and no
 // other source, whatever rp_filter says.
 func TestWallOfSources(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	w.lan.Sh("ip addr add 10.1.0.99/32 dev lo; ip addr add fd10:1::99/128 dev lo nodad; ip addr add 198.18.0.2/32 dev lo; ip addr add fd63:7761:7900::2/128 dev lo nodad; ip -6 route add fd63:7761:7900::/96 via fd92::11; ip route add 198.18.0.0/15 via 192.168.1.11")
 	say := func(h *lab.Host, from, to, text string) {
@@ -249,6 +255,7 @@ func within(t *testing.T) context.Context {
 // With shields up the host itself answers echo and what its config names; what it
 // publishes for a container is its own too, what is behind it is not.
 func TestWallOfShields(t *testing.T) {
+	lab.Counts(t)
 	w := newWall(t)
 	pod, own, named := w.listen(w.pod, 5000), w.listen(w.node, 5000), w.listen(w.node, 5001)
 	broad := w.listen(w.node, 5002)
@@ -308,10 +315,31 @@ func TestWallOfShields(t *testing.T) {
 		f.Proto, f.Port = "icmp", 0
 		require.Empty(t, w.flow(f).Drops)
 	}
+	asks := w.listen(w.node, 5004)
 	for _, way := range [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}} {
-		_, err := own.WriteTo([]byte("ask"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(way[1]), 4000)))
+		_, err := asks.WriteTo([]byte("ask"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(way[1]), 4000)))
 		require.NoError(t, err)
-		send(way[1], way[0], 5000, "answer to "+way[0])
-		require.Empty(t, heard(t, own, "answer to "+way[0]))
+		send(way[1], way[0], 5004, "answer to "+way[0])
+		require.Empty(t, heard(t, asks, "answer to "+way[0]))
+	}
+	// What a peer began while the shields were down is not open any more once they are up,
+	// though it never paused and is answered.
+	w.apply(Shields{})
+	late := w.listen(w.node, 5003)
+	ways := [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}}
+	answers := func(to string) {
+		_, err := late.WriteTo([]byte("answer"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(to), 4000)))
+		require.NoError(t, err)
+	}
+	for _, way := range ways {
+		send(way[1], way[0], 5003, "begun "+way[1])
+		require.Empty(t, heard(t, late, "begun "+way[1]))
+		answers(way[1])
+	}
+	w.apply(Shields{Up: true})
+	for _, way := range ways {
+		before := w.drops()["shields"]
+		send(way[1], way[0], 5003, "goes on "+way[1])
+		require.Equal(t, before+1, w.drops()["shields"], "a flow of before goes on")
 	}
 }

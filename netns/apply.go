@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
@@ -116,7 +117,8 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		f.add(Other, "", err)
 		rec = &record{Version: recordVersion, Interface: p.Interface, Table: p.Table}
 	}
-	f.add(Other, "", h.moveIn(rec, link, p))
+	moved := h.moveIn(rec, link, p)
+	f.add(Other, "", moved)
 	h.last = whole
 	h.watched.Store(&whole.Config)
 	if link != nil {
@@ -128,23 +130,31 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		}
 	}
 	look(Sysctls)
-	for _, s := range p.sysctls() {
-		own := strings.Contains(s.key, ".conf."+p.Interface+".")
-		if !want(Sysctls, s.key) || own && link == nil {
-			continue
-		}
-		if err := h.setSysctl(rec, s, own); err != nil {
-			f = append(f, p.unset(s, err))
+	if wants(Other) { // all is applied
+		f.add(Other, "", h.takeBack(ctx, rec, p))
+	}
+	settings := func(forward bool) {
+		for _, s := range p.sysctls() {
+			if forward == (s.value == forwardMark) && want(Sysctls, s.key) && (link != nil || !p.ofOwn(s)) {
+				if err := h.setSysctl(rec, s, p.ofOwn(s)); err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)) {
+					f = append(f, p.unset(s, err)) // else it went with its interface
+				}
+			}
 		}
 	}
+	settings(false)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if wants(Nftables) {
 		f.add(Nftables, "", h.applyNft(ctx, p, before))
 	}
+	if len(f.Of(Nftables)) == 0 { // or nothing would bound what is forwarded
+		settings(true)
+	}
 	if link != nil {
 		if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
+			addClsact(link) // where it cannot be, no trial is made
 			f.add(Link, linkLine(p.Interface), setUp(link))
 		}
 		look(Addresses)
@@ -160,8 +170,12 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 	if wants(Rules) {
 		applyRules(p, &f)
 	}
+	if moved == nil && len(f.Of(Routes))+len(f.Of(Rules)) == 0 {
+		f.add(Other, "", h.moveOut(rec, p))
+	}
 	if wants(Other) {
-		f.add(Other, "", h.openFirewalls(ctx, rec, p.Interface))
+		_, err := h.openFirewalls(ctx, rec, p)
+		f.add(Other, "", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -169,29 +183,50 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 	return f.err()
 }
 
-// moveIn brings the record to this plan's interface and table; what is on another one is
-// taken back. A device that is called otherwise by now is the same one.
+// moveIn brings the record to this plan's interface, and removes the one before. A device that
+// is called otherwise by now is the same one. Rules and routes stay until those of this plan
+// stand (moveOut): packets of what is closed never see a moment without.
 func (h *Host) moveIn(rec *record, link netlink.Link, p Plan) error {
 	index := 0
 	if link != nil {
 		index = link.Attrs().Index
 	}
-	same := rec.Index != 0 && rec.Index == index
-	if rec.Interface != "" && (rec.Interface != p.Interface && !same || rec.Table != p.Table) {
-		if err := h.removeObjects(rec, rec.Interface, rec.Table, rec.Interface != p.Interface && !same); err != nil {
+	if same := rec.Index != 0 && rec.Index == index; rec.Interface != "" && rec.Interface != p.Interface && !same {
+		if err := h.removeLink(rec, rec.Interface); err != nil {
 			return err
 		}
 	}
-	if rec.Interface == p.Interface && rec.Table == p.Table && (rec.Index == index || index == 0) {
+	if rec.Interface == p.Interface && rec.Table != 0 && (rec.Index == index || index == 0) {
 		return nil
 	}
 	was := *rec
-	rec.Interface, rec.Table = p.Interface, p.Table
+	rec.Interface = p.Interface
+	if rec.Table == 0 {
+		rec.Table = p.Table
+	}
 	if index != 0 {
 		rec.Index = index
 	}
 	if err := h.writeRecord(rec); err != nil {
 		*rec = was // the next apply tries again
+		return err
+	}
+	return nil
+}
+
+// moveOut takes back what is in the record's table where that is not this plan's, and records
+// that one: Remove takes both back, whatever ends this in between.
+func (h *Host) moveOut(rec *record, p Plan) error {
+	if rec.Table == p.Table {
+		return nil
+	}
+	if err := removeTable(rec.Table); err != nil {
+		return err
+	}
+	was := *rec
+	rec.Table = p.Table
+	if err := h.writeRecord(rec); err != nil {
+		*rec = was
 		return err
 	}
 	return nil
@@ -244,11 +279,20 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := h.closeFirewalls(ctx, rec); err != nil {
 		return err
 	}
-	if err := h.removeObjects(rec, c.Interface, c.Table, true); err != nil {
+	if err := h.takeBack(ctx, rec, Plan{}); err != nil {
 		return err
 	}
-	if rec.Interface != "" && (rec.Interface != c.Interface || rec.Table != c.Table) {
-		if err := h.removeObjects(rec, rec.Interface, rec.Table, true); err != nil {
+	for _, x := range []struct {
+		dev   string
+		table int
+	}{{c.Interface, c.Table}, {rec.Interface, rec.Table}} {
+		if x.dev == "" {
+			continue
+		}
+		if err := removeTable(x.table); err != nil {
+			return err
+		}
+		if err := h.removeLink(rec, x.dev); err != nil {
 			return err
 		}
 	}
@@ -256,10 +300,6 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 		return err
 	}
 	if err := removeNft(ctx); err != nil {
-		return err
-	}
-	needed := func(key string) bool { return key == "net.ipv4.ip_forward" && containersForward(ctx) }
-	if err := h.restoreSysctls(rec, needed); err != nil {
 		return err
 	}
 	h.watched.Store(nil)
@@ -278,9 +318,8 @@ func (h *Host) Left() []string {
 	return h.left
 }
 
-// removeObjects deletes rules, routes and, if asked, the link, unless that is another one
-// than the record's, which only has its name.
-func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool) error {
+// removeTable deletes our rules for a table, and our routes in it.
+func removeTable(table int) error {
 	for _, v6 := range families() {
 		rules, err := ourRules(v6, table)
 		if err != nil {
@@ -301,9 +340,12 @@ func (h *Host) removeObjects(rec *record, dev string, table int, deleteLink bool
 			}
 		}
 	}
-	if !deleteLink {
-		return nil
-	}
+	return nil
+}
+
+// removeLink deletes a link, unless that is another one than the record's, which only has
+// its name.
+func (h *Host) removeLink(rec *record, dev string) error {
 	link, err := linkByName(dev)
 	if err != nil || link == nil {
 		return err

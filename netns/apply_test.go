@@ -84,6 +84,15 @@ func plan(t *testing.T, c Config) Plan {
 	return p
 }
 
+// used is p with what the host's settings are now.
+func used(t *testing.T, h *Host, p Plan) Plan {
+	t.Helper()
+	var err error
+	p.Uses, err = h.Uses(context.Background(), p.Config)
+	require.NoError(t, err)
+	return p
+}
+
 func requireFound(t *testing.T, h *Host, p Plan) {
 	t.Helper()
 	found, err := h.Found(context.Background(), p.Config)
@@ -166,7 +175,7 @@ func TestApplyMakesChanges(t *testing.T) {
 		ip addr add 198.18.7.7/32 dev cw0
 		ip link set cw0 down; ip link set cw0 up
 		nft add rule inet causeway forward counter drop
-		sysctl -qw net.ipv4.ip_forward=0`)
+		sysctl -qw net.ipv4.conf.pods.forwarding=0`)
 	c.Routes = prefixes("10.0.0.0/8", "10.3.0.0/16", "198.18.0.0/15", "fd63:7761:7900::/96", "10.1.0.0/17")
 	c.Overlay = []netip.Addr{netip.MustParseAddr("198.18.0.3"), netip.MustParseAddr("fd63:7761:7900::3")}
 	c.Local = prefixes("10.2.0.0/16", "fd10:1::/64", "10.1.0.1/32")
@@ -224,7 +233,7 @@ func TestApplyLeavesOthersAlone(t *testing.T) {
 func TestRemoveRestores(t *testing.T) {
 	for name, prepare := range map[string]string{
 		"plain":    "true",
-		"hardened": "sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.all.rp_filter=1 net.ipv6.conf.pods.forwarding=1 net.ipv4.conf.pods.forwarding=1",
+		"hardened": "sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.rp_filter=1 net.ipv4.conf.all.rp_filter=1 net.ipv6.conf.pods.forwarding=1 net.ipv6.conf.eth0.accept_ra=0 net.ipv4.conf.pods.forwarding=1",
 		"router":   "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.src_valid_mark=1",
 		"no ipv6":  "sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
 		"docker":   "iptables-nft -N DOCKER-USER; iptables-nft -A DOCKER-USER -j RETURN; iptables-nft -P FORWARD DROP; sysctl -qw net.ipv4.ip_forward=1",
@@ -237,8 +246,8 @@ func TestRemoveRestores(t *testing.T) {
 			require.NoError(t, h.Remove(ctx, p.Config), "nothing there")
 			require.Empty(t, cmp.Diff(before, dump(t)))
 			tun(t)
-			require.NoError(t, h.Apply(ctx, p))
-			require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, p), "after a crash")
+			require.NoError(t, h.Apply(ctx, used(t, h, p)))
+			require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Apply(ctx, used(t, h, p)), "after a crash")
 			for range 2 {
 				require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, p.Config))
 				require.Empty(t, cmp.Diff(before, dump(t)))
@@ -250,23 +259,28 @@ func TestRemoveRestores(t *testing.T) {
 
 // A setting that someone changed after us is theirs.
 func TestRemoveLeavesNewerSysctl(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
+	h := host(t)
+	c := testConfig()
+	c.Strict = []string{"eth0"}
+	p := plan(t, c)
 	require.NoError(t, h.Apply(context.Background(), p))
-	sh(t, "sysctl -qw net.ipv4.conf.all.src_valid_mark=0 net.ipv4.ip_forward=0 net.ipv4.ip_forward=1")
+	sh(t, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.eth0.src_valid_mark=0")
 	require.NoError(t, h.Remove(context.Background(), p.Config))
-	require.Equal(t, "0\n0\n", sh(t, "sysctl -n net.ipv4.conf.all.src_valid_mark net.ipv4.ip_forward"))
+	require.Equal(t, "1\n1\n1\n0\n", sh(t, "sysctl -n net.ipv4.ip_forward net.ipv4.conf.pods.forwarding net.ipv6.conf.all.forwarding net.ipv4.conf.eth0.src_valid_mark"))
 }
 
 // The record is on disk before the setting changes: a crash between the two
 // still restores.
 func TestRecordComesFirst(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
+	h := host(t)
+	c := testConfig()
+	c.Strict = []string{"eth0"}
 	require.NoError(t, os.Chmod(h.stateDir, 0o700))
 	h.stateDir = filepath.Join(h.stateDir, "missing")
-	err := h.Apply(context.Background(), p)
+	err := h.Apply(context.Background(), plan(t, c))
 	require.ErrorContains(t, err, "write host record")
 	require.NotContains(t, err.Error(), "\n")
-	require.Equal(t, "0\n", sh(t, "sysctl -n net.ipv4.ip_forward"))
+	require.Equal(t, "0\n0\n", sh(t, "sysctl -n net.ipv4.conf.eth0.src_valid_mark net.ipv6.conf.all.forwarding"))
 }
 
 // The record is needed by leave alone: a damaged one stops no apply. From its copy everything
@@ -275,7 +289,10 @@ func TestDamagedRecord(t *testing.T) {
 	for damage, do := range durabletest.Damages {
 		for _, both := range []bool{false, true} {
 			t.Run(damage, func(t *testing.T) {
-				h, p := host(t), plan(t, testConfig())
+				h := host(t)
+				c := testConfig()
+				c.Strict = []string{"eth0"}
+				p := plan(t, c)
 				ctx := context.Background()
 				before := dump(t)
 				require.NoError(t, h.Apply(ctx, p))
@@ -294,7 +311,7 @@ func TestDamagedRecord(t *testing.T) {
 					require.Empty(t, h.Left())
 					require.Empty(t, cmp.Diff(links(before), links(dump(t))))
 				} else {
-					require.Equal(t, []string{"net.ipv4.ip_forward=1", "net.ipv4.conf.all.src_valid_mark=1", "net.ipv6.conf.all.forwarding=1"}, h.Left()[:3])
+					require.Equal(t, []string{"net.ipv4.conf.eth0.src_valid_mark=1"}, h.Left())
 				}
 				left, err := os.ReadDir(h.stateDir)
 				require.NoError(t, err)
@@ -326,7 +343,6 @@ func TestDockerUserIsOpened(t *testing.T) {
 			require.Empty(t, why)
 			require.NoError(t, h.Remove(ctx, p.Config))
 			require.Equal(t, before, sh(t, prog+"-save | grep -v '^#' | sed 's/\\[.*//'"))
-			require.Equal(t, "1\n", sh(t, "sysctl -n net.ipv4.ip_forward"), "Docker needs it by now")
 		})
 	}
 }
@@ -407,7 +423,9 @@ func TestForeignRoutes(t *testing.T) {
 // What others do to the plan's things is told, found by subject, and mended, and nothing
 // else is touched.
 func TestWatchDriftMend(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
+	c := testConfig()
+	c.Strict = []string{"eth0"}
+	h, p := host(t), plan(t, c)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	none, err := h.Drift(ctx, Kinds...)
@@ -431,10 +449,10 @@ func TestWatchDriftMend(t *testing.T) {
 		{"ip -6 rule del pref 5206", Rules, "rules", "(process ", false},
 		{"ip addr del 198.18.0.2/32 dev cw0", Addresses, "addresses", "", false},
 		{"ip link set cw0 down", Link, "link", "", false},
-		{"sysctl -qw net.ipv4.ip_forward=0", Sysctls, "net.ipv4.ip_forward", "", false},
+		{"sysctl -qw net.ipv4.conf.pods.forwarding=0", Sysctls, "net.ipv4.conf.pods.forwarding", "", false},
 		{"sysctl -qw net.ipv4.conf.cw0.rp_filter=1", Sysctls, "net.ipv4.conf.cw0.rp_filter", "", false},
 		{"sysctl -qw net.ipv6.conf.all.forwarding=0", Sysctls, "net.ipv6.conf.all.forwarding", "", false},
-		{"sysctl -qw net.ipv4.conf.all.src_valid_mark=0", Sysctls, "net.ipv4.conf.all.src_valid_mark", "", true},
+		{"sysctl -qw net.ipv4.conf.eth0.src_valid_mark=0", Sysctls, "net.ipv4.conf.eth0.src_valid_mark", "", true},
 		{"ip link del cw0", Link, "link", "", false},
 	} {
 		start := time.Now()
@@ -469,7 +487,7 @@ func TestWatchDriftMend(t *testing.T) {
 	}
 
 	// Each subject alone.
-	sh(t, "nft flush ruleset; ip rule del pref 5206; sysctl -qw net.ipv4.ip_forward=0")
+	sh(t, "nft flush ruleset; ip rule del pref 5206; sysctl -qw net.ipv4.conf.pods.forwarding=0")
 	drifts, err := h.Drift(ctx, Rules)
 	require.NoError(t, err)
 	require.Len(t, drifts, 1)
@@ -477,7 +495,7 @@ func TestWatchDriftMend(t *testing.T) {
 	drifts, err = h.Drift(ctx, Kinds...)
 	require.NoError(t, err)
 	require.Len(t, drifts, 2)
-	require.Equal(t, "net.ipv4.ip_forward", drifts[0].Subject)
+	require.Equal(t, "net.ipv4.conf.pods.forwarding", drifts[0].Subject)
 	require.Equal(t, Nftables, drifts[1].Kind)
 	cancel()
 	for range w { // ends when it is closed

@@ -2,9 +2,10 @@ package netns
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
-	"strings"
 )
 
 // Drift is what differs from the last applied plan in one subject: a Kind, or for
@@ -82,11 +83,15 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			continue
 		}
 		for _, s := range p.sysctls() {
-			if gone && strings.Contains(s.key, ".conf."+p.Interface+".") || !slices.Contains(d.Missing, s.line()) {
+			if gone && p.ofOwn(s) || !slices.Contains(d.Missing, s.line()) {
 				continue
 			}
+			v, err := readSysctl(s.key)
+			if errors.Is(err, fs.ErrNotExist) && !p.ofOwn(s) || s.value == forwardMark && v == "1" {
+				continue // the interface went, or others have it forward: see Uses
+			}
 			one := Drift{Kind: k, Subject: s.key, Missing: []string{s.line()}}
-			if v, err := readSysctl(s.key); err == nil {
+			if err == nil {
 				one.Extra = []string{sysctl{s.key, v}.line()}
 			}
 			out = append(out, one)
@@ -137,7 +142,7 @@ func (h *Host) Mend(ctx context.Context, drifts []Drift) error {
 			case k == Addresses:
 				return d.Kind == Link
 			case k == Sysctls:
-				return d.Kind == Link && strings.Contains(subject, ".conf."+h.last.Interface+".")
+				return d.Kind == Link && h.last.ofOwn(sysctl{key: subject})
 			}
 			return false
 		})

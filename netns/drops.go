@@ -18,27 +18,29 @@ import (
 // rules are read and followed as the kernel would; a condition that is not
 // understood makes what follows from it uncertain, never certain.
 func (h *Host) drops(ctx context.Context, p Plan, f Flow, pod string) ([]protocol.Drop, error) {
-	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
-	if err != nil {
-		return nil, fmt.Errorf("list nftables: %w", err)
-	}
-	rules, err := parseRules([]byte(text))
+	rules, err := readRules(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var out []protocol.Drop
 	for _, k := range packetsOf(p, f, pod) {
-		d, ok := rules.follow(k)
-		if !ok || len(out) >= protocol.MaxEvidenceLines {
-			continue
+		for _, d := range rules.all(k) {
+			if len(out) >= protocol.MaxEvidenceLines {
+				break
+			}
+			same := func(o protocol.Drop) bool {
+				return o.Chain == d.Chain && o.Handle == d.Handle && o.Hook == d.Hook && o.Way == d.Way
+			}
+			if i := slices.IndexFunc(out, same); i >= 0 {
+				out[i].Certain = out[i].Certain || d.Certain
+				continue
+			}
+			if strings.HasPrefix(k.way, "underlay") {
+				d.Port = f.UnderlayPort
+			}
+			d.Rule = ruleLineOf(ctx, d)
+			out = append(out, d)
 		}
-		same := func(o protocol.Drop) bool { return o.Chain == d.Chain && o.Handle == d.Handle && o.Hook == d.Hook }
-		if i := slices.IndexFunc(out, same); i >= 0 {
-			out[i].Certain = out[i].Certain || d.Certain
-			continue
-		}
-		d.Rule = ruleLineOf(ctx, d)
-		out = append(out, d)
 	}
 	if d, ok := rules.counted(f.Local); ok && pod != "" {
 		d.Rule = ruleLineOf(ctx, d)
@@ -107,6 +109,7 @@ type packet struct {
 func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 	add := func(k packet, hooks ...string) {
 		for _, hook := range hooks {
+			k := k
 			k.hook = hook
 			if hook == "input" || hook == "prerouting" {
 				k.oif = ""
@@ -129,7 +132,7 @@ func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 		add(from, "prerouting", "forward", "postrouting")
 	}
 	for _, to := range f.Underlay {
-		rs := decide(to.Addr(), netip.Addr{}, "")
+		rs := decide(routed{dst: to.Addr()})
 		dev := rs.To
 		add(packet{way: "underlay-out", oif: dev, dst: to.Addr(), proto: protocol.FlowUDP, sport: f.UnderlayPort, dport: to.Port(), mark: p.Mark, state: "new"}, "output", "postrouting")
 		add(packet{way: "underlay-in", iif: dev, src: to.Addr(), proto: protocol.FlowUDP, sport: to.Port(), dport: f.UnderlayPort, state: "established", local: true}, "prerouting", "input")
@@ -141,7 +144,7 @@ func packetsOf(p Plan, f Flow, pod string) (out []packet) {
 type nftRules struct {
 	base   []baseChain
 	chains map[string][]nftRule // by "family table name"
-	sets   map[string][]any     // elements, by "family table name"
+	sets   map[string][]any     // elements, by "family table name"; of maps too: [key, value]
 }
 
 type baseChain struct {
@@ -160,6 +163,15 @@ const (
 	maxSteps = 20000
 )
 
+// readRules reads the host's.
+func readRules(ctx context.Context) (*nftRules, error) {
+	text, err := run(ctx, "", "nft", "-j", "list", "ruleset")
+	if err != nil {
+		return nil, fmt.Errorf("list nftables: %w", err)
+	}
+	return parseRules([]byte(text))
+}
+
 func parseRules(b []byte) (*nftRules, error) {
 	var list struct {
 		Nftables []struct {
@@ -172,7 +184,7 @@ func parseRules(b []byte) (*nftRules, error) {
 				Handle               int
 				Expr                 []map[string]any
 			}
-			Set *struct {
+			Set, Map *struct {
 				Family, Table, Name string
 				Elem                []any
 			}
@@ -198,6 +210,8 @@ func parseRules(b []byte) (*nftRules, error) {
 			r.chains[key] = append(r.chains[key], nftRule{e.Rule.Handle, e.Rule.Expr})
 		case e.Set != nil:
 			r.sets[e.Set.Family+" "+e.Set.Table+" "+e.Set.Name] = e.Set.Elem
+		case e.Map != nil:
+			r.sets[e.Map.Family+" "+e.Map.Table+" "+e.Map.Name] = e.Map.Elem
 		}
 	}
 	slices.SortStableFunc(r.base, func(a, b baseChain) int { return cmp.Compare(a.prio, b.prio) })
@@ -233,6 +247,16 @@ type walk struct {
 
 // follow finds the first rule that drops k; a certain one before others.
 func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
+	if l := r.all(k); len(l) > 0 {
+		return l[0], true
+	}
+	return protocol.Drop{}, false
+}
+
+// all finds what drops k, at most one rule of each base chain that it goes through: those
+// that do for certain, or else the first that may.
+func (r *nftRules) all(k packet) []protocol.Drop {
+	var sure []protocol.Drop
 	var unsure *protocol.Drop
 	for _, c := range r.base {
 		if c.hook != k.hook || c.family == "ip" && !k.addr().Is4() || c.family == "ip6" && !k.addr().Is6() {
@@ -245,7 +269,7 @@ func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
 		}
 		switch {
 		case fate == dropped && d.Certain:
-			return *d, true
+			sure = append(sure, *d)
 		case unsure != nil:
 		case fate == dropped:
 			unsure = d
@@ -253,10 +277,10 @@ func (r *nftRules) follow(k packet) (protocol.Drop, bool) {
 			unsure = w.maybe
 		}
 	}
-	if unsure != nil {
-		return *unsure, true
+	if sure == nil && unsure != nil {
+		return []protocol.Drop{*unsure}
 	}
-	return protocol.Drop{}, false
+	return sure
 }
 
 func (k packet) addr() netip.Addr {
@@ -348,6 +372,9 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 			case "limit", "quota", "connlimit", "ct count":
 				match = min(match, maybe)
 			case "vmap":
+				if got, v, to, ok := w.vmap(key, v); ok {
+					return min(match, got), v, to
+				}
 				// Any of its verdicts may follow.
 				if text, _ := json.Marshal(v); strings.Contains(string(text), `"drop"`) {
 					return maybe, "drop", ""
@@ -362,28 +389,78 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 	return match, verdict, target
 }
 
-// match judges one condition.
-func (w *walk) match(key string, v any) tri {
-	m, ok := v.(map[string]any)
-	if !ok {
-		return maybe
+// vmap looks a packet up in a verdict map; ok is false where that cannot be said.
+func (w *walk) vmap(key string, v any) (match tri, verdict, target string, ok bool) {
+	m, _ := v.(map[string]any)
+	is := w.left(m["key"])
+	var list []any
+	switch data := m["data"].(type) {
+	case string:
+		list, ok = w.sets[key[:strings.LastIndexByte(key, ' ')+1]+strings.TrimPrefix(data, "@")]
+	case map[string]any:
+		list, ok = data["set"].([]any)
 	}
-	op, _ := m["op"].(string)
-	var is func(any) tri
-	left, _ := m["left"].(map[string]any)
+	if is == nil || !ok {
+		return maybe, "", "", false
+	}
+	for _, x := range list {
+		pair, _ := x.([]any)
+		if len(pair) != 2 {
+			return maybe, "", "", false
+		}
+		switch w.oneOf(key, pair[0], is, 0) {
+		case maybe:
+			return maybe, "", "", false
+		case yes:
+			does, _ := pair[1].(map[string]any)
+			for name, v := range does {
+				to, _ := v.(map[string]any)
+				target, _ = to["target"].(string)
+				return yes, name, target, true
+			}
+		}
+	}
+	return no, "", "", true
+}
+
+// left judges what the left side of a condition names; nil: it is not understood.
+func (w *walk) left(v any) func(any) tri {
+	left, _ := v.(map[string]any)
 	switch {
 	case left["meta"] != nil:
-		is = w.meta(left["meta"])
+		return w.meta(left["meta"])
 	case left["payload"] != nil:
-		is = w.payload(left["payload"])
+		return w.payload(left["payload"])
 	case left["fib"] != nil:
-		is = w.fib(left["fib"])
+		return w.fib(left["fib"])
+	case left["&"] != nil: // of the mark alone
+		l, _ := left["&"].([]any)
+		if len(l) != 2 {
+			return nil
+		}
+		m, _ := l[0].(map[string]any)
+		meta, _ := m["meta"].(map[string]any)
+		mask, ok := l[1].(float64)
+		if meta["key"] != "mark" || !ok {
+			return nil
+		}
+		return func(v any) tri {
+			n, ok := v.(float64)
+			if !ok {
+				return maybe
+			}
+			return truth(uint32(n) == w.k.mark&uint32(mask))
+		}
 	case left["ct"] != nil:
 		switch c, _ := left["ct"].(map[string]any); c["key"] {
 		case "state":
-			is = func(v any) tri { return truth(v == w.k.state) }
+			return func(v any) tri { return truth(v == w.k.state) }
+		case "direction": // who begins a flow sends what is new
+			return func(v any) tri {
+				return truth(v == map[string]string{"new": "original", "established": "reply"}[w.k.state])
+			}
 		case "status": // the addresses of a flow are those that it has on its way
-			is = func(v any) tri {
+			return func(v any) tri {
 				if v == "dnat" || v == "snat" {
 					return no
 				}
@@ -391,6 +468,17 @@ func (w *walk) match(key string, v any) tri {
 			}
 		}
 	}
+	return nil
+}
+
+// match judges one condition.
+func (w *walk) match(key string, v any) tri {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return maybe
+	}
+	op, _ := m["op"].(string)
+	is := w.left(m["left"])
 	if is == nil {
 		return maybe
 	}
@@ -523,9 +611,9 @@ func (w *walk) payload(v any) func(any) tri {
 		}
 		switch field {
 		case "sport":
-			return port(k.sport)
+			return port(k.sport, k.dport != 0)
 		case "dport":
-			return port(k.dport)
+			return port(k.dport, k.sport != 0)
 		}
 	case "icmp", "icmpv6":
 		if k.proto != protocol.FlowICMP || (proto == "icmp") != k.addr().Is4() {
@@ -584,9 +672,14 @@ func inside(a netip.Addr) func(any) tri {
 	}
 }
 
-func port(p uint16) func(any) tri {
+// port judges a port; 0: any, and where the other one is known, one that a client has: none of
+// those for services.
+func port(p uint16, client bool) func(any) tri {
 	return func(v any) tri {
 		if p == 0 {
+			if n, ok := v.(float64); ok && client && n < 1024 {
+				return no
+			}
 			return maybe
 		}
 		switch x := v.(type) {

@@ -18,20 +18,20 @@ const dockerUser = "DOCKER-USER"
 
 const ruleComment = "causeway"
 
-// ipPrograms lists the iptables programs whose filter table is in use in this
+// ipPrograms lists the iptables programs whose table, such as filter, is in use in this
 // namespace. The legacy ones are asked only if the kernel has a table of
 // theirs here already: to ask makes one.
-func ipPrograms(ctx context.Context) (out []string) {
+func ipPrograms(ctx context.Context, table string) (out []string) {
 	for _, v := range []struct{ family, nft, legacy, names string }{
 		{"ip", "iptables-nft", "iptables-legacy", "/proc/thread-self/net/ip_tables_names"},
 		{"ip6", "ip6tables-nft", "ip6tables-legacy", "/proc/thread-self/net/ip6_tables_names"},
 	} {
-		if b, err := os.ReadFile(v.names); err == nil && slices.Contains(strings.Fields(string(b)), "filter") {
+		if b, err := os.ReadFile(v.names); err == nil && slices.Contains(strings.Fields(string(b)), table) {
 			if _, err := lookPath(v.legacy); err == nil {
 				out = append(out, v.legacy)
 			}
 		}
-		if _, err := run(ctx, "", "nft", "list", "table", v.family, "filter"); err == nil {
+		if _, err := run(ctx, "", "nft", "list", "table", v.family, table); err == nil {
 			if _, err := lookPath(v.nft); err == nil {
 				out = append(out, v.nft)
 			}
@@ -46,10 +46,11 @@ func accepts(dev string) [][]string {
 }
 
 // openFirewalls lets traffic of our interface through firewalls that leave a
-// place for it: Docker's FORWARD drop by DOCKER-USER. An accept in our own
-// table would not undo their drop.
-func (h *Host) openFirewalls(ctx context.Context, rec *record, dev string) error {
-	for _, prog := range ipPrograms(ctx) {
+// place for it, and says whether it changed something: Docker's FORWARD drop by DOCKER-USER,
+// and what docker.go tells of. An accept in our own table would not undo their drop.
+func (h *Host) openFirewalls(ctx context.Context, rec *record, p Plan) (opened bool, err error) {
+	dev := p.Interface
+	for _, prog := range ipPrograms(ctx, "filter") {
 		if _, err := run(ctx, "", prog, "-w", "5", "-n", "-L", dockerUser); err != nil {
 			continue // no such chain
 		}
@@ -61,21 +62,27 @@ func (h *Host) openFirewalls(ctx context.Context, rec *record, dev string) error
 			if !slices.ContainsFunc(rec.Firewall, f.equal) {
 				rec.Firewall = append(rec.Firewall, f)
 				if err := h.writeRecord(rec); err != nil {
-					return err
+					return opened, err
 				}
 			}
 			if _, err := run(ctx, "", prog, f.args("-I")...); err != nil {
-				return fmt.Errorf("open %s for %s: %w", dockerUser, dev, err)
+				return opened, fmt.Errorf("open %s for %s: %w", dockerUser, dev, err)
 			}
+			opened = true
 			h.log.Info().Str("iface", dev).Str("chain", dockerUser).Strs("rule", rule).Msg("opened firewall")
 		}
 	}
-	return nil
+	raw, err := h.openRaw(ctx, rec, p)
+	if err != nil {
+		return opened, err
+	}
+	marks, err := h.markForDocker(ctx, p)
+	return opened || raw || marks, err
 }
 
 // foundFirewalls are rules of ours that are there, whoever remembers them.
 func foundFirewalls(ctx context.Context, dev string) (out []savedFirewall) {
-	for _, prog := range ipPrograms(ctx) {
+	for _, prog := range ipPrograms(ctx, "filter") {
 		for _, rule := range accepts(dev) {
 			f := savedFirewall{Program: prog, Chain: dockerUser, Rule: rule}
 			if _, err := run(ctx, "", prog, f.args("-C")...); err == nil {
@@ -87,32 +94,43 @@ func foundFirewalls(ctx context.Context, dev string) (out []savedFirewall) {
 }
 
 func (f savedFirewall) args(op string) []string {
-	return append([]string{"-w", "5", op, f.Chain}, f.Rule...)
+	return append([]string{"-w", "5", "-t", cmp.Or(f.Table, "filter"), op, f.Chain}, f.Rule...)
 }
 
 func (f savedFirewall) equal(g savedFirewall) bool {
-	return f.Program == g.Program && f.Chain == g.Chain && slices.Equal(f.Rule, g.Rule)
+	return f.Program == g.Program && f.Table == g.Table && f.Chain == g.Chain && slices.Equal(f.Rule, g.Rule)
 }
 
-// closeFirewalls takes back what openFirewalls put in.
-func (h *Host) closeFirewalls(ctx context.Context, rec *record) error {
-	for _, f := range rec.Firewall {
-		for range 16 { // a bound, not a guess: -C ends the loop
-			if _, err := run(ctx, "", f.Program, f.args("-C")...); err != nil {
-				break // gone, with its chain or alone
-			}
-			if _, err := run(ctx, "", f.Program, f.args("-D")...); err != nil {
-				return fmt.Errorf("take rule out of %s: %w", f.Chain, err)
-			}
+// remove takes the rule out, as often as it is there.
+func (f savedFirewall) remove(ctx context.Context) error {
+	for range 16 { // a bound, not a guess: -C ends the loop
+		if _, err := run(ctx, "", f.Program, f.args("-C")...); err != nil {
+			break // gone, with its chain or alone
+		}
+		if _, err := run(ctx, "", f.Program, f.args("-D")...); err != nil {
+			return fmt.Errorf("take rule out of %s: %w", f.Chain, err)
 		}
 	}
 	return nil
 }
 
+// closeFirewalls takes back what openFirewalls put in.
+func (h *Host) closeFirewalls(ctx context.Context, rec *record) error {
+	for _, f := range rec.Firewall {
+		if err := f.remove(ctx); err != nil {
+			return err
+		}
+	}
+	if err := removeMarks(ctx); err != nil {
+		return err
+	}
+	return h.closeRaw(ctx, rec, func(savedFirewall) bool { return false })
+}
+
 // containersForward reports whether a container engine that needs forwarding
 // has its chains here.
 func containersForward(ctx context.Context) bool {
-	for _, prog := range ipPrograms(ctx) {
+	for _, prog := range ipPrograms(ctx, "filter") {
 		s, err := run(ctx, "", prog, "-w", "5", "-S")
 		if err != nil {
 			continue
@@ -179,7 +197,7 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 			return fmt.Sprintf("nftables chain %s %s %s drops forwarded traffic and has no rule that accepts interface %s", c.Family, c.Table, c.Name, dev), nil
 		}
 	}
-	for _, prog := range ipPrograms(ctx) {
+	for _, prog := range ipPrograms(ctx, "filter") {
 		if !strings.HasSuffix(prog, "-legacy") {
 			continue // seen as nftables
 		}

@@ -36,10 +36,16 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 		e.There, e.Up = true, link.Attrs().Flags&unix.IFF_UP != 0
 	}
 	pod := h.toward(f.Local)
-	e.Out = decide(f.Remote, f.Local, pod)
-	e.In = decide(f.Local, f.Remote, p.Interface)
+	out, in := f.packets(p, pod)
+	e.Out, e.In = decide(out), decide(in)
 	e.Rules, e.HasRule, err = earlierRules(f.Local.Is6(), p)
 	errs = append(errs, err)
+	e.Out.Stolen, err = thieves(p, out, p.Interface)
+	errs = append(errs, err)
+	if pod != "" {
+		e.In.Stolen, err = thieves(p, in, pod)
+		errs = append(errs, err)
+	}
 	found, err := h.Found(ctx, p.Config)
 	errs = append(errs, err)
 	now, standErr := h.standing(ctx, p)
@@ -55,7 +61,7 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 			continue
 		}
 		for _, k := range []string{"forwarding", "rp_filter"} {
-			key := "net.ipv4.conf." + dev + "." + k
+			key := confKey("ipv4", dev, k)
 			if v, err := readSysctl(key); err == nil {
 				e.Settings = append(e.Settings, key+"="+v)
 			}
@@ -83,27 +89,26 @@ func (h *Host) toward(a netip.Addr) string {
 	return l.Attrs().Name
 }
 
-// decide asks the kernel for the way of a packet; from is the interface that it
-// comes in by, empty for one that a local program sends.
-func decide(dst, src netip.Addr, from string) protocol.RouteDecision {
+// decide asks the kernel for the way of a packet.
+func decide(k routed) protocol.RouteDecision {
+	from, dst := k.iif, k.dst
 	d := protocol.RouteDecision{From: from}
-	o := &netlink.RouteGetOptions{SrcAddr: net.IP(src.AsSlice()), Iif: from}
 	if from != "" {
-		proto := "ipv4"
-		if dst.Is6() {
-			proto = "ipv6"
+		key := confKey("ipv4", from, "forwarding")
+		if dst.Is6() { // no interface's own counts there
+			key = forward6
 		}
-		v, _ := readSysctl("net." + proto + ".conf." + from + ".forwarding")
-		d.Forwarding = v == "1"
-		if proto == "ipv4" {
+		v, _ := readSysctl(key)
+		d.Forwarding = v != "" && v != "0"
+		if dst.Is4() {
 			for _, dev := range []string{"all", from} { // the kernel takes the larger one
-				if v, err := readSysctl("net.ipv4.conf." + dev + ".rp_filter"); err == nil && len(v) == 1 {
+				if v, err := readSysctl(confKey("ipv4", dev, "rp_filter")); err == nil && len(v) == 1 {
 					d.RPFilter = max(d.RPFilter, int(v[0]-'0'))
 				}
 			}
 		}
 	}
-	rs, err := netlink.RouteGetWithOptions(net.IP(dst.AsSlice()), o)
+	r, err := routeGet(k)
 	var no unix.Errno
 	switch {
 	case errors.As(err, &no):
@@ -112,21 +117,17 @@ func decide(dst, src netip.Addr, from string) protocol.RouteDecision {
 	case err != nil:
 		d.Error = protocol.OneLine(err.Error(), 100)
 		return d
-	case len(rs) == 0:
-		d.Error = "no answer"
-		return d
 	}
-	r := rs[0]
-	d.Table, d.MTU = r.Table, r.MTU
-	switch r.Type {
+	d.Table, d.MTU = r.table, r.mtu
+	switch r.kind {
 	case unix.RTN_LOCAL:
 		d.To = "lo"
 		return d
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
-		d.Error = fmt.Sprintf("route of type %d", r.Type)
+		d.Error = fmt.Sprintf("route of type %d", r.kind)
 		return d
 	}
-	if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+	if l, err := netlink.LinkByIndex(r.link); err == nil {
 		d.To = l.Attrs().Name
 	}
 	return d
@@ -135,51 +136,20 @@ func decide(dst, src netip.Addr, from string) protocol.RouteDecision {
 // earlierRules are the rules of routing policy that come before the tunnel's own,
 // but the kernel's for local addresses, and whether the tunnel's is there.
 func earlierRules(v6 bool, p Plan) (out []string, own bool, err error) {
-	rs, err := retry(func() ([]netlink.Rule, error) { return netlink.RuleList(nlFamily(v6)) })
+	ours, err := ourRules(v6, p.Table)
 	if err != nil {
-		return nil, false, fmt.Errorf("list rules: %w", err)
+		return nil, false, err
 	}
-	for _, r := range rs {
-		switch {
-		case rightRule(r, p):
-			own = true
-		case r.Priority < RulePreference && r.Priority > 0 && len(out) < protocol.MaxEvidenceLines:
-			out = append(out, ruleText(r))
+	rules, err := policyRules(v6)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, r := range rules {
+		if r.pref < RulePreference && r.table != unix.RT_TABLE_LOCAL && len(out) < protocol.MaxEvidenceLines {
+			out = append(out, r.text())
 		}
 	}
-	return out, own, nil
-}
-
-// ruleText is a rule as 'ip rule del' takes it.
-func ruleText(r netlink.Rule) string {
-	s := fmt.Sprintf("pref %d", r.Priority)
-	if r.Invert {
-		s += " not"
-	}
-	if r.Src != nil {
-		s += " from " + r.Src.String()
-	}
-	if r.Dst != nil {
-		s += " to " + r.Dst.String()
-	}
-	if r.Mark != 0 {
-		s += fmt.Sprintf(" fwmark 0x%x", r.Mark)
-	}
-	if r.IifName != "" {
-		s += " iif " + r.IifName
-	}
-	if r.OifName != "" {
-		s += " oif " + r.OifName
-	}
-	switch r.Type {
-	case unix.FR_ACT_BLACKHOLE:
-		return s + " blackhole"
-	case unix.FR_ACT_UNREACHABLE:
-		return s + " unreachable"
-	case unix.FR_ACT_PROHIBIT:
-		return s + " prohibit"
-	}
-	return s + fmt.Sprintf(" lookup %d", r.Table)
+	return out, slices.ContainsFunc(ours, func(r netlink.Rule) bool { return rightRule(r, p) }), nil
 }
 
 // Way tells of the underlay's way to an address: the MTU of the interface, and

@@ -126,6 +126,34 @@ func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 	return out, nil
 }
 
+// LeadsOut reports whether a default route of the host's leads by an interface. Where it cannot
+// be told, it does.
+func LeadsOut(name string) bool {
+	l, err := linkByName(name)
+	if err != nil || l == nil {
+		return err != nil
+	}
+	for _, v6 := range families() {
+		rs, err := retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return true
+		}
+		for _, r := range rs {
+			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) || r.Type != unix.RTN_UNICAST {
+				continue
+			}
+			to := map[int]bool{}
+			addLinks(to, r, -1)
+			if to[l.Attrs().Index] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // standing is p without copies of routes that the host has no more: the kernel took
 // both away.
 func (h *Host) standing(ctx context.Context, p Plan) (Plan, error) {

@@ -67,6 +67,15 @@ func setUp(link netlink.Link) error {
 	return nil
 }
 
+// InUse reports whether a program holds the TUN device of a name: without one it has no carrier.
+func InUse(dev string) (bool, error) {
+	link, err := linkByName(dev)
+	if err != nil || link == nil || !isTUN(link) {
+		return false, err
+	}
+	return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0, nil
+}
+
 // ownLink is the tunnel's device: by its index where that is known, for somebody else's
 // link may have its name. It returns nil without an error if there is none of that name.
 func ownLink(c Config) (netlink.Link, error) {

@@ -47,6 +47,7 @@ type Config struct {
 	// is kept below by its MSS.
 	MTUs    map[netip.Prefix]int
 	Shields Shields
+	Uses    // settings of the host
 }
 
 // NoDevice is a Config's Index while the tunnel's device is gone: what has its name is
@@ -91,6 +92,8 @@ type Host struct {
 	walls  []string          // our table as it was last known to be ours
 	undone []Drift
 	left   []string
+	marks  string     // content of our table for Docker
+	trying sync.Mutex // of Try, before mu
 
 	watched atomic.Pointer[Config]       // last's, for events that come while mu is held
 	links   atomic.Pointer[map[int]bool] // those that the host's own routes lead to, by index

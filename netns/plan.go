@@ -73,6 +73,7 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Shields.Allow, err = normalPorts(c.Shields.Allow); err != nil {
 		return Plan{}, err
 	}
+	p.Forward6 = c.Forward6 && p.local(true)
 	return p, nil
 }
 
@@ -131,6 +132,7 @@ func (p Plan) without6() Plan {
 	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
 	p.Wall = p.Wall.Without6()
+	p.Forward6 = false
 	return p
 }
 
@@ -163,28 +165,40 @@ func (p Plan) has(v6 bool) bool {
 // written as it is.
 type sysctl struct{ key, value string }
 
-// sysctls are the kernel settings that the plan needs.
+// ofOwn reports whether a setting is of our own interface.
+func (p Plan) ofOwn(s sysctl) bool {
+	return strings.HasPrefix(s.key, confKey("ipv4", p.Interface, "")) || strings.HasPrefix(s.key, confKey("ipv6", p.Interface, ""))
+}
+
+// sysctls are the kernel settings that the plan needs. Those that let packets through, of
+// the value forwardMark, come last.
 func (p Plan) sysctls() []sysctl {
+	own := func(proto, name, value string) sysctl { return sysctl{confKey(proto, p.Interface, name), value} }
 	out := []sysctl{
-		{"net.ipv4.ip_forward", "1"},
-		// The path back to a marked socket is looked up with its mark, or
-		// strict rp_filter would drop the hub's answers when a tunnel route
-		// covers the hub's address.
-		{"net.ipv4.conf.all.src_valid_mark", "1"},
-		{"net.ipv4.conf." + p.Interface + ".rp_filter", "2"},
+		own("ipv4", "forwarding", "1"),
+		own("ipv4", "rp_filter", "2"),
 		// Without its agent the device has no carrier: its routes must count
 		// all the same, or packets for other sites take the default route.
-		{"net.ipv4.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"},
+		own("ipv4", "ignore_routes_with_linkdown", "0"),
 	}
 	if p.has(true) {
 		// A hardened host may have it off for devices to come.
-		out = append(out, sysctl{"net.ipv6.conf." + p.Interface + ".disable_ipv6", "0"},
+		out = append(out, own("ipv6", "disable_ipv6", "0"),
 			// 1 is none: no link-local address, and so no router solicitations into the tunnel.
-			sysctl{"net.ipv6.conf." + p.Interface + ".addr_gen_mode", "1"},
-			sysctl{"net.ipv6.conf." + p.Interface + ".ignore_routes_with_linkdown", "0"})
-		if slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() }) {
-			out = append(out, sysctl{"net.ipv6.conf.all.forwarding", "1"})
-		}
+			own("ipv6", "addr_gen_mode", "1"),
+			own("ipv6", "ignore_routes_with_linkdown", "0"))
+	}
+	for _, dev := range p.Strict {
+		// The path back to a marked socket is looked up with its mark, or
+		// strict rp_filter would drop the hub's answers when a tunnel route
+		// covers the hub's address.
+		out = append(out, sysctl{confKey("ipv4", dev, "src_valid_mark"), "1"})
+	}
+	for _, dev := range p.Forward4 {
+		out = append(out, sysctl{confKey("ipv4", dev, "forwarding"), forwardMark})
+	}
+	if p.Forward6 {
+		out = append(out, sysctl{forward6, forwardMark})
 	}
 	return out
 }
@@ -226,7 +240,7 @@ func (p Plan) nft() []string {
 		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
 		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
 		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
-	return slices.Concat(out, p.nftWall(), p.access())
+	return slices.Concat(out, p.nftBounds(), p.nftWall(), p.access())
 }
 
 // nftPrefix is how nft prints a prefix: a single address without its length.

@@ -136,7 +136,11 @@ func (p Plan) access() []string {
 	rule(chainShields, "iifname != %q accept", p.Interface)
 	rule(chainShields, "fib daddr type unicast accept")
 	rule(chainShields, "fib daddr type unreachable accept")
-	rule(chainShields, "ct state established,related accept")
+	// Answers to what this host began, and errors about what it sent. Not what peers began before
+	// the shields were up, or while somebody had taken them away: that would stay open for
+	// as long as it goes on.
+	rule(chainShields, "ct state established,related ct direction reply accept")
+	rule(chainShields, "ct state related meta l4proto { 1, 58 } accept")
 	rule(chainShields, "icmp type echo-request accept")
 	rule(chainShields, "icmpv6 type echo-request accept")
 	for _, proto := range []string{protocol.FlowTCP, protocol.FlowUDP} { // of a measurement between two nodes

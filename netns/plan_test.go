@@ -28,6 +28,7 @@ func testConfig() Config {
 		Local:     prefixes("10.1.0.0/16", "fd10:1::/64"),
 		Wall: Wall{UID: 998, Hubs: []netip.Addr{netip.MustParseAddr("fd63:7761:7900::1"), netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.1")},
 			Overlay: prefixes("fd63:7761:7900::/96", "198.18.0.0/15")},
+		Uses: Uses{Forward4: []string{"pods"}, Forward6: true, Bridges: []string{"pods"}},
 	}
 }
 
@@ -43,14 +44,14 @@ ip -6 route add fd10:2::/64 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1380 tab
 ip -6 route add fd63:7761:7900::/96 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1380 table 51806
 ip -4 rule add not fwmark 0xca5e lookup 51806 pref 5206 protocol 202
 ip -6 rule add not fwmark 0xca5e lookup 51806 pref 5206 protocol 202
-sysctl -w net.ipv4.ip_forward=1
-sysctl -w net.ipv4.conf.all.src_valid_mark=1
+sysctl -w net.ipv4.conf.cw0.forwarding=1
 sysctl -w net.ipv4.conf.cw0.rp_filter=2
 sysctl -w net.ipv4.conf.cw0.ignore_routes_with_linkdown=0
 sysctl -w net.ipv6.conf.cw0.disable_ipv6=0
 sysctl -w net.ipv6.conf.cw0.addr_gen_mode=1
 sysctl -w net.ipv6.conf.cw0.ignore_routes_with_linkdown=0
-sysctl -w net.ipv6.conf.all.forwarding=1
+sysctl -w net.ipv4.conf.pods.forwarding=51806
+sysctl -w net.ipv6.conf.all.forwarding=51806
 nft 'add table inet causeway'
 nft 'add chain inet causeway forward { type filter hook forward priority -150; policy accept; }'
 nft 'add rule inet causeway forward oifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
@@ -62,6 +63,12 @@ nft 'add chain inet causeway mark-out { type filter hook postrouting priority -1
 nft 'add rule inet causeway mark-out meta mark 0x0000ca5e ct mark set meta mark'
 nft 'add chain inet causeway mark-in { type filter hook prerouting priority -150; policy accept; }'
 nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'
+nft 'add chain inet causeway bound { type filter hook forward priority -150; policy accept; }'
+nft 'add rule inet causeway bound iifname "cw0" accept'
+nft 'add rule inet causeway bound oifname "cw0" accept'
+nft 'add rule inet causeway bound iifname "pods" oifname "pods" accept'
+nft 'add rule inet causeway bound meta nfproto ipv4 iifname "pods" counter drop'
+nft 'add rule inet causeway bound meta nfproto ipv6 counter drop'
 ` + goldenWall + `
 nft 'add chain inet causeway access-destination { type filter hook prerouting priority -300; policy accept; }'
 nft 'add rule inet causeway access-destination iifname != "cw0" accept'
@@ -195,5 +202,6 @@ func TestNewPlanRefuses(t *testing.T) {
 func TestSysctlPath(t *testing.T) {
 	require.Equal(t, "/proc/sys/net/ipv4/ip_forward", sysctlPath("net.ipv4.ip_forward"))
 	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net.ipv4.conf.eth0.5.rp_filter"))
+	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net/ipv4/conf/eth0.5/rp_filter"))
 	require.Equal(t, "/proc/sys/net/ipv6/conf/all/forwarding", sysctlPath("net.ipv6.conf.all.forwarding"))
 }

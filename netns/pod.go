@@ -214,7 +214,8 @@ func spacesOf(f Flow) (out []protocol.PodSpace) {
 		if !hasAddress(dir, f.Local) || !attached(pid) {
 			continue
 		}
-		s := protocol.PodSpace{PID: pid, HasRoute: hasRoute(dir, f.Remote), Listeners: listeners(dir, f)}
+		s := protocol.PodSpace{PID: pid, Listeners: listeners(dir, f)}
+		s.HasRoute, s.Gateway = routeOf(dir, f.Remote)
 		if b, err := os.ReadFile(filepath.Join("/proc", d.Name(), "comm")); err == nil {
 			s.Command = protocol.OneLine(strings.TrimSpace(string(b)), 32)
 		}
@@ -256,36 +257,59 @@ func readFile(dir, name string) string {
 	return string(b)
 }
 
-// hasRoute reports whether the main table of a namespace has a route to a.
-func hasRoute(dir string, a netip.Addr) bool {
+// routeOf reports whether the main table of a namespace has a route to a, and the gateway
+// of the longest one, not valid where that leads to neighbours.
+func routeOf(dir string, a netip.Addr) (has bool, gateway netip.Addr) {
+	best := -1
+	take := func(dst, via netip.Addr, bits int) {
+		p := netip.PrefixFrom(dst, bits)
+		if !p.IsValid() || !p.Contains(a) || bits <= best {
+			return
+		}
+		if has, best, gateway = true, bits, via; via.IsUnspecified() {
+			gateway = netip.Addr{}
+		}
+	}
 	if a.Is6() {
 		for l := range strings.Lines(readFile(dir, "ipv6_route")) {
-			f := strings.Fields(l) // destination, length, …, flags, device
+			f := strings.Fields(l) // destination, length, source, length, gateway, …, flags, device
 			if len(f) < 10 || f[9] == "lo" {
 				continue
 			}
-			b, err := hex.DecodeString(f[0])
-			n, err2 := strconv.ParseUint(f[1], 16, 8)
-			d, ok := netip.AddrFromSlice(b)
-			if err == nil && err2 == nil && ok && netip.PrefixFrom(d, int(n)).Contains(a) {
-				return true
+			dst, ok := parseWords(f[0], false)
+			via, ok2 := parseWords(f[4], false)
+			if n, err := strconv.ParseUint(f[1], 16, 8); err == nil && ok && ok2 && dst.Is6() && via.Is6() {
+				take(dst, via, int(n))
 			}
 		}
-		return false
+		return has, gateway
 	}
 	for l := range strings.Lines(readFile(dir, "route")) {
 		f := strings.Fields(l) // iface, destination, gateway, flags, …, mask at 7
 		if len(f) < 8 {
 			continue
 		}
-		dst, err := strconv.ParseUint(f[1], 16, 32)
-		mask, err2 := strconv.ParseUint(f[7], 16, 32)
-		b := a.As4()
-		if err == nil && err2 == nil && uint64(binary.NativeEndian.Uint32(b[:]))&mask == dst {
-			return true
+		dst, ok := parseWords(f[1], true)
+		via, ok2 := parseWords(f[2], true)
+		mask, ok3 := parseWords(f[7], true)
+		if ok && ok2 && ok3 && dst.Is4() && via.Is4() && mask.Is4() {
+			ones, _ := net.IPMask(mask.AsSlice()).Size()
+			take(dst, via, ones)
 		}
 	}
-	return false
+	return has, gateway
+}
+
+// parseWords reads an address in hexadecimal digits, native: of one word in the machine's order.
+func parseWords(s string, native bool) (netip.Addr, bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || native && len(b) != 4 {
+		return netip.Addr{}, false
+	}
+	if native {
+		binary.NativeEndian.PutUint32(b, binary.BigEndian.Uint32(b))
+	}
+	return netip.AddrFromSlice(b)
 }
 
 // listeners are the sockets of f's protocol that wait in a namespace.

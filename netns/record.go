@@ -27,9 +27,11 @@ type record struct {
 	Interface string          `json:"interface"`
 	Table     int             `json:"table"`
 	Index     int             `json:"index,omitempty"` // of the interface, whatever it is called
+	Boot      string          `json:"boot,omitempty"`  // of the host that Sysctls are of: a reboot takes them back
 	Lost      bool            `json:"lost,omitempty"`  // an earlier record was; what it said of settings is not known
 	Sysctls   []savedSysctl   `json:"sysctls,omitempty"`
 	Firewall  []savedFirewall `json:"firewall,omitempty"`
+	Raw       []savedFirewall `json:"raw,omitempty"` // in table raw
 }
 
 // savedSysctl is a setting as it was. Set is what we wrote; a setting with
@@ -45,6 +47,7 @@ type savedSysctl struct {
 // of an iptables program: -I CHAIN made it, -D CHAIN takes it back.
 type savedFirewall struct {
 	Program string   `json:"program"`
+	Table   string   `json:"table,omitempty"` // empty: filter
 	Chain   string   `json:"chain"`
 	Rule    []string `json:"rule"`
 }
@@ -68,34 +71,52 @@ func (h *Host) readRecord(ctx context.Context, dev string) (*record, error) {
 	var d *durable.Damage
 	switch {
 	case err == nil:
-		return &r, nil
+		return r.sinceBoot(), nil
 	case errors.Is(err, fs.ErrNotExist):
-		return &record{Version: recordVersion}, nil
+		return (&record{Version: recordVersion}).sinceBoot(), nil
 	case !errors.As(err, &d):
 		return nil, fmt.Errorf("read host record: %w", err)
 	case d.Copied:
 		h.log.Warn().Err(err).Msg("the record of the host's settings is damaged")
-		return &r, nil
+		return r.sinceBoot(), nil
 	}
 	h.log.Error().Err(errors.Join(err, h.file().SetAside())).Msg("the record of the host's settings is damaged, and made anew from what is found: settings that are as the agent wants them are left so when it leaves")
-	return &record{Version: recordVersion, Lost: true, Firewall: foundFirewalls(ctx, dev)}, nil
+	return (&record{Version: recordVersion, Lost: true, Firewall: foundFirewalls(ctx, dev), Raw: foundRaw(ctx, dev)}).sinceBoot(), nil
+}
+
+// sinceBoot is r without settings of before the host's last boot.
+func (r *record) sinceBoot() *record {
+	now, err := readSysctl("kernel.random.boot_id")
+	if err == nil && r.Boot != now {
+		if r.Boot != "" {
+			r.Sysctls = nil
+		}
+		r.Boot = now
+	}
+	return r
 }
 
 // check refuses what no agent writes. The file belongs to the agent's user, and
 // 'leave' acts on it as root.
 func (r *record) check() error {
+	programs := []string{"iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"}
 	if r.Version != recordVersion {
 		return fmt.Errorf("version %d is not %d, which this build knows", r.Version, recordVersion)
 	}
 	for _, s := range r.Sysctls {
-		if !strings.HasPrefix(s.Key, "net.ipv") || strings.Contains(s.Key, "/") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
+		if !strings.HasPrefix(s.Key, "net.ipv") && !strings.HasPrefix(s.Key, "net/ipv") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
 			return fmt.Errorf("%.128q is no setting of ours", s.Key)
 		}
 	}
 	for _, f := range r.Firewall {
 		ours := slices.ContainsFunc(accepts(r.Interface), func(rule []string) bool { return slices.Equal(rule, f.Rule) })
-		if !slices.Contains([]string{"iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"}, f.Program) || f.Chain != dockerUser || !ours {
+		if !slices.Contains(programs, f.Program) || f.Table != "" || f.Chain != dockerUser || !ours {
 			return fmt.Errorf("%.40q in chain %.40q is no rule of ours", f.Program, f.Chain)
+		}
+	}
+	for _, f := range r.Raw {
+		if !slices.Contains(programs, f.Program) || f.Table != "raw" || f.Chain != rawChain || !isRawAccept(f.Rule, r.Interface) {
+			return fmt.Errorf("%.40q in table %.40q is no rule of ours", f.Program, f.Table)
 		}
 	}
 	return nil

@@ -44,8 +44,18 @@ func TestRecordIsNotBelieved(t *testing.T) {
 			write(change)
 			rec, err := h.readRecord(context.Background(), "cw0")
 			require.NoError(t, err)
-			require.Equal(t, &record{Version: recordVersion, Lost: true}, rec, "nothing of it is believed")
+			require.Equal(t, &record{Version: recordVersion, Boot: rec.Boot, Lost: true}, rec, "nothing of it is believed")
 			require.FileExists(t, durable.Bad(h.file().Path))
 		})
 	}
+}
+
+// What a boot took back is not put back once more: the host has it from elsewhere by now.
+func TestRecordIsOfThisBoot(t *testing.T) {
+	h := host(t)
+	sh(t, "sysctl -qw net.ipv4.conf.eth0.src_valid_mark=1")
+	rec := record{Version: recordVersion, Interface: "cw0", Table: DefaultTable, Boot: "of before", Sysctls: []savedSysctl{{Key: "net.ipv4.conf.eth0.src_valid_mark", Was: "0", Set: "1"}}}
+	require.NoError(t, h.writeRecord(&rec))
+	require.NoError(t, h.Remove(context.Background(), testConfig()))
+	require.Equal(t, "1\n", sh(t, "sysctl -n net.ipv4.conf.eth0.src_valid_mark"))
 }

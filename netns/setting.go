@@ -2,7 +2,6 @@ package netns
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -18,13 +17,10 @@ func (p Plan) unset(s sysctl, err error) Failure {
 // without says what the plan lacks where a setting has another value, and whether
 // anything needs it now.
 func (p Plan) without(s sysctl) (what string, needed bool) {
-	behind := func(v6 bool) bool {
-		return slices.ContainsFunc(p.Local, func(x netip.Prefix) bool { return x.Addr().Is6() == v6 })
-	}
-	name := s.key[strings.LastIndexByte(s.key, '.')+1:]
+	name := s.key[strings.LastIndexAny(s.key, "./")+1:]
 	switch {
-	case name == "ip_forward", name == "forwarding":
-		if !behind(name == "forwarding") {
+	case name == "forwarding":
+		if !p.local(s.key == forward6) {
 			return "nothing behind this host needs it by now", false
 		}
 		return "pods and LANs behind this host reach no other site and are reached by none; the host itself does", true
@@ -44,13 +40,9 @@ func (p Plan) without(s sysctl) (what string, needed bool) {
 // leftSettings are those that a plan may have set, have that value, and of which the record
 // does not say what they were.
 func leftSettings(rec *record) (out []string) {
-	may := []sysctl{{"net.ipv4.ip_forward", "1"}, {"net.ipv4.conf.all.src_valid_mark", "1"}, {"net.ipv6.conf.all.forwarding", "1"}}
-	for _, k := range perInterface("ipv6", "accept_ra") {
-		may = append(may, sysctl{k, "2"})
-	}
-	for _, s := range may {
-		if v, err := readSysctl(s.key); err == nil && v == s.value && !rec.hasSysctl(s.key) {
-			out = append(out, s.key+"="+v)
+	for _, k := range perInterface("ipv4", "src_valid_mark") {
+		if v, err := readSysctl(k); err == nil && v == "1" && !rec.hasSysctl(k) {
+			out = append(out, k+"="+v)
 		}
 	}
 	return out
@@ -62,4 +54,22 @@ func strict() bool {
 		v, err := readSysctl(k)
 		return err == nil && v == "1" && !strings.Contains(k, ".conf.default.")
 	})
+}
+
+// TurnedOn are the host's settings that an agent has turned on: the interfaces that forward
+// IPv4 for the tunnel, whether the host forwards IPv6 for it, and the interfaces that check
+// sources strictly and by the mark; the last may be somebody else's doing.
+func TurnedOn() (v4 []string, v6 bool, marks []string) {
+	for _, k := range perInterface("ipv4", "forwarding") {
+		if v, err := readSysctl(k); err == nil && v == forwardMark {
+			v4 = append(v4, confDev(k))
+		}
+	}
+	v, err := readSysctl(forward6)
+	for _, k := range perInterface("ipv4", "src_valid_mark") {
+		if v, err := readSysctl(k); err == nil && v == "1" && strictOn(confDev(k)) {
+			marks = append(marks, confDev(k))
+		}
+	}
+	return v4, err == nil && v == forwardMark, marks
 }

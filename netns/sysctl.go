@@ -7,15 +7,29 @@ import (
 	"strings"
 )
 
-// sysctlPath maps net.ipv4.conf.eth0.5.rp_filter to its file. An interface
-// name may hold dots, so that only the first three and the last are separators
-// in a conf key.
-func sysctlPath(key string) string {
-	f := strings.Split(key, ".")
-	if len(f) > 5 && f[2] == "conf" {
-		f = []string{f[0], f[1], f[2], strings.Join(f[3:len(f)-1], "."), f[len(f)-1]}
+// confKey is the name of an interface's setting, as sysctl(8) takes it: with slashes where
+// the interface's name has dots.
+func confKey(proto, dev, name string) string {
+	if strings.Contains(dev, ".") {
+		return "net/" + proto + "/conf/" + dev + "/" + name
 	}
-	return filepath.Join(append([]string{"/proc/sys"}, f...)...)
+	return "net." + proto + ".conf." + dev + "." + name
+}
+
+// confDev is the interface of a confKey.
+func confDev(key string) string { return filepath.Base(filepath.Dir(sysctlPath(key))) }
+
+// sysctlPath maps net.ipv4.conf.eth0.rp_filter to its file. An interface whose name has dots stands between
+// slashes, and in the record of an agent of before between dots, too.
+func sysctlPath(key string) string {
+	if strings.Contains(key, "/") {
+		return filepath.Join("/proc/sys", key)
+	}
+	parts := strings.Split(key, ".")
+	if n := len(parts); n > 5 && parts[2] == "conf" {
+		parts = []string{parts[0], parts[1], parts[2], strings.Join(parts[3:n-1], "."), parts[n-1]}
+	}
+	return filepath.Join(append([]string{"/proc/sys"}, parts...)...)
 }
 
 func readSysctl(key string) (string, error) {
@@ -33,68 +47,46 @@ func writeSysctl(key, value string) error {
 	return nil
 }
 
-// side lists the keys that the kernel changes by itself when key is written:
-// forwarding switches every interface's own setting and, in IPv4, redirects.
-func side(key string) []string {
-	switch key {
-	case "net.ipv4.ip_forward":
-		return append(perInterface("ipv4", "forwarding"), "net.ipv4.conf.all.accept_redirects")
-	case "net.ipv6.conf.all.forwarding":
-		return perInterface("ipv6", "forwarding")
-	}
-	return nil
-}
-
 // perInterface lists the keys of one setting for all interfaces, 'all' and
 // 'default' among them.
 func perInterface(proto, name string) []string {
 	m, _ := filepath.Glob("/proc/sys/net/" + proto + "/conf/*/" + name) // fails on a bad pattern only
 	for i, f := range m {
-		m[i] = "net." + proto + ".conf." + filepath.Base(filepath.Dir(f)) + "." + name
+		m[i] = confKey(proto, filepath.Base(filepath.Dir(f)), name)
 	}
 	return m
 }
 
-// setSysctl brings one setting to its value, having recorded what was there
-// and what the kernel will change beside it. Settings of our own interface go
-// away with it and are not recorded.
+// setSysctl brings one setting to its value, having recorded what was there. Settings of
+// our own interface go away with it and are not recorded, nor is forwarding, which its value
+// tells to be ours.
 func (h *Host) setSysctl(rec *record, s sysctl, own bool) error {
 	now, err := readSysctl(s.key)
 	if err != nil {
 		return err
 	}
-	if now == s.value {
+	marked := s.value == forwardMark
+	switch {
+	case now == s.value:
 		return nil
+	case marked && now == "1" && !rec.hasSysctl(forward4) && !rec.hasSysctl(forward6):
+		return nil // somebody else's by now
 	}
-	if !own && !rec.hasSysctl(s.key) {
+	h.log.Debug().Str("sysctl", s.key).Str("was", now).Str("value", s.value).Msg("set sysctl")
+	if s.key == forward6 {
+		return h.setForward6(rec, s.value)
+	}
+	if !own && !marked && !rec.hasSysctl(s.key) {
 		rec.Sysctls = append(rec.Sysctls, savedSysctl{Key: s.key, Was: now, Set: s.value})
-		for _, k := range side(s.key) {
-			if v, err := readSysctl(k); err == nil && k != s.key {
-				rec.Sysctls = append(rec.Sysctls, savedSysctl{Key: k, Was: v, Beside: s.key})
-			}
-		}
-		if s.key == "net.ipv6.conf.all.forwarding" {
-			rec.Sysctls = append(rec.Sysctls, routerAdvertisements()...)
-		}
 		if err := h.writeRecord(rec); err != nil {
 			return err
 		}
 	}
-	if s.key == "net.ipv6.conf.all.forwarding" {
-		for _, r := range rec.Sysctls {
-			if v, err := readSysctl(r.Key); strings.HasSuffix(r.Key, ".accept_ra") && err == nil && v == r.Was {
-				if err := writeSysctl(r.Key, r.Set); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	h.log.Debug().Str("sysctl", s.key).Str("was", now).Str("value", s.value).Msg("set sysctl")
 	return writeSysctl(s.key, s.value)
 }
 
 // routerAdvertisements lists what keeps the host's own IPv6 addresses and
-// default route alive once it forwards: an interface that takes router
+// default route alive when it begins to forward: an interface that takes router
 // advertisements (accept_ra 1) stops to do so unless told 2.
 func routerAdvertisements() []savedSysctl {
 	var out []savedSysctl
@@ -109,11 +101,17 @@ func routerAdvertisements() []savedSysctl {
 	return out
 }
 
-// restoreSysctls puts back what setSysctl changed, unless someone else has
-// changed it since. keep names settings that others need by now.
-func (h *Host) restoreSysctls(rec *record, keep func(key string) bool) error {
+// restoreSysctls puts back what was recorded, unless someone else has changed it since, and
+// forgets it. keep names settings that others need by now, wanted those that are to stay, as
+// they are and in the record.
+func (h *Host) restoreSysctls(rec *record, wanted, keep func(key string) bool) error {
 	undone := map[string]bool{}
-	for _, s := range rec.Sysctls {
+	var left []savedSysctl
+	for i, s := range rec.Sysctls {
+		if s.Beside == "" && wanted(s.Key) || s.Beside != "" && wanted(s.Beside) {
+			left = append(left, s)
+			continue
+		}
 		if s.Beside != "" {
 			if !undone[s.Beside] {
 				continue
@@ -132,8 +130,10 @@ func (h *Host) restoreSysctls(rec *record, keep func(key string) bool) error {
 			continue
 		}
 		if err := writeSysctl(s.Key, s.Was); err != nil {
+			rec.Sysctls = append(left, rec.Sysctls[i:]...)
 			return err
 		}
 	}
+	rec.Sysctls = left
 	return nil
 }

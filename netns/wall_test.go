@@ -40,6 +40,7 @@ var packets = regexp.MustCompile(`packets (\d+)`)
 // get at the hub or at agents' ports, the agent does, and so does an echo. What was sent on by
 // the kernel for somebody, without a socket, does not either.
 func TestWallAroundTheOverlay(t *testing.T) {
+	lab.Counts(t)
 	h, c := host(t), testConfig()
 	p := plan(t, c)
 	require.NoError(t, h.Apply(context.Background(), p))

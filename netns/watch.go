@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"causeway/protocol"
 )
 
 // Kind is a kind of things of the plan, by which changes are told, found and
@@ -180,7 +182,8 @@ func (w *watch) nftables(typ uint16, data []byte) {
 		switch {
 		case bytes.Contains(data, []byte(NftTable+"\x00")):
 			k = Nftables
-		case bytes.Contains(data, []byte(dockerUser+"\x00")):
+		case bytes.Contains(data, []byte(dockerUser+"\x00")), bytes.Contains(data, []byte(protocol.DockerTable+"\x00")),
+			bytes.Contains(data, []byte("raw\x00")) && bytes.Contains(data, []byte(rawChain+"\x00")):
 			k = Other
 		default:
 			return

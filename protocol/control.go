@@ -116,6 +116,8 @@ type Hello struct {
 	// Vouch says that the agent answers a Challenge; see there. An agent of the version
 	// before has none.
 	Vouch []byte `json:"vouch,omitempty"`
+	// Mark is the newest that the agent holds; nil: none.
+	Mark *StateMark `json:"mark,omitempty"`
 }
 
 // Welcome is the hub's first message.

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -55,6 +56,9 @@ type Evidence struct {
 	Underlay UnderlayEvidence `json:"underlay"`
 	// Connect is a TCP connection from this node through the tunnel to Remote and Port; nil: it was not tried.
 	Connect *Connect `json:"connect,omitempty"`
+	// Reach are echo requests from this node's address beside Local through the tunnel to
+	// Remote; nil: none were sent, as Remote is the peer's own address.
+	Reach *TunnelPing `json:"reach,omitempty"`
 }
 
 // Way is one way to a peer or hub that probes try. Ages are -1 for never.
@@ -113,6 +117,16 @@ type RouteDecision struct {
 	// Forwarding and RPFilter are those of the interface that the packet comes in by.
 	Forwarding bool `json:"forwarding"`
 	RPFilter   int  `json:"rp_filter"`
+	// Stolen are the rules before the tunnel's that lead the packet elsewhere, in their order.
+	Stolen []PolicyRule `json:"stolen,omitempty"`
+}
+
+// PolicyRule is a rule of routing policy.
+type PolicyRule struct {
+	Pref     int          `json:"pref"`
+	Dst      netip.Prefix `json:"dst,omitzero"` // not valid: any
+	Inverted bool         `json:"inverted,omitempty"`
+	Text     string       `json:"text"` // as 'ip rule del' takes it
 }
 
 // Drop is a rule of a firewall that drops packets of the flow.
@@ -123,6 +137,7 @@ type Drop struct {
 	Rule    string `json:"rule"`
 	Handle  int    `json:"handle,omitempty"` // 0: the chain's policy
 	Certain bool   `json:"certain"`          // every condition of the rule was understood
+	Port    uint16 `json:"port,omitempty"`   // of this host, of the underlay's datagrams
 }
 
 // AccessTable is the nftables table of an agent, with its family: it begins the name of every
@@ -144,10 +159,24 @@ func FirewalldMend(interfaces ...string) string {
 	return "firewall-cmd --permanent --zone=trusted --add-interface=" + strings.Join(interfaces, " --add-interface=") + " && firewall-cmd --reload"
 }
 
+// DockerTable is the name of the nftables tables of Docker's own, in families ip and ip6.
+const DockerTable = "docker-bridges"
+
+// DockerMark is the bit of a packet's mark by which Docker's nftables rules let through what
+// comes out of the tunnel, once its configuration says so: see DockerMend.
+const DockerMark = 0x1000
+
+// DockerMend has a Docker that writes nftables of its own let what comes out of the tunnel
+// pass to its containers. It goes on dropping all else that is not for a published port.
+func DockerMend() string {
+	return fmt.Sprintf(`add "allow-direct-routing": true, "bridge-accept-fwmark": "0x%x/0x%x" to /etc/docker/daemon.json and run 'systemctl restart docker'`, DockerMark, DockerMark)
+}
+
 // PodEvidence is a pod as its host sees it.
 type PodEvidence struct {
-	Interface string      `json:"interface"` // the host's, that leads to it
-	Neighbour string      `json:"neighbour"` // the kernel's word: reachable, failed, …
+	Interface string      `json:"interface"`       // the host's, that leads to it
+	Neighbour string      `json:"neighbour"`       // the kernel's word: reachable, failed, …
+	Beside    netip.Addr  `json:"beside,omitzero"` // the host's address there
 	MAC       string      `json:"mac,omitempty"`
 	MACs      []string    `json:"macs,omitempty"`    // all that answered for the address
 	Near      *TunnelPing `json:"near,omitempty"`    // echo from the host's address beside the pod
@@ -162,6 +191,8 @@ type PodSpace struct {
 	Command   string   `json:"command"`
 	HasRoute  bool     `json:"has_route"`           // a route to Remote
 	Listeners []string `json:"listeners,omitempty"` // address:port of the flow's protocol
+	// Gateway is where that route leads; not valid: to a neighbour, or not known.
+	Gateway netip.Addr `json:"gateway,omitzero"`
 }
 
 // Connect is a TCP connection that was tried.

@@ -16,6 +16,7 @@ import (
 // list is the newest. Who has an old list and an old hub key has no such word.
 //
 //	GET PathHubList?nonce=N   -> HubListAnswer; without a nonce, or from an older hub, without Fresh
+//	GET PathHubList?…&mark=M  -> the same, with Mark if M is this cluster's
 //	KindHubListAsk            -> KindHubList, on a control stream
 
 // ListNonce is 32 random bytes of whoever asks for the hub list.
@@ -59,6 +60,8 @@ type HubListAsk struct {
 type HubListAnswer struct {
 	SignedHubList
 	Fresh *Freshness `json:"fresh,omitempty"`
+	// Mark is of the hub's state, for whoever shows one of this cluster.
+	Mark *StateMark `json:"mark,omitempty"`
 }
 
 // Freshness says that a hub list is the cluster's newest.

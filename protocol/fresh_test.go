@@ -40,7 +40,7 @@ func TestFreshnessGolden(t *testing.T) {
 func TestOpenFresh(t *testing.T) {
 	key, s, n := freshList(t)
 	pin := key.Public().Pin()
-	good := HubListAnswer{s, s.Fresh(key, 7, n, time.Now())}
+	good := HubListAnswer{SignedHubList: s, Fresh: s.Fresh(key, 7, n, time.Now())}
 	b, err := json.Marshal(good)
 	require.NoError(t, err)
 	var again HubListAnswer
@@ -53,27 +53,27 @@ func TestOpenFresh(t *testing.T) {
 	require.NoError(t, json.Unmarshal(b, &plain))
 	require.Equal(t, s, plain)
 
-	_, err = (HubListAnswer{s, nil}).OpenFresh(pin, n)
+	_, err = (HubListAnswer{SignedHubList: s, Fresh: nil}).OpenFresh(pin, n)
 	require.ErrorIs(t, err, ErrNotFresh)
 	var other ListNonce
 	_, err = good.OpenFresh(pin, other)
 	require.ErrorIs(t, err, ErrNotFresh, "said to another")
 	stranger, _, _ := freshList(t)
-	_, err = HubListAnswer{s, s.Fresh(stranger, 7, n, time.Now())}.OpenFresh(pin, n)
+	_, err = HubListAnswer{SignedHubList: s, Fresh: s.Fresh(stranger, 7, n, time.Now())}.OpenFresh(pin, n)
 	require.ErrorIs(t, err, ErrNotFresh, "by another key")
 
 	// An old list beside the word for the newest one, which anybody can ask the hub for.
 	old, err := HubList{Version: 1, Serial: 6, Hubs: []Hub{{Number: 1, WireGuardKey: WireGuardPublicKey{8}, UDP: []string{"h:1"}}}}.Sign(key)
 	require.NoError(t, err)
-	_, err = HubListAnswer{old, good.Fresh}.OpenFresh(pin, n)
+	_, err = HubListAnswer{SignedHubList: old, Fresh: good.Fresh}.OpenFresh(pin, n)
 	require.ErrorIs(t, err, ErrNotFresh)
 	lied := *good.Fresh
 	lied.Serial = 6
-	_, err = HubListAnswer{old, &lied}.OpenFresh(pin, n)
+	_, err = HubListAnswer{SignedHubList: old, Fresh: &lied}.OpenFresh(pin, n)
 	require.ErrorIs(t, err, ErrNotFresh)
 	same, err := HubList{Version: 1, Serial: 7, Hubs: []Hub{{Number: 1, WireGuardKey: WireGuardPublicKey{8}, UDP: []string{"h:1"}}}}.Sign(key)
 	require.NoError(t, err)
-	_, err = HubListAnswer{same, good.Fresh}.OpenFresh(pin, n)
+	_, err = HubListAnswer{SignedHubList: same, Fresh: good.Fresh}.OpenFresh(pin, n)
 	require.ErrorIs(t, err, ErrNotFresh, "another list of the same serial")
 	_, err = good.OpenFresh(stranger.Public().Pin(), n)
 	require.ErrorIs(t, err, ErrPinMismatch)
@@ -84,7 +84,7 @@ func TestOpenFresh(t *testing.T) {
 func FuzzFreshness(f *testing.F) {
 	key, s, n := freshList(f)
 	pin := key.Public().Pin()
-	good, err := json.Marshal(HubListAnswer{s, s.Fresh(key, 7, n, time.Now())})
+	good, err := json.Marshal(HubListAnswer{SignedHubList: s, Fresh: s.Fresh(key, 7, n, time.Now())})
 	require.NoError(f, err)
 	f.Add(good)
 	f.Add([]byte(`{"fresh":{"nonce":"","serial":7,"time":"2026-01-01T00:00:00Z","signature":""}}`))

@@ -52,9 +52,9 @@ type JoinAnswer struct {
 	Routes []netip.Prefix `json:"routes,omitzero"`
 }
 
-// Refusal says that a join was refused. Whatever it is about the token, the
-// host, its name or its keys, the host is told the same, RefusedToken; the hub's
-// audit has the reason.
+// Refusal says that a join was refused. Whoever shows no open token is told the same, whatever
+// it is, RefusedToken; the hub's audit has the reason. Whoever shows one, and could join by
+// another request, is told what is wrong with this one, RefusedRequest.
 type Refusal struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
@@ -63,6 +63,7 @@ type Refusal struct {
 // Refusal codes.
 const (
 	RefusedToken   = "token"    // the token is not consumed by it
+	RefusedRequest = "request"  // likewise, and the message says what to ask for instead
 	RefusedBusy    = "busy"     // state not writable: try again
 	RefusedVersion = "protocol" // the hub does not speak this version
 )

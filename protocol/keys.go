@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -225,6 +226,9 @@ func ParseClusterPrivateKey(s string) (k ClusterPrivateKey, err error) {
 
 // Pin is the hash of a cluster key, as a token carries it.
 type Pin [sha256.Size]byte
+
+// String is the beginning of it, for a person who compares two.
+func (p Pin) String() string { return hex.EncodeToString(p[:8]) }
 
 // Pin returns the SHA-256 of k.
 func (k ClusterPublicKey) Pin() Pin { return sha256.Sum256(k[:]) }

@@ -51,6 +51,7 @@ type Netmap struct {
 	Removed  []NodeNumber    `json:"removed,omitempty"`  // with Base only
 	MaxAge   time.Duration   `json:"max_age_ns"`         // agents go on without a hub this long; 0: forever
 	Requires []string        `json:"requires,omitempty"` // features without which the agent refuses the map
+	Mark     *StateMark      `json:"mark,omitempty"`     // of the state that the newest change was computed from
 }
 
 // NetmapSelf is what the hub says of the agent's own node.
@@ -138,6 +139,9 @@ func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 		if n.Gone == nil {
 			n.Gone = held.Gone
 		}
+	}
+	if held != nil && held.Mark != nil && (n.Mark == nil || n.Mark.Less(*held.Mark)) {
+		n.Mark = held.Mark // a hub of the version before has none
 	}
 	for _, p := range n.Peers {
 		peers[p.Number()] = p

@@ -40,8 +40,12 @@ type TokenSecret [32]byte
 const tokenPrefix = "cw1"
 
 // maxToken bounds the text before anything is split or allocated: the fixed
-// parts take 107 characters, a host name at most 253, a port 6.
-const maxToken = 512
+// parts take 107 characters, a host name at most 253, a port 6. MaxTokenText bounds it with what
+// is around and between.
+const (
+	maxToken     = 512
+	MaxTokenText = 4 << 10
+)
 
 // NewToken makes a token with fresh id and secret.
 func NewToken(pin Pin, addr string) (Token, error) {
@@ -89,13 +93,17 @@ func (t Token) sum() []byte {
 // ErrMalformedToken wraps every error of ParseToken.
 var ErrMalformedToken = errors.New("malformed token")
 
-// ParseToken reads the text form. It never puts the secret into an error.
+// ParseToken reads the text form. What a mail, a terminal or an editor put into it is no part of
+// it: blanks and ends of lines, quotes around it, byte order marks (a file in UTF-16 as well).
+// It never puts the secret into an error.
 func ParseToken(s string) (Token, error) {
-	s = strings.TrimSpace(s)
 	bad := func(what string) (Token, error) {
 		return Token{}, fmt.Errorf("%w: %s; a token looks like cw1.ID.SECRET.PIN.HOST:PORT and is made by 'causeway token create'", ErrMalformedToken, what)
 	}
-	if len(s) > maxToken {
+	if len(s) > MaxTokenText {
+		return bad("longer than 512 characters")
+	}
+	if s = unwrap(s); len(s) > maxToken {
 		return bad("longer than 512 characters")
 	}
 	f := strings.SplitN(s, ".", 5)
@@ -125,6 +133,20 @@ func ParseToken(s string) (Token, error) {
 	}
 	t.Addr = f[4]
 	return t, nil
+}
+
+// unwrap takes off a token what is no part of it. None of it can be: a token is of visible ASCII.
+func unwrap(s string) string {
+	if len(s) >= 2 && (s[:2] == "\xff\xfe" || s[:2] == "\xfe\xff") { // UTF-16, as PowerShell's > writes it
+		s = strings.ReplaceAll(s[2:], "\x00", "")
+	}
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) || r == '\ufeff' || r == '\u200b' {
+			return -1
+		}
+		return r
+	}, s)
+	return strings.Trim(s, "\"'`<>")
 }
 
 func checkHostPort(s string) error {

@@ -26,6 +26,38 @@ func TestTokenRoundTrip(t *testing.T) {
 	require.Equal(t, six, got)
 }
 
+// A token is taken as mails, terminals and editors leave it.
+func TestTokenAsItComes(t *testing.T) {
+	tok, err := NewToken(Pin{1}, "hub.example.com:443")
+	require.NoError(t, err)
+	text := tok.Text()
+	utf16 := func(s string, little bool) string {
+		out := "\xfe\xff"
+		if little {
+			out = "\xff\xfe"
+		}
+		for _, c := range []byte(s) {
+			if little {
+				out += string([]byte{c, 0})
+			} else {
+				out += string([]byte{0, c})
+			}
+		}
+		return out
+	}
+	for name, s := range map[string]string{
+		"blanks around": "\t  " + text + " \r\n\n", "wrapped": text[:70] + "\n" + text[70:], "wrapped by Windows, indented": "> " + text[:40] + "\r\n  " + text[40:120] + "\r\n  " + text[120:],
+		"byte order mark": "\ufeff" + text, "no-break space": "\u00a0" + text[:9] + "\u200b" + text[9:], "quoted": "'" + text + "'\n", "quoted twice": "\"`" + text + "`\"",
+		"UTF-16, little endian": utf16(text+"\r\n", true), "UTF-16, big endian": utf16(text, false),
+	} {
+		got, err := ParseToken(s)
+		require.NoError(t, err, name)
+		require.Equal(t, tok, got, name)
+	}
+	_, err = ParseToken(text + strings.Repeat(" ", MaxTokenText))
+	require.ErrorIs(t, err, ErrMalformedToken)
+}
+
 func TestTokenGolden(t *testing.T) {
 	var tok Token
 	for i := range tok.ID {

@@ -46,7 +46,9 @@ type NodeConfig struct {
 	UAPI       bool   // serve wg(8)'s socket of the interface, to be looked at alone
 	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
 	Proxy func(*url.URL) (*url.URL, error)
-	Log   zerolog.Logger
+	// Lookup finds the addresses of hubs and proxies for streams; nil: DNS does.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	Log    zerolog.Logger
 	// Excluded says which of the host's own addresses are no candidates
 	// (container bridges, the tunnel itself). Called when addresses change.
 	Excluded func(ifname string, a netip.Addr) bool
@@ -141,6 +143,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		OnHubBound:   func(protocol.NodeNumber, bool) { n.hubsBound.send() },
 		OnUDPBlocked: n.hubsBound.send,
 		Proxy:        cfg.Proxy,
+		Lookup:       cfg.Lookup,
 		OnCandidates: n.candidates.send,
 		Excluded:     cfg.Excluded,
 		Log:          cfg.Log,
@@ -492,6 +495,16 @@ func (n *Node) Reattach() (made bool, err error) {
 		return false, ErrNotRunning
 	}
 	return h.Reattach()
+}
+
+// Inject gives the host's kernel an IP packet as one that came out of the tunnel. No
+// peer's rights are asked: it is for the agent's own trials of the host.
+func (n *Node) Inject(packet []byte) error {
+	h := n.device.Load()
+	if h == nil {
+		return ErrNotRunning
+	}
+	return h.Inject(packet)
 }
 
 // EngineName is the engine that runs.

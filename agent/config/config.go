@@ -106,7 +106,7 @@ func DefaultAccept() []netip.Prefix {
 // file is the configuration as it is written. Pointers and nil tell absent
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
-	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
+	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces, 256 at most; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
 	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
 	Release []string          `yaml:"release" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
 	Labels  map[string]string `yaml:"labels" doc:"for inventory and policies"`
@@ -122,7 +122,7 @@ type file struct {
 		Queues     *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
 		UAPI       bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
 	} `yaml:"tunnel"`
-	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY)"`
+	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY, else that of the join beside the direct way)"`
 	Debug struct {
 		Socket  *string  `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
 		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`

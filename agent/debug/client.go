@@ -96,8 +96,10 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 	}
 	if resp.StatusCode != http.StatusOK {
 		var p problem
-		json.Unmarshal(b, &p)
-		return fmt.Errorf("the agent answers %s %s with %s: %s", method, path, resp.Status, p.Error)
+		if json.Unmarshal(b, &p) == nil && p.Error != "" {
+			return errors.New(p.Error)
+		}
+		return fmt.Errorf("what answers on %s is no agent of this version: it answers %s %s with status %d and no reason", c.path, method, path, resp.StatusCode)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("decode the agent's answer to %s: %w", path, err)

@@ -9,6 +9,7 @@ package debug
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -112,6 +113,10 @@ type Health struct {
 
 // Status is the agent on one screen.
 type Status struct {
+	// StateDir and Cluster (its pin) say which agent this is; empty: it is older than they are.
+	StateDir string `json:"state_dir,omitempty"`
+	Cluster  string `json:"cluster,omitempty"`
+
 	Name       string                 `json:"name"`
 	Site       string                 `json:"site"`
 	Number     protocol.NodeNumber    `json:"number"`
@@ -133,6 +138,38 @@ type Status struct {
 	Candidates []netip.AddrPort       `json:"candidates"`
 	OK         bool                   `json:"ok"`
 	Conditions []protocol.Condition   `json:"conditions"`
+	Joined     *Joined                `json:"joined,omitempty"` // nil: not known
+	Lacks      string                 `json:"lacks,omitempty"`  // what the join reached the hub with, and the service was not given
+}
+
+// Joined is how the join reached the hub.
+type Joined struct {
+	Time      time.Time      `json:"time"`
+	Hub       string         `json:"hub"`  // by which name or address, host:port
+	Addr      netip.AddrPort `json:"addr"` // of the hub, or of the proxy
+	Local     netip.Addr     `json:"local"`
+	Interface string         `json:"interface,omitempty"`
+	Proxy     string         `json:"proxy,omitempty"` // without its password
+	From      string         `json:"from,omitempty"`  // where the proxy was named
+	CA        string         `json:"ca,omitempty"`
+}
+
+// String is for people.
+func (j Joined) String() string {
+	family := "IPv6"
+	if j.Addr.Addr().Is4() {
+		family = "IPv4"
+	}
+	s := fmt.Sprintf("%s at %s by %s", j.Time.Format(time.RFC3339), j.Hub, family)
+	if j.Interface != "" {
+		s += " over " + j.Interface
+	}
+	if j.Proxy != "" {
+		s += fmt.Sprintf(", through the proxy %s (%s)", j.Proxy, j.From)
+	} else if j.Addr.IsValid() {
+		s += ", where it was " + j.Addr.Addr().String()
+	}
+	return s
 }
 
 // Shields are what of the host itself other nodes reach.

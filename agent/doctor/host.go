@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,27 @@ func host(ctx context.Context, c Config) []Check {
 	var u unix.Utsname
 	unix.Uname(&u)
 	out := []Check{kernel(unix.ByteSliceToString(u.Release[:])), rights(), tun(), clock()}
-	return slices.Concat(out, installed(ctx, c.Version), firewalls(ctx))
+	return slices.Concat(out, installed(ctx, c.Version), []Check{turnedOn()}, firewalls(ctx, c))
+}
+
+// turnedOn says which settings of the host the agent turned on.
+func turnedOn() Check {
+	v4, v6, marks := netns.TurnedOn()
+	var l []string
+	if len(v4) > 0 {
+		l = append(l, few(v4)+" forward IPv4 to and from the tunnel and nothing else (net.ipv4.conf.INTERFACE.forwarding)")
+	}
+	if v6 {
+		l = append(l, "the host forwards IPv6 to and from the tunnel and nothing else (net.ipv6.conf.all.forwarding)")
+	}
+	if len(marks) > 0 {
+		l = append(l, few(marks)+" check sources strictly, by the mark of the tunnel's packets too (net.ipv4.conf.INTERFACE.src_valid_mark)")
+	}
+	if len(l) == 0 {
+		return Check{Name: "settings", Status: OK, What: "the agent has turned none of the host's on"}
+	}
+	return Check{Name: "settings", Status: OK, What: "turned on for the tunnel, and taken back where it is needed no more: " + strings.Join(l, "; "),
+		Why: "a host that shall forward for others too says so itself: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; the agent leaves that alone"}
 }
 
 // installed compares this program with what the package manager says of its package, which
@@ -94,14 +115,26 @@ func tun() Check {
 		return Check{Name: "tun", Status: Fail, What: "/dev/net/tun is not there", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun'; in a container, hand the device in"}
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return Check{Name: "tun", Status: Fail, What: "the kernel has no TUN driver", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun', or install a kernel that has it"}
+	case errors.Is(err, unix.EISDIR):
+		return noTUN()
 	case err != nil:
 		return Check{Name: "tun", Status: Warn, What: "/dev/net/tun: " + cause.Innermost(err).Error(), Why: "the tunnel is a TUN device", Do: "run 'causeway-agent doctor' as root; in a container, allow the device"}
 	}
 	defer f.Close()
-	if features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES); err == nil && features&unix.IFF_VNET_HDR == 0 {
+	features, err := unix.IoctlGetInt(int(f.Fd()), unix.TUNGETFEATURES)
+	switch {
+	case errors.Is(err, unix.ENOTTY):
+		return noTUN()
+	case err == nil && features&unix.IFF_VNET_HDR == 0:
 		c.Status, c.Why = Warn, "it knows no offloads: the tunnel is slower"
 	}
 	return c
+}
+
+// noTUN is what is said where a file or directory, or another device, has the place of the TUN device.
+func noTUN() Check {
+	return Check{Name: "tun", Status: Fail, What: "what is at /dev/net/tun is no TUN device", Why: "the tunnel is a TUN device; a container gets a plain file or directory there where one is mounted that its host has not",
+		Do: "run 'modprobe tun'; in a container, hand the device in (--device /dev/net/tun); on a host, run 'rm -r /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200'"}
 }
 
 func clock() Check {
@@ -118,7 +151,7 @@ type chain struct {
 }
 
 // firewalls looks for nft and for what drops by default.
-func firewalls(ctx context.Context) []Check {
+func firewalls(ctx context.Context, c Config) []Check {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
 	path, err := exec.LookPath("nft")
@@ -152,7 +185,11 @@ func firewalls(ctx context.Context) []Check {
 				Why: "the agent sends UDP and TCP to hubs and other nodes", Do: "accept output to the hub's UDP and HTTPS ports, and UDP to other nodes"})
 		}
 	}
-	blocked, err := netns.NewHost("", silent).ForwardBlockedBy(ctx)
+	h := netns.NewHost("", silent)
+	blocked, err := h.ForwardBlockedBy(ctx)
+	if err == nil && blocked == "" {
+		blocked = h.ReadBlocked(ctx, cmp.Or(c.Interface, netns.DefaultInterface), c.Routes)
+	}
 	switch {
 	case err != nil:
 		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})

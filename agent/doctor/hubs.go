@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/internal/cause"
+	"causeway/internal/retry"
 	"causeway/netns"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
@@ -100,6 +101,9 @@ func overHTTPS(ctx context.Context, c Config, at string) []Check {
 		return []Check{{Name: name, Status: Fail, What: "no answer: " + cause.Innermost(err).Error(), Why: "joining, and the tunnel where UDP does not pass, go over it", Do: do}}
 	}
 	defer resp.Body.Close()
+	if retry.Status(resp.StatusCode) {
+		return []Check{{Name: name, Status: Warn, What: fmt.Sprintf("it is busy or away, or a proxy before it finds none: HTTP status %d", resp.StatusCode), Why: "joining, and the tunnel where UDP does not pass, go over it", Do: "look again in a minute; if it stays, check that causeway-hub runs and what is before it"}}
+	}
 	var s protocol.SignedHubList
 	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxHubList+1))
 	if err != nil || resp.StatusCode != http.StatusOK || len(b) > protocol.MaxHubList || json.Unmarshal(b, &s) != nil {

@@ -34,6 +34,7 @@ const (
 	inventoryFile = "inventory.jsonl"
 	incidentFile  = "incidents.json"
 	heldFile      = "held.json"
+	addrsFile     = "hubaddrs.json"
 )
 
 // maxFile bounds what is read back: the largest is a netmap.
@@ -70,9 +71,23 @@ type Identity struct {
 	// MadeDir says that join made the state directory, so that leave takes it
 	// away again.
 	MadeDir bool
+	// Joined is how the join reached the hub; nil: not known, it was one of before.
+	Joined *Joined
 	// Shields says that they are up unless the configuration says otherwise: they are on
 	// hosts that joined since there are any.
 	Shields bool
+}
+
+// Joined is how a join reached the hub: what the service needs too.
+type Joined struct {
+	Time      time.Time      `json:"time"`
+	Hub       string         `json:"hub"`             // the token's address, host:port
+	Addr      netip.AddrPort `json:"addr"`            // at which the hub, or the proxy, was
+	Local     netip.Addr     `json:"local"`           // this host's address then
+	Interface string         `json:"interface"`       // that had it; empty: not found
+	Proxy     string         `json:"proxy,omitempty"` // URL, with a password if it has one; empty: none
+	From      string         `json:"from,omitempty"`  // where the proxy was named: the environment, or a file
+	CA        string         `json:"ca,omitempty"`    // setting of the environment by which the proxy's certificate was judged
 }
 
 // NextKey is a WireGuard key that no hub is known to have taken yet.
@@ -122,6 +137,7 @@ type fileIdentity struct {
 	ListTime     time.Time              `json:"hub_list_confirmed,omitzero"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
 	Shields      bool                   `json:"shields,omitempty"`
+	Joined       *Joined                `json:"joined,omitempty"`
 }
 
 // fileNext and fileOld are the other keys of a rotation.
@@ -276,7 +292,7 @@ func (s *Store) identity(load func(durable.Side, any, func() error) error) (id I
 }
 
 func (f fileIdentity) identity() (id Identity, err error) {
-	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, HubListConfirmed: f.ListTime, Granted: f.Granted, MadeDir: f.MadeDir, Shields: f.Shields}
+	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, HubListConfirmed: f.ListTime, Granted: f.Granted, MadeDir: f.MadeDir, Shields: f.Shields, Joined: f.Joined}
 	if f.Version != fileVersion {
 		return Identity{}, fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
 	}
@@ -322,7 +338,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, ListTime: id.HubListConfirmed, Granted: id.Granted, MadeDir: id.MadeDir, Shields: id.Shields,
+		Pin: id.Pin[:], HubList: id.HubList, ListTime: id.HubListConfirmed, Granted: id.Granted, MadeDir: id.MadeDir, Shields: id.Shields, Joined: id.Joined,
 	})
 }
 
@@ -398,6 +414,31 @@ func (s *Store) SavePort(port uint16) error {
 	}{port})
 }
 
+// maxNames bounds what Addrs reads back.
+const maxNames = 64
+
+// Addrs reads at which addresses hubs answered, by name; nil if nothing is known.
+func (s *Store) Addrs() (map[string][]netip.Addr, error) {
+	var f struct {
+		Names map[string][]netip.Addr `json:"names"`
+	}
+	err := s.loadOrAside(s.side(addrsFile), &f)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil || len(f.Names) > maxNames {
+		return nil, err
+	}
+	return f.Names, nil
+}
+
+// SaveAddrs stores at which addresses hubs answered.
+func (s *Store) SaveAddrs(m map[string][]netip.Addr) error {
+	return s.write(addrsFile, struct {
+		Names map[string][]netip.Addr `json:"names"`
+	}{m})
+}
+
 // RemoveIdentity takes the identity away, so that nothing can start with it.
 func (s *Store) RemoveIdentity() error { return s.remove(identityFile) }
 
@@ -414,10 +455,10 @@ func (s *Store) HeldFile() string { return HeldFile(s.dir) }
 // HeldFile is Store.HeldFile of a state directory.
 func HeldFile(dir string) string { return filepath.Join(dir, heldFile) }
 
-// RemoveNetmap forgets netmap, pins, incidents and the inventory that waits: they belong to another
+// RemoveNetmap forgets netmap, pins, incidents, hubs' addresses and the inventory that waits: they belong to another
 // identity.
 func (s *Store) RemoveNetmap() error {
-	return errors.Join(s.remove(netmapFile), s.remove(pinsFile), s.remove(inventoryFile), s.remove(incidentFile))
+	return errors.Join(s.remove(netmapFile), s.remove(pinsFile), s.remove(inventoryFile), s.remove(incidentFile), s.remove(addrsFile))
 }
 
 // RemoveAll takes away every file of the store, and the directory if it is

@@ -66,7 +66,9 @@ func (c *cni) list(ctx context.Context) (protocol.Runtime, []found, error) {
 			byID[r.ContainerID], order = f, append(order, r.ContainerID)
 		}
 		for _, ip := range r.Result.IPs {
-			f.Addresses = append(f.Addresses, ip.Address.Addr().Unmap())
+			if a := ip.Address.Addr().Unmap(); a.IsValid() && !a.IsLoopback() { // the loopback plugin's are every container's
+				f.Addresses = append(f.Addresses, a)
+			}
 		}
 	}
 	out := make([]found, 0, len(order))
@@ -96,8 +98,8 @@ func sortedAddrs(l []netip.Addr) []netip.Addr {
 }
 
 // joinCNI gives containers the addresses that CNI has of them, and returns those of CNI's
-// that nobody else knows.
-func joinCNI(containers, cni []found) (alone []found) {
+// that nobody else knows. A sandbox, which the others of its pod share, is no container.
+func joinCNI(containers, cni []found) (joined, alone []found) {
 	bySandbox := map[string]found{}
 	for _, f := range cni {
 		bySandbox[f.sandbox] = f
@@ -119,5 +121,5 @@ func joinCNI(containers, cni []found) (alone []found) {
 			alone = append(alone, f)
 		}
 	}
-	return alone
+	return slices.DeleteFunc(containers, func(f found) bool { return f.Runtime == "containerd" && f.Labels[criType] == "sandbox" }), alone
 }

@@ -146,8 +146,8 @@ func (c *Collector) Facts(ctx context.Context) protocol.Inventory {
 			containers = append(containers, s.list...)
 		}
 	}
-	containers = slices.Clone(containers)
-	containers = append(containers, joinCNI(containers, pods)...)
+	containers, alone := joinCNI(slices.Clone(containers), pods)
+	containers = append(containers, alone...)
 	c.usage.measure(inv.Time, containers)
 	running := uint64(0)
 	for _, f := range containers {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -44,7 +45,8 @@ func FuzzRuntimeAnswers(f *testing.F) {
 			l = append(l, found{Container: protocol.Container{ID: r.ContainerID}, sandbox: r.ContainerID})
 		}
 		inv := protocol.Inventory{Hostname: "h", Containers: map[string]protocol.Container{}}
-		for _, x := range append(l, joinCNI(l, l)...) {
+		joined, alone := joinCNI(slices.Clone(l), l)
+		for _, x := range append(joined, alone...) {
 			if x.CPURequested < 0 || x.pid < 0 {
 				t.Fatalf("%+v", x)
 			}
@@ -135,6 +137,12 @@ func TestContainerdBundles(t *testing.T) {
 	}
 	task := filepath.Join(dir, taskDir, "k8s.io", "c1")
 	write(filepath.Join(cniDir, "results", "net-sandbox1-eth0"), `{"kind":"cniCacheV1","containerId":"sandbox1","networkName":"net","result":{"ips":[{"address":"10.9.0.2/24"}]}}`)
+	// Each sandbox has the loopback plugin's, too.
+	write(filepath.Join(cniDir, "results", "cni-loopback-sandbox1-lo"), `{"kind":"cniCacheV1","containerId":"sandbox1","networkName":"cni-loopback","result":{"ips":[{"address":"127.0.0.1/8"},{"address":"::1/128"}]}}`)
+	write(filepath.Join(cniDir, "results", "cni-loopback-lonely-lo"), `{"kind":"cniCacheV1","containerId":"lonely","networkName":"cni-loopback","result":{"ips":[{"address":"127.0.0.1/8"},{"address":"::1/128"}]}}`)
+	sandbox := filepath.Join(dir, taskDir, "k8s.io", "sandbox1")
+	write(filepath.Join(sandbox, "config.json"), `{"annotations":{"io.kubernetes.cri.container-type":"sandbox","io.kubernetes.cri.sandbox-name":"pod","io.kubernetes.cri.sandbox-namespace":"default","io.kubernetes.cri.sandbox-id":"sandbox1"}}`)
+	write(filepath.Join(sandbox, "init.pid"), strconv.Itoa(cmd.Process.Pid))
 	write(filepath.Join(cniDir, "results", "net-lonely-eth0"), `{"kind":"cniCacheV1","containerId":"lonely","networkName":"net","result":{"ips":[{"address":"10.9.0.3/24"}]}}`)
 	write(filepath.Join(task, "config.json"), `{"annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.container-name":"app","io.kubernetes.cri.sandbox-name":"pod","io.kubernetes.cri.sandbox-namespace":"default",
 		"io.kubernetes.cri.sandbox-id":"sandbox1","io.kubernetes.cri.image-name":"example.net/app:1"},"linux":{"resources":{"cpu":{"quota":50000,"period":100000},"memory":{"limit":1048576}}}}`)

@@ -5,11 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"causeway/internal/retry"
 )
 
 // unreachable says in one line why addr was not reached and what to look at.
@@ -18,9 +22,16 @@ func unreachable(addr string, err error) error {
 	what, todo := "", ""
 	var dns *net.DNSError
 	var rec tls.RecordHeaderError
+	var status *retry.StatusError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &status) && status.Code == http.StatusProxyAuthRequired:
+		what, todo = status.Error(), "write its user and password into the proxy's URL"
+	case errors.As(err, &status) && retry.Status(status.Code):
+		what, todo = status.Error(), "check that the hub runs and that the proxy reaches it"
+	case errors.As(err, &status):
+		what, todo = status.Error(), "let the proxy connect to "+addr
 	case errors.As(err, &dns) && dns.IsNotFound:
 		what, todo = fmt.Sprintf("the name %s does not resolve", dns.Name), "check the name and this host's DNS"
 	case errors.As(err, &dns):
@@ -29,6 +40,8 @@ func unreachable(addr string, err error) error {
 		what, todo = "connection refused", "check that causeway-hub runs there and listens on TCP port "+port
 	case isTimeout(err):
 		what, todo = "no answer within 10s", "check that causeway-hub runs there and that TCP port "+port+" is open from this host"
+	case errors.Is(err, unix.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		what, todo = "the connection was cut", "check that causeway-hub runs there, and what is between"
 	case errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH):
 		what, todo = "no route to it", "check this host's network"
 	case errors.As(err, &rec):

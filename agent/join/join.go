@@ -16,8 +16,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,6 +27,7 @@ import (
 
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
+	"causeway/internal/retry"
 	"causeway/protocol"
 )
 
@@ -36,8 +37,14 @@ type Config struct {
 	Name    string // wanted node name, a DNS label
 	Replace bool   // ask for an existing node's name; take an existing identity's place
 	Version string // of this agent
+	// Wait is how long what passes by itself is tried again; 0: not at all. Progress, if not
+	// nil, is told of each such try.
+	Wait     time.Duration
+	Progress func(Progress)
 	// Proxy chooses an HTTP proxy; nil: from the environment.
 	Proxy func(*http.Request) (*url.URL, error)
+	// ProxyFrom says where Proxy is named; empty: in the environment.
+	ProxyFrom string
 }
 
 // timeout bounds one request: dial, TLS and answer each, and the whole.
@@ -70,7 +77,9 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	}
 	cl := newClient(c)
 	defer cl.CloseIdleConnections()
-	list, err := fetchList(ctx, cl, c.Token)
+	w := newWaiter(c)
+	var list shownList
+	err = w.do(ctx, func() (err error) { list, err = fetchList(ctx, cl, c.Token); return err })
 	if err != nil {
 		return identity.Identity{}, err
 	}
@@ -85,7 +94,10 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	if err := s.SavePending(p); err != nil {
 		return identity.Identity{}, err
 	}
-	ans, err := redeem(ctx, cl, list.HubList, p, c)
+	var ans protocol.JoinAnswer
+	joined := how(c)
+	ctx = joined.trace(ctx)
+	err = w.do(ctx, func() (err error) { ans, err = redeem(ctx, cl, list.HubList, p, c); return err })
 	if err != nil {
 		var r *RefusedError
 		if errors.As(err, &r) && r.Code != protocol.RefusedBusy {
@@ -105,6 +117,12 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	// Netmap and pins of an earlier identity say nothing about this one.
 	if err := s.RemoveNetmap(); err != nil {
 		return identity.Identity{}, err
+	}
+	id.Joined = joined.record()
+	if host, addr, ok := joined.named(); ok {
+		if err := s.SaveAddrs(map[string][]netip.Addr{host: {addr}}); err != nil {
+			return identity.Identity{}, err
+		}
 	}
 	if err := s.SaveIdentity(id); err != nil {
 		return identity.Identity{}, err
@@ -143,7 +161,7 @@ func newClient(c Config) *http.Client {
 			// load balancer or an intercepting proxy. The hub is
 			// authenticated by the token's pin and by Noise.
 			TLSClientConfig:     &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12},
-			TLSHandshakeTimeout: timeout,
+			TLSHandshakeTimeout: timeout, OnProxyConnectResponse: retry.ProxyAnswer,
 		},
 		// The paths are fixed; a redirect comes from something that is no hub.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -168,20 +186,9 @@ func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (shownLis
 	if err != nil {
 		return shownList{}, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
 	}
-	resp, err := do(cl, req)
+	b, err := ask(cl, req, t, protocol.MaxHubList)
 	if err != nil {
-		return shownList{}, unreachable(t.Addr, err)
-	}
-	defer resp.Body.Close()
-	if busy(resp.StatusCode) {
-		return shownList{}, errBusy(t.Addr, resp.StatusCode)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return shownList{}, notAHub(t.Addr, httpStatus(resp))
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxHubList+1))
-	if err != nil {
-		return shownList{}, unreachable(t.Addr, err)
+		return shownList{}, err
 	}
 	if len(b) > protocol.MaxHubList {
 		return shownList{}, notAHub(t.Addr, "a hub list longer than 256 KiB")
@@ -214,9 +221,6 @@ func fetchList(ctx context.Context, cl *http.Client, t protocol.Token) (shownLis
 	}
 	return shown, nil
 }
-
-// httpStatus is a status without its text, which is the far side's to choose.
-func httpStatus(r *http.Response) string { return fmt.Sprintf("HTTP status %d", r.StatusCode) }
 
 func notAHub(addr, what string) error {
 	return fmt.Errorf("%s answers with %s: no Causeway hub is there; check the token's address and any proxy between", addr, what)
@@ -313,22 +317,13 @@ func redeemAt(ctx context.Context, cl *http.Client, h protocol.Hub, p identity.P
 		return ans, fmt.Errorf("%w: its address: %v", protocol.ErrMalformedToken, err)
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := do(cl, req)
-	if err != nil {
-		return ans, unreachable(c.Token.Addr, err)
-	}
-	defer resp.Body.Close()
+	b, err := ask(cl, req, c.Token, protocol.MaxJoinMessage)
+	var status *retry.StatusError
 	switch {
-	case resp.StatusCode == http.StatusBadRequest:
+	case errors.As(err, &status) && status.Proxy == "" && status.Code == http.StatusBadRequest:
 		return ans, fmt.Errorf("%w; hub and agent may be of different versions, or a proxy changes what passes", errNotOpened)
-	case busy(resp.StatusCode):
-		return ans, errBusy(c.Token.Addr, resp.StatusCode)
-	case resp.StatusCode != http.StatusOK:
-		return ans, notAHub(c.Token.Addr, httpStatus(resp))
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, protocol.MaxJoinMessage+1))
-	if err != nil {
-		return ans, unreachable(c.Token.Addr, err)
+	case err != nil:
+		return ans, err
 	}
 	if len(b) > protocol.MaxJoinMessage {
 		return ans, notAHub(c.Token.Addr, "a join answer that is too long")

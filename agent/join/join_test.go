@@ -260,7 +260,7 @@ func TestRefusals(t *testing.T) {
 		{"hub key rotated", func(h *hub) { h.key[5] ^= 1 }, "could not read", true},
 		{"503", func(h *hub) {
 			h.post = func(w http.ResponseWriter) bool { w.WriteHeader(503); return true }
-		}, "is busy", true},
+		}, "is away or busy", true},
 		{"garbage", func(h *hub) {
 			h.post = func(w http.ResponseWriter) bool { w.Write(make([]byte, 100)); return true }
 		}, "is not from the listed hub 1", true},

@@ -5,12 +5,14 @@
 //	m := repair.NewMachine()
 //	if at, ok := m.Due(subject, now); ok && !now.Before(at) { …mend…; m.Mended(subject, now) }
 //
-// It never fights without end: a subject that is undone again and again is mended
+// It never fights without bounds: a subject that is undone again and again is mended
 // at growing intervals, and at last no more until a person asks, or it was left
-// alone for a while.
+// alone for a while. What keeps something closed (NewMachine) is never given up: it is
+// mended every FightDelay at most, and Fought says so.
 package repair
 
 import (
+	"slices"
 	"time"
 )
 
@@ -25,12 +27,18 @@ const (
 	firstDelay = 250 * time.Millisecond
 	// lastDelay is how often at least what does not work is tried again.
 	lastDelay = 4 * time.Second
+	// FightDelay is how often what is never given up is mended after Limit repairs in a row.
+	FightDelay = 5 * time.Second
+	// Stand is how long it then has to stay as planned until the fight counts as over: longer
+	// than FightDelay, so that between two repairs it never does.
+	Stand = 12 * time.Second
 )
 
 // Machine is the state of every subject that was mended lately. It is not for
 // concurrent use.
 type Machine struct {
 	subjects map[string]*subject
+	keep     []string
 }
 
 type subject struct {
@@ -40,8 +48,10 @@ type subject struct {
 	failed  int // attempts in a row that did not work
 }
 
-// NewMachine knows of no subject.
-func NewMachine() *Machine { return &Machine{subjects: map[string]*subject{}} }
+// NewMachine knows of no subject. Those of the names in keep are never given up.
+func NewMachine(keep ...string) *Machine {
+	return &Machine{subjects: map[string]*subject{}, keep: keep}
+}
 
 // Due says when a subject that is not as planned may be mended, which may be at
 // once; false: not any more.
@@ -60,6 +70,9 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 		s.streak = 0
 	}
 	if s.streak >= Limit {
+		if slices.Contains(m.keep, name) {
+			return s.last.Add(FightDelay), true
+		}
 		s.stopped = true
 		return time.Time{}, false
 	}
@@ -67,6 +80,17 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 		return now, true
 	}
 	return s.last.Add(firstDelay << (s.streak - free)), true
+}
+
+// Fought reports whether a subject that is never given up is fought over: undone Limit times
+// in a row, and not left alone for Stand since. It may be left alone from until on.
+func (m *Machine) Fought(name string, now time.Time) (until time.Time, fought bool) {
+	s := m.subjects[name]
+	if s == nil || s.streak < Limit || !slices.Contains(m.keep, name) {
+		return time.Time{}, false
+	}
+	until = s.last.Add(Stand)
+	return until, now.Before(until)
 }
 
 // Failed notes that a repair did not work. That is no fight, and it is tried for ever:

@@ -86,3 +86,41 @@ func TestTakenUpAgain(t *testing.T) {
 	_, ok = m.Due("rules", now)
 	require.True(t, ok)
 }
+
+// What keeps something closed is mended for ever, at bounded intervals, and fought over until
+// it was left alone for long enough.
+func TestNeverGivenUp(t *testing.T) {
+	m, now := NewMachine("nftables"), time.Unix(1000, 0)
+	for n := range 100 {
+		at, ok := m.Due("nftables", now)
+		require.True(t, ok)
+		require.LessOrEqual(t, at.Sub(now), FightDelay)
+		if n >= Limit {
+			require.Equal(t, FightDelay, at.Sub(now))
+			_, fought := m.Fought("nftables", at)
+			require.True(t, fought, "between two repairs it is no end of the fight that nobody looked")
+		}
+		if at.After(now) {
+			now = at
+		}
+		m.Mended("nftables", now)
+		_, fought := m.Fought("nftables", now)
+		require.Equal(t, n+1 >= Limit, fought)
+	}
+	until, fought := m.Fought("nftables", now.Add(Stand-1))
+	require.True(t, fought)
+	_, fought = m.Fought("nftables", until)
+	require.False(t, fought)
+	m.Mended("nftables", until) // undone once more
+	_, fought = m.Fought("nftables", until)
+	require.True(t, fought, "and the fight goes on")
+	at, ok := m.Due("nftables", until.Add(Calm+1))
+	require.True(t, ok)
+	require.Equal(t, until.Add(Calm+1), at, "after a calm all begins anew")
+	m.Mended("nftables", at)
+	m.Asked()
+	_, fought = m.Fought("nftables", at)
+	require.False(t, fought)
+	_, fought = m.Fought("link", at)
+	require.False(t, fought)
+}

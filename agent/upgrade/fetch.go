@@ -16,6 +16,7 @@ import (
 
 	"causeway/agent/config"
 	"causeway/internal/durable"
+	"causeway/internal/retry"
 	"causeway/internal/sshsig"
 	"causeway/protocol"
 )
@@ -135,9 +136,14 @@ func get(ctx context.Context, client *http.Client, base, name string, read func(
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		err := fmt.Errorf("fetch %s from the hub: it answers %.80s", name, resp.Status)
-		if resp.StatusCode == http.StatusNotFound {
-			err = backoff.Permanent(err)
+		status := retry.FromResponse(resp)
+		err := fmt.Errorf("fetch %s from the hub: it answers %w", name, status)
+		if !retry.Temporary(status) {
+			return backoff.Permanent(err)
+		}
+		select { // before the backoff's own pause
+		case <-ctx.Done():
+		case <-time.After(status.After):
 		}
 		return err
 	}

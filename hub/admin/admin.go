@@ -4,6 +4,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -230,6 +231,7 @@ func problem(err error) error {
 	var stale *staleError
 	var full *disk.FullError
 	var fullLog *state.FullLogError
+	var setBack *state.SetBackError
 	var broken *disk.BrokenError
 	var short *disk.ShortageError
 	var away *state.AwayError
@@ -250,6 +252,8 @@ func problem(err error) error {
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
 	case errors.As(err, &fullLog):
 		return huma.NewError(http.StatusInsufficientStorage, err.Error())
+	case errors.As(err, &setBack):
+		return huma.Error409Conflict(setBack.Error())
 	case errors.As(err, &away):
 		return huma.Error503ServiceUnavailable(away.Error())
 	case errors.As(err, &broken), errors.As(err, &short):
@@ -406,15 +410,19 @@ func (s *Server) Conditions() []protocol.Condition {
 		inv.Cause = fmt.Sprintf("%d inventory messages made no sense; see 'causeway events'", bad)
 	}
 	log := protocol.Condition{Name: "state", OK: true, Since: s.started}
-	if err := s.cfg.Store.Err(); err != nil {
+	if err := cmp.Or(s.cfg.Store.Err(), s.cfg.Store.SetBack()); err != nil {
 		log.OK, log.Cause = false, err.Error()
 	}
 	space := protocol.Condition{Name: "disk", OK: true, Since: s.started}
 	if err := s.cfg.Disk(); err != nil {
 		space.OK, space.Cause = false, err.Error()
 	}
+	archive := protocol.Condition{Name: "archive", OK: true, Since: s.started}
+	if err := s.cfg.Store.Archives(); err != nil {
+		archive.OK, archive.Cause = false, err.Error()
+	}
 	out := []protocol.Condition{keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started), log, space,
-		{Name: "tunnel", OK: true, Since: s.started}, inv}
+		{Name: "tunnel", OK: true, Since: s.started}, inv, archive}
 	for _, c := range s.cfg.Conditions {
 		out = append(out, c())
 	}

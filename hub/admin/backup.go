@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"causeway/hub/backup"
 	"causeway/internal/durable"
 )
@@ -15,6 +17,12 @@ const backupStall = 30 * time.Second
 // backup sends an archive of the state at this moment, not encrypted: the caller
 // has to do that before it is on any disk. An archive that breaks off has no end.
 func (s *Server) backup(w http.ResponseWriter, r *http.Request) {
+	// Said now, and not by an answer that breaks off: all that is older is read twice.
+	if err := s.cfg.Store.CheckArchives(r.Context()); err != nil {
+		s.cfg.Log.Error().Err(err).Str("who", who(r.Context())).Msg("backup refused")
+		writeProblem(w, huma.Error503ServiceUnavailable("no backup is possible now: "+err.Error()))
+		return
+	}
 	st := s.cfg.Store.State()
 	rc := http.NewResponseController(w)
 	s.cfg.Log.Info().Str("who", who(r.Context())).Uint64("sequence", st.Seq).Msg("backup")

@@ -34,6 +34,7 @@ func shownNodes(st *state.State) []state.Node {
 
 func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	i := s.cfg.Control.Info(n)
+	st = s.cfg.Control.Shown(st)
 	out := api.Node{
 		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
 		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
@@ -59,9 +60,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	for k, v := range n.Labels { // what an admin or the token says wins
 		out.Labels[k] = v
 	}
-	routes := append(st.NodeRoutes(n.Number), st.Waiting(n.Number, s.cfg.Control.Announced(n.Number))...)
-	state.SortRoutes(routes)
-	for _, r := range routes {
+	for _, r := range st.NodeRoutes(n.Number) {
 		out.Routes = append(out.Routes, s.toRoute(st, r))
 	}
 	if i.Connected.IsZero() {
@@ -100,6 +99,8 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		}
 	case r.State == protocol.RoutePending:
 		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
+	case out.Owner && s.cfg.Control.Info(n).State == api.NodeUnreachable: // and no other node could take it over
+		out.Why = "the node is unreachable"
 	case r.State != protocol.RouteApproved || out.Owner:
 	case !r.Carried():
 		out.Why = "the node does not announce it now"
@@ -149,7 +150,7 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 }
 
 func (s *Server) nodes() []api.Node {
-	st := s.cfg.Store.State()
+	st := s.cfg.Control.State()
 	out := []api.Node{}
 	for _, n := range shownNodes(st) {
 		out = append(out, s.toNode(st, n))
@@ -250,13 +251,7 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		current := func(st *state.State) (string, error) {
 			n, err := st.FindNode(in.Body.Node)
-			r, ok := st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]
-			for _, w := range st.Waiting(n.Number, s.cfg.Control.Announced(n.Number)) {
-				if !ok && w.Prefix == in.Body.Prefix {
-					r = w
-				}
-			}
-			return tag(r), err
+			return tag(s.cfg.Control.Shown(st).Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
 		}
 		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
 			if n, err := d.FindNode(in.Body.Node); err == nil {

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"causeway/internal/retry"
 )
 
 // DefaultSocket is where a hub serves its admin API on its own host.
@@ -29,6 +31,9 @@ const (
 	DefaultTimeout = 15 * time.Second
 	// MaxResponse bounds the body of an answer.
 	MaxResponse = 64 << 20
+	// A request that is answered with 'come again' is sent again, at these pauses or as it is
+	// told, for so long.
+	againFirst, againMost, againWithin = 200 * time.Millisecond, 2 * time.Second, 10 * time.Second
 	// maxProblem bounds the body of an error answer.
 	maxProblem = 64 << 10
 )
@@ -213,15 +218,41 @@ func (c *Client) doWithin(ctx context.Context, timeout time.Duration, method, pa
 // success sends a request and returns the answer of one that succeeded, with its
 // body for the caller to close. timeout is what an error names.
 func (c *Client) success(req *http.Request, timeout time.Duration) (*http.Response, error) {
-	res, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.explain(err, timeout)
+	pause := retry.Backoff{First: againFirst, Most: againMost}
+	for begun := time.Now(); ; {
+		res, err := c.http.Do(req)
+		if err != nil {
+			return nil, c.explain(err, timeout)
+		}
+		if res.StatusCode/100 == 2 {
+			return res, nil
+		}
+		wait := pause.Next(retry.After(res.Header, time.Now()))
+		if !comeAgain(req, res) || time.Since(begun)+wait > againWithin {
+			defer res.Body.Close()
+			return nil, readProblem(res)
+		}
+		res.Body.Close()
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		select {
+		case <-req.Context().Done():
+			return nil, c.explain(req.Context().Err(), timeout)
+		case <-time.After(wait):
+		}
 	}
-	if res.StatusCode/100 != 2 {
-		defer res.Body.Close()
-		return nil, readProblem(res)
+}
+
+// comeAgain reports whether an answer says that the same request will be answered soon, and
+// that nothing was done: that there are too many, or what only looks finds the hub away behind a proxy.
+func comeAgain(req *http.Request, res *http.Response) bool {
+	if res.Header.Get("Retry-After") == "" || !retry.Status(res.StatusCode) {
+		return false
 	}
-	return res, nil
+	return res.StatusCode == http.StatusTooManyRequests || req.Method == http.MethodGet
 }
 
 // readProblem makes an Error of any answer that is not a success.

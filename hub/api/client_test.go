@@ -211,3 +211,41 @@ func TestTransport(t *testing.T) {
 	_, err = NewClient(ClientConfig{Transport: http.DefaultTransport, BaseURL: "nowhere"})
 	require.ErrorContains(t, err, "names no host")
 }
+
+// A hub, or what is before it, that says 'come again' is asked again; a change is not sent twice
+// unless nothing was done.
+func TestComesAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		method, after string
+		status, tries int
+	}{
+		"too many":                  {http.MethodPost, "0", 429, 2},
+		"away, looked":              {http.MethodGet, "0", 503, 2},
+		"away, changed":             {http.MethodPost, "0", 503, 1},
+		"does not say to":           {http.MethodGet, "", 503, 1},
+		"longer than anybody waits": {http.MethodGet, "3600", 429, 1},
+		"final":                     {http.MethodGet, "0", 404, 1},
+	} {
+		tries := 0
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if tries++; tries > 1 {
+				w.Write([]byte("{}"))
+				return
+			}
+			if c.after != "" {
+				w.Header().Set("Retry-After", c.after)
+			}
+			w.WriteHeader(c.status)
+		}))
+		defer s.Close()
+		cl, err := NewClient(ClientConfig{Transport: http.DefaultTransport, BaseURL: s.URL})
+		require.NoError(t, err)
+		var in any
+		if c.method == http.MethodPost {
+			in = struct{}{}
+		}
+		err = cl.do(t.Context(), c.method, "/", in, nil)
+		require.Equal(t, c.tries, tries, name)
+		require.Equal(t, c.tries == 2, err == nil, name)
+	}
+}

@@ -62,7 +62,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	l.all++
 	l.mu.Unlock()
 	if victim != nil {
-		victim.Close()
+		victim.abort()
 	}
 	return c, nil
 }
@@ -123,6 +123,16 @@ func (c *Conn) Detach() {
 	}
 	l.all--
 	c.in = nil
+}
+
+// abort closes a connection that has to make room, so that nothing of it is kept where the
+// connection can do so.
+func (c *Conn) abort() {
+	c.Detach()
+	if a, ok := c.Conn.(interface{ Abort() }); ok {
+		a.Abort()
+	}
+	c.Conn.Close()
 }
 
 // Close closes the connection.

@@ -121,3 +121,39 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// FuzzTold: whoever may write into the account of the state log, which is to be hubs alone, sends what he likes
+// where hubs tell each other what waits. It decides nothing, and what is kept is bounded by the nodes of the state.
+func FuzzTold(f *testing.F) {
+	st := state.New()
+	st.HubNumbers = map[protocol.NodeNumber]bool{1: true, 2: true}
+	st.Nodes = map[protocol.NodeNumber]state.Node{3: {Number: 3, Name: "n", Site: "a"}}
+	good, err := json.Marshal(told{protocol.Version, 2, []toldNode{{3, true, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if hub, nodes := readTold(good, st, 1); hub != 2 || len(nodes) != 1 {
+		f.Fatalf("%d %v", hub, nodes)
+	}
+	if _, nodes := readTold(good, st, 2); nodes != nil {
+		f.Fatal("its own word")
+	}
+	f.Add(good)
+	f.Add([]byte(`{"v":1,"hub":2,"nodes":[{"n":3,"waiting":["10.1.0.1/24","::/0",null]},{"n":4},{"n":3}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		hub, nodes := readTold(b, st, 1)
+		if hub != 0 && hub != 2 {
+			t.Fatal(hub)
+		}
+		for _, n := range nodes {
+			if n.Node != 3 || len(n.Waiting) > protocol.MaxNodeRoutes {
+				t.Fatalf("%v", n)
+			}
+			for _, r := range st.Waiting(n.Node, n.Waiting) {
+				if !r.Prefix.IsValid() {
+					t.Fatal(r)
+				}
+			}
+		}
+	})
+}

@@ -17,6 +17,7 @@ func TestLimitsPage(t *testing.T) {
 		fmt.Sprintf("| %d at once, %d anew and one a second |", maxConnsNode, connBurst),
 		fmt.Sprintf("| %d at once, one in %d s |", helloBurst, helloEvery/time.Second),
 		fmt.Sprintf("| %d open in a session, %d anew and %d a second |", maxStreams, nodeStreamBurst, nodeStreamRate),
+		fmt.Sprintf("| %d at once, one in %d s | left out", voiceBurst, voiceEvery/time.Second),
 	} {
 		require.Contains(t, string(b), want)
 	}

@@ -33,6 +33,7 @@ type live struct {
 	own      budget        // of sessions that prove the node's identity
 	old      budget        // of those that do not
 	streams  *rate.Limiter // of all its sessions
+	voice    *voice        // in the log, of all its sessions
 	changes  *rate.Limiter // of the log, by hellos
 	keys     *rate.Limiter // of its new WireGuard keys
 	said     announcement
@@ -133,7 +134,7 @@ func complaints(l *live) []string {
 func (s *Server) node(n protocol.NodeNumber) *live {
 	l, ok := s.nodes[n]
 	if !ok {
-		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(nodeStreamRate, nodeStreamBurst),
+		l = &live{machine: liveness.New(s.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(nodeStreamRate, nodeStreamBurst), voice: newVoice(),
 			changes: newChanges(), keys: newKeys(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		s.nodes[n] = l
 	}

@@ -35,7 +35,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			continue
 		}
 		view := ses.s.currentView()
-		if view == nil || !view.Has(ses.node) {
+		if view == nil || !view.Has(ses.node) || ses.s.cfg.Store.SetBack() != nil {
 			continue
 		}
 		next := view.Next(version)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"causeway/hub/event"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -47,7 +49,7 @@ func (g *goneList) of(st *state.State, key protocol.ClusterPrivateKey) *protocol
 
 // forget takes out the nodes that lists of a node's Hello say are gone, if the
 // state has them. A list that is not the cluster's says nothing.
-func (s *Server) forget(ctx context.Context, by string, lists []protocol.SignedGoneList) error {
+func (s *Server) forget(ctx context.Context, log zerolog.Logger, by string, lists []protocol.SignedGoneList) error {
 	var nodes []protocol.NodeNumber
 	pin := s.cfg.Cluster.Public().Pin()
 	s.mu.Lock()
@@ -59,7 +61,7 @@ func (s *Server) forget(ctx context.Context, by string, lists []protocol.SignedG
 		}
 		gone, err := l.Open(pin)
 		if err != nil {
-			s.cfg.Log.Warn().Err(err).Str("node", by).Msg("a node shows a list of gone nodes that is not this cluster's")
+			log.Warn().Err(err).Msg("a node shows a list of gone nodes that is not this cluster's")
 			continue
 		}
 		nodes = append(nodes, gone...)
@@ -88,18 +90,7 @@ func (s *Server) settle(ctx context.Context) bool {
 	if !st.Settling {
 		return true
 	}
-	back, of := 0, 0
-	s.mu.Lock()
-	for _, n := range st.LiveNodes() {
-		if n.Statement == nil {
-			continue // its agent never ran
-		}
-		of++
-		if l := s.nodes[n.Number]; l != nil && l.session != nil {
-			back++
-		}
-	}
-	s.mu.Unlock()
+	back, of := s.here(st)
 	if back < of && time.Since(s.started) < settleTime {
 		return false
 	}

@@ -108,6 +108,12 @@ type Server struct {
 	conns map[comer]int // open connections that were admitted
 	view  *netmap.View
 
+	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
+	lastShown struct {                          // by shown
+		of, shown *state.State
+		waiting   []state.Route
+	}
+
 	memory  memory                              // of the run before
 	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
 
@@ -124,7 +130,7 @@ func New(cfg Config) *Server {
 	if err != nil { // the system has no randomness
 		panic(err)
 	}
-	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, conns: map[comer]int{},
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
@@ -184,6 +190,13 @@ func (s *Server) enter(c comer) (leave func(), ok bool) {
 	}, true
 }
 
+// logOf is the log for what a node's sessions say and do.
+func (s *Server) logOf(n state.Node) zerolog.Logger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Log.With().Str("node", n.Name).Str("site", n.Site).Logger().Hook(s.node(n.Number).voice)
+}
+
 // streamsOf is what holds the streams of node n's sessions to their rate.
 func (s *Server) streamsOf(n protocol.NodeNumber) *rate.Limiter {
 	s.mu.Lock()
@@ -234,6 +247,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.missed()
 		case <-look.C:
 			s.lookAround()
+			s.forgetElsewhere(time.Now())
 			s.takeOut(ctx, time.Now())
 			s.closeOldWay(ctx, time.Now())
 		case b := <-s.booted:
@@ -356,7 +370,7 @@ func (s *Server) dismiss(st *state.State) {
 // something new.
 func (s *Server) compute() (fresh bool) {
 	st := s.cfg.Store.State()
-	if st.Settling {
+	if st.Settling || s.cfg.Store.SetBack() != nil {
 		return false // agents go on with what they hold
 	}
 	known := map[protocol.NodeNumber]netmap.Live{}
@@ -381,6 +395,8 @@ func (s *Server) compute() (fresh bool) {
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
 	}
+	mark := st.Mark(s.cfg.Cluster)
+	next.Mark = &mark
 	old := s.view
 	s.view = next
 	s.unsaved = known

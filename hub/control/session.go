@@ -93,13 +93,18 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer cancel()
 
 	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, knock: k, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
-		log: s.cfg.Log.With().Str("node", node.Name).Str("site", node.Site).Logger()}
+		log: s.logOf(node)}
 	ses.patience = time.AfterFunc(unprovenTimeout, func() {
 		if !ses.welcomed() {
 			m.Close()
 		}
 	})
 	defer ses.patience.Stop()
+	defer func() {
+		if !ses.welcomed() {
+			time.AfterFunc(unheardFor, func() { abort(c) })
+		}
+	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -295,7 +300,10 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	if !allowed {
 		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
 	}
-	if err := ses.s.forget(ctx, ses.name(), h.Gone); err != nil {
+	if err := ses.s.witness(ctx, ses.name(), h.Mark); err != nil {
+		return ses.s.cfg.Store.State().Nodes[ses.node], err
+	}
+	if err := ses.s.forget(ctx, ses.log, ses.name(), h.Gone); err != nil {
 		return ses.s.cfg.Store.State().Nodes[ses.node], err
 	}
 	// A hello that says what is recorded already is no transaction, and needs no log: many
@@ -333,7 +341,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		if st, err = ses.s.record(ctx, hello{name: ses.name(), routes: len(h.Routes), announce: announce}); err != nil {
 			back()
 		}
-		if full := (*state.FullLogError)(nil); errors.As(err, &full) {
+		if full, back := (*state.FullLogError)(nil), (*state.SetBackError)(nil); errors.As(err, &full) || errors.As(err, &back) {
 			st, err = ses.s.cfg.Store.State(), nil
 			ses.s.wait(ses.node)
 		}
@@ -342,7 +350,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		}
 	}
 	if st.Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey { // a welcome says that it is taken
-		return st.Nodes[ses.node], state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full; it goes on with the key it has")
+		return st.Nodes[ses.node], state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full or was set back; it goes on with the key it has")
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
 		ses.log.Warn().Stringer("netmap", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")

@@ -25,9 +25,20 @@ const (
 	maxVouched      = 4               // of one node, that were asked to prove
 	maxUnprovenRead = 1 << 20         // bytes that one may send before its proof: a hello and frames
 	maxUnprovenNode = 4 << 20         // and those of one node together: the oldest goes that sent no little
+	unheardFor      = time.Second     // for an agent that was refused to hear why
 	refusedEvery    = time.Minute     // events of refused sessions of a node
 	refusedBurst    = 3
 )
+
+// abort ends a connection that became nobody's session, so that nothing of it is kept: who
+// opens them one after the other and never answers the end of one would have the hub keep
+// them all.
+func abort(c net.Conn) {
+	if a, ok := c.(interface{ Abort() }); ok {
+		a.Abort()
+	}
+	c.Close()
+}
 
 // door is where connections wait for their proof.
 type door struct {
@@ -72,7 +83,7 @@ func (d *door) oldestGoes(n protocol.NodeNumber, vouched bool, most int) {
 	}
 	if count >= most {
 		d.out(oldest)
-		oldest.conn.Close()
+		abort(oldest.conn)
 	}
 }
 
@@ -119,7 +130,7 @@ func (k *knock) took(n int) {
 	k.read += n
 	if k.read > maxUnprovenRead {
 		k.door.out(k)
-		k.conn.Close()
+		abort(k.conn)
 		return
 	}
 	all, sum := k.door.nodes[k.node], 0
@@ -132,7 +143,7 @@ func (k *knock) took(n int) {
 	if i := slices.IndexFunc(all, func(x *knock) bool { return !x.vouched && x.read > sum/len(all)/2 }); i >= 0 {
 		goes := all[i]
 		k.door.out(goes)
-		goes.conn.Close()
+		abort(goes.conn)
 	}
 }
 

@@ -168,15 +168,25 @@ func (s *Server) dueAnnouncements(st, last *state.State, now time.Time) map[prot
 	return due
 }
 
-// Announced is what node n announced last, to this hub.
+// Announced is what node n announced last, to this hub or, beyond the state, to another.
 func (s *Server) Announced(n protocol.NodeNumber) []netip.Prefix {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.announced(n))
 }
 
-// announced is Announced. s.mu is held.
+// announced is Announced. A session knows best, then another hub's. s.mu is held.
 func (s *Server) announced(n protocol.NodeNumber) []netip.Prefix {
+	own := s.own(n)
+	e, ok := s.elsewhere[n]
+	if l := s.nodes[n]; ok && (l == nil || l.session == nil) && (e.here || own == nil) {
+		return e.waiting
+	}
+	return own
+}
+
+// own is what node n announced last to this hub. s.mu is held.
+func (s *Server) own(n protocol.NodeNumber) []netip.Prefix {
 	if l := s.nodes[n]; l != nil && l.said.announce != nil {
 		return l.hello.Routes
 	}
@@ -184,24 +194,40 @@ func (s *Server) announced(n protocol.NodeNumber) []netip.Prefix {
 }
 
 // State is the newest state with what nodes announce beyond it, for whoever shows it. Nothing may be decided on it.
-func (s *Server) State() *state.State {
+func (s *Server) State() *state.State { return s.Shown(s.cfg.Store.State()) }
+
+// Shown adds to a state what nodes announce beyond it. Nothing may be decided on what it returns.
+func (s *Server) Shown(st *state.State) *state.State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.shown(s.cfg.Store.State())
+	return s.shown(st)
 }
 
-// shown adds to st what nodes announce beyond it. s.mu is held.
+// shown is Shown: the same pointer as before while what it adds to the same state is the same. s.mu is held.
 func (s *Server) shown(st *state.State) *state.State {
 	all := map[protocol.NodeNumber][]netip.Prefix{}
-	for n, ps := range s.memory.Announced {
-		all[n] = ps
-	}
-	for n, l := range s.nodes {
-		if l.said.announce != nil {
-			all[n] = l.hello.Routes
+	add := func(n protocol.NodeNumber) {
+		if _, ok := all[n]; !ok {
+			all[n] = s.announced(n)
 		}
 	}
-	return st.WithWaiting(all)
+	for n := range s.memory.Announced {
+		add(n)
+	}
+	for n := range s.nodes {
+		add(n)
+	}
+	for n := range s.elsewhere {
+		add(n)
+	}
+	waiting := st.AllWaiting(all)
+	if len(waiting) == 0 {
+		return st
+	}
+	if s.lastShown.of != st || !slices.Equal(s.lastShown.waiting, waiting) {
+		s.lastShown.of, s.lastShown.waiting, s.lastShown.shown = st, waiting, st.With(waiting)
+	}
+	return s.lastShown.shown
 }
 
 // Late reports whether node n announced more changes than it may, lately.

@@ -126,6 +126,8 @@ func (e *examination) hub() {
 			mend = "causeway node list; causeway node rotate-key NODE --wait"
 		case "inventory":
 			mend = "causeway events"
+		case "archive":
+			mend = "copy the file that it names from a copy of the hub's data directory, then: causeway backup FILE --recipient age1…"
 		}
 		e.find(severity, "hub-"+c.Name, "hub", c.Since, mend, "%s: %s", c.Name, c.Cause)
 	}

@@ -37,12 +37,13 @@ const (
 	UpgradeFailed   = "upgrade_failed" // the version before runs on, or again
 	NATSAway        = "nats_away"      // the external NATS stores nothing
 	NATSBack        = "nats_back"
-	Incident        = "incident" // something went wrong on a node; see hub/incident
+	StateSetBack    = "state_set_back" // agents know a later state than the hub has
+	Incident        = "incident"       // something went wrong on a node; see hub/incident
 )
 
 // Kinds are all of them.
 var Kinds = []string{JoinRefused, NodeUp, NodeDown, NodeReady, NodeDegraded, NodeUnreachable, NodeRefused, PartRefused, InventoryBad, NodeCloned, RouteConflict,
-	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, Incident}
+	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, StateSetBack, Incident}
 
 // Log is a bounded list of events. The zero value is ready.
 type Log struct {

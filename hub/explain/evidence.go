@@ -49,6 +49,7 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 			}
 		}
 	}
+	pings(e.Reach)
 	cut(&e.Probes)
 	for i := range e.Probes {
 		pings(&e.Probes[i])
@@ -66,6 +67,12 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 	}
 	w := &e.Flow
 	text(&w.Interface, &w.Error, &w.Out.From, &w.Out.To, &w.Out.Error, &w.In.From, &w.In.To, &w.In.Error)
+	for _, l := range []*[]protocol.PolicyRule{&w.Out.Stolen, &w.In.Stolen} {
+		cut(l)
+		for i := range *l {
+			text(&(*l)[i].Text)
+		}
+	}
 	lines(&w.Rules)
 	lines(&w.Missing)
 	lines(&w.Settings)
@@ -85,12 +92,14 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 	connects(e.Connect)
 	if p := e.Pod; p != nil {
 		text(&p.Interface, &p.Neighbour, &p.MAC)
+		p.Beside = p.Beside.WithZone("")
 		lines(&p.MACs)
 		pings(p.Near, p.Far)
 		connects(p.Connect)
 		cut(&p.Spaces)
 		for i := range p.Spaces {
 			text(&p.Spaces[i].Command)
+			p.Spaces[i].Gateway = p.Spaces[i].Gateway.WithZone("")
 			lines(&p.Spaces[i].Listeners)
 		}
 	}

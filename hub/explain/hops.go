@@ -52,7 +52,7 @@ func (j *judge) policy() {
 		case api.NodeQuarantined:
 			f.Cause, f.Summary, f.Mend = "node-quarantined", "node "+s.node()+" is in quarantine and may talk to nobody", "causeway node release "+s.node()
 		case api.NodeJoined:
-			f.Cause, f.Summary, f.Mend = "agent-never-seen", "node "+s.node()+" joined, and its agent was never seen", "on "+s.node()+": systemctl enable --now causeway-agent"
+			f.Cause, f.Summary, f.Mend = "agent-never-seen", "node "+s.node()+" joined, and its agent was never seen", "on "+s.node()+": systemctl enable --now causeway-agent; causeway-agent doctor"
 			f.Hop = HopAgent
 		default:
 			continue
@@ -127,7 +127,7 @@ func (j *judge) routes() {
 		if slices.Contains(s.Node.Overlay, s.Addr) || len(s.Routes) == 0 {
 			continue
 		}
-		if slices.ContainsFunc(s.Routes, func(r api.Route) bool { return r.State == protocol.RouteApproved && r.Why == "" }) {
+		if slices.ContainsFunc(s.Routes, func(r api.Route) bool { return r.State == protocol.RouteApproved && (r.Owner || r.Why == "") }) {
 			continue
 		}
 		r := s.Routes[0]
@@ -147,7 +147,7 @@ func (j *judge) routes() {
 			f.Mend = "announce another range in routes: of the node's config"
 		case r.State == protocol.RouteRejected:
 			f.Cause, f.Summary = "route-rejected", fmt.Sprintf("route %s of %s was rejected by %s", r.Prefix, r.Node, r.By)
-			f.Mend = fmt.Sprintf("causeway route approve %s %s", r.Node, r.Prefix)
+			f.Mend = fmt.Sprintf("ask %s why; if it shall be carried after all: causeway route approve %s %s", r.By, r.Node, r.Prefix)
 		case strings.Contains(r.Why, "carries it"):
 			continue // another node of the group does
 		default:
@@ -175,7 +175,7 @@ func (j *judge) allowed(s side) {
 	switch {
 	case e.Expired:
 		f.Cause, f.Summary = "netmap-expired", s.node()+" was out of touch with every hub for longer than its site's max age, and talks to nobody"
-		f.Mend = "let it reach a hub, or: causeway site set " + s.Node.Site + " --max-age forever"
+		f.Mend = "let it reach a hub: causeway-agent doctor, on " + s.node() + ", says what is in the way"
 	case !e.Peer && about != nil && about.Peer == 0:
 		f.Cause, f.Summary = "netmap-refused", fmt.Sprintf("%s refuses the hub's netmap: %s", s.node(), about.Reason)
 	case !e.Peer && about != nil:
@@ -212,7 +212,7 @@ func (j *judge) host(s side) {
 	if w.Interface == "" || j.local() || j.failedAt(s.node(), HopAllowed) {
 		return
 	}
-	on := "on " + s.node() + ": "
+	on := on(s.node(), "")
 	f := api.Fault{Hop: HopHost, Node: s.node(), Blocks: true}
 	missing := func(start string, holds ...string) []string {
 		var out []string
@@ -240,7 +240,7 @@ func (j *judge) host(s side) {
 		f := f
 		f.Cause, f.Summary = "rp-filter", fmt.Sprintf("rp_filter of %s drops packets from %s: the way back leaves by another interface", s.node(), src)
 		f.Evidence = []string{fmt.Sprintf("ip route get %s from %s iif %s: %s", dst, src, d.From, d.Error), fmt.Sprintf("net.ipv4.conf.%s.rp_filter=%d (with that of all)", d.From, d.RPFilter)}
-		f.Mend = on + fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2 net.ipv4.conf.all.rp_filter=2", d.From)
+		f.Mend = on + fmt.Sprintf("sysctl -w net.ipv4.conf.%s.rp_filter=2", d.From) // the larger one of this and that of all counts
 		j.add(f)
 	}
 	if strict(w.In) && w.In.Forwarding { // it drops what comes, before the way back counts
@@ -271,16 +271,12 @@ func (j *judge) host(s side) {
 		forwards := d.From != "" && d.To != "lo" && d.want != "lo"
 		switch {
 		case forwards && !d.Forwarding:
-			family := "ipv4"
-			if d.dst.Is6() {
-				family = "ipv6"
+			key := "net.ipv4.conf." + d.From + ".forwarding"
+			if d.dst.Is6() { // no interface's own counts there
+				key = "net.ipv6.conf.all.forwarding"
 			}
-			key := "net." + family + ".conf." + d.From + ".forwarding"
-			if off := missing("sysctl", "forward"); len(off) > 0 {
-				f.Mend = on + off[0]
-			} else {
-				f.Mend = on + "sysctl -w " + key + "=1"
-			}
+			family := strings.Split(key, ".")[1]
+			f.Mend = on + first(missing("sysctl", "net."+family+".", "forward"), "sysctl -w "+key+"=1")
 			f.Cause, f.Summary = "forwarding-off", s.node()+" does not forward packets that come in by "+d.From
 			f.Evidence = append(f.Evidence, key+"=0")
 		case strict(d.RouteDecision):
@@ -289,18 +285,31 @@ func (j *judge) host(s side) {
 		case d.Error == "" && d.To == d.want:
 			continue
 		case d.way == "out" && !w.HasRule:
-			f.Cause, f.Summary, f.Mend = "rule-missing", s.node()+" lacks the routing rule that leads into the tunnel", on+first(missing("ip"), "systemctl restart causeway-agent")
-			f.Evidence = append(f.Evidence, missing("ip rule")...)
-		case len(w.Rules) > 0:
+			lost := missing("ip" + v4or6(d.dst) + " rule")
+			f.Cause, f.Summary, f.Mend = "rule-missing", s.node()+" lacks the routing rule that leads into the tunnel", on+first(lost, "systemctl restart causeway-agent")
+			f.Evidence = append(f.Evidence, lost...)
+		case len(d.Stolen) > 0:
+			to, iif := rangeOf(s.other), ""
+			if d.way == "in" {
+				to, iif = s.own(), w.Interface
+			}
+			f.Cause, f.Summary = "rule-steals", fmt.Sprintf("a routing rule of %s takes packets for %s before the tunnel's", s.node(), d.dst)
+			for _, r := range d.Stolen[:min(len(d.Stolen), 3)] {
+				f.Evidence = append(f.Evidence, "ip rule "+r.Text)
+			}
+			f.Mend = ruleMend(s, iif, to, d.Stolen)
+		case d.way == "out" && len(lostRoutes(w.Missing, d.dst)) > 0:
+			lost := lostRoutes(w.Missing, d.dst)
+			f.Cause, f.Summary = "route-missing", fmt.Sprintf("%s lacks the kernel route for %s", s.node(), d.dst)
+			f.Evidence, f.Mend = append(f.Evidence, lost[0]), on+lost[0]
+		case d.way == "out" && len(w.Rules) > 0: // an older agent does not say which
 			f.Cause, f.Summary = "rule-steals", fmt.Sprintf("a routing rule of %s takes packets for %s before the tunnel's", s.node(), d.dst)
 			for _, r := range w.Rules[:min(len(w.Rules), 3)] {
-				f.Evidence = append(f.Evidence, "ip rule "+r)
+				f.Evidence = append(f.Evidence, "one of: ip rule "+r)
 			}
-			f.Mend = on + "ip rule del " + w.Rules[0]
-		case d.way == "out" && len(missing("ip route")) > 0:
-			f.Cause, f.Summary = "route-missing", fmt.Sprintf("%s lacks the kernel route for %s", s.node(), d.dst)
-			f.Evidence = append(f.Evidence, missing("ip route")[:1]...)
-			f.Mend = on + missing("ip route")[0]
+			var before protocol.PolicyRule
+			fmt.Sscanf(w.Rules[0], "pref %d ", &before.Pref)
+			f.Mend = ruleMend(s, "", rangeOf(s.other), []protocol.PolicyRule{before})
 		case d.way == "out":
 			f.Cause, f.Summary = "route-elsewhere", fmt.Sprintf("%s sends packets for %s not into the tunnel", s.node(), d.dst)
 			f.Mend = on + "ip route show table all"
@@ -313,7 +322,7 @@ func (j *judge) host(s side) {
 	}
 	if lost := missing("nft"); len(lost) > 0 {
 		j.add(api.Fault{Cause: "nft-flushed", Hop: HopFirewall, Node: s.node(), Summary: fmt.Sprintf("the nftables rules of the agent of %s are gone: another program flushed them", s.node()),
-			Evidence: []string{fmt.Sprintf("%d lines planned and not found, the first: %s", len(lost), lost[0])}, Mend: on + "find who runs 'nft flush ruleset'; systemctl restart causeway-agent puts them back"})
+			Evidence: []string{fmt.Sprintf("%d lines planned and not found, the first: %s", len(lost), lost[0])}, Mend: "find who runs 'nft flush ruleset' on " + s.node() + "; its agent puts them back each time"})
 	}
 	if off := missing("sysctl"); len(off) > 0 && !j.has("forwarding-off") {
 		cause := "sysctl-changed"
@@ -323,6 +332,31 @@ func (j *judge) host(s side) {
 		j.add(api.Fault{Cause: cause, Hop: HopHost, Node: s.node(), Summary: "a kernel setting of " + s.node() + " is not as the tunnel needs it",
 			Evidence: off[:1], Mend: on + off[0]})
 	}
+}
+
+// v4or6 is the family of an address as the plan's lines have it.
+func v4or6(a netip.Addr) string {
+	if a.Is6() {
+		return " -6"
+	}
+	return " -4"
+}
+
+// lostRoutes are the planned routes that hold an address and are not there, the longest first.
+func lostRoutes(lines []string, a netip.Addr) (out []string) {
+	bits := map[string]int{}
+	for _, l := range lines {
+		f := strings.Fields(l)
+		if len(f) < 5 || f[2] != "route" || f[3] != "add" {
+			continue
+		}
+		if p, err := netip.ParsePrefix(f[4]); err == nil && p.Contains(a) {
+			bits[l] = p.Bits()
+			out = append(out, l)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b string) int { return bits[b] - bits[a] })
+	return out
 }
 
 func first(l []string, otherwise string) string {
@@ -335,25 +369,41 @@ func first(l []string, otherwise string) string {
 // firewall judges rules that drop the flow itself.
 func (j *judge) firewall(s side) {
 	j.forged(s)
+	var certain []protocol.Drop
 	for _, d := range s.e.Flow.Drops {
 		if d.Certain && !strings.HasPrefix(d.Way, "underlay") {
-			j.add(j.dropFault(s, d, HopFirewall))
-			return
+			certain = append(certain, d)
 		}
+	}
+	if len(certain) > 0 {
+		j.add(j.dropFault(s, HopFirewall, certain...))
 	}
 }
 
-func (j *judge) dropFault(s side, d protocol.Drop, hop string) api.Fault {
+// dropFault is what the first of some drops means; where other tools' rules make it, each of
+// them has to let the flow pass.
+func (j *judge) dropFault(s side, hop string, drops ...protocol.Drop) api.Fault {
+	d := drops[0]
 	if f, ok := j.accessFault(s, d, hop); ok {
 		return f
 	}
-	f := api.Fault{Cause: "host-firewall", Hop: hop, Node: s.node(), Blocks: true, Summary: fmt.Sprintf("a firewall of %s drops the flow's packets at %s", s.node(), d.Hook),
-		Evidence: []string{fmt.Sprintf("nftables chain %s: %s", d.Chain, d.Rule)}}
-	if f.Mend = fmt.Sprintf("on %s: nft delete rule %s handle %d", s.node(), d.Chain, d.Handle); d.Handle == 0 {
-		f.Mend = fmt.Sprintf("on %s: let it pass: nft insert rule %s iifname cw0 accept; nft insert rule %s oifname cw0 accept", s.node(), d.Chain, d.Chain)
+	f := api.Fault{Cause: "host-firewall", Hop: hop, Node: s.node(), Blocks: true, Summary: fmt.Sprintf("a firewall of %s drops the flow's packets at %s", s.node(), d.Hook)}
+	drops = slices.DeleteFunc(slices.Clone(drops), func(d protocol.Drop) bool { return strings.HasPrefix(d.Chain, protocol.AccessTable) })
+	for _, d := range drops {
+		if text := fmt.Sprintf("nftables chain %s: %s", d.Chain, d.Rule); !slices.Contains(f.Evidence, text) {
+			f.Evidence = append(f.Evidence, text)
+		}
 	}
+	f.Mend = j.dropMend(s, drops)
 	if strings.HasPrefix(d.Chain, protocol.FirewalldTable+" ") && d.Hook == "forward" { // its rules are written anew at each reload
-		f.Mend = fmt.Sprintf("on %s: %s", s.node(), protocol.FirewalldMend(s.e.Flow.Interface, s.e.Flow.Out.From))
+		f.Mend = on(s.node(), protocol.FirewalldMend(s.e.Flow.Interface, s.e.Flow.Out.From))
+	}
+	switch docker := protocol.DockerTable + " "; {
+	case strings.HasPrefix(d.Chain, "ip "+docker), strings.HasPrefix(d.Chain, "ip6 "+docker): // written anew with each container
+		f.Summary = fmt.Sprintf("Docker on %s drops the flow's packets at %s", s.node(), d.Hook)
+		f.Mend = fmt.Sprintf("on %s: %s", s.node(), protocol.DockerMend())
+	case d.Chain == "ip raw PREROUTING" && d.Way == "in":
+		f.Mend = fmt.Sprintf("on %s: iptables -t raw -I PREROUTING -i %s -d %s -j ACCEPT", s.node(), s.e.Flow.Interface, s.Addr)
 	}
 	return f
 }
@@ -384,20 +434,20 @@ func (j *judge) pod(s side) {
 	case len(p.MACs) == 0 && p.Neighbour != "reachable" && p.Neighbour != "":
 		f.Cause, f.Summary = "pod-no-address", fmt.Sprintf("nobody has address %s at %s: the pod does not run, or lost its address", s.Addr, s.node())
 		f.Evidence = append(f.Evidence, fmt.Sprintf("ARP on %s: %s", p.Interface, p.Neighbour))
-		f.Mend = fmt.Sprintf("on %s: restart the pod, or: ip addr add %s dev eth0 in its namespace", s.node(), s.Addr)
+		f.Mend = fmt.Sprintf("restart the pod at %s: nothing there has address %s", s.node(), s.Addr)
 		j.add(f)
 		return
 	case len(p.Spaces) == 1 && !p.Spaces[0].HasRoute:
 		f.Cause, f.Summary = "pod-no-route", word+" has no route to "+s.other.Addr.String()+": it cannot answer"
 		f.Evidence = append(f.Evidence, fmt.Sprintf("/proc/%d/net/route has none", p.Spaces[0].PID))
-		f.Mend = fmt.Sprintf("on %s: nsenter -n -t %d ip route add default via its gateway", s.node(), p.Spaces[0].PID)
+		f.Mend = "give it a route to " + rangeOf(s.other).String() + " by " + gateway(s, p)
+		if p.Beside.IsValid() {
+			f.Mend = on(s.node(), fmt.Sprintf("nsenter -n -t %d ip%s route add %s via %s", p.Spaces[0].PID, ip6(s.Addr), rangeOf(s.other), p.Beside))
+		}
 		j.add(f)
 		return
-	case len(p.Spaces) == 0 && p.Near != nil && p.Far != nil && p.Near.Received > 0 && p.Far.Received == 0:
-		f.Cause, f.Summary = "pod-no-route", word+" answers its neighbours and nobody beyond: it has no default route"
-		f.Evidence = append(f.Evidence, fmt.Sprintf("pings from beside it: %d of %d answered, from the overlay address of %s: none", p.Near.Received, p.Near.Sent, s.node()))
-		f.Mend = "in the pod: ip route add default via its gateway"
-		j.add(f)
+	case j.noReturn(s, p):
+		j.add(j.noReturnFault(s, p))
 		return
 	}
 	if s.to && j.Port != 0 {
@@ -457,6 +507,12 @@ func (j *judge) listener(s side, p *protocol.PodEvidence) {
 
 // nodeListener judges a port of a node itself, by the other end's connection.
 func (j *judge) nodeListener(s side) {
+	rejects := func(d protocol.Drop) bool {
+		return !strings.HasPrefix(d.Way, "underlay") && strings.Contains(d.Rule, "reject")
+	}
+	if j.failedAt(s.node(), HopFirewall) || slices.ContainsFunc(s.e.Flow.Drops, rejects) {
+		return // which looks the same from afar
+	}
 	if o := s.other.Evidence; o != nil && o.Connect != nil && o.Connect.Result == protocol.ConnectRefused {
 		j.add(api.Fault{Cause: "no-listener", Hop: HopListener, Node: s.node(), Blocks: true, Summary: fmt.Sprintf("nothing listens at %s port %d of node %s", j.Proto, j.Port, s.node()),
 			Evidence: []string{"a connection through the tunnel was refused"}, Mend: "start the service"})
@@ -480,7 +536,7 @@ func (j *judge) path() {
 				Evidence: []string{"the hub answers over a stream (TCP) and not over UDP"}, Mend: "let UDP to the hub's port pass the firewall of site " + s.Node.Site}
 			for _, d := range e.Flow.Drops {
 				if d.Certain && strings.HasPrefix(d.Way, "underlay") {
-					own := j.dropFault(s, d, HopPath)
+					own := j.dropFault(s, HopPath, d)
 					f.Evidence, f.Mend = append(f.Evidence, own.Evidence...), own.Mend
 					break
 				}
@@ -564,7 +620,7 @@ func (j *judge) oneWay(a, b side) {
 	for _, s := range []side{a, b} {
 		for _, d := range s.e.Flow.Drops {
 			if d.Certain && strings.HasPrefix(d.Way, "underlay") {
-				own := j.dropFault(s, d, HopPath)
+				own := j.dropFault(s, HopPath, d)
 				f.Evidence, f.Mend = append(f.Evidence, own.Evidence...), own.Mend
 			}
 		}
@@ -629,21 +685,26 @@ func (j *judge) endToEnd() {
 	}
 	c := a.e.Connect
 	pinged := func(s side) bool { return len(s.e.Probes) > 0 && s.e.Probes[0].Received > 0 }
+	near := b.e.Pod != nil && b.e.Pod.Near != nil && b.e.Pod.Near.Received > 0
 	switch {
-	case c != nil && c.Result == protocol.ConnectTimeout:
+	case c != nil && c.Result != protocol.ConnectOK:
 	case c == nil && j.Port == 0 && len(a.e.Probes) > 0 && len(b.e.Probes) > 0 && !pinged(a) && !pinged(b):
+	case c == nil && j.Port == 0 && near && a.e.Reach != nil && a.e.Reach.Sent > 0 && a.e.Reach.Received == 0:
 	default:
 		return
 	}
 	f := api.Fault{Cause: "lost-on-the-way", Hop: HopFirewall, Blocks: true, Summary: fmt.Sprintf("packets get lost between %s and %s, and no rule that was understood drops them", a.node(), b.node()),
 		Mend: fmt.Sprintf("causeway diag capture %s 'host %s'", b.node(), b.Addr)}
-	if c != nil {
+	switch {
+	case c != nil && c.Result == protocol.ConnectTimeout:
 		f.Evidence = append(f.Evidence, fmt.Sprintf("a connection from %s through the tunnel was not answered for %s", c.From, c.After.Round(time.Second)))
+	case c != nil:
+		f.Evidence = append(f.Evidence, fmt.Sprintf("a connection from %s through the tunnel: %s, and not by who serves it", c.From, c.Result))
 	}
 	for _, s := range []side{a, b} {
 		for _, d := range s.e.Flow.Drops {
 			if !strings.HasPrefix(d.Way, "underlay") {
-				own := j.dropFault(s, d, HopFirewall)
+				own := j.dropFault(s, HopFirewall, d)
 				if own.Cause == "host-firewall" {
 					own.Summary = fmt.Sprintf("a firewall of %s drops packets at %s, as it seems those of the flow", s.node(), d.Hook)
 				}
@@ -712,7 +773,7 @@ func (j *judge) health(s side) {
 	if d := e.Disk; d != nil && d.Free < littleRoom && d.Total > 0 {
 		f := f
 		f.Cause, f.Summary = "disk-full", fmt.Sprintf("the disk of %s is full: its agent can keep neither netmap nor keys", s.node())
-		f.Evidence, f.Mend = []string{fmt.Sprintf("%d KiB of %d KiB are free at %s", d.Free>>10, d.Total>>10, d.Path)}, "on "+s.node()+": make room at "+d.Path
+		f.Evidence, f.Mend = []string{fmt.Sprintf("%d KiB of %d KiB are free at %s", d.Free>>10, d.Total>>10, d.Path)}, fmt.Sprintf("make room at %s of %s", d.Path, s.node())
 		j.add(f)
 	}
 	for _, n := range e.Names {

@@ -34,7 +34,7 @@ const (
 	quietNetBurst = 200
 	openRate      = 1 // of a source's requests that are opened, without room, to see whether they show a token
 	openBurst     = 10
-	tokenRate     = 2 // of requests that show an open token, which need no room
+	tokenRate     = 2 // of requests that show a token or its ticket, which need no room
 	tokenBurst    = 20
 )
 
@@ -76,8 +76,8 @@ func (d *door) room(a netip.Addr, now time.Time) bool {
 // open reports whether a request of a may be opened although there is no room for it.
 func (d *door) open(a netip.Addr, now time.Time) bool { return d.opens.take(stream.SourceOf(a), now) }
 
-// token reports whether a request that shows the open token of that id is answered although
-// there is no room for those that show none.
+// token reports whether a request that shows the token of that id, or its ticket, is answered
+// although there is no room for those that show none.
 func (d *door) token(id string, now time.Time) bool { return d.tokens.take(id, now) }
 
 // network is what counts as one network.

@@ -43,6 +43,10 @@ type Keys struct {
 	// Old is the hub's key before Hub, good beside it until OldUntil.
 	Old      protocol.WireGuardPrivateKey
 	OldUntil time.Time
+	// unpublished says that no hub list is known to name Hub, as no hub started since it was
+	// made: what the last list names is Old or, after a crash, one of replaced.
+	unpublished bool
+	replaced    []protocol.WireGuardPublicKey
 }
 
 // hub lists the keys under which the hub is known.
@@ -55,38 +59,67 @@ func (k Keys) hub() []protocol.WireGuardPrivateKey {
 
 // names reports whether a key in a hub list is this hub's.
 func (k Keys) names(p protocol.WireGuardPublicKey) bool {
-	return slices.ContainsFunc(k.hub(), func(x protocol.WireGuardPrivateKey) bool { return x.Public() == p })
+	return slices.Contains(k.replaced, p) || slices.ContainsFunc(k.hub(), func(x protocol.WireGuardPrivateKey) bool { return x.Public() == p })
 }
 
 // oldKey is the file of the hub's old key.
 type oldKey struct {
-	Key   string    `json:"key"` // private
-	Until time.Time `json:"until"`
+	Key         string                        `json:"key"` // private
+	Until       time.Time                     `json:"until"`
+	Unpublished bool                          `json:"unpublished,omitempty"` // the key that came after it
+	Replaced    []protocol.WireGuardPublicKey `json:"replaced,omitempty"`    // those that came after it and before the present one
 }
 
+// maxReplaced bounds how often a key is replaced that no hub started with.
+const maxReplaced = 64
+
 // RotateHubKey gives a hub that does not run a new WireGuard key. The one so far
-// stays good for overlap: it is stored as the old one first, so that a crash
-// leaves the hub with one of the two.
-func RotateHubKey(dir string, overlap time.Duration) (protocol.WireGuardPublicKey, error) {
+// stays good for overlap, until the time that it returns: it is stored as the old one
+// first, so that a crash leaves the hub with one of the two. A key that no hub started with
+// is replaced: the old one is still that which agents know, and no longer good than was
+// said before, as it may have been stolen.
+func RotateHubKey(dir string, overlap time.Duration) (key protocol.WireGuardPublicKey, until time.Time, err error) {
 	k, err := LoadKeys(dir, false)
 	if err != nil {
-		return protocol.WireGuardPublicKey{}, err
+		return key, until, err
 	}
 	next, err := protocol.NewWireGuardPrivateKey()
 	if err != nil {
-		return protocol.WireGuardPublicKey{}, err
+		return key, until, err
 	}
-	b, err := json.Marshal(oldKey{k.Hub.Secret(), time.Now().Add(overlap).UTC()})
-	if err != nil {
-		return protocol.WireGuardPublicKey{}, err
+	until = time.Now().Add(overlap).UTC()
+	if !k.unpublished {
+		k.Old, k.OldUntil, k.replaced = k.Hub, until, nil
+	} else if k.replaced = append(k.replaced, k.Hub.Public()); len(k.replaced) > maxReplaced {
+		return key, until, fmt.Errorf("the key was rotated %d times and the hub never started in between; start it first", maxReplaced)
+	} else if until.Before(k.OldUntil) {
+		k.OldUntil = until
 	}
-	if err := durable.WriteFile(filepath.Join(dir, oldKeyFile), append(b, '\n')); err != nil {
-		return protocol.WireGuardPublicKey{}, fmt.Errorf("store the old hub key: %w", err)
+	k.unpublished = true
+	if err := k.storeOld(dir); err != nil {
+		return key, until, fmt.Errorf("store the old hub key: %w", err)
 	}
 	if err := durable.WriteFile(filepath.Join(dir, HubKeyFile), []byte(next.Secret()+"\n")); err != nil {
-		return protocol.WireGuardPublicKey{}, fmt.Errorf("store the new hub key: %w", err)
+		return key, until, fmt.Errorf("store the new hub key: %w", err)
 	}
-	return next.Public(), nil
+	return next.Public(), k.OldUntil, nil
+}
+
+func (k *Keys) storeOld(dir string) error {
+	b, err := json.Marshal(oldKey{k.Old.Secret(), k.OldUntil, k.unpublished, k.replaced})
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, oldKeyFile), append(b, '\n'))
+}
+
+// Published notes, on disk too, that a hub list names the hub's key.
+func (k *Keys) Published(dir string) error {
+	if !k.unpublished {
+		return nil
+	}
+	k.unpublished, k.replaced = false, nil
+	return k.storeOld(dir)
 }
 
 // loadOld reads the old key, if there is one. One whose time is over still says
@@ -109,14 +142,14 @@ func (k *Keys) loadOld(dir string) error {
 		return fmt.Errorf("%s is no file of an old key; remove it if every agent has connected since the rotation", path)
 	}
 	if old != k.Hub {
-		k.Old, k.OldUntil = old, f.Until
+		k.Old, k.OldUntil, k.unpublished, k.replaced = old, f.Until, f.Unpublished, f.Replaced
 	}
 	return nil
 }
 
 // DropOld forgets the old key, on disk too.
 func (k *Keys) DropOld(dir string) error {
-	k.Old, k.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{}
+	k.Old, k.OldUntil, k.unpublished, k.replaced = protocol.WireGuardPrivateKey{}, time.Time{}, false, nil
 	return durable.Remove(filepath.Join(dir, oldKeyFile))
 }
 

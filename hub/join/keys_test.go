@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/state"
+	"causeway/internal/durable"
 	"causeway/protocol"
 )
 
@@ -17,13 +18,13 @@ import (
 // writes leaves the hub with the key that it had.
 func TestRotateHubKey(t *testing.T) {
 	dir := t.TempDir()
-	_, err := RotateHubKey(dir, time.Hour)
+	_, _, err := RotateHubKey(dir, time.Hour)
 	require.ErrorContains(t, err, "missing")
 	before, err := LoadKeys(dir, true)
 	require.NoError(t, err)
 	was, err := os.ReadFile(filepath.Join(dir, HubKeyFile))
 	require.NoError(t, err)
-	pub, err := RotateHubKey(dir, time.Hour)
+	pub, _, err := RotateHubKey(dir, time.Hour)
 	require.NoError(t, err)
 	after, err := LoadKeys(dir, false)
 	require.NoError(t, err)
@@ -44,6 +45,60 @@ func TestRotateHubKey(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, oldKeyFile), []byte("{"), 0o600))
 	_, err = LoadKeys(dir, false)
 	require.ErrorContains(t, err, "no file of an old key")
+}
+
+// Rotated again before a hub started, the key that agents know stays the old one, and is no longer good
+// than was said; whatever a crash leaves, the hub is still known.
+func TestRotateHubKeyAgain(t *testing.T) {
+	dir := t.TempDir()
+	before, err := LoadKeys(dir, true)
+	require.NoError(t, err)
+	first, until, err := RotateHubKey(dir, time.Hour)
+	require.NoError(t, err)
+	made, err := os.ReadFile(filepath.Join(dir, HubKeyFile))
+	require.NoError(t, err)
+	second, again, err := RotateHubKey(dir, 2*time.Hour)
+	require.NoError(t, err)
+	require.NotEqual(t, first, second)
+	require.True(t, until.Equal(again), "an overlap is not made longer")
+	k, err := LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, second, k.Hub.Public())
+	require.Equal(t, before.Hub, k.Old)
+	require.True(t, k.names(before.Hub.Public()))
+	require.True(t, k.names(first), "a hub that crashed right after its start may have published it")
+	third, again, err := RotateHubKey(dir, 0)
+	require.NoError(t, err)
+	require.False(t, again.After(time.Now()), "it may be made shorter")
+	k, err = LoadKeys(dir, false)
+	require.NoError(t, err)
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, HubKeyFile), made, 0o600)) // as if killed in between
+	half, err := LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, first, half.Hub.Public())
+	require.Equal(t, before.Hub, half.Old)
+
+	require.NoError(t, durable.WriteFile(filepath.Join(dir, HubKeyFile), []byte(k.Hub.Secret()+"\n")))
+	require.NoError(t, k.Published(dir))
+	fourth, _, err := RotateHubKey(dir, time.Hour)
+	require.NoError(t, err)
+	k, err = LoadKeys(dir, false)
+	require.NoError(t, err)
+	require.Equal(t, fourth, k.Hub.Public())
+	require.Equal(t, third, k.Old.Public(), "after a start the key that was published is the old one")
+	require.False(t, k.names(before.Hub.Public()))
+	for range maxReplaced {
+		_, _, err = RotateHubKey(dir, time.Hour)
+		require.NoError(t, err)
+	}
+	was, err := os.ReadFile(filepath.Join(dir, HubKeyFile))
+	require.NoError(t, err)
+	_, _, err = RotateHubKey(dir, time.Hour)
+	require.ErrorContains(t, err, "start it first")
+	is, err := os.ReadFile(filepath.Join(dir, HubKeyFile))
+	require.NoError(t, err)
+	require.Equal(t, was, is)
 }
 
 // A restored hub's list goes before any that the lost hub signed after the backup.

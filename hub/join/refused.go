@@ -11,8 +11,8 @@ import (
 	"causeway/hub/state"
 )
 
-// told is all that a refused host reads, whatever the reason.
-const told = "the token is unknown, used, expired or revoked, or does not allow this host, its name or its keys"
+// told is all that a refused host without an open token reads, whatever the reason.
+const told = "the token is unknown, used, expired or revoked"
 
 // Anybody can have a join refused, and the state log is kept for good. So only
 // some refusals get an entry of their own; the next entry counts the others. What

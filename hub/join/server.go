@@ -50,7 +50,13 @@ type Config struct {
 	// SourceRate is how many requests one source may send in a second; 0: DefaultSourceRate.
 	// Hosts behind one NAT or load balancer are one source.
 	SourceRate int
-	Log        zerolog.Logger
+	// Heard waits, soon after the hub's start, until its nodes have said what they know of the
+	// state: a number is given away after that. Its error is why none is; nil: nobody is asked.
+	Heard func(context.Context) error
+	// Witness takes a mark that whoever asks for the hub list shows, and fails if it is not this
+	// cluster's; nil: nobody looks at it.
+	Witness func(context.Context, protocol.StateMark) error
+	Log     zerolog.Logger
 }
 
 // Server answers joins. Its methods may be called concurrently.
@@ -107,7 +113,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	hs := &http.Server{
 		Handler: s.Handler(), TLSConfig: &tls.Config{Certificates: []tls.Certificate{s.cert}, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true},
 		ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: readTimeout, MaxHeaderBytes: 16 << 10,
-		ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
+		ConnContext: withConn, ErrorLog: stdlog.New(io.Discard, "", 0), // handshakes of scanners; nothing an operator can act on
 	}
 	end := make(chan struct{})
 	go func() {
@@ -127,9 +133,45 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serve https: %w", err)
 }
 
+// invited reports whether a request shows the ticket of a token, which may be shown so often. Its
+// connection is kept then, whatever else its source has open.
+func (s *Server) invited(r *http.Request) bool {
+	text := r.Header.Get(protocol.TicketHeader)
+	if text == "" {
+		return false
+	}
+	t, err := protocol.ParseTicket(text)
+	now := time.Now()
+	// The token's budget last: nobody uses it up who knows its id alone.
+	if err != nil || !s.cfg.Store.State().ShowsTicket(t, now) || !s.door.token(t.ID.String(), now) {
+		return false
+	}
+	if c, ok := r.Context().Value(connKey{}).(*conns.Conn); ok {
+		c.Detach()
+	}
+	return true
+}
+
+// connKey is the key of a request's *conns.Conn in its context.
+type connKey struct{}
+
+// withConn puts a connection into the context of its requests.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if b, ok := c.(*conns.Conn); ok {
+		return context.WithValue(ctx, connKey{}, b)
+	}
+	return ctx
+}
+
 // admits reports whether there is room for a request among all, and whether it may be opened: it
-// has to be within its source's own rate, too.
+// has to be invited, or within its source's own rate, too.
 func (s *Server) admits(r *http.Request) (room, open bool) {
+	if s.invited(r) {
+		return true, true
+	}
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !s.door.source(ap.Addr(), time.Now()) {
 		return false, false
@@ -171,6 +213,17 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		ans.Fresh = st.HubList.Fresh(s.cfg.Keys.Cluster, st.Hubs.Serial, n, time.Now())
+	}
+	if text := r.URL.Query().Get(protocol.MarkParameter); text != "" && s.cfg.Witness != nil {
+		m, err := protocol.ParseStateMark(text)
+		if err != nil {
+			bad(w)
+			return
+		}
+		if err := s.cfg.Witness(r.Context(), m); err == nil { // only a member has one
+			own := st.Mark(s.cfg.Keys.Cluster)
+			ans.Mark = &own
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -288,6 +341,9 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	busy := func(err error) protocol.JoinAnswer {
 		s.cfg.Log.Error().Err(err).Str("addr", from).Str("token", req.TokenID.String()).Msg("join not stored")
 		ans.Refused = &protocol.Refusal{Code: protocol.RefusedBusy, Message: "the hub cannot store the join now"}
+		if back := (*state.SetBackError)(nil); errors.As(err, &back) {
+			ans.Refused.Message = "the hub's state was set back to an earlier time, and nobody joins until whoever runs the hub has mended that: 'causeway doctor' there says how"
+		}
 		return ans
 	}
 	if req.Version < 1 || req.Version > protocol.Version+1 {
@@ -299,10 +355,17 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	if !whole { // decided all the same, so that it is refused like any wrong secret
 		rr.Secret = protocol.TokenSecret{}
 	}
+	if s.cfg.Heard != nil {
+		if err := s.cfg.Heard(ctx); err != nil {
+			return busy(err)
+		}
+	}
 	before := s.cfg.Store.State().Seq
 	st, err := s.cfg.Store.Redeem(ctx, "token:"+req.TokenID.String(), "join from "+from, rr)
 	var r *state.Refusal
 	switch {
+	case errors.As(err, &r) && r.Told:
+		return refuse(protocol.RefusedRequest, r.Reason, r.Reason, r.Shown)
 	case errors.As(err, &r):
 		return refuse(protocol.RefusedToken, told, r.Reason, r.Shown)
 	case err != nil:

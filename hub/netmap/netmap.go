@@ -33,6 +33,9 @@ type View struct {
 	// Gone is what all netmaps say of nodes that are gone; whoever computed the
 	// View adds it. May be nil.
 	Gone *protocol.SignedGoneList
+	// Mark is of the state that the View was computed from; whoever computed it adds it. It
+	// goes out with what else is new, and is no news itself. May be nil.
+	Mark *protocol.StateMark
 
 	peers []*entry          // every node that peers may know, by number
 	sum   protocol.PeersSum // of all peers
@@ -201,7 +204,7 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 // frame is node n's full netmap without the peers.
 func (v *View) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Self: self, MaxAge: v.ages[self.Site]}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site]}, ok
 }
 
 // Has reports whether n is a live node.

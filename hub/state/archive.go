@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"causeway/internal/shortage"
 )
 
 // An archive holds transactions that are cut off the log, or will be: a line for each, as it stood
@@ -130,4 +133,88 @@ func (p *past) open(ctx context.Context, seq uint64) error {
 		cause = fmt.Errorf("transaction %d cannot be read, %s: %w; the state does not need it, the audit does: take that file from a copy of the data directory", seq, v.Where(name), err)
 	}
 	return cause
+}
+
+// CheckArchives reads every archive, and says which are damaged or missing. The state needs none of them: the
+// audit and backups do.
+func (s *Store) CheckArchives(ctx context.Context) error {
+	if s.cfg.Vault == nil {
+		return nil
+	}
+	p, err := s.past(ctx)
+	if err != nil {
+		return err
+	}
+	_, archives, err := vaulted(ctx, s.cfg.Vault)
+	if err != nil {
+		return err
+	}
+	bad, next := []string{}, uint64(1)
+	for _, a := range archives { // by their first
+		if a.first > next && next < p.first {
+			bad = append(bad, fmt.Sprintf("transactions %d to %d: no file has them", next, min(a.first, p.first)-1))
+		}
+		next = max(next, a.last+1)
+		name := fmt.Sprintf(archiveName, a.first, a.last)
+		b, err := s.cfg.Vault.Get(ctx, name)
+		if err == nil {
+			_, err = unpack(b, a.last-a.first+1)
+		}
+		if errors.Is(err, errNotAsked) || shortage.Is(err) || ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			bad = append(bad, fmt.Sprintf("%s: %v", s.cfg.Vault.Where(name), err))
+		}
+	}
+	if next < p.first {
+		bad = append(bad, fmt.Sprintf("transactions %d to %d: no file has them", next, p.first-1))
+	}
+	var found error
+	if len(bad) > 0 {
+		found = &ArchiveError{bad[0], len(bad) - 1}
+	}
+	s.mu.Lock()
+	s.archives = found
+	s.mu.Unlock()
+	return found
+}
+
+// ArchiveError says what of the older transactions cannot be read.
+type ArchiveError struct {
+	First string // the file and why, or the transactions that are missing
+	More  int    // others like it
+}
+
+func (e *ArchiveError) Error() string {
+	more := ""
+	if e.More > 0 {
+		more = fmt.Sprintf(" (and %d more)", e.More)
+	}
+	return fmt.Sprintf("older transactions cannot be read: %s%s; the state is whole and does not need them, the audit and backups do: put that file back from a copy of the data directory", e.First, more)
+}
+
+// Archives is what CheckArchives found last.
+func (s *Store) Archives() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.archives
+}
+
+// archivesEvery is how often all archives are read: what is damaged on a disk is to be known before a backup is needed.
+const archivesEvery = 24 * time.Hour
+
+// WatchArchives reads the archives at once and once a day, until ctx ends.
+func (s *Store) WatchArchives(ctx context.Context) error {
+	t := time.NewTicker(archivesEvery)
+	defer t.Stop()
+	for {
+		if err := s.CheckArchives(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error().Err(err).Msg("older transactions cannot be read, there is no backup without them")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
 }

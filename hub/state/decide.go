@@ -86,11 +86,12 @@ type RedeemRequest struct {
 	Proves       bool // the agent proves its identity key in control sessions
 }
 
-// Refusal is why Redeem refuses, for the operator alone: the joining host is
-// told the same whatever the reason.
+// Refusal is why Redeem refuses. It is for the operator; the joining host is told too if it may:
+// all others are told the same whatever the reason.
 type Refusal struct {
 	Reason string
 	Shown  bool // the host showed the token's secret
+	Told   bool // and the token is open: by another request it could join
 }
 
 // Error returns the reason.
@@ -98,6 +99,11 @@ func (r *Refusal) Error() string { return r.Reason }
 
 func refuse(format string, args ...any) error {
 	return &Refusal{Reason: fmt.Sprintf(format, args...), Shown: true}
+}
+
+// tell is refuse for what the host with an open token may be told.
+func tell(format string, args ...any) error {
+	return &Refusal{Reason: fmt.Sprintf(format, args...), Shown: true, Told: true}
 }
 
 // shownToken returns the token whose secret r shows.
@@ -111,6 +117,14 @@ func (s *State) shownToken(r RedeemRequest) (Token, error) {
 		return Token{}, &Refusal{Reason: "unknown token"}
 	}
 	return tok, nil
+}
+
+// ShowsTicket reports whether t is the ticket of a token that is open at now, or of one that was
+// used and would be open else: whose answer was lost asks again. It takes as long for an unknown token.
+func (s *State) ShowsTicket(t protocol.Ticket, now time.Time) bool {
+	tok, ok := s.Tokens[t.ID]
+	shows := t.Shows(tok.Hash)
+	return ok && shows && !tok.Revoked && now.Before(tok.Expires)
 }
 
 // ShowsOpenToken reports whether r has the secret of a token that is open at now.
@@ -140,24 +154,24 @@ func Redeem(d *Draft, r RedeemRequest) error {
 		return refuse("expired at %s", tok.Expires.UTC().Format(time.RFC3339))
 	}
 	if !protocol.ValidName(r.Name) {
-		return refuse("%.80q is no node name", r.Name)
+		return tell("%.80q is no node name", r.Name)
 	}
 	owner, used := d.keys[r.WireGuardKey]
 	if !used {
 		owner, used = d.identities[r.IdentityKey]
 	}
 	if used {
-		return refuse("the host's keys belong to node %s", d.Nodes[owner].Name)
+		return tell("the host's keys belong to node %s", d.Nodes[owner].Name)
 	}
 	if old, ok := d.names[r.Name]; ok {
-		site := d.Nodes[old].Site
+		site, name := d.Nodes[old].Site, r.Name
 		switch {
-		case tok.Replace != r.Name:
-			return refuse("the name %s is taken by a node of site %s; join with another --name, or make the token with --replace %s", r.Name, site, r.Name)
+		case tok.Replace != name:
+			return tell("the name %s is taken by node %d of site %s; join with another --name, or, if this host takes that node's place, with --replace and a token of 'causeway token create --site %s --replace %s'", name, old, site, site, name)
 		case !r.Replace:
-			return refuse("the name %s is taken by a node of site %s, and the host did not join with --replace", r.Name, site)
+			return tell("the name %s is taken by node %d of site %s; join with --replace to take its place, as this token permits, or with another --name", name, old, site)
 		case site != tok.Site: // the name went to another site since the token was made
-			return refuse("the name %s is taken by a node of site %s, and the token is for site %s", r.Name, site, tok.Site)
+			return tell("the name %s is taken by node %d of site %s, and the token is for site %s; join with another --name, or with a token of 'causeway token create --site %s --replace %s'", name, old, site, tok.Site, site, name)
 		}
 		if err := d.Add(NodeGone{old, GoneRevoked}); err != nil {
 			return err
@@ -165,7 +179,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	}
 	number := d.NextNumber
 	if _, err := d.OverlayOf(number); err != nil {
-		return refuse("the overlay range is used up: %v; start the hub with a wider --overlay, one that begins at the same address", err)
+		return tell("the overlay range is used up: %v; start the hub with a wider --overlay, one that begins at the same address", err)
 	}
 	if err := d.Add(TokenRedeemed{r.Token, number}); err != nil {
 		return err

@@ -16,7 +16,7 @@ func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}, differences: map[uint64][]Difference{}, broken: make(chan struct{}), grew: make(chan struct{}, 1)}
+	s := &Store{cfg: cfg, deciding: make(chan struct{}, 1), state: New(), watchers: map[chan struct{}]bool{}, differences: map[uint64][]Difference{}, hashes: map[uint64][]byte{}, broken: make(chan struct{}), grew: make(chan struct{}, 1)}
 	var seen markerData
 	if cfg.Marker != nil {
 		seen = cfg.Marker.read()
@@ -56,6 +56,12 @@ func Open(ctx context.Context, cfg StoreConfig) (*Store, error) {
 	}
 	if err := s.replay(ctx, info.State.LastSeq, seen); err != nil {
 		return nil, err
+	}
+	if s.setBack, err = ReadSetBack(cfg.SetBackFile, s.state); err != nil {
+		return nil, err
+	}
+	if s.setBack != nil {
+		cfg.Log.Error().Err(s.setBack).Msg("the state log was set back")
 	}
 	return s, s.remember()
 }

@@ -60,7 +60,7 @@ func shutsOut(t Transaction) bool {
 	}
 	for _, c := range t.Changes {
 		switch c := c.(type) {
-		case NodeGone, NodeQuarantined, TokenCancelled, AdminRevoked, NATSUserRevoked:
+		case NodeGone, NumbersPassed, NodeQuarantined, TokenCancelled, AdminRevoked, NATSUserRevoked:
 		case RouteDecided:
 			if c.State != protocol.RouteRejected {
 				return false

@@ -149,14 +149,20 @@ func Settle(d *Draft, nodes, of int) error {
 // Restore decides what follows a restored log. Numbers up to skip ahead count as
 // given away; nodes of the names in revoked are revoked.
 func Restore(d *Draft, skip uint32, revoked []string) error {
+	return RestoreBeyond(d, protocol.StateMark{}, skip, revoked)
+}
+
+// RestoreBeyond is Restore where it is known how far the state had come: numbers count from
+// there, and the epoch goes beyond that one.
+func RestoreBeyond(d *Draft, known protocol.StateMark, skip uint32, revoked []string) error {
 	if d.Epoch == 0 {
 		return Errorf(Invalid, "the backup holds no cluster")
 	}
-	next := uint64(d.NextNumber) + uint64(skip)
+	next := uint64(max(d.NextNumber, known.NextNumber)) + uint64(skip)
 	if next > uint64(protocol.MaxNodeNumber) {
 		return Errorf(Full, "there are not %d more node numbers to pass over", skip)
 	}
-	if err := d.Add(Restored{d.Epoch + 1, protocol.NodeNumber(next)}); err != nil {
+	if err := d.Add(Restored{max(d.Epoch, known.Epoch) + 1, protocol.NodeNumber(next)}); err != nil {
 		return err
 	}
 	for _, name := range revoked {

@@ -126,9 +126,9 @@ func TestRedeemKeysAndNames(t *testing.T) {
 	node(t, d, 1, "a", "one")
 	token(t, d, 2, TokenCreated{Site: "a"})
 	r := redeem(2, "one")
-	require.Contains(t, refusal(t, Redeem(d, r)), "is taken by a node of site a; join")
+	require.Contains(t, refusal(t, Redeem(d, r)), "is taken by node 2 of site a; join with another --name, or")
 	r.Replace = true // the token does not permit it
-	require.Contains(t, refusal(t, Redeem(d, r)), "is taken by a node of site a; join")
+	require.Contains(t, refusal(t, Redeem(d, r)), "'causeway token create --site a --replace one'")
 	r = redeem(2, "two")
 	r.WireGuardKey = key(1)
 	require.Contains(t, refusal(t, Redeem(d, r)), "keys belong to node one")
@@ -136,7 +136,7 @@ func TestRedeemKeysAndNames(t *testing.T) {
 
 	token(t, d, 3, TokenCreated{Site: "a", Replace: "one"})
 	r = redeem(3, "one")
-	require.Contains(t, refusal(t, Redeem(d, r)), "did not join with --replace") // the host did not ask
+	require.Contains(t, refusal(t, Redeem(d, r)), "join with --replace to take its place, as this token permits") // the host did not ask
 	r.Replace = true
 	require.NoError(t, Redeem(d, r))
 	n, err := d.FindNode("one")

@@ -56,6 +56,8 @@ type StoreConfig struct {
 	Vault Vault
 	// SnapshotEvery is after how many transactions one is taken at the latest; 0: 2000.
 	SnapshotEvery int
+	// SetBackFile keeps that the log was set back; "": it is not kept (tests).
+	SetBackFile string
 	// Base is what a reading of the log's files found, from which Open goes on; nil: it
 	// begins with a snapshot, or at the beginning.
 	Base *Reading
@@ -74,12 +76,15 @@ type Store struct {
 	state    *State // never changed once published
 	watchers map[chan struct{}]bool
 
-	tended tending
-	bytes  uint64        // of the log, about
-	limit  uint64        // of it; 0: none
-	grew   chan struct{} // takes one: tend looks again
+	tended   tending
+	archives error         // what CheckArchives found
+	bytes    uint64        // of the log, about
+	limit    uint64        // of it; 0: none
+	grew     chan struct{} // takes one: tend looks again
 
 	differences map[uint64][]Difference // of the newest transactions
+	hashes      map[uint64][]byte       // of the newest transactions since the start
+	setBack     *SetBackError           // the log was set back; nil: not that anybody knows
 	failed      error                   // the log cannot be folded further, or nothing be written
 	broken      chan struct{}           // closed with failed
 }
@@ -219,6 +224,7 @@ func (s *Store) fail(err error) {
 // publish makes next the state. s.mu is held.
 func (s *Store) publish(next *State) {
 	s.state = next
+	s.noteHash()
 	for ch := range s.watchers {
 		select {
 		case ch <- struct{}{}:
@@ -397,6 +403,9 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 		}
 		data, err := tx.encode()
 		if err != nil {
+			return nil, err
+		}
+		if err := s.refusesSetBack(tx); err != nil {
 			return nil, err
 		}
 		if err := s.roomFor(tx, len(data)); err != nil {

@@ -33,18 +33,29 @@ func (s *State) Waiting(n protocol.NodeNumber, announced []netip.Prefix) []Route
 	return slices.CompactFunc(out, func(a, b Route) bool { return a.RouteKey == b.RouteKey })
 }
 
-// WithWaiting is s and what nodes announce beyond it. Nothing may be decided on it.
-func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *State {
+// AllWaiting lists what is not state of what nodes announce, by node and prefix.
+func (s *State) AllWaiting(announced map[protocol.NodeNumber][]netip.Prefix) []Route {
 	var all []Route
 	for n, ps := range announced {
 		all = append(all, s.Waiting(n, ps)...)
 	}
-	if len(all) == 0 {
-		return s
+	SortRoutes(all)
+	return all
+}
+
+// WithWaiting is s and what nodes announce beyond it. Nothing may be decided on it.
+func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *State {
+	if all := s.AllWaiting(announced); len(all) > 0 {
+		return s.With(all)
 	}
+	return s
+}
+
+// With is s and routes that wait. Nothing may be decided on it.
+func (s *State) With(waiting []Route) *State {
 	c := *s
 	c.Routes = maps.Clone(s.Routes)
-	for _, r := range all {
+	for _, r := range waiting {
 		c.Routes[r.RouteKey] = r
 	}
 	return &c

@@ -135,6 +135,11 @@ func logs(x ast.Expr, events map[string]bool) bool {
 func eventNames(f *ast.File) map[string]bool {
 	out := map[string]bool{}
 	ast.Inspect(f, func(n ast.Node) bool {
+		if p, ok := n.(*ast.Field); ok && isEvent(p.Type) { // a hook's
+			for _, id := range p.Names {
+				out[id.Name] = true
+			}
+		}
 		a, ok := n.(*ast.AssignStmt)
 		if !ok || len(a.Lhs) != len(a.Rhs) {
 			return true
@@ -148,6 +153,20 @@ func eventNames(f *ast.File) map[string]bool {
 		return true
 	})
 	return out
+}
+
+// isEvent reports whether a type is *zerolog.Event.
+func isEvent(t ast.Expr) bool {
+	p, ok := t.(*ast.StarExpr)
+	if !ok {
+		return false
+	}
+	s, ok := p.X.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	pkg, ok := s.X.(*ast.Ident)
+	return ok && pkg.Name == "zerolog" && s.Sel.Name == "Event"
 }
 
 // ends reports whether a chain is over, and so no line any more: err := x.Err(), a logger.

@@ -11,7 +11,10 @@ import (
 // for seconds makes some of them fail. Such a test runs once more, by itself. It
 // counts as passed only then, and the report names it: whoever reads the report
 // has it to mend. What a second run cannot make good is never run again: a data
-// race, a panic, a leak, a package that failed by itself.
+// race, a panic, a leak, a package that failed by itself, and a test that counts
+// what was lost, leaked, accepted or answered wrongly: it says so by a line of its
+// log that begins with onceOnly.
+const onceOnly = "no second run: "
 
 // hard says that this line of a test's output is no matter of time.
 func hard(line string) bool {
@@ -31,7 +34,7 @@ func (s *summary) again(limit int) map[string][]string {
 		if strings.Contains(id.test, "/") || s.tallies[id].fail == 0 {
 			continue
 		}
-		if s.hard[id.pkg] {
+		if s.hard[id.pkg] || s.once[id] {
 			return nil
 		}
 		out[id.pkg] = append(out[id.pkg], id.test)

@@ -29,6 +29,7 @@ func TestNeverOnceMore(t *testing.T) {
 		"data race":                   `{"Action":"output","Package":"p","Test":"TestB","Output":"WARNING: DATA RACE\n"}` + "\n" + failing,
 		"race told outside of a test": `{"Action":"output","Package":"p","Output":"WARNING: DATA RACE\n"}` + "\n" + failing,
 		"panic":                       `{"Action":"output","Package":"p","Test":"TestB","Output":"panic: nil map\n"}` + "\n" + failing,
+		"counts what was lost":        `{"Action":"output","Package":"p","Test":"TestB/x","Output":"    x_test.go:9: no second run: it counts packets\n"}` + "\n" + failing,
 		"package alone":               failing + `{"Action":"fail","Package":"q","Elapsed":0.1}` + "\n",
 		"build":                       failing + `{"ImportPath":"q","Action":"build-fail"}` + "\n",
 	} {

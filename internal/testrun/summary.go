@@ -39,6 +39,7 @@ type summary struct {
 	packages map[string]bool
 	badPkgs  map[string]bool // failed outside of any test: build, panic, TestMain
 	hard     map[string]bool // said what no second run makes good
+	once     map[testID]bool // top-level tests that are never run again
 	second   []string        // passed in a second run only
 }
 
@@ -46,7 +47,7 @@ func newSummary(out io.Writer, progress bool) *summary {
 	return &summary{
 		out: out, progress: progress,
 		running: map[testID][]string{}, tallies: map[testID]*tally{}, skips: map[testID]string{}, measured: map[string][]float64{},
-		packages: map[string]bool{}, badPkgs: map[string]bool{}, hard: map[string]bool{},
+		packages: map[string]bool{}, badPkgs: map[string]bool{}, hard: map[string]bool{}, once: map[testID]bool{},
 	}
 }
 
@@ -81,6 +82,10 @@ func (s *summary) output(id testID, text string) {
 	}
 	switch {
 	case id.test != "":
+		if strings.Contains(text, onceOnly) {
+			top, _, _ := strings.Cut(id.test, "/")
+			s.once[testID{id.pkg, top}] = true
+		}
 		s.running[id] = append(s.running[id], text)
 		s.measure(text)
 	case text == "PASS\n" || strings.HasPrefix(text, "=== "):

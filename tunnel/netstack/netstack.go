@@ -55,6 +55,10 @@ const (
 // after which the hub ends a control session.
 const DefaultSilentAfter = 30 * time.Second
 
+// lingerFor is how long a connection that was closed here, and whose peer knows so, waits
+// for the peer to close it too.
+const lingerFor = 5 * time.Second
+
 // Config configures a stack.
 type Config struct {
 	Addresses []netip.Addr // its own; at least one
@@ -127,9 +131,10 @@ var quiet = sync.OnceFunc(func() { gvlog.SetTarget(gvlog.GoogleEmitter{Writer: &
 
 func (n *Net) setUp(addrs []netip.Addr) error {
 	sack := tcpip.TCPSACKEnabled(true)
+	linger := tcpip.TCPLingerTimeoutOption(lingerFor)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
-		&sack, &moderate,
+		&sack, &moderate, &linger,
 		&tcpip.TCPSendBufferSizeRangeOption{Min: bufferMin, Default: bufferSend, Max: bufferSendMax},
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: bufferMin, Default: bufferRecv, Max: bufferRecvMax},
 	} {
@@ -188,22 +193,20 @@ func (n *Net) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	if n.ctx.Err() != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, net.ErrClosed)
 	}
-	l, err := n.listen(addr)
-	if err != nil {
+	tl := &listener{closed: make(chan struct{}), stack: n.ctx.Done()}
+	if err := n.listen(addr, tl); err != nil {
 		return nil, fmt.Errorf("listen on %s: %s", addr, err)
 	}
-	tl := &listener{TCPListener: l, closed: make(chan struct{}), stack: n.ctx.Done()}
 	tl.stop = context.AfterFunc(n.ctx, func() { tl.Close() })
 	return tl, nil
 }
 
 // listen is gonet.ListenTCP with the time of silence, which accepted
 // connections inherit.
-func (n *Net) listen(addr netip.AddrPort) (*gonet.TCPListener, tcpip.Error) {
-	var wq waiter.Queue
-	ep, err := n.stack.NewEndpoint(tcp.ProtocolNumber, network(addr.Addr()), &wq)
+func (n *Net) listen(addr netip.AddrPort, l *listener) tcpip.Error {
+	ep, err := n.stack.NewEndpoint(tcp.ProtocolNumber, network(addr.Addr()), &l.wq)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	silent := tcpip.TCPUserTimeoutOption(n.silent)
 	if err = ep.SetSockOpt(&silent); err == nil {
@@ -213,15 +216,29 @@ func (n *Net) listen(addr netip.AddrPort) (*gonet.TCPListener, tcpip.Error) {
 	}
 	if err != nil {
 		ep.Close()
-		return nil, err
+		return err
 	}
-	return gonet.NewTCPListener(n.stack, &wq, ep), nil
+	l.TCPListener, l.ep = gonet.NewTCPListener(n.stack, &l.wq, ep), ep
+	return nil
 }
 
-// listener makes gonet's one end as net.Listener says: its Close alone does
-// not wake Accept.
+// Conn is an accepted connection.
+type Conn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// Abort ends the connection at once, with all that the stack keeps of it; Close may come
+// before or after. Closed alone it stays until the peer has taken what was sent to
+// it, and one who never does so, or opens thousands, makes the stack keep them all.
+func (c *Conn) Abort() { c.ep.Abort() }
+
+// listener makes gonet's one end as net.Listener says, as its Close alone does
+// not wake Accept, and hands out connections that can be aborted.
 type listener struct {
 	*gonet.TCPListener
+	ep     tcpip.Endpoint
+	wq     waiter.Queue
 	once   sync.Once
 	closed chan struct{}
 	stack  <-chan struct{} // closed with the stack, which may fail Accept before our Close runs
@@ -229,18 +246,34 @@ type listener struct {
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.TCPListener.Accept()
-	if err != nil {
-		closed := &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents)
+	l.wq.EventRegister(&entry)
+	defer l.wq.EventUnregister(&entry)
+	closed := &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: net.ErrClosed}
+	for {
+		ep, wq, err := l.ep.Accept(nil)
+		if err == nil {
+			return &Conn{gonet.NewTCPConn(wq, ep), ep}, nil
+		}
+		_, empty := err.(*tcpip.ErrWouldBlock)
+		if empty {
+			select {
+			case <-ready:
+				continue
+			case <-l.closed:
+			case <-l.stack:
+			}
+			return nil, closed
+		}
 		select {
 		case <-l.closed:
 			return nil, closed
 		case <-l.stack:
 			return nil, closed
 		default:
+			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: errors.New(err.String())}
 		}
 	}
-	return c, err
 }
 
 func (l *listener) Close() error {

@@ -366,3 +366,50 @@ func TestThroughEngines(t *testing.T) {
 	_, err := nets[1].ListenTCP(netip.AddrPortFrom(a4, 4710))
 	require.True(t, errors.Is(err, net.ErrClosed), "the engine closed the stack")
 }
+
+// Nothing is kept of connections that were aborted, whether they were closed before or not and
+// though their peers never answer; those that were closed alone stay.
+func TestAbort(t *testing.T) {
+	a, err := New(Config{Addresses: []netip.Addr{a4}})
+	require.NoError(t, err)
+	b := newNet(t, b4)
+	var wg sync.WaitGroup
+	t.Cleanup(func() { a.Close(); b.Close(); wg.Wait() })
+	var cut atomic.Bool
+	pump(&wg, &cable{a, &cut}, b)
+	pump(&wg, b, a)
+	l, err := a.ListenTCP(netip.AddrPortFrom(a4, 4710))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var far []*Conn
+	for range 9 {
+		near, err := b.DialTCP(ctx, netip.AddrPortFrom(a4, 4710))
+		require.NoError(t, err)
+		defer near.Close()
+		c, err := l.Accept()
+		require.NoError(t, err)
+		far = append(far, c.(*Conn))
+	}
+	cut.Store(true)
+	kept := func() int { return len(a.stack.RegisteredEndpoints()) }
+	all := kept()
+	for i, c := range far {
+		switch i % 3 {
+		case 0:
+			c.Close()
+		case 1:
+			c.Close()
+			c.Abort()
+		case 2:
+			c.Abort()
+			c.Close()
+		}
+		c.Close() // as often as one likes
+	}
+	require.Eventually(t, func() bool { return kept() == all-6 }, patience, 10*time.Millisecond, "%d of %d", kept(), all)
+	for i := 0; i < 9; i += 3 {
+		far[i].Abort()
+	}
+	require.Equal(t, all-9, kept())
+}

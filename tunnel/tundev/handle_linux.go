@@ -149,6 +149,19 @@ func nameOf(fd int) string {
 	return ifr.Name()
 }
 
+// Inject gives the kernel an IP packet as one that came out of the tunnel.
+func (h *Handle) Inject(packet []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.fds) == 0 {
+		return errors.New("inject into tun: it is closed")
+	}
+	if _, err := unix.Write(h.fds[0], append(make([]byte, vnetHeader), packet...)); err != nil {
+		return fmt.Errorf("inject into tun %q: %w", h.name, err)
+	}
+	return nil
+}
+
 // attached reports whether a queue has a device.
 func attached(fd int) bool {
 	return nameOf(fd) != ""

@@ -218,6 +218,8 @@ func explainOpen(err error) error {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%s is not allowed: run as root, or allow the device (systemd: DeviceAllow=%s rw; container: --device %s): %w",
 			devicePath, devicePath, devicePath, err)
+	case errors.Is(err, unix.EISDIR):
+		return noTUN(err)
 	}
 	return fmt.Errorf("%s: %w", devicePath, err)
 }
@@ -231,6 +233,14 @@ func explainAttach(err error) error {
 		return fmt.Errorf("it is in use: another agent runs on this host, stop that one first: %w", err)
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("there is an interface of this name that is not ours to use: choose another name, or remove it: %w", err)
+	case errors.Is(err, unix.ENOTTY):
+		return noTUN(err)
 	}
 	return err
+}
+
+// noTUN explains a file or directory in the place of the device: what a container gets where
+// one is mounted that its host has not.
+func noTUN(err error) error {
+	return fmt.Errorf("what is at %s is no TUN device: load the tun module (modprobe tun); give the device to the container (--device %[1]s), or on a host make it anew ('rm -r %[1]s; mknod -m 666 %[1]s c 10 200'): %w", devicePath, err)
 }

@@ -168,8 +168,16 @@ func TestErrors(t *testing.T) {
 	require.NoError(t, unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""))
 	fails("cw7", 1420, "/dev/net/tun is missing: load the tun module")
 	require.NoError(t, os.WriteFile("/dev/net/tun", nil, 0))
-	_, err = Open("cw7", 1420)
-	assert.Error(t, err, "a plain file")
+	fails("cw7", 1420, "what is at /dev/net/tun is no TUN device")
+	require.NoError(t, os.Remove("/dev/net/tun"))
+	require.NoError(t, os.Mkdir("/dev/net/tun", 0o755))
+	fails("cw7", 1420, "what is at /dev/net/tun is no TUN device")
+	// As it says.
+	require.NoError(t, os.Remove("/dev/net/tun"))
+	require.NoError(t, unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))))
+	made, err := Open("cw7", 1420)
+	require.NoError(t, err)
+	require.NoError(t, made.Close())
 }
 
 func TestExplain(t *testing.T) {

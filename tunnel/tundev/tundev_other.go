@@ -42,5 +42,8 @@ func (*Handle) QueueLen() int { return 0 }
 // Reattach is not supported on this system.
 func (*Handle) Reattach() (bool, error) { return false, errors.ErrUnsupported }
 
+// Inject is not supported on this system.
+func (*Handle) Inject([]byte) error { return errors.ErrUnsupported }
+
 // Close does nothing.
 func (*Handle) Close() {}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"causeway/internal/retry"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/probe"
 	"causeway/tunnel/underlay/sock"
@@ -142,7 +143,7 @@ var (
 
 // keepStream connects s whenever it is wanted, until ctx ends.
 func (u *Underlay) keepStream(ctx context.Context, s *hubStream) {
-	d := stream.Dialer{Mark: u.cfg.Mark, Proxy: u.cfg.Proxy}
+	d := stream.Dialer{Mark: u.cfg.Mark, Proxy: u.cfg.Proxy, Lookup: u.cfg.Lookup}
 	log := u.cfg.Log.With().Uint32("peer", uint32(s.hub)).Logger()
 	var recv Receiver
 	var said string // the last error that was logged
@@ -185,7 +186,7 @@ func (u *Underlay) keepStream(ctx context.Context, s *hubStream) {
 		pause = min(pause*2, redialMost)
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait*3/4 + rand.N(wait/2)):
+		case <-time.After(max(wait*3/4, retry.Asked(err)) + rand.N(wait/2)):
 		}
 	}
 }

@@ -46,6 +46,8 @@ type Config struct {
 	OnUDPBlocked func()
 	// Proxy chooses the HTTP proxy for streams to a hub's https URL; nil: none.
 	Proxy func(*url.URL) (*url.URL, error)
+	// Lookup finds the addresses of hubs and proxies for streams; nil: DNS does.
+	Lookup sock.Lookup
 	// Excluded says which of the host's own addresses are no candidates. May be nil.
 	Excluded func(ifname string, a netip.Addr) bool
 

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/agent"
-	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
 	"causeway/protocol"
@@ -32,12 +31,16 @@ func hubsCommand(o *options) *cobra.Command {
 	show := &cobra.Command{
 		Use: "show", Short: "Show the hub list that this node holds", Args: exactArgs(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.findSocket(); err != nil {
+			client, err := o.agent(cmd, false)
+			if err != nil {
 				return err
 			}
 			var h debug.Hubs
-			err := debug.NewClient(o.socket).Get(cmd.Context(), "/v1/hubs", &h)
+			err = client.Get(cmd.Context(), "/v1/hubs", &h)
 			if errors.Is(err, debug.ErrNotRunning) {
+				if err := o.whoseState(cmd, err); err != nil {
+					return err
+				}
 				var id identity.Identity
 				if id, err = identity.Peek(o.stateDir); err != nil {
 					return err
@@ -63,11 +66,15 @@ func hubsCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := o.findSocket(); err != nil {
+			client, err := o.agent(cmd, false)
+			if err != nil {
 				return err
 			}
-			r, err := debug.NewClient(o.socket).SetHubs(cmd.Context(), l)
+			r, err := client.SetHubs(cmd.Context(), l)
 			if errors.Is(err, debug.ErrNotRunning) {
+				if err := o.whoseState(cmd, err); err != nil {
+					return err
+				}
 				r, err = setStored(o.stateDir, l)
 			}
 			switch {
@@ -91,19 +98,6 @@ func hubsCommand(o *options) *cobra.Command {
 		cmd.AddCommand(c)
 	}
 	return cmd
-}
-
-// findSocket fills in the debug socket of the configuration, if none was given.
-func (o *options) findSocket() error {
-	if o.socket != "" {
-		return nil
-	}
-	c, err := config.Load(o.config)
-	if err != nil {
-		return err
-	}
-	o.socket = c.Debug.Socket
-	return nil
 }
 
 // stored is the hub list of an identity.

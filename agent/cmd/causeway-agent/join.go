@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,18 +20,20 @@ import (
 	"causeway/protocol"
 )
 
-// maxTokenInput bounds what is read of a token's file or of standard input.
-const maxTokenInput = 4 << 10
+// defaultWait is how long a join waits for what passes by itself.
+const defaultWait = 2 * time.Minute
 
 func joinCommand(o *options) *cobra.Command {
 	var name string
 	var replace bool
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "join TOKEN|-|@FILE",
 		Short: "Redeem a token and write this host's identity",
 		Long: "Redeem a one-time token of 'causeway token create', write this host's identity and exit.\n" +
 			"The token is given as it is, as '-' (read from standard input) or as '@FILE'.\n" +
-			"If the answer is lost, run the same command again: the same token gets the same answer.",
+			"If the answer is lost, run the same command again: the same token gets the same answer.\n\n" +
+			"What passes by itself (a hub that is away or busy, DNS that does not answer) is tried again for --wait.",
 		Args: exactArgs(1, "the token (TOKEN, '-' or '@FILE')"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			token, err := readToken(args[0], cmd.InOrStdin())
@@ -40,8 +44,13 @@ func joinCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if wait < 0 {
+				return fmt.Errorf("--wait %s is less than nothing", wait)
+			}
+			host := ""
 			if name == "" {
-				host, err := os.Hostname()
+				var err error
+				host, err = os.Hostname()
 				if err != nil {
 					return fmt.Errorf("read this host's name: %w; give one with --name", err)
 				}
@@ -60,14 +69,16 @@ func joinCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer s.Close()
-			jc := join.Config{Token: token, Name: name, Replace: replace, Version: version}
+			said := &progress{w: cmd.ErrOrStderr()}
+			jc := join.Config{Token: token, Name: name, Replace: replace, Version: version, Wait: wait, Progress: said.tell}
 			if c.Proxy != nil {
-				jc.Proxy = http.ProxyURL(c.Proxy)
+				jc.Proxy, jc.ProxyFrom = http.ProxyURL(c.Proxy), cmp.Or(o.config, config.DefaultPath)
 			}
 			id, err := join.Join(cmd.Context(), s, jc)
+			said.end()
 			if err != nil {
 				removeIfEmpty(s)
-				return err
+				return withOtherName(err, host)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "joined site %s as node %s (number %d, overlay %s)\n%s\nstart it with: %s\n",
 				id.Site, id.Name, id.Number, joinStrings(id.Overlay), shieldsLine(c.Shields.On(id.Shields), o.config), startCommand(o.stateDir))
@@ -77,6 +88,7 @@ func joinCommand(o *options) *cobra.Command {
 	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "node name (default this host's name)")
+	cmd.Flags().DurationVar(&wait, "wait", defaultWait, "how long to try again what passes by itself; 0: not at all")
 	cmd.Flags().BoolVar(&replace, "replace", false, "take over an existing node's name, if the token permits it; replaces an identity that is here")
 	return cmd
 }
@@ -124,7 +136,7 @@ func readToken(arg string, stdin io.Reader) (protocol.Token, error) {
 	text := arg
 	switch {
 	case arg == "-":
-		b, err := io.ReadAll(io.LimitReader(stdin, maxTokenInput))
+		b, err := io.ReadAll(io.LimitReader(stdin, protocol.MaxTokenText+1))
 		if err != nil {
 			return protocol.Token{}, fmt.Errorf("read the token from standard input: %w", err)
 		}
@@ -139,7 +151,7 @@ func readToken(arg string, stdin io.Reader) (protocol.Token, error) {
 			return protocol.Token{}, fmt.Errorf("token file %s: %w", arg[1:], err)
 		}
 		defer f.Close()
-		b, err := io.ReadAll(io.LimitReader(f, maxTokenInput))
+		b, err := io.ReadAll(io.LimitReader(f, protocol.MaxTokenText+1))
 		if err != nil {
 			return protocol.Token{}, fmt.Errorf("token file %s cannot be read", arg[1:])
 		}

@@ -48,8 +48,9 @@ func leave(cmd *cobra.Command, o *options) error {
 	if err != nil {
 		return err
 	}
-	if o.socket == "" {
-		o.socket = c.Debug.Socket
+	client, err := o.agent(cmd, true)
+	if err != nil {
+		return err
 	}
 	if err := netns.CheckHost(); errors.Is(err, netns.ErrPrivilege) {
 		return err
@@ -57,13 +58,15 @@ func leave(cmd *cobra.Command, o *options) error {
 	id, idErr := identity.Peek(o.stateDir)
 	told, why := false, ""
 	asked, cancel := context.WithTimeout(ctx, askWait)
-	r, err := debug.NewClient(o.socket).Leave(asked)
+	r, err := client.Leave(asked)
 	cancel()
 	switch {
 	case err == nil:
 		told, why = r.Told, r.Error
 	case !errors.Is(err, debug.ErrNotRunning):
 		return err
+	case o.whoseState(cmd, err) != nil:
+		return o.whoseState(cmd, err)
 	case idErr == nil:
 		if err := tellHub(ctx, o, c); err != nil {
 			if errors.Is(err, identity.ErrLocked) {
@@ -83,6 +86,9 @@ func leave(cmd *cobra.Command, o *options) error {
 		defer s.Close()
 	}
 	host := netns.NewHost(o.stateDir, zerolog.Nop())
+	if err := idle(ctx, c.Tunnel.Interface, stopWait); err != nil {
+		return err
+	}
 	if err := host.Remove(ctx, netns.Config{Interface: c.Tunnel.Interface, Mark: netns.DefaultMark, Table: netns.DefaultTable, Overlay: id.Overlay}); err != nil {
 		return fmt.Errorf("take back the host's network: %w; run 'causeway-agent leave' again", err)
 	}
@@ -111,6 +117,26 @@ func leave(cmd *cobra.Command, o *options) error {
 		fmt.Fprintf(out, "node %s has left; the hub could not be told (%s): run 'causeway node revoke %s' there\n", id.Name, oneLine(why), id.Name)
 	}
 	return nil
+}
+
+// idle waits until nobody holds the device any more that is about to be removed: whoever still does
+// is an agent of another state directory.
+func idle(ctx context.Context, dev string, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		used, err := netns.InUse(dev)
+		if err != nil || !used {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("a running agent has interface %s, and it is not the one of this state directory: the host's network is left alone; give that agent's --state-dir and --debug-socket, or the --config that names this one's interface", dev)
+		case <-t.C:
+		}
+	}
 }
 
 // openWithin waits for the state directory until the agent has let go of it.

@@ -7,9 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/spf13/cobra"
-
-	"causeway/agent/config"
-	"causeway/agent/debug"
 )
 
 func releaseCommand(o *options) *cobra.Command {
@@ -29,15 +26,11 @@ func releaseCommand(o *options) *cobra.Command {
 			if p != p.Masked() {
 				return fmt.Errorf("%q has host bits set; did you mean %s?", args[0], p.Masked())
 			}
-			socket := o.socket
-			if socket == "" {
-				c, err := config.Load(o.config)
-				if err != nil {
-					return err
-				}
-				socket = c.Debug.Socket
+			client, err := o.agent(cmd, false)
+			if err != nil {
+				return err
 			}
-			r, err := debug.NewClient(socket).Release(cmd.Context(), p)
+			r, err := client.Release(cmd.Context(), p)
 			switch {
 			case err != nil:
 				return err
@@ -51,6 +44,7 @@ func releaseCommand(o *options) *cobra.Command {
 			})
 		},
 	}
+	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)
 	o.outputFlag(cmd)

@@ -7,9 +7,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"causeway/agent/config"
-	"causeway/agent/debug"
 )
 
 func repairCommand(o *options) *cobra.Command {
@@ -17,18 +14,15 @@ func repairCommand(o *options) *cobra.Command {
 		Use:   "repair",
 		Short: "Put back what others changed of the agent's on this host",
 		Long: "Put the agent's interface, addresses, routes, rules, kernel settings and nftables table back where they differ from the\n" +
-			"plan. The agent does so by itself, within two seconds; but what is changed again and again it gives up, until it is asked.",
+			"plan. The agent does so by itself, within two seconds. What is changed again and again it gives up, until it is asked, or,\n" +
+			"where that would open something (nftables, routes, rules), it goes on slowly and reaches no peer while nftables do not stand.",
 		Args: exactArgs(0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			socket := o.socket
-			if socket == "" {
-				c, err := config.Load(o.config)
-				if err != nil {
-					return err
-				}
-				socket = c.Debug.Socket
+			client, err := o.agent(cmd, false)
+			if err != nil {
+				return err
 			}
-			r, err := debug.NewClient(socket).Repair(cmd.Context())
+			r, err := client.Repair(cmd.Context())
 			switch {
 			case err != nil:
 				return err
@@ -44,6 +38,7 @@ func repairCommand(o *options) *cobra.Command {
 			})
 		},
 	}
+	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)
 	o.outputFlag(cmd)

@@ -6,8 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"causeway/agent/config"
-	"causeway/agent/debug"
 	"causeway/protocol"
 )
 
@@ -23,14 +21,11 @@ func rotateCommand(o *options) *cobra.Command {
 			if overlap < 0 || overlap > protocol.MaxKeyOverlap {
 				return fmt.Errorf("--overlap %s is not between 0 and %s", overlap, protocol.MaxKeyOverlap)
 			}
-			c, err := config.Load(o.config)
+			client, err := o.agent(cmd, false)
 			if err != nil {
 				return err
 			}
-			if o.socket == "" {
-				o.socket = c.Debug.Socket
-			}
-			r, err := debug.NewClient(o.socket).RotateKey(cmd.Context(), overlap)
+			r, err := client.RotateKey(cmd.Context(), overlap)
 			switch {
 			case err != nil:
 				return err
@@ -42,6 +37,7 @@ func rotateCommand(o *options) *cobra.Command {
 		},
 	}
 	cmd.Flags().DurationVar(&overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
+	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)
 	return cmd

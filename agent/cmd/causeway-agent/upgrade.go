@@ -49,7 +49,7 @@ func upgradeCommand(o *options) *cobra.Command {
 				return err
 			}
 			i.StateDir, i.Arch, i.Version, i.Settings, i.Log = o.stateDir, runtime.GOARCH, version, c.Upgrade, logs.Logger()
-			i.Service = systemd{o.socket}
+			i.Service = systemd{o.socket, o.stateDir}
 			return i.Run(cmd.Context())
 		},
 	}
@@ -65,7 +65,7 @@ func upgradeCommand(o *options) *cobra.Command {
 }
 
 // systemd is the agent's service, asked by its debug socket.
-type systemd struct{ socket string }
+type systemd struct{ socket, stateDir string }
 
 func (systemd) Restart(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "systemctl", "restart", "--no-block", serviceName).CombinedOutput()
@@ -81,6 +81,9 @@ func (s systemd) Probe(ctx context.Context) (version, problem string) {
 	var st debug.Status
 	if err := debug.NewClient(s.socket).Get(ctx, "/v1/status", &st); err != nil {
 		return "", "the service is " + show(ctx, "SubState") + ", result " + show(ctx, "Result") + ": it does not answer"
+	}
+	if s.stateDir != "" && st.StateDir != "" && !sameDir(st.StateDir, s.stateDir) {
+		return st.Version, "the agent that answers on " + s.socket + " is that of " + st.StateDir + ", not of " + s.stateDir
 	}
 	for _, name := range proof {
 		found := false

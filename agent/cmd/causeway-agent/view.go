@@ -14,7 +14,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"causeway/agent/config"
 	agentdebug "causeway/agent/debug"
 	"causeway/protocol"
 )
@@ -102,16 +101,11 @@ func view[T any](o *options, name, short, path string, text func(io.Writer, T)) 
 			if o.output != "table" && o.output != "json" {
 				return o.print(nil, nil, nil)
 			}
-			socket := o.socket
-			if socket == "" {
-				c, err := config.Load(o.config)
-				if err != nil {
-					return err
-				}
-				socket = c.Debug.Socket
+			if err := o.findSocket(); err != nil {
+				return err
 			}
 			var v T
-			if err := agentdebug.NewClient(socket).Get(cmd.Context(), path, &v); err != nil {
+			if err := agentdebug.NewClient(o.socket).Get(cmd.Context(), path, &v); err != nil {
 				return err
 			}
 			return o.print(cmd.OutOrStdout(), v, func(w io.Writer) { text(w, v) })
@@ -141,6 +135,15 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	}
 	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\nshields   %s\n\n",
 		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes), s.Shields)
+	if s.Joined != nil {
+		fmt.Fprintf(w, "joined    %s\n", s.Joined)
+	}
+	if s.Lacks != "" {
+		fmt.Fprintf(w, "lacks     %s\n", s.Lacks)
+	}
+	if s.Joined != nil || s.Lacks != "" {
+		fmt.Fprintln(w)
+	}
 	for _, r := range s.Held {
 		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
 	}

@@ -14,6 +14,9 @@
 //	labtool attack FILE ADDR:PORT…       sends what FILE (pcap) holds, changed in many ways, and garbage to each address
 //	labtool stranger HELLO ADDR:PORT…    how far a program without a node's key comes at ports of hub and agents; HELLO is a file
 //	labtool hellos HELLO ADDR:PORT STREAMS D   hellos on connection after connection
+//	labtool joins FILE DIR D             redeems each token of FILE at once by the agent's own code, trying again for D
+//	labtool knocks ADDR:PORT N           N strangers at a hub's HTTPS port, until told to end
+//	labtool dns ADDR:PORT FILE           a DNS server of FILE's lines NAME ADDRESS TTL
 //	labtool delay -queue N -delay D [-jitter D] [-loss P]   holds back and drops packets of a netfilter queue
 //
 // Results are one JSON object on standard output.
@@ -52,7 +55,7 @@ const (
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, attack, stranger, hellos or delay")
+		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, attack, stranger, hellos, joins, knocks, dns or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -81,6 +84,23 @@ func run(ctx context.Context, args []string) error {
 	}
 	if args[0] == "stranger" {
 		return show(stranger(ctx, target, rest))
+	}
+	if args[0] == "joins" && len(rest) == 2 {
+		d, err := time.ParseDuration(rest[1])
+		if err != nil {
+			return err
+		}
+		return show(joins(ctx, target, rest[0], d))
+	}
+	if args[0] == "knocks" && len(rest) == 1 {
+		n, err := strconv.Atoi(rest[0])
+		if err != nil {
+			return err
+		}
+		return show(knocks(ctx, target, n))
+	}
+	if args[0] == "dns" && len(rest) == 1 {
+		return dnsServer(ctx, target, rest[0])
 	}
 	if args[0] == "hellos" && len(rest) == 3 {
 		n, err := strconv.Atoi(rest[1])

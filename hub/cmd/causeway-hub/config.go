@@ -92,7 +92,7 @@ func (f *flags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&s.ListenNATS, "listen-nats", "", "ADDRESS:PORT of NATS over TLS for users of 'causeway nats user', such as :4222 (default: not served)")
 	fs.StringVar(&s.ListenMetrics, "listen-metrics", "", "ADDRESS:PORT of metrics for Prometheus (/metrics) and of health for load balancers (/healthz, /readyz), over HTTP for whoever reaches it, such as 127.0.0.1:9465 (default: not served)")
 	fs.IntVar(&s.SocketBuffer, "socket-buffer", 0, "BYTES that each UDP socket may buffer each way, as far as net.core.rmem_max and wmem_max allow (default: 7340032)")
-	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; raise it where many hosts join from behind one NAT or load balancer")
+	fs.IntVar(&s.JoinRate, "join-rate", join.DefaultSourceRate, "REQUESTS for joins that one source address may send in a second, of which a join takes two; those that show a token's ticket do not count, so raise it for agents of before alone")
 	fs.StringVar(&s.Packages, "packages", "", "DIRECTORY of signed releases to which agents can be upgraded (default: packages in --data-dir)")
 	fs.BoolVar(&s.RequireProof, "require-proof", false, "take no control session of an agent that does not prove its node's identity; without it an agent of the version before is taken until its node's agent has proven it for ten minutes ('causeway doctor' names those whose agent has not)")
 	fs.IntVar(&s.SnapshotEvery, "snapshot-every", state.DefaultSnapshotEvery, "TRANSACTIONS after which the hub takes a snapshot of its state at the latest, and moves what is older than the one before from the log to the archive of the audit")
@@ -141,6 +141,9 @@ func (f *flags) config(set *pflag.FlagSet) (hub.Config, error) {
 	}
 	if s.NATSCreds == "" && s.NATSURL != "" {
 		s.NATSCreds = service.Credential(credNATS)
+	}
+	if err := hub.CheckPublicHost(s.PublicHost); err != nil {
+		return hub.Config{}, err
 	}
 	c := hub.Config{DataDir: s.DataDir, ListenUDP: s.ListenUDP, ListenHTTPS: s.ListenHTTPS, PublicHost: s.PublicHost,
 		PublicUDPPort: s.PublicUDPPort, PublicHTTPSPort: s.PublicHTTPSPort, AdminSocket: s.AdminSocket, ListenAdmin: s.ListenAdmin, ListenNATS: s.ListenNATS, ListenMetrics: s.ListenMetrics,

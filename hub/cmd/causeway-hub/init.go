@@ -72,6 +72,9 @@ func prepare(file, public string) (string, error) {
 	if _, err := hub.New(hub.Config{PublicHost: public}); err != nil {
 		return "", err
 	}
+	if err := hub.CheckPublicHost(public); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return "", fmt.Errorf("config: %w; run as root", err)
 	}

@@ -21,10 +21,11 @@ func repairCommand() *cobra.Command {
 	var skip uint32
 	var revoked []string
 	c := &cobra.Command{
-		Use: "repair", Short: "Keep what is whole of a damaged state log", Args: cobra.NoArgs,
+		Use: "repair", Short: "Keep what is whole of a state log that is damaged or was set back", Args: cobra.NoArgs,
 		Long: `Look at the state log of a hub that does not start because the log is damaged. It says
 where the damage is, how many transactions are whole from the first on, and what can be
-read of the others. Nothing is changed without --yes.
+read of the others. Or at that of a hub whose disk was set back to an earlier time, as its
+agents found: it says how much later they had seen it. Nothing is changed without --yes.
 
 With --yes the log is made anew from the whole ones; the damaged files are kept beside it.
 What came behind them is lost, as after a restore from an old backup: open tokens, admins
@@ -32,6 +33,9 @@ and NATS users are void, hosts that joined since have to join again, and agents'
 get a new epoch, so that they follow this hub. A newer backup is better than a repair:
 see 'causeway-hub restore'. Run it as the user that runs the hub.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := meantDir(c, dir); err != nil {
+				return err
+			}
 			r, err := hub.RepairLog(c.Context(), dir, yes, skip, revoked)
 			if err != nil {
 				return err
@@ -59,8 +63,14 @@ func explainRepair(w io.Writer, dir string, r hub.Repair) error {
 		_, err := io.WriteString(w, b.String())
 		return err
 	}
-	fmt.Fprintf(&b, "damaged: %v\nwhole: transactions 1 to %d, the last of %s: %d sites, %d nodes\n", r.Damage, r.Kept, r.KeptUntil, r.Sites, r.Nodes)
-	if r.Known {
+	if r.Damage != nil {
+		fmt.Fprintf(&b, "damaged: %v\n", r.Damage)
+	}
+	fmt.Fprintf(&b, "whole: transactions 1 to %d, the last of %s: %d sites, %d nodes\n", r.Kept, r.KeptUntil, r.Sites, r.Nodes)
+	if s := r.SetBack; s != nil {
+		fmt.Fprintf(&b, "set back: the log ended at transaction %d of %s, and agents hold the cluster key's word of transaction %d of %s\nlost: what came between, and whatever followed\n",
+			s.Sequence, s.Time.UTC().Format(time.RFC3339), s.Known.Sequence, s.Known.Time.UTC().Format(time.RFC3339))
+	} else if r.Known {
 		fmt.Fprintf(&b, "lost: transactions %d to %d\n", r.Kept+1, r.Kept+r.Lost)
 	} else {
 		fmt.Fprintf(&b, "lost: nobody knows how many transactions there were behind them\n")
@@ -77,7 +87,7 @@ func explainRepair(w io.Writer, dir string, r hub.Repair) error {
 		fmt.Fprintf(&b, "  lost: %s %s (%s): %s\n", t.Time.UTC().Format(time.RFC3339), t.Who, t.Why, strings.Join(what, "; "))
 	}
 	if r.Aside != "" {
-		fmt.Fprintf(&b, "repaired: netmap epoch %d, node numbers go on at %d, tokens, admins and NATS users are void\nthe damaged files are in %s\nstart the hub; then 'causeway node list' and 'causeway status' show what agents know of what is lost\n", r.Epoch, r.NextNumber, r.Aside)
+		fmt.Fprintf(&b, "repaired: netmap epoch %d, node numbers go on at %d, tokens, admins and NATS users are void\nthe files of before are in %s\nstart the hub; then 'causeway node list' and 'causeway status' show what agents know of what is lost\n", r.Epoch, r.NextNumber, r.Aside)
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil || r.Aside != "" {
 		return err

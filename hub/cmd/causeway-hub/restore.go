@@ -34,6 +34,9 @@ What was revoked since is revoked again by the word of the first agent that knew
 which the cluster key has signed; name with --revoked what no such agent may be
 left for.`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := meantDir(c, dir); err != nil {
+				return err
+			}
 			if (passphrase == "") == (identity == "") {
 				return errors.New("give either --passphrase-file or --identity, as the backup was encrypted")
 			}

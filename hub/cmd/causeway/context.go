@@ -115,6 +115,9 @@ func (c *cli) target() (api.ClientConfig, error) {
 	}
 	if name == "" && socket == "" {
 		name, socket = os.Getenv(envContext), os.Getenv(envSocket)
+		if name != "" && socket != "" {
+			return api.ClientConfig{}, usagef("$%s says %.80q and $%s says %.80q, which may be two hubs: unset one, or give --context or --socket", envContext, name, envSocket, socket)
+		}
 	}
 	if name == "" && socket == "" {
 		if dir, err := contextDir(); err == nil {

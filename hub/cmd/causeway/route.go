@@ -75,14 +75,14 @@ func by(r api.Route) string {
 	return r.By
 }
 
-// carried says whether netmaps hold the route, and why not where that differs
+// carried says whether the route leads anywhere, and why not where that differs
 // from its state.
 func carried(r api.Route) string {
 	switch {
-	case r.Owner:
-		return "yes"
 	case r.Why != "":
 		return "no: " + r.Why
+	case r.Owner:
+		return "yes"
 	}
 	return "no"
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/internal/retry"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/sock"
 )
@@ -35,6 +36,8 @@ type Dialer struct {
 	// Proxy chooses the HTTP proxy to a hub's https URL; nil: none. Its errors
 	// are not shown: they may quote a password.
 	Proxy func(*url.URL) (*url.URL, error)
+	// Lookup finds the addresses of hub and proxy; nil: DNS does.
+	Lookup sock.Lookup
 }
 
 // Dial connects to a hub's HTTPS address, host:port, and calls the stream addr
@@ -54,8 +57,7 @@ func (d Dialer) Dial(ctx context.Context, hostport string, addr netip.AddrPort) 
 	if proxy != nil {
 		target = proxyAddr(proxy)
 	}
-	nd := net.Dialer{Control: sock.MarkControl(d.Mark), Resolver: sock.Resolver(d.Mark)}
-	conn, err := nd.DialContext(ctx, "tcp", target)
+	conn, err := sock.DialTCP(ctx, d.Mark, d.Lookup, target)
 	if err != nil {
 		return nil, fmt.Errorf("dial stream: %w", err)
 	}
@@ -148,7 +150,7 @@ func connect(conn io.ReadWriter, proxy *url.URL, hostport string) error {
 	case resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusMethodNotAllowed:
 		return fmt.Errorf("%w: proxy %s does not allow CONNECT to %s (HTTP status %d)", ErrRefused, proxy.Host, hostport, resp.StatusCode)
 	case resp.StatusCode/100 != 2:
-		return fmt.Errorf("proxy %s does not reach %s: HTTP status %d", proxy.Host, hostport, resp.StatusCode)
+		return fmt.Errorf("proxy %s does not reach %s: %w", proxy.Host, hostport, retry.FromResponse(resp))
 	case br.Buffered() > 0:
 		return fmt.Errorf("%w: proxy %s speaks before it is asked", ErrRefused, proxy.Host)
 	}
@@ -173,8 +175,8 @@ func upgrade(t io.ReadWriter, hostport string) ([]byte, error) {
 		return nil, fmt.Errorf("dial stream to %s: no HTTP answer: %s", hostport, protocol.OneLine(err.Error(), 200))
 	}
 	switch code := resp.StatusCode; {
-	case code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests || code == http.StatusBadGateway || code == http.StatusGatewayTimeout:
-		return nil, fmt.Errorf("dial stream to %s: HTTP status %d", hostport, code)
+	case retry.Status(code):
+		return nil, fmt.Errorf("dial stream to %s: %w", hostport, retry.FromResponse(resp))
 	case code != http.StatusSwitchingProtocols:
 		return nil, fmt.Errorf("%w: %s answers with HTTP status %d; a load balancer or proxy between must let WebSockets through to %s", ErrRefused, hostport, code, protocol.PathStreams)
 	case !hasToken(resp.Header, "Upgrade", "websocket") || resp.Header.Get("Sec-Websocket-Accept") != acceptKey(key) ||

@@ -1,0 +1,187 @@
+package netns
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/netns/lab"
+	"causeway/protocol"
+)
+
+func (w *wall) try() (t Trial) {
+	w.t.Helper()
+	require.NoError(w.t, w.node.Do(func() (err error) {
+		t, err = w.h.Try(context.Background(), func(b []byte) error {
+			_, err := w.tun.Write(b)
+			return err
+		})
+		return err
+	}))
+	return t
+}
+
+// Each way that a host's kernel has of losing what comes out of the tunnel or goes into it is
+// seen, whoever put it there, and named where rules say it. Nothing of a trial gets to pod or
+// peer, and nothing of it stays.
+func TestTrial(t *testing.T) {
+	t.Parallel()
+	w := newWall(t)
+	state := func() string {
+		return w.node.Sh("nft -s list ruleset; tc qdisc show | grep -v clsact; tc filter show dev cw0 ingress 2>&1 || :; grep tcp /proc/net/nf_conntrack || :")
+	}
+	capture, err := w.pod.Capture("eth0", "tcp")
+	require.NoError(t, err)
+	chain := func(hook string, priority int, rule string) string {
+		return fmt.Sprintf("nft add table inet f; nft 'add chain inet f c { type filter hook %s priority %d; }'; nft add rule inet f c %s", hook, priority, rule)
+	}
+	const gone = "nft delete table inet f"
+	in, in6, out := "packets that come by cw0 for 10.1.0.11 do not get to pods0", "packets that come by cw0 for fd10:1::11 do not get to pods0", "packets that 10.1.0.11 sends by pods0 do not get into cw0"
+	for _, c := range []struct{ name, do, undo, want string }{
+		{"nothing in the way", "true", "true", ""},
+		{"raw, one pod", chain("prerouting", -300, `iifname != "pods0" ip daddr 10.1.0.11 drop`), gone, in + `, nftables chain inet f c drops them: iifname != "pods0" ip daddr 10.1.0.11 drop`},
+		{"raw, one pod, IPv6", chain("prerouting", -300, `iifname != "pods0" ip6 daddr fd10:1::11 drop`), gone, in6 + `, nftables chain inet f c drops them: iifname != "pods0" ip6 daddr fd10:1::11 drop`},
+		{"what pods begin", chain("forward", 0, `ip saddr 10.1.0.11 ct state new drop`), gone, out + `, nftables chain inet f c drops them: ip saddr 10.1.0.11 ct state new drop`},
+		{"all but ping is rejected", chain("forward", 0, `ip protocol icmp accept; nft add rule inet f c iifname cw0 reject`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" reject`},
+		{"a rule that is no nftables: routing policy", "ip rule add pref 5 iif pods0 to 10.2.0.0/24 blackhole", "ip rule del pref 5", ", and no rule"},
+		{"forwarding off", "sysctl -qw net.ipv4.conf.cw0.forwarding=0", "sysctl -qw net.ipv4.conf.cw0.forwarding=1", in + ", and no rule"},
+		{"a NAT that is ahead of ours", "nft add table ip f; nft 'add chain ip f c { type nat hook postrouting priority 50; }'; nft add rule ip f c oifname cw0 masquerade", "nft delete table ip f", out + ", and no rule"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.node.Sh("ping -nc1 -W5 10.1.0.11 >/dev/null; ping -nc1 -W5 fd10:1::11 >/dev/null") // neighbours
+			w.node.Sh(c.do)
+			before := state()
+			got := w.try()
+			require.True(t, got.Whole)
+			if c.want == "" {
+				require.Empty(t, got.Blocked)
+			}
+			require.Contains(t, got.Blocked, c.want)
+			require.Equal(t, before, state())
+			w.node.Sh(c.undo)
+			require.Equal(t, Trial{Whole: true, Tried: got.Tried}, w.try())
+		})
+	}
+	w.pod.Sh("timeout 1 bash -c '</dev/tcp/10.1.0.1/9' || :")
+	require.NoError(t, capture.Stop())
+	seen := w.pod.Sh("tcpdump -nr " + capture.File + " 2>/dev/null")
+	require.Contains(t, seen, "> 10.1.0.1.9: Flags [S]", "the capture sees what there is")
+	require.NotContains(t, seen, "10.2.0.")
+	require.NotContains(t, seen, "fd10:2::")
+	w.tun.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	for b := make([]byte, 2000); ; {
+		n, err := w.tun.Read(b)
+		if err != nil {
+			break
+		}
+		t.Errorf("a peer would get % x", b[:n])
+	}
+}
+
+// Docker 29 with either of its backends: with iptables what comes by the tunnel for this node's
+// range is let through, and nothing else is; with nftables the condition says how Docker is
+// told to, and that makes it so. Its rules come anew with each container.
+func TestDocker29(t *testing.T) {
+	t.Parallel()
+	read := func(name string) string {
+		b, err := os.ReadFile("testdata/docker29/" + name)
+		require.NoError(t, err)
+		return string(b)
+	}
+	// reached tells which of two ports of the pod, one published, answer whom.
+	ports := func(w *wall) string {
+		return w.lan.Sh("for p in 80 81; do timeout 2 bash -c \"</dev/tcp/10.1.0.11/$p\" 2>/dev/null && echo lan $p; done; :")
+	}
+	load := func(w *wall, backend, rules string) {
+		if backend == "nftables" {
+			w.node.Sh("nft delete table ip docker-bridges 2>/dev/null || :; nft -f - <<'X'\n" + rules + "X")
+			return
+		}
+		w.node.Sh(backend + "-restore <<'X'\n" + rules + "X")
+	}
+	for _, backend := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			w := newWall(t)
+			served(w)
+			load(w, backend, read("iptables"))
+			saved := func() string { return w.node.Sh(backend + "-save | grep -v '^#' | sed 's/\\[.*//'") }
+			before, open := saved(), ports(w)
+			require.NoError(t, w.node.Do(func() error {
+				if backend == "iptables-nft" { // of legacy tables nftables tells nothing
+					require.Contains(t, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "nftables chain ip raw PREROUTING drops them")
+				}
+				return nil
+			}))
+			for range 2 { // Docker restarted
+				got := w.try()
+				require.Equal(t, Trial{Whole: true, Tried: 4}, got)
+				require.Equal(t, open, ports(w), "the LAN reaches what it did")
+				require.Equal(t, "1", strings.TrimSpace(w.node.Sh(backend+" -t raw -S | grep -c 'A PREROUTING -d 10.1.0.0/24 -i cw0 .*-j ACCEPT'")))
+				// The container restarted, with another address.
+				w.node.Sh(backend + " -t raw -D PREROUTING -d 10.1.0.11/32 ! -i pods0 -j DROP; " + backend + " -t raw -A PREROUTING -d 10.1.0.12/32 ! -i pods0 -j DROP")
+				require.Empty(t, w.try().Blocked)
+				load(w, backend, read("iptables"))
+			}
+			require.NoError(t, w.node.Do(func() error {
+				rec, err := w.h.readRecord(context.Background(), "cw0")
+				require.NoError(t, err)
+				require.Len(t, rec.Raw, 1)
+				w.plan.Local = w.plan.Local[:0] // the range is not this node's any more
+				return w.h.Apply(context.Background(), w.plan)
+			}))
+			require.NotContains(t, saved(), "-t raw -i cw0")
+			require.NotContains(t, w.node.Sh(backend+" -t raw -S"), "cw0")
+			w.apply(Shields{})
+			require.Contains(t, w.node.Sh(backend+" -t raw -S"), "cw0", "by an apply alone")
+			require.NoError(t, w.node.Do(func() error { return NewHost(w.h.stateDir, zerolog.Nop()).Remove(context.Background(), w.plan.Config) }))
+			require.Equal(t, before, saved(), "taken back")
+		})
+	}
+	t.Run("nftables", func(t *testing.T) {
+		t.Parallel()
+		w := newWall(t)
+		served(w)
+		rules := read("nftables")
+		load(w, "nftables", rules)
+		open := ports(w)
+		got := w.try()
+		require.Equal(t, "packets that come by cw0 for 10.1.0.11 do not get to pods0, Docker drops them (nftables chain ip docker-bridges raw-PREROUTING): "+protocol.DockerMend(), got.Blocked)
+		require.NoError(t, w.node.Do(func() error {
+			require.Equal(t, got.Blocked, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "as rules alone say it")
+			return nil
+		}))
+		// Half of the mend is none.
+		direct := strings.Join(slices.DeleteFunc(strings.SplitAfter(rules, "\n"), func(l string) bool { return strings.Contains(l, "DROP DIRECT ACCESS") }), "")
+		load(w, "nftables", direct)
+		require.Contains(t, w.try().Blocked, "(nftables chain ip docker-bridges filter-forward-in__pods0): "+protocol.DockerMend())
+		mended := strings.Replace(direct, "\t\tiifname \"pods0\" counter accept", "\t\tmeta mark and 4096 == 4096 counter accept comment \"ALLOW FW MARK\"\n\t\tiifname \"pods0\" counter accept", 1)
+		load(w, "nftables", mended)
+		require.Equal(t, Trial{Whole: true, Tried: 4}, w.try())
+		require.Equal(t, "lan 80\n", ports(w), "the LAN reaches published ports alone")
+		require.Contains(t, []string{"", "lan 80\n"}, open)
+		load(w, "nftables", rules) // given up again
+		require.NotEmpty(t, w.try().Blocked)
+		require.NotContains(t, w.node.Sh("nft list tables"), dockerMarks)
+		load(w, "nftables", mended)
+		require.Empty(t, w.try().Blocked)
+		require.NoError(t, w.node.Do(func() error { return w.h.Remove(context.Background(), w.plan.Config) }))
+		require.Equal(t, "table ip docker-bridges\n", w.node.Sh("nft list tables"), "taken back")
+	})
+}
+
+// served has the pod listen at a port that Docker publishes, and at one that it does not.
+func served(w *wall) {
+	w.t.Helper()
+	for _, p := range []string{"80", "81"} {
+		_, err := w.pod.Start(lab.Program{Name: "serve" + p, Args: []string{"busybox", "httpd", "-f", "-p", p}})
+		require.NoError(w.t, err)
+	}
+}
