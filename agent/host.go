@@ -167,11 +167,12 @@ func (a *Agent) followHost(ctx context.Context) error {
 			}
 		})
 	}
-	age, look, all, blocked := time.NewTicker(tick), time.NewTicker(lookEvery), time.NewTicker(lookAtAll), time.NewTicker(blockedTick)
+	age, look, all, blocked, firewall := time.NewTicker(tick), time.NewTicker(lookEvery), time.NewTicker(lookAtAll), time.NewTicker(blockedTick), time.NewTicker(firewallTick)
 	defer age.Stop()
 	defer look.Stop()
 	defer all.Stop()
 	defer blocked.Stop()
+	defer firewall.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
 	for {
@@ -213,9 +214,9 @@ func (a *Agent) followHost(ctx context.Context) error {
 			a.board.Set(condNetmap, a.netmapCause(held, revoked))
 			if again {
 				a.reapply(ctx)
-			} else { // rules of others are too many to look at each change
-				a.askFirewall()
 			}
+		case <-firewall.C: // rules of others are too many to look at each change
+			a.askFirewall()
 		case <-blocked.C:
 			a.takeNameBack(ctx)
 			a.findPins(ctx)
@@ -595,11 +596,11 @@ func (r *repairs) found(d netns.Drift, now time.Time, rx, tx uint64) *episode {
 	case !r.right[d.Kind].IsZero():
 		e.since, e.about = r.right[d.Kind], true
 	}
-	if e.since.After(now) {
-		e.since = now
-	}
 	if again && e.since.Before(e.mended) {
 		e.since = e.mended
+	}
+	if e.since.After(now) {
+		e.since = now
 	}
 	if t.By != "" || !again {
 		e.by = t.By

@@ -16,6 +16,8 @@ import (
 const (
 	// tick is how often age and what could not be applied are looked at unasked.
 	tick = 10 * time.Second
+	// firewallTick is how often the host's firewalls are tried unasked.
+	firewallTick = 6 * time.Second
 	// blockedTick is how soon an operator who mended a firewall sees that it is so.
 	blockedTick = 4 * time.Second
 	// confirmEvery is how often the time of the last contact with a hub is

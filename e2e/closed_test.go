@@ -351,6 +351,7 @@ func TestOwnResolverStays(t *testing.T) {
 	n, n2 := nodes[0], nodes[1]
 	// The site's resolver is behind the default gateway.
 	s.Hub.Host.Sh("ip addr add " + resolver + "/32 dev lo; ip route add 10.1.1.0/24 via " + n.LAN)
+	n.Host.Sysctl("net.ipv4.ip_forward=1") // as an engine does, so that pods reach it
 	n.Host.Sh("ip route replace default via " + HubAddr)
 	var err error
 	n.Node, err = s.Enroll(step(t), NodeSpec{Name: "n1", Site: "s1", Host: n.Host, TokenRoutes: PodRoutes(1, 1)})

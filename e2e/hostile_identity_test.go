@@ -98,6 +98,7 @@ func TestNobodyElseIsTheNode(t *testing.T) {
 		ip6 saddr fd30::/64 oifname != "br-box" masquerade
 	}
 }`)
+	one.Host.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1") // as an engine does
 	require.NoError(t, one.Host.Settle(step(t)))
 	require.NoError(t, behind.Settle(step(t)))
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))

@@ -63,10 +63,14 @@ func newWall(t *testing.T) *wall {
 
 func (w *wall) apply(s Shields) {
 	w.t.Helper()
-	c := Config{Interface: "cw0", MTU: 1380, Mark: DefaultMark, Table: DefaultTable, Shields: s,
+	w.set(Config{Interface: "cw0", MTU: 1380, Mark: DefaultMark, Table: DefaultTable, Shields: s,
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Routes:  prefixes("198.18.0.0/15", "fd63:7761:7900::/96", "10.2.0.0/24", "fd10:2::/64"),
-		Local:   prefixes("10.1.0.0/24", "fd10:1::/64")}
+		Local:   prefixes("10.1.0.0/24", "fd10:1::/64")})
+}
+
+func (w *wall) set(c Config) {
+	w.t.Helper()
 	require.NoError(w.t, w.node.Do(func() (err error) {
 		c.Uses, err = w.h.Uses(context.Background(), c)
 		w.plan = plan(w.t, c)

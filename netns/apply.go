@@ -153,9 +153,11 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 		settings(true)
 	}
 	if link != nil {
-		if wants(Link) && link.Attrs().Flags&unix.IFF_UP == 0 {
-			addClsact(link) // where it cannot be, no trial is made
-			f.add(Link, linkLine(p.Interface), setUp(link))
+		if wants(Link) {
+			if link.Attrs().Flags&unix.IFF_UP == 0 {
+				addClsact(link) // where it cannot be, no trial is made
+			}
+			f.add(Link, linkLine(p.Interface), setUp(link)) // it may be down by now
 		}
 		look(Addresses)
 		if wants(Addresses) {

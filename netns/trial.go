@@ -133,8 +133,9 @@ func (h *Host) probes(ctx context.Context, p Plan) (out []probe, whole bool) {
 	return out, whole
 }
 
-// remote is an address that the host sends into the tunnel: a peer's pod, if there is one.
-// The first and last of a route may be inside a network of the host's own.
+// remote is an address that the host sends into the tunnel: a peer's pod, if there is one. Of
+// hubs it is none: the walls around them let nothing of pods through. The first and last of a
+// route may be inside a network of the host's own.
 func (h *Host) remote(p Plan, v6 bool) (best netip.Addr) {
 	for _, x := range p.Routes {
 		if x.Addr().Is6() != v6 || slices.Contains(p.Local, x) {
@@ -149,7 +150,8 @@ func (h *Host) remote(p Plan, v6 bool) (best netip.Addr) {
 			ends = []netip.Addr{x.Addr().Next(), netipx.PrefixLastIP(x).Prev()}
 		}
 		for _, a := range ends {
-			if !slices.ContainsFunc(p.Local, func(l netip.Prefix) bool { return l.Contains(a) }) && h.toward(a) == p.Interface {
+			own := slices.Contains(p.Wall.Hubs, a) || slices.ContainsFunc(p.Local, func(l netip.Prefix) bool { return l.Contains(a) })
+			if !own && h.toward(a) == p.Interface {
 				best = a
 				break
 			}

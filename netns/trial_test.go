@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -69,6 +70,12 @@ func TestTrial(t *testing.T) {
 			require.Equal(t, Trial{Whole: true, Tried: got.Tried}, w.try())
 		})
 	}
+	// Without a peer nothing but the overlay leads into the tunnel, where walls stand around hubs.
+	c := w.plan.Config
+	c.Routes = prefixes("198.18.0.0/15", "fd63:7761:7900::/96")
+	c.Wall = Wall{Hubs: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("fd63:7761:7900::1")}, Overlay: c.Routes}
+	w.set(c)
+	require.Equal(t, Trial{Whole: true, Tried: 4}, w.try())
 	w.pod.Sh("timeout 1 bash -c '</dev/tcp/10.1.0.1/9' || :")
 	require.NoError(t, capture.Stop())
 	seen := w.pod.Sh("tcpdump -nr " + capture.File + " 2>/dev/null")
