@@ -65,6 +65,7 @@ const (
 	RefusedToken   = "token"    // the token is not consumed by it
 	RefusedRequest = "request"  // likewise, and the message says what to ask for instead
 	RefusedBusy    = "busy"     // state not writable: try again
+	RefusedHalted  = "halted"   // nor will it be until whoever runs the hub has done something; the token stays good
 	RefusedVersion = "protocol" // the hub does not speak this version
 )
 

@@ -78,6 +78,7 @@ func TestAnswered(t *testing.T) {
 		require.Equal(t, retry.Status(code), temporary(err), code)
 	}
 	require.True(t, temporary(&RefusedError{Code: protocol.RefusedBusy}))
+	require.False(t, temporary(&RefusedError{Code: protocol.RefusedHalted}), "it takes an operator")
 	require.False(t, temporary(&RefusedError{Code: protocol.RefusedToken}))
 }
 

@@ -100,7 +100,7 @@ func Join(ctx context.Context, s *identity.Store, c Config) (identity.Identity, 
 	err = w.do(ctx, func() (err error) { ans, err = redeem(ctx, cl, list.HubList, p, c); return err })
 	if err != nil {
 		var r *RefusedError
-		if errors.As(err, &r) && r.Code != protocol.RefusedBusy {
+		if errors.As(err, &r) && r.Code != protocol.RefusedBusy && r.Code != protocol.RefusedHalted {
 			if e := s.RemovePending(); e != nil {
 				err = fmt.Errorf("%w (and %v)", err, e)
 			}
@@ -237,6 +237,7 @@ func (e *RefusedError) Error() string {
 	todo := map[string]string{
 		protocol.RefusedToken:   "'causeway audit' on the hub has the reason; 'causeway token create' makes a new token",
 		protocol.RefusedBusy:    "try again with the same token",
+		protocol.RefusedHalted:  "then try again with the same token",
 		protocol.RefusedVersion: "install the agent version that fits the hub",
 	}[e.Code]
 	msg := "the hub refused to join this host"

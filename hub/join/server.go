@@ -262,7 +262,7 @@ func (s *Server) join(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case answer.Refused == nil:
 		result = joinAccepted
-	case answer.Refused.Code == protocol.RefusedBusy:
+	case answer.Refused.Code == protocol.RefusedBusy, answer.Refused.Code == protocol.RefusedHalted:
 		result = joinBusy
 	default:
 		result = joinRefused
@@ -342,6 +342,7 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		s.cfg.Log.Error().Err(err).Str("addr", from).Str("token", req.TokenID.String()).Msg("join not stored")
 		ans.Refused = &protocol.Refusal{Code: protocol.RefusedBusy, Message: "the hub cannot store the join now"}
 		if back := (*state.SetBackError)(nil); errors.As(err, &back) {
+			ans.Refused.Code = protocol.RefusedHalted
 			ans.Refused.Message = "the hub's state was set back to an earlier time, and nobody joins until whoever runs the hub has mended that: 'causeway doctor' there says how"
 		}
 		return ans
