@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"causeway/agent/control"
@@ -295,4 +296,58 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
+}
+
+// sessionLost is how long a control session may be missing without being an incident: a
+// hub's restart is shorter.
+const sessionLost = 3 * time.Second
+
+// followSession makes incidents of times without a control session.
+func (a *Agent) followSession(ctx context.Context) error {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	var number, rx, tx uint64
+	var had bool // there was a session in this run
+	var since time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		l := a.board.List()
+		i := slices.IndexFunc(l, func(c protocol.Condition) bool { return c.Name == condControl })
+		c := l[i]
+		switch {
+		case c.OK && number != 0:
+			nrx, ntx := a.traffic()
+			err := a.repairs.log.Change(number, func(i *protocol.Incident) {
+				i.State, i.Until, i.Action, i.Seconds = protocol.IncidentOver, c.Since, "dialled the hub until it answered", max(0, c.Since.Sub(since).Seconds())
+				i.RxBytes, i.TxBytes = nrx-min(nrx, rx), ntx-min(ntx, tx)
+				i.Felt = fmt.Sprintf("for %.1f s: the node heard of no change and could not be looked at; paths that were up went on: the tunnel sent %d and received %d bytes meanwhile", i.Seconds, i.TxBytes, i.RxBytes)
+			})
+			a.repairs.kept(err)
+			number = 0
+		case c.OK:
+			had = true
+			rx, tx = a.traffic()
+		case had && number == 0 && time.Since(c.Since) >= sessionLost:
+			since = c.Since
+			n, err := a.repairs.log.Begin(protocol.Incident{Subject: condControl, Since: since, Found: []string{"no control session with a hub"}, Reason: a.whyNoSession(l), Action: "the hub is dialled again and again"})
+			a.repairs.kept(err)
+			number = n
+		}
+	}
+}
+
+// whyNoSession is the cause of the condition that the session depends on, if that fails too.
+func (a *Agent) whyNoSession(l []protocol.Condition) string {
+	for _, name := range []string{condTunnel, condHub, condControl} {
+		for _, c := range l {
+			if c.Name == name && !c.OK {
+				return c.Name + ": " + c.Cause
+			}
+		}
+	}
+	return "not known"
 }
