@@ -66,6 +66,7 @@ type Tunnel interface {
 	Paths() []protocol.PathStatus
 	View(protocol.NodeNumber) (protocol.PathView, bool)
 	Ways(protocol.NodeNumber) []protocol.Way
+	Suspects() []protocol.SuspectPath
 	SetInterface(there bool)
 	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
@@ -107,6 +108,7 @@ type Host interface {
 const (
 	condTunnel   = "tunnel"
 	condHub      = "hub"
+	condPaths    = "paths"
 	condControl  = "control"
 	condNATS     = "nats"
 	condNetmap   = "netmap"
@@ -233,7 +235,7 @@ func New(cfg Config) (*Agent, error) {
 	where := newNames(cfg.Store, lookup, cfg.Log)
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, Proxy: proxy, Lookup: where.lookup,
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: where.lookup,
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
@@ -283,8 +285,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
 		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
 		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock},
-		health.Spec{Name: condHeld}, health.Spec{Name: condLocal}, health.Spec{Name: condHubList, DependsOn: []string{condControl}})
-	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal, condHubList} {
+		health.Spec{Name: condHeld}, health.Spec{Name: condLocal}, health.Spec{Name: condPaths}, health.Spec{Name: condHubList, DependsOn: []string{condControl}})
+	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal, condPaths, condHubList} {
 		a.board.Set(c, "")
 	}
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())

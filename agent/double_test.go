@@ -108,6 +108,8 @@ func (d *doubleTunnel) View(n protocol.NodeNumber) (protocol.PathView, bool) {
 func (d *doubleTunnel) SetInterface(bool) {}
 
 func (d *doubleTunnel) Ways(protocol.NodeNumber) []protocol.Way { return nil }
+
+func (d *doubleTunnel) Suspects() []protocol.SuspectPath { return nil }
 func (d *doubleTunnel) setMTU(mtu int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -22,6 +22,7 @@ type metrics struct {
 	rx, tx, dropped         *prometheus.Desc
 	access                  *prometheus.Desc
 	loss, rtt, clock        *prometheus.Desc
+	suspects                *prometheus.Desc
 }
 
 // accessWait bounds how long a scrape waits for nftables.
@@ -48,6 +49,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface).", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
+		suspects:  desc("paths_without_data", "Paths to peers and hubs that answer probes and are left alone, because they carry no data, or little."),
 		rtt:       desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
 		clock:     desc("time_seconds", "What time it is by this host's clock."),
 	}
@@ -78,7 +80,7 @@ func (m *metrics) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.access, m.loss, m.rtt, m.clock} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.access, m.loss, m.rtt, m.clock, m.suspects} {
 		ch <- d
 	}
 }
@@ -98,6 +100,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.condition, v, c.Name)
 	}
 	m.collectPaths(gauge)
+	gauge(m.suspects, float64(len(m.a.tunnel.Suspects())))
 	gauge(m.clock, float64(a.now().UnixMilli())/1000)
 	a.mu.Lock()
 	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0

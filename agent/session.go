@@ -279,6 +279,8 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 			a.board.SetNote(condHub, a.dnsNote())
 		}
 		a.lookAtHubs()
+		suspects := a.tunnel.Suspects()
+		a.board.Set(condPaths, suspectText(suspects))
 		text := ""
 		for _, p := range a.tunnel.Paths() {
 			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)

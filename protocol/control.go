@@ -169,6 +169,18 @@ type PathStatus struct {
 	TxBytes uint64         `json:"tx_bytes"`
 }
 
+// SuspectPath is a path whose probes are answered and that is not used all the same.
+type SuspectPath struct {
+	Peer    NodeNumber     `json:"peer"` // or hub
+	Name    string         `json:"name,omitempty"`
+	Path    PathKind       `json:"path"` // to a hub: direct
+	Addr    netip.AddrPort `json:"addr"`
+	Why     string         `json:"why"`
+	Since   time.Time      `json:"since"`
+	Until   time.Time      `json:"until"`   // it is tried again then
+	Instead PathKind       `json:"instead"` // what carries now
+}
+
 // Shown is the path for a person: PathIdle, or the kind.
 func (s PathStatus) Shown() PathKind {
 	if s.Idle && s.Path != PathNone {

@@ -32,6 +32,7 @@ type PathCandidate struct {
 const (
 	PathAnswers  = "answers"
 	PathLossy    = "lossy"     // answers, and loses much
+	PathNoData   = "no data"   // answers probes, and carries no data, or little
 	PathUnsteady = "unsteady"  // answers, and failed a short time ago
 	PathSilent   = "silent"    // answered once, and does not now
 	PathNever    = "no answer" // never answered

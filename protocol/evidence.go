@@ -76,6 +76,8 @@ type Way struct {
 	Gaps int `json:"gaps,omitempty"`
 	// NoInterface is what the last answer said: the peer's tunnel has no interface.
 	NoInterface bool `json:"no_interface,omitempty"`
+	// Suspect is why the way is left alone although probes are answered over it.
+	Suspect string `json:"suspect,omitempty"`
 }
 
 // freshWay is how old an answer may be that still proves a way.

@@ -53,6 +53,45 @@ const ProbeActive ProbeFlags = 1
 // down where the answer comes from: probes pass, and nothing else does.
 const ProbeNoInterface ProbeFlags = 2
 
+// ProbeCounts says, in an answer or an acknowledgement, that Counts are in it. Who knows
+// nothing of them sends none and ignores them.
+const ProbeCounts ProbeFlags = 4
+
+// ProbeOverrun says beside Counts that the socket of who counts had no room for all that came
+// lately: what did not arrive may have been lost there, and not on the way.
+const ProbeOverrun ProbeFlags = 8
+
+// DataClasses are the kinds of WireGuard's messages that are counted apart, because what is
+// on the way may treat them apart: handshakes, and transport messages by their size.
+const DataClasses = 4
+
+// DataClass is the class of a message of WireGuard's of n bytes.
+func DataClass(t MessageType, n int) int {
+	switch {
+	case t != MessageTransport:
+		return 0
+	case n <= 256:
+		return 1
+	case n <= 1000:
+		return 2
+	}
+	return 3
+}
+
+// DataClassName says for a person what is in a class.
+func DataClassName(class int) string {
+	return [DataClasses]string{"handshake messages", "packets of up to 256 bytes", "packets of 257 to 1000 bytes", "packets of over 1000 bytes"}[class]
+}
+
+// CountMask is how far the numbers of ProbeCounts go before they start over.
+const CountMask = 1<<24 - 1
+
+// DataCounts counts messages by class, modulo CountMask+1.
+type DataCounts [DataClasses]uint32
+
+// PathCounts is what one end counted on a path since it knows it.
+type PathCounts struct{ Received, Sent DataCounts }
+
 // Layout of a probe, big endian. Every kind has the same size, so an answer is
 // never longer than its question.
 //
@@ -72,6 +111,8 @@ const ProbeNoInterface ProbeFlags = 2
 //	40  8  counter: in a confirmation, names the address to send to
 //	48  8  stamp: when the hub made the cookie, by its own clock
 //	56 16  cookie
+//	48 24  instead of stamp and cookie, with ProbeCounts in an answer or acknowledgement:
+//	       4 x 3 received, 4 x 3 sent, by DataClass
 //	72 16  observed address (IPv4 as ::ffff:a.b.c.d), zeros for none
 //	88  2  observed port
 //	90  6  zeros
@@ -102,6 +143,26 @@ type Probe struct {
 	Stamp    uint64
 	Cookie   [16]byte
 	Observed netip.AddrPort
+	Counts   PathCounts // with HasCounts
+}
+
+// HasCounts reports whether p carries Counts.
+func (p *Probe) HasCounts() bool {
+	return p.Flags&ProbeCounts != 0 && (p.Kind == ProbeAnswer || p.Kind == ProbeAcknowledge)
+}
+
+func (c *PathCounts) put(b []byte) {
+	for i, n := range append(c.Received[:len(c.Received):len(c.Received)], c.Sent[:]...) {
+		b[3*i], b[3*i+1], b[3*i+2] = byte(n>>16), byte(n>>8), byte(n)
+	}
+}
+
+func (c *PathCounts) read(b []byte) {
+	for i := range DataClasses {
+		r, s := b[3*i:], b[3*(DataClasses+i):]
+		c.Received[i] = uint32(r[0])<<16 | uint32(r[1])<<8 | uint32(r[2])
+		c.Sent[i] = uint32(s[0])<<16 | uint32(s[1])<<8 | uint32(s[2])
+	}
 }
 
 // ErrMalformedProbe wraps every error of ParseProbe.
@@ -142,6 +203,10 @@ func ParseProbe(b []byte) (Probe, error) {
 	case !none:
 		p.Observed = netip.AddrPortFrom(addr, port)
 	}
+	if p.HasCounts() {
+		p.Counts.read(b[48:72])
+		p.Stamp, p.Cookie = 0, [16]byte{}
+	}
 	return p, nil
 }
 
@@ -172,6 +237,9 @@ func (p Probe) Append(b []byte, key *ProbeKey) []byte {
 	be.PutUint64(o[40:], p.Counter)
 	be.PutUint64(o[48:], p.Stamp)
 	copy(o[56:], p.Cookie[:])
+	if p.HasCounts() {
+		p.Counts.put(o[48:72])
+	}
 	if p.Observed.IsValid() {
 		a := p.Observed.Addr().As16()
 		copy(o[72:], a[:])

@@ -125,3 +125,25 @@ func TestClassifyMessage(t *testing.T) {
 	SetMessageNumber(b, 0)
 	require.Equal(t, m(4, 32), b)
 }
+
+// Counts ride where stamp and cookie are in other kinds, and are there only if the flag says so.
+func TestProbeCounts(t *testing.T) {
+	a, b := testProbeKeys(t)
+	p := fullProbe()
+	p.Kind, p.Flags, p.Stamp, p.Cookie = ProbeAnswer, ProbeCounts|ProbeOverrun, 0, [16]byte{}
+	p.Counts = PathCounts{Received: DataCounts{1, 2, 3, CountMask}, Sent: DataCounts{0x040506, 5, 6, 7}}
+	enc := p.Append(nil, &a.Send)
+	require.Equal(t, "000001"+"000002"+"000003"+"ffffff"+"040506"+"000005"+"000006"+"000007", hex.EncodeToString(enc[48:72]))
+	require.True(t, b.Receive.Verify(enc))
+	got, err := ParseProbe(enc)
+	require.NoError(t, err)
+	require.Equal(t, p, got)
+	enc[51] ^= 1
+	require.False(t, b.Receive.Verify(enc), "counts are authenticated")
+
+	p = fullProbe() // a confirmation has none, whatever its flags say
+	p.Flags |= ProbeCounts
+	got, err = ParseProbe(p.Append(nil, &a.Send))
+	require.NoError(t, err)
+	require.Equal(t, p, got)
+}

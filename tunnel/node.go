@@ -19,6 +19,7 @@ import (
 	"causeway/tunnel/engine"
 	"causeway/tunnel/tundev"
 	"causeway/tunnel/underlay"
+	"causeway/tunnel/underlay/probe"
 )
 
 // hubKeepalive makes the session with a hub before control dials, and keeps
@@ -52,7 +53,19 @@ type NodeConfig struct {
 	// Excluded says which of the host's own addresses are no candidates
 	// (container bridges, the tunnel itself). Called when addresses change.
 	Excluded func(ifname string, a netip.Addr) bool
+	// PrivateCandidates says how peers' addresses in private ranges are tried: PrivateAuto, PrivateOff,
+	// PrivateOn; empty: PrivateAuto.
+	PrivateCandidates string
 }
+
+// Values of NodeConfig.PrivateCandidates.
+const (
+	PrivateAuto = "auto" // a few times, then with long pauses, and not while a good direct path is there
+	PrivateOff  = "off"  // never
+	PrivateOn   = "on"   // as any other address
+)
+
+var privateCandidates = map[string]probe.PrivateCandidates{"": probe.PrivateAuto, PrivateAuto: probe.PrivateAuto, PrivateOff: probe.PrivateOff, PrivateOn: probe.PrivateOn}
 
 // NodePeer is another node as an agent reaches it.
 type NodePeer struct {
@@ -116,6 +129,10 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 	case cfg.MTU < tundev.MinMTU || cfg.MTU > tundev.MaxMTU:
 		return nil, fmt.Errorf("tunnel: mtu %d is not between %d and %d", cfg.MTU, tundev.MinMTU, tundev.MaxMTU)
 	}
+	private, ok := privateCandidates[cfg.PrivateCandidates]
+	if !ok {
+		return nil, fmt.Errorf("tunnel: private candidates %q is none of auto, on and off", cfg.PrivateCandidates)
+	}
 	if cfg.Queues < 0 || cfg.Queues > tundev.MaxQueues {
 		return nil, fmt.Errorf("tunnel: %d queues are more than %d", cfg.Queues, tundev.MaxQueues)
 	}
@@ -146,6 +163,7 @@ func NewNode(cfg NodeConfig) (*Node, error) {
 		Lookup:       cfg.Lookup,
 		OnCandidates: n.candidates.send,
 		Excluded:     cfg.Excluded,
+		Private:      private,
 		Log:          cfg.Log,
 	})
 	if err != nil {
@@ -428,6 +446,17 @@ func (n *Node) View(number protocol.NodeNumber) (protocol.PathView, bool) {
 
 // Ways lists the ways to a peer or hub that are tried.
 func (n *Node) Ways(number protocol.NodeNumber) []protocol.Way { return n.under.Ways(number) }
+
+// Suspects lists paths that answer probes and carry no data, or little, so that others carry it.
+func (n *Node) Suspects() []protocol.SuspectPath {
+	l := n.under.Suspects()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range l {
+		l[i].Name = n.names[l[i].Peer]
+	}
+	return l
+}
 
 // SetInterface says whether the tunnel's interface is there and up, as whoever watches the
 // host sees it. Peers learn it by their probes.

@@ -68,6 +68,8 @@ type Tunnel struct {
 	Engine     string // inline or wireguard-go; empty: inline
 	Queues     int    // of the device, for engine inline; 0: by the number of processors
 	UAPI       bool   // 'wg show' works: peers, traffic, handshakes; no private keys, nothing can be set
+	// PrivateCandidates says how peers' addresses in private ranges are tried: auto, on or off; empty: auto.
+	PrivateCandidates string
 }
 
 // Debug configures the debug endpoints.
@@ -119,6 +121,7 @@ type file struct {
 		ListenPort *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
 		MTU        *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
 		Engine     *string `yaml:"engine" doc:"inline or wireguard-go (default: inline)"`
+		Private    *string `yaml:"private_candidates" doc:"addresses of peers in private ranges, which some providers do not want to see on an uplink: auto tries them a few times, then every 10 minutes, and not while a good direct path is there; off never; on as any other address (default: auto)"`
 		Queues     *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
 		UAPI       bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
 	} `yaml:"tunnel"`
@@ -159,6 +162,7 @@ func (c Config) NeedsRestart(n Config) (out []string) {
 	add("tunnel.mtu", t.MTU == u.MTU)
 	add("tunnel.engine", t.Engine == u.Engine)
 	add("tunnel.queues", t.Queues == u.Queues)
+	add("tunnel.private_candidates", t.PrivateCandidates == u.PrivateCandidates)
 	add("tunnel.uapi", t.UAPI == u.UAPI)
 	add("proxy", text(c.Proxy) == text(n.Proxy))
 	add("debug.socket", c.Debug.Socket == n.Debug.Socket)
@@ -292,6 +296,12 @@ func Parse(name string, b []byte) (Config, error) {
 			return at("$.tunnel.queues", "%d is not between 1 and %d, or 0 for as many as fit the processors", *v, MaxQueues)
 		}
 		c.Tunnel.Queues = *v
+	}
+	if v := f.Tunnel.Private; v != nil {
+		if *v != "auto" && *v != "on" && *v != "off" {
+			return at("$.tunnel.private_candidates", "%q is none of auto, on and off", *v)
+		}
+		c.Tunnel.PrivateCandidates = *v
 	}
 	c.Tunnel.UAPI = f.Tunnel.UAPI
 	if f.Proxy != "" {

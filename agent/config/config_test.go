@@ -22,6 +22,7 @@ tunnel:
   engine: inline
   queues: 2
   uapi: true
+  private_candidates: off
 proxy: http://proxy.example:3128
 debug:
   socket: /run/x.sock
@@ -29,7 +30,7 @@ debug:
 	require.NoError(t, err)
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00:1::/64")}, c.Routes)
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, c.Accept)
-	require.Equal(t, Tunnel{"cw7", 51821, 1300, "inline", 2, true}, c.Tunnel)
+	require.Equal(t, Tunnel{"cw7", 51821, 1300, "inline", 2, true, "off"}, c.Tunnel)
 	require.Equal(t, "proxy.example:3128", c.Proxy.Host)
 	require.Equal(t, "/run/x.sock", c.Debug.Socket)
 	require.Equal(t, map[string]string{"rack": "r1"}, c.Labels)

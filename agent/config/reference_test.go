@@ -31,7 +31,7 @@ func TestReference(t *testing.T) {
 // Each key is either reloadable or named as one that is not.
 func TestNeedsRestart(t *testing.T) {
 	var n Config
-	n.Tunnel = Tunnel{Interface: "x", ListenPort: 1, MTU: 1300, Engine: "inline", Queues: 2, UAPI: true}
+	n.Tunnel = Tunnel{Interface: "x", ListenPort: 1, MTU: 1300, Engine: "inline", Queues: 2, UAPI: true, PrivateCandidates: "off"}
 	n.Proxy, n.Debug = &url.URL{Scheme: "http", Host: "p"}, Debug{Socket: "/x", Metrics: "127.0.0.1:9464", Allow: []string{"logs"}, Deny: []string{"bench"}}
 	n.Inventory = inventory.Config{Docker: "/x", Podman: "/x", Containerd: "/x", CNI: "/x"}
 	got := append(Config{}.NeedsRestart(n), reloadable...)

@@ -60,6 +60,7 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 			w := &(*l)[i]
 			w.Kind = protocol.PathKind(protocol.OneLine(string(w.Kind), 16))
 			w.Addr = plain(w.Addr)
+			text(&w.Suspect)
 		}
 	}
 	if e.Path != nil {

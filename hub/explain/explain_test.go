@@ -211,6 +211,12 @@ func TestDecide(t *testing.T) {
 			f.From.Evidence.Ways[0] = protocol.Way{Kind: protocol.PathDirect, Answered: 4 * time.Second, Heard: 4 * time.Second, Unanswered: 5}
 			f.To.Evidence.Ways[0], f.To.At = protocol.Way{Kind: protocol.PathDirect, Answered: 3 * time.Second, Heard: 100 * time.Millisecond}, now.Add(-time.Second)
 		}},
+		{"path-no-data", "a1", HopPath, false, func(f *Facts) {
+			f.From.Evidence.Ways[0].Suspect = "of the last 9 packets of over 1000 bytes that were sent none arrived"
+		}},
+		{"path-no-data", "b1", HopPath, false, func(f *Facts) {
+			f.To.Evidence.Underlay.Hub = []protocol.Way{{Kind: protocol.PathDirect, Suspect: "of the last 9 handshake messages that were sent none arrived"}}
+		}},
 		{"path-loss", "a1", HopPath, false, func(f *Facts) { f.From.Evidence.Path.Loss, f.From.Evidence.Ways[0].Gaps = 0.2, 3 }},
 		{"nat-mapping-lost", "a1", HopNAT, false, func(f *Facts) { f.From.Bound = append(f.From.Bound, netip.MustParseAddrPort("203.0.113.5:40999")) }},
 		{"mtu-hole", "a1", HopMTU, true, func(f *Facts) { f.From.Evidence.Probes[1].Received = 0 }},

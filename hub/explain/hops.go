@@ -543,6 +543,8 @@ func (j *judge) path() {
 			}
 			j.add(f)
 		}
+		j.noData(s, "the hub", e.Underlay.Hub, "let all of UDP to the hub's port pass the firewall of site "+s.Node.Site)
+		j.noData(s, s.other.Node.Name, e.Ways, "let all of UDP pass between the two hosts, whatever its size and first bytes")
 	}
 	a, b := j.sides()[0], j.sides()[1]
 	if !alive(a.e) && !alive(b.e) && !j.failed(HopHost) {
@@ -564,6 +566,22 @@ func (j *judge) path() {
 				Evidence: []string{fmt.Sprintf("%s path by %s", p.Path, p.Addr)}})
 		}
 		j.nat(s)
+	}
+}
+
+// noData names ways of s that answer probes and do not carry what is sent.
+func (j *judge) noData(s side, to string, ways []protocol.Way, mend string) {
+	for _, w := range ways {
+		if w.Suspect == "" {
+			continue
+		}
+		at := ""
+		if w.Addr.IsValid() {
+			at = " by " + w.Addr.String()
+		}
+		j.add(api.Fault{Cause: "path-no-data", Hop: HopPath, Node: s.node(), Summary: fmt.Sprintf("the %s path from %s to %s%s carries no data, or little, so that another one is taken", w.Kind, s.node(), to, at),
+			Evidence: []string{w.Suspect}, Mend: mend})
+		return
 	}
 }
 
@@ -797,7 +815,8 @@ func (j *judge) health(s side) {
 		return slices.ContainsFunc(e.Conditions, func(c protocol.Condition) bool { return c.Name == name && !c.OK })
 	}
 	for _, c := range e.Conditions {
-		if !c.OK && (c.Name != "nats" || !j.hubNATS()) && !slices.ContainsFunc(c.DependsOn, failing) {
+		// That of paths may be about another peer; the ways to this one were judged.
+		if !c.OK && c.Name != "paths" && (c.Name != "nats" || !j.hubNATS()) && !slices.ContainsFunc(c.DependsOn, failing) {
 			f := f
 			f.Cause, f.Summary = "condition-"+c.Name, fmt.Sprintf("%s of %s is not well: %s", c.Name, s.node(), c.Cause)
 			f.Mend = "causeway node show " + s.node()

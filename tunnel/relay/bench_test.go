@@ -43,7 +43,7 @@ func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*
 	bind := func(n protocol.NodeNumber, a netip.AddrPort) {
 		e := (*r.nodes.Load())[n]
 		e.bound.Store(&[]probe.Place{{To: a}})
-		r.byAddr.set(a, e)
+		r.byAddr.set(a, &owner{entry: e})
 	}
 	from = open()
 	bind(2, from.LocalAddr())
@@ -53,7 +53,7 @@ func forwarder(t testing.TB, addressees int) (d *reader, from *sock.Conn, to []*
 		to = append(to, c)
 	}
 	r.conn.Store(open())
-	return r.newReader(open()), from, to, numbers
+	return r.newReader(nil, open()), from, to, numbers
 }
 
 // burst is n datagrams of the given size, to the addressees in turn, run at a time.

@@ -67,7 +67,7 @@ func FuzzMessage(f *testing.F) {
 		for n, e := range *r.nodes.Load() {
 			at := netip.AddrPortFrom(bound.Addr(), uint16(n))
 			e.bound.Store(&[]probe.Place{{To: at}})
-			r.byAddr.set(at, e)
+			r.byAddr.set(at, &owner{entry: e})
 		}
 		src := stranger
 		if known {

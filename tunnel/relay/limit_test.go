@@ -51,7 +51,7 @@ func limited(t *testing.T, l Limits, n int) (ds []*reader, from *sock.Conn, numb
 	d.r.node, d.r.pair = newRate(l.Node), newRate(l.Pair)
 	ds = []*reader{d}
 	for len(ds) < n {
-		ds = append(ds, d.r.newReader(d.data))
+		ds = append(ds, d.r.newReader(nil, d.data))
 	}
 	return ds, from, numbers
 }

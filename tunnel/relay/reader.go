@@ -13,6 +13,7 @@ import (
 // goroutine and shares nothing that is locked but for probes and handshakes.
 type reader struct {
 	r    *Relay
+	conn *sock.Conn // that it reads; nil: a stream
 	data *sock.Conn // that data leaves by; nil: the first loop's
 	recv underlay.Receiver
 	now  time.Time
@@ -22,13 +23,14 @@ type reader struct {
 	urgent, later lane
 	pieces        [][]byte // of a group, for a stream
 
-	run  []byte // for the hub's own device
-	seg  int
-	from underlay.Source
+	arrivals arrivals
+	run      []byte // for the hub's own device
+	seg      int
+	from     underlay.Source
 }
 
-func (r *Relay) newReader(data *sock.Conn) *reader {
-	return &reader{r: r, data: data, recv: r.cfg.NewReader()}
+func (r *Relay) newReader(conn, data *sock.Conn) *reader {
+	return &reader{r: r, conn: conn, data: data, recv: r.cfg.NewReader()}
 }
 
 // batch handles all that one system call brought. Control goes ahead: probes
@@ -65,6 +67,7 @@ func (d *reader) message(m *sock.Message) {
 		n := protocol.MessageNumber(b)
 		if t == protocol.MessageProbe && n == 0 {
 			d.deliver()
+			d.arrivals.flush() // what came before it is counted in the answer
 			d.probe(m, b)
 			from, last = r.byAddr.get(m.From), 0
 			continue
@@ -73,6 +76,7 @@ func (d *reader) message(m *sock.Message) {
 			d.drop(DropUnbound)
 			continue
 		}
+		d.arrivals.add(from.tally, t, len(b))
 		if n == 0 {
 			if !r.table.Received(d.now, from.number, b) {
 				d.drop(DropCrossed)
@@ -82,12 +86,12 @@ func (d *reader) message(m *sock.Message) {
 				d.drop(DropHub)
 				continue
 			}
-			d.gather(from, m, o, len(b))
+			d.gather(from.entry, m, o, len(b))
 			continue
 		}
 		d.deliver()
 		if n != last {
-			if to = d.addressee(from, n); to == nil {
+			if to = d.addressee(from.entry, n); to == nil {
 				last = 0
 				continue
 			}
@@ -119,6 +123,7 @@ func (d *reader) message(m *sock.Message) {
 		}
 		d.later.add(to, b)
 	}
+	d.arrivals.flush()
 	d.deliver()
 }
 
@@ -145,7 +150,10 @@ func (d *reader) flush(l *lane, urgent bool) {
 		n, bytes := uint64(p.group.Len()), uint64(p.group.Bytes())
 		reason := DropNowhere
 		if bound := *p.to.bound.Load(); len(bound) > 0 {
-			reason = d.writeGroup(bound[0], p.group, urgent)
+			kind := p.group.Kind()
+			if reason = d.writeGroup(bound[0], p.group, urgent); reason == "" {
+				bound[0].Tally.Sent(protocol.MessageType(kind), int(bytes), p.group.Segment())
+			}
 		}
 		if reason == "" {
 			d.r.datagrams.Add(n)
@@ -184,7 +192,11 @@ func (d *reader) deliver() {
 // of it is acknowledged, after which alone it sends.
 func (d *reader) probe(m *sock.Message, b []byte) {
 	r := d.r
+	overrun := d.conn != nil && d.conn.Overrun()
 	r.mu.Lock()
+	if overrun {
+		r.binder.Overrun(d.now)
+	}
 	reason := r.binder.Receive(d.now, m.From, m.Local, b, &r.out)
 	for _, n := range r.out.Restarted {
 		r.withdraw(n)

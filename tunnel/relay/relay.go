@@ -116,7 +116,7 @@ type Relay struct {
 	node  rate
 
 	nodes  atomic.Pointer[map[protocol.NodeNumber]*entry]
-	byAddr table[entry] // of bound addresses; changed under mu
+	byAddr table[owner] // of bound addresses; changed under mu
 
 	mu     sync.Mutex // guards what follows, and restarts
 	binder *probe.Binder
@@ -129,6 +129,12 @@ type entry struct {
 	talks  map[protocol.NodeNumber]bool
 	bound  atomic.Pointer[[]probe.Place] // the one to send to first
 	meters *meters
+}
+
+// owner is who has an address, and where what comes from it is counted.
+type owner struct {
+	*entry
+	tally *probe.Tally
 }
 
 func (e *entry) allows(n protocol.NodeNumber) bool { return e.talks == nil || e.talks[n] }
@@ -202,12 +208,12 @@ func (r *Relay) SetNodes(nodes []Node) error {
 		return err
 	}
 	r.out.Routes = nil // all are made anew
-	byAddr := map[netip.AddrPort]*entry{}
+	byAddr := map[netip.AddrPort]*owner{}
 	for n, e := range m {
-		bound := r.binder.Places(n)
-		e.bound.Store(&bound)
-		for _, a := range bound {
-			byAddr[a.To] = e
+		places := r.binder.Places(n)
+		e.bound.Store(&places)
+		for _, a := range places {
+			byAddr[a.To] = &owner{e, a.Tally}
 		}
 		e.meters.keep(func(n protocol.NodeNumber) bool { return m[n] != nil })
 	}
@@ -232,7 +238,7 @@ func (r *Relay) withdraw(n protocol.NodeNumber) {
 		return
 	}
 	for _, a := range *e.bound.Load() {
-		if r.byAddr.get(a.To) == e {
+		if b := r.byAddr.get(a.To); b != nil && b.entry == e {
 			r.byAddr.set(a.To, nil)
 		}
 	}
@@ -252,10 +258,10 @@ func (r *Relay) publish() probe.Output {
 	}
 	for _, n := range out.Routes {
 		if e := (*r.nodes.Load())[n]; e != nil {
-			bound := r.binder.Places(n)
-			e.bound.Store(&bound)
-			for _, a := range bound {
-				r.byAddr.set(a.To, e)
+			places := r.binder.Places(n)
+			e.bound.Store(&places)
+			for _, a := range places {
+				r.byAddr.set(a.To, &owner{e, a.Tally})
 			}
 		}
 	}
@@ -286,11 +292,11 @@ func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) erro
 		}
 		return nil
 	}
-	bound := *e.bound.Load()
-	if len(bound) == 0 {
+	places := *e.bound.Load()
+	if len(places) == 0 {
 		return underlay.ErrNoPath
 	}
-	return r.write(bound[0], datagrams, segment)
+	return r.write(places[0], datagrams, segment)
 }
 
 func (r *Relay) sendHandshake(to protocol.NodeNumber, msg []byte) {

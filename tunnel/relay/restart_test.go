@@ -90,9 +90,9 @@ func TestRestartIsToldBeforeAnyLoopDelivers(t *testing.T) {
 	defer out.Close()
 	r.conn.Store(out)
 
-	x, y := newPlace(t, r.newReader(out), keys), newPlace(t, r.newReader(out), keys)
+	x, y := newPlace(t, r.newReader(nil, out), keys), newPlace(t, r.newReader(nil, out), keys)
 	data := func(p *place) {
-		p.d.r.newReader(out).batch([]sock.Message{{From: p.conn.LocalAddr(), Data: append([]byte{4, 0, 0, 0}, make([]byte, 60)...), Segment: 64}})
+		p.d.r.newReader(nil, out).batch([]sock.Message{{From: p.conn.LocalAddr(), Data: append([]byte{4, 0, 0, 0}, make([]byte, 60)...), Segment: 64}})
 	}
 	x.receive(x.confirmation(protocol.BootID{7}, 1))
 	require.Equal(t, protocol.ProbeAcknowledge, (<-x.got).Kind)

@@ -131,7 +131,7 @@ func (r *Relay) read(c, data *sock.Conn) {
 	if err := sock.LockBatchThread(); err != nil {
 		r.cfg.Log.Debug().Err(err).Msg("relay loop runs with the usual scheduling policy")
 	}
-	d := r.newReader(data)
+	d := r.newReader(c, data)
 	b := sock.NewBatchOf(batchGroups)
 	for {
 		messages, err := c.Read(b)

@@ -74,7 +74,7 @@ func (r *Relay) serveStream(c *stream.Conn) {
 		return
 	}
 	defer r.streams.remove(c)
-	d := r.newReader(nil)
+	d := r.newReader(nil, nil)
 	err := c.Run(ctx, func(messages []sock.Message) {
 		d.batch(messages)
 		if !c.Bound() && r.byAddr.get(c.Addr()) != nil {
@@ -101,6 +101,14 @@ func (r *Relay) judgeStreams() {
 
 // write sends datagrams to an address, a socket's or a stream's.
 func (r *Relay) write(to probe.Place, b []byte, segment int) error {
+	err := r.writeTo(to, b, segment)
+	if err == nil {
+		to.Tally.Sent(protocol.MessageType(b[0]), len(b), segment)
+	}
+	return err
+}
+
+func (r *Relay) writeTo(to probe.Place, b []byte, segment int) error {
 	if protocol.IsStream(to.To) {
 		if c := r.streams.conns.get(to.To); c != nil {
 			return c.Send(b, segment)

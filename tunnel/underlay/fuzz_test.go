@@ -55,11 +55,11 @@ func FuzzMessage(f *testing.F) {
 		require.NoError(t, err)
 		require.NoError(t, u.SetHubs([]Hub{{Number: 1, Key: protocol.WireGuardPublicKey{1}, Addrs: []netip.AddrPort{hub}}}))
 		require.NoError(t, u.SetPeers([]Peer{{Number: 3, Key: protocol.WireGuardPublicKey{3}, Direct: true}, {Number: 4, Key: protocol.WireGuardPublicKey{4}}}))
-		sources := map[netip.AddrPort]*remote{}
+		sources := map[netip.AddrPort]source{}
 		for a, r := range *u.sources.Load() {
 			sources[a] = r
 		}
-		sources[peer] = (*u.peers.Load())[3]
+		sources[peer] = source{(*u.peers.Load())[3], nil}
 		u.sources.Store(&sources)
 		from := []netip.AddrPort{hub, peer, stranger}[src%3]
 		in := (len(data) + int(segment) - 1) / int(segment)

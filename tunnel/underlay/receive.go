@@ -47,6 +47,7 @@ type reader struct {
 	seg  int
 	from Source
 	who  *remote
+	arrivals
 }
 
 func (u *Underlay) read(c *sock.Conn) error {
@@ -100,6 +101,7 @@ func (r *reader) message(m *sock.Message) {
 		}
 		if t == protocol.MessageProbe {
 			r.deliver()
+			r.arrivals.flush() // what came before it is counted in the answer
 			r.probe(m.From, d)
 			source, peers = (*u.sources.Load())[m.From], *u.peers.Load()
 			continue
@@ -107,11 +109,11 @@ func (r *reader) message(m *sock.Message) {
 		n := protocol.MessageNumber(d)
 		var who *remote
 		switch {
-		case source == nil:
+		case source.remote == nil:
 			r.drop(DropUnproven)
 			continue
 		case source.hub && n == 0:
-			who = source
+			who = source.remote
 		case source.hub:
 			if who = peers[n]; who == nil || who.hub {
 				r.drop(DropUnknownPeer)
@@ -124,8 +126,9 @@ func (r *reader) message(m *sock.Message) {
 			r.drop(DropUnproven)
 			continue
 		default:
-			who = source
+			who = source.remote
 		}
+		r.arrivals.add(source, who, t, len(d))
 		protocol.SetMessageNumber(d, 0)
 		if !u.table.Received(r.now, who.number, d) {
 			r.drop(DropCrossed)
@@ -139,6 +142,7 @@ func (r *reader) message(m *sock.Message) {
 		}
 		r.gather(who, from, len(d), m.Data[o:], m.Segment)
 	}
+	r.arrivals.flush()
 	r.deliver()
 }
 

@@ -120,8 +120,11 @@ func (u *Underlay) tick(ctx context.Context) {
 				more = false
 			}
 		}
-		now := time.Now()
+		now, overrun := time.Now(), u.overrun()
 		u.mu.Lock()
+		if overrun {
+			u.agent.Overrun(now)
+		}
 		for _, n := range busy {
 			u.agent.Traffic(now, n)
 		}
@@ -136,6 +139,19 @@ func (u *Underlay) tick(ctx context.Context) {
 		}
 		timer.Reset(max(time.Until(next), time.Millisecond))
 	}
+}
+
+// overrun reports whether a socket had no room for something that came, since it was
+// called last. The runner calls it.
+func (u *Underlay) overrun() (any bool) {
+	c := u.conns.Load()
+	if c == nil {
+		return false
+	}
+	for _, s := range []*sock.Conn{c.v4, c.v6} {
+		any = s != nil && s.Overrun() || any
+	}
+	return any
 }
 
 // after publishes what the state machine decided, unlocks u.mu, which is held,
@@ -218,15 +234,15 @@ func (u *Underlay) publish(out *probe.Output) (hurry []protocol.NodeNumber) {
 		}
 	}
 	if out.Changed {
-		m := map[netip.AddrPort]*remote{}
+		m, tallies := map[netip.AddrPort]source{}, u.agent.Arrivals()
 		for a, n := range u.agent.Sources() {
 			if r := peers[n]; r != nil {
-				m[a] = r
+				m[a] = source{r, tallies[a]}
 			}
 		}
 		for a, n := range u.agent.HubAddrs() {
 			if r := peers[n]; r != nil {
-				m[a] = r
+				m[a] = source{r, tallies[a]}
 			}
 		}
 		u.sources.Store(&m)

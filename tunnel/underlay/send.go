@@ -96,7 +96,12 @@ func (u *Underlay) write(h probe.Hop, b []byte, segment int) error {
 	for o := 0; o+4 <= len(b); o += segment {
 		protocol.SetMessageNumber(b[o:], h.Number)
 	}
-	return u.writeRaw(h.Addr, b, segment)
+	kind := protocol.MessageType(b[0])
+	err := u.writeRaw(h.Addr, b, segment)
+	if err == nil {
+		h.Sent(kind, len(b), segment)
+	}
+	return err
 }
 
 // sendHandshake sends one handshake message over every live path. What does

@@ -51,6 +51,9 @@ type Config struct {
 	// Excluded says which of the host's own addresses are no candidates. May be nil.
 	Excluded func(ifname string, a netip.Addr) bool
 
+	// Private says how candidates in private ranges are tried.
+	Private probe.PrivateCandidates
+
 	// Plain is for interoperation tests with other WireGuard programs alone:
 	// zeros to and from any address, no probes, no relay. Peers are set by
 	// SetPlainPeer. A peer is answered from the address that it sent to.
@@ -97,7 +100,7 @@ type Underlay struct {
 
 	conns   atomic.Pointer[conns]
 	peers   atomic.Pointer[map[protocol.NodeNumber]*remote]
-	sources atomic.Pointer[map[netip.AddrPort]*remote]
+	sources atomic.Pointer[map[netip.AddrPort]source]
 
 	wake    chan struct{}
 	traffic chan protocol.NodeNumber // peers that were idle
@@ -131,6 +134,12 @@ type remote struct {
 	local  atomic.Pointer[netip.Addr] // plain mode: what is sent from; nil: the kernel chooses
 }
 
+// source is who sends from an address, and where that is counted.
+type source struct {
+	*remote
+	tally *probe.Tally
+}
+
 // OwnKey is a static key of ours and its epoch.
 type OwnKey = probe.OwnKey
 
@@ -146,10 +155,10 @@ func New(cfg Config) (*Underlay, error) {
 	}
 	u := &Underlay{cfg: cfg, start: time.Now(), ready: make(chan struct{}), wake: make(chan struct{}, 1),
 		streamsChanged: make(chan struct{}, 1), traffic: make(chan protocol.NodeNumber, 256), held: map[protocol.NodeNumber]*held{}}
-	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID})
+	u.agent = probe.NewAgent(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, KeyEpoch: cfg.KeyEpoch, Boot: cfg.BootID, Private: cfg.Private})
 	u.table = handshake.New(cfg.Self, u.sendHandshake, u.poke)
 	u.peers.Store(&map[protocol.NodeNumber]*remote{})
-	u.sources.Store(&map[netip.AddrPort]*remote{})
+	u.sources.Store(&map[netip.AddrPort]source{})
 	u.candidates.Store(&[]netip.AddrPort{})
 	u.streams.Store(&map[netip.AddrPort]*hubStream{})
 	return u, nil
@@ -267,6 +276,17 @@ func (u *Underlay) Ways(n protocol.NodeNumber) []protocol.Way {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.agent.Ways(time.Now(), n)
+}
+
+// Suspects lists paths that answer probes and carry no data, or little.
+func (u *Underlay) Suspects() []protocol.SuspectPath {
+	u.mu.Lock()
+	l := u.agent.Suspects(time.Now())
+	u.mu.Unlock()
+	for i := range l {
+		l[i].Addr = u.at(l[i].Addr)
+	}
+	return l
 }
 
 // SetInterface says whether the tunnel has its interface, which peers are told.

@@ -38,6 +38,20 @@ type Peer struct {
 type Hop struct {
 	Addr   netip.AddrPort
 	Number protocol.NodeNumber
+
+	path, leg *Tally // of the path to a peer, and of that to the hub which it leads over
+}
+
+// Sent counts what was sent there, as Tally.Sent.
+func (h Hop) Sent(kind protocol.MessageType, n, segment int) {
+	h.path.Sent(kind, n, segment)
+	h.leg.Sent(kind, n, segment)
+}
+
+// Relay is where a peer's messages that come over a hub are counted.
+type Relay struct {
+	Hub   protocol.NodeNumber
+	Tally *Tally
 }
 
 // Route is how a peer or hub is reached now.
@@ -52,10 +66,12 @@ type Route struct {
 	// Size is the largest datagram, in bytes behind the UDP header, that is
 	// known to arrive; 0: not known yet. An idle peer keeps what it had.
 	Size int
+	// Relays are a peer's, one for each hub.
+	Relays []Relay
 }
 
 func (r Route) same(o Route) bool {
-	return r.Kind == o.Kind && r.Hop == o.Hop && r.Size == o.Size && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
+	return slices.Equal(r.Relays, o.Relays) && r.Kind == o.Kind && r.Hop == o.Hop && r.Size == o.Size && r.Stream == o.Stream && slices.Equal(r.Live, o.Live)
 }
 
 // hub is a hub as an agent probes it.
@@ -67,6 +83,7 @@ type hub struct {
 	chosen  *path
 	counter uint64
 	route   Route
+	trial   trial
 }
 
 // peer is a peer as an agent probes it.
@@ -84,6 +101,7 @@ type peer struct {
 	spent       meter  // questions to addresses that have proven nothing
 	seen        seen
 	route       Route
+	trial       trial
 }
 
 // Agent judges an agent's paths.
@@ -104,6 +122,7 @@ type Agent struct {
 	showing     showing
 	spend       spend
 	noInterface bool // of our own tunnel
+	overruns
 }
 
 // NewAgent returns an Agent that knows nobody yet.
@@ -124,7 +143,7 @@ func (a *Agent) SetKeys(keys []OwnKey) { a.own.set(keys) }
 
 func (a *Agent) newPath(kind protocol.PathKind) *path {
 	a.pathID++
-	return &path{id: a.pathID, kind: kind}
+	return &path{id: a.pathID, kind: kind, tally: new(Tally)}
 }
 
 // SetHubs replaces the hubs. It fails, changing nothing, if a number or an
@@ -251,7 +270,7 @@ func (a *Agent) setCandidates(now time.Time, p *peer) {
 	want := map[netip.AddrPort]bool{}
 	if p.Direct {
 		for _, c := range p.Candidates {
-			if fit(c) && len(want) < maxCandidates && a.hubAddrs[c] == nil {
+			if fit(c) && len(want) < maxCandidates && a.hubAddrs[c] == nil && (a.cfg.Private != PrivateOff || !private(c.Addr())) {
 				want[c] = true
 			}
 		}
@@ -270,6 +289,7 @@ func (a *Agent) setCandidates(now time.Time, p *peer) {
 			delete(want, c)
 			q := a.newPath(protocol.PathDirect)
 			q.addr, q.netmap, q.next = c, true, now
+			q.rare = a.cfg.Private == PrivateAuto && private(c.Addr())
 			p.paths = append(p.paths, q)
 		}
 	}
@@ -292,6 +312,9 @@ func (a *Agent) activate(now time.Time, p *peer) {
 	}
 	a.active[p.Number] = p
 	for _, q := range p.paths {
+		if q.rare && q.lastAnswer.IsZero() && q.tries > len(searchTries) {
+			continue // traffic that comes and goes brings no new tries
+		}
 		q.tries, q.next, q.unanswered, q.asked = 0, now, time.Time{}, q.asked[:0]
 		q.udpSizes.again(now)
 		q.tcpSizes.again(now)
@@ -436,6 +459,10 @@ func (a *Agent) ask(now time.Time, p *peer, q *path, out *Output) {
 		q.next = now.Add(searchEvery)
 		return
 	}
+	if q.rare && q.lastAnswer.IsZero() && p.goodDirect(now) {
+		q.next = now.Add(standbyEvery)
+		return
+	}
 	if q.kind == protocol.PathDirect && !q.alive(now) && !a.spend.take(now, &p.spent, q.addr.Addr(), q.tries == 0) {
 		q.next = now.Add(spentRetry)
 		return
@@ -573,6 +600,20 @@ func (a *Agent) Sources() map[netip.AddrPort]protocol.NodeNumber {
 			}
 			m[q.addr], taken[q.addr] = n, q.lastAnswer
 		}
+	}
+	return m
+}
+
+// Arrivals lists where messages from an address are counted: those of Sources and HubAddrs.
+func (a *Agent) Arrivals() map[netip.AddrPort]*Tally {
+	m := map[netip.AddrPort]*Tally{}
+	for ad, n := range a.Sources() {
+		if q := a.find(a.peers[n], nil, ad); q != nil {
+			m[ad] = q.tally
+		}
+	}
+	for ad, p := range a.hubAddrs {
+		m[ad] = p.tally
 	}
 	return m
 }

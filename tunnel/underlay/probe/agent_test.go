@@ -23,7 +23,7 @@ func TestBoundWithinTwoRoundTrips(t *testing.T) {
 		require.True(t, w.agent(n).HubAlive(w.now, simHubNumber))
 		require.Equal(t, []netip.AddrPort{w.agent(n).addr}, w.hub.Bound(n))
 		require.Equal(t, direct, w.agent(n).kind(simHubNumber))
-		require.Equal(t, Hop{Addr: w.hub.addr}, w.agent(n).Route(simHubNumber).Hop)
+		require.Equal(t, Hop{Addr: w.hub.addr}, w.agent(n).Route(simHubNumber).Hop.bare())
 		require.Empty(t, w.agent(n).restarted)
 	}
 	w.pass(10 * time.Minute)
@@ -37,20 +37,20 @@ func TestRelayAtOnceThenDirect(t *testing.T) {
 	w.pass(time.Second)
 	a, b := w.agent(10), w.agent(11)
 	require.Equal(t, relayed, a.kind(11), "the relay needs no probe first")
-	require.Equal(t, Hop{w.hub.addr, 11}, a.Route(11).Hop)
+	require.Equal(t, Hop{Addr: w.hub.addr, Number: 11}, a.Route(11).Hop.bare())
 
 	a.candidates(11, netip.MustParseAddrPort("203.0.113.9:9"), b.addr)
 	a.busy[11] = true
 	a.next = w.now
 	w.pass(4 * w.delay)
 	require.Equal(t, direct, a.kind(11))
-	require.Equal(t, Hop{b.addr, 10}, a.Route(11).Hop, "on a direct path the number is the sender's")
+	require.Equal(t, Hop{Addr: b.addr, Number: 10}, a.Route(11).Hop.bare(), "on a direct path the number is the sender's")
 	require.Equal(t, 2*w.delay, a.Route(11).RTT)
 	w.pass(4 * w.delay)
 	require.Equal(t, direct, b.kind(10), "b found a by its question")
 	require.Equal(t, protocol.NodeNumber(10), b.Sources()[a.addr])
 	require.NotContains(t, a.Sources(), netip.MustParseAddrPort("203.0.113.9:9"), "a candidate is no source")
-	require.Contains(t, a.Route(11).Live, Hop{w.hub.addr, 11}, "handshakes go over the relay too")
+	require.Contains(t, bare(a.Route(11).Live), Hop{Addr: w.hub.addr, Number: 11}, "handshakes go over the relay too")
 
 	delete(a.busy, 11)
 	w.pass(activeFor + askedFor + time.Second)
@@ -148,7 +148,7 @@ func TestNewNATMappingIsBoundWithinTwoSeconds(t *testing.T) {
 	require.Equal(t, a.addr, w.hub.Bound(10)[0])
 	require.Empty(t, w.hub.restarted)
 	w.pass(2 * time.Second)
-	require.Equal(t, Hop{a.addr, 11}, b.Route(10).Hop, "b followed to the new address")
+	require.Equal(t, Hop{Addr: a.addr, Number: 11}, b.Route(10).Hop.bare(), "b followed to the new address")
 	w.pass(BindingFor + time.Second)
 	require.NotContains(t, w.hub.Bound(10), old)
 }

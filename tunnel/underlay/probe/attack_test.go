@@ -67,7 +67,7 @@ func TestAttacker(t *testing.T) {
 				for _, m := range w.numbers() {
 					if m != n {
 						// A path that failed lately is on trial.
-						require.Contains(t, []Hop{{w.agents[m].addr, n}, {w.hub.addr, m}}, a.Route(m).Hop, "%d to %d", n, m)
+						require.Contains(t, []Hop{{Addr: w.agents[m].addr, Number: n}, {Addr: w.hub.addr, Number: m}}, a.Route(m).Hop.bare(), "%d to %d", n, m)
 					}
 				}
 			}

@@ -34,6 +34,8 @@ type Node struct {
 type Place struct {
 	To   netip.AddrPort
 	From netip.Addr // invalid if the hub has but one
+	// Tally is where what comes from To and goes there is counted.
+	Tally *Tally
 }
 
 type binding struct {
@@ -42,6 +44,7 @@ type binding struct {
 	counter uint64     // the highest is sent to
 	stamp   uint64     // of the cookie that proved it last
 	expires time.Time
+	tally   *Tally
 }
 
 type node struct {
@@ -67,6 +70,7 @@ type Binder struct {
 	changed time.Time
 	start   time.Time
 	stamp   uint64
+	overruns
 }
 
 // NewBinder returns a Binder that knows no node yet.
@@ -190,6 +194,15 @@ func (b *Binder) Receive(now time.Time, src netip.AddrPort, local netip.Addr, da
 			return Replayed
 		}
 		r.Kind, r.Counter = protocol.ProbeAcknowledge, m.Counter
+		r.Flags |= protocol.ProbeCounts
+		for _, x := range n.bindings {
+			if x.addr == src {
+				r.Counts = x.tally.Counts()
+			}
+		}
+		if b.blind(now) {
+			r.Flags |= protocol.ProbeOverrun
+		}
 	}
 	if !protocol.IsStream(src) {
 		r.Observed = src // of a challenge too: 'causeway-agent doctor' binds nothing
@@ -250,7 +263,7 @@ func (b *Binder) bind(now time.Time, n *node, src netip.AddrPort, local netip.Ad
 			delete(b.addrs, n.bindings[last].addr)
 			n.bindings = n.bindings[:last]
 		}
-		n.bindings = append(n.bindings, binding{addr: src})
+		n.bindings = append(n.bindings, binding{addr: src, tally: new(Tally)})
 		i = len(n.bindings) - 1
 		b.addrs[src] = n
 		b.change(n, out)
@@ -327,7 +340,7 @@ func (b *Binder) Places(number protocol.NodeNumber) []Place {
 	n.sort()
 	l := make([]Place, len(n.bindings))
 	for i, x := range n.bindings {
-		l[i] = Place{x.addr, x.local}
+		l[i] = Place{x.addr, x.local, x.tally}
 	}
 	return l
 }

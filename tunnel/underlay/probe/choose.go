@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"slices"
 	"time"
 
 	"causeway/protocol"
@@ -10,6 +11,7 @@ import (
 const (
 	rankNone     = iota
 	rankLast     // proven once, silent now: better than dropping when no hub is there
+	rankSuspect  // answers, and carries no data
 	rankStream   // as rankRelay, over a stream
 	rankRelay    // the hub has us bound: data can start, though the peer has not answered over it yet
 	rankLossy    // a relay that the peer answers over, and that loses much
@@ -26,6 +28,8 @@ func (a *Agent) rank(now time.Time, p *peer, q *path) int {
 		switch {
 		case q.hub.chosen == nil || !q.hub.chosen.alive(now):
 			return rankNone
+		case live && q.suspect(now):
+			return rankSuspect
 		case live && q.hub.chosen.stream:
 			return rankTCP
 		case live && (q.lossy || !q.steady(now)):
@@ -38,6 +42,8 @@ func (a *Agent) rank(now time.Time, p *peer, q *path) int {
 		return rankRelay
 	}
 	switch {
+	case live && q.suspect(now):
+		return rankSuspect
 	case live && !q.lossy && q.steady(now):
 		return rankDirect
 	case live:
@@ -76,6 +82,9 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 		for _, q := range p.paths {
 			q.judgeLoss(now, q == p.chosen)
 		}
+		p.trial.tryOther(now, p.chosen, func() bool {
+			return slices.ContainsFunc(p.paths, func(q *path) bool { return q != p.chosen && a.rank(now, p, q) >= rankTCP })
+		})
 	}
 	var best *path
 	bestRank := rankNone
@@ -106,7 +115,12 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 			}
 		}
 	}
-	r.Stream = a.streamHop(now, p.Number)
+	r.Stream = a.streamHop(now, p)
+	for _, q := range p.paths {
+		if q.kind == protocol.PathRelay {
+			r.Relays = append(r.Relays, Relay{q.hub.Number, q.tally})
+		}
+	}
 	if !r.same(p.route) {
 		p.route = r
 		out.Routes = append(out.Routes, p.Number)
@@ -115,21 +129,26 @@ func (a *Agent) choose(now time.Time, p *peer, out *Output) {
 
 func (a *Agent) hop(p *peer, q *path) Hop {
 	if q.kind != protocol.PathRelay {
-		return Hop{q.addr, a.cfg.Self}
+		return Hop{Addr: q.addr, Number: a.cfg.Self, path: q.tally}
 	}
 	if q.hub.chosen == nil {
 		return Hop{}
 	}
-	return Hop{q.hub.chosen.addr, p.Number}
+	return Hop{Addr: q.hub.chosen.addr, Number: p.Number, path: q.tally, leg: q.hub.chosen.tally}
 }
 
-// streamHop leads to peer n over the stream of a hub.
-func (a *Agent) streamHop(now time.Time, n protocol.NodeNumber) Hop {
+// streamHop leads over the stream of a hub to peer p; nil: to the hub itself.
+func (a *Agent) streamHop(now time.Time, p *peer) Hop {
 	for _, number := range a.hubNumbers() {
-		for _, p := range a.hubs[number].paths {
-			if p.stream && p.alive(now) {
-				return Hop{p.addr, n}
+		for _, q := range a.hubs[number].paths {
+			if !q.stream || !q.alive(now) {
+				continue
 			}
+			h := Hop{Addr: q.addr, leg: q.tally}
+			if p != nil {
+				h.Number, h.path = p.Number, a.relay(now, p, a.hubs[number]).tally
+			}
+			return h
 		}
 	}
 	return Hop{}
@@ -142,6 +161,17 @@ func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
 		c.fails++
 		c.goodSince = time.Time{}
 	}
+	h.trial.tryOther(now, h.chosen, func() bool {
+		for _, p := range h.paths {
+			if p != h.chosen && p.alive(now) && p.hubRank(now) >= hubRankStream {
+				return true
+			}
+		}
+		if h.Stream.IsValid() && !h.chosen.stream {
+			a.NeedStreams(now)
+		}
+		return false
+	})
 	var best *path
 	bestRank := 0
 	for _, p := range h.paths {
@@ -160,15 +190,15 @@ func (a *Agent) chooseHub(now time.Time, h *hub, out *Output) {
 	}
 	r := Route{Kind: protocol.PathNone, Since: h.route.Since}
 	if h.chosen != nil && h.chosen.alive(now) {
-		r.Kind, r.Hop = protocol.PathDirect, Hop{Addr: h.chosen.addr}
+		r.Kind, r.Hop = protocol.PathDirect, Hop{Addr: h.chosen.addr, leg: h.chosen.tally}
 		if h.chosen.stream {
 			r.Kind = protocol.PathStream
 		}
-		r.Stream = a.streamHop(now, 0)
+		r.Stream = a.streamHop(now, nil)
 		r.Live = append(r.Live, r.Hop)
 		for _, p := range h.paths {
 			if p != h.chosen && p.alive(now) {
-				r.Live = append(r.Live, Hop{Addr: p.addr})
+				r.Live = append(r.Live, Hop{Addr: p.addr, leg: p.tally})
 			}
 		}
 	}

@@ -17,7 +17,8 @@ const (
 	chosenEvery  = 300 * time.Millisecond
 	standbyEvery = time.Second
 	suspectEvery = 200 * time.Millisecond
-	searchEvery  = 5 * time.Second // of candidates that did not answer the first tries
+	searchEvery  = 5 * time.Second  // of candidates that did not answer the first tries
+	privateEvery = 10 * time.Minute // of those in private ranges
 	hubEvery     = time.Second
 	hubDeadEvery = 500 * time.Millisecond
 	minEvery     = 50 * time.Millisecond // between two questions over one path
@@ -39,8 +40,9 @@ type question struct {
 	nonce uint64
 	seq   uint64
 	at    time.Time
-	size  int  // of a padded one
-	done  bool // answered, perhaps after a later one was
+	sent  protocol.DataCounts // over the path until then
+	size  int                 // of a padded one
+	done  bool                // answered, perhaps after a later one was
 }
 
 // path is one way to a peer (direct, or relay through a hub) or to a hub.
@@ -54,6 +56,7 @@ type path struct {
 	down   bool // a stream that is not connected
 
 	netmap bool // direct: a candidate of the netmap, not an observed source
+	rare   bool // a candidate in a private range: few questions, then long pauses
 
 	asked      []question // the last ones, oldest first
 	closed     uint64     // the newest of them that was answered
@@ -71,6 +74,11 @@ type path struct {
 	goodSince   time.Time // answers without a death since
 	udpSizes    sizeSearch
 	tcpSizes    sizeSearch // of a relay, while its hub is reached over a stream
+
+	tally   *Tally
+	out, in flow // in: of a hub's path alone
+	doubt   suspicion
+	resting time.Time // until when another path is tried instead
 }
 
 // sizes is the search that goes on over the path as it leads now.
@@ -117,6 +125,7 @@ func (p *path) sent(q question) {
 	if len(p.asked) == remembered {
 		p.asked = append(p.asked[:0], p.asked[1:]...)
 	}
+	q.sent = p.tally.Counts().Sent
 	p.asked = append(p.asked, q)
 	p.lastAsked = q.at
 	if p.unanswered.IsZero() {
@@ -135,6 +144,15 @@ func (p *path) open(nonce uint64, now time.Time) (q question, closed, ok bool) {
 		}
 	}
 	return question{}, false, false
+}
+
+// left notes what had been sent until the second question of an exchange, with q's nonce.
+func (p *path) left(nonce uint64) {
+	for i := range p.asked {
+		if p.asked[i].nonce == nonce {
+			p.asked[i].sent = p.tally.Counts().Sent
+		}
+	}
 }
 
 // arrived notes that q was not lost.
@@ -161,6 +179,7 @@ func (p *path) answered(q question, now time.Time) {
 		// What was lost while it was dead is no matter of loss.
 		p.asked = slices.DeleteFunc(p.asked, func(o question) bool { return o.seq < q.seq })
 		p.goodSince = now
+		p.out, p.in = flow{}, flow{}
 	} else if p.goodSince.IsZero() {
 		p.goodSince = now
 	} else if p.fails > 0 && now.Sub(p.goodSince) > time.Minute {
@@ -198,6 +217,9 @@ func (p *path) pause(now time.Time, chosen bool) time.Duration {
 	}
 	if p.tries <= len(searchTries) {
 		return searchTries[max(p.tries-1, 0)]
+	}
+	if p.rare {
+		return privateEvery
 	}
 	return searchEvery
 }

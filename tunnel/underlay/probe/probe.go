@@ -26,6 +26,8 @@ type Config struct {
 	PrivateKey protocol.WireGuardPrivateKey
 	KeyEpoch   uint32
 	Boot       protocol.BootID
+	// Private says how candidates in private ranges are tried.
+	Private PrivateCandidates
 	// Rand makes nonces; nil takes crypto/rand.
 	Rand func() uint64
 }

@@ -91,6 +91,11 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 	if a.noInterface {
 		r.Flags |= protocol.ProbeNoInterface
 	}
+	r.Flags |= protocol.ProbeCounts
+	r.Counts = q.tally.Counts()
+	if a.blind(now) {
+		r.Flags |= protocol.ProbeOverrun
+	}
 	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &k.Send)})
 	return OK
 }
@@ -163,6 +168,11 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 		a.spend.proven(&p.spent, q.addr.Addr())
 	}
 	q.noInterface = m.Flags&protocol.ProbeNoInterface != 0
+	if m.HasCounts() {
+		q.out.compare(now, qu.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
+		// Handshakes go over every path that answers: one that loses them alone is good for the rest.
+		q.judgeData(now, 1)
+	}
 	a.choose(now, p, out)
 	q.next = q.lastAsked.Add(q.pause(now, q == p.chosen))
 	return OK
@@ -185,6 +195,13 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 	}
 	if m.Kind == protocol.ProbeAcknowledge {
 		p.answered(q, now)
+		if m.HasCounts() {
+			p.out.compare(now, q.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
+			p.in.compare(now, m.Counts.Sent, p.tally.Counts().Received, a.blind(now))
+			p.judgeData(now, 0)
+		} else {
+			p.doubt.handshake = nil // nothing can prove it
+		}
 		a.heard = a.heard || !p.stream
 		a.chooseHub(now, h, out)
 		p.next = p.lastAsked.Add(a.hubPause(now, h, p))
@@ -198,6 +215,7 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 		h.counter++
 		r.Counter = h.counter
 	}
+	p.left(m.Nonce)
 	out.Sends = append(out.Sends, Send{To: src, Data: r.Append(nil, &k.Send)})
 	return OK
 }

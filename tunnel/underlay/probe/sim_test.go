@@ -82,6 +82,9 @@ type simAgent struct {
 	ticks     int
 	sizes     []int // that any peer's route had, in order
 
+	hop   map[protocol.NodeNumber]netip.AddrPort // where peers are reached
+	moves int                                    // how often that changed
+
 	noStream bool
 	stream   netip.AddrPort // while connected, what the hub calls it
 	dialled  int
@@ -219,6 +222,13 @@ func (a *simAgent) took(out *Output) {
 		}
 	}
 	for _, n := range out.Routes {
+		if at := a.Route(n).Hop.Addr; a.hop[n] != at {
+			if a.hop == nil {
+				a.hop = map[protocol.NodeNumber]netip.AddrPort{}
+			}
+			a.hop[n] = at
+			a.moves++
+		}
 		if s := a.Route(n).Size; s > 0 && (len(a.sizes) == 0 || a.sizes[len(a.sizes)-1] != s) {
 			a.sizes = append(a.sizes, s)
 		}
@@ -264,6 +274,10 @@ func (w *world) deliver(p packet) Reason {
 			if p.to == a.stream {
 				from = simStream
 			}
+			if len(p.data) > 0 && !isProbe(p) && protocol.ClassifyMessage(p.data) != protocol.MessageUnknown {
+				a.arrived(from, protocol.MessageType(p.data[0]), p.data)
+				return OK
+			}
 			var out Output
 			r := a.Receive(w.now, from, p.data, &out)
 			w.reasons[r]++
@@ -277,14 +291,23 @@ func (w *world) deliver(p packet) Reason {
 
 func (w *world) toHub(p packet) Reason {
 	if len(p.data) >= 4 {
-		if n := protocol.MessageNumber(p.data); n != 0 { // the switchboard
-			from, to := w.hub.addrs[p.from], w.hub.Bound(n)
+		kind, n := protocol.MessageType(p.data[0]), protocol.MessageNumber(p.data)
+		from := w.hub.addrs[p.from]
+		if from != nil {
+			w.hub.tally(from.Number, p.from).Received(kind, len(p.data), len(p.data))
+		}
+		if n != 0 { // the switchboard
+			to := w.hub.Bound(n)
 			if from == nil || len(to) == 0 {
 				return Misaddressed
 			}
 			d := bytes.Clone(p.data)
 			protocol.SetMessageNumber(d, from.Number)
+			w.hub.tally(n, to[0]).Sent(kind, len(d), len(d))
 			w.send(w.hub.addr, to[0], d)
+			return OK
+		}
+		if kind == protocol.MessageTransport || kind == protocol.MessageInitiation {
 			return OK
 		}
 	}

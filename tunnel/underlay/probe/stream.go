@@ -48,7 +48,7 @@ func (a *Agent) newStream(h *hub, keep []*path) {
 // StreamUp says that a stream is connected, and may be probed.
 func (a *Agent) StreamUp(now time.Time, addr netip.AddrPort) {
 	if p := a.hubAddrs[addr]; p != nil && p.stream {
-		*p = path{id: p.id, addr: p.addr, stream: true, next: now}
+		*p = path{id: p.id, addr: p.addr, stream: true, next: now, tally: p.tally}
 	}
 }
 
@@ -58,7 +58,7 @@ func (a *Agent) StreamDown(now time.Time, addr netip.AddrPort, out *Output) {
 	if p == nil || !p.stream {
 		return
 	}
-	*p = path{id: p.id, addr: p.addr, stream: true, down: true}
+	*p = path{id: p.id, addr: p.addr, stream: true, down: true, tally: p.tally}
 	a.chooseHub(now, h, out)
 }
 
@@ -79,7 +79,7 @@ func (a *Agent) StreamsWanted(now time.Time) bool {
 		used = used || h.chosen != nil && h.chosen.stream
 		for _, p := range h.paths {
 			any = any || p.stream
-			doubt = doubt && (p.stream || p.doubtful(now))
+			doubt = doubt && (p.stream || p.doubtful(now) || p.suspect(now))
 		}
 	}
 	if any && a.since.IsZero() {
@@ -109,8 +109,9 @@ func (a *Agent) UDPBlocked(now time.Time) bool {
 
 // Ranks of a hub's paths; the highest that answers is taken.
 const (
-	hubRankLast   = iota // UDP, in doubt or failed a short time ago
-	hubRankStream        // a stream
+	hubRankSuspect = iota // UDP, and carries no data
+	hubRankLast           // UDP, in doubt or failed a short time ago
+	hubRankStream         // a stream
 	hubRankUDP
 )
 
@@ -119,6 +120,8 @@ func (p *path) hubRank(now time.Time) int {
 	switch {
 	case p.stream:
 		return hubRankStream
+	case p.suspect(now):
+		return hubRankSuspect
 	case p.alive(now) && p.doubtful(now), !p.steady(now), p.fails > 0 && p.goodSince.IsZero():
 		return hubRankLast
 	}

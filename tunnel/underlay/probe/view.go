@@ -46,6 +46,32 @@ func (a *Agent) View(now time.Time, n protocol.NodeNumber) (v protocol.PathView,
 	return v, true
 }
 
+// Suspects lists paths that answer probes and are left alone all the same, by peer.
+func (a *Agent) Suspects(now time.Time) (l []protocol.SuspectPath) {
+	add := func(n protocol.NodeNumber, q *path, kind protocol.PathKind, at netip.AddrPort, route Route) {
+		if route.Hop.Addr == at { // there is nothing else
+			route.Kind = protocol.PathNone
+		}
+		if q.doubt.handshake != nil || !q.doubt.until.IsZero() && now.Sub(q.doubt.until) < suspectShown {
+			l = append(l, protocol.SuspectPath{Peer: n, Path: kind, Addr: at, Why: q.doubt.why, Since: q.doubt.since, Until: q.doubt.until, Instead: route.Kind})
+		}
+	}
+	for n, h := range a.hubs {
+		for _, q := range h.paths {
+			add(n, q, protocol.PathDirect, q.addr, h.route)
+		}
+	}
+	for n, p := range a.peers {
+		for _, q := range p.paths {
+			add(n, q, q.kind, a.hop(p, q).Addr, p.route)
+		}
+	}
+	slices.SortFunc(l, func(x, y protocol.SuspectPath) int {
+		return cmp.Or(cmp.Compare(x.Peer, y.Peer), x.Addr.Compare(y.Addr))
+	})
+	return l
+}
+
 // packetSize is the IP packet around a UDP payload of size bytes; 0 over a stream.
 func packetSize(size int, to netip.AddrPort) int {
 	switch {
@@ -61,6 +87,8 @@ func (a *Agent) stateOf(now time.Time, p *peer, q *path) string {
 	switch {
 	case a.active[p.Number] == nil:
 		return protocol.PathIdle
+	case q.alive(now) && q.suspect(now):
+		return protocol.PathNoData
 	case q.alive(now) && q.lossy:
 		return protocol.PathLossy
 	case q.alive(now) && !q.steady(now):
@@ -87,6 +115,8 @@ func (a *Agent) why(now time.Time, p *peer) string {
 			answering++
 		case protocol.PathLossy:
 			worse = fmt.Sprintf("the direct path to %s loses %.0f %%", q.addr, 100*q.loss(now))
+		case protocol.PathNoData:
+			worse = fmt.Sprintf("the direct path to %s is left alone: %s", q.addr, q.doubt.why)
 		case protocol.PathUnsteady:
 			worse = fmt.Sprintf("the direct path to %s failed a short time ago and has to last before it is taken again", q.addr)
 		case protocol.PathSilent:

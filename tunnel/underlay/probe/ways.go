@@ -28,6 +28,9 @@ func (a *Agent) Ways(now time.Time, number protocol.NodeNumber) (out []protocol.
 		w := protocol.Way{Kind: q.kind, Chosen: q == chosen, Unanswered: q.tries, RTT: q.rtt,
 			Answered: age(q.lastAnswer), Heard: age(q.lastSeen), Asked: age(q.lastAsked)}
 		w.NoInterface, w.Gaps = q.noInterface, q.gaps(now)
+		if q.suspect(now) {
+			w.Suspect = q.doubt.why
+		}
 		switch {
 		case q.stream:
 			w.Kind = protocol.PathStream

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +53,8 @@ type Conn struct {
 	reading sync.Mutex   // and while it is read from
 	fd      int
 	closed  bool
-	held    bool // another process has it too
+	lost    uint32 // what Overrun saw last
+	held    bool   // another process has it too
 
 	// noGSO holds until when UDP_SEGMENT is not used for a destination; nil: it
 	// works everywhere. The map is never changed.
@@ -240,6 +242,28 @@ func (c *Conn) Close() error {
 		return fmt.Errorf("close udp socket: %w", err)
 	}
 	return nil
+}
+
+// skMeminfoDrops is where the kernel's SO_MEMINFO counts what a socket did not take (SK_MEMINFO_DROPS).
+const skMeminfoDrops = 8
+
+// Overrun reports whether the socket had no room for something that came, since it was
+// called last. It is called by one goroutine at a time. Kernels before 4.12 never say so.
+func (c *Conn) Overrun() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.closed {
+		return false
+	}
+	var info [16]uint32
+	n := uint32(unsafe.Sizeof(info))
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(c.fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0); errno != 0 || n <= 4*skMeminfoDrops {
+		return false
+	}
+	before := c.lost
+	c.lost = info[skMeminfoDrops]
+	return c.lost != before
 }
 
 func (c *Conn) isClosed() bool {

@@ -30,6 +30,14 @@ func (g *Group) Bytes() int { return g.bytes }
 // Segment is the length of each datagram; the last one may be shorter.
 func (g *Group) Segment() int { return g.segment }
 
+// Kind is the first byte of what was gathered; 0: nothing was.
+func (g *Group) Kind() byte {
+	if g.n == 0 {
+		return 0
+	}
+	return *g.iovs[0].Base
+}
+
 // Pieces appends what was gathered to dst, piece by piece. They are good until
 // Reset.
 func (g *Group) Pieces(dst [][]byte) [][]byte {

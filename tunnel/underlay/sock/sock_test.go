@@ -200,3 +200,19 @@ func TestBuffer(t *testing.T) {
 		require.Equal(t, 2*bytes, got, "the kernel doubles it for its own use") // socket(7)
 	}
 }
+
+// A socket that has no room for what comes says so, once for each time.
+func TestOverrun(t *testing.T) {
+	to, err := Open(Options{Addr: netip.MustParseAddrPort("127.0.0.1:0"), Buffer: 8 << 10})
+	require.NoError(t, err)
+	defer to.Close()
+	from, err := Open(Options{Addr: netip.MustParseAddrPort("127.0.0.1:0")})
+	require.NoError(t, err)
+	defer from.Close()
+	require.False(t, to.Overrun())
+	for range 100 {
+		require.NoError(t, from.Write(to.LocalAddr(), make([]byte, 1400), 1400))
+	}
+	require.True(t, to.Overrun())
+	require.False(t, to.Overrun())
+}
