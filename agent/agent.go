@@ -108,7 +108,7 @@ type Host interface {
 const (
 	condTunnel   = "tunnel"
 	condHub      = "hub"
-	condPaths    = "paths"
+	condPaths    = protocol.ConditionPaths
 	condControl  = "control"
 	condNATS     = "nats"
 	condNetmap   = "netmap"

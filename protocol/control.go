@@ -169,6 +169,10 @@ type PathStatus struct {
 	TxBytes uint64         `json:"tx_bytes"`
 }
 
+// ConditionPaths is the condition of an agent that does not hold while a path that answers probes is
+// left alone. Another one carries, so that it makes no node degraded.
+const ConditionPaths = "paths"
+
 // SuspectPath is a path whose probes are answered and that is not used all the same.
 type SuspectPath struct {
 	Peer    NodeNumber     `json:"peer"` // or hub

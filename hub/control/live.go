@@ -115,7 +115,7 @@ func judge(n state.Node, l *live) (string, time.Time, []string) {
 func complaints(l *live) []string {
 	var reasons []string
 	for _, c := range l.status.Conditions {
-		if !c.OK {
+		if !c.OK && c.Name != protocol.ConditionPaths {
 			r := c.Name
 			if c.Cause != "" {
 				r += ": " + c.Cause

@@ -199,6 +199,12 @@ func (e *examination) node(n api.Node) {
 		e.find(api.SeverityCritical, "node-quarantined", n.Name, n.StateSince, fmt.Sprintf("causeway node release %s, or causeway node revoke %s", n.Name, n.Name), "it talks to nobody: %s", why)
 	case api.NodeJoined:
 		e.find(api.SeverityWarning, "node-never-seen", n.Name, n.Joined, "on "+n.Name+": causeway-agent doctor", "it joined, and its agent was never on the tunnel")
+	case api.NodeReady:
+		for _, c := range n.Conditions {
+			if c.Name == protocol.ConditionPaths && !c.OK {
+				e.find(api.SeverityWarning, "condition-"+c.Name, n.Name, c.Since, show, "%s: %s", c.Name, c.Cause)
+			}
+		}
 	case api.NodeDegraded:
 		l := roots(n.Conditions)
 		for _, c := range l {

@@ -67,6 +67,9 @@ func TestEachFinding(t *testing.T) {
 		{"warning", "condition-clock", "a", "node show a", a(func(n *api.Node) {
 			n.State, n.Conditions = api.NodeDegraded, []protocol.Condition{{Name: "clock", Cause: "a day back"}, {Name: "nats", Cause: "refused", DependsOn: []string{"clock"}}}
 		})},
+		{"warning", "condition-paths", "a", "node show a", a(func(n *api.Node) {
+			n.State, n.Conditions = api.NodeReady, []protocol.Condition{{Name: protocol.ConditionPaths, Cause: "none arrived"}}
+		})},
 		{"warning", "node-degraded", "a", "node show a", a(func(n *api.Node) { n.State, n.Reasons = api.NodeDegraded, []string{"why"} })},
 		{"warning", "identity-unproven", "a", "--require-proof", a(func(n *api.Node) { n.Unproven = true })},
 		{"info", "node-drained", "a", "undrain a", a(func(n *api.Node) { n.Drained = now })},

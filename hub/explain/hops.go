@@ -816,7 +816,7 @@ func (j *judge) health(s side) {
 	}
 	for _, c := range e.Conditions {
 		// That of paths may be about another peer; the ways to this one were judged.
-		if !c.OK && c.Name != "paths" && (c.Name != "nats" || !j.hubNATS()) && !slices.ContainsFunc(c.DependsOn, failing) {
+		if !c.OK && c.Name != protocol.ConditionPaths && (c.Name != "nats" || !j.hubNATS()) && !slices.ContainsFunc(c.DependsOn, failing) {
 			f := f
 			f.Cause, f.Summary = "condition-"+c.Name, fmt.Sprintf("%s of %s is not well: %s", c.Name, s.node(), c.Cause)
 			f.Mend = "causeway node show " + s.node()
