@@ -11,7 +11,8 @@ type arrivals struct {
 	size, count int
 }
 
-// add counts one message of who, that came from a source.
+// add counts one message of who, that came from a source. who is nil where nobody here is known
+// by its number: the other end of the way counts it as sent all the same.
 func (a *arrivals) add(from source, who *remote, kind protocol.MessageType, size int) {
 	if a.count > 0 && (a.from != from || a.who != who || a.kind != kind || a.size != size) {
 		a.flush()
@@ -27,7 +28,7 @@ func (a *arrivals) flush() {
 	}
 	n := a.count * a.size
 	a.from.tally.Received(a.kind, n, a.size)
-	if a.from.hub && a.who != a.from.remote {
+	if a.who != nil && a.from.hub && a.who != a.from.remote {
 		for _, r := range a.who.route.Load().Relays {
 			if r.Hub == a.from.number {
 				r.Tally.Received(a.kind, n, a.size)

@@ -106,29 +106,16 @@ func (r *reader) message(m *sock.Message) {
 			source, peers = (*u.sources.Load())[m.From], *u.peers.Load()
 			continue
 		}
-		n := protocol.MessageNumber(d)
-		var who *remote
-		switch {
-		case source.remote == nil:
+		if source.remote == nil {
 			r.drop(DropUnproven)
 			continue
-		case source.hub && n == 0:
-			who = source.remote
-		case source.hub:
-			if who = peers[n]; who == nil || who.hub {
-				r.drop(DropUnknownPeer)
-				continue
-			}
-		case n == 0:
-			r.drop(DropPlain)
-			continue
-		case n != source.number:
-			r.drop(DropUnproven)
-			continue
-		default:
-			who = source.remote
 		}
-		r.arrivals.add(source, who, t, len(d))
+		who, reason := sender(source, peers, protocol.MessageNumber(d))
+		r.arrivals.add(source, who, t, len(d)) // it has come, whatever becomes of it
+		if who == nil {
+			r.drop(reason)
+			continue
+		}
 		protocol.SetMessageNumber(d, 0)
 		if !u.table.Received(r.now, who.number, d) {
 			r.drop(DropCrossed)
@@ -144,6 +131,24 @@ func (r *reader) message(m *sock.Message) {
 	}
 	r.arrivals.flush()
 	r.deliver()
+}
+
+// sender is who sent a message with number n that came from a source; nil: nobody, for a reason.
+func sender(from source, peers map[protocol.NodeNumber]*remote, n protocol.NodeNumber) (who *remote, reason string) {
+	switch {
+	case from.hub && n == 0:
+		return from.remote, ""
+	case from.hub:
+		if who := peers[n]; who != nil && !who.hub {
+			return who, ""
+		}
+		return nil, DropUnknownPeer
+	case n == 0:
+		return nil, DropPlain
+	case n != from.number:
+		return nil, DropUnproven
+	}
+	return from.remote, ""
 }
 
 // gather adds the n bytes at the start of rest to the run, or starts another.
