@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"causeway/protocol"
+	"causeway/tunnel/underlay/sock"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -152,4 +153,21 @@ func TestIdlePeersCostNoGoroutine(t *testing.T) {
 	}
 	require.NoError(t, u.SetPeers(peers))
 	require.Less(t, runtime.NumGoroutine(), before+20, "the sockets may just be starting theirs")
+}
+
+// Whatever comes from a hub has come over its path: of peers that are not known here, or not yet,
+// and of no use to anybody. The hub counts it as sent, and a path that carries is none to be left.
+func TestArrivalsOfStrangers(t *testing.T) {
+	u, err := New(testConfig(t))
+	require.NoError(t, err)
+	hub := netip.MustParseAddrPort("192.0.2.1:1")
+	require.NoError(t, u.SetHubs([]Hub{{Number: 1, Key: protocol.WireGuardPublicKey{1}, Addrs: []netip.AddrPort{hub}}}))
+	require.NoError(t, u.SetPeers([]Peer{{Number: 3, Key: protocol.WireGuardPublicKey{3}}}))
+	r := &reader{u: u, recv: nobody{}, now: time.Now()}
+	tally := (*u.sources.Load())[hub].tally
+	require.NotNil(t, tally)
+	for i, number := range []byte{77, 1, 3, 0} { // unknown, a hub's, a peer's, the hub's own
+		r.message(&sock.Message{From: hub, Data: append([]byte{2, 0, 0, number}, make([]byte, protocol.ResponseSize-4)...), Segment: protocol.ResponseSize})
+		require.Equal(t, protocol.DataCounts{uint32(i + 1)}, tally.Counts().Received, "of number %d", number)
+	}
 }
