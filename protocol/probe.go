@@ -61,6 +61,11 @@ const ProbeCounts ProbeFlags = 4
 // lately: what did not arrive may have been lost there, and not on the way.
 const ProbeOverrun ProbeFlags = 8
 
+// ProbeLeft says, in a question, that the asker leaves this path alone: nothing of what it sent over it
+// arrived. Who answers has no use for it either, as of what comes in by another path the answers
+// would get lost.
+const ProbeLeft ProbeFlags = 16
+
 // DataClasses are the kinds of WireGuard's messages that are counted apart, because what is
 // on the way may treat them apart: handshakes, and transport messages by their size.
 const DataClasses = 4

@@ -488,6 +488,9 @@ func (a *Agent) sendQuestion(now time.Time, p *peer, q *path, qu question, out *
 	if now.Sub(p.traffic) < activeFor {
 		m.Flags |= protocol.ProbeActive
 	}
+	if q.accused(now) {
+		m.Flags |= protocol.ProbeLeft
+	}
 	out.Sends = append(out.Sends, Send{To: h.Addr, Data: m.Append(nil, &k.Send)})
 }
 

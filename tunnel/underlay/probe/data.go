@@ -19,9 +19,12 @@ const (
 	starvedLost = 5
 	starvedIn   = 2
 	starvedFor  = 600 * time.Millisecond
-	// chanceAtMost is the logarithm of the chance at which ordinary loss, that of probes and of
-	// the other classes, may lose as many in a row.
+	// chanceAtMost is the logarithm of the chance at which ordinary loss, that of probes, of what was
+	// sent before and of classes that arrive meanwhile, may lose as many in a row.
 	chanceAtMost = -6.0
+	// ordinaryUntil is how long before the end of the first interval in which nothing arrived loss
+	// was ordinary: the interval before has some of what was lost.
+	ordinaryUntil = time.Second
 
 	// A suspect path is left alone for suspectFirst, which doubles each time, up to
 	// suspectMost. What goes well for forgiveAfter starts over.
@@ -29,6 +32,10 @@ const (
 	suspectMost  = 30 * time.Minute
 	forgiveAfter = 10 * time.Minute
 	suspectShown = 10 * time.Second // after that time, until it is known whether it carries again
+
+	// toldFor is how long the other end's word counts that it left a path: it says so in each
+	// question, one a second.
+	toldFor = 3 * time.Second
 
 	// overrunFor is how long counts say nothing after the receiver's socket had no room.
 	overrunFor = 3 * time.Second
@@ -43,7 +50,8 @@ type flow struct {
 	known     bool
 	sent, got protocol.DataCounts // at the last comparison
 	class     [protocol.DataClasses]starving
-	arrived   uint32 // handshakes
+	last      [protocol.DataClasses]time.Time // end of the last interval in which something arrived
+	arrived   uint32                          // handshakes
 	window    window
 }
 
@@ -73,6 +81,7 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 		switch c := &f.class[i]; {
 		case out[i] > 0:
 			*c = starving{}
+			f.last[i] = now
 		case in[i] > 0:
 			if c.intervals == 0 {
 				c.since = now
@@ -82,21 +91,40 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 	}
 }
 
-// starved returns the first class from from on of which nothing arrives, and how much was
-// lost of it. probes is the loss of probes.
-func (f *flow) starved(now time.Time, from int, probes float64) (class, lost int, ok bool) {
-	chance := max(probes, f.window.loss(now, func(i int) bool { return f.class[i].lost == 0 }))
-	need := float64(starvedLost)
-	if chance > 0 {
-		need = max(need, chanceAtMost/math.Log10(min(chance, 0.99)))
-	}
+// starved reports whether nothing arrives of one of the classes from from on, or of all of them that
+// are sent, and says what of it was lost. probes is the loss of probes.
+func (f *flow) starved(now time.Time, from int, probes float64) (lost string, class int, ok bool) {
+	var all starving
 	for i := from; i < len(f.class); i++ {
 		c := f.class[i]
-		if float64(c.lost) >= need && c.intervals >= starvedIn && now.Sub(c.since) >= starvedFor {
-			return i, c.lost, true
+		if c.intervals == 0 {
+			continue
+		}
+		if f.proves(now, c, probes) {
+			return fmt.Sprintf("%d %s", c.lost, protocol.DataClassName(i)), i, true
+		}
+		if all.intervals == 0 || c.since.Before(all.since) {
+			all.since = c.since
+		}
+		all.lost, all.intervals = all.lost+c.lost, max(all.intervals, c.intervals)
+	}
+	for i := from; i < len(f.class); i++ {
+		if f.last[i].After(all.since) {
+			return "", 0, false
 		}
 	}
-	return 0, 0, false
+	return fmt.Sprintf("%d packets of any size", all.lost), len(f.class), f.proves(now, all, probes)
+}
+
+// proves reports whether c is no ordinary loss.
+func (f *flow) proves(now time.Time, c starving, probes float64) bool {
+	if c.lost < starvedLost || c.intervals < starvedIn || now.Sub(c.since) < starvedFor {
+		return false
+	}
+	before := f.window.loss(now.Add(-windowFor), c.since.Add(-ordinaryUntil), every)
+	meanwhile := f.window.loss(c.since, now, func(i int) bool { return f.last[i].After(c.since) })
+	chance := max(probes, before, meanwhile)
+	return chance <= 0 || float64(c.lost) >= chanceAtMost/math.Log10(min(chance, 0.99))
 }
 
 // window remembers counts of the last seconds, oldest first.
@@ -124,18 +152,27 @@ func (w *window) add(now time.Time, sent, got protocol.DataCounts) {
 	}
 }
 
-// since adds up what was sent and what arrived from at on, of the classes that are wanted,
-// and the time that it took; nothing if there are no two samples.
+// since is between until the last sample.
 func (w *window) since(at time.Time, wanted func(class int) bool) (sent, got, bytes int, took time.Duration) {
-	first := -1
+	if len(w.samples) == 0 {
+		return 0, 0, 0, 0
+	}
+	return w.between(at, w.samples[len(w.samples)-1].at, wanted)
+}
+
+// between adds up what was sent and what arrived between two moments, of the classes that are
+// wanted, and the time that it took; nothing if there are no two samples.
+func (w *window) between(from, to time.Time, wanted func(class int) bool) (sent, got, bytes int, took time.Duration) {
+	first, last := -1, -1
 	for i, s := range w.samples {
-		if !s.at.Before(at) {
+		if first < 0 && !s.at.Before(from) {
 			first = i
-			break
+		}
+		if !s.at.After(to) {
+			last = i
 		}
 	}
-	last := len(w.samples) - 1
-	if first < 0 || first == last {
+	if first < 0 || last <= first {
 		return 0, 0, 0, 0
 	}
 	a, b := w.samples[first], w.samples[last]
@@ -149,13 +186,10 @@ func (w *window) since(at time.Time, wanted func(class int) bool) (sent, got, by
 	return sent, got, bytes, b.at.Sub(a.at)
 }
 
-// loss is the part of the last seconds' messages that did not arrive.
-func (w *window) loss(now time.Time, wanted func(class int) bool) float64 {
-	sent, got, _, _ := w.since(now.Add(-windowFor), wanted)
-	if sent == 0 || got >= sent {
-		return 0
-	}
-	return float64(sent-got) / float64(sent)
+// loss is the part of the messages between two moments that did not arrive.
+func (w *window) loss(from, to time.Time, wanted func(class int) bool) float64 {
+	sent, got, _, _ := w.between(from, to, wanted)
+	return max(0, lossOf(sent, got))
 }
 
 // suspicion is why a path that answers is not used. The zero value is none.
@@ -169,9 +203,25 @@ type suspicion struct {
 	handshake *flow
 }
 
+// accused reports whether the path is left alone by what was found here.
+func (p *path) accused(now time.Time) bool {
+	return now.Before(p.doubt.until) || p.doubt.handshake != nil
+}
+
 // suspect reports whether the path is left alone because it carries no data, or little.
 func (p *path) suspect(now time.Time) bool {
-	return now.Before(p.doubt.until) || p.doubt.handshake != nil || now.Before(p.resting)
+	return p.accused(now) || now.Before(p.resting) || now.Before(p.told)
+}
+
+// whyLeft says for a person why a path is suspect.
+func (p *path) whyLeft(now time.Time) string {
+	switch {
+	case p.accused(now):
+		return p.doubt.why
+	case now.Before(p.told):
+		return "the other end says that nothing of what it sent over it arrived"
+	}
+	return "much of what was sent over it was lost, and another path is tried"
 }
 
 // accuse makes p suspect. What happens while it is adds no doubling.
@@ -201,11 +251,11 @@ func (p *path) judgeData(now time.Time, from int) {
 		p.doubt.handshake = nil
 	}
 	probes := p.loss(now)
-	if class, lost, ok := p.out.starved(now, from, probes); ok {
-		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %d %s that were sent none arrived", lost, protocol.DataClassName(class)))
+	if lost, class, ok := p.out.starved(now, from, probes); ok {
+		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %s that were sent none arrived", lost))
 		p.needHandshake(&p.out, class)
-	} else if class, lost, ok := p.in.starved(now, from, probes); ok {
-		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %d %s that the hub sent none arrived here", lost, protocol.DataClassName(class)))
+	} else if lost, class, ok := p.in.starved(now, from, probes); ok {
+		p.accuse(now, fmt.Sprintf("probes are answered over it, but of the last %s that the hub sent none arrived here", lost))
 		p.needHandshake(&p.in, class)
 	}
 }

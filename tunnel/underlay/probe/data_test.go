@@ -83,14 +83,13 @@ var dataFates = []struct {
 	name string
 	size int // of what is sent, each way, 5 a second
 	lost func(p packet, a, b *simAgent) bool
-	both bool // both ends leave the path
 }{
-	{"over 60 bytes", 96, func(p packet, a, b *simAgent) bool { return len(p.data) > 60 && (p.to == a.addr || p.to == b.addr) }, true},
+	{"over 60 bytes", 96, func(p packet, a, b *simAgent) bool { return len(p.data) > 60 && (p.to == a.addr || p.to == b.addr) }},
 	{"over 1000 bytes", 1452, func(p packet, a, b *simAgent) bool {
 		return len(p.data) > 1000 && (p.to == a.addr || p.to == b.addr)
-	}, true},
-	{"one direction", 600, func(p packet, a, b *simAgent) bool { return p.to == b.addr }, false},
-	{"all of it", 200, func(p packet, a, b *simAgent) bool { return p.to == a.addr || p.to == b.addr }, true},
+	}},
+	{"one direction", 600, func(p packet, a, b *simAgent) bool { return p.to == b.addr }},
+	{"all of it", 200, func(p packet, a, b *simAgent) bool { return p.to == a.addr || p.to == b.addr }},
 }
 
 // A direct path that carries probes and no data is left within two seconds, for good as far
@@ -110,7 +109,7 @@ func TestDirectPathWithoutData(t *testing.T) {
 			w.lost = func(p packet) bool {
 				return p.from != w.hub.addr && !isProbe(p) && c.lost(p, a, b)
 			}
-			took := w.until(t, 5*time.Second, func() bool { return a.kind(11) == relayed && (!c.both || b.kind(10) == relayed) })
+			took := w.until(t, 5*time.Second, func() bool { return a.kind(11) == relayed && b.kind(10) == relayed })
 			t.Log("left after", took, a.Suspects(w.now))
 			require.Len(t, a.Suspects(w.now), 1)
 			before := a.moves
@@ -127,6 +126,45 @@ func TestDirectPathWithoutData(t *testing.T) {
 			w.until(t, 10*time.Minute, func() bool { return a.kind(11) == direct && b.kind(10) == direct })
 		})
 	}
+}
+
+// TCP sends hardly anything where nothing arrives: a burst, of which some still got through, and then
+// again and again what was lost, with longer and longer pauses, in packets of different sizes. The other end
+// sends nothing but answers. Both leave the path before TCP has waited for long.
+func TestPathWithoutDataUnderTCP(t *testing.T) {
+	w, a, b := directPair(t)
+	w.pass(10 * time.Second)
+	burst := func() {
+		for range 20 {
+			a.message(11, protocol.MessageTransport, 1452)
+		}
+		for _, size := range []int{96, 500, 500} {
+			a.message(11, protocol.MessageTransport, size)
+		}
+		b.message(10, protocol.MessageTransport, 96)
+	}
+	for range 10 {
+		burst()
+		w.pass(100 * time.Millisecond)
+	}
+	require.Equal(t, direct, a.kind(11))
+	burst()
+	w.lost = func(p packet) bool { return p.from != w.hub.addr && !isProbe(p) && (p.to == a.addr || p.to == b.addr) }
+	burst()
+	var again func(time.Duration)
+	again = func(pause time.Duration) {
+		w.later(pause, func() {
+			a.message(11, protocol.MessageTransport, 1452)
+			a.message(11, protocol.MessageTransport, 96)
+			again(2 * pause)
+		})
+	}
+	again(200 * time.Millisecond)
+	took := w.until(t, 2*time.Second, func() bool { return a.kind(11) == relayed && b.kind(10) == relayed })
+	t.Log("left after", took, a.Suspects(w.now), b.why(w.now, b.Agent.peers[10]))
+	require.Contains(t, b.why(w.now, b.Agent.peers[10]), "the other end says")
+	w.lost = nil
+	w.until(t, time.Minute, func() bool { return a.kind(11) == direct && b.kind(10) == direct })
 }
 
 // The hub's UDP address answers probes and takes no first message, or gives none back: the

@@ -79,6 +79,7 @@ type path struct {
 	out, in flow // in: of a hub's path alone
 	doubt   suspicion
 	resting time.Time // until when another path is tried instead
+	told    time.Time // until when the other end's word counts that it left the path
 }
 
 // sizes is the search that goes on over the path as it leads now.

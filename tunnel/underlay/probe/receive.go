@@ -72,6 +72,12 @@ func (a *Agent) fromPeer(now time.Time, src netip.AddrPort, m protocol.Probe, da
 		p.wanted = now
 		a.activate(now, p)
 	}
+	if m.Flags&protocol.ProbeLeft != 0 && a.active[p.Number] != nil {
+		q.told = now.Add(toldFor)
+		if q == p.chosen {
+			a.choose(now, p, out)
+		}
+	}
 	// Its own path is tried at once, and a new boot id is asked for at once;
 	// the question leaves before the answer, so that our own proof is not late.
 	if !p.known || p.boot != m.Boot || a.active[p.Number] != nil && !q.alive(now) {
@@ -168,6 +174,7 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 		a.spend.proven(&p.spent, q.addr.Addr())
 	}
 	q.noInterface = m.Flags&protocol.ProbeNoInterface != 0
+	before := q.accused(now)
 	if m.HasCounts() {
 		q.out.compare(now, qu.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
 		// Handshakes go over every path that answers: one that loses them alone is good for the rest.
@@ -175,6 +182,9 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	}
 	a.choose(now, p, out)
 	q.next = q.lastAsked.Add(q.pause(now, q == p.chosen))
+	if !before && q.accused(now) {
+		q.next = q.lastAsked.Add(minEvery) // the other end is told soon
+	}
 	return OK
 }
 

@@ -116,7 +116,7 @@ func (a *Agent) why(now time.Time, p *peer) string {
 		case protocol.PathLossy:
 			worse = fmt.Sprintf("the direct path to %s loses %.0f %%", q.addr, 100*q.loss(now))
 		case protocol.PathNoData:
-			worse = fmt.Sprintf("the direct path to %s is left alone: %s", q.addr, q.doubt.why)
+			worse = fmt.Sprintf("the direct path to %s is left alone: %s", q.addr, q.whyLeft(now))
 		case protocol.PathUnsteady:
 			worse = fmt.Sprintf("the direct path to %s failed a short time ago and has to last before it is taken again", q.addr)
 		case protocol.PathSilent:

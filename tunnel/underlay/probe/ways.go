@@ -29,7 +29,7 @@ func (a *Agent) Ways(now time.Time, number protocol.NodeNumber) (out []protocol.
 			Answered: age(q.lastAnswer), Heard: age(q.lastSeen), Asked: age(q.lastAsked)}
 		w.NoInterface, w.Gaps = q.noInterface, q.gaps(now)
 		if q.suspect(now) {
-			w.Suspect = q.doubt.why
+			w.Suspect = q.whyLeft(now)
 		}
 		switch {
 		case q.stream:
