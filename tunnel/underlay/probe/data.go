@@ -19,6 +19,9 @@ const (
 	starvedLost = 5
 	starvedIn   = 2
 	starvedFor  = 600 * time.Millisecond
+	// lastOfIt is how many count at most of those that were lost beside some that arrived: when a
+	// filter comes, much of what is under way is lost, and TCP sends little after that.
+	lastOfIt = 2
 	// chanceAtMost is the logarithm of the chance at which ordinary loss, that of probes, of what was
 	// sent before and of classes that arrive meanwhile, may lose as many in a row.
 	chanceAtMost = -6.0
@@ -82,6 +85,9 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 		case out[i] > 0:
 			*c = starving{}
 			f.last[i] = now
+			if in[i] > out[i] { // perhaps the last of it
+				*c = starving{lost: int(min(in[i]-out[i], lastOfIt)), intervals: 1, since: now}
+			}
 		case in[i] > 0:
 			if c.intervals == 0 {
 				c.since = now
