@@ -202,6 +202,7 @@ func TestPrivateCandidatesOnUplink(t *testing.T) {
 	}
 	t.Parallel()
 	s, n, _ := newSitesOf(t, HubAddr, sym, sym)
+	n[0].Router.Sh("ip route add default via " + HubAddr)
 	n[0].Router.Nft("table inet seen { chain forw { type filter hook forward priority -30; oifname \"wan\" ip daddr 192.168.0.0/16 meta l4proto udp counter; }; }\n")
 	joinSites(t, s, n, nil)
 	for range 60 {

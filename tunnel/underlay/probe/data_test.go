@@ -329,6 +329,25 @@ func TestPolicedPath(t *testing.T) {
 	}
 }
 
+// A transfer that is over before the trial is has shown what the relay carries.
+func TestPolicedPathOfAShortTransfer(t *testing.T) {
+	w, a, b := directPair(t)
+	sending := true
+	w.every(5*time.Millisecond, func() {
+		for n := 0; sending && n < 1 || sending && n < 5 && a.kind(11) == relayed; n++ {
+			a.message(11, protocol.MessageTransport, 1452)
+		}
+	})
+	w.pass(3 * time.Second)
+	w.lost = policed(w, b.addr, 60_000)
+	w.until(t, 15*time.Second, func() bool { return a.kind(11) == relayed })
+	w.pass(2 * time.Second)
+	sending = false
+	w.pass(10 * time.Second)
+	require.Equal(t, relayed, a.kind(11))
+	require.Contains(t, a.Suspects(w.now)[0].Why, "Mbit/s")
+}
+
 // Candidates in private ranges that do not answer get a few questions and then hardly any,
 // however often traffic comes and goes; none while a good direct path is there, or never.
 func TestPrivateCandidates(t *testing.T) {

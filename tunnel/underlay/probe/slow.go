@@ -74,7 +74,8 @@ func (t *trial) tryOther(now time.Time, chosen *path, other func() bool) {
 		}
 		t.slow = nil
 		if chosen != nil && chosen != s && chosen.alive(now) {
-			if r := chosen.rate(now.Add(-trialLast)); r >= trialGain*t.rate {
+			// A transfer may be over before the trial is.
+			if r := max(chosen.rate(now.Add(-trialLast)), chosen.rate(t.began)); r >= trialGain*t.rate {
 				s.accuse(now, fmt.Sprintf("%.0f %% of what was sent over it were lost and few of its probes: it carried %.1f Mbit/s, another path %.1f", 100*t.loss, t.rate/125000, r/125000))
 				t.fails, t.next = 0, time.Time{}
 				return
