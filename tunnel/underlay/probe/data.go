@@ -68,7 +68,7 @@ type starving struct {
 // did not arrive.
 func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool) {
 	var in, out [protocol.DataClasses]uint32
-	anew := !f.known || blind
+	anew := !f.known
 	for i := range in {
 		in[i], out[i] = (sent[i]-f.sent[i])&protocol.CountMask, (got[i]-f.got[i])&protocol.CountMask
 		anew = anew || out[i] > in[i]+resetFrom
@@ -80,6 +80,11 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 	}
 	f.sent, f.got, f.arrived = sent, got, f.arrived+out[0]
 	f.window.add(now, sent, got)
+	if blind {
+		f.class = [protocol.DataClasses]starving{}
+		f.window.forgive()
+		return
+	}
 	for i := range in {
 		switch c := &f.class[i]; {
 		case out[i] > 0:
@@ -155,6 +160,16 @@ func (w *window) add(now time.Time, sent, got protocol.DataCounts) {
 	}
 	for len(w.samples) > 2 && now.Sub(w.samples[1].at) > windowFor {
 		w.samples = append(w.samples[:0], w.samples[1:]...)
+	}
+}
+
+// forgive makes nothing of what was sent until the last sample lost. What arrived has arrived.
+func (w *window) forgive() {
+	last := w.samples[len(w.samples)-1]
+	for i := range w.samples {
+		for c := range protocol.DataClasses {
+			w.samples[i].sent[c] = last.sent[c] - (last.got[c] - w.samples[i].got[c])
+		}
 	}
 }
 

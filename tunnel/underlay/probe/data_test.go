@@ -329,10 +329,16 @@ func TestPolicedPath(t *testing.T) {
 	}
 }
 
-// A transfer that is over before the trial is has shown what the relay carries.
+// A transfer that is over before the trial is has shown what the relay carries, and also if it
+// is more than the other end's socket has room for.
 func TestPolicedPathOfAShortTransfer(t *testing.T) {
 	w, a, b := directPair(t)
 	sending := true
+	w.every(100*time.Millisecond, func() {
+		if sending && a.kind(11) == relayed {
+			b.Overrun(w.now)
+		}
+	})
 	w.every(5*time.Millisecond, func() {
 		for n := 0; sending && n < 1 || sending && n < 5 && a.kind(11) == relayed; n++ {
 			a.message(11, protocol.MessageTransport, 1452)
