@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -152,7 +153,7 @@ func (x *docker29) restarts(settled func()) {
 			}
 		}},
 		{"containers made anew, in the other order", func() {
-			anew := x.names[1:]
+			anew := slices.Clone(x.names[1:])
 			x.names = x.names[:1]
 			for _, name := range anew {
 				x.api("DELETE", "/containers/"+name+"?force=1", nil, nil)
@@ -399,6 +400,19 @@ func newEngine(t *testing.T, h *lab.Host, c dockerCase, settings map[string]any)
 		"sh", "-ec", "mount -t tmpfs tmpfs /run; mkdir /run/lock; echo ready; exec sleep infinity"}})
 	require.NoError(t, err)
 	require.NoError(t, e.mounts.WaitOutput(step(t), "\nready\n"))
+	// containerd is a service of its own, as Docker's and Debian's packages have it: dockerd finds its socket.
+	file := filepath.Join(e.dir, "containerd.toml")
+	require.NoError(t, os.WriteFile(file, []byte("version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n"), 0o644))
+	containerd, err := h.Start(lab.Program{Name: "containerd", Env: []string{"PATH=" + e.path}, Args: e.in("containerd", "--config", file,
+		"--root", filepath.Join(e.dir, "containerd"), "--state", "/run/containerd", "--address", containerdSocket)})
+	require.NoError(t, err)
+	require.NoError(t, lab.Wait(step(t), "containerd", func(context.Context) error {
+		if !containerd.Running() {
+			return lab.Permanent(errors.New(containerd.Output()))
+		}
+		_, err := os.Stat(fmt.Sprintf("/proc/%d/root%s", e.mounts.PID(), containerdSocket))
+		return err
+	}))
 	t.Cleanup(func() { // before the lab's own: containers are no processes of it
 		if e.daemon == nil || !e.daemon.Running() {
 			return
@@ -417,6 +431,14 @@ func newEngine(t *testing.T, h *lab.Host, c dockerCase, settings map[string]any)
 	return e
 }
 
+// containerdSocket is where dockerd looks for a containerd that runs.
+const containerdSocket = "/run/containerd/containerd.sock"
+
+// in is a command that sees the engine's mounts.
+func (e *engine) in(args ...string) []string {
+	return append([]string{"nsenter", "-m", "-t", strconv.Itoa(e.mounts.PID())}, args...)
+}
+
 // start starts dockerd and waits until it answers and its containers run.
 func (e *engine) start() {
 	e.t.Helper()
@@ -424,13 +446,12 @@ func (e *engine) start() {
 	require.NoError(e.t, err)
 	file := filepath.Join(e.dir, "daemon.json")
 	require.NoError(e.t, os.WriteFile(file, b, 0o644))
-	in := func(name string) string { return filepath.Join(e.dir, name) }
-	e.daemon, err = e.host.Start(lab.Program{Name: "dockerd", Env: []string{"PATH=" + e.path}, Args: []string{
-		"nsenter", "-m", "-t", strconv.Itoa(e.mounts.PID()), "dockerd", "--config-file", file, "-H", "unix://" + in("docker.sock"),
-		"--data-root", in("data"), "--exec-root", in("exec"), "--pidfile", in("dockerd.pid"),
+	at := func(name string) string { return filepath.Join(e.dir, name) }
+	e.daemon, err = e.host.Start(lab.Program{Name: "dockerd", Env: []string{"PATH=" + e.path}, Args: e.in("dockerd",
+		"--config-file", file, "-H", "unix://"+at("docker.sock"), "--data-root", at("data"), "--exec-root", at("exec"), "--pidfile", at("dockerd.pid"),
 		// What a machine without systemd and CAP_SYS_RESOURCE needs.
 		"--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", e.host.Namespace(),
-		"--default-ulimit", "nofile=1024:1024", "--default-ulimit", "nproc=4096:4096", "--shutdown-timeout", "1"}})
+		"--default-ulimit", "nofile=1024:1024", "--default-ulimit", "nproc=4096:4096", "--shutdown-timeout", "1")})
 	require.NoError(e.t, err)
 	require.NoError(e.t, lab.Wait(step(e.t), "Docker", func(ctx context.Context) error {
 		if !e.daemon.Running() {
