@@ -63,10 +63,10 @@ DOCKER29 := github.com/moby/moby/v2/cmd/dockerd github.com/moby/moby/v2/cmd/dock
 
 bin/docker29/runc: tools/docker29/go.mod tools/docker29/go.sum
 	@mkdir -p bin/docker29
-	@cd tools/docker29 && for p in $(DOCKER29); do \
+	@cd tools/docker29 && v=$$(go list -m -f '{{.Version}}' github.com/moby/moby/v2) && for p in $(DOCKER29); do \
 	  case $$p in */runc) c=1;; *) c=0;; esac; \
 	  echo "build bin/docker29/$${p##*/}, for tests"; \
-	  CGO_ENABLED=$$c go build -trimpath -tags 'no_btrfs no_devmapper no_zfs' -ldflags '-s -w' -o ../../bin/docker29/$${p##*/} $$p || exit 1; \
+	  CGO_ENABLED=$$c go build -trimpath -tags 'no_btrfs no_devmapper no_zfs' -ldflags "-s -w -X github.com/moby/moby/v2/dockerversion.Version=$${v#v}" -o ../../bin/docker29/$${p##*/} $$p || exit 1; \
 	done
 
 bin/docker-debian/dockerd:
@@ -77,7 +77,7 @@ bin/docker-debian/dockerd:
 docker29-tools: bin/docker29/runc bin/docker-debian/dockerd ## Build a Docker Engine 29 for tests into bin/docker29/ (6 minutes; Debian with a C compiler), and fetch Debian's
 
 docker29: deps build docker29-tools ## Test agents beside a real Docker Engine 29, by both of its firewall backends, and Debian's (root)
-	@go vet -tags docker29 ./e2e; $(STATICCHECK) -tags docker29 ./e2e
+	@go vet -tags docker29 ./e2e && $(STATICCHECK) -tags docker29 ./e2e
 	@CAUSEWAY_DOCKER29=$(CURDIR)/bin/docker29 CAUSEWAY_DOCKER_DEBIAN=$(CURDIR)/bin/docker-debian CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -- $(GOTEST) -tags docker29 -timeout 30m -run '^TestDocker29Engine$$' ./e2e
 
 package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums, signatures (ARCH=amd64,arm64, KEY=FILE)

@@ -63,6 +63,7 @@ func TestDocker29Engine(t *testing.T) {
 				x.step("Docker restarted with what the condition says", func() { x.mend(x.cause) })
 			}
 			x.works()
+			x.idle()
 			x.restarts(x.works)
 			x.bulk()
 			x.leaves()
@@ -183,6 +184,32 @@ func (x *docker29) restarts(settled func()) {
 		x.step(c.what, c.do)
 		settled()
 	}
+}
+
+// idle has no container run for a time: that is nothing to complain of.
+func (x *docker29) idle() {
+	x.t.Helper()
+	for _, name := range x.names {
+		x.api("POST", "/containers/"+name+"/stop?t=0", nil, nil)
+	}
+	begin := time.Now()
+	since := begin // when the condition was false last
+	require.NoError(x.t, lab.Wait(step(x.t), "the agent to be content", func(context.Context) error {
+		cause, err := x.firewall()
+		if cause != "" {
+			since, err = time.Now(), errors.New(cause)
+		} else if err == nil && time.Since(since) < dockerStands {
+			err = errors.New("not long enough")
+		}
+		return err
+	}), "no container runs")
+	x.table += fmt.Sprintf("| no container runs | %.1f | the condition holds |\n", since.Sub(begin).Seconds())
+	x.step("containers started", func() {
+		for _, name := range x.names {
+			x.api("POST", "/containers/"+name+"/start", nil, nil)
+		}
+	})
+	x.works()
 }
 
 // works waits until all ways between containers and the pod of the other site work, and the agent and the hub say so.
