@@ -78,7 +78,8 @@ docker29-tools: bin/docker29/runc bin/docker-debian/dockerd ## Build a Docker En
 
 docker29: deps build docker29-tools ## Test agents beside a real Docker Engine 29, by both of its firewall backends, and Debian's (root)
 	@go vet -tags docker29 ./e2e && $(STATICCHECK) -tags docker29 ./e2e
-	@CAUSEWAY_DOCKER29=$(CURDIR)/bin/docker29 CAUSEWAY_DOCKER_DEBIAN=$(CURDIR)/bin/docker-debian CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -- $(GOTEST) -tags docker29 -timeout 30m -run '^TestDocker29Engine$$' ./e2e
+	@CAUSEWAY_DOCKER29=$(CURDIR)/bin/docker29 CAUSEWAY_DOCKER_DEBIAN=$(CURDIR)/bin/docker-debian CAUSEWAY_BIN=$(CURDIR)/bin \
+	  go test $(GOTEST) -v -tags docker29 -timeout 30m -run '^TestDocker29Engine$$' ./e2e
 
 package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums, signatures (ARCH=amd64,arm64, KEY=FILE)
 	@rm -rf dist

@@ -481,7 +481,8 @@ func (h *Host) blocked(ctx context.Context, p Plan, l []probe) string {
 		if strings.HasPrefix(table, protocol.DockerTable+" ") {
 			return fmt.Sprintf("%s, Docker drops them (nftables chain %s): %s", what, d.Chain, protocol.DockerMend())
 		}
-		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d))
+		// Without what it counted, so that the same fault is always the same text.
+		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d, "-s"))
 	}
 	if b.untried {
 		return ""

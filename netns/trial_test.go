@@ -48,6 +48,7 @@ func TestTrial(t *testing.T) {
 	for _, c := range []struct{ name, do, undo, want string }{
 		{"nothing in the way", "true", "true", ""},
 		{"raw, one pod", chain("prerouting", -300, `iifname != "pods0" ip daddr 10.1.0.11 drop`), gone, in + `, nftables chain inet f c drops them: iifname != "pods0" ip daddr 10.1.0.11 drop`},
+		{"a rule that counts", chain("prerouting", -300, `iifname cw0 ip daddr 10.1.0.11 counter drop`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" ip daddr 10.1.0.11 counter drop`},
 		{"raw, one pod, IPv6", chain("prerouting", -300, `iifname != "pods0" ip6 daddr fd10:1::11 drop`), gone, in6 + `, nftables chain inet f c drops them: iifname != "pods0" ip6 daddr fd10:1::11 drop`},
 		{"what pods begin", chain("forward", 0, `ip saddr 10.1.0.11 ct state new drop`), gone, out + `, nftables chain inet f c drops them: ip saddr 10.1.0.11 ct state new drop`},
 		{"all but ping is rejected", chain("forward", 0, `ip protocol icmp accept; nft add rule inet f c iifname cw0 reject`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" reject`},
