@@ -34,7 +34,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel lint fmt fuzz clean
+.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,32 @@ bin/nats: tools/nats/go.mod tools/nats/go.sum
 	@mkdir -p bin
 	@echo "build bin/nats, the nats command line, for tests"
 	@cd tools/nats && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../bin/nats github.com/nats-io/natscli/nats
+
+# A Docker Engine 29, and what it runs containers with, for tests. Its runc, which sets up a namespace in C, is
+# without seccomp. Debian's is too old for it.
+DOCKER29 := github.com/moby/moby/v2/cmd/dockerd github.com/moby/moby/v2/cmd/docker-proxy \
+  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 \
+  github.com/opencontainers/runc
+
+bin/docker29/runc: tools/docker29/go.mod tools/docker29/go.sum
+	@mkdir -p bin/docker29
+	@cd tools/docker29 && v=$$(go list -m -f '{{.Version}}' github.com/moby/moby/v2) && for p in $(DOCKER29); do \
+	  case $$p in */runc) c=1;; *) c=0;; esac; \
+	  echo "build bin/docker29/$${p##*/}, for tests"; \
+	  CGO_ENABLED=$$c go build -trimpath -tags 'no_btrfs no_devmapper no_zfs' -ldflags "-s -w -X github.com/moby/moby/v2/dockerversion.Version=$${v#v}" -o ../../bin/docker29/$${p##*/} $$p || exit 1; \
+	done
+
+bin/docker-debian/dockerd:
+	@echo "fetch bin/docker-debian, Debian's Docker Engine, for tests"
+	@mkdir -p bin/docker-debian; d=$$(mktemp -d) && trap "rm -r $$d" EXIT && chmod 777 $$d && cd $$d && apt-get download -qq docker.io containerd && \
+	  for f in *.deb; do dpkg -x $$f . || exit 1; done && cp usr/bin/containerd usr/bin/containerd-shim-runc-v2 usr/sbin/docker-proxy usr/sbin/dockerd $(CURDIR)/bin/docker-debian/
+
+docker29-tools: bin/docker29/runc bin/docker-debian/dockerd ## Build a Docker Engine 29 for tests into bin/docker29/ (6 minutes; Debian with a C compiler), and fetch Debian's
+
+docker29: deps build docker29-tools ## Test agents beside a real Docker Engine 29, by both of its firewall backends, and Debian's (root)
+	@go vet -tags docker29 ./e2e && $(STATICCHECK) -tags docker29 ./e2e
+	@CAUSEWAY_DOCKER29=$(CURDIR)/bin/docker29 CAUSEWAY_DOCKER_DEBIAN=$(CURDIR)/bin/docker-debian CAUSEWAY_BIN=$(CURDIR)/bin \
+	  go test $(GOTEST) -v -tags docker29 -timeout 30m -run '^TestDocker29Engine$$' ./e2e
 
 package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBOMs, checksums, signatures (ARCH=amd64,arm64, KEY=FILE)
 	@rm -rf dist

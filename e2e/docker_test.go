@@ -14,7 +14,8 @@ import (
 
 // The rules of Docker 29 come to a host with an agent: with its iptables backend pods go on reaching each
 // other both ways, with nobody's help; with its nftables backend the hub is told what mends it, and
-// that does. Each time its rules come anew, as with a restart of Docker or of a container.
+// that does. Each time its rules come anew, as with a restart of Docker or of a container. Docker itself is in
+// TestDocker29Engine.
 func TestDocker29Rules(t *testing.T) {
 	t.Parallel()
 	s, nodes := newSmall(t, 2)

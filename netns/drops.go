@@ -73,12 +73,12 @@ func (r *nftRules) counted(a netip.Addr) (protocol.Drop, bool) {
 	return protocol.Drop{}, false
 }
 
-// ruleLineOf is a rule as nft prints it.
-func ruleLineOf(ctx context.Context, d protocol.Drop) string {
+// ruleLineOf is a rule as nft prints it with these flags.
+func ruleLineOf(ctx context.Context, d protocol.Drop, flags ...string) string {
 	if d.Handle == 0 {
 		return "policy drop"
 	}
-	list, err := run(ctx, "", "nft", append([]string{"-a", "list", "chain"}, strings.Fields(d.Chain)...)...)
+	list, err := run(ctx, "", "nft", slices.Concat(flags, []string{"-a", "list", "chain"}, strings.Fields(d.Chain))...)
 	if err != nil {
 		return ""
 	}

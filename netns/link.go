@@ -73,8 +73,16 @@ func InUse(dev string) (bool, error) {
 	if err != nil || link == nil || !isTUN(link) {
 		return false, err
 	}
-	return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0, nil
+	return carries(link), nil
 }
+
+// hasCarrier reports whether something is at the other end of a link, as far as the link knows.
+func hasCarrier(dev string) bool {
+	link, err := linkByName(dev)
+	return err == nil && link != nil && carries(link)
+}
+
+func carries(link netlink.Link) bool { return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 }
 
 // ownLink is the tunnel's device: by its index where that is known, for somebody else's
 // link may have its name. It returns nil without an error if there is none of that name.

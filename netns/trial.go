@@ -27,7 +27,8 @@ import (
 //
 //	in    written to the TUN device; counted at postrouting, about to leave to the pod
 //	out   written there as well, and redirected (tc-mirred(8)) to the interface that the pod is
-//	      behind as if it had come by that; counted at postrouting, about to enter the tunnel
+//	      behind as if it had come by that; counted at postrouting, about to enter the tunnel.
+//	      A link without a carrier, as a container bridge that no container is on, is left out
 //
 // A probe is the SYN of a connection, known by two random words of its TCP header that
 // nobody else sees. One that a firewall rejects makes the kernel answer: such answers are dropped too.
@@ -51,7 +52,7 @@ type Inject func(packet []byte) error
 
 // Trial is what became of probes.
 type Trial struct {
-	Whole   bool   // each range of the plan was tried, both ways
+	Whole   bool   // each range of the plan was tried, both ways where somebody is behind the host's link
 	Tried   int    // probes
 	Blocked string // what does not come through, and what mends it; empty: all did
 }
@@ -124,7 +125,11 @@ func (h *Host) probes(ctx context.Context, p Plan) (out []probe, whole bool) {
 			if dev == "" || dev == p.Interface || !remote.IsValid() || len(out) >= 2*mostTargets {
 				continue
 			}
-			for _, way := range []bool{false, true} {
+			ways := []bool{false, true}
+			if !hasCarrier(dev) { // nobody sends by it, and the kernel has nothing come by it
+				ways = ways[:1]
+			}
+			for _, way := range ways {
 				id++
 				out = append(out, probe{out: way, pod: pod, dev: dev, remote: remote, id: id})
 			}
@@ -476,7 +481,8 @@ func (h *Host) blocked(ctx context.Context, p Plan, l []probe) string {
 		if strings.HasPrefix(table, protocol.DockerTable+" ") {
 			return fmt.Sprintf("%s, Docker drops them (nftables chain %s): %s", what, d.Chain, protocol.DockerMend())
 		}
-		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d))
+		// Without what it counted, so that the same fault is always the same text.
+		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d, "-s"))
 	}
 	if b.untried {
 		return ""

@@ -48,6 +48,7 @@ func TestTrial(t *testing.T) {
 	for _, c := range []struct{ name, do, undo, want string }{
 		{"nothing in the way", "true", "true", ""},
 		{"raw, one pod", chain("prerouting", -300, `iifname != "pods0" ip daddr 10.1.0.11 drop`), gone, in + `, nftables chain inet f c drops them: iifname != "pods0" ip daddr 10.1.0.11 drop`},
+		{"a rule that counts", chain("prerouting", -300, `iifname cw0 ip daddr 10.1.0.11 counter drop`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" ip daddr 10.1.0.11 counter drop`},
 		{"raw, one pod, IPv6", chain("prerouting", -300, `iifname != "pods0" ip6 daddr fd10:1::11 drop`), gone, in6 + `, nftables chain inet f c drops them: iifname != "pods0" ip6 daddr fd10:1::11 drop`},
 		{"what pods begin", chain("forward", 0, `ip saddr 10.1.0.11 ct state new drop`), gone, out + `, nftables chain inet f c drops them: ip saddr 10.1.0.11 ct state new drop`},
 		{"all but ping is rejected", chain("forward", 0, `ip protocol icmp accept; nft add rule inet f c iifname cw0 reject`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" reject`},
@@ -70,6 +71,15 @@ func TestTrial(t *testing.T) {
 			require.Equal(t, Trial{Whole: true, Tried: got.Tried}, w.try())
 		})
 	}
+	// A container bridge that no container is on: nobody sends by it, and nothing is wrong.
+	port := strings.Fields(w.node.Sh("ip -o link show master pods0"))[1]
+	port, _, _ = strings.Cut(port, "@")
+	w.node.Sh("ip link set " + port + " down; until ip link show pods0 | grep -q NO-CARRIER; do :; done")
+	require.Equal(t, Trial{Whole: true, Tried: 2}, w.try())
+	w.node.Sh("ip link set " + port + " up")
+	require.NoError(t, w.node.Settle(t.Context()))
+	require.Equal(t, Trial{Whole: true, Tried: 4}, w.try())
+
 	// Without a peer nothing but the overlay leads into the tunnel, where walls stand around hubs.
 	c := w.plan.Config
 	c.Routes = prefixes("198.18.0.0/15", "fd63:7761:7900::/96")
