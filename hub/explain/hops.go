@@ -192,10 +192,10 @@ func (j *judge) allowed(s side) {
 		return
 	case about != nil && strings.Contains(about.Reason, "overlaps"):
 		f.Cause, f.Summary = "route-overlaps", fmt.Sprintf("%s refuses route %s of %s: %s", s.node(), about.Prefix, o.Node.Name, about.Reason)
-		f.Mend = fmt.Sprintf("on %s: name %s in accept: of /etc/causeway/agent.yaml, or remove the host's own route", s.node(), about.Prefix)
+		f.Mend = acceptMend(s)
 	case about != nil:
 		f.Cause, f.Summary = "route-refused", fmt.Sprintf("%s refuses route %s of %s: %s", s.node(), about.Prefix, o.Node.Name, about.Reason)
-		f.Mend = fmt.Sprintf("on %s: add %s to accept: of /etc/causeway/agent.yaml", s.node(), about.Prefix)
+		f.Mend = acceptMend(s)
 	default:
 		f.Cause, f.Summary = "allowed-ips", fmt.Sprintf("the netmap of %s gives no route of %s that holds %s", s.node(), o.Node.Name, o.Addr)
 		f.Mend = "causeway node show " + s.node()
@@ -214,6 +214,10 @@ func (j *judge) host(s side) {
 	}
 	on := on(s.node(), "")
 	f := api.Fault{Hop: HopHost, Node: s.node(), Blocks: true}
+	if s.e.Stays != nil {
+		j.add(staysFault(s))
+		return
+	}
 	missing := func(start string, holds ...string) []string {
 		var out []string
 		for _, l := range w.Missing {

@@ -161,6 +161,7 @@ type mended struct {
 	mend                string // a part of the mend; what it names
 	adds                int    // lines that it adds
 	takes               int    // lines that it takes away
+	keeps               string // an address of the host's own, which is reached as before
 	thin                bool   // in every run
 }
 
@@ -173,6 +174,10 @@ var mendedRules = []mended{
 		script: `ip rule add pref 300 to 10.9.0.0/16 lookup main; ip rule add pref 300 from 10.2.1.0/24 to 10.1.1.11 lookup main`},
 	{name: "two of that range", cause: "rule-steals", mend: "; ip rule del pref 301", takes: 2,
 		script: `ip rule add pref 300 to 10.1.1.0/24 lookup main; ip rule add pref 301 iif pods0 to 10.1.1.0/25 lookup main`},
+	{name: "which has a network of its own there", thin: true, cause: "rule-steals", mend: "to 10.1.1.128/25 goto 300; ip rule add pref 299 to 10.1.1.0/24 goto 5206", adds: 2, keeps: "10.1.1.130",
+		script: `ip route add default via 192.168.9.2 table 77; ip route add 10.1.1.128/25 via 192.168.9.2 table 77; ip rule add pref 300 to 10.1.0.0/16 lookup 77`},
+	{name: "of that range, and which has a network of its own there", thin: true, cause: "rule-steals", mend: "to 10.1.1.128/25 goto 300; ip rule add pref 299 to 10.1.1.0/24 goto 5206", adds: 2, keeps: "10.1.1.130",
+		script: `ip route add default via 192.168.9.2 table 77; ip route add 10.1.1.128/25 via 192.168.9.2 table 77; ip rule add pref 300 to 10.1.1.0/24 lookup 77`},
 	{name: "prohibit", cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 300 to 10.1.0.0/16 prohibit`},
 	{name: "by port", thin: true, cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 200 ipproto udp lookup main; ip rule add pref 300 ipproto tcp sport 7080 lookup main`},
 	{name: "by interface", cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 200 iif lan0 lookup main; ip rule add pref 300 iif pods0 lookup main`},
@@ -264,7 +269,15 @@ func (g *ground) try(t *testing.T, c mended) {
 	require.Contains(t, f.Mend, c.mend)
 	run, ok := strings.CutPrefix(f.Mend, "on b1: ")
 	require.True(t, ok, f.Mend)
+	way := func() string {
+		if c.keeps == "" {
+			return ""
+		}
+		return g.node.Sh("ip route get " + c.keeps + " from 10.2.1.11 iif pods0")
+	}
+	own := way()
 	g.node.Sh(run)
+	require.Equal(t, own, way(), "a network of the host's own")
 	require.NoError(t, lab.Wait(t.Context(), "the flow", func(context.Context) error { return g.reaches(flow) }))
 	x = g.explain(c.six)
 	require.Equal(t, api.VerdictHealthy, x.Verdict, "%+v", x.Faults)
