@@ -248,7 +248,7 @@ func (a *Agent) tellClosed() {
 			own = append(own, x.String())
 		}
 	}
-	say("this host's own stays local, and what has the same addresses at the other site is not reached: ", own)
+	say("this host's own, which stays local inside another site's range: ", own)
 	say("outside the tunnel, as this host relies on them: ", out)
 	say("accept: takes from this host: ", a.taken())
 	for _, r := range refused {

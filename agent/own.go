@@ -19,11 +19,10 @@ type stay struct {
 
 // String is for people.
 func (s stay) String() string {
-	of := s.peer
-	if of == "" {
-		of = "no peer's any more"
+	if s.peer == "" {
+		return fmt.Sprintf("%s in %s, which is closed", s.Own, s.in)
 	}
-	return fmt.Sprintf("%s inside %s (%s)", s.Own, s.in, of)
+	return fmt.Sprintf("%s in %s of %s", s.Own, s.in, s.peer)
 }
 
 // stays lists what stays the host's own inside ranges of the tunnel, as the last apply left it.

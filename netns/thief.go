@@ -249,7 +249,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 			continue
 		}
 		steals := true
-		var own []netip.Prefix
+		var leadsTo []netip.Prefix
 		switch {
 		case r.action == unix.FR_ACT_NOP:
 			steals = false
@@ -269,7 +269,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 				continue
 			}
 			to := 0
-			if steals, to, own, err = leads(v6, table, k.dst, r.suppress); err != nil {
+			if steals, to, leadsTo, err = leads(v6, table, k.dst, r.suppress); err != nil {
 				return nil, err
 			}
 			if steals && to != 0 && linkName(to, 0, "") == want {
@@ -277,7 +277,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 			}
 		}
 		if steals {
-			out = append(out, protocol.PolicyRule{Pref: r.pref, Dst: r.dst, Inverted: r.invert, Text: r.text(), Own: own})
+			out = append(out, protocol.PolicyRule{Pref: r.pref, Dst: r.dst, Inverted: r.invert, Text: r.text(), Own: leadsTo})
 		}
 	}
 	return out, nil

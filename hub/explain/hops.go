@@ -196,6 +196,9 @@ func (j *judge) allowed(s side) {
 	case about != nil:
 		f.Cause, f.Summary = "route-refused", fmt.Sprintf("%s refuses route %s of %s: %s", s.node(), about.Prefix, o.Node.Name, about.Reason)
 		f.Mend = acceptMend(s)
+		if !e.Name.IsValid() {
+			f.Mend = fmt.Sprintf("name %s in accept: of %s, if its host has nothing of its own there ('ip route')", about.Prefix, s.node())
+		}
 	default:
 		f.Cause, f.Summary = "allowed-ips", fmt.Sprintf("the netmap of %s gives no route of %s that holds %s", s.node(), o.Node.Name, o.Addr)
 		f.Mend = "causeway node show " + s.node()
@@ -209,13 +212,16 @@ func (j *judge) allowed(s side) {
 // host judges what the kernel of a node does with the flow's packets.
 func (j *judge) host(s side) {
 	w := s.e.Flow
-	if w.Interface == "" || j.local() || j.failedAt(s.node(), HopAllowed) {
+	o := s.other
+	if w.Interface == "" || o.Node == nil || j.local() || j.failedAt(s.node(), HopAllowed) {
 		return
 	}
 	on := on(s.node(), "")
 	f := api.Fault{Hop: HopHost, Node: s.node(), Blocks: true}
 	if s.e.Stays != nil {
-		j.add(staysFault(s))
+		if s.Node.Site != o.Node.Site {
+			j.add(staysFault(s))
+		}
 		return
 	}
 	missing := func(start string, holds ...string) []string {

@@ -51,10 +51,14 @@ func rangeOf(e *End) netip.Prefix {
 // acceptMend is what to do about a range that a node does not accept, or that its host has
 // itself: the node's own word of what it would lose decides whether accept: is named at all.
 func acceptMend(s side) string {
+	mend := "give one of the two sites another range" // an older agent cannot say what it would lose
 	if s.e.Name.IsValid() {
-		return protocol.AcceptAdvice(s.node(), s.e.Name, plainOwn(s.e.Takes))
+		mend = protocol.AcceptAdvice(s.node(), s.e.Name, plainOwn(s.e.Takes))
 	}
-	return "give one of the two sites another range" // an older agent, which cannot say what it would lose
+	if s.Node.Site == s.other.Node.Site {
+		mend = "nothing, if both nodes are on that network: packets go there without the tunnel; else " + mend
+	}
+	return mend
 }
 
 // plainOwn are what an agent tells of its host's own, without texts that could mean something to a
@@ -70,7 +74,8 @@ func plainOwn(l []protocol.Own) (out []protocol.Own) {
 	return out
 }
 
-// staysFault says that a flow's packets stay at the host of s, which has their addresses itself.
+// staysFault says that a flow's packets stay at the host of s, which has their addresses itself. Nodes
+// of one site may well be on one network: then packets go there directly, and nothing is wrong.
 func staysFault(s side) api.Fault {
 	own := plainOwn([]protocol.Own{*s.e.Stays})[0]
 	far := rangeOf(s.other)
