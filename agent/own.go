@@ -30,20 +30,23 @@ func (a *Agent) stays() (out []stay) {
 	a.mu.Lock()
 	plan, apart, peers, book := a.plan, a.apart, a.result.Peers, a.book
 	a.mu.Unlock()
-	ranges := held.NewCover(plan.Routes, book.Prefixes())
+	if len(plan.Except) == 0 {
+		return nil
+	}
+	ranges, owner := held.NewCover(plan.Routes, book.Prefixes()), map[netip.Prefix]string{}
+	for _, p := range peers {
+		for _, r := range p.Routes {
+			owner[r] = p.Name
+		}
+	}
 	for _, x := range plan.Except {
 		in, ok := ranges.Of(x.Prefix)
 		if !ok {
 			continue
 		}
-		s := stay{Own: protocol.Own{Prefix: x.Prefix, Link: x.Link, Via: x.Via}, in: in}
+		s := stay{Own: protocol.Own{Prefix: x.Prefix, Link: x.Link, Via: x.Via}, in: in, peer: owner[in]}
 		if i := slices.IndexFunc(apart, func(k held.Exception) bool { return x.Link == "" && x.Prefix.IsSingleIP() && k.Addr == x.Prefix.Addr() }); i >= 0 {
 			s.apart, s.Needs = true, []string{apart[i].What}
-		}
-		for _, p := range peers {
-			if slices.Contains(p.Routes, in) {
-				s.peer = p.Name
-			}
 		}
 		out = append(out, s)
 	}

@@ -52,9 +52,10 @@ func (o *owning) at(addr, dev string) {
 
 // networks makes docker9 and the point-to-point link; they are the host's own then.
 func (o *owning) networks() {
-	o.n.Host.Sh("ip link set docker9 up; ip addr add 10.2.240.1/24 dev docker9; ip addr add 10.2.250.1 peer 10.2.250.7/32 dev tun9")
+	o.n.Host.Sh("ip link set docker9 up; ip addr add 10.2.240.1/24 dev docker9; ip -6 addr add fd10:2:240::1/64 dev docker9 nodad; ip addr add 10.2.250.1 peer 10.2.250.7/32 dev tun9")
 	o.way("10.2.240.7", "docker9")
 	o.way("10.2.250.7", "tun9")
+	o.way("fd10:2:240::7", "docker9")
 }
 
 // gone takes them away; their packets go into the tunnel at once.
@@ -62,12 +63,13 @@ func (o *owning) gone() {
 	o.n.Host.Sh("ip addr flush dev docker9; ip addr flush dev tun9")
 	o.at("10.2.240.7", "cw0")
 	o.at("10.2.250.7", "cw0")
+	o.at("fd10:2:240::7", "cw0")
 }
 
 // reach wants each of the host's own networks to answer, and the rest of the other site's range.
 func (o *owning) reach(own ...string) {
 	o.t.Helper()
-	for _, a := range append(own, HubAddr, o.n2.LAN, o.n2.Pod.V4, "10.2.3.7") {
+	for _, a := range append(own, HubAddr, o.n2.LAN, o.n2.Pod.V4, o.n2.Pod.V6, "10.2.3.7") {
 		require.NoError(o.t, Ping(step(o.t), o.n.Host, a), a)
 	}
 	require.NoError(o.t, Ping(step(o.t), o.n.Pod.Host, o.n2.Pod.V4))
@@ -160,11 +162,11 @@ func (o *owning) accept(l ...string) {
 func TestOwnNetworks(t *testing.T) {
 	lab.Counts(t)
 	t.Parallel()
-	const range2, as, wide, mine = "10.2.0.0/16", "10.9.0.0/24", "10.10.1.0/24", "203.0.113.0/24"
+	const range2, range6, as, wide, mine = "10.2.0.0/16", "fd10:2::/32", "10.9.0.0/24", "10.10.1.0/24", "203.0.113.0/24"
 	l, hub, nodes := smallHosts(t, 2)
 	n, n2 := nodes[0], nodes[1]
 	o := &owning{t: t, n: n, n2: n2}
-	c9 := n.Host.PodNet("docker9", "10.2.240.1/24").Pod("c9", "10.2.240.7/24")
+	c9 := n.Host.PodNet("docker9", "10.2.240.1/24", "fd10:2:240::1/64").Pod("c9", "10.2.240.7/24", "fd10:2:240::7/64")
 	n.Host.PodNet("docker8", "10.9.0.1/24").Pod("c8", "10.9.0.7/24")
 	vpn := l.Host("vpn")
 	l.Wire(vpn, "eth0", []string{"10.2.250.7/32"}, n.Host, "tun9", nil)
@@ -180,16 +182,18 @@ func TestOwnNetworks(t *testing.T) {
 	n.Host.Sh("ip addr flush dev docker9")
 	joinSmall(t, o.s, nodes, 1)
 	var err error
-	n2.Node, err = o.s.Join(step(t), NodeSpec{Name: "n2", Site: "s2", Host: n2.Host, Routes: []string{range2, as, wide, mine}})
+	n2.Node, err = o.s.Join(step(t), NodeSpec{Name: "n2", Site: "s2", Host: n2.Host, Routes: []string{range2, range6, as, wide, mine}})
 	require.NoError(t, err)
 	require.NoError(t, o.s.WaitReady(step(t), "n1", "n2"))
-	require.NoError(t, o.s.Approve(step(t), "n2", range2))
-	require.NoError(t, n.Installed(step(t), range2))
+	for _, r := range []string{range2, range6} {
+		require.NoError(t, o.s.Approve(step(t), "n2", r))
+		require.NoError(t, n.Installed(step(t), r))
+	}
 
-	const local = "10.2.200.0/24 or dst net 10.2.240.0/24 or dst host 10.2.250.7" // the host's own
-	clear, err := n.Host.Capture("eth0", "icmp and dst net "+range2+" and not dst net 10.2.200.0/24") // probes of paths try a peer's addresses
+	const local = "10.2.200.0/24 or dst net 10.2.240.0/24 or dst host 10.2.250.7 or dst net fd10:2:240::/64"                       // the host's own
+	clear, err := n.Host.Capture("eth0", "(icmp and dst net "+range2+" and not dst net 10.2.200.0/24) or (icmp6 and dst net "+range6+")") // probes of paths try a peer's addresses
 	require.NoError(t, err)
-	away, err := n.Host.Capture("tun9", "icmp and dst net "+range2+" and not dst host 10.2.250.7")
+	away, err := n.Host.Capture("tun9", "icmp and dst net "+range2+" and not dst net 10.2.250.0/24")
 	require.NoError(t, err)
 	begun := time.Now()
 	took := func(what string) {
@@ -202,7 +206,7 @@ func TestOwnNetworks(t *testing.T) {
 
 	// They appear after the route, leave, appear while the agent is stopped, and before the route.
 	o.networks()
-	inside := append([]string{"10.2.240.7", "10.2.250.7"}, mine0...)
+	inside := append([]string{"10.2.240.7", "10.2.250.7", "fd10:2:240::7"}, mine0...)
 	o.own, err = n.Host.Capture("cw0", "dst net "+local)
 	require.NoError(t, err)
 	o.reach(inside...)
