@@ -190,8 +190,9 @@ func TestOwnNetworks(t *testing.T) {
 		require.NoError(t, n.Installed(step(t), r))
 	}
 
-	const local = "10.2.200.0/24 or dst net 10.2.240.0/24 or dst host 10.2.250.7 or dst net fd10:2:240::/64"                              // the host's own
-	clear, err := n.Host.Capture("eth0", "(icmp and dst net "+range2+" and not dst net 10.2.200.0/24) or (icmp6 and dst net "+range6+")") // probes of paths try a peer's addresses
+	// What is the host's own, and what is not: probes of paths, which try a peer's addresses, are neither.
+	const local = "10.2.200.0/24 or dst net 10.2.240.0/24 or dst host 10.2.250.7 or dst net fd10:2:240::/64"
+	clear, err := n.Host.Capture("eth0", "(icmp and dst net "+range2+" and not dst net 10.2.200.0/24) or (icmp6 and dst net "+range6+")")
 	require.NoError(t, err)
 	away, err := n.Host.Capture("tun9", "icmp and dst net "+range2+" and not dst net 10.2.250.0/24")
 	require.NoError(t, err)
