@@ -25,11 +25,10 @@ import (
 //	10.2.250.7  ── tun9 ────┤ n1 ── eth0 ── hub (its gateway), behind which 10.2.200.7 and 10.10.0.7 are
 //	10.1.1.11   ── pods0 ───┘        └───── n2 10.2.0.0/16: pods 10.2.1.11, 10.2.240.7, LAN 10.2.3.7
 type owning struct {
-	t      *testing.T
-	s      *System
-	n, n2  *smallNode
-	docker *lab.PodNet
-	own    *lab.Capture // of what is the host's own, in the tunnel
+	t     *testing.T
+	s     *System
+	n, n2 *smallNode
+	own   *lab.Capture // of what is the host's own, in the tunnel
 }
 
 // way waits until n1's kernel sends packets for an address by an interface.
