@@ -144,6 +144,9 @@ func TestDecide(t *testing.T) {
 			f.From.Evidence.Stays, f.From.Evidence.Name, f.From.Evidence.Takes = &own, own.Prefix, []protocol.Own{own}
 			f.From.Evidence.Flow.Out.To, f.From.Evidence.Connect = "docker0", nil
 		}},
+		{"stays-local", "b1", HopRoute, true, func(f *Facts) { // a container of b1's own, in a range of another site's
+			f.To.Taken = &api.Route{Node: "c1", Site: "s-c1", Prefix: netip.MustParsePrefix("10.2.0.0/16"), State: protocol.RouteApproved}
+		}},
 		{"allowed-ips", "a1", HopAllowed, true, func(f *Facts) { f.From.Evidence.Allowed = netip.Prefix{} }},
 		{"netmap-expired", "a1", HopAllowed, true, func(f *Facts) { f.From.Evidence.Expired, f.From.Evidence.Peer = true, false }},
 		{"netmap-refused", "a1", HopAllowed, true, func(f *Facts) {

@@ -37,6 +37,11 @@ func (j *judge) names() {
 		case e.Node == nil:
 			j.add(api.Fault{Cause: "no-route", Hop: HopRoute, Blocks: true, Summary: fmt.Sprintf("no node announces a route that holds %s", e.Addr),
 				Mend: "add it to routes: in the config of the node that it is behind, then approve it"})
+		case e.Taken != nil:
+			j.add(api.Fault{Cause: "stays-local", Hop: HopRoute, Node: e.Node.Name, Blocks: true,
+				Summary:  fmt.Sprintf("%s of %s has address %s, which other nodes send into %s of %s: its network is %s's own", e.Asked, e.Node.Name, e.Addr, e.Taken.Prefix, e.Taken.Node, e.Node.Name),
+				Evidence: []string{fmt.Sprintf("route %s of %s is %s", e.Taken.Prefix, e.Taken.Node, e.Taken.State)},
+				Mend:     fmt.Sprintf("give the network of %s at %s another range, then add that to routes: of %s and approve it", e.Asked, e.Node.Name, e.Node.Name)})
 		}
 	}
 }
