@@ -381,4 +381,5 @@ func TestNamedOwnNetworks(t *testing.T) {
 	require.Equal(t, []string{"10.9.5.0/24 of docker9"}, st.Taken)
 	s.agent.Reload(t.Context(), config.Default())
 	s.want("no more", own)
+	s.none()
 }
