@@ -192,8 +192,9 @@ type Agent struct {
 	gone       gone
 	pinsLost   error // what the pins were is not known: no peer's key is believed
 	result     netmapcheck.Result
-	book       held.Book        // changed with applyMu alone
-	apart      []held.Exception // of the last apply
+	book       held.Book          // changed with applyMu alone
+	apart      []held.Exception   // of the last apply
+	own        *netmapcheck.Owned // what the host had of its own then; nil: not known
 	plan       netns.Plan
 	errs       []string // of the last apply
 	expired    bool

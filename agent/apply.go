@@ -118,6 +118,9 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	a.noteName()
 	a.mu.Lock()
 	a.result, a.plan, a.errs, a.expired, a.apart = x.res, plan, x.errs, x.expired, apart
+	if !x.blind {
+		a.own = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
+	}
 	a.mu.Unlock()
 	a.askFirewall()
 	a.tellClosed()
@@ -137,7 +140,7 @@ func (a *Agent) decide(ctx context.Context) *applying {
 	set := a.live.Load()
 	a.mu.Lock()
 	x.in = netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs, Announced: set.routes, Granted: a.id.Granted,
-		Accept: set.accept, Named: set.named, Foreign: foreignPrefixes(foreign), Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
+		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
 	if a.held != nil {
 		x.in.Netmap, x.held, x.revoked = a.held.Netmap, true, a.held.Revoked
 	}

@@ -97,17 +97,10 @@ func (a *Agent) learnGrant() {
 	a.id.Granted = granted
 }
 
-func foreignPrefixes(l []netns.Foreign) []netip.Prefix {
-	out := make([]netip.Prefix, len(l))
-	for i, f := range l {
-		out[i] = f.Prefix
-	}
-	return out
-}
-
 // bound tells the check what was routed before, and which addresses stay outside.
 // Called with applyMu.
 func (a *Agent) bound(ctx context.Context, in *netmapcheck.Input) {
+	used, gateways, hubs := a.needed(ctx)
 	if a.bookNew {
 		// An agent without such a list routed these: nothing of it is new, and what the
 		// host relies on goes where it went.
@@ -116,27 +109,21 @@ func (a *Agent) bound(ctx context.Context, in *netmapcheck.Input) {
 		a.book, a.bookNew = b, false
 		a.mu.Unlock()
 	}
-	in.Kept = a.book.Except(a.needed(ctx))
+	in.Kept = a.book.Except(used)
+	in.Ways = netmapcheck.Ways(in.Kept, gateways, hubs)
 	in.Bound = &netmapcheck.Bound{Routed: held.NewCover(a.book.Prefixes()), Room: a.book.Room()}
 }
 
-// needed is what this host relies on outside the tunnel.
-func (a *Agent) needed(ctx context.Context) []held.Exception {
+// needed is what this host relies on outside the tunnel, and of that the gateways and hubs.
+func (a *Agent) needed(ctx context.Context) (used []held.Exception, gateways, hubs []netip.Addr) {
 	gateways, err := a.host.Gateways(ctx, a.hostConfig(nil, nil, nil))
 	if err != nil {
 		a.log.Warn().Err(err).Msg("default gateways were not read")
 	}
-	c := needs.Config{Gateways: gateways, Proxy: a.cfg.Settings.Proxy, Getenv: os.Getenv}
 	a.mu.Lock()
-	for _, h := range a.hubs.Hubs {
-		for _, s := range slices.Concat(h.UDP, h.HTTPS) {
-			if ap, err := netip.ParseAddrPort(s); err == nil {
-				c.Hubs = append(c.Hubs, ap.Addr())
-			}
-		}
-	}
+	c := needs.Config{Gateways: gateways, Hubs: needs.HubAddrs(a.hubs), Proxy: a.cfg.Settings.Proxy, Getenv: os.Getenv}
 	a.mu.Unlock()
-	return needs.Find(c)
+	return needs.Find(c), gateways, c.Hubs
 }
 
 // close adds to c what is closed and what stays the host's own, for what was decided. It
@@ -152,7 +139,7 @@ func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception
 		a.mu.Unlock()
 	} else {
 		next = a.book.Follow(res.Routes, own, set.release, a.now())
-		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: x.foreign, Kept: in.Kept})
+		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: x.foreign, Kept: in.Kept, Ways: in.Ways})
 		next = next.Remember(apart)
 	}
 	c.Bare = res.Bare
@@ -229,7 +216,7 @@ const shownRanges = 5
 // tellClosed sets the notes of what is closed, and of what stays outside the tunnel.
 func (a *Agent) tellClosed() {
 	a.mu.Lock()
-	closed, apart, refused := a.book.Closed(), a.apart, a.result.Refused
+	closed, refused := a.book.Closed(), a.result.Refused
 	a.mu.Unlock()
 	var l []string
 	for _, r := range closed[:min(len(closed), shownRanges)] {
@@ -244,18 +231,30 @@ func (a *Agent) tellClosed() {
 	}
 	a.board.SetNote(condHeld, note)
 
-	l = nil
-	for _, x := range apart[:min(len(apart), shownRanges)] {
-		l = append(l, fmt.Sprintf("%s (%s)", x.Addr, x.What))
-	}
-	note = ""
-	if len(l) > 0 {
-		note = "outside the tunnel, as this host relies on them, unless accept: names exactly the range that has them: " + strings.Join(l, ", ")
-	}
-	for _, r := range refused {
-		if r.Peer == a.id.Number && r.Prefix != "" {
-			note = strings.TrimPrefix(note+"; ", "; ") + "announced " + r.Prefix + ": " + r.Reason
+	var notes []string
+	say := func(what string, l []string) {
+		if n := len(l) - shownRanges; n > 0 {
+			l = append(l[:shownRanges:shownRanges], fmt.Sprintf("and %d more", n))
+		}
+		if len(l) > 0 {
+			notes = append(notes, what+strings.Join(l, ", "))
 		}
 	}
-	a.board.SetNote(condLocal, note)
+	var own, out []string
+	for _, x := range a.stays() {
+		if x.apart {
+			out = append(out, x.Own.String())
+		} else {
+			own = append(own, x.String())
+		}
+	}
+	say("this host's own, which stays local inside another site's range: ", own)
+	say("outside the tunnel, as this host relies on them: ", out)
+	say("accept: takes from this host: ", a.taken())
+	for _, r := range refused {
+		if r.Peer == a.id.Number && r.Prefix != "" {
+			notes = append(notes, "announced "+r.Prefix+": "+r.Reason)
+		}
+	}
+	a.board.SetNote(condLocal, strings.Join(notes, "; "))
 }

@@ -359,3 +359,27 @@ func TestNoStartForShortage(t *testing.T) {
 	require.True(t, shortage.Is(err), err)
 	require.NoError(t, w.agent.load())
 }
+
+// An operator who names the host's own networks in accept: gets them into the tunnel, but for the
+// one in which the gateway is, with a real kernel.
+func TestNamedOwnNetworks(t *testing.T) {
+	s := newSite(t)
+	s.start()
+	s.tunnel.setBound(true)
+	h := s.session()
+	theirs := testPeer(3, "10.3.0.0/16", "10.9.5.0/24", "192.168.7.0/24", "fd99::/64")
+	own := map[string]string{"10.3.0.9": "cw0", "10.9.5.9": "docker9", "192.168.7.1": "eth0", "192.168.7.9": "eth0", "fd99::9": "eth0"}
+	require.Len(t, h.give(testNetmap(1, theirs)).Refused, 3)
+	s.want("nothing is named", own)
+	set := config.Default()
+	set.Named = []netip.Prefix{netip.MustParsePrefix("10.9.5.0/24"), netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("fd99::/64")}
+	set.Accept = append(set.Named, netip.MustParsePrefix("10.0.0.0/8"))
+	s.agent.Reload(t.Context(), set)
+	s.want("named", map[string]string{"10.3.0.9": "cw0", "10.9.5.9": "cw0", "192.168.7.1": "eth0", "192.168.7.9": "eth0", "fd99::9": "eth0"})
+	var st debug.Status
+	require.NoError(t, debug.NewClient(s.socket).Get(t.Context(), "/v1/status", &st))
+	require.Equal(t, []string{"10.9.5.0/24 of docker9"}, st.Taken)
+	s.agent.Reload(t.Context(), config.Default())
+	s.want("no more", own)
+	s.none()
+}

@@ -58,12 +58,13 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		}
 	}
 	e.Errors = e.Errors[:min(len(e.Errors), protocol.MaxEvidenceLines)]
+	a.ownEvidence(&e, q)
 	flow := netns.Flow{Local: q.Local, Remote: q.Remote, Proto: q.Proto, Port: q.Port, Serves: q.Serves, UnderlayPort: a.tunnel.Port()}
 
 	var wg sync.WaitGroup
 	if e.Peer {
 		wg.Go(func() { e.Probes = a.echoPeer(ctx, peer, q.Remote) })
-		if q.Proto == protocol.FlowTCP && q.Port != 0 && !q.Serves && e.Allowed.IsValid() {
+		if q.Proto == protocol.FlowTCP && q.Port != 0 && !q.Serves && e.Allowed.IsValid() && e.Stays == nil {
 			wg.Go(func() {
 				if from := a.sourceFor(q.Local); from.IsValid() {
 					c := netns.Connect(ctx, from, netip.AddrPortFrom(q.Remote, q.Port), connectWait)
@@ -71,7 +72,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 				}
 			})
 		}
-		if from := a.sourceFor(q.Local); from.IsValid() && e.Allowed.IsValid() && !slices.Contains(peer.Overlay, q.Remote) {
+		if from := a.sourceFor(q.Local); from.IsValid() && e.Allowed.IsValid() && e.Stays == nil && !slices.Contains(peer.Overlay, q.Remote) {
 			wg.Go(func() {
 				r := debug.SendEcho(ctx, debug.EchoRequest{From: from, To: q.Remote, Count: 2, Wait: echoWait})
 				e.Reach = &r
@@ -108,6 +109,24 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	e.Conditions = a.board.List()
 	e.Time = time.Now().UTC()
 	return e, nil
+}
+
+// ownEvidence tells what of the host's own is in the flow's way, and what the host would lose if
+// accept: named the range that would lead the flow into the tunnel.
+func (a *Agent) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
+	if s := a.stayOf(q.Remote); s != nil && e.Allowed.IsValid() {
+		e.Stays, e.Name = &s.Own, s.Prefix
+		if s.apart {
+			e.Name = s.in
+		}
+	}
+	for _, r := range e.Refused {
+		if p, err := netip.ParsePrefix(r.Prefix); err == nil && r.Peer == q.Peer && p.Contains(q.Remote) && !e.Allowed.IsValid() {
+			e.Name = p
+		}
+	}
+	e.Takes = a.takes(e.Name)
+	e.Takes = e.Takes[:min(len(e.Takes), protocol.MaxEvidenceLines)]
 }
 
 // flow looks what the host does with a flow's packets, while nothing of the plan is

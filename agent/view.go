@@ -70,16 +70,17 @@ func (a *Agent) debugStatus() debug.Status {
 	}
 	a.mu.Lock()
 	s.Peers = len(a.result.Peers)
-	s.Held, s.Apart, s.Local = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}
-	for _, x := range a.apart {
-		s.Apart = append(s.Apart, debug.Apart(x))
-	}
-	for _, x := range a.plan.Except {
-		if x.Link != "" {
-			s.Local = append(s.Local, x.Prefix)
-		}
-	}
+	s.Held, s.Apart, s.Local, s.Stays = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
 	a.mu.Unlock()
+	for _, x := range a.stays() {
+		if x.apart {
+			s.Apart = append(s.Apart, debug.Apart{Addr: x.Prefix.Addr(), What: x.Needs[0], Advice: a.apartAdvice(x)})
+			continue
+		}
+		s.Local = append(s.Local, x.Prefix)
+		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.in, Peer: x.peer})
+	}
+	s.Taken = notNil(a.taken())
 	return s
 }
 

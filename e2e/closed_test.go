@@ -384,7 +384,7 @@ func TestOwnResolverStays(t *testing.T) {
 
 	out, err := n.Agent(step(t), "status")
 	require.NoError(t, err)
-	require.Contains(t, out, resolver+" (resolver of /etc/resolv.conf) stays outside the tunnel; accept: that names its range exactly takes it in")
+	require.Contains(t, out, resolver+" (resolver of /etc/resolv.conf) stays outside the tunnel; if it is the other site's: "+range2+" exactly in accept:, which takes "+resolver+" (resolver of /etc/resolv.conf) from this host")
 	out, err = n.Host.Run(step(t), s.Bin.Agent, "doctor", "--state-dir", n.StateDir, "--config", n.Config)
 	if err != nil {
 		out = failed(t, err).Stdout

@@ -406,7 +406,7 @@ func TestRoutingFailsClosed(t *testing.T) {
 
 func TestForeignRoutes(t *testing.T) {
 	h, p := host(t), plan(t, testConfig())
-	sh(t, "ip route add 0.0.0.0/1 dev eth0; ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")
+	sh(t, "ip route add 0.0.0.0/1 dev eth0; ip route add 128.0.0.0/1 via 192.0.2.7; ip route add 172.20.0.0/16 via 192.0.2.9; ip route add 172.21.0.0/16 dev eth0 table 40; ip route add 10.44.0.0/16 dev cw0 || ip link set cw0 up; ip route add 10.44.0.0/16 dev cw0")
 	require.NoError(t, h.Apply(context.Background(), p))
 	got, err := h.ForeignRoutes(context.Background(), p.Config)
 	require.NoError(t, err)
@@ -418,6 +418,10 @@ func TestForeignRoutes(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Link: "eth0", Src: addr("192.0.2.2"), Direct: true},
 		{Prefix: netip.MustParsePrefix("fd10:1::/64"), Link: "pods", Direct: true},
 	}, got)
+	ways, err := h.Gateways(context.Background(), p.Config)
+	require.NoError(t, err)
+	require.Contains(t, ways, addr("192.0.2.7"), "of half a default route")
+	require.NotContains(t, ways, addr("192.0.2.9"))
 }
 
 // What others do to the plan's things is told, found by subject, and mended, and nothing

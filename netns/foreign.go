@@ -98,7 +98,8 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 	return out, nil
 }
 
-// Gateways are those of the host's default routes in its main table.
+// Gateways are those of the host's default routes in its main table, and of parts of one such as
+// the halves that other VPNs set.
 func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 	var out []netip.Addr
 	for _, v6 := range families() {
@@ -109,7 +110,7 @@ func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range rs {
-			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) {
+			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() >= LeastBits) {
 				continue
 			}
 			ways := []net.IP{r.Gw}

@@ -249,6 +249,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 			continue
 		}
 		steals := true
+		var leadsTo []netip.Prefix
 		switch {
 		case r.action == unix.FR_ACT_NOP:
 			steals = false
@@ -268,7 +269,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 				continue
 			}
 			to := 0
-			if steals, to, err = leads(v6, table, k.dst, r.suppress); err != nil {
+			if steals, to, leadsTo, err = leads(v6, table, k.dst, r.suppress); err != nil {
 				return nil, err
 			}
 			if steals && to != 0 && linkName(to, 0, "") == want {
@@ -276,7 +277,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 			}
 		}
 		if steals {
-			out = append(out, protocol.PolicyRule{Pref: r.pref, Dst: r.dst, Inverted: r.invert, Text: r.text()})
+			out = append(out, protocol.PolicyRule{Pref: r.pref, Dst: r.dst, Inverted: r.invert, Text: r.text(), Own: leadsTo})
 		}
 	}
 	return out, nil
@@ -286,15 +287,16 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 const maxThieves = 8
 
 // leads reports whether a table has a route for dst, longer than suppress, and the
-// interface to which it leads, 0 if there is none or more than one.
-func leads(v6 bool, table int, dst netip.Addr, suppress int) (bool, int, error) {
+// interface to which it leads, 0 if there is none or more than one. own are the other routes of a
+// table that is none of the kernel's, but default ones.
+func leads(v6 bool, table int, dst netip.Addr, suppress int) (_ bool, to int, own []netip.Prefix, err error) {
 	rs, err := retry(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
-		return false, 0, fmt.Errorf("list routes of table %d: %w", table, err)
+		return false, 0, nil, fmt.Errorf("list routes of table %d: %w", table, err)
 	}
-	best, to, throw := -1, 0, false
+	best, throw := -1, false
 	for _, r := range rs {
 		x, ok := prefixOf(r.Dst)
 		if r.Dst == nil {
@@ -303,8 +305,12 @@ func leads(v6 bool, table int, dst netip.Addr, suppress int) (bool, int, error) 
 		if ok && x.Masked().Contains(dst) && x.Bits() > best {
 			best, to, throw = x.Bits(), r.LinkIndex, r.Type == unix.RTN_THROW
 		}
+		plain := r.Type == unix.RTN_UNICAST && x.Bits() >= LeastBits && !x.Addr().IsMulticast() && !x.Addr().IsLinkLocalUnicast()
+		if ok && plain && table != unix.RT_TABLE_MAIN && table != unix.RT_TABLE_DEFAULT && len(own) < protocol.MaxEvidenceLines {
+			own = append(own, x.Masked())
+		}
 	}
-	return best > suppress && !throw, to, nil
+	return best > suppress && !throw, to, own, nil
 }
 
 // vrfTable is the table of the VRF that an interface is in, or is; 0 for none.

@@ -45,13 +45,19 @@ type Evidence struct {
 	// it that holds Remote; not valid: none does.
 	Peer    bool         `json:"peer"`
 	Allowed netip.Prefix `json:"allowed,omitzero"`
-	Path    *PathStatus  `json:"path,omitempty"` // the chosen one to the peer
-	Ways    []Way        `json:"ways,omitempty"` // all that are tried
-	Probes  []TunnelPing `json:"probes,omitempty"`
-	Flow    FlowEvidence `json:"flow"`
-	Pod     *PodEvidence `json:"pod,omitempty"` // nil: Local is the node's own address
-	Names   []HubName    `json:"names,omitempty"`
-	Disk    *DiskSpace   `json:"disk,omitempty"`
+	// Stays is what of the host's own has Remote though a range of the peer's has it too, so that
+	// nothing for it enters the tunnel. Name is what accept: would have to name exactly to lead it
+	// there, where that is in question, and Takes what the host would lose by it.
+	Stays  *Own         `json:"stays,omitempty"`
+	Name   netip.Prefix `json:"name,omitzero"`
+	Takes  []Own        `json:"takes,omitempty"`
+	Path   *PathStatus  `json:"path,omitempty"` // the chosen one to the peer
+	Ways   []Way        `json:"ways,omitempty"` // all that are tried
+	Probes []TunnelPing `json:"probes,omitempty"`
+	Flow   FlowEvidence `json:"flow"`
+	Pod    *PodEvidence `json:"pod,omitempty"` // nil: Local is the node's own address
+	Names  []HubName    `json:"names,omitempty"`
+	Disk   *DiskSpace   `json:"disk,omitempty"`
 	// Underlay is what the host says of the way to the peer, or to the hub.
 	Underlay UnderlayEvidence `json:"underlay"`
 	// Connect is a TCP connection from this node through the tunnel to Remote and Port; nil: it was not tried.
@@ -129,6 +135,9 @@ type PolicyRule struct {
 	Dst      netip.Prefix `json:"dst,omitzero"` // not valid: any
 	Inverted bool         `json:"inverted,omitempty"`
 	Text     string       `json:"text"` // as 'ip rule del' takes it
+	// Own are the routes of its table, when that is none of the kernel's: who leads them past the
+	// rule cuts the host from them.
+	Own []netip.Prefix `json:"own,omitempty"`
 }
 
 // Drop is a rule of a firewall that drops packets of the flow.

@@ -109,7 +109,7 @@ func DefaultAccept() []netip.Prefix {
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
 	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces, 256 at most; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
-	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that overlaps one of the host's own routes has to be named exactly (default: the private ranges)"`
+	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that is, or lies in, one of the host's own routes has to be named exactly, which takes it from this host; a link's network that has the gateway or a hub in it stays whatever is named (default: the private ranges)"`
 	Release []string          `yaml:"release" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
 	Labels  map[string]string `yaml:"labels" doc:"for inventory and policies"`
 	Shields struct {

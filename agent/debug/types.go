@@ -77,6 +77,15 @@ type HeldRange struct {
 type Apart struct {
 	Addr netip.Addr `json:"addr"`
 	What string     `json:"what"` // the host relies on it as
+	// Advice says how it would come in, and what that takes from the host.
+	Advice string `json:"advice,omitempty"`
+}
+
+// Stay is something of the host's own that stays local inside a range of the tunnel's.
+type Stay struct {
+	protocol.Own
+	Range netip.Prefix `json:"range"`
+	Peer  string       `json:"peer,omitempty"` // whose range it is; empty: it is closed
 }
 
 // Hubs is the hub list that the agent holds. Confirmed is when it was last shown to be the
@@ -134,6 +143,8 @@ type Status struct {
 	Held       []HeldRange            `json:"held"`   // closed
 	Apart      []Apart                `json:"apart"`  // outside the tunnel
 	Local      []netip.Prefix         `json:"local"`  // networks of the host's own inside ranges of the tunnel
+	Stays      []Stay                 `json:"stays"`  // the same with what they are
+	Taken      []string               `json:"taken"`  // of the host's own: what accept: led into the tunnel by its name
 	Shields    Shields                `json:"shields"`
 	Candidates []netip.AddrPort       `json:"candidates"`
 	OK         bool                   `json:"ok"`

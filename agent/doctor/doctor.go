@@ -43,6 +43,7 @@ type Config struct {
 	Identity  *identity.Identity // nil: the host has not joined
 	Routes    []netip.Prefix     // that the node's config announces
 	Peers     []netip.Prefix     // routes of other nodes in the stored netmap
+	Named     []netip.Prefix     // that the node's config names in accept:
 	Held      held.Book          // what was routed into the tunnel, of the state directory
 	Overlay   []netip.Prefix     // overlay ranges; nil: the defaults
 	Version   string             // of this program where it is the package's; empty: it is not
@@ -58,8 +59,9 @@ func Run(ctx context.Context, c Config) []Check {
 	var out []Check
 	out = append(out, host(ctx, c)...)
 	out = append(out, shields(c)...)
-	out = append(out, network(ctx, c)...)
-	out = append(out, closed(c)...)
+	own := owned(ctx, c)
+	out = append(out, network(c, own)...)
+	out = append(out, closed(c, own)...)
 	out = append(out, hubs(ctx, c)...)
 	for i := range out { // what others sent, or called their interfaces
 		for _, s := range []*string{&out[i].What, &out[i].Why, &out[i].Do} {

@@ -13,7 +13,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"causeway/agent/config"
+	"causeway/agent/held"
 	"causeway/agent/identity"
+	"causeway/agent/netmapcheck"
 	"causeway/netns"
 )
 
@@ -59,11 +61,36 @@ func TestRulesAndMTU(t *testing.T) {
 func TestOverlaps(t *testing.T) {
 	p := netip.MustParsePrefix
 	c := Config{Overlay: []netip.Prefix{p("198.18.0.0/15")}, Routes: []netip.Prefix{p("10.1.0.0/24")}, Peers: []netip.Prefix{p("10.2.0.0/24"), p("10.1.0.0/24")}}
-	require.Equal(t, OK, overlaps(c, []claim{{p("10.1.0.0/24"), "cni0"}, {p("192.168.1.0/24"), "eth0"}})[0].Status, "its own pods are no conflict")
-	l := overlaps(c, []claim{{p("198.19.4.0/24"), "lab0"}, {p("10.2.0.128/25"), "eth1"}})
+	none := netmapcheck.NewOwned(nil, nil, nil)
+	require.Equal(t, OK, overlaps(c, []claim{{p("10.1.0.0/24"), "cni0"}, {p("192.168.1.0/24"), "eth0"}}, none)[0].Status, "its own pods are no conflict")
+	l := overlaps(c, []claim{{p("198.19.4.0/24"), "lab0"}, {p("10.2.0.128/25"), "eth1"}}, none)
 	require.Equal(t, []Status{Fail, Warn}, []Status{l[0].Status, l[1].Status})
 	require.Contains(t, l[0].What, "198.19.4.0/24 on lab0")
 	require.Contains(t, l[1].What, "10.2.0.128/25 on eth1")
+
+	// What is advised cuts the host from nothing of its own, and what accept: took all the same is said.
+	c.Peers = []netip.Prefix{p("10.2.0.0/24"), p("10.3.0.0/24")}
+	taken := []claim{{p("10.2.0.0/24"), "docker0"}, {p("10.0.0.0/9"), "eth0"}}
+	own := netmapcheck.NewOwned([]netns.Foreign{{Prefix: p("10.0.0.0/9"), Link: "eth0", Via: netip.MustParseAddr("192.0.2.1")}, {Prefix: p("10.2.0.0/24"), Link: "docker0", Direct: true}}, nil, nil)
+	l = overlaps(c, taken, own)
+	require.Len(t, l, 1)
+	require.Equal(t, "give one of the two sites another range; 10.2.0.0/24 in accept: would take 10.2.0.0/24 of docker0 from this host, "+
+		"name 10.3.0.0/24 exactly in accept: of this host, which takes 10.3.0.0/24, a part of 10.0.0.0/9 by gateway 192.0.2.1 from it, or give one of the two sites another range", l[0].Do)
+	c.Named = []netip.Prefix{p("10.2.0.0/24")}
+	l = overlaps(c, taken, own)
+	require.Equal(t, []string{"other sites' ranges", "taken by accept:"}, []string{l[0].Name, l[1].Name})
+	require.Contains(t, l[1].What, "10.2.0.0/24 on docker0")
+	require.Contains(t, l[1].Do, "take it out of accept:")
+}
+
+// What stays outside the tunnel is said with what accept: would take besides.
+func TestClosed(t *testing.T) {
+	p, a := netip.MustParsePrefix, netip.MustParseAddr
+	book := held.Book{Ranges: []held.Range{{Prefix: p("10.2.0.0/16")}}, Exceptions: []held.Exception{{Addr: a("10.2.9.53"), What: "resolver"}, {Addr: a("10.2.9.1"), What: "default gateway"}}}
+	own := netmapcheck.NewOwned(nil, book.Exceptions, []netip.Addr{a("10.2.9.1")})
+	l := closed(Config{Held: book}, own)
+	require.Len(t, l, 1)
+	require.Equal(t, "nothing, if they are this site's; if they are the other one's: 10.2.0.0/16 exactly in accept:, which takes 10.2.9.53 (resolver) from this host", l[0].Do)
 }
 
 func TestNAT(t *testing.T) {

@@ -2,11 +2,18 @@ package doctor
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
+
+	"causeway/agent/held"
+	"causeway/agent/netmapcheck"
+	"causeway/protocol"
 )
 
 // closed names the ranges that are held closed, and what stays outside the tunnel.
-func closed(c Config) (out []Check) {
+func closed(c Config, own *netmapcheck.Owned) (out []Check) {
 	var l []string
 	for _, r := range c.Held.Closed() {
 		l = append(l, fmt.Sprintf("%s since %s", r.Prefix, r.Closed.Format(time.RFC3339)))
@@ -16,12 +23,18 @@ func closed(c Config) (out []Check) {
 			Do: fmt.Sprintf("if this host shall reach one by its own routes: causeway-agent release %s; in the config, release: [%[1]s]", c.Held.Closed()[0].Prefix)})
 	}
 	l = nil
+	ranges, do := held.NewCover(c.Held.Prefixes()), []string{"nothing, if they are this site's"}
 	for _, e := range c.Held.Exceptions {
 		l = append(l, fmt.Sprintf("%s (%s)", e.Addr, e.What))
+		r, ok := ranges.Of(netip.PrefixFrom(e.Addr, e.Addr.BitLen()))
+		text := fmt.Sprintf("if they are the other one's: %s exactly in accept:, which takes %s from this host", r, protocol.OwnList(own.Takes(r)))
+		if ok && !own.Way(e.Addr) && len(do) < 3 && !slices.Contains(do, text) {
+			do = append(do, text)
+		}
 	}
 	if len(l) > 0 {
 		out = append(out, Check{Name: "outside the tunnel", Status: Warn, What: few(l), Why: "this host relied on them when a range of another site came that has them, so that they are reached as before",
-			Do: "nothing, if they are this site's; name the range exactly in accept: if they are the other one's"})
+			Do: strings.Join(do, "; ")})
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"causeway/agent/needs"
+	"causeway/agent/netmapcheck"
 	"causeway/netns"
 	"causeway/protocol"
 )
@@ -24,7 +27,7 @@ var vpns = map[string]string{"tailscale": "Tailscale", "wt": "NetBird", "nebula"
 type foreign struct{ name, kind, whose string }
 
 // network looks at links, addresses, routes and rules.
-func network(_ context.Context, c Config) []Check {
+func network(c Config, own *netmapcheck.Owned) []Check {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return []Check{{Name: "interfaces", Status: Warn, What: "they cannot be listed: " + err.Error()}}
@@ -72,7 +75,22 @@ func network(_ context.Context, c Config) []Check {
 		}
 	}
 	rules, _ := netlink.RuleList(netlink.FAMILY_ALL)
-	return append([]Check{conflicts(vpn), policyRules(rules), mtu(largest)}, overlaps(c, taken)...)
+	return append([]Check{conflicts(vpn), policyRules(rules), mtu(largest)}, overlaps(c, taken, own)...)
+}
+
+// owned is what the host has of its own, as the agent has it. What cannot be read is left out.
+func owned(ctx context.Context, c Config) *netmapcheck.Owned {
+	h, nc := netns.NewHost("", silent), netns.Config{Interface: c.Interface, Table: netns.DefaultTable}
+	foreign, _ := h.ForeignRoutes(ctx, nc)
+	n := needs.Config{Getenv: os.Getenv}
+	n.Gateways, _ = h.Gateways(ctx, nc)
+	if c.Identity != nil {
+		if l, err := c.Identity.HubList.Open(c.Identity.Pin); err == nil {
+			n.Hubs = needs.HubAddrs(l)
+		}
+	}
+	kept := c.Held.Except(needs.Find(n))
+	return netmapcheck.NewOwned(foreign, kept, netmapcheck.Ways(kept, n.Gateways, n.Hubs))
 }
 
 func foreignVPN(name, kind string) (foreign, bool) {
@@ -158,8 +176,18 @@ func (c claim) String() string {
 	return c.prefix.String() + " on " + c.dev
 }
 
+// advice says what to do about those of some ranges that are, or lie in, what the host uses.
+func advice(ranges []netip.Prefix, taken []claim, own *netmapcheck.Owned) (out []string) {
+	for _, r := range ranges {
+		if slices.ContainsFunc(taken, func(t claim) bool { return t.prefix.Bits() <= r.Bits() && t.prefix.Overlaps(r) }) {
+			out = append(out, protocol.AcceptAdvice("this host", r, own.Takes(r)))
+		}
+	}
+	return out[:min(len(out), 2)]
+}
+
 // overlaps holds what the host uses to what the tunnel needs.
-func overlaps(c Config, taken []claim) (out []Check) {
+func overlaps(c Config, taken []claim, own *netmapcheck.Owned) (out []Check) {
 	within := func(ranges []netip.Prefix, counts func(r, t netip.Prefix) bool) (l []string) {
 		for _, t := range taken {
 			for _, r := range ranges {
@@ -174,18 +202,26 @@ func overlaps(c Config, taken []claim) (out []Check) {
 	any := func(netip.Prefix, netip.Prefix) bool { return true }
 	inside := func(r, t netip.Prefix) bool { return t.Bits() > r.Bits() }
 	if l := within(c.Overlay, any); len(l) > 0 {
-		out = append(out, Check{Name: "overlay range", Status: Fail, What: few(l), Why: "the host uses addresses of the overlay, which every node has its own of: " + joined(c.Overlay), Do: "take that address or route away, or run the hub with another --overlay"})
+		out = append(out, Check{Name: "overlay range", Status: Fail, What: few(l), Why: "the host uses addresses of the overlay, which every node has its own of: " + joined(c.Overlay), Do: "run the hub with another --overlay, or give what the host has there another range"})
 	}
-	var others []netip.Prefix
+	var others, named []netip.Prefix
 	for _, p := range c.Peers {
-		if !slices.Contains(c.Routes, p) {
+		switch {
+		case slices.Contains(c.Routes, p):
+		case slices.Contains(c.Named, p) && !own.Fixed(p):
+			named = append(named, p)
+		default:
 			others = append(others, p)
 		}
 	}
-	if l := within(others, func(r, t netip.Prefix) bool { return !inside(r, t) }); len(l) > 0 {
-		out = append(out, Check{Name: "other sites' ranges", Status: Warn, What: few(l), Why: "another node announces what the host reaches by itself: the agent refuses that route unless its config accepts it by name", Do: "give one of the two another range, or name it in accept: of the agent's config"})
+	wide := func(r, t netip.Prefix) bool { return !inside(r, t) }
+	if l := within(others, wide); len(l) > 0 {
+		out = append(out, Check{Name: "other sites' ranges", Status: Warn, What: few(l), Why: "another node announces what the host reaches by itself: the agent refuses that route", Do: few(advice(others, taken, own))})
 	}
-	if l := within(others, inside); len(l) > 0 {
+	if l := within(named, wide); len(l) > 0 {
+		out = append(out, Check{Name: "taken by accept:", Status: Warn, What: few(l), Why: "accept: names exactly what another node announces of it, so that it goes into the tunnel and this host does not reach its own", Do: "take it out of accept: of the agent's config if this host needs its own, and give one of the two sites another range"})
+	}
+	if l := within(slices.Concat(others, named), inside); len(l) > 0 {
 		out = append(out, Check{Name: "local networks", Status: Warn, What: few(l), Why: "they lie inside another site's range: this host keeps them local, and does not reach that part of the site", Do: "give one of the two another range, if they are to reach each other"})
 	}
 	if len(out) == 0 {

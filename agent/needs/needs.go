@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"causeway/agent/held"
+	"causeway/protocol"
 )
 
 // Bounds of what is read.
@@ -60,6 +61,18 @@ type Config struct {
 	Hubs     []netip.Addr // that hubs are reached at
 	Proxy    *url.URL     // of the agent's settings; nil: that of its environment
 	Getenv   func(string) string
+}
+
+// HubAddrs are the addresses of a hub list; names are left out.
+func HubAddrs(l protocol.HubList) (out []netip.Addr) {
+	for _, h := range l.Hubs {
+		for _, s := range slices.Concat(h.UDP, h.HTTPS) {
+			if ap, err := netip.ParseAddrPort(s); err == nil {
+				out = append(out, ap.Addr())
+			}
+		}
+	}
+	return out
 }
 
 // Find returns what the host relies on, each address once, sorted.

@@ -16,6 +16,7 @@ import (
 
 	"causeway/agent/held"
 	"causeway/agent/identity"
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -25,14 +26,16 @@ type Input struct {
 	Self     protocol.NodeNumber
 	SelfKeys []protocol.WireGuardPublicKey // several while one is rotated
 	Hubs     protocol.HubList
-	Accept   []netip.Prefix // ranges that the hub may route into the tunnel
-	Named    []netip.Prefix // of these the ones that an operator wrote: they may lie in Foreign ones
-	Foreign  []netip.Prefix // the host's own non-default routes, sorted
+	Accept   []netip.Prefix  // ranges that the hub may route into the tunnel
+	Named    []netip.Prefix  // of these the ones that an operator wrote: they may lie in Foreign ones
+	Foreign  []netns.Foreign // the host's own non-default routes, sorted
 	// Announced and Granted are what this node may have as its own, by its config and
 	// by the token of its join: the hub's word adds nothing to them.
 	Announced, Granted []netip.Prefix
 	// Kept are addresses that stay outside the tunnel, with what they are.
 	Kept []held.Exception
+	// Ways are the host's gateways, and of Kept the hubs: they stay outside even of what is Named.
+	Ways []netip.Addr
 	// Bound is what may be routed besides what was before; nil: anything.
 	Bound *Bound
 	Pins  map[protocol.NodeNumber]identity.Pin
@@ -97,7 +100,7 @@ func Check(in Input) Result {
 		c.refuse(0, "", "this agent lacks "+missing+", which the netmap requires; install a newer version")
 		return c.Result
 	}
-	c.foreign = held.NewCover(in.Foreign)
+	c.foreign, c.own = foreignPrefixes(in.Foreign), NewOwned(in.Foreign, in.Kept, in.Ways)
 	if in.Bound != nil {
 		c.room = in.Bound.Room
 	}
@@ -136,7 +139,8 @@ func missingFeatures(in Input) string {
 type checker struct {
 	Input
 	Result
-	foreign  *held.Cover
+	foreign  []netip.Prefix
+	own      *Owned
 	room     int
 	prefixes map[netip.Prefix]protocol.NodeNumber
 	keys     map[protocol.WireGuardPublicKey]protocol.NodeNumber
@@ -287,21 +291,23 @@ func (c *checker) route(r netip.Prefix) string {
 }
 
 // ownGround says why r is the host's own ground; "" if it is not, or if accept: names
-// it exactly. What the host has of its own inside r is an exception and no reason.
+// it exactly and that cuts the host from no gateway and hub. What the host has of its own
+// inside r is an exception and no reason.
 func (c *checker) ownGround(r netip.Prefix) string {
-	if slices.Contains(c.Named, r) {
+	if slices.Contains(c.Named, r) && !c.own.Fixed(r) {
 		return ""
 	}
-	if f, ok := c.foreign.Of(r); ok {
-		return fmt.Sprintf("it overlaps this host's own route %s; name it exactly in accept: to allow it", f)
+	advice := func() string { return protocol.AcceptAdvice("this host", r, c.own.Takes(r)) }
+	if f, ok := c.own.cover.Of(r); ok {
+		return fmt.Sprintf("it overlaps this host's own route %s; %s", f, advice())
 	}
-	if n := inside(c.Foreign, r); n > maxInside {
-		return fmt.Sprintf("%d of this host's own routes lie in it; name it exactly in accept: to allow it", n)
+	if n := inside(c.foreign, r); n > maxInside {
+		return fmt.Sprintf("%d of this host's own routes lie in it; %s", n, advice())
 	}
 	if r.IsSingleIP() {
 		for _, k := range c.Kept {
 			if k.Addr == r.Addr() {
-				return fmt.Sprintf("it is what this host relies on (%s); name it exactly in accept: to allow it", k.What)
+				return fmt.Sprintf("it is what this host relies on (%s); %s", k.What, advice())
 			}
 		}
 	}
@@ -368,7 +374,7 @@ func (c *checker) local() {
 			continue
 		}
 		c.Local = append(c.Local, r.Prefix)
-		if _, ok := c.foreign.Of(r.Prefix); ok {
+		if _, ok := c.own.cover.Of(r.Prefix); ok {
 			continue
 		}
 		c.Bare = append(c.Bare, r.Prefix)

@@ -39,7 +39,15 @@ func peer(n protocol.NodeNumber, routes ...string) protocol.Peer {
 
 func input(peers ...protocol.Peer) Input {
 	return Input{Netmap: protocol.Netmap{Peers: peers}, Self: 2, SelfKeys: []protocol.WireGuardPublicKey{{2, 7}}, Hubs: hubs(),
-		Accept: pfx("10.0.0.0/8", "192.168.0.0/16", "fc00::/7"), Named: pfx("192.168.0.0/16"), Foreign: pfx("10.99.0.0/16", "192.168.1.0/24")}
+		Accept: pfx("10.0.0.0/8", "192.168.0.0/16", "fc00::/7"), Named: pfx("192.168.0.0/16"), Foreign: lans("10.99.0.0/16", "192.168.1.0/24")}
+}
+
+// lans are networks of a link of the host's own.
+func lans(l ...string) (out []netns.Foreign) {
+	for _, p := range pfx(l...) {
+		out = append(out, netns.Foreign{Prefix: p, Link: "eth0", Direct: true})
+	}
+	return out
 }
 
 func resign(p protocol.Peer, k protocol.IdentityPrivateKey, f func(*protocol.NodeStatement)) protocol.Peer {
@@ -53,8 +61,8 @@ func TestRoutes(t *testing.T) {
 	for _, c := range []struct{ route, why string }{
 		{"10.1.0.0/24", ""},
 		{"10.0.0.0/8", ""}, // 10.99.0.0/16 inside stays the host's own
-		{"10.99.0.0/16", "it overlaps this host's own route 10.99.0.0/16; name it exactly"},
-		{"10.99.128.0/17", "it overlaps this host's own route 10.99.0.0/16; name it exactly"},
+		{"10.99.0.0/16", "it overlaps this host's own route 10.99.0.0/16; give one of the two sites another range; 10.99.0.0/16 in accept: would take 10.99.0.0/16 of eth0 from this host"},
+		{"10.99.128.0/17", "would take 10.99.128.0/17, a part of 10.99.0.0/16 of eth0 from this host"},
 		{"4000::/2", "nearly a default route"},
 		{"fd00:1::/64", ""},
 		{"0.0.0.0/0", "default route"},
@@ -234,7 +242,7 @@ func TestLocal(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("10.5.0.0/24"), State: protocol.RouteApproved}, // the hub's word alone
 	}
 	in.Announced, in.Granted = pfx("10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24"), pfx("10.1.0.0/24")
-	in.Foreign = pfx("10.1.0.0/16")
+	in.Foreign = lans("10.1.0.0/16")
 	r := Check(in)
 	require.Equal(t, pfx("10.1.0.0/24", "10.2.0.0/24"), r.Local)
 	require.Equal(t, pfx("10.2.0.0/24"), r.Bare, "the host has no route of its own to it")
@@ -265,7 +273,7 @@ func TestManyInside(t *testing.T) {
 	in := input(peer(3, "10.0.0.0/8"), peer(4, "10.128.0.0/9"), peer(5, "fc00::/8"))
 	in.Foreign = nil
 	for i := range maxInside + 1 {
-		in.Foreign = append(in.Foreign, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32))
+		in.Foreign = append(in.Foreign, netns.Foreign{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32), Link: "eth0", Direct: true})
 	}
 	r := Check(in)
 	require.Equal(t, pfx("10.128.0.0/9", "fc00::/8"), r.Routes)
@@ -399,8 +407,8 @@ func violation(in Input, r Result) string {
 				return fmt.Sprintf("%s is outside accept", x)
 			}
 			for _, f := range in.Foreign {
-				if f.Overlaps(x) && f.Bits() <= x.Bits() && !slices.Contains(in.Named, x) {
-					return fmt.Sprintf("%s takes over %s", x, f)
+				if f.Prefix.Overlaps(x) && f.Prefix.Bits() <= x.Bits() && !slices.Contains(in.Named, x) {
+					return fmt.Sprintf("%s takes over %s", x, f.Prefix)
 				}
 			}
 		}

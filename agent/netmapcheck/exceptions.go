@@ -2,6 +2,7 @@ package netmapcheck
 
 import (
 	"net/netip"
+	"slices"
 
 	"causeway/agent/held"
 	"causeway/netns"
@@ -15,6 +16,7 @@ type Ground struct {
 	Named   []netip.Prefix  // in accept:, by an operator
 	Foreign []netns.Foreign // the host's own routes
 	Kept    []held.Exception
+	Ways    []netip.Addr // gateways and hubs: no name in accept: takes them away
 }
 
 // Exceptions are what stays the host's own inside the tunnel's ranges, and Apart
@@ -24,12 +26,15 @@ type Ground struct {
 //   - A link's own network that came where a range was routed, as large or larger: the
 //     part of it that would be closed. A route by a gateway that is so wide is none: any
 //     LAN can hand one out.
-//   - An address that the host relies on, unless accept: names the range.
+//   - An address that the host relies on, unless accept: names the range. Gateways and hubs
+//     stay all the same.
 //
 // What accept: names exactly goes where the operator wants it, and is closed when it
-// goes away.
+// goes away; but for a link's own network in which a gateway or a hub is.
 func Exceptions(g Ground) (all []netns.Exception, apart []held.Exception) {
-	tunnel, live, own, named := held.NewCover(g.Ranges, g.Routes), held.NewCover(g.Routes), held.NewCover(g.Own), held.NewCover(g.Named)
+	owned := NewOwned(g.Foreign, g.Kept, g.Ways)
+	names := slices.DeleteFunc(slices.Clone(g.Named), owned.Fixed)
+	tunnel, live, own, named := held.NewCover(g.Ranges, g.Routes), held.NewCover(g.Routes), held.NewCover(g.Own), held.NewCover(names)
 	// in is the range of the tunnel's that x lies in, unless the node's own is longer.
 	in := func(x netip.Prefix) (netip.Prefix, bool) {
 		q, ok := tunnel.Of(x)
@@ -67,7 +72,7 @@ func Exceptions(g Ground) (all []netns.Exception, apart []held.Exception) {
 	for _, k := range g.Kept {
 		x := netip.PrefixFrom(k.Addr, k.Addr.BitLen())
 		q, ok := in(x)
-		if !ok || named.Has(q) {
+		if !ok || named.Has(q) && !slices.Contains(g.Ways, k.Addr) {
 			continue
 		}
 		if l, ok := local.Of(x); ok && l.Bits() >= q.Bits() {

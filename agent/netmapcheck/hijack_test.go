@@ -37,7 +37,7 @@ func TestForgedNetmaps(t *testing.T) {
 			}
 		}
 		in := input(victim, attacker)
-		in.Foreign, in.Accept = slices.SortedFunc(slices.Values(own), netip.Prefix.Compare), []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+		in.Foreign, in.Accept = slices.SortedFunc(slices.Values(foreign), func(a, b netns.Foreign) int { return a.Prefix.Compare(b.Prefix) }), []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 		res := Check(in)
 		for _, p := range res.Peers {
 			switch p.Number() {

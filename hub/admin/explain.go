@@ -202,7 +202,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 	if !e.Addr.IsValid() {
 		return
 	}
-	e.Routes = nil
+	e.Routes, e.Taken = nil, nil
 	if n, ok := st.NodeByOverlay(e.Addr); ok {
 		shown := s.toNode(st, n)
 		e.Node = &shown
@@ -223,7 +223,12 @@ func (s *Server) know(st *state.State, e *explain.End) {
 			return cmp.Or(rank(a)-rank(b), b.Prefix.Bits()-a.Prefix.Bits(), cmp.Compare(a.Node, b.Node))
 		})
 		if len(e.Routes) > 0 {
-			if n, ok := st.NodeByName(e.Routes[0].Node); ok {
+			n, ok := st.NodeByName(e.Routes[0].Node)
+			switch {
+			case !ok:
+			case e.Kind == explain.KindPod && e.Node != nil && e.Node.Site != e.Routes[0].Site:
+				e.Taken = &e.Routes[0] // the pod is where the inventory has it
+			default:
 				shown := s.toNode(st, n)
 				e.Node = &shown
 			}

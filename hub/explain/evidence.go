@@ -42,6 +42,20 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 		text(&e.Refused[i].Prefix, &e.Refused[i].Reason)
 	}
 	lines(&e.Errors)
+	own := func(l ...*protocol.Own) {
+		for _, o := range l {
+			text(&o.Link)
+			o.Via = o.Via.WithZone("")
+			lines(&o.Needs)
+		}
+	}
+	cut(&e.Takes)
+	for i := range e.Takes {
+		own(&e.Takes[i])
+	}
+	if e.Stays != nil {
+		own(e.Stays)
+	}
 	pings := func(l ...*protocol.TunnelPing) {
 		for _, p := range l {
 			if p != nil {
@@ -72,6 +86,7 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 		cut(l)
 		for i := range *l {
 			text(&(*l)[i].Text)
+			cut(&(*l)[i].Own)
 		}
 	}
 	lines(&w.Rules)

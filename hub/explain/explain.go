@@ -51,6 +51,7 @@ type End struct {
 	Node      *api.Node   // that has Addr; nil: none
 	Routes    []api.Route // of all nodes, that hold Addr, the longest first
 	Conflict  string      // why the first of them cannot be approved
+	Taken     *api.Route  // of another site's, that holds the address of a pod at Node; nil: none does
 	Connected bool
 	Goodbye   bool          // the agent ended its last session itself
 	Silent    time.Duration // since its last word; negative: none since the hub's start

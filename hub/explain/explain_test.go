@@ -139,6 +139,14 @@ func TestDecide(t *testing.T) {
 		{"route-refused", "a1", HopAllowed, true, func(f *Facts) {
 			f.From.Evidence.Allowed, f.From.Evidence.Refused = netip.Prefix{}, []protocol.RefusedPart{{Peer: 3, Prefix: "10.2.1.0/24", Reason: "it is outside this host's accept ranges"}}
 		}},
+		{"stays-local", "a1", HopHost, true, func(f *Facts) {
+			own := protocol.Own{Prefix: netip.MustParsePrefix("10.2.1.0/25"), Link: "docker0"}
+			f.From.Evidence.Stays, f.From.Evidence.Name, f.From.Evidence.Takes = &own, own.Prefix, []protocol.Own{own}
+			f.From.Evidence.Flow.Out.To, f.From.Evidence.Connect = "docker0", nil
+		}},
+		{"stays-local", "b1", HopRoute, true, func(f *Facts) { // a container of b1's own, in a range of another site's
+			f.To.Taken = &api.Route{Node: "c1", Site: "s-c1", Prefix: netip.MustParsePrefix("10.2.0.0/16"), State: protocol.RouteApproved}
+		}},
 		{"allowed-ips", "a1", HopAllowed, true, func(f *Facts) { f.From.Evidence.Allowed = netip.Prefix{} }},
 		{"netmap-expired", "a1", HopAllowed, true, func(f *Facts) { f.From.Evidence.Expired, f.From.Evidence.Peer = true, false }},
 		{"netmap-refused", "a1", HopAllowed, true, func(f *Facts) {
@@ -369,7 +377,7 @@ func FuzzEvidence(f *testing.F) {
 // causesOfCode are the causes that the code can name.
 func causesOfCode(t *testing.T) (out []string) {
 	var code []byte
-	for _, f := range []string{"hops.go", "access.go", "back.go"} {
+	for _, f := range []string{"hops.go", "access.go", "back.go", "mend.go"} {
 		b, err := os.ReadFile(f)
 		require.NoError(t, err)
 		code = append(code, b...)

@@ -37,6 +37,11 @@ func (j *judge) names() {
 		case e.Node == nil:
 			j.add(api.Fault{Cause: "no-route", Hop: HopRoute, Blocks: true, Summary: fmt.Sprintf("no node announces a route that holds %s", e.Addr),
 				Mend: "add it to routes: in the config of the node that it is behind, then approve it"})
+		case e.Taken != nil:
+			j.add(api.Fault{Cause: "stays-local", Hop: HopRoute, Node: e.Node.Name, Blocks: true,
+				Summary:  fmt.Sprintf("%s of %s has address %s, which other nodes send into %s of %s: its network is %s's own", e.Asked, e.Node.Name, e.Addr, e.Taken.Prefix, e.Taken.Node, e.Node.Name),
+				Evidence: []string{fmt.Sprintf("route %s of %s is %s", e.Taken.Prefix, e.Taken.Node, e.Taken.State)},
+				Mend:     fmt.Sprintf("give the network of %s at %s another range, then add that to routes: of %s and approve it", e.Asked, e.Node.Name, e.Node.Name)})
 		}
 	}
 }
@@ -192,10 +197,13 @@ func (j *judge) allowed(s side) {
 		return
 	case about != nil && strings.Contains(about.Reason, "overlaps"):
 		f.Cause, f.Summary = "route-overlaps", fmt.Sprintf("%s refuses route %s of %s: %s", s.node(), about.Prefix, o.Node.Name, about.Reason)
-		f.Mend = fmt.Sprintf("on %s: name %s in accept: of /etc/causeway/agent.yaml, or remove the host's own route", s.node(), about.Prefix)
+		f.Mend = acceptMend(s)
 	case about != nil:
 		f.Cause, f.Summary = "route-refused", fmt.Sprintf("%s refuses route %s of %s: %s", s.node(), about.Prefix, o.Node.Name, about.Reason)
-		f.Mend = fmt.Sprintf("on %s: add %s to accept: of /etc/causeway/agent.yaml", s.node(), about.Prefix)
+		f.Mend = acceptMend(s)
+		if !e.Name.IsValid() {
+			f.Mend = fmt.Sprintf("name %s in accept: of %s, if its host has nothing of its own there ('ip route')", about.Prefix, s.node())
+		}
 	default:
 		f.Cause, f.Summary = "allowed-ips", fmt.Sprintf("the netmap of %s gives no route of %s that holds %s", s.node(), o.Node.Name, o.Addr)
 		f.Mend = "causeway node show " + s.node()
@@ -209,11 +217,18 @@ func (j *judge) allowed(s side) {
 // host judges what the kernel of a node does with the flow's packets.
 func (j *judge) host(s side) {
 	w := s.e.Flow
-	if w.Interface == "" || j.local() || j.failedAt(s.node(), HopAllowed) {
+	o := s.other
+	if w.Interface == "" || o.Node == nil || j.local() || j.failedAt(s.node(), HopAllowed) {
 		return
 	}
 	on := on(s.node(), "")
 	f := api.Fault{Hop: HopHost, Node: s.node(), Blocks: true}
+	if s.e.Stays != nil {
+		if s.Node.Site != o.Node.Site {
+			j.add(staysFault(s))
+		}
+		return
+	}
 	missing := func(start string, holds ...string) []string {
 		var out []string
 		for _, l := range w.Missing {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/hub/api"
 	"causeway/protocol"
 )
 
@@ -47,12 +48,61 @@ func rangeOf(e *End) netip.Prefix {
 	return best
 }
 
+// acceptMend is what to do about a range that a node does not accept, or that its host has
+// itself: the node's own word of what it would lose decides whether accept: is named at all.
+func acceptMend(s side) string {
+	mend := "give one of the two sites another range" // an older agent cannot say what it would lose
+	if s.e.Name.IsValid() {
+		mend = protocol.AcceptAdvice(s.node(), s.e.Name, plainOwn(s.e.Takes))
+	}
+	if s.Node.Site == s.other.Node.Site {
+		mend = "nothing, if both nodes are on that network: packets go there without the tunnel; else " + mend
+	}
+	return mend
+}
+
+// plainOwn are what an agent tells of its host's own, without texts that could mean something to a
+// shell.
+func plainOwn(l []protocol.Own) (out []protocol.Own) {
+	for _, o := range l {
+		if !plainOnly(o.Link) {
+			o.Link = ""
+		}
+		o.Needs = slices.DeleteFunc(slices.Clone(o.Needs), func(s string) bool { return !plainOnly(s) })
+		out = append(out, o)
+	}
+	return out
+}
+
+// staysFault says that a flow's packets stay at the host of s, which has their addresses itself. Nodes
+// of one site may well be on one network: then packets go there directly, and nothing is wrong.
+func staysFault(s side) api.Fault {
+	own := plainOwn([]protocol.Own{*s.e.Stays})[0]
+	far := rangeOf(s.other)
+	f := api.Fault{Cause: "stays-local", Hop: HopHost, Node: s.node(), Blocks: true,
+		Summary:  fmt.Sprintf("%s has %s itself, inside %s of %s: packets for %s stay there", s.node(), own, far, s.other.Node.Name, s.other.Addr),
+		Evidence: []string{fmt.Sprintf("%s keeps %s outside the tunnel", s.node(), own.Prefix)}}
+	if to := s.e.Flow.Out.To; to != "" {
+		f.Evidence[0] += ": packets leave by " + to
+	}
+	f.Mend = acceptMend(s)
+	return f
+}
+
 // ruleMend leads packets that a rule of routing policy takes elsewhere past it. A rule that
-// is about nothing but the range goes; before another one stands an exception. rules are in
-// their order.
+// is about nothing but the range goes; before another one stands an exception. What the rules'
+// tables have of the host's own inside the range goes on as it went. rules are in their order.
 func ruleMend(s side, iif string, to netip.Prefix, rules []protocol.PolicyRule) string {
 	ip := "ip" + ip6(to.Addr()) + " rule "
-	narrow := !slices.ContainsFunc(rules, func(r protocol.PolicyRule) bool {
+	var keep []netip.Prefix
+	for _, r := range rules {
+		for _, o := range r.Own {
+			if o.Overlaps(to) && o.Bits() > to.Bits() && !slices.Contains(keep, o) {
+				keep = append(keep, o)
+			}
+		}
+	}
+	narrow := len(keep) == 0 && !slices.ContainsFunc(rules, func(r protocol.PolicyRule) bool {
 		return r.Inverted || !r.Dst.IsValid() || r.Dst.Bits() < to.Bits() || !to.Contains(r.Dst.Addr()) || !plainOnly(r.Text)
 	})
 	if narrow {
@@ -62,14 +112,22 @@ func ruleMend(s side, iif string, to netip.Prefix, rules []protocol.PolicyRule) 
 		}
 		return on(s.node(), strings.Join(all, "; "))
 	}
-	if rules[0].Pref == 0 || iif != "" && !plainOnly(iif) {
-		return fmt.Sprintf("on %s give the rule another place, after %d", s.node(), tunnelRule)
+	if rules[0].Pref == 0 || len(keep) > mostKept || iif != "" && !plainOnly(iif) {
+		return fmt.Sprintf("on %s give the rule another place, after %d, with the networks of its own table still before", s.node(), tunnelRule)
 	}
 	if iif != "" {
 		iif = "iif " + iif + " "
 	}
-	return on(s.node(), fmt.Sprintf("%sadd pref %d %sto %s goto %d", ip, rules[0].Pref-1, iif, to, tunnelRule))
+	all := make([]string, 0, len(keep)+1) // of one pref the first that fits decides
+	for _, o := range keep {
+		all = append(all, fmt.Sprintf("%sadd pref %d %sto %s goto %d", ip, rules[0].Pref-1, iif, o, rules[0].Pref))
+	}
+	all = append(all, fmt.Sprintf("%sadd pref %d %sto %s goto %d", ip, rules[0].Pref-1, iif, to, tunnelRule))
+	return on(s.node(), strings.Join(all, "; "))
 }
+
+// mostKept bounds the lines of a mend.
+const mostKept = 8
 
 // tunnelRule is where an agent's own rule of routing policy lies (netns.RulePreference).
 const tunnelRule = 5206

@@ -161,6 +161,7 @@ type mended struct {
 	mend                string // a part of the mend; what it names
 	adds                int    // lines that it adds
 	takes               int    // lines that it takes away
+	keeps               string // an address of the host's own, which is reached as before
 	thin                bool   // in every run
 }
 
@@ -173,6 +174,10 @@ var mendedRules = []mended{
 		script: `ip rule add pref 300 to 10.9.0.0/16 lookup main; ip rule add pref 300 from 10.2.1.0/24 to 10.1.1.11 lookup main`},
 	{name: "two of that range", cause: "rule-steals", mend: "; ip rule del pref 301", takes: 2,
 		script: `ip rule add pref 300 to 10.1.1.0/24 lookup main; ip rule add pref 301 iif pods0 to 10.1.1.0/25 lookup main`},
+	{name: "which has a network of its own there", thin: true, cause: "rule-steals", mend: "to 10.1.1.128/25 goto 300; ip rule add pref 299 to 10.1.1.0/24 goto 5206", adds: 2, keeps: "10.1.1.130",
+		script: `ip route add default via 192.168.9.2 table 77; ip route add 10.1.1.128/25 via 192.168.9.2 table 77; ip rule add pref 300 to 10.1.0.0/16 lookup 77`},
+	{name: "of that range, and which has a network of its own there", thin: true, cause: "rule-steals", mend: "to 10.1.1.128/25 goto 300; ip rule add pref 299 to 10.1.1.0/24 goto 5206", adds: 2, keeps: "10.1.1.130",
+		script: `ip route add default via 192.168.9.2 table 77; ip route add 10.1.1.128/25 via 192.168.9.2 table 77; ip rule add pref 300 to 10.1.1.0/24 lookup 77`},
 	{name: "prohibit", cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 300 to 10.1.0.0/16 prohibit`},
 	{name: "by port", thin: true, cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 200 ipproto udp lookup main; ip rule add pref 300 ipproto tcp sport 7080 lookup main`},
 	{name: "by interface", cause: "rule-steals", mend: "pref 299 to 10.1.1.0/24 goto", adds: 1, script: `ip rule add pref 200 iif lan0 lookup main; ip rule add pref 300 iif pods0 lookup main`},
@@ -264,7 +269,15 @@ func (g *ground) try(t *testing.T, c mended) {
 	require.Contains(t, f.Mend, c.mend)
 	run, ok := strings.CutPrefix(f.Mend, "on b1: ")
 	require.True(t, ok, f.Mend)
+	way := func() string {
+		if c.keeps == "" {
+			return ""
+		}
+		return g.node.Sh("ip route get " + c.keeps + " from 10.2.1.11 iif pods0")
+	}
+	own := way()
 	g.node.Sh(run)
+	require.Equal(t, own, way(), "a network of the host's own")
 	require.NoError(t, lab.Wait(t.Context(), "the flow", func(context.Context) error { return g.reaches(flow) }))
 	x = g.explain(c.six)
 	require.Equal(t, api.VerdictHealthy, x.Verdict, "%+v", x.Faults)
@@ -316,6 +329,51 @@ func TestMendLedger(t *testing.T) {
 	}
 }
 
+// No mend names accept: where that cuts the host from a network of its own, nor where an agent cannot
+// say what it would take, and none has a route of the host's own removed.
+func TestAcceptMend(t *testing.T) {
+	prefix, gateway := netip.MustParsePrefix("10.2.1.0/24"), netip.MustParseAddr("192.0.2.1")
+	refused := func(why string, takes ...protocol.Own) func(*Facts) {
+		return func(f *Facts) {
+			e := f.From.Evidence
+			e.Allowed, e.Name, e.Takes = netip.Prefix{}, prefix, takes
+			e.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: prefix.String(), Reason: why}}
+		}
+	}
+	stays := func(own protocol.Own) func(*Facts) {
+		return func(f *Facts) {
+			f.From.Evidence.Stays, f.From.Evidence.Name, f.From.Evidence.Takes = &own, own.Prefix, []protocol.Own{own}
+		}
+	}
+	lan := protocol.Own{Prefix: prefix, Link: "eth0", Needs: []string{"default gateway 10.2.1.1"}, Fixed: true}
+	docker := protocol.Own{Prefix: netip.MustParsePrefix("10.2.1.0/25"), Link: "docker0"}
+	by := protocol.Own{Prefix: prefix, Of: netip.MustParsePrefix("10.0.0.0/8"), Link: "eth0", Via: gateway}
+	for _, c := range []struct {
+		cause, mend string
+		breaks      func(*Facts)
+	}{
+		{"route-overlaps", "give one of the two sites another range; accept: of a1 cannot take 10.2.1.0/24 of eth0 (with default gateway 10.2.1.1) from it", refused("it overlaps this host's own route", lan)},
+		{"route-overlaps", "name 10.2.1.0/24 exactly in accept: of a1, which takes 10.2.1.0/24, a part of 10.0.0.0/8 by gateway 192.0.2.1 from it, or give one of the two sites another range", refused("it overlaps this host's own route", by)},
+		{"route-overlaps", "give one of the two sites another range", func(f *Facts) { refused("it overlaps this host's own route")(f); f.From.Evidence.Name = netip.Prefix{} }},
+		{"route-refused", "name 10.2.1.0/24 exactly in accept: of a1", refused("it is outside this host's accept ranges")},
+		{"route-refused", "give one of the two sites another range; 10.2.1.0/24 in accept: would take 10.2.1.0/25 of docker0 from a1", refused("it is outside this host's accept ranges", docker)},
+		{"stays-local", "give one of the two sites another range; 10.2.1.0/25 in accept: would take 10.2.1.0/25 of docker0 from a1", stays(docker)},
+	} {
+		f := well()
+		c.breaks(f)
+		x := Decide(*f)
+		require.NotEmpty(t, x.Faults, c.mend)
+		require.Equal(t, []string{c.cause, c.mend}, []string{x.Faults[0].Cause, x.Faults[0].Mend})
+	}
+	// Nodes of one site are on one LAN: nothing is wrong.
+	f := well()
+	stays(docker)(f)
+	f.To.Node.Site = f.From.Node.Site
+	require.Equal(t, api.VerdictHealthy, Decide(*f).Verdict)
+	refused("it overlaps this host's own route", docker)(f)
+	require.Regexp(t, "^nothing, if both nodes are on that network", Decide(*f).Faults[0].Mend)
+}
+
 // What an agent calls its chains, rules and interfaces means nothing to the shell of whoever pastes a mend.
 func TestMendHostile(t *testing.T) {
 	const evil = "x$(reboot);`id`"
@@ -333,6 +391,10 @@ func TestMendHostile(t *testing.T) {
 			f.To.Evidence.Flow.Interface = evil
 			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "forward", Chain: "ip fw f", Rule: "drop", Handle: 3, Certain: true}}
 			f.To.Evidence.Flow.Out.To, f.From.Evidence.Connect.Result = evil, protocol.ConnectTimeout
+		},
+		"network": func(f *Facts) {
+			f.From.Evidence.Stays = &protocol.Own{Prefix: netip.MustParsePrefix("10.2.1.0/25"), Link: evil, Needs: []string{evil}}
+			f.From.Evidence.Name, f.From.Evidence.Takes = f.From.Evidence.Stays.Prefix, []protocol.Own{*f.From.Evidence.Stays}
 		},
 		"rule": func(f *Facts) {
 			f.To.Evidence.Flow.Out.To = "eth0"

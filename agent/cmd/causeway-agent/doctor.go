@@ -36,7 +36,7 @@ func doctorCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			dc := doctor.Config{Interface: c.Tunnel.Interface, Routes: c.Routes, Shields: c.Shields, Proxy: http.ProxyFromEnvironment}
+			dc := doctor.Config{Interface: c.Tunnel.Interface, Routes: c.Routes, Named: c.Named, Shields: c.Shields, Proxy: http.ProxyFromEnvironment}
 			if c.Proxy != nil {
 				dc.Proxy = func(*http.Request) (*url.URL, error) { return c.Proxy, nil }
 			}

@@ -147,13 +147,20 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	for _, r := range s.Held {
 		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
 	}
-	for _, x := range s.Local {
-		fmt.Fprintf(w, "local     %s stays this host's own inside another site's range\n", x)
+	for _, x := range s.Stays {
+		of := "of " + x.Peer
+		if x.Peer == "" {
+			of = "which is closed"
+		}
+		fmt.Fprintf(w, "local     %s stays this host's own inside %s %s: what the other site has there is not reached\n", x.Own, x.Range, of)
 	}
 	for _, x := range s.Apart {
-		fmt.Fprintf(w, "outside   %s (%s) stays outside the tunnel; accept: that names its range exactly takes it in\n", x.Addr, x.What)
+		fmt.Fprintf(w, "outside   %s (%s) stays outside the tunnel; %s\n", x.Addr, x.What, x.Advice)
 	}
-	if len(s.Held)+len(s.Local)+len(s.Apart) > 0 {
+	for _, x := range s.Taken {
+		fmt.Fprintf(w, "taken     %s: accept: names it exactly, so that it goes into the tunnel and this host does not reach its own\n", x)
+	}
+	if len(s.Held)+len(s.Stays)+len(s.Apart)+len(s.Taken) > 0 {
 		fmt.Fprintln(w)
 	}
 	writeConditions(w, s.Conditions)
