@@ -64,7 +64,9 @@ func TestLANRouteNeedsApproval(t *testing.T) {
 func TestTunnelNeverInsideItself(t *testing.T) {
 	t.Parallel()
 	s, nodes := newSmall(t, 3)
-	accept := []string{PublicNet, "10.0.0.0/8", "fd10::/16"}
+	// The nodes' own addresses, and not the hub's: no name in accept: takes that.
+	const underlay = "203.0.113.16/28"
+	accept := []string{underlay, PublicNet, "10.0.0.0/8", "fd10::/16"}
 	for i, n := range nodes {
 		n.Host.Sysctl("net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.eth0.rp_filter=1", "net.ipv4.ip_forward=1")
 		joinSmall(t, s, nodes, i+1, accept...)
@@ -79,15 +81,20 @@ func TestTunnelNeverInsideItself(t *testing.T) {
 	waitPaths(t, stepTimeout, a.Node, b.Node, protocol.PathDirect)
 	log := watchPath(t, a.Node, b.Name)
 
-	// Node 3 announces the public network, under traffic.
+	// Node 3 announces what the others reach each other by, under traffic.
 	n3 := nodes[2].Node
 	require.NoError(t, n3.Proc.Stop(step(t)))
-	require.NoError(t, n3.Configure([]string{PublicNet}, accept))
+	require.NoError(t, n3.Configure([]string{underlay}, accept))
 	require.NoError(t, n3.Start())
-	require.NoError(t, s.Approve(step(t), "n3", PublicNet))
+	require.NoError(t, s.Approve(step(t), "n3", underlay))
 	for _, n := range []*smallNode{a, b} {
-		require.NoError(t, n.Installed(step(t), PublicNet))
-		require.Contains(t, n.Host.Sh("ip route get "+HubAddr), "dev cw0", "it does cover the hub")
+		require.NoError(t, n.Installed(step(t), underlay))
+		for _, x := range nodes {
+			if x.LAN != n.LAN {
+				require.Contains(t, n.Host.Sh("ip route get "+x.LAN), "dev cw0", "it does cover the others")
+			}
+		}
+		require.Contains(t, n.Host.Sh("ip route get "+HubAddr), "dev eth0")
 	}
 	both := func() {
 		t.Helper()
@@ -107,13 +114,13 @@ func TestTunnelNeverInsideItself(t *testing.T) {
 		n.Proc.Kill()
 		require.NoError(t, n.Start())
 		both()
-		require.NoError(t, n.Installed(step(t), PublicNet))
+		require.NoError(t, n.Installed(step(t), underlay))
 	}
 	s.Hub.Proc.Kill()
 	require.NoError(t, s.StartHub(step(t)))
 	both()
 	// Nothing of the underlay in the tunnel.
-	out, err := a.Host.Run(within(t, 20*time.Second), "timeout", "2", "tcpdump", "-nc1", "-i", "cw0", "udp port 51820 or tcp port 443")
+	out, err := a.Host.Run(within(t, 20*time.Second), "timeout", "2", "tcpdump", "-nc1", "-i", "cw0", "net "+PublicNet+" and (udp or tcp port 443)")
 	require.Error(t, err, "no packet is the expected end: %s", out)
 	require.Empty(t, strings.TrimSpace(out))
 }
