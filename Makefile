@@ -34,10 +34,13 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
+.PHONY: help hooks deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+hooks: ## Have git format and vet what is staged before each commit
+	@git config core.hooksPath scripts/hooks
 
 deps: ## Install the Debian packages that demo and tests need, where missing (root)
 	@scripts/deps
@@ -91,10 +94,10 @@ docs: ## Generate what docs/ holds of the code
 test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
 
 unit: ## Run the unit tests with the race detector (RACE= without; it needs a C compiler)
-	@$(TESTRUN) -again 5 -- $(RACE) $(GOTEST) -timeout 10m $(UNIT)
+	@$(TESTRUN) -again 2 -ledger unit -- $(RACE) $(GOTEST) -timeout 10m $(UNIT)
 
 e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
-	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 6 -- $(GOTEST) -parallel 4 -timeout 40m -run '$(RUN)' ./e2e/...
+	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 2 $(if $(filter .,$(RUN)),-ledger e2e) -- $(GOTEST) -parallel 4 -timeout 40m -run '$(RUN)' ./e2e/...
 
 demo: deps build ## Show it all on this machine (root; KEEP=1 leaves it running)
 	@KEEP=$(KEEP) CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/demo
@@ -119,7 +122,7 @@ lint: ## Check formatting, vet, staticcheck, layering and go.mod
 	@echo "gofmt"; out=$$(gofmt -l -s .); if [ -n "$$out" ]; then echo "not gofmt'ed (make fmt):"; echo "$$out"; exit 1; fi
 	@echo "go mod tidy"; go mod tidy -diff; cd packaging && go mod tidy -diff
 	@echo "go vet"; go vet ./...; cd packaging && go vet .
-	@echo "shellcheck"; if command -v shellcheck >/dev/null; then shellcheck packaging/install.sh packaging/files/scripts/* scripts/deps scripts/rootfs scripts/version scripts/vulncheck; else echo "shellcheck: SKIPPED, it is not installed (make deps)"; fi
+	@echo "shellcheck"; if command -v shellcheck >/dev/null; then shellcheck packaging/install.sh packaging/files/scripts/* scripts/deps scripts/rootfs scripts/version scripts/vulncheck scripts/hooks/*; else echo "shellcheck: SKIPPED, it is not installed (make deps)"; fi
 	@echo "govulncheck"; scripts/vulncheck
 	@echo "staticcheck"; $(STATICCHECK) ./...
 	@echo "layering"; go test -count=1 ./internal/layering

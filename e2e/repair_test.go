@@ -46,6 +46,7 @@ func TestRepair(t *testing.T) {
 		}
 		return nil
 	}
+	mtuOf(t, n.Node, "n2", 1440) // a plan with another MTU would put a route back without an incident
 	require.NoError(t, Wait(t, planned))
 
 	drifts := []struct{ what, meddle, subject, by string }{

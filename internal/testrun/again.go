@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 )
 
 // Tests here wait for real programs, kernels and clocks, and a machine that stops
-// for seconds makes some of them fail. Such a test runs once more, by itself. It
+// for seconds makes some of them fail. Such a test runs once more, while all
+// processors are kept busy: what passes on a quiet machine alone is not mended. It
 // counts as passed only then, and the report names it: whoever reads the report
 // has it to mend. What a second run cannot make good is never run again: a data
 // race, a panic, a leak, a package that failed by itself, and a test that counts
@@ -68,7 +70,12 @@ func (s *summary) pardon(pkg string, tests []string) {
 // runAgain runs tests that failed once more, each package by itself, and
 // forgives those packages of which all passed.
 func runAgain(s *summary, args []string, limit int) {
-	for pkg, tests := range s.again(limit) {
+	todo := s.again(limit)
+	if len(todo) == 0 {
+		return
+	}
+	defer busy(runtime.NumCPU())()
+	for pkg, tests := range todo {
 		fmt.Fprintf(s.out, "== %s: %s failed and runs once more\n", pkg, strings.Join(tests, ", "))
 		second := newSummary(s.out, true)
 		if err := goTest(second, onlyThese(args, pkg, tests)); err != nil || second.failed() > 0 || len(second.tallies) == 0 || len(second.skips) > 0 {
@@ -76,6 +83,23 @@ func runAgain(s *summary, args []string, limit int) {
 		}
 		s.pardon(pkg, tests)
 	}
+}
+
+// busy keeps n processors busy until the function that it returns is called.
+func busy(n int) (calm func()) {
+	done := make(chan struct{})
+	for range n {
+		go func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+			}
+		}()
+	}
+	return func() { close(done) }
 }
 
 // onlyThese are the arguments of go test with other tests in place of its own.

@@ -5,7 +5,8 @@
 //
 //	testrun [flags] -- ARGUMENTS OF go test
 //
-// With -again N, up to N tests that failed run once more (see again.go). With
+// With -again N, up to N tests that failed run once more (see again.go), and
+// with -ledger a test that needs that often fails the run (see ledger.go). With
 // -repeat it runs the same tests again and again, each time in a process
 // of its own, and with -results it writes the counts as JSON.
 package main
@@ -27,6 +28,7 @@ func main() {
 	progress := flag.Bool("progress", false, "print each top-level test as it passes")
 	again := flag.Int("again", 0, "if no more than this many tests failed, run them once more")
 	repeat := flag.Int("repeat", 1, "run the tests this many times")
+	ledger := flag.String("ledger", "", "remember which tests of this `SUITE` needed a second run (see ledger.go)")
 	results := flag.String("results", "", "write counts as JSON to `FILE`")
 	flag.Parse()
 	if *repeat < 1 || flag.NArg() == 0 {
@@ -53,6 +55,12 @@ func main() {
 		}
 	}
 	s.report()
+	if *ledger != "" {
+		if lerr := s.remember(*ledger, started); lerr != nil {
+			fmt.Fprintln(os.Stderr, "testrun:", lerr)
+			err = errors.Join(err, lerr)
+		}
+	}
 	if *results != "" {
 		if werr := writeResults(*results, s.results(flag.Args(), *repeat, started)); werr != nil {
 			fmt.Fprintln(os.Stderr, "testrun:", werr)
