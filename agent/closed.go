@@ -59,7 +59,7 @@ func (a *Agent) recallRanges(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l = slices.DeleteFunc(l, func(p netip.Prefix) bool {
-		return netns.CheckPrefix(p) != nil || slices.ContainsFunc(a.hubs.Overlay, p.Overlaps)
+		return protocol.CheckPrefix(p) != nil || slices.ContainsFunc(a.hubs.Overlay, p.Overlaps)
 	})
 	a.book = a.book.Close(l, a.now()).Remember(apart)
 }

@@ -101,6 +101,7 @@ func (c Config) shown() (out []api.Setting) {
 	add("nats-ca", c.NATSCA)
 	add("nats-replicas", c.NATSReplicas)
 	add("join-rate", c.JoinRate)
+	add("packages", c.Packages)
 	add("require-proof", c.RequireProof)
 	add("snapshot-every", c.SnapshotEvery)
 	return out

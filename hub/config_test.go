@@ -4,6 +4,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,5 +66,18 @@ func TestPublicHostOfThisHostAlone(t *testing.T) {
 	}
 	for _, p := range []string{"", "hub.example.com", "localhost.example.com", "10.0.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"} {
 		require.NoError(t, CheckPublicHost(p), p)
+	}
+}
+
+// Whoever looks for a fault sees every setting: none is forgotten.
+func TestShownSettings(t *testing.T) {
+	named := map[string]bool{}
+	for _, s := range (Config{}).shown() {
+		named[strings.ReplaceAll(s.Name, "-", "")] = true
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if !slices.Contains([]string{"Tunnel", "Sockets", "Version", "Log"}, f.Name) { // no settings
+			require.Contains(t, named, strings.ToLower(f.Name))
+		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"causeway/protocol"
+
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -30,10 +32,6 @@ func (f Foreign) Exception(x netip.Prefix) Exception {
 	}
 	return Exception{Prefix: x, Link: f.Link, Via: f.Via, Src: f.Src}
 }
-
-// LeastBits is how long a prefix is that is no part of a default route: no range of the
-// tunnel's is shorter.
-const LeastBits = 3
 
 // ForeignRoutes lists the host's own non-default routes outside our table, each
 // prefix once, sorted. Loopback, link-local and multicast ranges and what goes into
@@ -62,7 +60,7 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 		}
 		for _, r := range rs {
 			x, ok := prefixOf(r.Dst)
-			if !ok || x.Bits() < LeastBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || own >= 0 && r.LinkIndex == own {
+			if !ok || x.Bits() < protocol.LeastPrefixBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || own >= 0 && r.LinkIndex == own {
 				continue
 			}
 			a := x.Addr()
@@ -110,7 +108,7 @@ func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range rs {
-			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() >= LeastBits) {
+			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() >= protocol.LeastPrefixBits) {
 				continue
 			}
 			ways := []net.IP{r.Gw}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"causeway/protocol"
 )
 
 // Plan is the desired state, a value that prints as the commands that would
@@ -81,46 +83,14 @@ func NewPlan(c Config) (Plan, error) {
 func normal(what string, in []netip.Prefix) ([]netip.Prefix, error) {
 	out := make([]netip.Prefix, 0, len(in))
 	for _, x := range in {
-		if err := CheckPrefix(x); err != nil {
-			return nil, fmt.Errorf("%s %w", what, err)
+		x = x.Masked()
+		if err := protocol.CheckPrefix(x); err != nil {
+			return nil, fmt.Errorf("%s %s %w", what, x, err)
 		}
-		out = append(out, x.Masked())
+		out = append(out, x)
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return slices.Compact(out), nil
-}
-
-// never are ranges that no route into the tunnel may touch.
-var never = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved, broadcast
-	netip.MustParsePrefix("::/127"),      // unspecified, loopback
-	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("ff00::/8"),
-}
-
-// CheckPrefix says why a prefix can never be routed into a tunnel, nil if it
-// can: it is a default route (or half of one: anything wider than /3), or
-// holds loopback, link-local or multicast addresses.
-func CheckPrefix(p netip.Prefix) error {
-	switch {
-	case !p.IsValid():
-		return errors.New("is not valid")
-	case p.Addr().Is4In6():
-		return fmt.Errorf("%s is an IPv4 prefix written as IPv6", p)
-	case p.Bits() == 0:
-		return fmt.Errorf("%s is a default route, which the tunnel never takes", p)
-	case p.Bits() < LeastBits:
-		return fmt.Errorf("%s is nearly a default route, which the tunnel never takes", p)
-	}
-	for _, n := range never {
-		if p.Overlaps(n) {
-			return fmt.Errorf("%s overlaps %s (loopback, link-local, multicast or reserved)", p, n)
-		}
-	}
-	return nil
 }
 
 // without6 is the plan for a host that has no IPv6.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"causeway/protocol"
 )
 
 // Exception is a prefix that stays the host's own inside a range of the tunnel's.
@@ -24,10 +26,10 @@ const heldMetric = 9999
 func normalExceptions(in []Exception) ([]Exception, error) {
 	out := make([]Exception, 0, len(in))
 	for _, x := range in {
-		if err := CheckPrefix(x.Prefix); err != nil {
-			return nil, fmt.Errorf("exception %w", err)
-		}
 		x.Prefix = x.Prefix.Masked()
+		if err := protocol.CheckPrefix(x.Prefix); err != nil {
+			return nil, fmt.Errorf("exception %s %w", x.Prefix, err)
+		}
 		out = append(out, x)
 	}
 	slices.SortStableFunc(out, func(a, b Exception) int { return a.Prefix.Compare(b.Prefix) })

@@ -31,10 +31,10 @@ func (w Wall) normal() (Wall, error) {
 		}
 	}
 	for i, r := range w.Overlay {
-		if err := CheckPrefix(r); err != nil {
-			return Wall{}, fmt.Errorf("overlay range %w", err)
-		}
 		w.Overlay[i] = r.Masked()
+		if err := protocol.CheckPrefix(w.Overlay[i]); err != nil {
+			return Wall{}, fmt.Errorf("overlay range %s %w", r, err)
+		}
 	}
 	slices.SortFunc(w.Hubs, netip.Addr.Compare)
 	w.Hubs = slices.Compact(w.Hubs)

@@ -305,7 +305,7 @@ func leads(v6 bool, table int, dst netip.Addr, suppress int) (_ bool, to int, ow
 		if ok && x.Masked().Contains(dst) && x.Bits() > best {
 			best, to, throw = x.Bits(), r.LinkIndex, r.Type == unix.RTN_THROW
 		}
-		plain := r.Type == unix.RTN_UNICAST && x.Bits() >= LeastBits && !x.Addr().IsMulticast() && !x.Addr().IsLinkLocalUnicast()
+		plain := r.Type == unix.RTN_UNICAST && x.Bits() >= protocol.LeastPrefixBits && !x.Addr().IsMulticast() && !x.Addr().IsLinkLocalUnicast()
 		if ok && plain && table != unix.RT_TABLE_MAIN && table != unix.RT_TABLE_DEFAULT && len(own) < protocol.MaxEvidenceLines {
 			own = append(own, x.Masked())
 		}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"causeway/protocol"
+
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -120,7 +122,7 @@ func towardLocal(c Config, own int) (map[int]bool, error) {
 		for _, r := range rs {
 			p, ok := prefixOf(r.Dst)
 			switch {
-			case !ok || p.Bits() < LeastBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || !p.Overlaps(x):
+			case !ok || p.Bits() < protocol.LeastPrefixBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || !p.Overlaps(x):
 			case p.Bits() >= x.Bits():
 				addLinks(out, r, own)
 			case p.Bits() > around:

@@ -20,6 +20,4 @@ const (
 const (
 	MaxNodeRoutes     = 256
 	MaxNodeCandidates = 32
-	MaxNodeLabels     = 64
-	MaxLabelLength    = 256 // key and value each
 )

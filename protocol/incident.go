@@ -45,11 +45,6 @@ type Incident struct {
 	Felt    string `json:"felt"` // what that meant for whoever uses the node
 }
 
-// IncidentSubject is where node n of site publishes its incidents.
-func IncidentSubject(site string, n NodeNumber) string {
-	return fmt.Sprintf("causeway.v1.inventory.%s.%d.incident", site, n)
-}
-
 // KeptIncidentSubject is where the hub keeps the incidents of node n of site.
 func KeptIncidentSubject(site string, n NodeNumber) string {
 	return fmt.Sprintf("causeway.v1.incident.%s.%d", site, n)

@@ -48,16 +48,6 @@ const (
 	MaxFactText   = 256 // bytes of a name or value
 )
 
-// InventorySubject is where node n of site publishes its snapshots.
-func InventorySubject(site string, n NodeNumber) string {
-	return fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", site, n)
-}
-
-// DeltaSubject is where node n of site publishes its deltas.
-func DeltaSubject(site string, n NodeNumber) string {
-	return fmt.Sprintf("causeway.v1.inventory.%s.%d.delta", site, n)
-}
-
 // AskSubject is where node n hears that the hub wants a snapshot.
 func AskSubject(n NodeNumber) string { return fmt.Sprintf("causeway.v1.ask.%d", n) }
 

@@ -250,13 +250,8 @@ func Parse(name string, b []byte) (Config, error) {
 	if len(c.Routes) > protocol.MaxNodeRoutes {
 		return at("$.routes", "%d routes are more than a node may announce, %d; announce ranges that cover several", len(c.Routes), protocol.MaxNodeRoutes)
 	}
-	if len(f.Labels) > protocol.MaxNodeLabels {
-		return at("$.labels", "%d labels are more than a node may have, %d", len(f.Labels), protocol.MaxNodeLabels)
-	}
-	for k, v := range f.Labels {
-		if k == "" || len(k) > 63 || len(v) > 255 || strings.ContainsAny(k, " =,\n") || strings.Contains(v, "\n") {
-			return at("$.labels", "label %q is not valid; a key has 1 to 63 characters without space, '=' or ',', a value at most 255 on one line", k)
-		}
+	if err := protocol.CheckLabels(f.Labels); err != nil {
+		return at("$.labels", "%v", err)
 	}
 	if f.Accept != nil {
 		c.Named = c.Accept

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"causeway/agent/capture"
+	"causeway/protocol"
 )
 
 // CaptureQuery says what to record.
@@ -40,7 +41,7 @@ func (s *Server) capture(payload bool) http.HandlerFunc {
 			}
 		}
 		if v := r.FormValue("for"); v != "" {
-			if q.Time, err = time.ParseDuration(v); err != nil || q.Time <= 0 || q.Time > capture.MaxTime {
+			if q.Time, err = protocol.ParseDuration(v); err != nil || q.Time <= 0 || q.Time > capture.MaxTime {
 				fail(w, http.StatusBadRequest, "for has to be a time up to "+capture.MaxTime.String())
 				return
 			}

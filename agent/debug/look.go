@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"time"
 
+	"causeway/protocol"
+
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 )
@@ -135,7 +137,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if v := r.FormValue("for"); v != "" {
-		if wait, err = time.ParseDuration(v); err != nil || wait <= 0 || wait > maxLogTime {
+		if wait, err = protocol.ParseDuration(v); err != nil || wait <= 0 || wait > maxLogTime {
 			fail(w, http.StatusBadRequest, "for has to be a time up to "+maxLogTime.String())
 			return
 		}

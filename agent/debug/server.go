@@ -169,7 +169,7 @@ func (s *Server) Local() http.Handler {
 		reply(w, http.StatusOK, s.cfg.Leave(r.Context()))
 	})
 	m.HandleFunc("POST /v1/rotate-key", func(w http.ResponseWriter, r *http.Request) {
-		overlap, err := time.ParseDuration(r.URL.Query().Get("overlap"))
+		overlap, err := protocol.ParseDuration(r.URL.Query().Get("overlap"))
 		if err != nil || overlap < 0 || overlap > protocol.MaxKeyOverlap {
 			fail(w, http.StatusBadRequest, fmt.Sprintf("overlap is no length of time from 0s to %s", protocol.MaxKeyOverlap))
 			return

@@ -264,20 +264,7 @@ type LeaveResult struct {
 }
 
 // Duration is a time.Duration whose JSON form is Go's text, such as 1.5s.
-type Duration time.Duration
-
-// String is Go's text form.
-func (d Duration) String() string { return time.Duration(d).String() }
-
-// MarshalText writes Go's text form.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
-// UnmarshalText reads Go's text form.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
-	return err
-}
+type Duration = protocol.Duration
 
 // problem is the body of every error.
 type problem struct {

@@ -13,7 +13,7 @@ import (
 	"slices"
 
 	"causeway/internal/durable"
-	"causeway/netns"
+	"causeway/protocol"
 )
 
 // fileVersion is that of the file.
@@ -85,15 +85,15 @@ func Decode(b []byte) (Book, error) {
 		return Book{}, errors.New("it has more than any agent keeps")
 	}
 	for i, r := range book.Ranges {
-		if err := netns.CheckPrefix(r.Prefix); err != nil {
-			return Book{}, fmt.Errorf("a range %w", err)
+		if err := protocol.CheckPrefix(r.Prefix); err != nil {
+			return Book{}, fmt.Errorf("range %s %w", r.Prefix, err)
 		}
 		if r.Prefix != r.Prefix.Masked() || i > 0 && book.Ranges[i-1].Prefix.Compare(r.Prefix) >= 0 {
 			return Book{}, errors.New("its ranges are not in order")
 		}
 	}
 	for _, e := range book.Exceptions {
-		if !e.Addr.IsValid() || e.Addr.Zone() != "" || netns.CheckPrefix(netip.PrefixFrom(e.Addr, e.Addr.BitLen())) != nil {
+		if !e.Addr.IsValid() || e.Addr.Zone() != "" || protocol.CheckPrefix(netip.PrefixFrom(e.Addr, e.Addr.BitLen())) != nil {
 			return Book{}, errors.New("an exception is no plain address")
 		}
 	}

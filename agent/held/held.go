@@ -17,9 +17,9 @@ import (
 	"strings"
 	"time"
 
-	"go4.org/netipx"
+	"causeway/protocol"
 
-	"causeway/netns"
+	"go4.org/netipx"
 )
 
 const (
@@ -191,14 +191,14 @@ func tidy(l []Range) []Range {
 
 // parts are the widest prefixes of p that a route may have.
 func parts(p netip.Prefix) (out []netip.Prefix) {
-	if p.Bits() >= netns.LeastBits {
+	if p.Bits() >= protocol.LeastPrefixBits {
 		return []netip.Prefix{p}
 	}
-	for i := range 1 << (netns.LeastBits - p.Bits()) {
+	for i := range 1 << (protocol.LeastPrefixBits - p.Bits()) {
 		b := p.Addr().AsSlice()
-		b[0] |= byte(i << (8 - netns.LeastBits))
+		b[0] |= byte(i << (8 - protocol.LeastPrefixBits))
 		a, _ := netip.AddrFromSlice(b)
-		out = append(out, netip.PrefixFrom(a, netns.LeastBits))
+		out = append(out, netip.PrefixFrom(a, protocol.LeastPrefixBits))
 	}
 	return out
 }

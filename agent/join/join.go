@@ -252,16 +252,10 @@ func (e *RefusedError) Error() string {
 
 // clean makes text from the network fit for one line on a terminal.
 func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, s)
 	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
+		s = s[:300] + "…"
 	}
-	return strings.TrimRight(strings.TrimSpace(s), ".;")
+	return strings.TrimRight(strings.TrimSpace(protocol.Printable(strings.ToValidUTF8(s, ""))), ".;")
 }
 
 // redeem runs Noise IK with a listed hub. The hub behind the token's address

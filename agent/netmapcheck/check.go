@@ -68,22 +68,6 @@ type Result struct {
 	Pins map[protocol.NodeNumber]identity.Pin
 }
 
-// Reserved ranges that no route may touch.
-var reserved = []struct {
-	prefix netip.Prefix
-	what   string
-}{
-	{netip.MustParsePrefix("0.0.0.0/8"), "'this network'"},
-	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "link-local addresses"},
-	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
-	{netip.MustParsePrefix("240.0.0.0/4"), "reserved addresses"},
-	{netip.MustParsePrefix("::/127"), "loopback"},
-	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4 addresses in IPv6 form"},
-	{netip.MustParsePrefix("fe80::/10"), "link-local addresses"},
-	{netip.MustParsePrefix("ff00::/8"), "multicast"},
-}
-
 // Check applies the rules. Peers are taken in the order of their numbers, so
 // that the outcome does not depend on the order in which they were sent.
 func Check(in Input) Result {
@@ -244,20 +228,8 @@ func (c *checker) isOverlayOf(n protocol.NodeNumber, a netip.Addr) bool {
 
 // shape says what is wrong with a prefix by itself.
 func (c *checker) shape(r netip.Prefix) string {
-	switch {
-	case !r.IsValid() || r.Addr().Zone() != "":
-		return "it is no prefix"
-	case r != r.Masked():
-		return "it has host bits set"
-	case r.Bits() == 0:
-		return "it is a default route"
-	case r.Bits() < 3:
-		return "it is nearly a default route; it overlaps most there is"
-	}
-	for _, x := range reserved {
-		if x.prefix.Overlaps(r) {
-			return "it overlaps " + x.what
-		}
+	if err := protocol.CheckPrefix(r); err != nil {
+		return "it " + err.Error()
 	}
 	for _, o := range c.Hubs.Overlay {
 		if o.Overlaps(r) {

@@ -69,7 +69,7 @@ func TestRoutes(t *testing.T) {
 		{"::/0", "default route"},
 		{"127.0.0.0/8", "loopback"},
 		{"127.1.2.0/24", "loopback"},
-		{"0.0.0.0/1", "overlaps"},
+		{"0.0.0.0/1", "nearly a default route"},
 		{"169.254.0.0/16", "link-local"},
 		{"169.254.169.254/32", "link-local"},
 		{"fe80::/64", "link-local"},

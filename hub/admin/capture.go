@@ -31,7 +31,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	}
 	length := api.CaptureDefaultTime
 	if v := in.Get("for"); v != "" {
-		if length, err = time.ParseDuration(v); err != nil || length <= 0 || length > api.CaptureMaxTime {
+		if length, err = protocol.ParseDuration(v); err != nil || length <= 0 || length > api.CaptureMaxTime {
 			writeProblem(w, huma.Error422UnprocessableEntity("for has to be a time up to "+api.CaptureMaxTime.String()))
 			return
 		}

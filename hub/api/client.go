@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"causeway/internal/retry"
+	"causeway/protocol"
 )
 
 // DefaultSocket is where a hub serves its admin API on its own host.
@@ -94,17 +95,7 @@ func (e *Error) Is(target error) bool {
 }
 
 // oneLine keeps what a server sent from breaking lines or a terminal.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case r < ' ' || r >= 0x7f && r < 0xa0:
-			return -1
-		}
-		return r
-	}, strings.TrimSpace(s))
-}
+func oneLine(s string) string { return protocol.Printable(strings.TrimSpace(s)) }
 
 // ClientConfig says how a hub is reached. The zero value means DefaultSocket.
 type ClientConfig struct {

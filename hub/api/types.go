@@ -108,9 +108,9 @@ func (r *RotateKeys) UnmarshalText(b []byte) error {
 		*r = Never
 		return nil
 	}
-	d, err := time.ParseDuration(string(b))
+	d, err := protocol.ParseDuration(string(b))
 	if err != nil || d <= 0 {
-		return fmt.Errorf("%.40q is no length of time such as 720h, nor %s", b, never)
+		return fmt.Errorf("%.40q is no length of time such as 30d, nor %s", b, never)
 	}
 	*r = RotateKeys(d)
 	return nil
@@ -148,9 +148,9 @@ func (a *MaxAge) UnmarshalText(b []byte) error {
 		*a = Forever
 		return nil
 	}
-	d, err := time.ParseDuration(string(b))
+	d, err := protocol.ParseDuration(string(b))
 	if err != nil || d <= 0 {
-		return fmt.Errorf("%.40q is no length of time such as 72h, nor %s", b, forever)
+		return fmt.Errorf("%.40q is no length of time such as 7d, nor %s", b, forever)
 	}
 	*a = MaxAge(d)
 	return nil
@@ -454,14 +454,4 @@ type PingResult struct {
 }
 
 // Duration is a time.Duration whose JSON form is Go's text, such as 1h0m0s.
-type Duration time.Duration
-
-// MarshalText writes Go's text form.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-// UnmarshalText reads Go's text form.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
-	return err
-}
+type Duration = protocol.Duration

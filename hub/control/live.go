@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -207,10 +208,10 @@ func cleanHello(h *protocol.Hello) {
 	for i := range h.Features {
 		h.Features[i] = protocol.OneLine(h.Features[i], 64)
 	}
-	if state.CheckLabels(h.Labels) != nil {
+	maps.DeleteFunc(h.Labels, func(k, v string) bool { return protocol.CheckLabel(k, v) != nil })
+	if len(h.Labels) > protocol.MaxNodeLabels {
 		h.Labels = nil
 	}
-	h.Labels = protocol.OneLineLabels(h.Labels)
 }
 
 func cleanStatus(st *protocol.Status) {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -241,16 +240,11 @@ var errSubject = errors.New("no subject of an incident")
 
 // decode reads a message. Every byte of it is a stranger's.
 func decode(subject string, data []byte) (site string, n protocol.NodeNumber, i protocol.Incident, err error) {
-	rest, ok := strings.CutPrefix(subject, strings.TrimSuffix(protocol.SubjectInventoryAll, ">"))
-	parts := strings.Split(rest, ".")
-	if !ok || len(parts) != 3 || parts[2] != "incident" || !protocol.ValidName(parts[0]) {
+	o, err := protocol.ParseFactSubject(subject)
+	if err != nil || o.Kind != protocol.FactIncident {
 		return "", 0, i, errSubject
 	}
-	v, err := strconv.ParseUint(parts[1], 10, 24)
-	if err != nil || !protocol.NodeNumber(v).Valid() {
-		return "", 0, i, errSubject
-	}
-	site, n = parts[0], protocol.NodeNumber(v)
+	site, n = o.Site, o.Node
 	if len(data) > protocol.MaxIncident {
 		return site, n, i, errors.New("incident too long")
 	}

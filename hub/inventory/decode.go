@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"causeway/protocol"
@@ -15,36 +14,6 @@ const (
 	maxText = protocol.MaxFactText
 	maxKey  = 512
 )
-
-// origin is whose message it is. The server lets only that node's session publish there.
-type origin struct {
-	site   string
-	number protocol.NodeNumber
-	delta  bool
-}
-
-var errSubject = errors.New("unknown subject")
-
-func parseSubject(subject string) (origin, error) {
-	rest, ok := strings.CutPrefix(subject, strings.TrimSuffix(protocol.SubjectInventoryAll, ">"))
-	parts := strings.Split(rest, ".")
-	if !ok || len(parts) < 2 || !protocol.ValidName(parts[0]) {
-		return origin{}, errSubject
-	}
-	n, err := strconv.ParseUint(parts[1], 10, 24)
-	if err != nil || !protocol.NodeNumber(n).Valid() || strconv.FormatUint(n, 10) != parts[1] {
-		return origin{}, errors.New("no node number in the subject")
-	}
-	o := origin{site: parts[0], number: protocol.NodeNumber(n)}
-	switch strings.Join(parts[2:], ".") {
-	case "snapshot":
-	case "delta":
-		o.delta = true
-	default:
-		return o, errSubject
-	}
-	return o, nil
-}
 
 // decodeSnapshot reads facts.
 func decodeSnapshot(data []byte) (inv protocol.Inventory, err error) {

@@ -33,13 +33,13 @@ const (
 // fold applies one message to f, which may be nil. It returns the facts after it and what
 // changed as a merge patch (nil: nothing). An error is a message that makes no
 // sense; f holds on then.
-func fold(f *facts, o origin, data []byte, stream uint64, received time.Time) (next *facts, changes []byte, v verdict, err error) {
+func fold(f *facts, o protocol.FactOrigin, data []byte, stream uint64, received time.Time) (next *facts, changes []byte, v verdict, err error) {
 	if f != nil && stream <= f.stream {
 		return f, nil, old, nil
 	}
-	next = &facts{site: o.site, number: o.number, received: received, stream: stream}
+	next = &facts{site: o.Site, number: o.Node, received: received, stream: stream}
 	var inv protocol.Inventory
-	if o.delta {
+	if o.Kind == protocol.FactDelta {
 		d, err := decodeDelta(data)
 		if err != nil {
 			return f, nil, taken, err
@@ -47,7 +47,7 @@ func fold(f *facts, o origin, data []byte, stream uint64, received time.Time) (n
 		switch {
 		case f != nil && d.BootID == f.boot && d.Sequence <= f.seq:
 			return f, nil, old, nil
-		case f == nil || f.site != o.site || d.BootID != f.boot || d.Sequence != f.seq+1:
+		case f == nil || f.site != o.Site || d.BootID != f.boot || d.Sequence != f.seq+1:
 			return f, nil, gap, nil
 		}
 		merged, err := protocol.MergePatch(f.doc, d.Changes)

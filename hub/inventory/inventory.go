@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -58,8 +57,8 @@ type Store struct {
 	cfg    Config
 	stream jetstream.Stream
 	bucket jetstream.KeyValue
-	wake   chan struct{} // something is to be written
-	heavy  chan origin   // whose history is to be weighed
+	wake   chan struct{}            // something is to be written
+	heavy  chan protocol.FactOrigin // whose history is to be weighed
 
 	mu       sync.Mutex
 	facts    map[protocol.NodeNumber]*facts
@@ -88,7 +87,7 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan origin, 64), weight: map[protocol.NodeNumber]int{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), weight: map[protocol.NodeNumber]int{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
 		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
@@ -202,9 +201,9 @@ func (s *Store) follow(ctx context.Context) {
 
 // take folds one message in.
 func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
-	o, err := parseSubject(subject)
+	o, err := protocol.ParseFactSubject(subject)
 	s.weigh(o, len(data))
-	if strings.HasSuffix(subject, ".incident") { // hub/incident's
+	if o.Kind == protocol.FactIncident { // hub/incident's
 		s.mu.Lock()
 		s.next = max(s.next, stream)
 		s.mu.Unlock()
@@ -217,7 +216,7 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 		s.drop(o, subject, stream, received, err)
 		return
 	}
-	name, live := s.cfg.Node(o.number)
+	name, live := s.cfg.Node(o.Node)
 	s.mu.Lock()
 	s.next = max(s.next, stream)
 	if !live {
@@ -225,13 +224,13 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 		s.count(resultStranger, stream)
 		return
 	}
-	was := s.facts[o.number]
+	was := s.facts[o.Node]
 	s.mu.Unlock()
 	now, changes, v, err := fold(was, o, data, stream, received) // take alone changes facts, but for sweep
 	if err != nil {
 		s.drop(o, subject, stream, received, err)
-		if o.delta {
-			s.ask(o.number)
+		if o.Kind == protocol.FactDelta {
+			s.ask(o.Node)
 		}
 		return
 	}
@@ -241,13 +240,13 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 		return
 	case gap:
 		s.count(resultGap, stream)
-		s.ask(o.number)
+		s.ask(o.Node)
 		return
 	}
 	s.count(resultTaken, stream)
 	s.mu.Lock()
-	s.facts[o.number] = now
-	s.dirty[o.number] = true
+	s.facts[o.Node] = now
+	s.dirty[o.Node] = true
 	watched := len(s.watchers) > 0
 	s.mu.Unlock()
 	select {
@@ -258,7 +257,7 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 		return
 	}
 	inv := now.inventory()
-	c := api.InventoryChange{Node: name, Site: o.site, Number: o.number, Time: inv.Time, Received: received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
+	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
 	if was == nil {
 		c.Lines = append(c.Lines, "first facts")
 	} else if changes != nil {
@@ -268,7 +267,7 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 }
 
 // drop counts a message that makes no sense.
-func (s *Store) drop(o origin, subject string, stream uint64, received time.Time, err error) {
+func (s *Store) drop(o protocol.FactOrigin, subject string, stream uint64, received time.Time, err error) {
 	if stream <= s.seen {
 		return
 	}
@@ -277,12 +276,12 @@ func (s *Store) drop(o origin, subject string, stream uint64, received time.Time
 	s.mu.Lock()
 	s.dropped++
 	first := s.dropped%1000 == 1 // and then not every one of a flood
-	if o.number != 0 {
-		if n, live := s.cfg.Node(o.number); live {
+	if o.Node != 0 {
+		if n, live := s.cfg.Node(o.Node); live {
 			name = n
-			b := s.bad[o.number]
+			b := s.bad[o.Node]
 			first = first || b.Count == 0
-			s.bad[o.number] = api.DroppedInventory{Count: b.Count + 1, Last: received, Why: firstLine(err)}
+			s.bad[o.Node] = api.DroppedInventory{Count: b.Count + 1, Last: received, Why: firstLine(err)}
 		}
 	}
 	s.mu.Unlock()

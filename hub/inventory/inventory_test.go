@@ -24,20 +24,6 @@ const (
 	deltas    = "causeway.v1.inventory.idc-sh.7.delta"
 )
 
-func TestSubjects(t *testing.T) {
-	for s, want := range map[string]origin{snapshots: {"idc-sh", 7, false}, deltas: {"idc-sh", 7, true}} {
-		o, err := parseSubject(s)
-		require.NoError(t, err)
-		require.Equal(t, want, o)
-	}
-	for _, s := range []string{"causeway.v1.inventory.idc-sh.0.snapshot", "causeway.v1.inventory.idc-sh.16777216.snapshot", "causeway.v1.inventory.idc-sh.-7.snapshot",
-		"causeway.v1.inventory.idc-sh.07.snapshot", "causeway.v1.inventory.idc-sh.7.teleport", "causeway.v1.inventory.idc-sh.7", "causeway.v1.inventory.idc-sh.7.snapshot.x",
-		"causeway.v1.inventory.IDC.7.snapshot", "other.idc-sh.7.snapshot", ""} {
-		_, err := parseSubject(s)
-		require.Error(t, err, s)
-	}
-}
-
 func TestDecode(t *testing.T) {
 	good := `{"v":1,"hostname":"h","os":"x\u001b[2J","labels":{"rack":"a\u001b[2J"},"interfaces":[{"name":"eth0"}],
 		"containers":{"podman/1":{"id":"1","name":"a\nb","state":"running\u0007","addresses":["fe80::1%x\u001b"]}}}`
@@ -88,7 +74,7 @@ func TestFold(t *testing.T) {
 	stream := uint64(0)
 	step := func(subject, data string) (verdict, string, error) {
 		stream++
-		o, err := parseSubject(subject)
+		o, err := protocol.ParseFactSubject(subject)
 		require.NoError(t, err)
 		next, changes, v, err := fold(f, o, []byte(data), stream, time.Unix(int64(stream), 0))
 		f = next
@@ -131,7 +117,7 @@ func TestFold(t *testing.T) {
 			require.Empty(t, changes, tt.name)
 		}
 	}
-	again, _, v, err := fold(f, origin{"idc-sh", 7, false}, []byte(`{}`), stream, time.Now())
+	again, _, v, err := fold(f, protocol.FactOrigin{Site: "idc-sh", Node: 7, Kind: protocol.FactSnapshot}, []byte(`{}`), stream, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, old, v, "read again after a restart")
 	require.Equal(t, f, again)
@@ -142,10 +128,14 @@ func TestFold(t *testing.T) {
 func FuzzTake(f *testing.F) {
 	f.Add(true, []byte(`{"v":1,"seq":2,"boot_id":"0100000000000000","changes":{"containers":{"p/1":{"name":"x","addresses":["10.0.0.1"]},"p/0":null}}}`))
 	f.Add(false, []byte(`{"v":1,"seq":9,"boot_id":"0100000000000000","hostname":"h","interfaces":[{"name":"eth0"}],"disks":{"/":{"total_bytes":18446744073709551615}}}`))
-	base, _, _, err := fold(nil, origin{"idc-sh", 7, false}, []byte(`{"v":1,"seq":1,"boot_id":"0100000000000000","hostname":"h","containers":{"p/0":{"id":"0"}}}`), 1, time.Unix(1, 0))
+	base, _, _, err := fold(nil, protocol.FactOrigin{Site: "idc-sh", Node: 7, Kind: protocol.FactSnapshot}, []byte(`{"v":1,"seq":1,"boot_id":"0100000000000000","hostname":"h","containers":{"p/0":{"id":"0"}}}`), 1, time.Unix(1, 0))
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, delta bool, data []byte) {
-		got, changes, _, err := fold(base, origin{"idc-sh", 7, delta}, data, 2, time.Unix(2, 0))
+		o := protocol.FactOrigin{Site: "idc-sh", Node: 7, Kind: protocol.FactSnapshot}
+		if delta {
+			o.Kind = protocol.FactDelta
+		}
+		got, changes, _, err := fold(base, o, data, 2, time.Unix(2, 0))
 		if got == nil || got.number != 7 || got.site != "idc-sh" || err != nil && got != base {
 			t.Fatalf("%+v %v", got, err)
 		}

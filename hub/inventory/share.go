@@ -21,17 +21,17 @@ const (
 )
 
 // weigh counts n bytes of a message, and has its node's history looked at when that is due.
-func (s *Store) weigh(o origin, n int) {
-	if o.number == 0 {
+func (s *Store) weigh(o protocol.FactOrigin, n int) {
+	if o.Node == 0 {
 		return
 	}
 	s.mu.Lock()
-	s.weight[o.number] += n
-	due := s.weight[o.number] >= weighAfter
+	s.weight[o.Node] += n
+	due := s.weight[o.Node] >= weighAfter
 	if due {
 		select {
 		case s.heavy <- o:
-			s.weight[o.number] = 0
+			s.weight[o.Node] = 0
 		default: // with the next message
 		}
 	}
@@ -46,17 +46,17 @@ func (s *Store) trim(ctx context.Context) {
 			return
 		case o := <-s.heavy:
 			if err := s.cut(ctx, o); err != nil && ctx.Err() == nil {
-				s.cfg.Log.Warn().Err(err).Uint32("number", uint32(o.number)).Msg("history of a node not cut to its share")
+				s.cfg.Log.Warn().Err(err).Uint32("number", uint32(o.Node)).Msg("history of a node not cut to its share")
 			}
 		}
 	}
 }
 
 // cut removes the oldest messages of a node beyond its share.
-func (s *Store) cut(ctx context.Context, o origin) error {
+func (s *Store) cut(ctx context.Context, o protocol.FactOrigin) error {
 	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
 	defer cancel()
-	subjects := []string{protocol.InventorySubject(o.site, o.number), protocol.DeltaSubject(o.site, o.number), protocol.IncidentSubject(o.site, o.number)}
+	subjects := []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node)}
 	cons, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 2 * trimTimeout})
 	if err != nil {

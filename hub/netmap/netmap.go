@@ -173,8 +173,7 @@ func Candidates(addrs []netip.AddrPort, overlay []netip.Prefix) []netip.AddrPort
 	out := make([]netip.AddrPort, 0, len(addrs))
 	for _, a := range addrs {
 		ip := a.Addr().Unmap().WithZone("")
-		if !ip.IsValid() || a.Port() == 0 || ip.IsUnspecified() || ip.IsLoopback() || ip.IsMulticast() || ip.IsLinkLocalUnicast() ||
-			slices.ContainsFunc(overlay, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+		if a.Port() == 0 || protocol.Reserved(ip) || slices.ContainsFunc(overlay, func(p netip.Prefix) bool { return p.Contains(ip) }) {
 			continue
 		}
 		out = append(out, netip.AddrPortFrom(ip, a.Port()))

@@ -141,13 +141,13 @@ func (c OverlayWidened) apply(s *State, _ time.Time) error {
 	}
 	for _, site := range s.Sites {
 		for _, p := range site.Ranges {
-			if err := CheckPrefix(p, c.Overlay); err != nil {
+			if inOverlay(p, c.Overlay) != nil {
 				return Errorf(Conflict, "range %s of site %s is in the way of the overlay %s; take it away first", p, site.Name, join(c.Overlay))
 			}
 		}
 	}
 	for _, r := range s.Routes {
-		if err := CheckPrefix(r.Prefix, c.Overlay); err != nil && r.State == protocol.RouteApproved {
+		if inOverlay(r.Prefix, c.Overlay) != nil && r.State == protocol.RouteApproved {
 			return Errorf(Conflict, "route %s of node %s is in the way of the overlay %s; reject it first", r.Prefix, s.Nodes[r.Node].Name, join(c.Overlay))
 		}
 	}
@@ -361,7 +361,7 @@ func (c NodeLabelled) apply(s *State, _ time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := CheckLabels(c.Labels); err != nil {
+	if err := s.checkLabels(c.Labels); err != nil {
 		return err
 	}
 	n.Labels = c.Labels
@@ -378,15 +378,10 @@ func (c NodeLabelled) Describe() string {
 	return fmt.Sprintf("labels of node %d: %s", c.Number, strings.Join(kv, " "))
 }
 
-// CheckLabels bounds labels.
-func CheckLabels(l map[string]string) error {
-	if len(l) > protocol.MaxNodeLabels {
-		return Errorf(Invalid, "%d labels; at most %d", len(l), protocol.MaxNodeLabels)
-	}
-	for k, v := range l {
-		if k == "" || len(k) > protocol.MaxLabelLength || len(v) > protocol.MaxLabelLength || strings.ContainsAny(k, "= \n\t") || strings.ContainsAny(v, "\n\t") {
-			return Errorf(Invalid, "label %.40q: a label is KEY=VALUE, at most %d characters each, without spaces in the key", k, protocol.MaxLabelLength)
-		}
+// checkLabels bounds labels where something is decided; what a log holds folds.
+func (s *State) checkLabels(l map[string]string) error {
+	if err := protocol.CheckLabels(l); err != nil && !s.folding {
+		return Errorf(Invalid, "%v", err)
 	}
 	return nil
 }

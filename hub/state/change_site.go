@@ -238,7 +238,7 @@ func (c TokenCreated) apply(s *State, t time.Time) error {
 			return err
 		}
 	}
-	if err := CheckLabels(c.Labels); err != nil {
+	if err := s.checkLabels(c.Labels); err != nil {
 		return err
 	}
 	if c.Replace != "" {

@@ -6,40 +6,16 @@ import (
 	"causeway/protocol"
 )
 
-// forbidden is never routed into a tunnel, nor is anything that overlaps it.
-var forbidden = []struct {
-	prefix netip.Prefix
-	what   string
-}{
-	{netip.MustParsePrefix("0.0.0.0/8"), "this network"},
-	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
-	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
-	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
-	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
-	{netip.MustParsePrefix("::1/128"), "loopback"},
-	{netip.MustParsePrefix("::/128"), "the unspecified address"},
-	{netip.MustParsePrefix("::ffff:0:0/96"), "IPv4 in IPv6"},
-	{netip.MustParsePrefix("fe80::/10"), "link-local"},
-	{netip.MustParsePrefix("ff00::/8"), "multicast"},
+// CheckPrefix says why nobody may claim p, whatever an admin decides: what no agent
+// takes (see protocol.CheckPrefix), and the overlay.
+func CheckPrefix(p netip.Prefix, overlay []netip.Prefix) error {
+	if err := protocol.CheckPrefix(p); err != nil {
+		return Errorf(Invalid, "%s %v", p, err)
+	}
+	return inOverlay(p, overlay)
 }
 
-// CheckPrefix says why nobody may claim p, whatever an admin decides: default
-// routes, loopback, link-local, multicast, the overlay.
-func CheckPrefix(p netip.Prefix, overlay []netip.Prefix) error {
-	if !p.IsValid() {
-		return Errorf(Invalid, "not a CIDR")
-	}
-	if p != p.Masked() {
-		return Errorf(Invalid, "%s has host bits set; write %s", p, p.Masked())
-	}
-	if p.Bits() == 0 {
-		return Errorf(Invalid, "%s is a default route; these are never routed into the tunnel", p)
-	}
-	for _, f := range forbidden {
-		if f.prefix.Overlaps(p) {
-			return Errorf(Invalid, "%s overlaps %s (%s)", p, f.prefix, f.what)
-		}
-	}
+func inOverlay(p netip.Prefix, overlay []netip.Prefix) error {
 	for _, o := range overlay {
 		if o.Overlaps(p) {
 			return Errorf(Invalid, "%s overlaps the overlay range %s, which nobody may claim", p, o)
@@ -48,9 +24,21 @@ func CheckPrefix(p netip.Prefix, overlay []netip.Prefix) error {
 	return nil
 }
 
+// checkPrefix is CheckPrefix where something is decided. What a log holds folds although
+// agents refuse it: the hub that decided it knew an older rule.
+func (s *State) checkPrefix(p netip.Prefix) error {
+	if !s.folding {
+		return CheckPrefix(p, s.Overlay)
+	}
+	if !p.IsValid() || p != p.Masked() || p.Bits() == 0 {
+		return Errorf(Invalid, "%s is no prefix that can be claimed", p)
+	}
+	return inOverlay(p, s.Overlay)
+}
+
 // checkRange checks a site's range against every other site's claims.
 func (s *State) checkRange(site string, p netip.Prefix) error {
-	if err := CheckPrefix(p, s.Overlay); err != nil {
+	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
 	for _, o := range s.Sites {

@@ -50,6 +50,7 @@ type State struct {
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
+	folding    bool // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by

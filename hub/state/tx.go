@@ -94,6 +94,8 @@ func (s *State) apply(t Transaction) error {
 	if !bytes.Equal(t.Prev, s.hash) {
 		return fmt.Errorf("state log: transaction %d does not follow the one before it: the log was changed", t.Sequence)
 	}
+	s.folding = true
+	defer func() { s.folding = false }()
 	for _, c := range t.Changes {
 		if err := c.apply(s, t.Time); err != nil {
 			return fmt.Errorf("state log, transaction %d: %w", t.Sequence, err)

@@ -1,5 +1,6 @@
-// Package flagenv lets environment variables stand for flags, as containers
-// want it. A flag on the command line wins.
+// Package flagenv is what the programs' flags have beyond pflag's: environment variables
+// stand for them, as containers want it (a flag on the command line wins), and lengths of
+// time take days.
 package flagenv
 
 import (

@@ -44,7 +44,7 @@ var rules = []rule{
 		why: "the relay is blind: it cannot open what it forwards"},
 	{from: []string{"causeway/hub/api"}, onlyOurs: []string{"causeway/internal/retry", "causeway/protocol"},
 		why: "clients of the admin API need nothing of the hub"},
-	{from: []string{"causeway/hub/cmd/causeway"}, onlyOurs: []string{"causeway/hub/api", "causeway/internal/exitstatus", "causeway/internal/manpages", "causeway/internal/retry", "causeway/protocol"},
+	{from: []string{"causeway/hub/cmd/causeway"}, onlyOurs: []string{"causeway/hub/api", "causeway/internal/exitstatus", "causeway/internal/flagenv", "causeway/internal/manpages", "causeway/internal/retry", "causeway/protocol"},
 		never: []string{"github.com/nats-io/nats.go", "github.com/nats-io/nats-server", "gvisor.dev/gvisor", "golang.zx2c4.com/wireguard", "github.com/danielgtaylor/huma"},
 		why:   "the admin CLI is small and installed on its own"},
 	{from: []string{"causeway/agent", "causeway/tunnel", "causeway/netns", "causeway/protocol"}, never: []string{"github.com/nats-io/nats-server"},

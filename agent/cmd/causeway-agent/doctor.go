@@ -17,6 +17,7 @@ import (
 	"causeway/agent/doctor"
 	"causeway/agent/held"
 	"causeway/agent/identity"
+	"causeway/protocol"
 )
 
 func doctorCommand(o *options) *cobra.Command {
@@ -59,7 +60,7 @@ func doctorCommand(o *options) *cobra.Command {
 					}
 				}
 			case !errors.Is(err, identity.ErrNotJoined):
-				fmt.Fprintf(cmd.ErrOrStderr(), "causeway-agent: %s\n", oneLine(err.Error()))
+				fmt.Fprintf(cmd.ErrOrStderr(), "causeway-agent: %s\n", protocol.Folded(err.Error()))
 			}
 			if exe, err := os.Executable(); err == nil && filepath.Dir(exe) == "/usr/bin" {
 				dc.Version = version

@@ -168,6 +168,6 @@ func writeHubs(w io.Writer, h debug.Hubs) {
 	}
 	fmt.Fprintf(w, "serial %d, valid until %s, last shown to be the newest: %s\n", h.Serial, h.NotAfter.Format(time.RFC3339), confirmed)
 	for _, x := range h.Hubs {
-		fmt.Fprintf(w, "hub %d, key %s: UDP %s, HTTPS %s\n", x.Number, x.WireGuardKey, oneLine(strings.Join(x.UDP, " ")), oneLine(strings.Join(x.HTTPS, " ")))
+		fmt.Fprintf(w, "hub %d, key %s: UDP %s, HTTPS %s\n", x.Number, x.WireGuardKey, protocol.Folded(strings.Join(x.UDP, " ")), protocol.Folded(strings.Join(x.HTTPS, " ")))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/identity"
 	"causeway/agent/join"
+	"causeway/internal/flagenv"
 	"causeway/netns"
 	"causeway/protocol"
 )
@@ -88,7 +89,7 @@ func joinCommand(o *options) *cobra.Command {
 	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "node name (default this host's name)")
-	cmd.Flags().DurationVar(&wait, "wait", defaultWait, "how long to try again what passes by itself; 0: not at all")
+	flagenv.DurationVar(cmd.Flags(), &wait, "wait", defaultWait, "how long to try again what passes by itself; 0: not at all")
 	cmd.Flags().BoolVar(&replace, "replace", false, "take over an existing node's name, if the token permits it; replaces an identity that is here")
 	return cmd
 }

@@ -16,6 +16,7 @@ import (
 	"causeway/agent/debug"
 	"causeway/agent/identity"
 	"causeway/netns"
+	"causeway/protocol"
 )
 
 const (
@@ -114,7 +115,7 @@ func leave(cmd *cobra.Command, o *options) error {
 	case told:
 		fmt.Fprintf(out, "node %s has left; the hub was told\n", id.Name)
 	default:
-		fmt.Fprintf(out, "node %s has left; the hub could not be told (%s): run 'causeway node revoke %s' there\n", id.Name, oneLine(why), id.Name)
+		fmt.Fprintf(out, "node %s has left; the hub could not be told (%s): run 'causeway node revoke %s' there\n", id.Name, protocol.Folded(why), id.Name)
 	}
 	return nil
 }

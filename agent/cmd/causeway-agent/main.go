@@ -15,6 +15,7 @@ import (
 	"causeway/agent/identity"
 	"causeway/internal/exitstatus"
 	"causeway/internal/manpages"
+	"causeway/protocol"
 )
 
 func main() {
@@ -31,7 +32,7 @@ func execute(args []string) int {
 	status := exitstatus.Watch(root)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "causeway-agent: "+oneLine(err.Error()))
+		fmt.Fprintln(os.Stderr, "causeway-agent: "+protocol.Folded(err.Error()))
 	}
 	return status(err)
 }

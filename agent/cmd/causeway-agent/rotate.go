@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -36,7 +37,7 @@ func rotateCommand(o *options) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
+	flagenv.DurationVar(cmd.Flags(), &overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
 	o.stateFlag(cmd)
 	o.configFlag(cmd)
 	o.socketFlag(cmd)

@@ -17,6 +17,7 @@ import (
 	"causeway/agent"
 	"causeway/agent/config"
 	"causeway/agent/identity"
+	"causeway/protocol"
 )
 
 // tellGrace is how long an agent that has told its hub may take to end.
@@ -59,7 +60,7 @@ func tellHub(ctx context.Context, o *options, c config.Config) error {
 	var said strings.Builder
 	cmd.Stderr = &said
 	err = cmd.Run()
-	if text := strings.TrimPrefix(oneLine(said.String()), "causeway-agent: "); err != nil && text != "" {
+	if text := strings.TrimPrefix(protocol.Folded(said.String()), "causeway-agent: "); err != nil && text != "" {
 		return errors.New(text)
 	}
 	if err != nil {

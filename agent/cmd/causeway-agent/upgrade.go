@@ -15,6 +15,8 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/upgrade"
+	"causeway/internal/flagenv"
+	"causeway/protocol"
 )
 
 // serviceName is the service that an upgrade starts anew.
@@ -59,8 +61,8 @@ func upgradeCommand(o *options) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&i.Dir, "upgrade-dir", upgrade.DefaultDir, "directory of results, for root alone to write")
 	f.StringVar(&i.Program, "program", upgrade.DefaultProgram, "what is replaced")
-	f.DurationVar(&i.Within, "within", time.Minute, "how long a new version may take to find its hub")
-	f.DurationVar(&i.Settle, "settle", 6*time.Second, "how long it has to stay well") // more than a StatusInterval
+	flagenv.DurationVar(f, &i.Within, "within", time.Minute, "how long a new version may take to find its hub")
+	flagenv.DurationVar(f, &i.Settle, "settle", 6*time.Second, "how long it has to stay well") // more than a StatusInterval
 	return cmd
 }
 
@@ -70,7 +72,7 @@ type systemd struct{ socket, stateDir string }
 func (systemd) Restart(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "systemctl", "restart", "--no-block", serviceName).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("systemctl restart: %w: %s", err, oneLine(string(out)))
+		return fmt.Errorf("systemctl restart: %w: %s", err, protocol.Folded(string(out)))
 	}
 	return nil
 }

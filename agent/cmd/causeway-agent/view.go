@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
@@ -55,17 +54,6 @@ func (o *options) outputFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table or json")
 }
 
-// plain is text for a terminal: what came from an agent, which is another user's process, moves no
-// cursor there.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-}
-
 // print writes v as JSON, or what text writes.
 func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
 	switch o.output {
@@ -76,7 +64,7 @@ func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
 	case "table":
 		var b strings.Builder
 		text(&b)
-		_, err := io.WriteString(w, plain(b.String()))
+		_, err := io.WriteString(w, protocol.PrintableLines(b.String()))
 		return err
 	}
 	return fmt.Errorf("output %q is none; use -o table or -o json", o.output)
@@ -289,6 +277,3 @@ func joinStrings[T fmt.Stringer](l []T) string {
 	}
 	return strings.Join(out, " ")
 }
-
-// oneLine keeps an error that holds a line break on one line.
-func oneLine(s string) string { return plain(strings.Join(strings.Fields(s), " ")) }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"causeway/protocol"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -36,7 +38,7 @@ func TestHostileAgentOnTerminal(t *testing.T) {
 		root.SetArgs(append(args, "--debug-socket", socket))
 		var said string
 		if err := root.Execute(); err != nil {
-			said = oneLine(err.Error())
+			said = protocol.Folded(err.Error())
 		} else {
 			said = out.String()
 		}

@@ -26,7 +26,7 @@ type progress struct {
 }
 
 func (p *progress) tell(j join.Progress) {
-	line := fmt.Sprintf("causeway-agent: waiting: %s (try %d, goes on for %s)", oneLine(j.Err.Error()), j.Tries, j.Left.Round(time.Second))
+	line := fmt.Sprintf("causeway-agent: waiting: %s (try %d, goes on for %s)", protocol.Folded(j.Err.Error()), j.Tries, j.Left.Round(time.Second))
 	if terminal(p.w) {
 		fmt.Fprint(p.w, "\r\x1b[K"+line)
 		p.open = true

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -33,13 +32,10 @@ func main() {
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "causeway-hub: "+oneLine(err))
+		fmt.Fprintln(os.Stderr, "causeway-hub: "+protocol.Folded(err.Error()))
 	}
 	os.Exit(status(err))
 }
-
-// oneLine keeps what libraries say from filling a screen.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 func command() *cobra.Command {
 	root := &cobra.Command{

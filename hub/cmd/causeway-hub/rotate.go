@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -40,6 +41,6 @@ the overlaps.`,
 		},
 	}
 	c.Flags().StringVar(&dir, "data-dir", hub.DefaultDataDir, "the hub's data directory")
-	c.Flags().DurationVar(&overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
+	flagenv.DurationVar(c.Flags(), &overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
 	return c
 }

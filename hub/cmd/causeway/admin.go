@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
+	"causeway/protocol"
 )
 
 var adminRoles = []string{"viewer", "operator", "admin"}
@@ -44,7 +46,7 @@ nodes, take backups. The private key is made here and never sent to the hub.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&role, "role", "", "viewer, operator or admin")
-	f.DurationVar(&ttl, "ttl", 0, "how long the certificate is good, up to 8784h (default 2160h, 90 days)")
+	flagenv.DurationVar(f, &ttl, "ttl", 0, "how long the certificate is good, up to 8784h (default 2160h, 90 days)")
 	f.StringVarP(&file, "file", "f", "", "`FILE` to write the context to, mode 0600; it must not exist")
 	f.StringVar(&address, "address", "", "`HOST:PORT` at which the admin reaches the hub (default: its public host and the port of --listen-admin)")
 	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(adminRoles, cobra.ShellCompDirectiveNoFileComp)))
@@ -93,7 +95,7 @@ nodes, take backups. The private key is made here and never sent to the hub.`,
 			v.Context = string(made.Secret())
 		}
 		return c.show(v, []string{v.Name}, func(p *page) {
-			p.line("Admin %s of %s until %s; the context is in %s: causeway context import %s", printable(v.Name), printable(v.Hub), stamp(v.Expires), printable(file), printable(file))
+			p.line("Admin %s of %s until %s; the context is in %s: causeway context import %s", protocol.Printable(v.Name), protocol.Printable(v.Hub), stamp(v.Expires), protocol.Printable(file), protocol.Printable(file))
 		})
 	})
 }

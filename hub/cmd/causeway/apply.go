@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 const manifestHelp = `A file holds one or more YAML documents, parted by lines of '---'. Each has a kind
@@ -148,7 +149,7 @@ func diffPage(p *page, steps []step) {
 			continue
 		}
 		n++
-		p.line("%s %s (%s)", s.Action, printable(s.Object), printable(s.At))
+		p.line("%s %s (%s)", s.Action, protocol.Printable(s.Object), protocol.Printable(s.At))
 		for _, d := range s.Diff {
 			m := good
 			if d[0] == '-' {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -50,7 +51,7 @@ No keys, token secrets, signatures or credentials are in it; names, labels, addr
 your network are.`,
 		Args: exactly("FILE"),
 	}
-	cmd.Flags().DurationVar(&limit, "timeout", limit, "leave out what was not had by then")
+	flagenv.DurationVar(cmd.Flags(), &limit, "timeout", limit, "leave out what was not had by then")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if limit <= 0 || limit > time.Hour {
 			return usagef("--timeout %s is not between 1s and 1h", limit)

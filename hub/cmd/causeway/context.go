@@ -134,7 +134,7 @@ func (c *cli) target() (api.ClientConfig, error) {
 		return api.ClientConfig{}, err
 	}
 	if now := time.Now(); now.Before(x.Expires) && x.ExpiresSoon(now) {
-		fmt.Fprintf(c.err, "causeway: the certificate of %s expires in %s: have another context made with 'causeway admin create'\n", printable(x.String()), left(x.Expires))
+		fmt.Fprintf(c.err, "causeway: the certificate of %s expires in %s: have another context made with 'causeway admin create'\n", protocol.Printable(x.String()), left(x.Expires))
 	}
 	return api.ClientConfig{Context: &x}, nil
 }
@@ -276,7 +276,7 @@ remove it.`,
 		}
 		at := contextPath(dir, name)
 		if old, err := readContext(at); err == nil && old.Hub != x.Hub {
-			return fmt.Errorf("context %s exists already, for the hub at %s; choose another name with --name", name, printable(old.Hub))
+			return fmt.Errorf("context %s exists already, for the hub at %s; choose another name with --name", name, protocol.Printable(old.Hub))
 		}
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -284,7 +284,7 @@ remove it.`,
 		if err := replaceFile(at, x.Secret()); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(c.out, "Context %s: %s. Use it with --context %s, or for all commands: causeway context use %s\n", name, printable(x.String()), name, name)
+		_, err = fmt.Fprintf(c.out, "Context %s: %s. Use it with --context %s, or for all commands: causeway context use %s\n", name, protocol.Printable(x.String()), name, name)
 		return err
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
+	"causeway/protocol"
 )
 
 func (c *cli) diag() *cobra.Command {
@@ -27,7 +29,7 @@ Exit status is 1 when no answer came.`,
 		ValidArgsFunction: c.completer(2, nodeNames),
 	}
 	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to send, 1 to 20")
-	cmd.Flags().DurationVar(&timeout, "timeout", time.Second, "wait this long for each answer, at most 10s")
+	flagenv.DurationVar(cmd.Flags(), &timeout, "timeout", time.Second, "wait this long for each answer, at most 10s")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("node", args[0]); err != nil {
 			return err
@@ -53,7 +55,7 @@ Exit status is 1 when no answer came.`,
 			if r.Error != "" {
 				msg += ": " + r.Error
 			}
-			return errors.New(printable(msg))
+			return errors.New(protocol.Printable(msg))
 		}
 		return nil
 	})
@@ -67,7 +69,7 @@ func pingPage(p *page, r api.PingResult) {
 	if r.Path != "" {
 		to += " over " + r.Path
 	}
-	p.line("%s to %s: %d sent, %d received, %d lost", printable(r.From), printable(to), r.Sent, r.Received, r.Sent-r.Received)
+	p.line("%s to %s: %d sent, %d received, %d lost", protocol.Printable(r.From), protocol.Printable(to), r.Sent, r.Received, r.Sent-r.Received)
 	if r.Received > 0 {
 		p.line("round trip: min %s, average %s, max %s", millis(time.Duration(r.MinRTT)), millis(time.Duration(r.AvgRTT)), millis(time.Duration(r.MaxRTT)))
 	}

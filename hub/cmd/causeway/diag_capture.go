@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 )
 
 func (c *cli) capture() *cobra.Command {
@@ -37,7 +38,7 @@ file. The agent needs CAP_NET_RAW for it: a drop-in of its package gives it.`,
 		},
 		ValidArgsFunction: c.completer(1, nodeNames),
 	}
-	cmd.Flags().DurationVar(&length, "duration", length, "record for this long, at most 5m")
+	flagenv.DurationVar(cmd.Flags(), &length, "duration", length, "record for this long, at most 5m")
 	cmd.Flags().IntVar(&megabytes, "size", megabytes, "end at this many `MIB`, at most 64")
 	cmd.Flags().BoolVar(&payload, "payload", false, "keep payloads, where the node's config allows it")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {

@@ -61,7 +61,7 @@ docs/DIAG.md lists the causes.`,
 			return err
 		}
 		if len(x.Faults) > 0 {
-			return errors.New(printable(x.Faults[0].Summary))
+			return errors.New(protocol.Printable(x.Faults[0].Summary))
 		}
 		return nil
 	})
@@ -86,7 +86,7 @@ func explanationPage(p *page, x api.Explanation) {
 		flow += ", " + x.Proto + " port " + strconv.Itoa(int(x.Port))
 	}
 	m := map[string]meaning{api.VerdictHealthy: good, api.VerdictDegraded: warn, api.VerdictBroken: bad}[x.Verdict]
-	p.line("%s: %s", printable(flow), p.paint(m, x.Verdict))
+	p.line("%s: %s", protocol.Printable(flow), p.paint(m, x.Verdict))
 	const shown = 3
 	for _, f := range x.Faults[:min(len(x.Faults), shown)] {
 		p.gap()
@@ -94,12 +94,12 @@ func explanationPage(p *page, x api.Explanation) {
 		if f.Blocks {
 			m = bad
 		}
-		p.line("%s: %s", p.paint(m, f.Cause), printable(f.Summary))
+		p.line("%s: %s", p.paint(m, f.Cause), protocol.Printable(f.Summary))
 		for _, e := range f.Evidence[:min(len(f.Evidence), 5)] {
-			p.line("  seen  %s", printable(e))
+			p.line("  seen  %s", protocol.Printable(e))
 		}
 		if f.Mend != "" {
-			p.line("  mend  %s", printable(f.Mend))
+			p.line("  mend  %s", protocol.Printable(f.Mend))
 		}
 	}
 	if n := len(x.Faults) - shown; n > 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -66,15 +67,15 @@ Exit status is 1 when packets of a size that is set do not arrive.`,
 		}
 		both := []api.MTUDirection{m.Forward, m.Back}
 		if err := c.show(m, []string{m.From.Node, m.To.Node}, func(p *page) {
-			p.line("%s", printable(endText(m.From)+"  to  "+endText(m.To)))
+			p.line("%s", protocol.Printable(endText(m.From)+"  to  "+endText(m.To)))
 			p.gap()
 			rows := make([][]any, len(both))
 			for i, d := range both {
-				verdict := cell{text: printable(d.Verdict), meaning: good}
+				verdict := cell{text: protocol.Printable(d.Verdict), meaning: good}
 				if !d.OK {
 					verdict.meaning = bad
 				}
-				rows[i] = []any{printable(d.Node), printable(string(d.Path)), number(d.Underlay), number(d.Known), number(d.Measured), number(d.Route), number(d.Device), verdict}
+				rows[i] = []any{protocol.Printable(d.Node), protocol.Printable(string(d.Path)), number(d.Underlay), number(d.Known), number(d.Measured), number(d.Route), number(d.Device), verdict}
 			}
 			p.table([]string{"FROM", "PATH", "UNDERLAY", "INSIDE", "MEASURED", "ROUTE", "INTERFACE", "VERDICT"}, rows)
 		}); err != nil {
@@ -82,7 +83,7 @@ Exit status is 1 when packets of a size that is set do not arrive.`,
 		}
 		for _, d := range both {
 			if !d.OK {
-				return errors.New(printable("from " + d.Node + ": " + first(d.Verdict, "not measured")))
+				return errors.New(protocol.Printable("from " + d.Node + ": " + first(d.Verdict, "not measured")))
 			}
 		}
 		return nil
@@ -105,7 +106,7 @@ A node takes part in one measurement at a time; its config may refuse them
 		Args: exactly("A", "B"), ValidArgsFunction: c.completer(2, nodeNames),
 	}
 	cmd.Flags().StringVar(&proto, "proto", proto, "tcp or udp")
-	cmd.Flags().DurationVar(&length, "time", length, "send for this long, at most 30s")
+	flagenv.DurationVar(cmd.Flags(), &length, "time", length, "send for this long, at most 30s")
 	cmd.Flags().Var(&limit, "rate", "send at most this much, 1k to 10G bits a second")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
@@ -138,7 +139,7 @@ A node takes part in one measurement at a time; its config may refuse them
 }
 
 func benchPage(p *page, b api.Bench) {
-	p.line("%s to %s over %s: %s in %s (held to %s)", printable(b.From.Node), printable(b.To.Node), b.Proto, rateText(b.Rate), short(time.Duration(b.Took).Round(10*time.Millisecond)), rateText(b.Limit))
+	p.line("%s to %s over %s: %s in %s (held to %s)", protocol.Printable(b.From.Node), protocol.Printable(b.To.Node), b.Proto, rateText(b.Rate), short(time.Duration(b.Took).Round(10*time.Millisecond)), rateText(b.Limit))
 	kv := []string{"sent", size(b.Sent), "received", size(b.Received)}
 	if b.Datagrams > 0 {
 		kv = append(kv, "datagrams", fmt.Sprintf("%d, %d lost (%.2f %%), %d out of order", b.Datagrams, b.Lost, 100*float64(b.Lost)/float64(b.Datagrams), b.Reordered), "jitter", millis(time.Duration(b.Jitter)))

@@ -19,7 +19,7 @@ address that a node carries.`
 
 // checkEnd refuses what can be neither a node, a pod nor an address.
 func checkEnd(s string) error {
-	if s == "" || len(s) > 256 || printable(s) != s {
+	if s == "" || len(s) > 256 || protocol.Printable(s) != s {
 		return usagef("%.80q is no node, pod or address", s)
 	}
 	return nil
@@ -47,7 +47,7 @@ func (c *cli) tracer(cmd *cobra.Command, show func(*page, api.Trace), failure fu
 			return err
 		}
 		if msg := failure(t); msg != "" {
-			return errors.New(printable(msg))
+			return errors.New(protocol.Printable(msg))
 		}
 		return nil
 	})
@@ -129,11 +129,11 @@ func endText(e api.DiagEnd) string {
 }
 
 func pathPage(p *page, t api.Trace) {
-	p.line("%s", printable(endText(t.From)+"  to  "+endText(t.To)))
+	p.line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
 	for _, s := range sides(t) {
 		p.gap()
 		if s.view == nil {
-			p.line("%s", p.paint(bad, printable(s.from+" to "+s.to+": "+s.err)))
+			p.line("%s", p.paint(bad, protocol.Printable(s.from+" to "+s.to+": "+s.err)))
 			continue
 		}
 		v := s.view.Peer
@@ -149,15 +149,15 @@ func pathPage(p *page, t api.Trace) {
 		}
 		rows := make([][]any, len(v.Candidates))
 		for i, k := range v.Candidates {
-			state := cell{text: printable(k.State)}
+			state := cell{text: protocol.Printable(k.State)}
 			if k.Chosen {
-				state = cell{text: "in use, " + printable(k.State), meaning: good}
+				state = cell{text: "in use, " + protocol.Printable(k.State), meaning: good}
 			}
 			answered := "never"
 			if !k.Answered.IsZero() {
 				answered = age(k.Answered) + " ago"
 			}
-			rows[i] = []any{"  " + printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), fmt.Sprintf("%.0f %%", 100*k.Loss), number(k.Size), answered, state}
+			rows[i] = []any{"  " + protocol.Printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), fmt.Sprintf("%.0f %%", 100*k.Loss), number(k.Size), answered, state}
 		}
 		p.table([]string{"  PATH", "ADDRESS", "RTT", "LOSS", "LARGEST", "ANSWERED", "STATE"}, rows)
 	}
@@ -199,7 +199,7 @@ func hopName(h api.TraceHop) string {
 }
 
 func tracePage(p *page, t api.Trace) {
-	p.line("%s", printable(endText(t.From)+"  to  "+endText(t.To)))
+	p.line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
 	p.gap()
 	rows := make([][]any, len(t.Hops))
 	for i, h := range t.Hops {
@@ -207,13 +207,13 @@ func tracePage(p *page, t api.Trace) {
 		if !h.OK {
 			answers = cell{text: "no answer", meaning: bad}
 		}
-		rows[i] = []any{i + 1, printable(h.Kind), printable(hopName(h)), millis(time.Duration(h.RTT)), millis(time.Duration(h.Total)), answers, printable(h.Note)}
+		rows[i] = []any{i + 1, protocol.Printable(h.Kind), protocol.Printable(hopName(h)), millis(time.Duration(h.RTT)), millis(time.Duration(h.Total)), answers, protocol.Printable(h.Note)}
 	}
 	p.table([]string{"", "HOP", "NAME", "TIME", "TOTAL", "", "NOTE"}, rows)
 	if b := t.Back; b != nil && t.Forward != nil && b.Peer.Path != t.Forward.Peer.Path {
-		p.line("The way back is another one: %s, %s.", printable(string(b.Peer.Path)), printable(b.Peer.Why))
+		p.line("The way back is another one: %s, %s.", protocol.Printable(string(b.Peer.Path)), protocol.Printable(b.Peer.Why))
 	}
 	if t.BackError != "" {
-		p.line("%s", printable(t.BackError))
+		p.line("%s", protocol.Printable(t.BackError))
 	}
 }

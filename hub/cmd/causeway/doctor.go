@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 func (c *cli) doctor() *cobra.Command {
@@ -59,10 +60,10 @@ func checkupPage(p *page, k api.Checkup) {
 		if !f.Since.IsZero() {
 			since = ", since " + stamp(f.Since)
 		}
-		p.line("%s  %s: %s%s", p.paint(m, fmt.Sprintf("%-8s", f.Severity)), printable(f.Where), printable(f.Check), since)
-		p.line("          %s", printable(f.Summary))
+		p.line("%s  %s: %s%s", p.paint(m, fmt.Sprintf("%-8s", f.Severity)), protocol.Printable(f.Where), protocol.Printable(f.Check), since)
+		p.line("          %s", protocol.Printable(f.Summary))
 		if f.Mend != "" {
-			p.line("    mend  %s", printable(f.Mend))
+			p.line("    mend  %s", protocol.Printable(f.Mend))
 		}
 	}
 	if k.LeftOut > 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 )
 
 // drainPoll is how often the hub is asked how far a drain is.
@@ -27,7 +28,7 @@ most --wait. 'causeway node undrain' ends it; so does nothing else, no restart.`
 		Args:              exactly("NODE"),
 		ValidArgsFunction: c.completer(1, nodeNames),
 	}
-	cmd.Flags().DurationVar(&wait, "wait", wait, "wait for other nodes at most so long, 0 to 1h")
+	flagenv.DurationVar(cmd.Flags(), &wait, "wait", wait, "wait for other nodes at most so long, 0 to 1h")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("node", args[0]); err != nil {
 			return err

@@ -153,7 +153,7 @@ func (l library) named(name string) (text, of string) {
 		return "time (RFC 3339)", ""
 	case "time.Duration":
 		return "nanoseconds", ""
-	case "api.Duration", "api.MaxAge":
+	case "protocol.Duration", "api.MaxAge", "api.RotateKeys":
 		return "duration, such as 72h", ""
 	case "netip.Prefix":
 		return "CIDR", ""

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -123,7 +124,7 @@ func newFakeHub() http.Handler {
 			return
 		}
 		s := sites[0]
-		s.MaxAge, s.RotateKeys = p.MaxAge, p.RotateKeys
+		s.MaxAge, s.RotateKeys = cmp.Or(p.MaxAge, s.MaxAge), cmp.Or(p.RotateKeys, s.RotateKeys)
 		if p.Ranges != nil {
 			s.Ranges = p.Ranges
 		}

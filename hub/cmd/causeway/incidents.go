@@ -43,7 +43,7 @@ func (c *cli) incidentsList(use, long string) *cobra.Command {
 			}
 		}
 		if since != "" {
-			if d, err := time.ParseDuration(since); err == nil && d >= 0 {
+			if d, err := protocol.ParseDuration(since); err == nil && d >= 0 {
 				q.Since = time.Now().Add(-d)
 			} else if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
 				return usagef("--since %q is neither a length of time, as 24h, nor a time, as 2026-01-31T08:00:00Z", since)
@@ -95,7 +95,7 @@ func (c *cli) incidentsShow() *cobra.Command {
 					"Since", stamp(i.Since), "Until", until, "Lasted", lasted(i), "Reason", i.Reason, "Action", i.Action,
 					"Repairs", fmt.Sprint(i.Repairs), "Felt", i.Felt)
 				for _, l := range i.Found {
-					p.line("  %s", printable(l))
+					p.line("  %s", protocol.Printable(l))
 				}
 			})
 		})

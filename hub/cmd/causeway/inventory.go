@@ -271,7 +271,7 @@ changed as a JSON merge patch, load and the like included.`,
 		}
 		print := func(ch api.InventoryChange) error {
 			for _, l := range ch.Lines {
-				if _, err := fmt.Fprintf(c.out, "%s  %s  %s  %s\n", stamp(ch.Time), printable(ch.Site), printable(ch.Node), printable(l)); err != nil {
+				if _, err := fmt.Fprintf(c.out, "%s  %s  %s  %s\n", stamp(ch.Time), protocol.Printable(ch.Site), protocol.Printable(ch.Node), protocol.Printable(l)); err != nil {
 					return err
 				}
 			}
@@ -295,7 +295,7 @@ changed as a JSON merge patch, load and the like included.`,
 				if len(ch.Lines) == 0 {
 					return nil
 				}
-				_, err := fmt.Fprintln(c.out, printable(ch.Node))
+				_, err := fmt.Fprintln(c.out, protocol.Printable(ch.Node))
 				return err
 			}
 		}

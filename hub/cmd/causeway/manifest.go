@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,8 +126,10 @@ func parseManifests(name string, b []byte) (out []manifest, err error) {
 				err = fmt.Errorf("%s: name: %.80q cannot name a node", at, d.Name)
 			}
 			for k, v := range d.Labels {
-				if err == nil && (k == "" || strings.ContainsAny(k, "= \n\t") || strings.ContainsAny(v, "\n\t")) {
-					err = fmt.Errorf("%s: labels: %q: %q is no label", at, k, v)
+				if err == nil {
+					if err = protocol.CheckLabel(k, v); err != nil {
+						err = fmt.Errorf("%s: labels: %w", at, err)
+					}
 				}
 			}
 			m.what, m.want = "node "+d.Name, d
@@ -272,19 +275,25 @@ func (p *planner) site(s *step, d api.SiteDocument) error {
 		if d.MaxAge != 0 {
 			s.Diff = append(s.Diff, "+ max_age: "+ageText(d.MaxAge))
 		}
+		if d.RotateKeys != 0 {
+			s.Diff = append(s.Diff, "+ rotate_keys: "+d.RotateKeys.String())
+		}
 		s.do = func(ctx context.Context) error {
-			_, err := p.hub.CreateSite(ctx, api.SiteSpec{Name: d.Name, Ranges: d.Ranges, MaxAge: d.MaxAge})
+			_, err := p.hub.CreateSite(ctx, api.SiteSpec{Name: d.Name, Ranges: d.Ranges, MaxAge: d.MaxAge, RotateKeys: d.RotateKeys})
 			return err
 		}
 		return nil
 	}
-	patch := api.SitePatch{MaxAge: d.MaxAge}
+	patch := api.SitePatch{MaxAge: d.MaxAge, RotateKeys: d.RotateKeys}
 	if d.Ranges != nil && !samePrefixes(d.Ranges, have.Ranges) {
 		s.differs("ranges", join(have.Ranges), join(d.Ranges))
 		patch.Ranges = d.Ranges
 	}
 	if d.MaxAge != 0 {
 		s.differs("max_age", ageText(have.MaxAge), ageText(d.MaxAge))
+	}
+	if d.RotateKeys != 0 {
+		s.differs("rotate_keys", cmp.Or(have.RotateKeys, api.Never).String(), d.RotateKeys.String())
 	}
 	s.do = func(ctx context.Context) error {
 		_, err := p.hub.PatchSite(ctx, d.Name, patch, api.IfMatch(have.ETag))

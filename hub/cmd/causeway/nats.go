@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 const roleReader = "reader"
@@ -95,11 +96,11 @@ to have the inbox prefix that the answer names.`,
 			}
 		}
 		return c.show(v, []string{v.Name}, func(p *page) {
-			p.line("NATS user %s made, role %s; the credentials are in %s", printable(v.Name), printable(v.Role), printable(file))
+			p.line("NATS user %s made, role %s; the credentials are in %s", protocol.Printable(v.Name), protocol.Printable(v.Role), protocol.Printable(file))
 			if ca == "" {
 				ca = "CA-FILE"
 			}
-			p.line("Try: nats --server %s --creds %s --tlsca %s --inbox-prefix %s sub 'causeway.v1.event.>'", printable(v.Server), printable(file), printable(ca), printable(v.InboxPrefix))
+			p.line("Try: nats --server %s --creds %s --tlsca %s --inbox-prefix %s sub 'causeway.v1.event.>'", protocol.Printable(v.Server), protocol.Printable(file), protocol.Printable(ca), protocol.Printable(v.InboxPrefix))
 		})
 	})
 }

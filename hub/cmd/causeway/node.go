@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -240,7 +241,7 @@ node had dropped it, or which have not said so.`,
 		ValidArgsFunction: c.completer(1, nodeNames),
 	}
 	yesFlag(cmd, &yes)
-	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until all have dropped it, at most so long (10s without a value)")
+	flagenv.DurationVar(cmd.Flags(), &wait, "wait", 0, "wait until all have dropped it, at most so long (10s without a value)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = "10s"
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("node", args[0]); err != nil {

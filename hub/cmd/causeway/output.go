@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/protocol"
+
 	"github.com/goccy/go-yaml"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -50,7 +52,7 @@ func (c *cli) show(v any, names []string, tableOf func(*page)) error {
 		return c.yaml(v)
 	case formatName:
 		for _, n := range names {
-			if _, err := fmt.Fprintln(c.out, printable(n)); err != nil {
+			if _, err := fmt.Fprintln(c.out, protocol.Printable(n)); err != nil {
 				return err
 			}
 		}
@@ -173,7 +175,7 @@ func (p *page) facts(kv ...string) {
 	}
 	for i := 0; i < len(kv); i += 2 {
 		if kv[i+1] != "" {
-			p.line("%-*s  %s", wide, kv[i], printable(kv[i+1]))
+			p.line("%-*s  %s", wide, kv[i], protocol.Printable(kv[i+1]))
 		}
 	}
 }
@@ -221,20 +223,6 @@ func (p *page) table(header []string, rows [][]any) {
 	p.b.WriteByte('\n')
 }
 
-// printable takes out control characters, so that what an agent reports cannot
-// move the cursor of whoever reads it.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case r < ' ' || r >= 0x7f && r < 0xa0:
-			return -1
-		}
-		return r
-	}, s)
-}
-
 // cell is a value of a table that has a meaning beside its text.
 type cell struct {
 	text    string
@@ -255,7 +243,7 @@ const (
 
 // paint colours printable text where the output is a terminal.
 func (p *page) paint(m meaning, s string) string {
-	s = printable(s)
+	s = protocol.Printable(s)
 	if !p.colour || m == plain {
 		return s
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -27,8 +28,8 @@ of the new one; give 0 if it was stolen. With --wait, tell when it is done.`,
 		Args:              exactly("NODE"),
 		ValidArgsFunction: c.completer(1, nodeNames),
 	}
-	cmd.Flags().DurationVar(&overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
-	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until the node has the new key, at most so long (30s without a value)")
+	flagenv.DurationVar(cmd.Flags(), &overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
+	flagenv.DurationVar(cmd.Flags(), &wait, "wait", 0, "wait until the node has the new key, at most so long (30s without a value)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = "30s"
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkName("node", args[0]); err != nil {

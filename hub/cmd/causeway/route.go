@@ -106,7 +106,7 @@ func (c *cli) routeDecide(verb, short string, approve bool) *cobra.Command {
 			return err
 		}
 		return c.show(r, []string{r.Node + " " + r.Prefix.String()}, func(p *page) {
-			p.line("%s of %s: %s, carried: %s", r.Prefix, printable(r.Node), printable(string(r.State)), printable(carried(r)))
+			p.line("%s of %s: %s, carried: %s", r.Prefix, protocol.Printable(r.Node), protocol.Printable(string(r.State)), protocol.Printable(carried(r)))
 		})
 	})
 }

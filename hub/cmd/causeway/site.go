@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 func (c *cli) site() *cobra.Command {
@@ -50,9 +51,9 @@ func (c *cli) siteList() *cobra.Command {
 			}
 			return list(c, sites, func(s api.Site) string { return s.Name },
 				"No sites yet: causeway site create NAME",
-				[]string{"SITE", "NODES", "AGE", "+MAX AGE", "RANGES"},
+				[]string{"SITE", "NODES", "AGE", "+MAX AGE", "+KEYS", "RANGES"},
 				func(_ *page, s api.Site) []any {
-					return []any{s.Name, s.Nodes, aged(s.Created), ageText(s.MaxAge), join(s.Ranges)}
+					return []any{s.Name, s.Nodes, aged(s.Created), ageText(s.MaxAge), rotateText(s.RotateKeys), join(s.Ranges)}
 				})
 		})
 }
@@ -156,5 +157,5 @@ func (c *cli) done(name, what string) error {
 	return c.show(struct {
 		Name   string `json:"name"`
 		Result string `json:"result"`
-	}{name, what}, []string{name}, func(p *page) { p.line("%s %s", printable(name), what) })
+	}{name, what}, []string{name}, func(p *page) { p.line("%s %s", protocol.Printable(name), what) })
 }

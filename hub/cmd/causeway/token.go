@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
@@ -34,7 +35,7 @@ error. Routes given here are announced by the joining node and already approved.
 	}
 	f := cmd.Flags()
 	f.StringVar(&spec.Site, "site", "", "`SITE` that the host joins (required)")
-	f.DurationVar(&ttl, "ttl", time.Hour, "`DURATION` for which the token can be used")
+	flagenv.DurationVar(f, &ttl, "ttl", time.Hour, "`DURATION` for which the token can be used")
 	f.Var(&routes, "route", "the node announces this, approved (repeatable)")
 	f.Var(&marks, "label", "label of the node (repeatable)")
 	f.StringVar(&spec.Replace, "replace", "", "the host may take the name of `NODE`, which is revoked then")

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/flagenv"
 )
 
 func (c *cli) top() *cobra.Command {
@@ -24,7 +25,7 @@ round trip time and loss, and which paths it uses, the busiest first. Nodes repo
 every 5 s. Keys: up and down move through the nodes, q ends it.`,
 		Args: exactly(),
 	}
-	cmd.Flags().DurationVar(&every, "every", every, "read the hub anew so often, 500ms to 1m")
+	flagenv.DurationVar(cmd.Flags(), &every, "every", every, "read the hub anew so often, 500ms to 1m")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		if every < 500*time.Millisecond || every > time.Minute {
 			return usagef("--every %s is not between 500ms and 1m", every)

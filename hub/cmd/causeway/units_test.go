@@ -32,5 +32,5 @@ func TestUnits(t *testing.T) {
 func TestTableOnTerminal(t *testing.T) {
 	p := &page{colour: true, width: 40}
 	p.table([]string{"NODE", "STATE", "WHY"}, [][]any{{"sh-1", cell{text: "ready", meaning: good}, "the quick brown fox jumps over\x1b[2J the lazy dog"}})
-	require.Equal(t, "NODE  STATE  WHY\nsh-1  \x1b[32mready\x1b[0m  the quick brown fox jumps\n             over[2J the lazy dog\n", p.b.String())
+	require.Equal(t, "NODE  STATE  WHY\nsh-1  \x1b[32mready\x1b[0m  the quick brown fox jumps\n             over [2J the lazy dog\n", p.b.String())
 }

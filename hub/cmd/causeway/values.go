@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"causeway/hub/api"
@@ -31,17 +30,11 @@ func (a *maxAge) Type() string       { return "DURATION" }
 func (a *maxAge) Set(s string) error { return (*api.MaxAge)(a).UnmarshalText([]byte(s)) }
 
 // rotateKeys is a flag for the age at which nodes make new keys; 0 is not given.
-// Whole days may be written as 30d.
 type rotateKeys api.RotateKeys
 
 func (r *rotateKeys) String() string { return "" }
 func (r *rotateKeys) Type() string   { return "DURATION" }
 func (r *rotateKeys) Set(s string) error {
-	if n, ok := strings.CutSuffix(s, "d"); ok {
-		if days, err := strconv.ParseUint(n, 10, 16); err == nil {
-			s = strconv.FormatUint(24*days, 10) + "h"
-		}
-	}
 	return (*api.RotateKeys)(r).UnmarshalText([]byte(s))
 }
 

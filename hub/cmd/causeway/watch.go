@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 // watcher has the objects of a list that is watched, and what of them was printed. nil:
@@ -171,7 +172,7 @@ func (c *cli) observe(header []string, items []observed) error {
 		return nil
 	case formatName:
 		for _, ch := range changes {
-			if _, err := fmt.Fprintln(c.out, printable(ch.Name)); err != nil {
+			if _, err := fmt.Fprintln(c.out, protocol.Printable(ch.Name)); err != nil {
 				return err
 			}
 		}

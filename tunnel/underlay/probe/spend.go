@@ -3,6 +3,8 @@ package probe
 import (
 	"net/netip"
 	"time"
+
+	"causeway/protocol"
 )
 
 // Questions to addresses that have proven nothing are what a hub can make an agent send, to
@@ -101,20 +103,8 @@ func (s *spend) proven(p *meter, addr netip.Addr) {
 	delete(s.hosts, hostOf(addr))
 }
 
-// reserved are addresses that are no other host's, or everybody's.
-var reserved = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4")}
-
 // fit reports whether a may be a candidate. What is no host's address does no harm, but is
 // none. This host's own addresses are for the caller to leave out: tests have nodes there.
 func fit(a netip.AddrPort) bool {
-	ip := a.Addr()
-	if !a.IsValid() || a.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() {
-		return false
-	}
-	for _, p := range reserved {
-		if p.Contains(ip) {
-			return false
-		}
-	}
-	return true
+	return a.Port() != 0 && (!protocol.Reserved(a.Addr()) || a.Addr().IsLoopback())
 }
