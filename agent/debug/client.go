@@ -44,17 +44,17 @@ func (c *Client) Get(ctx context.Context, path string, v any) error {
 
 // Leave asks the agent to leave and end.
 func (c *Client) Leave(ctx context.Context) (r LeaveResult, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/leave", &r)
+	return r, c.do(ctx, http.MethodPost, protocol.DebugLeave, &r)
 }
 
 // Repair asks the agent to put back what is not as planned, also what it has given up.
 func (c *Client) Repair(ctx context.Context) (r RepairResult, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/repair", &r)
+	return r, c.do(ctx, http.MethodPost, protocol.DebugRepair, &r)
 }
 
 // Release asks the agent to let closed ranges go.
 func (c *Client) Release(ctx context.Context, p netip.Prefix) (r ReleaseResult, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/release?prefix="+url.QueryEscape(p.String()), &r)
+	return r, c.do(ctx, http.MethodPost, protocol.DebugRelease+"?prefix="+url.QueryEscape(p.String()), &r)
 }
 
 // SetHubs gives the agent a hub list.
@@ -63,12 +63,12 @@ func (c *Client) SetHubs(ctx context.Context, l protocol.SignedHubList) (r HubsR
 	if err != nil {
 		return r, err
 	}
-	return r, c.send(ctx, http.MethodPost, "/v1/hubs", bytes.NewReader(b), &r)
+	return r, c.send(ctx, http.MethodPost, protocol.DebugHubs, bytes.NewReader(b), &r)
 }
 
 // RotateKey asks the agent for a new WireGuard key.
 func (c *Client) RotateKey(ctx context.Context, overlap time.Duration) (r RotateResult, err error) {
-	return r, c.do(ctx, http.MethodPost, "/v1/rotate-key?overlap="+overlap.String(), &r)
+	return r, c.do(ctx, http.MethodPost, protocol.DebugRotateKey+"?overlap="+overlap.String(), &r)
 }
 
 func (c *Client) do(ctx context.Context, method, path string, v any) error {
@@ -95,7 +95,7 @@ func (c *Client) send(ctx context.Context, method, path string, body io.Reader, 
 		return fmt.Errorf("ask the agent on %s: %w", c.path, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		var p problem
+		var p protocol.DebugError
 		if json.Unmarshal(b, &p) == nil && p.Error != "" {
 			return errors.New(p.Error)
 		}

@@ -46,13 +46,13 @@ func (s *Server) measurements(m *http.ServeMux, deny bool) {
 		}
 		return true
 	}
-	m.HandleFunc("POST /v1/measure-offer", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugMeasureOffer, func(w http.ResponseWriter, r *http.Request) {
 		var o protocol.MeasureOffer
 		if read(w, r, &o, &o.Kind) {
 			reply(w, http.StatusOK, s.cfg.MeasureOffer(r.Context(), o))
 		}
 	})
-	m.HandleFunc("POST /v1/measure-run", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugMeasureRun, func(w http.ResponseWriter, r *http.Request) {
 		var q protocol.MeasureRun
 		if read(w, r, &q, &q.Kind) {
 			reply(w, http.StatusOK, s.cfg.MeasureRun(r.Context(), q))

@@ -165,10 +165,10 @@ func (s *Server) ServeConn(c net.Conn) {
 // Local is everything, for the socket.
 func (s *Server) Local() http.Handler {
 	m := s.common()
-	m.HandleFunc("POST /v1/leave", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugLeave, func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, s.cfg.Leave(r.Context()))
 	})
-	m.HandleFunc("POST /v1/rotate-key", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugRotateKey, func(w http.ResponseWriter, r *http.Request) {
 		overlap, err := protocol.ParseDuration(r.URL.Query().Get("overlap"))
 		if err != nil || overlap < 0 || overlap > protocol.MaxKeyOverlap {
 			fail(w, http.StatusBadRequest, fmt.Sprintf("overlap is no length of time from 0s to %s", protocol.MaxKeyOverlap))
@@ -176,7 +176,7 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.RotateKey(r.Context(), overlap))
 	})
-	m.HandleFunc("POST /v1/hubs", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugHubs, func(w http.ResponseWriter, r *http.Request) {
 		var l protocol.SignedHubList
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, protocol.MaxHubList)).Decode(&l); err != nil {
 			fail(w, http.StatusBadRequest, "body is no hub list: "+err.Error())
@@ -184,8 +184,8 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, s.cfg.SetHubs(r.Context(), l))
 	})
-	m.HandleFunc("POST /v1/repair", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
-	m.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
+	m.HandleFunc("POST "+protocol.DebugRepair, func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, s.cfg.Repair(r.Context())) })
+	m.HandleFunc("POST "+protocol.DebugRelease, func(w http.ResponseWriter, r *http.Request) {
 		p, err := netip.ParsePrefix(r.URL.Query().Get("prefix"))
 		if err != nil || p != p.Masked() {
 			fail(w, http.StatusBadRequest, "prefix is none, such as 10.2.0.0/16")
@@ -198,8 +198,8 @@ func (s *Server) Local() http.Handler {
 		}
 		reply(w, http.StatusOK, res)
 	})
-	m.HandleFunc("GET /v1/logs", s.logs)
-	m.HandleFunc("GET /v1/capture", s.capture(true))
+	m.HandleFunc("GET "+protocol.DebugLogs, s.logs)
+	m.HandleFunc("GET "+protocol.DebugCapture, s.capture(true))
 	s.measurements(m, false)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return h })
 	return s.audit(FromSocket, limit(m, s.local))
@@ -209,8 +209,8 @@ func (s *Server) Local() http.Handler {
 // allows it besides.
 func (s *Server) Remote() http.Handler {
 	m := s.common()
-	m.HandleFunc("GET /v1/logs", s.allowed(AllowLogs, s.logs))
-	m.HandleFunc("GET /v1/capture", s.unlessDenied(DenyCapture, s.capture(slices.Contains(s.cfg.Allow, AllowPayload))))
+	m.HandleFunc("GET "+protocol.DebugLogs, s.allowed(AllowLogs, s.logs))
+	m.HandleFunc("GET "+protocol.DebugCapture, s.unlessDenied(DenyCapture, s.capture(slices.Contains(s.cfg.Allow, AllowPayload))))
 	s.measurements(m, true)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return s.allowed(AllowPprof, h) })
 	h := limit(m, s.hub)
@@ -237,23 +237,23 @@ func (s *Server) common() *http.ServeMux {
 	get := func(path string, f func(context.Context) any) {
 		m.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, f(r.Context())) })
 	}
-	get("/v1/health", func(context.Context) any {
+	get(protocol.DebugHealth, func(context.Context) any {
 		st := s.cfg.Status()
 		return Health{OK: st.OK, Conditions: st.Conditions}
 	})
-	get("/v1/status", func(context.Context) any { return s.cfg.Status() })
-	get("/v1/peers", func(context.Context) any { return notNil(s.cfg.Peers()) })
-	get("/v1/paths", func(context.Context) any { return notNil(s.cfg.Paths()) })
-	get("/v1/netmap", func(context.Context) any { return s.cfg.Netmap() })
-	get("/v1/routes", func(ctx context.Context) any { return s.cfg.Routes(ctx) })
-	get("/v1/hubs", func(context.Context) any { return s.cfg.Hubs() })
-	get("/v1/runtime", func(context.Context) any { return readRuntime(s.start) })
-	get("/v1/incidents", func(context.Context) any { return notNil(s.cfg.Incidents()) })
-	get("/v1/uses", func(context.Context) any { return s.uses.newest() })
-	m.HandleFunc("GET /v1/conntrack", s.flows)
-	m.HandleFunc("POST /v1/ping", s.ping)
-	m.HandleFunc("POST /v1/trace", s.trace)
-	m.HandleFunc("POST /v1/evidence", s.evidence)
+	get(protocol.DebugStatus, func(context.Context) any { return s.cfg.Status() })
+	get(protocol.DebugPeers, func(context.Context) any { return notNil(s.cfg.Peers()) })
+	get(protocol.DebugPaths, func(context.Context) any { return notNil(s.cfg.Paths()) })
+	get(protocol.DebugNetmap, func(context.Context) any { return s.cfg.Netmap() })
+	get(protocol.DebugRoutes, func(ctx context.Context) any { return s.cfg.Routes(ctx) })
+	get(protocol.DebugHubs, func(context.Context) any { return s.cfg.Hubs() })
+	get(protocol.DebugRuntime, func(context.Context) any { return readRuntime(s.start) })
+	get(protocol.DebugIncidents, func(context.Context) any { return notNil(s.cfg.Incidents()) })
+	get(protocol.DebugUses, func(context.Context) any { return s.uses.newest() })
+	m.HandleFunc("GET "+protocol.DebugConntrack, s.flows)
+	m.HandleFunc("POST "+protocol.DebugPing, s.ping)
+	m.HandleFunc("POST "+protocol.DebugTrace, s.trace)
+	m.HandleFunc("POST "+protocol.DebugEvidence, s.evidence)
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -311,7 +311,7 @@ func limit(h http.Handler, slots chan struct{}) http.Handler {
 		if strings.HasPrefix(r.URL.Path, "/debug/pprof/") {
 			d = pprofTimeout
 		}
-		if r.Method == http.MethodPost && r.URL.Path == "/v1/ping" {
+		if r.Method == http.MethodPost && r.URL.Path == protocol.DebugPing {
 			d = 20*10*time.Second + writeTimeout
 		}
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d))
@@ -332,7 +332,9 @@ func reply(w http.ResponseWriter, code int, v any) {
 	w.Write(append(b, '\n'))
 }
 
-func fail(w http.ResponseWriter, code int, msg string) { reply(w, code, problem{msg}) }
+func fail(w http.ResponseWriter, code int, msg string) {
+	reply(w, code, protocol.DebugError{Error: msg})
+}
 
 // connListener is a net.Listener over connections that come by themselves.
 type connListener struct {

@@ -265,8 +265,3 @@ type LeaveResult struct {
 
 // Duration is a time.Duration whose JSON form is Go's text, such as 1.5s.
 type Duration = protocol.Duration
-
-// problem is the body of every error.
-type problem struct {
-	Error string `json:"error"`
-}

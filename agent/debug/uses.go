@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"causeway/protocol"
 )
 
 // maxUses is how many uses are kept.
@@ -26,9 +28,6 @@ type Use struct {
 	Bytes  int64     `json:"bytes"`
 	Took   Duration  `json:"took"`
 }
-
-// WhoHeader is where the hub says on whose behalf it asks.
-const WhoHeader = "Causeway-Who"
 
 // uses is the last of them.
 type uses struct {
@@ -62,7 +61,7 @@ func (s *Server) audit(from string, h http.Handler) http.Handler {
 		c := &counter{ResponseWriter: w, status: http.StatusOK}
 		u := Use{Time: time.Now().UTC(), From: from, Method: r.Method, Path: short(r.URL.RequestURI(), 256)}
 		if from == FromHub {
-			u.Who = short(r.Header.Get(WhoHeader), 128)
+			u.Who = short(r.Header.Get(protocol.DebugWho), 128)
 		}
 		defer func() {
 			u.Status, u.Bytes, u.Took = c.status, c.bytes, Duration(time.Since(u.Time))

@@ -50,7 +50,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(err))
 		return
 	}
-	req.Header.Set(whoHeader, who(r.Context()))
+	req.Header.Set(protocol.DebugWho, who(r.Context()))
 	resp, err := s.agentClient(on.node.Number, length+captureSlack).Do(req)
 	if err != nil {
 		writeProblem(w, agentError(on.Node, err))

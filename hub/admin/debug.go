@@ -26,8 +26,6 @@ const (
 	maxDebug     = 64 << 20
 	pingDefault  = 3
 	pingMax      = 20
-	// whoHeader tells the agent on whose behalf it is asked, for its own record.
-	whoHeader = "Causeway-Who"
 )
 
 // agentClient speaks HTTP with node n's agent through a debug stream.
@@ -62,7 +60,7 @@ func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, huma.Error422UnprocessableEntity("not a path"))
 		return
 	}
-	req.Header.Set(whoHeader, who(r.Context()))
+	req.Header.Set(protocol.DebugWho, who(r.Context()))
 	resp, err := s.agentClient(n.Number, debugTimeout).Do(req)
 	if err != nil {
 		writeProblem(w, agentError(n.Name, err))
@@ -142,7 +140,7 @@ func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, 
 	}
 	budget := time.Duration(in.Count)*(time.Duration(in.Timeout)+time.Second) + 10*time.Second
 	out := api.PingResult{}
-	if err := s.ask(ctx, from, "/v1/ping", agentPing{to.Addr.String(), in.Count, in.Timeout}, &out, budget); err != nil {
+	if err := s.ask(ctx, from, protocol.DebugPing, agentPing{to.Addr.String(), in.Count, in.Timeout}, &out, budget); err != nil {
 		return api.PingResult{}, err
 	}
 	out.Error, out.Path, out.Addr = protocol.OneLine(out.Error, protocol.MaxFactText), protocol.OneLine(out.Path, 16), out.Addr.WithZone("")

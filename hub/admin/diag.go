@@ -54,7 +54,7 @@ func (s *Server) ask(ctx context.Context, n state.Node, path string, in, out any
 		return problem(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set(whoHeader, who(ctx))
+	req.Header.Set(protocol.DebugWho, who(ctx))
 	resp, err := s.agentClient(n.Number, timeout).Do(req)
 	if err != nil {
 		return agentError(n.Name, err)
@@ -68,7 +68,7 @@ func (s *Server) ask(ctx context.Context, n state.Node, path string, in, out any
 		return huma.Error502BadGateway(fmt.Sprintf("the agent of node %s is too old for this; see 'causeway node show %s'", n.Name, n.Name))
 	}
 	if resp.StatusCode != http.StatusOK {
-		var p struct{ Error string }
+		var p protocol.DebugError
 		if json.Unmarshal(answer, &p) != nil || p.Error == "" {
 			p.Error = string(answer)
 		}
@@ -111,7 +111,7 @@ func (s *Server) trace(ctx context.Context, in api.TraceRequest) (api.Trace, err
 	look := func(from, to end) (*protocol.TraceView, string) {
 		var t protocol.TraceView
 		q := protocol.TraceQuestion{Peer: to.node.Number, From: from.behind, To: to.behind, Count: in.Count}
-		if err := s.ask(ctx, from.node, "/v1/trace", q, &t, traceTimeout); err != nil {
+		if err := s.ask(ctx, from.node, protocol.DebugTrace, q, &t, traceTimeout); err != nil {
 			return nil, err.Error()
 		}
 		t.Clean()

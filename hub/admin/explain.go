@@ -116,7 +116,7 @@ func (s *Server) saidGoodbye(e *explain.End) bool {
 // evidence asks a node's agent.
 func (s *Server) evidence(ctx context.Context, n state.Node, q protocol.EvidenceRequest) (protocol.Evidence, error) {
 	var text json.RawMessage
-	if err := s.ask(ctx, n, "/v1/evidence", q, &text, evidenceTimeout); err != nil {
+	if err := s.ask(ctx, n, protocol.DebugEvidence, q, &text, evidenceTimeout); err != nil {
 		return protocol.Evidence{}, err
 	}
 	return explain.ParseEvidence(text)

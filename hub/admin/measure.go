@@ -23,14 +23,14 @@ const (
 func (s *Server) measure(ctx context.Context, a, b end, o protocol.MeasureOffer) (m protocol.Measured, err error) {
 	o.Peer = a.node.Number
 	var place protocol.MeasurePlace
-	if err := s.ask(ctx, b.node, "/v1/measure-offer", o, &place, 10*time.Second); err != nil {
+	if err := s.ask(ctx, b.node, protocol.DebugMeasureOffer, o, &place, 10*time.Second); err != nil {
 		return m, err
 	}
 	if place.Error != "" {
 		return m, huma.Error409Conflict(fmt.Sprintf("node %s: %s", b.Node, protocol.OneLine(place.Error, protocol.MaxFactText)))
 	}
 	o.Peer = b.node.Number
-	if err := s.ask(ctx, a.node, "/v1/measure-run", protocol.MeasureRun{MeasureOffer: o, Place: place}, &m, o.Time+30*time.Second); err != nil {
+	if err := s.ask(ctx, a.node, protocol.DebugMeasureRun, protocol.MeasureRun{MeasureOffer: o, Place: place}, &m, o.Time+30*time.Second); err != nil {
 		return m, err
 	}
 	if m.Error != "" {

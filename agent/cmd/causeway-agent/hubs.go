@@ -36,7 +36,7 @@ func hubsCommand(o *options) *cobra.Command {
 				return err
 			}
 			var h debug.Hubs
-			err = client.Get(cmd.Context(), "/v1/hubs", &h)
+			err = client.Get(cmd.Context(), protocol.DebugHubs, &h)
 			if errors.Is(err, debug.ErrNotRunning) {
 				if err := o.whoseState(cmd, err); err != nil {
 					return err

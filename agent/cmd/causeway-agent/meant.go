@@ -12,6 +12,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
+	"causeway/protocol"
 )
 
 // findSocket fills in the debug socket of the configuration, if none was given.
@@ -44,7 +45,7 @@ func (o *options) agent(cmd *cobra.Command, owns bool) (*debug.Client, error) {
 		return client, nil
 	}
 	var s debug.Status
-	err := client.Get(cmd.Context(), "/v1/status", &s)
+	err := client.Get(cmd.Context(), protocol.DebugStatus, &s)
 	if errors.Is(err, debug.ErrNotRunning) {
 		return client, nil
 	}

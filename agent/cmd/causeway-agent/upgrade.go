@@ -81,7 +81,7 @@ func (s systemd) Probe(ctx context.Context) (version, problem string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	var st debug.Status
-	if err := debug.NewClient(s.socket).Get(ctx, "/v1/status", &st); err != nil {
+	if err := debug.NewClient(s.socket).Get(ctx, protocol.DebugStatus, &st); err != nil {
 		return "", "the service is " + show(ctx, "SubState") + ", result " + show(ctx, "Result") + ": it does not answer"
 	}
 	if s.stateDir != "" && st.StateDir != "" && !sameDir(st.StateDir, s.stateDir) {

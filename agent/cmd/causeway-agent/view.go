@@ -73,12 +73,12 @@ func (o *options) print(w io.Writer, v any, text func(io.Writer)) error {
 // viewCommands read one debug endpoint each.
 func viewCommands(o *options) []*cobra.Command {
 	return []*cobra.Command{
-		view(o, "status", "Show the agent on one screen", "/v1/status", writeStatus),
-		view(o, "health", "Show the health conditions", "/v1/health", func(w io.Writer, h agentdebug.Health) { writeConditions(w, h.Conditions) }),
-		view(o, "paths", "Show how each peer is reached", "/v1/paths", writePaths),
-		view(o, "routes", "Show the host's network as planned and as found", "/v1/routes", writeRoutes),
-		view(o, "incidents", "Show what others changed on this host and the agent put back, and times without a hub", "/v1/incidents", writeIncidents),
-		view(o, "netmap", "Show the netmap and what was refused of it", "/v1/netmap", writeNetmap),
+		view(o, "status", "Show the agent on one screen", protocol.DebugStatus, writeStatus),
+		view(o, "health", "Show the health conditions", protocol.DebugHealth, func(w io.Writer, h agentdebug.Health) { writeConditions(w, h.Conditions) }),
+		view(o, "paths", "Show how each peer is reached", protocol.DebugPaths, writePaths),
+		view(o, "routes", "Show the host's network as planned and as found", protocol.DebugRoutes, writeRoutes),
+		view(o, "incidents", "Show what others changed on this host and the agent put back, and times without a hub", protocol.DebugIncidents, writeIncidents),
+		view(o, "netmap", "Show the netmap and what was refused of it", protocol.DebugNetmap, writeNetmap),
 	}
 }
 
