@@ -24,7 +24,10 @@ TESTRUN    := go run ./internal/testrun
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 # The linter vets; a race build links faster without debug data, and traces stay as they are.
 GOTEST     := -count=1 -vet=off -ldflags=-w
-UNIT        = $(shell go list ./... | grep -v '^causeway/e2e')
+# A machine that one goroutine drives in simulated time, and a command that scripts start some hundred times: seven
+# and twenty times slower with the race detector, so that make soak alone has it look.
+NORACE     := causeway/tunnel/underlay/probe causeway/hub/cmd/causeway
+UNIT        = $(filter-out $(NORACE),$(shell go list ./... | grep -v '^causeway/e2e'))
 
 # In a clone that belongs to somebody else, as in many CI systems, git refuses to
 # answer, and go build would fail over it.
@@ -34,7 +37,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help hooks deps build package docs test unit e2e demo demo-clean soak bench bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
+.PHONY: help hooks deps build package docs test unit unit-build e2e demo demo-clean soak bench bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,10 +94,21 @@ package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBO
 docs: ## Generate what docs/ holds of the code
 	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores|TestMetricsTable|TestAlertsTable)$$' ./agent ./agent/config ./hub ./hub/bus ./hub/cmd/causeway-hub ./e2e
 
-test: deps lint unit e2e ## Run all that CI runs: lint, unit tests with the race detector, end to end
+# The first half of the end-to-end cases waits more than it computes: lint and the build of the unit tests, which
+# have no time limits, take what is left of the processors meanwhile.
+test: deps build bin/nats ## Run all that CI runs: lint, unit tests with the race detector, end to end
+	@log=$$(mktemp) && trap "rm -f $$log" EXIT; \
+	chrt -i 0 $(MAKE) --no-print-directory lint unit-build >$$log 2>&1 & lint=$$!; \
+	$(MAKE) --no-print-directory e2e; e2e=$$?; \
+	wait $$lint; lint=$$?; cat $$log; \
+	[ $$lint = 0 ] && [ $$e2e = 0 ] && $(MAKE) --no-print-directory unit
 
 unit: ## Run the unit tests with the race detector (RACE= without; it needs a C compiler)
 	@$(TESTRUN) -again 2 -ledger unit -- $(RACE) $(GOTEST) -timeout 10m $(UNIT)
+	@$(TESTRUN) -again 2 -ledger unit-norace -- $(GOTEST) -timeout 10m $(NORACE)
+
+unit-build:
+	@echo "build the unit tests"; go test -exec true $(RACE) $(GOTEST) $(UNIT) >/dev/null
 
 e2e: deps build bin/nats ## Run the real programs in network namespaces (root; RUN=REGEXP picks cases)
 	@CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -progress -again 2 $(if $(filter .,$(RUN)),-ledger e2e) -- $(GOTEST) -parallel 4 -timeout 40m -run '$(RUN)' ./e2e/...
@@ -108,6 +122,7 @@ demo-clean: ## Take away what 'make demo KEEP=1' left running (root)
 soak: deps build bin/nats ## Repeat end-to-end cases, tests of hub and engine in full, and write results/ (root; COUNT=10, RUN=REGEXP)
 	@CAUSEWAY_SOAK=1 CAUSEWAY_BIN=$(CURDIR)/bin $(TESTRUN) -repeat $(COUNT) -results results/soak-$$(date -u +%Y%m%dT%H%M%SZ).json \
 	  -- -count=1 -timeout 60m -run '$(RUN)' ./e2e/... ./hub/... ./tunnel/engine/...
+	@$(TESTRUN) -- -race -count=1 -timeout 60m -run '$(RUN)' $(NORACE)
 
 bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
 	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)

@@ -140,7 +140,7 @@ func (a *Agent) decide(ctx context.Context) *applying {
 	set := a.live.Load()
 	a.mu.Lock()
 	x.in = netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs, Announced: set.routes, Granted: a.id.Granted,
-		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers}
+		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers, Features: set.features()}
 	if a.held != nil {
 		x.in.Netmap, x.held, x.revoked = a.held.Netmap, true, a.held.Revoked
 	}
@@ -254,7 +254,7 @@ func (a *Agent) shields() netns.Shields {
 func nodePeers(in []protocol.Peer) []tunnel.NodePeer {
 	out := make([]tunnel.NodePeer, 0, len(in))
 	for _, p := range in {
-		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey, KeyEpoch: p.Statement.Epoch,
+		out = append(out, tunnel.NodePeer{Number: p.Number(), Name: p.Name, Key: p.Statement.WireGuardKey,
 			AllowedIPs: p.Prefixes(), Sources: p.Sources, Candidates: elsewhere(p.Candidates), Direct: p.Direct})
 	}
 	return out

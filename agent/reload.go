@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"causeway/agent/config"
+	"causeway/protocol"
 )
 
 // errReloaded ends a control session, so that the next one tells the hub what
@@ -26,6 +27,14 @@ type live struct {
 
 func liveOf(c config.Config) *live {
 	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, release: c.Release, labels: c.Labels, upgrade: c.Upgrade, shields: c.Shields}
+}
+
+// features are what a netmap may require of this agent, and a hub may ask of it.
+func (l *live) features() (out []string) {
+	if l.upgrade.Allow {
+		out = append(out, protocol.FeatureUpgrade)
+	}
+	return out
 }
 
 // Reload takes what a running agent can take of c, and says of the rest that

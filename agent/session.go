@@ -184,11 +184,7 @@ func (a *Agent) hello() protocol.Hello {
 	gone, hub := a.gone.lists, a.hub
 	a.mu.Unlock()
 	set := a.live.Load()
-	var features []string
-	if set.upgrade.Allow {
-		features = append(features, protocol.FeatureUpgrade)
-	}
-	return protocol.Hello{Vouch: protocol.Vouch(hub, a.id.Number, a.boot, a.id.IdentityKey), Gone: gone, Features: features, AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+	return protocol.Hello{Vouch: protocol.Vouch(hub, a.id.Number, a.boot, a.id.IdentityKey), Gone: gone, Features: set.features(), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.routes, Accept: set.accept, Labels: set.labels,
 		Have: a.have(), HaveSum: a.haveSum(), Mark: a.mark(), Engine: a.tunnel.EngineName()}
 }
@@ -235,12 +231,10 @@ func (a *Agent) welcome(w protocol.Welcome) {
 
 // status is what the hub is told now.
 func (a *Agent) status() protocol.Status {
-	rx, tx := a.traffic()
 	a.mu.Lock()
 	upgraded := a.upgraded
 	a.mu.Unlock()
-	return protocol.Status{Upgrade: upgraded, Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List(),
-		Routes: notNil(a.live.Load().routes), Counters: map[string]uint64{"rx_bytes": rx, "tx_bytes": tx}}
+	return protocol.Status{Upgrade: upgraded, Candidates: notNil(a.tunnel.Candidates()), Paths: notNil(a.tunnel.Paths()), Conditions: a.board.List()}
 }
 
 func notNil[T any](l []T) []T {

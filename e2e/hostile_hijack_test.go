@@ -217,7 +217,7 @@ func TestHijack(t *testing.T) {
 		batch := claims[min(i*most, len(claims)):min((i+1)*most, len(claims))]
 		require.NoError(t, lab.Wait(within(t, 20*time.Second), "a welcome", func(context.Context) error { return a.hello(id, batch) }))
 		welcomed++
-		a.send(protocol.KindStatus, protocol.Status{Routes: batch, Candidates: []netip.AddrPort{netip.MustParseAddrPort(victim.LAN + ":1"), netip.MustParseAddrPort("[::ffff:" + victim.LAN + "]:2")}})
+		a.send(protocol.KindStatus, map[string]any{"routes": batch, "candidates": []netip.AddrPort{netip.MustParseAddrPort(victim.LAN + ":1"), netip.MustParseAddrPort("[::ffff:" + victim.LAN + "]:2")}})
 		tried["announce and status"] += len(batch)
 		each("approve", batch, func(ctx context.Context, _ int, p netip.Prefix) error {
 			_, err := c.DecideRoute(ctx, api.RouteDecision{Node: "n3", Prefix: p, Approve: true})

@@ -132,12 +132,10 @@ type Welcome struct {
 
 // Status is what an agent reports every StatusInterval and when it changes.
 type Status struct {
-	Candidates []netip.AddrPort  `json:"candidates"` // its own underlay addresses
-	Paths      []PathStatus      `json:"paths"`
-	Conditions []Condition       `json:"conditions"`
-	Routes     []netip.Prefix    `json:"routes"`
-	Counters   map[string]uint64 `json:"counters,omitempty"`
-	Upgrade    *UpgradeStatus    `json:"upgrade,omitempty"` // the last one; nil: none yet
+	Candidates []netip.AddrPort `json:"candidates"` // its own underlay addresses
+	Paths      []PathStatus     `json:"paths"`
+	Conditions []Condition      `json:"conditions"`
+	Upgrade    *UpgradeStatus   `json:"upgrade,omitempty"` // the last one; nil: none yet
 }
 
 // StatusInterval is how often an agent sends Status when nothing changes.

@@ -56,10 +56,9 @@ type HubConfig struct {
 
 // HubNode is a node as the hub knows it.
 type HubNode struct {
-	Number   protocol.NodeNumber
-	Key      protocol.WireGuardPublicKey
-	KeyEpoch uint32
-	Overlay  []netip.Addr
+	Number  protocol.NodeNumber
+	Key     protocol.WireGuardPublicKey
+	Overlay []netip.Addr
 	// Talks says with which nodes the relay forwards for it; nil: every node.
 	// The map must not be changed afterwards.
 	Talks map[protocol.NodeNumber]bool
@@ -192,7 +191,7 @@ func (h *Hub) SetNodes(nodes []HubNode) error {
 	}
 	switched := make([]relay.Node, len(nodes))
 	for i, n := range nodes {
-		switched[i] = relay.Node{Number: n.Number, Key: n.Key, KeyEpoch: n.KeyEpoch, Talks: n.Talks}
+		switched[i] = relay.Node{Number: n.Number, Key: n.Key, Talks: n.Talks}
 	}
 	if err := h.relay.SetNodes(switched); err != nil {
 		return errors.Join(fmt.Errorf("set nodes: %w", err), h.setEngine(h.nodes))

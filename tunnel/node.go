@@ -72,7 +72,6 @@ type NodePeer struct {
 	Number     protocol.NodeNumber
 	Name       string
 	Key        protocol.WireGuardPublicKey
-	KeyEpoch   uint32 // of the peer's signed statement
 	AllowedIPs []netip.Prefix
 	Sources    []netip.Prefix // see engine.Peer
 	Candidates []netip.AddrPort
@@ -347,7 +346,7 @@ func underlayHubs(hubs []NodeHub) []underlay.Hub {
 func underlayPeers(peers []NodePeer) []underlay.Peer {
 	out := make([]underlay.Peer, len(peers))
 	for i, p := range peers {
-		out[i] = underlay.Peer{Number: p.Number, Key: p.Key, KeyEpoch: p.KeyEpoch, Candidates: p.Candidates, Direct: p.Direct}
+		out[i] = underlay.Peer{Number: p.Number, Key: p.Key, Candidates: p.Candidates, Direct: p.Direct}
 	}
 	return out
 }

@@ -49,7 +49,7 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 			return protocol.NetmapAck{NetmapVersion: n.NetmapVersion}
 		},
 		HubList: func(_ context.Context, l protocol.HubListAnswer) { ag.lists <- l },
-		Status:  func() protocol.Status { return protocol.Status{Counters: map[string]uint64{"x": 1}} },
+		Status:  func() protocol.Status { return protocol.Status{Conditions: []protocol.Condition{{Name: "x"}}} },
 		NATS: func(ctx context.Context, open func(context.Context) (net.Conn, error)) {
 			if c, err := open(ctx); err == nil {
 				io.WriteString(c, "CONNECT {}\r\n")

@@ -43,7 +43,7 @@ type Input struct {
 	// Last are peers of an earlier Result: a statement that is the same as theirs
 	// needs no second look at its signature.
 	Last []protocol.Peer
-	// Features are those of Netmap.Requires that this agent has.
+	// Features are what this agent has of what a netmap may require; its Hello tells the hub of the same.
 	Features []string
 }
 

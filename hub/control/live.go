@@ -197,7 +197,6 @@ const (
 	maxText       = 300
 	maxConditions = 64
 	maxPaths      = 10000
-	maxCounters   = 256
 	maxAddrs      = 64
 	maxParts      = 256
 )
@@ -233,10 +232,6 @@ func cleanStatus(st *protocol.Status) {
 			c.DependsOn[j] = protocol.OneLine(c.DependsOn[j], 64)
 		}
 	}
-	if len(st.Counters) > maxCounters {
-		st.Counters = nil
-	}
-	st.Routes = nil // routes are announced by Hello
 	st.Upgrade = cleanUpgrade(st.Upgrade)
 }
 

@@ -310,7 +310,7 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 		if err != nil {
 			continue
 		}
-		node := tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, KeyEpoch: n.KeyEpoch(), Overlay: overlay}
+		node := tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay}
 		if n.Quarantine != "" {
 			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
 		}

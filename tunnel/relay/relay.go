@@ -61,9 +61,8 @@ type Config struct {
 
 // Node is a node as the switchboard knows it.
 type Node struct {
-	Number   protocol.NodeNumber
-	Key      protocol.WireGuardPublicKey
-	KeyEpoch uint32
+	Number protocol.NodeNumber
+	Key    protocol.WireGuardPublicKey
 	// Talks says with which nodes the relay forwards for it; nil: every node.
 	// Both ends must allow it. The map must not be changed afterwards.
 	Talks map[protocol.NodeNumber]bool

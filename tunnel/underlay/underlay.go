@@ -76,7 +76,6 @@ type Hub struct {
 type Peer struct {
 	Number     protocol.NodeNumber
 	Key        protocol.WireGuardPublicKey
-	KeyEpoch   uint32
 	Candidates []netip.AddrPort
 	Direct     bool // a direct path is allowed
 }

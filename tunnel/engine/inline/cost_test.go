@@ -106,7 +106,7 @@ func BenchmarkReceive(b *testing.B) {
 
 // An idle peer costs at most 4 KB and no goroutine, with live sessions.
 func TestIdlePeerIsCheap(t *testing.T) {
-	const n = 500
+	const n = 100
 	hub := newStill(t, 2, Offloads{VNet: true})
 	heap := func() uint64 {
 		var m runtime.MemStats
