@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"causeway/hub/api"
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -38,7 +36,7 @@ const (
 	maxSocketBuffer = 256 << 20
 )
 
-// Config is what an operator can set. The zero value of a field means its
+// Config is what an operator can set (see Settings). The zero value of a field means its
 // default.
 type Config struct {
 	DataDir         string
@@ -68,43 +66,6 @@ type Config struct {
 	Sockets Sockets
 	Version string // of this build
 	Log     zerolog.Logger
-}
-
-// shown are the settings for whoever looks, without secrets.
-func (c Config) shown() (out []api.Setting) {
-	add := func(name string, v any) { out = append(out, api.Setting{Name: name, Value: fmt.Sprint(v)}) }
-	add("data-dir", c.DataDir)
-	add("listen-udp", c.ListenUDP)
-	add("listen-https", c.ListenHTTPS)
-	add("public-host", c.PublicHost)
-	add("public-udp-port", c.PublicUDPPort)
-	add("public-https-port", c.PublicHTTPSPort)
-	add("admin-socket", c.AdminSocket)
-	add("listen-admin", c.ListenAdmin)
-	add("listen-nats", c.ListenNATS)
-	add("listen-metrics", c.ListenMetrics)
-	add("overlay", c.Overlay)
-	add("socket-buffer", c.SocketBuffer)
-	add("relay-limits", fmt.Sprintf("%+v", c.RelayLimits))
-	var servers []string
-	for _, s := range strings.Split(c.NATSURL, ",") {
-		switch u, err := url.Parse(s); {
-		case err != nil: // may hold a password all the same
-			servers = append(servers, "(not a URL)")
-		default:
-			u.User, u.RawQuery = nil, ""
-			servers = append(servers, u.String())
-		}
-	}
-	add("nats-url", strings.Join(servers, ","))
-	add("nats-creds", c.NATSCreds)
-	add("nats-ca", c.NATSCA)
-	add("nats-replicas", c.NATSReplicas)
-	add("join-rate", c.JoinRate)
-	add("packages", c.Packages)
-	add("require-proof", c.RequireProof)
-	add("snapshot-every", c.SnapshotEvery)
-	return out
 }
 
 // Sockets are those that a service manager holds for the hub. They win over

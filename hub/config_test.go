@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -69,15 +68,29 @@ func TestPublicHostOfThisHostAlone(t *testing.T) {
 	}
 }
 
-// Whoever looks for a fault sees every setting: none is forgotten.
-func TestShownSettings(t *testing.T) {
-	named := map[string]bool{}
-	for _, s := range (Config{}).shown() {
-		named[strings.ReplaceAll(s.Name, "-", "")] = true
-	}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
-		if !slices.Contains([]string{"Tunnel", "Sockets", "Version", "Log"}, f.Name) { // no settings
-			require.Contains(t, named, strings.ToLower(f.Name))
+// What an operator can set is a Setting, each once: none is forgotten by flags, file, docs,
+// those who look at a running hub, or a reload.
+func TestSettingsAreWhole(t *testing.T) {
+	seen := map[uintptr]string{}
+	var c Config
+	whole := func(v reflect.Value, inside func(uintptr) bool) {
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if slices.Contains([]string{"Tunnel", "Sockets", "Version", "Log"}, f.Name) { // no settings
+				continue
+			}
+			require.True(t, inside(v.Field(i).Addr().Pointer()), "Config.%s is no setting", f.Name)
 		}
 	}
+	for _, s := range Settings {
+		p := reflect.ValueOf(s.Field(&c)).Pointer()
+		require.Empty(t, seen[p], "two settings for one field: %s", s.Name)
+		seen[p] = s.Name
+		require.NotEmpty(t, s.Doc, s.Name)
+		require.Regexp(t, "^[a-z]+(-[a-z]+)*$", s.Name)
+	}
+	whole(reflect.ValueOf(&c).Elem(), func(p uintptr) bool { return seen[p] != "" })
+	whole(reflect.ValueOf(&c.RelayLimits.Node).Elem(), func(p uintptr) bool { return seen[p] != "" })
+	whole(reflect.ValueOf(&c.RelayLimits.Pair).Elem(), func(p uintptr) bool { return seen[p] != "" })
+	require.Len(t, c.shown(), len(Settings))
 }

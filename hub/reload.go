@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 
 	"causeway/hub/join"
@@ -62,9 +61,6 @@ func (h *Hub) unready() string {
 	return ""
 }
 
-// Reloadable are the settings that Reload takes, by their flags.
-var Reloadable = []string{"public-host", "public-udp-port", "public-https-port"}
-
 // Reload takes what a running hub can take of cfg, which New would have to
 // accept, and says of the rest that it needs a restart.
 func (h *Hub) Reload(ctx context.Context, cfg Config) error {
@@ -91,36 +87,4 @@ func (h *Hub) Reload(ctx context.Context, cfg Config) error {
 		h.cfg.Log.Info().Str("public_udp", public.UDP[0]).Str("public_https", public.HTTPS[0]).Msg("configuration reloaded")
 	}
 	return nil
-}
-
-// needsRestart names the settings that differ and that Reload does not take, by
-// their flags.
-func (c Config) needsRestart(n Config) (out []string) {
-	add := func(name string, same bool) {
-		if !same {
-			out = append(out, name)
-		}
-	}
-	add("data-dir", c.DataDir == n.DataDir)
-	add("listen-udp", c.ListenUDP == n.ListenUDP)
-	add("listen-https", c.ListenHTTPS == n.ListenHTTPS)
-	add("admin-socket", c.AdminSocket == n.AdminSocket)
-	add("listen-admin", c.ListenAdmin == n.ListenAdmin)
-	add("listen-nats", c.ListenNATS == n.ListenNATS)
-	add("listen-metrics", c.ListenMetrics == n.ListenMetrics)
-	add("overlay", slices.Equal(c.Overlay, n.Overlay))
-	add("nats-url", c.NATSURL == n.NATSURL)
-	add("nats-creds", c.NATSCreds == n.NATSCreds)
-	add("nats-ca", c.NATSCA == n.NATSCA)
-	add("nats-replicas", c.NATSReplicas == n.NATSReplicas)
-	add("join-rate", c.JoinRate == n.JoinRate)
-	add("require-proof", c.RequireProof == n.RequireProof)
-	add("snapshot-every", c.SnapshotEvery == n.SnapshotEvery)
-	add("packages", c.Packages == n.Packages)
-	add("socket-buffer", c.SocketBuffer == n.SocketBuffer)
-	add("relay-node-packets", c.RelayLimits.Node.Packets == n.RelayLimits.Node.Packets)
-	add("relay-node-bytes", c.RelayLimits.Node.Bytes == n.RelayLimits.Node.Bytes)
-	add("relay-pair-packets", c.RelayLimits.Pair.Packets == n.RelayLimits.Pair.Packets)
-	add("relay-pair-bytes", c.RelayLimits.Pair.Bytes == n.RelayLimits.Pair.Bytes)
-	return out
 }

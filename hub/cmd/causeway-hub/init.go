@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub"
-	"causeway/internal/strictyaml"
 )
 
 // unit is the service that the packages bring.
@@ -54,15 +53,16 @@ written, and the hub tells agents the host's first global address.`,
 
 // prepare writes the configuration file and returns the hub's public host.
 func prepare(file, public string) (string, error) {
-	have, err := readSettings(file, false)
+	said, err := readSettings(file, false)
 	if err != nil {
 		return "", err
 	}
+	have, _ := said["public-host"].(string)
 	switch {
-	case have.PublicHost != "" && public != "" && have.PublicHost != public:
-		return "", fmt.Errorf("public-host: %s says %q; change it there", file, have.PublicHost)
-	case have.PublicHost != "":
-		return have.PublicHost, nil
+	case have != "" && public != "" && have != public:
+		return "", fmt.Errorf("public-host: %s says %q; change it there", file, have)
+	case have != "":
+		return have, nil
 	case public == "":
 		if public, err = hub.PublicHost(); err != nil {
 			return "", err
@@ -90,8 +90,7 @@ func prepare(file, public string) (string, error) {
 	}
 	text = append(text, line...)
 	// Whatever is there, such as the packages' example, has to go on making sense.
-	var now settings
-	if _, err := strictyaml.Decode(file, text, &now, strictyaml.Keys(now)); err != nil || now.PublicHost != public {
+	if now, err := decodeSettings(file, text); err != nil || now["public-host"] != public {
 		return "", fmt.Errorf("config: %s is there already; add to it: %s", file, line[:len(line)-1])
 	}
 	if err := os.WriteFile(file, text, 0o644); err != nil {

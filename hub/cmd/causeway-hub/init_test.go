@@ -25,7 +25,7 @@ func TestInit(t *testing.T) {
 	}
 	s, err := readSettings(file, true)
 	require.NoError(t, err)
-	require.Equal(t, settings{PublicHost: "hub.example.org"}, s)
+	require.Equal(t, map[string]any{"public-host": "hub.example.org"}, s)
 	_, err = initHub("--public-host", "other.example.org")
 	require.ErrorContains(t, err, "change it there")
 	require.NoError(t, os.WriteFile(file, []byte("# an example\ndata_dir: /srv"), 0o600))
@@ -33,7 +33,7 @@ func TestInit(t *testing.T) {
 	require.NoError(t, err)
 	s, err = readSettings(file, true)
 	require.NoError(t, err)
-	require.Equal(t, settings{PublicHost: "hub.example.org", DataDir: "/srv"}, s)
+	require.Equal(t, map[string]any{"public-host": "hub.example.org", "data-dir": "/srv"}, s)
 	require.NoError(t, os.WriteFile(file, []byte("{data_dir: /srv}\n"), 0o600))
 	_, err = initHub("--public-host", "hub.example.org")
 	require.ErrorContains(t, err, "add to it: public_host: \"hub.example.org\"")

@@ -32,5 +32,6 @@ func configuredDir() string {
 	if err != nil {
 		return ""
 	}
-	return s.DataDir
+	dir, _ := s["data-dir"].(string)
+	return dir
 }
