@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -108,22 +109,22 @@ func DefaultAccept() []netip.Prefix {
 // file is the configuration as it is written. Pointers and nil tell absent
 // from empty: `accept: []` accepts nothing beyond the overlay.
 type file struct {
-	Routes  []string          `yaml:"routes" doc:"CIDRs that this node announces, 256 at most; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
-	Accept  *[]string         `yaml:"accept" doc:"CIDRs that the hub may route into the tunnel; a prefix that is, or lies in, one of the host's own routes has to be named exactly, which takes it from this host; a link's network that has the gateway or a hub in it stays whatever is named (default: the private ranges)"`
-	Release []string          `yaml:"release" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
-	Labels  map[string]string `yaml:"labels" doc:"for inventory and policies"`
+	Routes  []string          `yaml:"routes" reload:"taken" doc:"CIDRs that this node announces, 256 at most; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
+	Accept  *[]string         `yaml:"accept" reload:"taken" doc:"CIDRs that the hub may route into the tunnel; a prefix that is, or lies in, one of the host's own routes has to be named exactly, which takes it from this host; a link's network that has the gateway or a hub in it stays whatever is named (default: the private ranges)"`
+	Release []string          `yaml:"release" reload:"taken" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
+	Labels  map[string]string `yaml:"labels" reload:"taken" doc:"for inventory and policies"`
 	Shields struct {
-		State string   `yaml:"state" doc:"up: of this host itself other nodes reach echo, Causeway's own ports and what allow names, and nothing else; down: all that listens (default: up on hosts that joined since there are shields, down on others). Pods and approved LANs are not meant"`
-		Allow []string `yaml:"allow" doc:"ports of this host that other nodes reach with shields up: tcp/22, udp/53, tcp/8000-8010; a port that a container publishes is the host's (default: none)"`
+		State string   `yaml:"state" reload:"taken" doc:"up: of this host itself other nodes reach echo, Causeway's own ports and what allow names, and nothing else; down: all that listens (default: up on hosts that joined since there are shields, down on others). Pods and approved LANs are not meant"`
+		Allow []string `yaml:"allow" reload:"taken" doc:"ports of this host that other nodes reach with shields up: tcp/22, udp/53, tcp/8000-8010; a port that a container publishes is the host's (default: none)"`
 	} `yaml:"shields"`
 	Tunnel struct {
-		Interface  *string `yaml:"interface" doc:"name of the tunnel device (default: cw0)"`
-		ListenPort *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
-		MTU        *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
-		Engine     *string `yaml:"engine" doc:"inline or wireguard-go (default: inline)"`
-		Private    *string `yaml:"private_candidates" doc:"addresses of peers in private ranges, which some providers do not want to see on an uplink: auto tries them a few times, then every 10 minutes, and not while a good direct path is there; off never; on as any other address (default: auto)"`
-		Queues     *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
-		UAPI       bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
+		Interface         *string `yaml:"interface" doc:"name of the tunnel device (default: cw0)"`
+		ListenPort        *int    `yaml:"listen_port" doc:"UDP port (default: 0, any free one, kept over restarts)"`
+		MTU               *int    `yaml:"mtu" doc:"most that device and routes have, 1280 to 8920 (default: what each path carries)"`
+		Engine            *string `yaml:"engine" doc:"inline or wireguard-go (default: inline)"`
+		PrivateCandidates *string `yaml:"private_candidates" doc:"addresses of peers in private ranges, which some providers do not want to see on an uplink: auto tries them a few times, then every 10 minutes, and not while a good direct path is there; off never; on as any other address (default: auto)"`
+		Queues            *int    `yaml:"queues" doc:"queues of the tunnel device, for engine inline (default: by the number of processors)"`
+		UAPI              bool    `yaml:"uapi" doc:"let 'wg show' see peers and traffic; needs a drop-in under systemd (default: false)"`
 	} `yaml:"tunnel"`
 	Proxy string `yaml:"proxy" doc:"HTTP proxy to the hub's HTTPS port, http://HOST:PORT (default: $HTTPS_PROXY, else that of the join beside the direct way)"`
 	Debug struct {
@@ -139,49 +140,47 @@ type file struct {
 		CNI        *string `yaml:"cni" doc:"directory of CNI's records (default: /var/lib/cni)"`
 	} `yaml:"inventory"`
 	Upgrade struct {
-		Allow     bool     `yaml:"allow" doc:"let the hub upgrade the agent to releases that one of keys signed (default: false)"`
-		Keys      []string `yaml:"keys" doc:"public keys of releases, ssh-ed25519 AAAA…; the hub cannot change them"`
-		Downgrade bool     `yaml:"downgrade" doc:"also to versions below the minimum that a release installed here has named (default: false)"`
+		Allow     bool     `yaml:"allow" reload:"taken" doc:"let the hub upgrade the agent to releases that one of keys signed (default: false)"`
+		Keys      []string `yaml:"keys" reload:"taken" doc:"public keys of releases, ssh-ed25519 AAAA…; the hub cannot change them"`
+		Downgrade bool     `yaml:"downgrade" reload:"taken" doc:"also to versions below the minimum that a release installed here has named (default: false)"`
 	} `yaml:"upgrade"`
 }
 
-// reloadable are the keys that a running agent takes on SIGHUP.
-var reloadable = []string{"routes", "accept", "release", "labels", "shields.state", "shields.allow", "upgrade.allow", "upgrade.keys", "upgrade.downgrade"}
+// settings calls f with the path of each key of a file, whether a running agent takes it on
+// SIGHUP (tag reload), and where Config has it: fields have the same names there.
+func settings(f func(path string, live bool, at []string)) {
+	var walk func(t reflect.Type, path string, at []string)
+	walk = func(t reflect.Type, path string, at []string) {
+		for i := range t.NumField() {
+			x := t.Field(i)
+			path, at := path+x.Tag.Get("yaml"), append(slices.Clone(at), x.Name)
+			if x.Type.Kind() == reflect.Struct {
+				walk(x.Type, path+".", at)
+				continue
+			}
+			f(path, x.Tag.Get("reload") == "taken", at)
+		}
+	}
+	walk(reflect.TypeFor[file](), "", nil)
+}
 
 // NeedsRestart names the keys that differ between c and n and that only a new
 // start takes.
 func (c Config) NeedsRestart(n Config) (out []string) {
-	add := func(name string, same bool) {
-		if !same {
-			out = append(out, name)
+	settings(func(path string, live bool, at []string) {
+		if live {
+			return
 		}
-	}
-	t, u := c.Tunnel, n.Tunnel
-	add("tunnel.interface", t.Interface == u.Interface)
-	add("tunnel.listen_port", t.ListenPort == u.ListenPort)
-	add("tunnel.mtu", t.MTU == u.MTU)
-	add("tunnel.engine", t.Engine == u.Engine)
-	add("tunnel.queues", t.Queues == u.Queues)
-	add("tunnel.private_candidates", t.PrivateCandidates == u.PrivateCandidates)
-	add("tunnel.uapi", t.UAPI == u.UAPI)
-	add("proxy", text(c.Proxy) == text(n.Proxy))
-	add("debug.socket", c.Debug.Socket == n.Debug.Socket)
-	add("debug.metrics", c.Debug.Metrics == n.Debug.Metrics)
-	add("debug.allow", slices.Equal(c.Debug.Allow, n.Debug.Allow))
-	add("debug.deny", slices.Equal(c.Debug.Deny, n.Debug.Deny))
-	i, j := c.Inventory, n.Inventory
-	add("inventory.docker", i.Docker == j.Docker)
-	add("inventory.podman", i.Podman == j.Podman)
-	add("inventory.containerd", i.Containerd == j.Containerd)
-	add("inventory.cni", i.CNI == j.CNI)
+		x, y := reflect.ValueOf(c), reflect.ValueOf(n)
+		for _, name := range at {
+			x, y = x.FieldByName(name), y.FieldByName(name)
+		}
+		none := x.Kind() == reflect.Slice && x.Len()+y.Len() == 0
+		if !none && !reflect.DeepEqual(x.Interface(), y.Interface()) {
+			out = append(out, path)
+		}
+	})
 	return out
-}
-
-func text(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	return u.String()
 }
 
 // Load reads path. An empty path means DefaultPath, which may be missing.
@@ -292,7 +291,7 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 		c.Tunnel.Queues = *v
 	}
-	if v := f.Tunnel.Private; v != nil {
+	if v := f.Tunnel.PrivateCandidates; v != nil {
 		if *v != "auto" && *v != "on" && *v != "off" {
 			return at("$.tunnel.private_candidates", "%q is none of auto, on and off", *v)
 		}
