@@ -89,22 +89,31 @@ const (
 // Standing is the cluster key's word of what the hub knows of the node that asked.
 type Standing struct {
 	Number       NodeNumber         `json:"number"`
+	Name         string             `json:"name"` // as the hub has it now
 	WireGuardKey WireGuardPublicKey `json:"wireguard_key"`
 	KeyEpoch     uint32             `json:"key_epoch"`
 	KeySince     time.Time          `json:"key_since"`      // whole seconds
 	Gone         string             `json:"gone,omitempty"` // Standing…; empty: it is a node
-	Signature    []byte             `json:"signature"`
+	// Taken says that another node has the name of the one that is gone.
+	Taken     bool   `json:"taken,omitempty"`
+	Signature []byte `json:"signature"`
 }
 
 // message is what is signed: label, nonce, number, epoch (4 bytes each), since (Unix seconds, 8
-// bytes), all big endian, key, gone.
+// bytes), all big endian, key, 1 if taken else 0, gone, 0,
+// name.
 func (s Standing) message(n ListNonce) []byte {
 	b := append([]byte(standingLabel), n[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(s.Number))
 	b = binary.BigEndian.AppendUint32(b, s.KeyEpoch)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.KeySince.Unix()))
 	b = append(b, s.WireGuardKey[:]...)
-	return append(b, s.Gone...)
+	taken := byte(0)
+	if s.Taken {
+		taken = 1
+	}
+	b = append(append(b, taken), s.Gone...)
+	return append(append(b, 0), s.Name...)
 }
 
 // Sign returns s with the word of k, for the question with this nonce.

@@ -49,6 +49,8 @@ func TestStanding(t *testing.T) {
 		"epoch":     func(s *Standing) { s.KeyEpoch++ },
 		"since":     func(s *Standing) { s.KeySince = s.KeySince.Add(time.Second) },
 		"gone":      func(s *Standing) { s.Gone = StandingLeft },
+		"name":      func(s *Standing) { s.Name = "x" },
+		"taken":     func(s *Standing) { s.Taken = true },
 		"signature": func(s *Standing) { s.Signature = nil },
 	} {
 		bad := s

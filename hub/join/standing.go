@@ -19,12 +19,15 @@ func (s *Server) standing(st *state.State, a protocol.NodeAsk, n protocol.ListNo
 	if since.IsZero() {
 		since = node.Joined
 	}
-	out := protocol.Standing{Number: node.Number, WireGuardKey: node.WireGuardKey, KeyEpoch: node.KeyEpoch(), KeySince: since}
+	out := protocol.Standing{Number: node.Number, Name: node.Name, WireGuardKey: node.WireGuardKey, KeyEpoch: node.KeyEpoch(), KeySince: since}
 	switch node.Gone {
 	case state.GoneLeft:
 		out.Gone = protocol.StandingLeft
 	case state.GoneRevoked:
 		out.Gone = protocol.StandingRevoked
+	}
+	if _, err := st.FindNode(node.Name); err == nil && out.Gone != "" {
+		out.Taken = true
 	}
 	out = out.Sign(n, s.cfg.Keys.Cluster)
 	if s.cfg.Stray != nil && (out.Gone != "" || out.Outdates(a)) && time.Since(a.Time).Abs() < askedWithin {
