@@ -183,7 +183,8 @@ type Agent struct {
 	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
-	hubSetBack string // what the state of a hub says about why it gives no session
+	hubSays    string              // why a hub gives no session, by its own word
+	marked     *protocol.StateMark // the newest that came by itself in this run
 	hubs       protocol.HubList
 	signed     protocol.SignedHubList
 	newest     newest
@@ -298,7 +299,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Status: a.status,
+	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.takeMark, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)

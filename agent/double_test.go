@@ -337,11 +337,11 @@ func (w *world) start() {
 	}
 	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, newNames(w.store, lookup, zerolog.Nop()))
 	require.NoError(w.t, err)
-	w.agent.fetchList = func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error) {
+	w.agent.fetchList = func(ctx context.Context, at string, q listQuestion) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {
 			return protocol.HubListAnswer{}, errors.New("nobody answers")
 		}
-		return w.fetch(ctx, at, n, m)
+		return w.fetch(ctx, at, q)
 	}
 	if w.now != nil {
 		w.agent.now = w.now

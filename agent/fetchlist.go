@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,7 +25,10 @@ const (
 	fetchAfter = 4 * time.Second
 	fetchFirst = 10 * time.Second
 	fetchEvery = 20 * time.Second
-	fetchWait  = 8 * time.Second
+	// fetchLost is the pause while nobody answers there: a hub that starts waits some seconds for
+	// what its nodes know, before it gives numbers away.
+	fetchLost = 4 * time.Second
+	fetchWait = 8 * time.Second
 )
 
 // followList asks listed hubs for a newer list while there is no control
@@ -34,7 +38,7 @@ func (a *Agent) followList(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	since, due := time.Now(), time.Time{}
-	pause := retry.Backoff{First: fetchFirst, Most: fetchEvery}
+	pause, lost := retry.Backoff{First: fetchFirst, Most: fetchEvery}, retry.Backoff{First: fetchLost, Most: fetchLost}
 	for {
 		select {
 		case <-ctx.Done():
@@ -52,18 +56,25 @@ func (a *Agent) followList(ctx context.Context) error {
 			continue
 		}
 		var wait time.Duration // the longest that a hub asks for
+		answered := false
 		a.mu.Lock()
 		list := a.hubs
 		a.mu.Unlock()
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
-				if err := a.fetchListAt(ctx, at); err != nil && ctx.Err() == nil {
+				err := a.fetchListAt(ctx, at)
+				answered = answered || !errors.As(err, new(*url.Error))
+				if err != nil && ctx.Err() == nil {
 					wait = max(wait, retry.Asked(err))
 					a.log.Debug().Err(err).Msg("no hub list")
 				}
 			}
 		}
-		due = time.Now().Add(pause.Next(wait))
+		if answered {
+			due = time.Now().Add(pause.Next(wait))
+		} else {
+			due = time.Now().Add(lost.Next(0))
+		}
 	}
 }
 
@@ -74,14 +85,13 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 		return err
 	}
 	asked := a.now()
-	mark := a.mark()
-	answer, err := a.fetchList(ctx, at, n, mark)
-	if err == nil {
-		err = a.takeHubListAnswer(answer, n, asked)
+	q := listQuestion{nonce: n, mark: a.mark(), node: a.nodeAsk(n)}
+	answer, err := a.fetchList(ctx, at, q)
+	if err != nil {
+		return fmt.Errorf("hub list of %s: %w", at, err)
 	}
-	if err == nil {
-		a.compareMarks(mark, answer.Mark)
-	}
+	err = a.takeHubListAnswer(answer, n, asked)
+	a.hearStanding(ctx, q, answer) // a hub that was set back has an older list, too
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
 	}
@@ -104,10 +114,10 @@ func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) lis
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (a protocol.HubListAnswer, err error) {
-		query := "?" + protocol.NonceParameter + "=" + n.String()
-		if m != nil {
-			query += "&" + protocol.MarkParameter + "=" + m.Query()
+	return func(ctx context.Context, at string, q listQuestion) (a protocol.HubListAnswer, err error) {
+		query := "?" + protocol.NonceParameter + "=" + q.nonce.String() + "&" + protocol.NodeParameter + "=" + q.node.Query()
+		if q.mark != nil {
+			query += "&" + protocol.MarkParameter + "=" + q.mark.Query()
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+query, nil)
 		if err != nil {
@@ -125,9 +135,16 @@ func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) lis
 	}
 }
 
-// listFetch asks at an HTTPS address of a hub for the list, and shows what is known of the
-// cluster's state, if anything is.
-type listFetch func(ctx context.Context, at string, n protocol.ListNonce, m *protocol.StateMark) (protocol.HubListAnswer, error)
+// listQuestion is the question for the hub list of a node that has no session. It shows what the
+// node knows of the cluster's state, if it knows anything, and who asks.
+type listQuestion struct {
+	nonce protocol.ListNonce
+	mark  *protocol.StateMark
+	node  protocol.NodeAsk
+}
+
+// listFetch asks it at an HTTPS address of a hub.
+type listFetch func(ctx context.Context, at string, q listQuestion) (protocol.HubListAnswer, error)
 
 // readList reads a list that anybody may have sent; Open judges it.
 func readList(r io.Reader) (s protocol.HubListAnswer, err error) {

@@ -35,9 +35,9 @@ func TestListFetched(t *testing.T) {
 	require.Contains(t, w.agent.takeHubList(forged), "bad signature")
 	w.stop()
 
-	w.fetch = func(_ context.Context, at string, n protocol.ListNonce, _ *protocol.StateMark) (protocol.HubListAnswer, error) {
+	w.fetch = func(_ context.Context, at string, q listQuestion) (protocol.HubListAnswer, error) {
 		require.Equal(t, "192.0.2.1:443", at)
-		return protocol.HubListAnswer{SignedHubList: good, Fresh: good.Fresh(w.cluster, 2, n, time.Now())}, nil
+		return protocol.HubListAnswer{SignedHubList: good, Fresh: good.Fresh(w.cluster, 2, q.nonce, time.Now())}, nil
 	}
 	w.start()
 	w.eventually(func() bool {

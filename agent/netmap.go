@@ -347,6 +347,7 @@ func (a *Agent) save() error {
 	}
 	held := *a.held
 	held.Clock = a.clock.State()
+	held.Netmap.Mark = a.markLocked()
 	a.mu.Unlock()
 	err := a.cfg.Store.SaveNetmap(held)
 	a.board.SetError(condState, err)

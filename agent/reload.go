@@ -30,7 +30,8 @@ func liveOf(c config.Config) *live {
 }
 
 // features are what a netmap may require of this agent, and a hub may ask of it.
-func (l *live) features() (out []string) {
+func (l *live) features() []string {
+	out := []string{protocol.FeatureMark}
 	if l.upgrade.Allow {
 		out = append(out, protocol.FeatureUpgrade)
 	}

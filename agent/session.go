@@ -204,7 +204,7 @@ func (a *Agent) prove(c protocol.Challenge, hello []byte) (protocol.Proof, error
 // welcome hears that the hub knows this node: what it holds is good again.
 func (a *Agent) welcome(w protocol.Welcome) {
 	a.mu.Lock()
-	a.hub, a.hubVersion, a.hubSetBack = w.Hub, w.HubVersion, ""
+	a.hub, a.hubVersion, a.hubSays = w.Hub, w.HubVersion, ""
 	again := false
 	if a.held != nil {
 		again = a.held.Revoked || a.expired
@@ -262,7 +262,7 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 	for {
 		switch {
 		case a.boundHub(0) == 0:
-			if why := a.stateWas(); why != "" {
+			if why := a.hubsWord(); why != "" {
 				a.board.Set(condHub, why)
 				break
 			}

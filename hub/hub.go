@@ -115,6 +115,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	fresh := outside || marker.New()
 	keys, err := join.LoadKeys(h.cfg.DataDir, marker.New())
 	if err != nil {
 		return err
@@ -222,12 +223,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	events.Tee(news.Add)
 	joins, err := join.New(join.Config{Dir: h.cfg.DataDir, Keys: keys, Store: store, Events: &events, Streams: tun.StreamHandler(), SourceRate: h.cfg.JoinRate,
-		Heard: func(ctx context.Context) error { return sessions.Heard(ctx) }, Witness: store.Witness, Log: log})
+		Heard: func(ctx context.Context) error { return sessions.Heard(ctx) }, Witness: store.Witness,
+		Stray: func(n state.Node, a protocol.NodeAsk, from netip.Addr) { sessions.NoteStray(n, a, from) }, Log: log})
 	if err != nil {
 		return err
 	}
 	sessions = control.New(control.Config{Number: number, Version: h.cfg.Version, Cluster: keys.Cluster, Store: store, Bus: nats, Tunnel: tun, Events: &events,
-		RequireProof: h.cfg.RequireProof, Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
+		RequireProof: h.cfg.RequireProof, New: fresh, Memory: filepath.Join(h.cfg.DataDir, memoryFile), Log: log})
 	releases := release.Open(h.packages)
 	adminConfig := admin.Config{Version: h.cfg.Version, Number: number, HubKey: keys.Hub, Pin: keys.Cluster.Public().Pin(), Store: store, Control: sessions,
 		Inventory: inv, Incidents: incidents, Events: &events, Releases: releases, Disk: guard.Check, Relay: tun.RelayStats, Bound: tun.Bound, Settings: h.cfg.shown(),

@@ -58,6 +58,7 @@ const (
 	KindNetmap  MessageKind = "netmap"
 	KindLeft    MessageKind = "left"
 	KindHubList MessageKind = "hub_list" // HubListAnswer
+	KindMark    MessageKind = "mark"     // StateMark, to agents with FeatureMark
 	KindError   MessageKind = "error"    // either way
 )
 

@@ -17,6 +17,7 @@ import (
 //
 //	GET PathHubList?nonce=N   -> HubListAnswer; without a nonce, or from an older hub, without Fresh
 //	GET PathHubList?…&mark=M  -> the same, with Mark if M is this cluster's
+//	GET PathHubList?…&node=A  -> the same, with Standing if A is signed by a node that is or was there
 //	KindHubListAsk            -> KindHubList, on a control stream
 
 // ListNonce is 32 random bytes of whoever asks for the hub list.
@@ -62,6 +63,8 @@ type HubListAnswer struct {
 	Fresh *Freshness `json:"fresh,omitempty"`
 	// Mark is of the hub's state, for whoever shows one of this cluster.
 	Mark *StateMark `json:"mark,omitempty"`
+	// Standing is of the node that asks, if it says who it is.
+	Standing *Standing `json:"standing,omitempty"`
 }
 
 // Freshness says that a hub list is the cluster's newest.

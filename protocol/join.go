@@ -50,6 +50,8 @@ type JoinAnswer struct {
 	// Routes are those of the token, approved: what the agent takes for its own by the
 	// hub's word, for good. nil: the hub is older and does not say.
 	Routes []netip.Prefix `json:"routes,omitzero"`
+	// Mark is of the state with the node in it; nil: the hub is older.
+	Mark *StateMark `json:"mark,omitempty"`
 }
 
 // Refusal says that a join was refused. Whoever shows no open token is told the same, whatever

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// StateMark is the cluster key's word of how far the hub's state had come. Netmaps carry
-// the newest, agents keep it and show it in Hello, and where no hub welcomes them with
+// StateMark is the cluster key's word of how far the hub's state had come. Netmaps and the answer
+// to a join carry the newest, KindMark what changes no netmap; agents keep it and show it in Hello, and where no hub welcomes them with
 // the question for the hub list. A hub whose disk was set back finds by it that its state
 // once went further: nobody without the cluster key can make one, and an old one says
 // nothing.
@@ -23,6 +23,9 @@ type StateMark struct {
 	ClusterKey ClusterPublicKey `json:"cluster_key"`
 	Signature  []byte           `json:"signature"` // Ed25519 over message
 }
+
+// FeatureMark in Hello.Features says that the agent takes KindMark.
+const FeatureMark = "mark"
 
 const (
 	stateMarkLabel = "causeway state mark v1\n"

@@ -36,6 +36,8 @@ type Config struct {
 	Netmap func(context.Context, protocol.Netmap) protocol.NetmapAck
 	// HubList hears the answer to AskHubList.
 	HubList func(context.Context, protocol.HubListAnswer)
+	// Mark hears how far the hub's state has come.
+	Mark func(protocol.StateMark)
 	// Status is asked for every StatusInterval and after Changed.
 	Status func() protocol.Status
 	// NATS runs beside the session until ctx ends; open opens a nats stream.
@@ -279,6 +281,15 @@ func (s *session) read(ctx context.Context) error {
 				continue
 			}
 			s.c.cfg.HubList(ctx, l)
+		case protocol.KindMark:
+			var v protocol.StateMark
+			if err := m.Decode(&v); err != nil {
+				if err := s.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()}); err != nil {
+					return err
+				}
+				continue
+			}
+			s.c.cfg.Mark(v)
 		case protocol.KindLeft:
 			s.once.Do(func() { close(s.left) })
 			return errLeft

@@ -66,6 +66,8 @@ type Identity struct {
 	HubList  protocol.SignedHubList
 	// Granted are the routes that came with the token of the join; nil: not known yet.
 	Granted []netip.Prefix
+	// Mark is how far the hub's state had come with the join; nil: not known.
+	Mark *protocol.StateMark
 	// HubListConfirmed is when a hub list was last shown to be the newest; zero: never yet.
 	HubListConfirmed time.Time
 	// MadeDir says that join made the state directory, so that leave takes it
@@ -134,6 +136,7 @@ type fileIdentity struct {
 	Pin          []byte                 `json:"pin"`
 	HubList      protocol.SignedHubList `json:"hub_list"`
 	Granted      []netip.Prefix         `json:"granted,omitzero"`
+	Mark         *protocol.StateMark    `json:"mark,omitempty"`
 	ListTime     time.Time              `json:"hub_list_confirmed,omitzero"`
 	MadeDir      bool                   `json:"made_dir,omitempty"`
 	Shields      bool                   `json:"shields,omitempty"`
@@ -292,7 +295,7 @@ func (s *Store) identity(load func(durable.Side, any, func() error) error) (id I
 }
 
 func (f fileIdentity) identity() (id Identity, err error) {
-	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, HubListConfirmed: f.ListTime, Granted: f.Granted, MadeDir: f.MadeDir, Shields: f.Shields, Joined: f.Joined}
+	id = Identity{Number: f.Number, Name: f.Name, Site: f.Site, Overlay: f.Overlay, KeyEpoch: f.KeyEpoch, KeyMade: f.KeyMade, HubList: f.HubList, HubListConfirmed: f.ListTime, Granted: f.Granted, Mark: f.Mark, MadeDir: f.MadeDir, Shields: f.Shields, Joined: f.Joined}
 	if f.Version != fileVersion {
 		return Identity{}, fmt.Errorf("version %d is not %d, which this build reads", f.Version, fileVersion)
 	}
@@ -338,7 +341,7 @@ func (s *Store) SaveIdentity(id Identity) error {
 		KeyMade: id.KeyMade, Next: next, Old: old,
 		Version: fileVersion, Number: id.Number, Name: id.Name, Site: id.Site, Overlay: id.Overlay,
 		WireGuardKey: id.WireGuardKey.Secret(), IdentityKey: id.IdentityKey.Secret(), KeyEpoch: id.KeyEpoch,
-		Pin: id.Pin[:], HubList: id.HubList, ListTime: id.HubListConfirmed, Granted: id.Granted, MadeDir: id.MadeDir, Shields: id.Shields, Joined: id.Joined,
+		Pin: id.Pin[:], HubList: id.HubList, ListTime: id.HubListConfirmed, Granted: id.Granted, Mark: id.Mark, MadeDir: id.MadeDir, Shields: id.Shields, Joined: id.Joined,
 	})
 }
 

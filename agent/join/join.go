@@ -377,8 +377,11 @@ func checkAnswer(a protocol.JoinAnswer, p identity.Pending, t protocol.Token, le
 			return bad("a route is no prefix")
 		}
 	}
+	if a.Mark != nil && a.Mark.Check(t.Pin) != nil {
+		return bad("its mark of the state is not the cluster's")
+	}
 	return identity.Identity{
-		Granted: a.Routes,
+		Granted: a.Routes, Mark: a.Mark,
 		KeyMade: time.Now().UTC(),
 		Number:  a.Number, Name: a.Name, Site: a.Site, Overlay: a.Overlay,
 		WireGuardKey: p.WireGuardKey, IdentityKey: p.IdentityKey, KeyEpoch: protocol.FirstKeyEpoch,

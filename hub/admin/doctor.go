@@ -43,6 +43,15 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		}
 		f.Nodes = append(f.Nodes, shown)
 	}
+	there := map[string]bool{}
+	for _, n := range f.Nodes {
+		there[n.Name] = !n.Connected.IsZero()
+	}
+	for _, x := range s.cfg.Control.Strays() {
+		if n := st.Nodes[x.Number]; n.Gone != "" || x.Epoch <= n.KeyEpoch() {
+			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
+		}
+	}
 	if s.cfg.CA != nil {
 		f.CAExpires = s.cfg.CA.Expires()
 	}

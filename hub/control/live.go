@@ -91,6 +91,9 @@ func (s *Server) Info(n state.Node) Info {
 		i.Connected = l.up
 	}
 	i.State, i.Since, i.Reasons = judge(n, l)
+	if text := s.strayOf(n); text != "" && i.State == api.NodeUnreachable {
+		i.Reasons = []string{text}
+	}
 	return i
 }
 

@@ -87,6 +87,8 @@ type Config struct {
 	// RequireProof refuses agents that cannot prove their node's identity key, those of
 	// nodes that never did, too.
 	RequireProof bool
+	// New says that the state log was made in this run.
+	New bool
 	// Memory is a file that keeps what is known live of nodes for the next run; empty: none.
 	Memory string
 	Log    zerolog.Logger
@@ -122,6 +124,8 @@ type Server struct {
 	closing  atomic.Bool // closeOldWay stores something
 	goneList goneList
 	unknown  map[protocol.NodeNumber]Unknown
+	strays   map[protocol.NodeNumber]Stray
+	marked   uint64 // the last transaction of which tellMark told; Run's alone
 }
 
 // New starts nothing.
@@ -131,7 +135,7 @@ func New(cfg Config) *Server {
 		panic(err)
 	}
 	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
-		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}}
+		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
 }
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
@@ -227,6 +231,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer settle.Stop()
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	mark := time.NewTicker(markEvery)
+	defer mark.Stop()
 	last := ""
 	for {
 		select {
@@ -250,6 +256,8 @@ func (s *Server) Run(ctx context.Context) error {
 			s.forgetElsewhere(time.Now())
 			s.takeOut(ctx, time.Now())
 			s.closeOldWay(ctx, time.Now())
+		case <-mark.C:
+			s.tellMark()
 		case b := <-s.booted:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:

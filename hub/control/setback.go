@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"causeway/hub/event"
@@ -46,10 +47,11 @@ func (s *Server) Heard(ctx context.Context) error {
 	return s.cfg.Store.SetBack()
 }
 
-// allHere reports whether each live node whose agent ever ran has had a session since the start.
+// allHere reports whether each live node whose agent ever ran has had a session since the start. A
+// hub that has none, and is not new, may have been set back to before its first.
 func (s *Server) allHere() bool {
 	back, of := s.here(s.cfg.Store.State())
-	return back == of
+	return back == of && (of > 0 || s.cfg.New)
 }
 
 // here counts the live nodes of st whose agent ever ran, and those of them that have had a
@@ -67,4 +69,42 @@ func (s *Server) here(st *state.State) (back, of int) {
 		}
 	}
 	return back, of
+}
+
+const (
+	// markEvery is how soon nodes hear of a change of the state that changes no netmap, such as
+	// a token or an admin.
+	markEvery = 2 * time.Second
+	// markNodes is how many do: enough that one of them is there when it is asked for, however
+	// many there are.
+	markNodes = 32
+)
+
+// tellMark gives some nodes the cluster key's word of how far the state has come, if it went on
+// since they were told, so that a hub that is set back hears of it whatever the change was.
+func (s *Server) tellMark() {
+	st := s.cfg.Store.State()
+	if st.Seq == s.marked || st.Settling || s.cfg.Store.SetBack() != nil {
+		return
+	}
+	var to []*session
+	s.mu.Lock()
+	for _, l := range s.nodes { // in another order each time
+		if l.session != nil && slices.Contains(l.hello.Features, protocol.FeatureMark) && len(to) < markNodes {
+			to = append(to, l.session)
+		}
+	}
+	s.mu.Unlock()
+	if len(to) == 0 {
+		return
+	}
+	s.marked = st.Seq
+	m := st.Mark(s.cfg.Cluster)
+	for _, ses := range to {
+		go func() { // ends within writeTimeout
+			if err := ses.send(protocol.KindMark, m); err != nil {
+				ses.log.Debug().Err(err).Msg("mark of the state not sent")
+			}
+		}()
+	}
 }

@@ -42,6 +42,19 @@ type Facts struct {
 	Behind map[protocol.NodeNumber]time.Duration
 	// Late are nodes that announce other routes so often that the hub stores no more of it for now.
 	Late map[protocol.NodeNumber]bool
+	// Strays are hosts that have an earlier state of a node.
+	Strays []Stray
+}
+
+// Stray is a host with the identity of a node, by which it gets no session: it has a key that
+// was rotated out, or the node is gone.
+type Stray struct {
+	Node, Site      string
+	Number          protocol.NodeNumber
+	Addr            string // from which it asks
+	Epoch, KeyEpoch uint32 // of its key, and the node's
+	Gone            string // how the node went; empty: it is there
+	There           bool   // a node of that name has a session
 }
 
 // RouteKey names a route.
@@ -84,6 +97,7 @@ func examine(f Facts) *examination {
 		e.node(n)
 	}
 	e.unproven()
+	e.strays()
 	e.pairs()
 	e.incidents()
 	e.admins()
@@ -152,6 +166,27 @@ func (e *examination) unproven() {
 	if len(names) > 0 {
 		e.find(api.SeverityWarning, "identity-unproven", names[0], time.Time{}, "causeway node upgrade "+names[0]+"; when no node is left: causeway-hub run --require-proof",
 			"agents that do not prove who they are, or only since some minutes ago, so that whatever runs on their hosts can pass for them (%d): %s", len(names), strings.Join(names, ", "))
+	}
+}
+
+// strays names hosts with an earlier state of a node. While the node is there itself they are
+// copies; else the node's disk was set back, most likely.
+func (e *examination) strays() {
+	for _, x := range e.Facts.Strays {
+		const set = "its disk was set back to an earlier time, or it is a copy"
+		again := fmt.Sprintf("put the newer state directory back there; or: causeway token create --site %s --replace %s, then there, with the agent stopped: causeway-agent join --replace TOKEN", x.Site, x.Node)
+		switch {
+		case x.Gone != "" && x.There:
+			e.find(api.SeverityInfo, "node-set-back", x.Node, time.Time{}, "stop the agent there", "a host at %s has the identity of node %d, which is gone (%s) and which the node of that name now, which is there, is not", x.Addr, x.Number, x.Gone)
+		case x.Gone != "":
+			e.find(api.SeverityWarning, "node-set-back", x.Node, time.Time{}, fmt.Sprintf("stop the agent there; or, if that host is to be a node: causeway token create --site %s, then there: causeway-agent join --replace TOKEN", x.Site),
+				"a host at %s has the identity of node %d, which is gone (%s): %s, or its agent was left running", x.Addr, x.Number, x.Gone, set)
+		case x.There:
+			e.find(api.SeverityWarning, "node-set-back", x.Node, time.Time{}, fmt.Sprintf("stop the agent there; if nobody knows that host: causeway node revoke %s, and join the node again", x.Node),
+				"beside the node, a host at %s has its identity with key epoch %d, older than %d: a copy of an earlier state of the node", x.Addr, x.Epoch, x.KeyEpoch)
+		default:
+			e.find(api.SeverityCritical, "node-set-back", x.Node, time.Time{}, again, "a host at %s has its identity with key epoch %d, and the node's is %d: %s; a key that was rotated out is not taken again", x.Addr, x.Epoch, x.KeyEpoch, set)
+		}
 	}
 }
 

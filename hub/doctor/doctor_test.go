@@ -85,6 +85,18 @@ func TestEachFinding(t *testing.T) {
 		})},
 		{"warning", "announces-often", "a", "causeway events", func(f *Facts) { f.Late = map[protocol.NodeNumber]bool{2: true} }},
 		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
+		{"critical", "node-set-back", "a", "token create --site s-a --replace a", func(f *Facts) {
+			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3}}
+		}},
+		{"warning", "node-set-back", "a", "stop the agent there; if nobody knows that host: causeway node revoke a", func(f *Facts) {
+			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3, There: true}}
+		}},
+		{"warning", "node-set-back", "x", "token create --site s", func(f *Facts) {
+			f.Strays = []Stray{{Node: "x", Site: "s", Number: 7, Addr: "192.0.2.7", Gone: "left"}}
+		}},
+		{"info", "node-set-back", "a", "stop the agent there", func(f *Facts) {
+			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 1, Addr: "192.0.2.7", Gone: "revoked", There: true}}
+		}},
 		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
 		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},
 		{"info", "agent-version", "a", "node upgrade a", a(func(n *api.Node) { n.AgentVersion = "v0.9.0" })},

@@ -38,12 +38,13 @@ const (
 	NATSAway        = "nats_away"      // the external NATS stores nothing
 	NATSBack        = "nats_back"
 	StateSetBack    = "state_set_back" // agents know a later state than the hub has
+	NodeSetBack     = "node_set_back"  // a host has an earlier state of a node
 	Incident        = "incident"       // something went wrong on a node; see hub/incident
 )
 
 // Kinds are all of them.
 var Kinds = []string{JoinRefused, NodeUp, NodeDown, NodeReady, NodeDegraded, NodeUnreachable, NodeRefused, PartRefused, InventoryBad, NodeCloned, RouteConflict,
-	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, StateSetBack, Incident}
+	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, StateSetBack, NodeSetBack, Incident}
 
 // Log is a bounded list of events. The zero value is ready.
 type Log struct {

@@ -56,7 +56,10 @@ type Config struct {
 	// Witness takes a mark that whoever asks for the hub list shows, and fails if it is not this
 	// cluster's; nil: nobody looks at it.
 	Witness func(context.Context, protocol.StateMark) error
-	Log     zerolog.Logger
+	// Stray hears of a host that asks with the identity of this node, by which it gets no
+	// session: it has a key that was rotated out, or the node is gone. nil: nobody does.
+	Stray func(n state.Node, a protocol.NodeAsk, from netip.Addr)
+	Log   zerolog.Logger
 }
 
 // Server answers joins. Its methods may be called concurrently.
@@ -213,6 +216,14 @@ func (s *Server) hubList(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		ans.Fresh = st.HubList.Fresh(s.cfg.Keys.Cluster, st.Hubs.Serial, n, time.Now())
+		if text := r.URL.Query().Get(protocol.NodeParameter); text != "" {
+			a, err := protocol.ParseNodeAsk(text)
+			if err != nil {
+				bad(w)
+				return
+			}
+			ans.Standing = s.standing(st, a, n, r.RemoteAddr)
+		}
 	}
 	if text := r.URL.Query().Get(protocol.MarkParameter); text != "" && s.cfg.Witness != nil {
 		m, err := protocol.ParseStateMark(text)
@@ -388,5 +399,7 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		}
 	}
 	slices.SortFunc(ans.Routes, netip.Prefix.Compare)
+	mark := st.Mark(s.cfg.Keys.Cluster)
+	ans.Mark = &mark
 	return ans
 }

@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"causeway/protocol"
+)
+
+// nodeAsk says by which key a hub would know this node: the newest that it has.
+func (a *Agent) nodeAsk(n protocol.ListNonce) protocol.NodeAsk {
+	a.mu.Lock()
+	q := protocol.NodeAsk{Number: a.id.Number, WireGuardKey: a.id.WireGuardKey.Public(), Epoch: a.id.KeyEpoch}
+	if next := a.id.Next; next != nil {
+		q.WireGuardKey, q.Epoch = next.Key.Public(), a.id.KeyEpoch+1
+	}
+	k := a.id.IdentityKey
+	a.mu.Unlock()
+	q.Time = a.now()
+	return q.Sign(n, k)
+}
+
+// hearStanding takes what a hub that gives this node no session says of why, over HTTPS: by its state's
+// mark, and by what it knows of this node. Whatever the cluster key did not sign says nothing.
+func (a *Agent) hearStanding(ctx context.Context, q listQuestion, answer protocol.HubListAnswer) {
+	s, hubs := answer.Standing, answer.Mark
+	if s != nil && (answer.ClusterKey.Pin() != a.id.Pin || s.Number != a.id.Number || !protocol.ValidName(s.Name) || !s.SignedBy(q.nonce, answer.ClusterKey)) {
+		s = nil
+	}
+	if hubs != nil && hubs.Check(a.id.Pin) != nil {
+		hubs = nil
+	}
+	a.mu.Lock()
+	site := a.id.Site
+	a.mu.Unlock()
+	why := noSession(site, q, s, hubs)
+	a.mu.Lock()
+	a.hubSays = why
+	a.mu.Unlock()
+	if s != nil && s.Gone != "" {
+		a.setRevoked(ctx)
+	}
+}
+
+// noSession words why a hub gives a node of this site no session; "": what it says does not tell. s and hubs are
+// nil if it did not say.
+func noSession(site string, q listQuestion, s *protocol.Standing, hubs *protocol.StateMark) string {
+	again := func(token string) string {
+		return fmt.Sprintf("on the hub 'causeway token create --site %s%s' (with --route for what it routes), then here, with the agent stopped, 'causeway-agent join --replace TOKEN'", site, token)
+	}
+	back := hubs != nil && q.mark != nil && hubs.Less(*q.mark)
+	restored := hubs != nil && q.mark != nil && hubs.Epoch > q.mark.Epoch
+	switch {
+	case s != nil && s.Gone != "":
+		how, token := "left the cluster", ""
+		if s.Gone != protocol.StandingLeft {
+			how = "was revoked"
+		}
+		if s.Taken {
+			how, token = how+", and another node has its name", " --replace "+s.Name
+		}
+		return fmt.Sprintf("this node (number %d) %s: if this host's disk was set back to before that, or is a copy, put the newer state directory back, or stop this agent; to join anew: %s", s.Number, how, again(token))
+	case back:
+		return fmt.Sprintf("the hub's state was set back: it ends at transaction %d of %s, and this node has seen transaction %d of %s; "+
+			"on the hub's host: 'causeway doctor' says how to mend that. If this node joined or changed its key in between, it has to join again",
+			hubs.Sequence, hubs.Time.Format(time.RFC3339), q.mark.Sequence, q.mark.Time.Format(time.RFC3339))
+	case s != nil && s.Outdates(q.node):
+		return fmt.Sprintf("the hub knows this node by a newer key, of epoch %d since %s, and this host has that of epoch %d: the disk or state directory here was set back to an earlier time, or is a copy of the node's, "+
+			"and a key that was rotated out is not taken again. Put the newer state directory back; or, to take the node's place anew: %s", s.KeyEpoch, s.KeySince.UTC().Format(time.RFC3339), q.node.Epoch, again(" --replace "+s.Name))
+	case restored && s != nil && s.WireGuardKey != q.node.WireGuardKey:
+		return fmt.Sprintf("the hub's state was restored from an earlier time, from before this node's key of epoch %d, and it gives this node no session: it has to join again: %s", q.node.Epoch, again(" --replace "+s.Name))
+	case restored && s == nil:
+		return "the hub's state was restored from an earlier time, and it gives this node no session: if this node joined or changed its key since then, it has to join again: " + again("")
+	}
+	return ""
+}
+
+// hubsWord says why a hub that is there gives no session, as far as it told; "": it did not.
+func (a *Agent) hubsWord() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hubSays
+}

@@ -1,0 +1,92 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"causeway/hub/event"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+const (
+	// strayFor is how long a stray is shown after its last question, which comes three times a
+	// minute.
+	strayFor = 2 * time.Minute
+	// strayTold is until an event tells of one again.
+	strayTold = time.Hour
+	maxStrays = 1000
+)
+
+// Stray is a host with the identity of a node and a key that is the node's no more, or with
+// that of a node that is gone: its disk was set back, or it is a copy. It has no session.
+type Stray struct {
+	Number protocol.NodeNumber
+	Epoch  uint32     // of the newest key that it has
+	Addr   netip.Addr // from which it asks; a proxy's, maybe
+	At     time.Time  // when it asked last
+	told   time.Time
+}
+
+// NoteStray takes the question of one over HTTPS, signed by the node's identity key. It is for a
+// person to read: nothing is decided by it.
+func (s *Server) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
+	now := time.Now()
+	s.mu.Lock()
+	old, known := s.strays[n.Number]
+	if !known && len(s.strays) >= maxStrays {
+		maps.DeleteFunc(s.strays, func(_ protocol.NodeNumber, x Stray) bool { return now.Sub(x.At) > strayTold })
+	}
+	if !known && len(s.strays) >= maxStrays {
+		s.mu.Unlock()
+		return
+	}
+	x := Stray{Number: n.Number, Epoch: a.Epoch, Addr: from, At: now, told: old.told}
+	tell := now.Sub(old.told) > strayTold
+	if tell {
+		x.told = now
+	}
+	s.strays[n.Number] = x
+	s.mu.Unlock()
+	if tell {
+		text := x.text(n)
+		s.cfg.Events.Add(event.NodeSetBack, n.Name, text)
+		s.cfg.Log.Warn().Str("node", n.Name).Str("addr", from.String()).Uint32("key_epoch", a.Epoch).Msg("a host with an earlier state of a node asks for a session")
+	}
+}
+
+// text says what x, which has the identity of n, is.
+func (x Stray) text(n state.Node) string {
+	if n.Gone != "" {
+		return fmt.Sprintf("a host at %s has the identity of node %d, which is gone (%s): its disk was set back to an earlier time, or it is a copy, or its agent was left running", x.Addr, n.Number, n.Gone)
+	}
+	return fmt.Sprintf("a host at %s has this node's identity with key epoch %d, and the node's is %d: its disk was set back to an earlier time, or it is a copy", x.Addr, x.Epoch, n.KeyEpoch())
+}
+
+// Strays lists those that asked lately, by number.
+func (s *Server) Strays() []Stray {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []Stray{}
+	for _, x := range s.strays {
+		if time.Since(x.At) < strayFor {
+			out = append(out, x)
+		}
+	}
+	slices.SortFunc(out, func(a, b Stray) int { return cmp.Compare(a.Number, b.Number) })
+	return out
+}
+
+// strayOf says what asks for a session with the identity of n, which has none; "": nobody does.
+// s.mu is held.
+func (s *Server) strayOf(n state.Node) string {
+	x, ok := s.strays[n.Number]
+	if !ok || time.Since(x.At) >= strayFor || x.Epoch > n.KeyEpoch() {
+		return ""
+	}
+	return x.text(n)
+}
