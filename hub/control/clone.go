@@ -27,11 +27,17 @@ type booted struct {
 	boot protocol.BootID
 }
 
-// Booted is told when a node has proven another boot id than before, in the order in
+// Boots carries news of boot ids from the tunnel to the Server. It is made before both.
+type Boots chan booted
+
+// NewBoots returns one that is empty.
+func NewBoots() Boots { return make(Boots, maxBooted) }
+
+// Saw is told when a node has proven another boot id than before, in the order in
 // which it happened. It never blocks.
-func (s *Server) Booted(n protocol.NodeNumber, b protocol.BootID) {
+func (b Boots) Saw(n protocol.NodeNumber, id protocol.BootID) {
 	select {
-	case s.booted <- booted{n, b}:
+	case b <- booted{n, id}:
 	default:
 	}
 }

@@ -83,6 +83,7 @@ type Config struct {
 	Store   *state.Store
 	Bus     Bus
 	Tunnel  Tunnel
+	Boots   Boots // what the tunnel sees of boot ids; nil: nothing
 	Events  *event.Log
 	// RequireProof refuses agents that cannot prove their node's identity key, those of
 	// nodes that never did, too.
@@ -102,8 +103,7 @@ type Server struct {
 	door     door
 	dirty    chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
-	booted   chan booted
-	hellos   chan hello // to be stored
+	hellos   chan hello    // to be stored
 
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
@@ -134,7 +134,7 @@ func New(cfg Config) *Server {
 	if err != nil { // the system has no randomness
 		panic(err)
 	}
-	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), booted: make(chan booted, maxBooted), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
+	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
 		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
 }
 
@@ -258,7 +258,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.closeOldWay(ctx, time.Now())
 		case <-mark.C:
 			s.tellMark()
-		case b := <-s.booted:
+		case b := <-s.cfg.Boots:
 			s.watchBoot(ctx, b)
 		case <-s.dirty:
 			pace.touched(time.Now())
