@@ -368,16 +368,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		close(a.ready)
 		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
-		g.Go(func() error { return a.followHost(ctx) })
-		g.Go(func() error { return a.followFirewall(ctx) })
-		g.Go(func() error { return a.followSession(ctx) })
-		g.Go(func() error { return a.followTunnel(ctx) })
-		g.Go(func() error { return a.facts.Run(ctx) })
-		g.Go(func() error { return a.inv.Follow(ctx) })
-		g.Go(func() error { return a.followMTUs(ctx) })
-		g.Go(func() error { return a.followKeys(ctx) })
-		g.Go(func() error { return a.followList(ctx) })
-		g.Go(func() error { return a.followUpgrade(ctx) })
+		for _, t := range a.tasks() {
+			g.Go(func() error { return t.run(ctx) })
+		}
 		return a.controlLoop(ctx)
 	})
 	err = g.Wait()
