@@ -33,7 +33,7 @@ func TestSystemdMatrix(t *testing.T) {
 		return // TestSystemdAgent stands for it
 	}
 	p := builtPackages(t)
-	m, s, nodes := agentMachine(t, "firewalld", "docker.io")
+	m, s, nodes := agentMachine(t, "firewalld", "docker.io", "ufw")
 	me, other := nodes[0].Pod, nodes[1].Pod
 	m.install(p, "causeway-agent")
 	m.join(s, me, other)
@@ -157,7 +157,7 @@ func TestSystemdMatrix(t *testing.T) {
 		{"Docker restarted, its FORWARD drop (iptables-legacy, with iptables.conf)", docker("iptables-legacy"), dockerGone("iptables-legacy")},
 		{"firewalld started, then the command that the hub's reason names", func(t *testing.T) time.Time {
 			m.do("systemctl start firewalld")
-			told(t, "firewalld, which rejects what comes in by cw0")
+			told(t, "firewalld rejects them")
 			require.Error(t, PingOnce(step(t), me.Host, other.V4))
 			list, err := s.Nodes(step(t))
 			require.NoError(t, err)
@@ -186,6 +186,22 @@ func TestSystemdMatrix(t *testing.T) {
 			require.Equal(t, before, m.do(found))
 			return after("firewall-cmd -q --reload")
 		}, firewalldGone},
+		{"ufw enabled, then the command that the hub's reason names", func(t *testing.T) time.Time {
+			m.do("ufw --force enable")
+			told(t, "ufw drops them") // all but pings
+			const want = "ufw route allow in on cw0 out on pods0 && ufw route allow in on pods0 out on cw0"
+			require.Contains(t, m.do("causeway-agent doctor || :"), "ufw route allow in on cw0 out on ")
+			why, err := s.CLI(step(t), "diag", "explain", me.V4, other.V4, "--port", "80")
+			require.Error(t, err, why)
+			require.Contains(t, why+err.Error(), want)
+			start := after(want)
+			m.joined(s, "n1", me, other)
+			require.NoError(t, Ping(step(t), me.Host, other.V6))
+			require.NoError(t, Ping(step(t), other.Host, me.V4))
+			m.do("ufw reload")
+			require.NoError(t, Ping(step(t), other.Host, me.V4), "its rules are written anew, with this one")
+			return start
+		}, "ufw --force reset; ufw disable; for p in iptables ip6tables; do $p -P INPUT ACCEPT; $p -P FORWARD ACCEPT; $p -P OUTPUT ACCEPT; $p -F; $p -X; done"},
 		{"Docker's and containerd's containers, by their drop-ins", func(t *testing.T) time.Time { return m.realRuntimes(s) }, `ctr tasks kill -s KILL cnt; docker rm -f web
 			rm -r /etc/systemd/system/causeway-agent.service.d; systemctl daemon-reload; systemctl restart causeway-agent
 			` + dockerGone("iptables-nft")},

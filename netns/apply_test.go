@@ -356,6 +356,7 @@ func TestForwardBlockedBy(t *testing.T) {
 		`nft add table inet firewalld; nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }'
 			nft add rule inet firewalld filter_FORWARD ct state established,related accept
 			nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited`: "firewalld, which rejects what comes in by cw0: run 'firewall-cmd --permanent --zone=trusted --add-interface=cw0 --add-interface=",
+		"iptables-nft -N ufw-user-forward; iptables-nft -P FORWARD DROP": "ufw, which drops what it is not told to forward: run 'ufw route allow in on cw0 out on ",
 		`nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; policy drop; }'
 			nft add rule inet fw f iifname cw0 accept; nft add rule inet fw f oifname cw0 accept`: "",
 	} {

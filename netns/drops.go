@@ -278,9 +278,25 @@ func (r *nftRules) all(k packet) []protocol.Drop {
 		}
 	}
 	if sure == nil && unsure != nil {
-		return []protocol.Drop{*unsure}
+		sure = []protocol.Drop{*unsure}
+	}
+	for i := range sure {
+		if r.ufw(sure[i].Chain) {
+			sure[i].Owner = protocol.OwnerUfw
+		}
 	}
 	return sure
+}
+
+// ufw reports whether the table of a chain is one that ufw writes.
+func (r *nftRules) ufw(chain string) bool {
+	table := chain[:strings.LastIndexByte(chain, ' ')+1]
+	for key := range r.chains {
+		if strings.HasPrefix(key, table+"ufw-") || strings.HasPrefix(key, table+"ufw6-") {
+			return true
+		}
+	}
+	return false
 }
 
 func (k packet) addr() netip.Addr {

@@ -194,6 +194,9 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 			continue // gone meanwhile
 		}
 		if blocks(table, *c) && !opened(table, dev) {
+			if strings.Contains(table, "chain ufw-") || strings.Contains(table, "chain ufw6-") {
+				return fmt.Sprintf("ufw, which drops what it is not told to forward: run '%s'", protocol.UfwMend(dev, append(h.behind(p), "INTERFACE_OF_PODS")[0])), nil
+			}
 			return fmt.Sprintf("nftables chain %s %s %s drops forwarded traffic and has no rule that accepts interface %s", c.Family, c.Table, c.Name, dev), nil
 		}
 	}
@@ -206,6 +209,9 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("list %s rules: %w", prog, err)
 		}
 		if strings.Contains(s, "-P FORWARD DROP\n") && !openedIptables(s, dev) {
+			if strings.Contains(s, "-N ufw") {
+				return fmt.Sprintf("ufw, which drops what it is not told to forward: run '%s'", protocol.UfwMend(dev, append(h.behind(p), "INTERFACE_OF_PODS")[0])), nil
+			}
 			return fmt.Sprintf("%s chain FORWARD has the policy DROP and no rule that accepts interface %s", prog, dev), nil
 		}
 	}
@@ -223,16 +229,7 @@ func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var behind []string
-	for _, l := range p.Local {
-		dev := h.toward(l.Addr().Next())
-		if dev == "" { // often the host's own address
-			dev = h.toward(l.Addr().Next().Next())
-		}
-		if dev != "" && dev != p.Interface && !slices.Contains(behind, dev) {
-			behind = append(behind, dev)
-		}
-	}
+	behind := h.behind(p)
 	if behind == nil { // not known: our interface alone is looked at
 		behind = []string{""}
 	}
@@ -249,6 +246,20 @@ func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// behind are the interfaces by which the host reaches what the plan has as its own.
+func (h *Host) behind(p Plan) (out []string) {
+	for _, l := range p.Local {
+		dev := h.toward(l.Addr().Next())
+		if dev == "" { // often the host's own address
+			dev = h.toward(l.Addr().Next().Next())
+		}
+		if dev != "" && dev != p.Interface && !slices.Contains(out, dev) {
+			out = append(out, dev)
+		}
+	}
+	return out
 }
 
 // blocks reports whether a chain in the listing of its table drops what no

@@ -481,6 +481,12 @@ func (h *Host) blocked(ctx context.Context, p Plan, l []probe) string {
 		if strings.HasPrefix(table, protocol.DockerTable+" ") {
 			return fmt.Sprintf("%s, Docker drops them (nftables chain %s): %s", what, d.Chain, protocol.DockerMend())
 		}
+		if d.Hook == "forward" && d.Owner == protocol.OwnerUfw {
+			return fmt.Sprintf("%s, ufw drops them (nftables chain %s): run '%s'", what, d.Chain, protocol.UfwMend(p.Interface, b.dev))
+		}
+		if d.Hook == "forward" && strings.HasPrefix(d.Chain, protocol.FirewalldTable+" ") {
+			return fmt.Sprintf("%s, firewalld rejects them (nftables chain %s): run '%s'", what, d.Chain, protocol.FirewalldMend(p.Interface, b.dev))
+		}
 		// Without what it counted, so that the same fault is always the same text.
 		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d, "-s"))
 	}

@@ -149,6 +149,7 @@ type Drop struct {
 	Handle  int    `json:"handle,omitempty"` // 0: the chain's policy
 	Certain bool   `json:"certain"`          // every condition of the rule was understood
 	Port    uint16 `json:"port,omitempty"`   // of this host, of the underlay's datagrams
+	Owner   string `json:"owner,omitempty"`  // the program that writes the rules of this table anew: OwnerUfw; empty: not known
 }
 
 // AccessTable is the nftables table of an agent, with its family: it begins the name of every
@@ -168,6 +169,15 @@ const FirewalldTable = "inet firewalld"
 // good. What zone an interface is in is for the operator to say: no agent runs it.
 func FirewalldMend(interfaces ...string) string {
 	return "firewall-cmd --permanent --zone=trusted --add-interface=" + strings.Join(interfaces, " --add-interface=") + " && firewall-cmd --reload"
+}
+
+// OwnerUfw is the Owner of a Drop in a table that ufw writes.
+const OwnerUfw = "ufw"
+
+// UfwMend is the command that has ufw let packets pass both ways between two interfaces, for
+// good. It is the operator's to run: ufw writes its chains anew at each reload.
+func UfwMend(a, b string) string {
+	return fmt.Sprintf("ufw route allow in on %s out on %s && ufw route allow in on %s out on %s", a, b, b, a)
 }
 
 // DockerTable is the name of the nftables tables of Docker's own, in families ip and ip6.
