@@ -160,6 +160,16 @@ var nodePoints = []nodePoint{
 			require.NoError(x.t, err)
 			require.Equal(x.t, "r1", all["n1"].Labels["rack"])
 		}},
+	{what: "an upgrade", before: func(x *nodeSetBack) {
+		old, err := before()
+		require.NoError(x.t, err)
+		require.NoError(x.t, x.n.Exchange(step(x.t), old.Agent))
+		require.NoError(x.t, x.WaitReady(step(x.t), "n1", "n2"))
+	}, do: func(x *nodeSetBack) {
+		require.NoError(x.t, x.n.Exchange(step(x.t), x.Bin.Agent))
+		require.NoError(x.t, x.WaitReady(step(x.t), "n1", "n2"))
+		x.cli("node", "label", "n1", "rack=r2")
+	}},
 	{what: "a peer's new key", do: func(x *nodeSetBack) {
 		x.cli("node", "rotate-key", "n2", "--wait", "--overlap", "0")
 		require.NoError(x.t, Ping(step(x.t), x.n.Pod.Host, x.nodes[1].Pod.V4))
