@@ -168,7 +168,7 @@ func (x *hubSetBack) try(p hubPoint) {
 	_, err = late.Redeem(step(t), token) // at once: agents have not come back yet
 	require.Contains(t, failed(t, err).Stderr, "the hub's state was set back to an earlier time")
 	require.Contains(t, failed(t, err).Stderr, "'causeway doctor' there says how")
-	measured(t, "set back hub says so", time.Since(start).Seconds(), 15)
+	measured(t, "set back hub says so", time.Since(start).Seconds(), 20)
 	_, err = x.CLI(step(t), "site", "create", "later")
 	require.Contains(t, failed(t, err).Stderr, "the state log of this hub was set back")
 	_, err = x.CLI(step(t), "doctor")
