@@ -62,11 +62,6 @@ func (x *hubSetBack) joined(n *Node) {
 	x.given[number] = by
 }
 
-// spec is how host i joins as node ni.
-func (x *hubSetBack) spec(i int) NodeSpec {
-	return NodeSpec{Name: fmt.Sprintf("n%d", i), Site: fmt.Sprintf("s%d", i), Host: x.nodes[i-1].Host, TokenRoutes: PodRoutes(i, 1)}
-}
-
 // join joins host i and waits until the others know it.
 func (x *hubSetBack) join(i int) {
 	x.t.Helper()
