@@ -116,6 +116,7 @@ func (x *nodeSetBack) try(p nodePoint) {
 	start := time.Now()
 	require.NoError(t, x.n.Start())
 	if p.words == nil {
+		conditionIs(t, x.n.Node, "control", true, "") // of this run: the hub may not have missed the one before yet
 		require.NoError(t, x.WaitReady(step(t), "n1", "n2"))
 		measured(t, "set back node is back", time.Since(start).Seconds(), 30)
 	} else {
