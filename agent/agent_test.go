@@ -53,7 +53,8 @@ func TestWithoutHub(t *testing.T) {
 		require.NoError(t, c.Get(context.Background(), "/v1/health", &health))
 		for _, x := range health.Conditions {
 			if x.Name == condHub {
-				return x.Cause == "no hub answers at hub.example:51820, 192.0.2.1:51820 (UDP) or 192.0.2.1:443 (TCP); check that it runs and that one of them may leave this host"
+				return x.Cause == "no hub answers at hub.example:51820, 192.0.2.1:51820 (UDP) or 192.0.2.1:443 (TCP); check that it runs and that one of them may leave this host; "+
+					"if the hub moved, hand its list over: 'causeway hubs list -o json >hubs.json' on its host, then here 'causeway-agent hubs set @hubs.json'"
 			}
 		}
 		return false

@@ -46,7 +46,7 @@ func (a *Agent) followList(ctx context.Context) error {
 		case <-t.C:
 		}
 		now := time.Now()
-		if a.control.Connected() {
+		if a.control.Connected() && a.boundHub(0) != 0 { // a session ends some seconds after the hub fell silent
 			since, due = now, time.Time{}
 			pause.Reset()
 			a.askWhetherNewest(now)

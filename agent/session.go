@@ -266,7 +266,8 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 				a.board.Set(condHub, why)
 				break
 			}
-			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host"))
+			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host; "+
+				"if the hub moved, hand its list over: 'causeway hubs list -o json >hubs.json' on its host, then here 'causeway-agent hubs set @hubs.json'"))
 		case a.tunnel.UDPBlocked():
 			a.board.SetNote(condHub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
 		default:

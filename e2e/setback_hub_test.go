@@ -32,8 +32,9 @@ type hubSetBack struct {
 
 // hubPoint is something that a hub forgets when it is set back.
 type hubPoint struct {
-	what string
-	do   func(*hubSetBack)
+	what   string
+	before func(*hubSetBack) // ahead of the copy
+	do     func(*hubSetBack)
 	// after looks at what the repaired hub made of it.
 	after func(*hubSetBack)
 }
@@ -59,11 +60,6 @@ func (x *hubSetBack) joined(n *Node) {
 	before, twice := x.given[number]
 	require.False(x.t, twice, "number %d was given to %s and to %s", number, before, by)
 	x.given[number] = by
-}
-
-// spec is how host i joins as node ni.
-func (x *hubSetBack) spec(i int) NodeSpec {
-	return NodeSpec{Name: fmt.Sprintf("n%d", i), Site: fmt.Sprintf("s%d", i), Host: x.nodes[i-1].Host, TokenRoutes: PodRoutes(i, 1)}
 }
 
 // join joins host i and waits until the others know it.
@@ -152,6 +148,9 @@ func (x *hubSetBack) try(p hubPoint) {
 	x.again = nil
 	token, err := x.Token(step(t), "s5")
 	require.NoError(t, err)
+	if p.before != nil {
+		p.before(x)
+	}
 	copied := x.copy()
 	p.do(x)
 	// The change is known where it counts before the disk goes back.
@@ -164,7 +163,7 @@ func (x *hubSetBack) try(p hubPoint) {
 	_, err = late.Redeem(step(t), token) // at once: agents have not come back yet
 	require.Contains(t, failed(t, err).Stderr, "the hub's state was set back to an earlier time")
 	require.Contains(t, failed(t, err).Stderr, "'causeway doctor' there says how")
-	measured(t, "set back hub says so", time.Since(start).Seconds(), 15)
+	measured(t, "set back hub says so", time.Since(start).Seconds(), 20)
 	_, err = x.CLI(step(t), "site", "create", "later")
 	require.Contains(t, failed(t, err).Stderr, "the state log of this hub was set back")
 	_, err = x.CLI(step(t), "doctor")
@@ -284,6 +283,18 @@ var hubPoints = []hubPoint{
 	{what: "a node's new name", do: func(x *hubSetBack) {
 		x.cli("node", "rename", "n4", "n9")
 	}},
+	{what: "an upgrade", before: func(x *hubSetBack) {
+		old, err := before()
+		require.NoError(x.t, err)
+		require.NoError(x.t, x.ExchangeHub(step(x.t), old.Hub))
+		x.HubBefore = true
+		defer func() { x.HubBefore = false }()
+		require.NoError(x.t, x.WaitReady(step(x.t), "n1", "n2"))
+	}, do: func(x *hubSetBack) {
+		require.NoError(x.t, x.ExchangeHub(step(x.t), x.Bin.Hub))
+		require.NoError(x.t, x.WaitReady(step(x.t), "n1", "n2"))
+		x.cli("site", "set", "s2", "--range", "10.2.0.0/16")
+	}},
 	{what: "a label", do: func(x *hubSetBack) { x.cli("node", "label", "n1", "rack=r1") }},
 	{what: "a drain", do: func(x *hubSetBack) { x.cli("node", "drain", "n1") }},
 	{what: "a revocation", do: func(x *hubSetBack) { x.cli("node", "revoke", "n3", "--yes", "--wait") },
@@ -325,7 +336,7 @@ func TestHubIsSetBackAnywhere(t *testing.T) {
 	if !soak() {
 		x.join(1)
 		x.join(2)
-		x.try(hubPoints[1])
+		x.try(hubPoints[2]) // a token changes no netmap
 		return
 	}
 	// Before the first join nobody but the node that joined knows of it.

@@ -11,9 +11,17 @@ import (
 	"causeway/protocol"
 )
 
-// witnessTime is how long after its start a hub waits at most for its nodes before it gives a
-// number away: if its state was set back, they know, and it may be the number of one of them.
-const witnessTime = 8 * time.Second
+const (
+	// witnessTime is how long after its start a hub waits at most for its nodes before it gives a
+	// number away: if its state was set back, they know, and it may be the number of one of them.
+	// One that the hub does not know is heard after some 9 s: it has to miss the hub, and asks over HTTPS.
+	witnessTime = 14 * time.Second
+	// witnessWait is how much of that one join waits; it is told to come again then.
+	witnessWait = 7 * time.Second
+)
+
+// ErrStarting says that nodes of a hub that has just started have not said yet what they know.
+var ErrStarting = errors.New("the hub has just started, and hears its nodes first")
 
 // witness takes the mark of node by's Hello. One that is not the cluster's says nothing.
 func (s *Server) witness(ctx context.Context, by string, m *protocol.StateMark) error {
@@ -33,25 +41,36 @@ func (s *Server) witness(ctx context.Context, by string, m *protocol.StateMark) 
 }
 
 // Heard waits until the nodes have said what they know of the state, or witnessTime is over. It fails with
-// the *state.SetBackError if it was set back, and if ctx ends.
+// the *state.SetBackError if it was set back, with ErrStarting after witnessWait, and if ctx ends.
 func (s *Server) Heard(ctx context.Context) error {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
+	end := time.NewTimer(witnessWait)
+	defer end.Stop()
 	for time.Since(s.started) < witnessTime && !s.allHere() {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-end.C:
+			if err := s.cfg.Store.SetBack(); err != nil {
+				return err
+			}
+			return ErrStarting
 		case <-tick.C:
+			if err := s.cfg.Store.SetBack(); err != nil { // sooner than all are here
+				return err
+			}
 		}
 	}
 	return s.cfg.Store.SetBack()
 }
 
 // allHere reports whether each live node whose agent ever ran has had a session since the start. A
-// hub that has none, and is not new, may have been set back to before its first.
+// hub that never had any, and is not new, may have been set back to before its first.
 func (s *Server) allHere() bool {
-	back, of := s.here(s.cfg.Store.State())
-	return back == of && (of > 0 || s.cfg.New)
+	st := s.cfg.Store.State()
+	back, of := s.here(st)
+	return back == of && (len(st.Nodes) > 0 || s.cfg.New)
 }
 
 // here counts the live nodes of st whose agent ever ran, and those of them that have had a

@@ -99,10 +99,18 @@ func TestMarksAreTold(t *testing.T) {
 	require.Nil(t, heard(far[false]), "an agent of before")
 }
 
-// A hub that knows of no node may have been set back to before its first, unless it is new.
-func TestNewHubWaitsForNobody(t *testing.T) {
-	w := newHelloWorld(t, 1) // whose agent never ran
+// A hub that never had a node may have been set back to before its first, unless it is new: who
+// joins is told to come again meanwhile.
+func TestHubWithoutNodesWaits(t *testing.T) {
+	w := newHelloWorld(t, 0)
+	began := w.server.started
 	require.False(t, w.server.allHere())
-	w.server.cfg.New = true
-	require.True(t, w.server.allHere())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, w.server.Heard(ctx), context.DeadlineExceeded)
+	w.server.started = began.Add(-witnessTime)
+	require.NoError(t, w.server.Heard(t.Context()), "nobody knew better")
+	w.server.started, w.server.cfg.New = began, true
+	require.NoError(t, w.server.Heard(t.Context()))
+	require.True(t, newHelloWorld(t, 1).server.allHere(), "of nodes whose agents never ran nothing is heard")
 }

@@ -368,8 +368,11 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 		rr.Secret = protocol.TokenSecret{}
 	}
 	if s.cfg.Heard != nil {
-		if err := s.cfg.Heard(ctx); err != nil {
+		if err := s.cfg.Heard(ctx); errors.As(err, new(*state.SetBackError)) {
 			return busy(err)
+		} else if err != nil {
+			ans.Refused = &protocol.Refusal{Code: protocol.RefusedBusy, Message: err.Error()}
+			return ans
 		}
 	}
 	before := s.cfg.Store.State().Seq
