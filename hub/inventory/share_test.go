@@ -53,13 +53,14 @@ func boundedHistory(t *testing.T, before int) {
 		require.NoError(t, err)
 		return s
 	}
-	s := open()
+	open() // makes the stream
 	text := make([]byte, protocol.MaxInventory)
 	for range before {
 		_, err := js.Publish(t.Context(), protocol.InventorySubject("idc", 7), text)
 		require.NoError(t, err)
 	}
-	if s = open(); before == 0 {
+	s := open()
+	if before == 0 {
 		require.True(t, s.whole)
 		s.stream = unread{s.stream, t}
 	} else { // as where facts lie behind what is read again
