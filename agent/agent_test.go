@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -532,6 +533,45 @@ func TestNetmapAfterLeave(t *testing.T) {
 	require.NotEmpty(t, w.agent.takeNetmap(context.Background(), n).Errors)
 	_, err = w.store.Identity()
 	require.ErrorIs(t, err, identity.ErrNotJoined)
+}
+
+// A hub that was taken over sends ten thousand peers, and for each more prefixes than this host takes:
+// what may be applied is, within seconds, and the answer is one that a hub can read, in a bounded number of lines.
+func TestHugeNetmap(t *testing.T) {
+	const peers, routes = 10_000, 40
+	w := newWorld(t)
+	w.set = func(c *config.Config) { c.Accept = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }
+	w.start()
+	key, err := protocol.NewIdentityPrivateKey()
+	require.NoError(t, err)
+	n := testNetmap(1)
+	n.Peers = nil
+	for i := range peers {
+		s := protocol.NodeStatement{Number: protocol.NodeNumber(10 + i), WireGuardKey: protocol.WireGuardPublicKey{byte(i), byte(i >> 8), 9}, Epoch: 1}
+		p := protocol.Peer{Statement: s.Sign(key), Name: fmt.Sprintf("p%d", i), Site: "s", Routes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}}
+		for r := range routes {
+			p.Routes = append(p.Routes, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, byte(r), byte(i >> 8), byte(i)}), 32))
+		}
+		n.Peers = append(n.Peers, p)
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	begin := time.Now()
+	ack := w.agent.takeNetmap(context.Background(), n)
+	took := time.Since(begin)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	t.Logf("%d peers, %d prefixes in %.1f s, %d MB held", peers, peers*(1+routes), took.Seconds(), (after.HeapAlloc-before.HeapAlloc)>>20)
+	require.Less(t, took, 30*time.Second)
+	require.Len(t, ack.Refused, 256)
+	require.Regexp(t, `^and 39\d{4} more parts of the netmap$`, ack.Refused[255].Reason)
+	b, err := json.Marshal(ack)
+	require.NoError(t, err)
+	require.Less(t, len(b), protocol.MaxToHub)
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	require.Len(t, w.agent.result.Peers, peers, "what is good of it")
 }
 
 func TestLeaveWithoutHub(t *testing.T) {

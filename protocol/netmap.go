@@ -118,9 +118,29 @@ func (p Peer) Prefixes() []netip.Prefix {
 // ErrUnknownBase says that a netmap change does not fit the netmap held.
 var ErrUnknownBase = fmt.Errorf("netmap change has another base than the netmap held")
 
+// minPeer and minPrefix are less than the JSON of a peer without prefixes, and of a prefix,
+// takes.
+const (
+	minPeer   = 256
+	minPrefix = 10
+)
+
+// checkSize refuses what no hub could send whole: changes that are each small enough would
+// have an agent hold any amount.
+func (n Netmap) checkSize() error {
+	prefixes := 0
+	for _, p := range n.Peers {
+		prefixes += len(p.Overlay) + len(p.Routes) + len(p.Sources) + len(p.Candidates)
+	}
+	if len(n.Peers)*minPeer+prefixes*minPrefix > MaxToAgent {
+		return fmt.Errorf("netmap of %d peers and %d prefixes is larger than a hub can send at once", len(n.Peers), prefixes)
+	}
+	return nil
+}
+
 // Apply returns the full netmap that results from receiving n while holding
 // held (nil for none). A full n is returned as it is. Peers are sorted by
-// number.
+// number. One that is too large to be sent whole is an error.
 func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 	peers := map[NodeNumber]Peer{}
 	if n.Base != nil {
@@ -150,6 +170,9 @@ func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 	n.Peers = make([]Peer, 0, len(peers))
 	for _, p := range peers {
 		n.Peers = append(n.Peers, p)
+	}
+	if err := n.checkSize(); err != nil {
+		return Netmap{}, err
 	}
 	sort.Slice(n.Peers, func(i, j int) bool { return n.Peers[i].Number() < n.Peers[j].Number() })
 	return n, nil

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -29,6 +30,45 @@ func TestNetmapApply(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnknownBase)
 	_, err = change.Apply(&got)
 	require.ErrorIs(t, err, ErrUnknownBase)
+}
+
+// Changes do not add up to more than a hub can send whole; what it can send is never refused.
+func TestNetmapSize(t *testing.T) {
+	key, err := NewIdentityPrivateKey()
+	require.NoError(t, err)
+	peer := func(n NodeNumber, prefixes int) Peer {
+		p := Peer{Statement: NodeStatement{Number: n}.Sign(key)}
+		for range prefixes {
+			p.Routes = append(p.Routes, netip.MustParsePrefix("::/1"))
+			p.Candidates = append(p.Candidates, netip.MustParseAddrPort("1.1.1.1:1"))
+			p.Overlay = append(p.Overlay, netip.MustParseAddr("1.1.1.1"))
+		}
+		return p
+	}
+	for _, prefixes := range []int{0, 1, 50} {
+		p := peer(2, prefixes)
+		p.Sources = []netip.Prefix{netip.MustParsePrefix("1.1.1.0/1")}
+		b, err := json.Marshal(p)
+		require.NoError(t, err)
+		require.Greater(t, len(b), minPeer+minPrefix*(3*prefixes+1), "%s", b)
+	}
+	held := Netmap{NetmapVersion: NetmapVersion{Epoch: 1, Version: 1}}
+	sent := peer(2, 0)
+	for v := uint64(2); ; v++ {
+		base := held.NetmapVersion
+		change := Netmap{NetmapVersion: NetmapVersion{Epoch: 1, Version: v}, Base: &base}
+		for i := range 10_000 {
+			sent.Statement.Number = NodeNumber(v)*10_000 + NodeNumber(i)
+			change.Peers = append(change.Peers, sent)
+		}
+		next, err := change.Apply(&held)
+		if err != nil {
+			require.ErrorContains(t, err, "larger than a hub can send at once")
+			break
+		}
+		require.LessOrEqual(t, len(next.Peers), MaxToAgent/minPeer)
+		held = next
+	}
 }
 
 // A change applied to its base gives what a full netmap would have given.

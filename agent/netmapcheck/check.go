@@ -57,12 +57,18 @@ type Bound struct {
 // becomes an exception.
 const maxInside = 1024
 
+// maxRefused bounds the parts that are told to be refused: each is a line of the log and a
+// part of the answer, which a hub that says much nonsense would have grow beyond what an answer may
+// be. A hub keeps no more of them.
+const maxRefused = 256
+
 // Result is what may be applied.
 type Result struct {
-	Peers   []protocol.Peer // with the prefixes that are accepted, sorted by number
-	Routes  []netip.Prefix  // of all Peers, without overlay addresses, sorted
-	Local   []netip.Prefix  // the node's own approved routes, sorted
-	Bare    []netip.Prefix  // of Local those that the host has no route of its own to
+	Peers  []protocol.Peer // with the prefixes that are accepted, sorted by number
+	Routes []netip.Prefix  // of all Peers, without overlay addresses, sorted
+	Local  []netip.Prefix  // the node's own approved routes, sorted
+	Bare   []netip.Prefix  // of Local those that the host has no route of its own to
+	// Refused are the first that were; the last of many says how many more there are.
 	Refused []protocol.RefusedPart
 	// Pins are Input.Pins and what was learned.
 	Pins map[protocol.NodeNumber]identity.Pin
@@ -104,6 +110,9 @@ func Check(in Input) Result {
 	c.local()
 	slices.SortFunc(c.Result.Routes, netipx.ComparePrefix)
 	slices.SortFunc(c.Result.Local, netipx.ComparePrefix)
+	if c.untold > 0 {
+		c.Refused = append(c.Refused, protocol.RefusedPart{Reason: fmt.Sprintf("and %d more parts of the netmap", c.untold)})
+	}
 	return c.Result
 }
 
@@ -126,6 +135,7 @@ type checker struct {
 	foreign  []netip.Prefix
 	own      *Owned
 	room     int
+	untold   int // refused beyond maxRefused
 	prefixes map[netip.Prefix]protocol.NodeNumber
 	keys     map[protocol.WireGuardPublicKey]protocol.NodeNumber
 	signed   map[protocol.NodeNumber]*protocol.SignedNodeStatement // valid
@@ -143,6 +153,10 @@ func (c *checker) valid(s *protocol.SignedNodeStatement) bool {
 }
 
 func (c *checker) refuse(n protocol.NodeNumber, prefix, reason string) {
+	if len(c.Refused) == maxRefused-1 {
+		c.untold++
+		return
+	}
 	c.Refused = append(c.Refused, protocol.RefusedPart{Peer: n, Prefix: prefix, Reason: reason})
 }
 

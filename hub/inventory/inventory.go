@@ -60,17 +60,18 @@ type Store struct {
 	wake   chan struct{}            // something is to be written
 	heavy  chan protocol.FactOrigin // whose history is to be weighed
 
-	mu       sync.Mutex
-	facts    map[protocol.NodeNumber]*facts
-	dirty    map[protocol.NodeNumber]bool
-	bad      map[protocol.NodeNumber]api.DroppedInventory
-	dropped  uint64
-	asked    map[protocol.NodeNumber]time.Time
-	weight   map[protocol.NodeNumber]int // bytes since the node's history was weighed
-	next     uint64                      // in the stream
-	seen     uint64                      // what comes up to here was there before the start
-	watchers map[*watcher]bool
-	ended    bool
+	mu        sync.Mutex
+	facts     map[protocol.NodeNumber]*facts
+	dirty     map[protocol.NodeNumber]bool
+	bad       map[protocol.NodeNumber]api.DroppedInventory
+	dropped   uint64
+	asked     map[protocol.NodeNumber]time.Time
+	histories map[protocol.NodeNumber]*history
+	whole     bool   // all that the stream has is read after the start
+	next      uint64 // in the stream
+	seen      uint64 // what comes up to here was there before the start
+	watchers  map[*watcher]bool
+	ended     bool
 
 	messages *prometheus.CounterVec // by result
 }
@@ -87,7 +88,7 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), weight: map[protocol.NodeNumber]int{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
 		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
@@ -144,9 +145,11 @@ func (s *Store) load(ctx context.Context) error {
 			return ctx.Err()
 		case e := <-w.Updates():
 			if e == nil { // that was all
-				if i, err := s.stream.Info(ctx); err != nil {
+				i, err := s.stream.Info(ctx)
+				if err != nil {
 					return fmt.Errorf("read the inventory stream: %w", err)
-				} else if s.next > i.State.LastSeq { // another stream than the bucket is from
+				}
+				if s.next > i.State.LastSeq { // another stream than the bucket is from
 					s.next = 0
 					for _, f := range s.facts {
 						f.stream = 0
@@ -158,6 +161,7 @@ func (s *Store) load(ctx context.Context) error {
 				} else {
 					s.next = 0
 				}
+				s.whole = i.State.Msgs == 0 || i.State.FirstSeq > s.next
 				return nil
 			}
 			var v stored
@@ -202,7 +206,7 @@ func (s *Store) follow(ctx context.Context) {
 // take folds one message in.
 func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
 	o, err := protocol.ParseFactSubject(subject)
-	s.weigh(o, len(data))
+	s.weigh(o, subject, stream, received, len(data))
 	if o.Kind == protocol.FactIncident { // hub/incident's
 		s.mu.Lock()
 		s.next = max(s.next, stream)
@@ -368,7 +372,11 @@ func (s *Store) sweep(ctx context.Context) {
 				delete(s.facts, n)
 				delete(s.bad, n)
 				delete(s.asked, n)
-				delete(s.weight, n)
+			}
+		}
+		for n := range s.histories {
+			if _, live := s.cfg.Node(n); !live {
+				delete(s.histories, n)
 			}
 		}
 		s.mu.Unlock()

@@ -3,7 +3,6 @@ package inventory
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -20,22 +19,31 @@ const (
 	trimTimeout = 20 * time.Second
 )
 
-// weigh counts n bytes of a message, and has its node's history looked at when that is due.
-func (s *Store) weigh(o protocol.FactOrigin, n int) {
-	if o.Node == 0 {
+// weigh counts a message of n bytes, and has its node's history looked at when that is due.
+func (s *Store) weigh(o protocol.FactOrigin, subject string, stream uint64, received time.Time, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.Node == 0 || stream <= s.next { // it came before
 		return
 	}
-	s.mu.Lock()
-	s.weight[o.Node] += n
-	due := s.weight[o.Node] >= weighAfter
-	if due {
+	h := s.histories[o.Node]
+	if h == nil {
+		h = &history{whole: s.whole}
+		s.histories[o.Node] = h
+	}
+	h.add(subject, stream, received, n+len(subject))
+	if h.fresh += n; h.fresh >= weighAfter {
 		select {
 		case s.heavy <- o:
-			s.weight[o.Node] = 0
+			h.fresh = 0
 		default: // with the next message
 		}
 	}
-	s.mu.Unlock()
+}
+
+// subjectsOf are those of a node's messages in the stream.
+func subjectsOf(o protocol.FactOrigin) []string {
+	return []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node)}
 }
 
 // trim cuts the histories that are too long until ctx ends.
@@ -56,22 +64,48 @@ func (s *Store) trim(ctx context.Context) {
 func (s *Store) cut(ctx context.Context, o protocol.FactOrigin) error {
 	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
 	defer cancel()
-	subjects := []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node)}
-	cons, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubjects: subjects, DeliverPolicy: jetstream.DeliverAllPolicy,
+	s.mu.Lock()
+	h := s.histories[o.Node]
+	whole := h == nil || h.whole
+	s.mu.Unlock()
+	if !whole { // some of it was there before the start
+		if err := s.readHistory(ctx, o); err != nil {
+			return fmt.Errorf("weigh the history: %w", err)
+		}
+	}
+	s.mu.Lock()
+	up, subjects := uint64(0), []string(nil)
+	if h = s.histories[o.Node]; h != nil {
+		up, subjects = h.beyond(nodeShare)
+	}
+	s.mu.Unlock()
+	if up == 0 {
+		return nil
+	}
+	for _, subject := range subjects {
+		if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(up+1)); err != nil {
+			return fmt.Errorf("cut the history: %w", err)
+		}
+	}
+	s.mu.Lock()
+	h.cut(up)
+	s.mu.Unlock()
+	return nil
+}
+
+// readHistory weighs what the stream has of a node, and what comes goes on from there.
+func (s *Store) readHistory(ctx context.Context, o protocol.FactOrigin) error {
+	cons, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{FilterSubjects: subjectsOf(o), DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: true, MemoryStorage: true, Replicas: 1, InactiveThreshold: 2 * trimTimeout})
 	if err != nil {
-		return fmt.Errorf("weigh the history: %w", err)
+		return err
 	}
 	defer s.stream.DeleteConsumer(context.WithoutCancel(ctx), cons.CachedInfo().Name)
-	type message struct {
-		seq  uint64
-		size int
-	}
-	var all []message
+	read, last := history{whole: true}, uint64(0)
 	for left := cons.CachedInfo().NumPending; left > 0; {
 		b, err := cons.Fetch(int(min(left, 500)), jetstream.FetchContext(ctx))
 		if err != nil {
-			return fmt.Errorf("weigh the history: %w", err)
+			return err
 		}
 		got := uint64(0)
 		for m := range b.Messages() {
@@ -80,27 +114,29 @@ func (s *Store) cut(ctx context.Context, o protocol.FactOrigin) error {
 				return err
 			}
 			size, _ := strconv.Atoi(m.Headers().Get("Nats-Msg-Size")) // absent where there is no payload
-			all = append(all, message{meta.Sequence.Stream, size + len(m.Subject())})
+			last = meta.Sequence.Stream
+			read.add(m.Subject(), last, meta.Timestamp, size+len(m.Subject()))
 			got, left = got+1, meta.NumPending
 		}
 		if err := b.Error(); err != nil {
-			return fmt.Errorf("weigh the history: %w", err)
+			return err
 		}
 		if got == 0 {
 			break
 		}
 	}
-	sum := 0
-	for _, m := range slices.Backward(all) {
-		if sum += m.size; sum <= nodeShare {
-			continue
-		}
-		for _, subject := range subjects {
-			if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(m.seq+1)); err != nil {
-				return fmt.Errorf("cut the history: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.histories[o.Node]; h != nil {
+		h.cut(last)
+		for subject, l := range h.subjects { // came meanwhile
+			if read.subjects == nil {
+				read.subjects = map[string][]piece{}
 			}
+			read.subjects[subject] = append(read.subjects[subject], l...)
 		}
-		break
+		read.fresh = h.fresh
 	}
+	s.histories[o.Node] = &read
 	return nil
 }

@@ -236,20 +236,46 @@ func (s *Stream) Close() error {
 	s.closed.Store(true)
 	err := s.Stream.Close()
 	s.Stream.SetReadDeadline(time.Unix(1, 0))
-	if s.session.y.IsClosed() {
+	switch {
+	case s.session.lean:
+		go s.emptyWithSession()
+	case s.session.y.IsClosed():
 		s.empty()
 	}
 	return err
 }
 
+// emptyWithSession empties a stream that was closed before its session, if that ends while
+// the other side has not closed the stream.
+func (s *Stream) emptyWithSession() {
+	t := time.NewTimer(controlCloseTimeout)
+	defer t.Stop()
+	select {
+	case <-s.session.Done():
+	case <-t.C:
+		return
+	}
+	// What was on its way may come until yamux' reader has ended.
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for !s.empty() {
+		select {
+		case <-look.C:
+		case <-t.C:
+			return
+		}
+	}
+}
+
 // empty drops what was not read. With the session closed nothing more comes, but yamux' timer
-// keeps the stream, and with it as much as a window takes, until it has run down.
-func (s *Stream) empty() {
+// keeps the stream, and with it as much as a window takes, until it has run down. It reports
+// whether nothing can come any more.
+func (s *Stream) empty() bool {
 	var b [4096]byte
 	for {
 		if _, err := s.Stream.Read(b[:]); err != nil {
-			break
+			s.Shrink()
+			return !errors.Is(err, yamux.ErrTimeout)
 		}
 	}
-	s.Shrink()
 }

@@ -308,3 +308,38 @@ func TestSessionDeath(t *testing.T) {
 		})
 	}
 }
+
+// Nothing is kept of what came on a stream once its session has ended, whether it was closed
+// before or after: yamux' timer of a stream that one side closed would keep all.
+func TestEndedSessionKeepsNothing(t *testing.T) {
+	for _, first := range []string{"stream", "session"} {
+		t.Run(first, func(t *testing.T) {
+			a, b := net.Pipe()
+			client, err := Client(a)
+			require.NoError(t, err)
+			defer client.Close()
+			hub, err := ServeControl(b)
+			require.NoError(t, err)
+			defer hub.Close()
+			out, err := client.Open(t.Context(), protocol.StreamHeader{Kind: protocol.StreamNATS})
+			require.NoError(t, err)
+			in, err := hub.Accept(t.Context())
+			require.NoError(t, err)
+			_, err = ReadHeader(in)
+			require.NoError(t, err)
+			_, err = out.Write(make([]byte, 200<<10)) // all of it is at the hub then
+			require.NoError(t, err)
+			if first == "stream" {
+				require.NoError(t, in.Close())
+				hub.Close()
+			} else {
+				hub.Close()
+				in.Close()
+			}
+			require.Eventually(t, func() bool {
+				_, err := in.(*Stream).Stream.Read(make([]byte, 1))
+				return err != nil
+			}, 10*time.Second, time.Millisecond*10, "a byte each time would be there")
+		})
+	}
+}

@@ -270,9 +270,10 @@ func (r *Relay) publish() probe.Output {
 
 // Send implements the engine's Carrier for the hub's own device: plain
 // WireGuard (zeros) to the address that the node named. Handshake messages go
-// to every bound address and again until they are answered.
+// to every bound address and again until they are answered; those that come before
+// Run has opened the sockets wait for it.
 func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
-	if r.conn.Load() == nil {
+	if r.conn.Load() == nil && !handshake.Is(datagrams) {
 		return underlay.ErrNotRunning
 	}
 	e := (*r.nodes.Load())[to]
@@ -285,7 +286,7 @@ func (r *Relay) Send(to protocol.NodeNumber, datagrams []byte, segment int) erro
 	if segment <= 0 || segment > len(datagrams) {
 		segment = len(datagrams)
 	}
-	if t := protocol.MessageType(datagrams[0]); t == protocol.MessageInitiation || t == protocol.MessageResponse {
+	if handshake.Is(datagrams) {
 		for b := datagrams; len(b) > 0; b = b[min(segment, len(b)):] {
 			r.table.Sent(time.Now(), to, b[:min(segment, len(b))])
 		}

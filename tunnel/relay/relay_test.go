@@ -52,6 +52,33 @@ func TestToTheHubAndBack(t *testing.T) {
 	}
 }
 
+// Engines start beside what carries for them. What they begin with before the
+// sockets are open is not lost: they would say it again after five seconds only.
+func TestHandshakeBeforeRun(t *testing.T) {
+	first := func(size int, of byte) []byte {
+		b := bytes.Repeat([]byte{of}, size)
+		copy(b, []byte{of, 0, 0, 0})
+		return b
+	}
+	initiation, response := first(protocol.InitiationSize, byte(protocol.MessageInitiation)), first(protocol.ResponseSize, byte(protocol.MessageResponse))
+	h := newHub(t)
+	a := newNode(t, h, 2)
+	a.bound()
+	a.stop()
+	h.stop()
+
+	h.make(nil)
+	require.NoError(t, h.Send(a.number, bytes.Clone(response), len(response)))
+	require.ErrorIs(t, h.Send(a.number, transport(1, 1, 64), 64), underlay.ErrNotRunning)
+	h.run()
+	a.make(nil)
+	require.NoError(t, a.Send(hubNumber, bytes.Clone(initiation), len(initiation)))
+	require.ErrorIs(t, a.Send(hubNumber, transport(1, 1, 64), 64), underlay.ErrNotRunning)
+	a.run()
+	eventually(t, "the node's initiation at the hub", func() bool { return h.dev.has(a.number, initiation) })
+	eventually(t, "the hub's response at the node", func() bool { return a.dev.has(hubNumber, response) })
+}
+
 func TestWithoutOffloads(t *testing.T) {
 	h := newHub(t)
 	h.stop()

@@ -182,6 +182,13 @@ func newHub(t *testing.T) *hub {
 
 func (h *hub) start(change func(*relay.Config)) {
 	h.t.Helper()
+	h.make(change)
+	h.run()
+}
+
+// make makes what run runs.
+func (h *hub) make(change func(*relay.Config)) {
+	h.t.Helper()
 	h.dev = &device{}
 	cfg := relay.Config{Self: hubNumber, PrivateKey: h.key, BootID: newBoot(h.t), Listen: h.addr, Log: zerolog.Nop(),
 		NewReader: func() underlay.Receiver { return h.dev }, OnRestart: h.dev.restarted}
@@ -192,6 +199,10 @@ func (h *hub) start(change func(*relay.Config)) {
 	h.Relay, err = relay.New(cfg)
 	require.NoError(h.t, err)
 	require.NoError(h.t, h.SetNodes(h.nodes))
+}
+
+func (h *hub) run() {
+	h.t.Helper()
 	h.stop = run(h.t, h.Run, h.Ready())
 	h.addr = h.LocalAddr()
 }
@@ -216,6 +227,13 @@ func newNode(t *testing.T, h *hub, n protocol.NodeNumber) *node {
 
 func (x *node) start(change func(*underlay.Config)) {
 	x.t.Helper()
+	x.make(change)
+	x.run()
+}
+
+// make makes what run runs.
+func (x *node) make(change func(*underlay.Config)) {
+	x.t.Helper()
 	x.dev = &device{}
 	cfg := underlay.Config{Self: x.number, PrivateKey: x.key, BootID: newBoot(x.t), ListenPort: x.port, Log: zerolog.Nop(),
 		NewReader: func() underlay.Receiver { return x.dev }, OnRestart: func(n protocol.NodeNumber) { x.dev.restarted(n, protocol.BootID{}) }}
@@ -231,6 +249,10 @@ func (x *node) start(change func(*underlay.Config)) {
 	}
 	require.NoError(x.t, x.SetHubs([]underlay.Hub{hub}))
 	require.NoError(x.t, x.SetPeers(x.peers))
+}
+
+func (x *node) run() {
+	x.t.Helper()
 	x.stop = run(x.t, x.Run, x.Ready())
 	x.port = x.Port()
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"causeway/protocol"
+	"causeway/tunnel/underlay/handshake"
 	"causeway/tunnel/underlay/probe"
 )
 
@@ -13,10 +14,12 @@ const pokeEvery = time.Second
 // Send implements the engine's Carrier: a run of WireGuard messages, each
 // segment bytes long (the last one may be shorter), goes to a peer or hub over
 // its chosen path. The reserved bytes are overwritten. Handshake messages go
-// over every live path and again until they are answered.
+// over every live path and again until they are answered; those that come before
+// Run has opened the sockets wait for it.
 func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) error {
-	c := u.conns.Load()
-	if c == nil {
+	// The engine starts beside us, and what it begins with is refused only at a price:
+	// it would try again after five seconds.
+	if u.conns.Load() == nil && (u.cfg.Plain || !handshake.Is(datagrams)) {
 		return ErrNotRunning
 	}
 	r := (*u.peers.Load())[to]
@@ -33,14 +36,14 @@ func (u *Underlay) Send(to protocol.NodeNumber, datagrams []byte, segment int) e
 	if u.cfg.Plain {
 		return u.sendPlain(r, datagrams, segment)
 	}
-	switch t := protocol.MessageType(datagrams[0]); {
-	case t == protocol.MessageInitiation || t == protocol.MessageResponse:
+	switch {
+	case handshake.Is(datagrams):
 		u.touch(r)
 		for b := datagrams; len(b) > 0; b = b[min(segment, len(b)):] {
 			u.table.Sent(time.Now(), to, b[:min(segment, len(b))])
 		}
 		return nil
-	case t != protocol.MessageTransport || len(datagrams) > protocol.MinTransportSize:
+	case protocol.MessageType(datagrams[0]) != protocol.MessageTransport || len(datagrams) > protocol.MinTransportSize:
 		// A keepalive alone is no traffic: it would keep idle paths probed.
 		u.touch(r)
 	}

@@ -49,6 +49,15 @@ func New(self protocol.NodeNumber, send func(protocol.NodeNumber, []byte), wake 
 	return &Table{self: self, send: send, wake: wake, initiations: map[protocol.NodeNumber]*pending{}, responses: map[protocol.NodeNumber]*pending{}}
 }
 
+// Is reports whether b begins with a message that a Table takes: an initiation or a response.
+func Is(b []byte) bool {
+	if len(b) < protocol.MinTransportSize {
+		return false
+	}
+	t := protocol.MessageType(b[0])
+	return t == protocol.MessageInitiation || t == protocol.MessageResponse
+}
+
 // Sent takes a handshake message that an engine sends to a peer (types 1 and
 // 2), sends it and keeps a copy.
 func (t *Table) Sent(now time.Time, to protocol.NodeNumber, msg []byte) {
