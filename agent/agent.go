@@ -76,6 +76,7 @@ type Tunnel interface {
 	UDPBlocked() bool
 	EngineName() string
 	Dropped() map[string]uint64
+	Drops() protocol.Drops
 	Reattach() (made bool, err error)
 	Device() tunnel.Device
 	Inject(packet []byte) error

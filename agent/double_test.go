@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -38,10 +39,11 @@ type doubleTunnel struct {
 	blocked   bool
 	restarted chan protocol.NodeNumber
 	ready     chan struct{}
+	drops     protocol.Drops
 }
 
 func newTunnel() *doubleTunnel {
-	return &doubleTunnel{restarted: make(chan protocol.NodeNumber), ready: make(chan struct{})}
+	return &doubleTunnel{restarted: make(chan protocol.NodeNumber), ready: make(chan struct{}), drops: protocol.Drops{protocol.DropSpoofed: 2, protocol.DropNoRoute: 0}}
 }
 
 func (d *doubleTunnel) Run(ctx context.Context) error {
@@ -137,7 +139,12 @@ func (d *doubleTunnel) UDPBlocked() bool {
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
-func (d *doubleTunnel) Inject([]byte) error        { return nil }
+func (d *doubleTunnel) Drops() protocol.Drops {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.drops)
+}
+func (d *doubleTunnel) Inject([]byte) error { return nil }
 func (d *doubleTunnel) Device() tunnel.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
