@@ -307,6 +307,11 @@ func (h *Hub) Run(ctx context.Context) error {
 				return fmt.Errorf("listen for control connections: %w", err)
 			}
 			g.Go(func() error { return sessions.Serve(ctx, l) })
+			long, err := tun.Listen(netip.AddrPortFrom(a, protocol.BulkPort))
+			if err != nil {
+				return fmt.Errorf("listen for bulk connections: %w", err)
+			}
+			g.Go(func() error { return sessions.ServeBulk(ctx, long) })
 			files, err := tun.Listen(netip.AddrPortFrom(a, protocol.PackagePort))
 			if err != nil {
 				return fmt.Errorf("listen for agents that upgrade: %w", err)
