@@ -76,6 +76,7 @@ type Tunnel interface {
 	UDPBlocked() bool
 	EngineName() string
 	Dropped() map[string]uint64
+	Drops() protocol.Drops
 	Reattach() (made bool, err error)
 	Device() tunnel.Device
 	Inject(packet []byte) error
@@ -300,7 +301,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
 	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.takeMark, Status: a.status,
-		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Log: a.log})
+		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Bulk: a.bulk, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,

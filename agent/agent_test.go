@@ -629,7 +629,7 @@ func TestNoSecretsInAnswers(t *testing.T) {
 			require.NotContains(t, body, hex.EncodeToString(k), path)
 		}
 		if path == "/metrics" {
-			for _, m := range []string{`causeway_agent_condition{condition="control"} 1`, `causeway_agent_peers{path="relay"} 1`, `causeway_agent_path_loss_max_ratio{path="relay"} 0.25`, `causeway_agent_path_rtt_max_seconds{path="relay"} 0.03`, `causeway_agent_dropped_datagrams_total{reason="mac"} 3`, "causeway_agent_netmap_version 1"} {
+			for _, m := range []string{`causeway_agent_condition{condition="control"} 1`, `causeway_agent_peers{path="relay"} 1`, `causeway_agent_path_loss_max_ratio{path="relay"} 0.25`, `causeway_agent_path_rtt_max_seconds{path="relay"} 0.03`, `causeway_agent_dropped_datagrams_total{reason="mac"} 3`, `causeway_agent_dropped_packets_total{reason="spoofed"} 2`, "causeway_agent_netmap_version 1"} {
 				require.Contains(t, body, m)
 			}
 		}

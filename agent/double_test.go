@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -38,10 +39,11 @@ type doubleTunnel struct {
 	blocked   bool
 	restarted chan protocol.NodeNumber
 	ready     chan struct{}
+	drops     protocol.Drops
 }
 
 func newTunnel() *doubleTunnel {
-	return &doubleTunnel{restarted: make(chan protocol.NodeNumber), ready: make(chan struct{})}
+	return &doubleTunnel{restarted: make(chan protocol.NodeNumber), ready: make(chan struct{}), drops: protocol.Drops{protocol.DropSpoofed: 2, protocol.DropNoRoute: 0}}
 }
 
 func (d *doubleTunnel) Run(ctx context.Context) error {
@@ -137,7 +139,12 @@ func (d *doubleTunnel) UDPBlocked() bool {
 func (d *doubleTunnel) Reattach() (bool, error)    { return false, nil }
 func (d *doubleTunnel) EngineName() string         { return "double" }
 func (d *doubleTunnel) Dropped() map[string]uint64 { return map[string]uint64{"mac": 3} }
-func (d *doubleTunnel) Inject([]byte) error        { return nil }
+func (d *doubleTunnel) Drops() protocol.Drops {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.drops)
+}
+func (d *doubleTunnel) Inject([]byte) error { return nil }
 func (d *doubleTunnel) Device() tunnel.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -269,6 +276,7 @@ type world struct {
 	tunnel  *doubleTunnel
 	host    *doubleHost
 	dials   chan net.Conn
+	bulks   chan net.Conn // to the bulk port
 	socket  string
 	first   protocol.SignedHubList
 	fetch   listFetch // nil: no hub answers
@@ -310,19 +318,20 @@ func (w *world) start() {
 	w.t.Helper()
 	id, err := w.store.Identity()
 	require.NoError(w.t, err)
-	w.tunnel, w.dials = newTunnel(), make(chan net.Conn)
+	w.tunnel, w.dials, w.bulks = newTunnel(), make(chan net.Conn), make(chan net.Conn)
 	settings := config.Default()
 	settings.Routes = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}
 	if w.set != nil {
 		w.set(&settings)
 	}
 	dial := func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
-		if from.String() != "198.18.0.2" || to.String() != "198.18.0.1:4710" {
+		dials := map[string]chan net.Conn{"198.18.0.1:4710": w.dials, "198.18.0.1:4711": w.bulks}[to.String()]
+		if from.String() != "198.18.0.2" || dials == nil {
 			return nil, errors.New("dialled from " + from.String() + " to " + to.String())
 		}
 		a, b := net.Pipe()
 		select {
-		case w.dials <- b:
+		case dials <- b:
 			return a, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()

@@ -34,6 +34,7 @@ const (
 func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (protocol.Evidence, error) {
 	ctx, cancel := context.WithTimeout(ctx, evidenceWait)
 	defer cancel()
+	before := a.tunnel.Drops()
 	a.mu.Lock()
 	res := a.result
 	e := protocol.Evidence{Version: protocol.Version, Netmap: a.haveLocked(), Expired: a.expired, Errors: slices.Clone(a.errs)}
@@ -106,7 +107,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	if e.Peer && !slices.ContainsFunc(e.Ways, protocol.Way.Fresh) {
 		e.Underlay.PeerHost, e.Underlay.PeerPort = a.lookForHost(ctx, peer)
 	}
-	e.Conditions = a.board.List()
+	e.Conditions, e.Drops = a.board.List(), a.tunnel.Drops().Since(before)
 	e.Time = time.Now().UTC()
 	return e, nil
 }

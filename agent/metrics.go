@@ -19,7 +19,7 @@ type metrics struct {
 	repairs, givenUp        *prometheus.CounterVec
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
-	rx, tx, dropped         *prometheus.Desc
+	rx, tx, dropped, drops  *prometheus.Desc
 	access                  *prometheus.Desc
 	loss, rtt, clock        *prometheus.Desc
 	suspects                *prometheus.Desc
@@ -46,6 +46,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
 		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
 		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
+		drops:     desc("dropped_packets_total", "Packets of the tunnel and messages of WireGuard that the engine dropped, by reason; the engine wireguard-go counts elsewhere alone.", "reason"),
 		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface).", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
@@ -80,7 +81,7 @@ func (m *metrics) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.access, m.loss, m.rtt, m.clock, m.suspects} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.drops, m.access, m.loss, m.rtt, m.clock, m.suspects} {
 		ch <- d
 	}
 }
@@ -113,6 +114,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.netAge, confirmed)
 	for reason, n := range a.tunnel.Dropped() {
 		ch <- prometheus.MustNewConstMetric(m.dropped, prometheus.CounterValue, float64(n), reason)
+	}
+	for reason, n := range a.tunnel.Drops() {
+		ch <- prometheus.MustNewConstMetric(m.drops, prometheus.CounterValue, float64(n), string(reason))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), accessWait)
 	defer cancel()

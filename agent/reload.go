@@ -31,7 +31,7 @@ func liveOf(c config.Config) *live {
 
 // features are what a netmap may require of this agent, and a hub may ask of it.
 func (l *live) features() []string {
-	out := []string{protocol.FeatureMark}
+	out := []string{protocol.FeatureMark, protocol.FeatureBulk}
 	if l.upgrade.Allow {
 		out = append(out, protocol.FeatureUpgrade)
 	}

@@ -87,7 +87,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 
 // controlSession dials hub n and serves until the session ends.
 func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error {
-	from, to, err := a.controlAddrs(n)
+	from, to, err := a.hubAddrs(n, protocol.ControlPort)
 	if err != nil {
 		return err
 	}
@@ -163,15 +163,15 @@ func (a *Agent) watchHub(ctx context.Context, n protocol.NodeNumber, end context
 	}
 }
 
-// controlAddrs are the two ends of the control connection, in one family.
-func (a *Agent) controlAddrs(n protocol.NodeNumber) (netip.Addr, netip.AddrPort, error) {
+// hubAddrs are the two ends of a connection to a port of hub n's, in one family.
+func (a *Agent) hubAddrs(n protocol.NodeNumber, port uint16) (netip.Addr, netip.AddrPort, error) {
 	a.mu.Lock()
 	list := a.hubs
 	a.mu.Unlock()
 	for _, h := range hubOverlay(list, n) {
 		for _, o := range a.id.Overlay {
 			if o.Is4() == h.Is4() {
-				return o, netip.AddrPortFrom(h, protocol.ControlPort), nil
+				return o, netip.AddrPortFrom(h, port), nil
 			}
 		}
 	}

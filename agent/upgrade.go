@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"runtime"
 	"time"
 
@@ -103,13 +102,13 @@ func (a *Agent) fetchUpgrade(ctx context.Context, wish protocol.UpgradeWish) err
 			if hub == 0 {
 				return nil, errNoHub
 			}
-			from, to, err := a.controlAddrs(hub)
+			from, to, err := a.hubAddrs(hub, protocol.PackagePort)
 			if err != nil {
 				return nil, err
 			}
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			return a.dial(ctx, from, netip.AddrPortFrom(to.Addr(), protocol.PackagePort))
+			return a.dial(ctx, from, to)
 		}}
 	return upgrade.Fetch(ctx, &http.Client{Transport: tr}, "http://hub", wish, runtime.GOARCH, a.cfg.Store.Dir(), a.live.Load().upgrade)
 }

@@ -80,7 +80,10 @@ func (a *Agent) debugStatus() debug.Status {
 		s.Local = append(s.Local, x.Prefix)
 		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.in, Peer: x.peer})
 	}
-	s.Taken = notNil(a.taken())
+	s.Taken, s.Drops = notNil(a.taken()), a.tunnel.Drops()
+	if s.Drops == nil { // it does not run yet
+		s.Drops = protocol.Drops{}
+	}
 	return s
 }
 

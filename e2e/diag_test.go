@@ -50,6 +50,7 @@ func TestDiag(t *testing.T) {
 	t.Run("trace", func(t *testing.T) { diagTrace(t, s, nodes) })
 	t.Run("mtu", func(t *testing.T) { diagMTU(t, s, nodes) })
 	t.Run("capture", func(t *testing.T) { diagCapture(t, s, nodes) })
+	t.Run("capture that nobody reads", func(t *testing.T) { captureUnread(t, s, nodes) })
 	t.Run("bench", func(t *testing.T) { diagBench(t, s, nodes) })
 	t.Run("agent doctor", func(t *testing.T) { agentDoctor(t, s, nodes) })
 	t.Run("bundle", func(t *testing.T) { diagBundle(t, s, nodes) })

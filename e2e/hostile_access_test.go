@@ -252,6 +252,10 @@ func accessList(t *testing.T, engine string) {
 	require.Equal(t, 2, strings.Count(w.far.Pod.Sh("nft list table inet seen"), "counter packets 0 "))
 	require.NoError(t, PingOnce(step(t), w.victim.Pod.Host, w.far.Pod.V4), "the pod itself does reach it")
 
+	if engine != EngineWireGuardGo { // which does not say whose source it refuses
+		w.misledSource()
+	}
+
 	// Another site's root gives himself the victim's LAN. His own netmap is no secret and no
 	// signature keeps him from it: he keeps the hub's away and starts the agent with it.
 	require.NoError(t, w.far.Proc.Stop(step(t)))
@@ -267,19 +271,7 @@ func accessList(t *testing.T, engine string) {
 	require.NoError(t, w.far.Start())
 	require.NoError(t, w.far.Installed(step(t), "192.168.77.0/24"))
 	require.NoError(t, Ping(step(t), w.far.Pod.Host, w.victim.Pod.V4))
-	refused := func() int {
-		out, err := w.victim.Host.Run(step(t), "curl", "-sf", "--unix-socket", w.victim.Socket, "http://agent/metrics")
-		require.NoError(t, err)
-		for l := range strings.Lines(out) {
-			var n int
-			if rest, ok := strings.CutPrefix(l, `causeway_agent_dropped_datagrams_total{reason="inner_destination"} `); ok {
-				fmt.Sscan(rest, &n)
-				return n
-			}
-		}
-		t.Fatal("no such metric")
-		return 0
-	}
+	refused := func() int { return w.engineDrops(protocol.DropElsewhere) }
 	before := refused()
 	for _, from := range []*lab.Host{w.far.Pod.Host, w.far.Host} {
 		require.Error(t, PingOnce(step(t), from, accessLAN))
@@ -288,4 +280,45 @@ func accessList(t *testing.T, engine string) {
 	}
 	require.Greater(t, refused(), before+8, "counted by the engine, which comes first")
 	require.NoError(t, w.fetch(w.far.Pod.Host, pod), "the pod's page, all the while")
+}
+
+// engineDrops is the victim's metric of what its engine dropped for a reason.
+func (w *accessWorld) engineDrops(reason protocol.DropReason) (n int) {
+	w.t.Helper()
+	out, err := w.victim.Host.Run(step(w.t), "curl", "-sf", "--unix-socket", w.victim.Socket, "http://agent/metrics")
+	require.NoError(w.t, err)
+	_, rest, ok := strings.Cut(out, fmt.Sprintf("\ncauseway_agent_dropped_packets_total{reason=%q} ", reason))
+	require.True(w.t, ok, reason)
+	_, err = fmt.Sscan(rest, &n)
+	require.NoError(w.t, err)
+	return n
+}
+
+// misledSource: a rule on n3, behind all of the agent's, gives what goes into the tunnel a source
+// that is not n3's. n1 drops that, and says so in metrics, in its status and where somebody asks why the flow fails.
+func (w *accessWorld) misledSource() {
+	t := w.t
+	for _, r := range protocol.DropReasons() {
+		w.engineDrops(r) // all are there
+	}
+	before := w.engineDrops(protocol.DropSpoofed)
+	w.far.Host.Nft("table ip misled { chain post { type filter hook postrouting priority 300; oifname cw0 ip daddr 10.1.1.0/24 ip saddr set 192.0.2.77; }\n}")
+	out, err := w.CLI(step(t), "diag", "explain", "n3", w.victim.Pod.V4, "--port", "7080", "-o", "json")
+	var failed *lab.RunError
+	require.ErrorAs(t, err, &failed, out)
+	var x api.Explanation
+	require.NoError(t, json.Unmarshal([]byte(failed.Stdout), &x), failed.Stdout)
+	w.far.Host.Sh("nft delete table ip misled")
+	require.NotEmpty(t, x.Faults)
+	f := x.Faults[0]
+	require.Equal(t, "lost-on-the-way", f.Cause, verdictText(x))
+	require.Equal(t, "n1", f.Node)
+	require.Contains(t, f.Summary, "n1 drops packets that come from n3 under an address that n3 may not send from")
+	require.Regexp(t, `n1 dropped meanwhile: \d+ from an address that the peer may not send from \(spoofed\)`, strings.Join(f.Evidence, "\n"))
+	grown := w.engineDrops(protocol.DropSpoofed)
+	require.Greater(t, grown, before)
+	out, err = w.victim.Agent(step(t), "status")
+	require.NoError(t, err)
+	require.Regexp(t, fmt.Sprintf(`(?m)^dropped   .*%d from an address that the peer may not send from \(spoofed\)`, grown), out)
+	require.NoError(t, lab.Wait(step(t), "the flow again", func(context.Context) error { return w.fetch(w.far.Host, netip.MustParseAddr(w.victim.Pod.V4)) }))
 }

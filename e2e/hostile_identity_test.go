@@ -129,7 +129,7 @@ func TestNobodyElseIsTheNode(t *testing.T) {
 	// Only what root has is there to be had.
 	require.NoError(t, lab.Wait(step(t), "the ports", func(context.Context) error {
 		r := strangerAt(t, s, one.Host, nil, hello, ports)
-		for _, a := range append([]string{hub4 + ":4712", hub6 + ":4712", agents[1]}, control...) {
+		for _, a := range append([]string{hub4 + ":4711", hub4 + ":4712", hub6 + ":4712", agents[1]}, control...) {
 			if !r[a].Connected {
 				return fmt.Errorf("nothing answers at %s", a)
 			}
@@ -173,6 +173,9 @@ func TestNobodyElseIsTheNode(t *testing.T) {
 			unproven(who, r[a])
 			tries++
 		}
+		bulk := r[hub4+":4711"]
+		require.True(t, bulk.Connected, "%s at %s", who, bulk.Addr)
+		require.Empty(t, bulk.Hello, "%s at %s", who, bulk.Addr)
 	}
 	// Without the wall: it is taken away until the agent gives up, and the container gets through.
 	deleted := 0

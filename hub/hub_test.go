@@ -262,6 +262,7 @@ type agent struct {
 	errs   []protocol.Error
 	left   bool
 	mute   bool // does not acknowledge
+	bulk   func(protocol.Challenge)
 	ended  chan struct{}
 }
 
@@ -408,6 +409,12 @@ func (a *agent) read() {
 			a.errs = append(a.errs, e)
 		case protocol.KindLeft:
 			a.left = true
+		case protocol.KindBulk:
+			if c, err := protocol.ParseChallenge(m.Body); err != nil || a.bulk == nil {
+				a.t.Errorf("asked for a bulk connection: %v", err)
+			} else {
+				go a.bulk(c)
+			}
 		}
 		a.mu.Unlock()
 	}

@@ -104,8 +104,8 @@ type run struct {
 	api       *admin.Server
 	natsUsers bus.Readers
 	figures   metrics.Config
-	shared    *parts                                     // what other methods of Hub need
-	inside    struct{ control, packages []net.Listener } // the tunnel, at each overlay address
+	shared    *parts                                           // what other methods of Hub need
+	inside    struct{ control, bulk, packages []net.Listener } // the tunnel, at each overlay address
 }
 
 // cleanup is undone when Run ends, last in first out.
@@ -162,6 +162,7 @@ func (r *run) doors() []task {
 	for i := range r.overlay {
 		l = append(l,
 			task{"control", func(ctx context.Context) error { return r.sessions.Serve(ctx, r.inside.control[i]) }},
+			task{"bulk", func(ctx context.Context) error { return r.sessions.ServeBulk(ctx, r.inside.bulk[i]) }},
 			task{"packages", func(ctx context.Context) error { return r.releases.Serve(ctx, r.inside.packages[i]) }})
 	}
 	l = append(l,
@@ -183,11 +184,15 @@ func (r *run) listenInside() error {
 		if err != nil {
 			return fmt.Errorf("listen for control connections: %w", err)
 		}
+		bulk, err := r.tunnel.Listen(netip.AddrPortFrom(a, protocol.BulkPort))
+		if err != nil {
+			return fmt.Errorf("listen for bulk connections: %w", err)
+		}
 		packages, err := r.tunnel.Listen(netip.AddrPortFrom(a, protocol.PackagePort))
 		if err != nil {
 			return fmt.Errorf("listen for agents that upgrade: %w", err)
 		}
-		r.inside.control, r.inside.packages = append(r.inside.control, control), append(r.inside.packages, packages)
+		r.inside.control, r.inside.bulk, r.inside.packages = append(r.inside.control, control), append(r.inside.bulk, bulk), append(r.inside.packages, packages)
 	}
 	return nil
 }

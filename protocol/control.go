@@ -10,7 +10,7 @@ import (
 // The control channel is TCP inside the WireGuard session with the hub, from
 // the agent's overlay address to the hub's, with yamux on it. The agent dials
 // ControlPort; 'control', 'nats' and 'debug' streams share that connection.
-// 'forward' streams and captures use a second one to BulkPort.
+// Answers that may be long take connections of their own to BulkPort (bulk.go).
 const (
 	ControlPort = 4710
 	BulkPort    = 4711
@@ -30,14 +30,12 @@ const (
 	StreamControl StreamKind = "control" // opened by the agent: Message frames both ways
 	StreamNATS    StreamKind = "nats"    // opened by the agent: NATS client protocol to the hub's server
 	StreamDebug   StreamKind = "debug"   // opened by the hub: HTTP/1.1 to the agent's debug endpoints
-	StreamForward StreamKind = "forward" // opened by the hub: TCP to an address that the node reaches
 )
 
 // StreamHeader is the first frame on every stream (ReadFrame, MaxStreamHeader).
 type StreamHeader struct {
 	Version int        `json:"v"`
 	Kind    StreamKind `json:"kind"`
-	Target  string     `json:"target,omitempty"` // forward: host:port
 }
 
 // MessageKind names the body of a Message.

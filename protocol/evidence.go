@@ -58,6 +58,8 @@ type Evidence struct {
 	Pod    *PodEvidence `json:"pod,omitempty"` // nil: Local is the node's own address
 	Names  []HubName    `json:"names,omitempty"`
 	Disk   *DiskSpace   `json:"disk,omitempty"`
+	// Drops is what the node's engine dropped while it was looked: the flow's packets, or others.
+	Drops Drops `json:"drops,omitempty"`
 	// Underlay is what the host says of the way to the peer, or to the hub.
 	Underlay UnderlayEvidence `json:"underlay"`
 	// Connect is a TCP connection from this node through the tunnel to Remote and Port; nil: it was not tried.

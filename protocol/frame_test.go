@@ -15,13 +15,13 @@ import (
 func TestFrames(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, WriteFrame(&b, StreamHeader{Version: 1, Kind: StreamControl}, MaxStreamHeader))
-	require.NoError(t, WriteFrame(&b, StreamHeader{Version: 1, Kind: StreamForward, Target: "10.0.0.1:22"}, MaxStreamHeader))
+	require.NoError(t, WriteFrame(&b, StreamHeader{Version: 1, Kind: StreamDebug}, MaxStreamHeader))
 	require.Equal(t, "\x00\x00\x00\x18"+`{"v":1,"kind":"control"}`, string(b.Bytes()[:28]))
 	var h StreamHeader
 	require.NoError(t, ReadFrame(&b, &h, MaxStreamHeader))
 	require.Equal(t, StreamControl, h.Kind)
 	require.NoError(t, ReadFrame(&b, &h, MaxStreamHeader))
-	require.Equal(t, "10.0.0.1:22", h.Target)
+	require.Equal(t, StreamDebug, h.Kind)
 	require.Equal(t, io.EOF, ReadFrame(&b, &h, MaxStreamHeader))
 
 	require.ErrorIs(t, WriteFrame(&b, strings.Repeat("x", 100), 50), ErrFrameTooLarge)

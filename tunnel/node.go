@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -471,16 +470,15 @@ func (n *Node) UDPBlocked() bool { return n.under.UDPBlocked() }
 // Port is the UDP port of the underlay; 0 before Ready.
 func (n *Node) Port() uint16 { return n.under.Port() }
 
-// Dropped counts datagrams that were not delivered or not sent, by reason. inner_source and
-// inner_destination are authentic packets whose peer may not send from there, or to there.
-func (n *Node) Dropped() map[string]uint64 {
-	out := maps.Clone(n.under.Dropped())
+// Dropped counts datagrams of the underlay that were not delivered or not sent, by reason.
+func (n *Node) Dropped() map[string]uint64 { return n.under.Dropped() }
+
+// Drops counts what the engine dropped, each reason that it tells apart; nil before Run.
+func (n *Node) Drops() protocol.Drops {
 	if e := n.engine(); e != nil {
-		for reason, c := range e.Refused() {
-			out["inner_"+reason] = c
-		}
+		return e.Drops()
 	}
-	return out
+	return nil
 }
 
 // SetLocal says to what peers may send: the node's own overlay addresses and approved

@@ -44,7 +44,10 @@ type Config struct {
 	NATS func(ctx context.Context, open func(context.Context) (net.Conn, error))
 	// Debug takes over a stream on which the hub speaks HTTP.
 	Debug func(net.Conn)
-	Log   zerolog.Logger
+	// Bulk opens a connection for a long answer and serves it until it or ctx ends; nil: hubs
+	// are not told that they may ask.
+	Bulk func(context.Context, protocol.Challenge)
+	Log  zerolog.Logger
 }
 
 // Limits in time of a session.
@@ -93,6 +96,8 @@ type session struct {
 	stream net.Conn
 	ready  bool // welcomed; guarded by c.mu
 
+	bulk chan struct{} // connections for long answers
+
 	wmu  sync.Mutex // writes
 	left chan struct{}
 	once sync.Once
@@ -119,7 +124,7 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	s := &session{c: c, stream: stream, left: make(chan struct{})}
+	s := &session{c: c, stream: stream, left: make(chan struct{}), bulk: make(chan struct{}, maxBulk)}
 	hello, err := protocol.NewMessage(protocol.KindHello, c.cfg.Hello())
 	if err != nil {
 		return err
@@ -147,7 +152,7 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// The reader alone says why the session ended, so that the hub's last
 	// words are heard even if a write failed first. The others only end it.
-	g.Go(func() error { return s.read(ctx) })
+	g.Go(func() error { return s.read(ctx, g) })
 	g.Go(func() error {
 		defer m.Close()
 		select {
@@ -246,8 +251,8 @@ func (s *session) welcome(ctx context.Context, hello []byte) error {
 	return ctx.Err()
 }
 
-// read handles what the hub sends until the session ends.
-func (s *session) read(ctx context.Context) error {
+// read handles what the hub sends until the session ends. What goes on beside that is g's.
+func (s *session) read(ctx context.Context, g *errgroup.Group) error {
 	for {
 		var m protocol.Message
 		if err := protocol.ReadFrame(s.stream, &m, protocol.MaxToAgent); err != nil {
@@ -290,6 +295,10 @@ func (s *session) read(ctx context.Context) error {
 				continue
 			}
 			s.c.cfg.Mark(v)
+		case protocol.KindBulk:
+			if err := s.openBulk(ctx, g, m); err != nil {
+				return err
+			}
 		case protocol.KindLeft:
 			s.once.Do(func() { close(s.left) })
 			return errLeft
@@ -306,6 +315,31 @@ func (s *session) read(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// maxBulk is how many long answers a hub may have from this agent at once.
+const maxBulk = 8
+
+// openBulk answers a hub that asks for a connection for a long answer.
+func (s *session) openBulk(ctx context.Context, g *errgroup.Group, m protocol.Message) error {
+	c, err := protocol.ParseChallenge(m.Body)
+	if err == nil && s.c.cfg.Bulk == nil {
+		err = errors.New("this agent opens no connections for long answers")
+	}
+	if err == nil {
+		select {
+		case s.bulk <- struct{}{}:
+			g.Go(func() error {
+				defer func() { <-s.bulk }()
+				s.c.cfg.Bulk(ctx, c)
+				return nil
+			})
+			return nil
+		default:
+			err = fmt.Errorf("more than %d long answers at once", maxBulk)
+		}
+	}
+	return s.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()})
 }
 
 // hubError returns the error that ends the session, or nil for one that is

@@ -150,6 +150,7 @@ type Status struct {
 	OK         bool                   `json:"ok"`
 	Conditions []protocol.Condition   `json:"conditions"`
 	Joined     *Joined                `json:"joined,omitempty"` // nil: not known
+	Drops      protocol.Drops         `json:"drops"`            // what the engine dropped since the agent's start
 	Lacks      string                 `json:"lacks,omitempty"`  // what the join reached the hub with, and the service was not given
 }
 

@@ -51,7 +51,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req.Header.Set(protocol.DebugWho, who(r.Context()))
-	resp, err := s.agentClient(on.node.Number, length+captureSlack).Do(req)
+	resp, err := s.bulkClient(on.node.Number, length+captureSlack).Do(req)
 	if err != nil {
 		writeProblem(w, agentError(on.Node, err))
 		return

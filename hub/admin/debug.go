@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/control"
 	"causeway/hub/state"
 	"causeway/internal/cause"
 	"causeway/protocol"
@@ -28,18 +30,35 @@ const (
 	pingMax      = 20
 )
 
-// agentClient speaks HTTP with node n's agent through a debug stream.
+// agentClient speaks HTTP with node n's agent through a debug stream, beside netmaps: for answers
+// that are short.
 func (s *Server) agentClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Debug(ctx, n) }, timeout)
+}
+
+// bulkClient is agentClient for answers that may be long.
+func (s *Server) bulkClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Bulk(ctx, n) }, timeout)
+}
+
+// short are endpoints whose answers never are long. They say how an agent is, also while there is
+// no connection for another one.
+var short = []string{protocol.DebugHealth, protocol.DebugStatus, protocol.DebugHubs, protocol.DebugRuntime, "/healthz", "/readyz"}
+
+func client(dial func(context.Context) (net.Conn, error), timeout time.Duration) *http.Client {
 	return &http.Client{Timeout: timeout, Transport: &http.Transport{
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return s.cfg.Control.Debug(ctx, n) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // agentError words why an agent did not answer.
 func agentError(node string, err error) error {
-	if errors.Is(err, state.ErrBusy) {
+	switch {
+	case errors.Is(err, state.ErrBusy):
 		return problem(err)
+	case errors.Is(err, control.ErrBulkFull):
+		return huma.Error429TooManyRequests(fmt.Sprintf("node %s: %v", node, control.ErrBulkFull))
 	}
 	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, cause.Innermost(err), node))
 }
@@ -51,7 +70,12 @@ func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problem(err))
 		return
 	}
-	u := "http://agent/" + strings.TrimPrefix(r.PathValue("path"), "/")
+	path := "/" + strings.TrimPrefix(r.PathValue("path"), "/")
+	ask := s.bulkClient
+	if slices.Contains(short, path) {
+		ask = s.agentClient
+	}
+	u := "http://agent" + path
 	if r.URL.RawQuery != "" {
 		u += "?" + r.URL.RawQuery
 	}
@@ -61,7 +85,7 @@ func (s *Server) debug(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req.Header.Set(protocol.DebugWho, who(r.Context()))
-	resp, err := s.agentClient(n.Number, debugTimeout).Do(req)
+	resp, err := ask(n.Number, debugTimeout).Do(req)
 	if err != nil {
 		writeProblem(w, agentError(n.Name, err))
 		return

@@ -101,6 +101,7 @@ type Server struct {
 	started  time.Time
 	boot     protocol.BootID // of this run, in challenges
 	door     door
+	bulk     bulk
 	dirty    chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
 	hellos   chan hello    // to be stored
@@ -140,6 +141,11 @@ func New(cfg Config) *Server {
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return acceptAll(ctx, l, "control", s.serveConn)
+}
+
+// acceptAll serves connections of a kind on l, which it closes, until ctx ends.
+func acceptAll(ctx context.Context, l net.Listener, kind string, serve func(context.Context, net.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
@@ -155,7 +161,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("accept control connections: %w", err)
+			return fmt.Errorf("accept %s connections: %w", kind, err)
 		}
 		select {
 		case slots <- struct{}{}:
@@ -165,7 +171,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			s.serveConn(ctx, c)
+			serve(ctx, c)
 		})
 	}
 }
@@ -438,15 +444,19 @@ var ErrOffline = errors.New("the node has no control session with this hub")
 
 // Debug opens a debug stream to node n: HTTP/1.1 to the agent's debug endpoints.
 func (s *Server) Debug(ctx context.Context, n protocol.NodeNumber) (net.Conn, error) {
-	s.mu.Lock()
-	l := s.nodes[n]
-	var ses *session
-	if l != nil {
-		ses = l.session
-	}
-	s.mu.Unlock()
+	ses, _ := s.sessionOf(n)
 	if ses == nil {
 		return nil, ErrOffline
 	}
 	return ses.mux.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamDebug})
+}
+
+// sessionOf is node n's session, nil if there is none, and what its agent can do.
+func (s *Server) sessionOf(n protocol.NodeNumber) (*session, []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.nodes[n]; l != nil && l.session != nil {
+		return l.session, l.hello.Features
+	}
+	return nil, nil
 }

@@ -3,6 +3,7 @@ package explain
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"causeway/protocol"
@@ -130,6 +131,7 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 			}
 		}
 	}
+	maps.DeleteFunc(e.Drops, func(r protocol.DropReason, _ uint64) bool { return !r.Known() })
 	if e.Disk != nil {
 		text(&e.Disk.Path)
 	}

@@ -150,6 +150,12 @@ func (j *judge) add(f api.Fault) {
 	j.faults = append(j.faults, f)
 }
 
+// block is add for a fault that may be there already as one that does not block.
+func (j *judge) block(f api.Fault) {
+	j.faults = slices.DeleteFunc(j.faults, func(o api.Fault) bool { return o.Cause == f.Cause && o.Node == f.Node && !o.Blocks })
+	j.add(f)
+}
+
 func (j *judge) blocked() bool {
 	return slices.ContainsFunc(j.faults, func(f api.Fault) bool { return f.Blocks })
 }

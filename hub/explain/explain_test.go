@@ -75,6 +75,59 @@ func TestDecideAfterAChangeOfPath(t *testing.T) {
 	require.Empty(t, Decide(*f).Faults)
 }
 
+// What an engine dropped meanwhile says where a flow's packets end, if they get lost; of a flow
+// that passes it says nothing, as it may be others' packets.
+func TestDecideDrops(t *testing.T) {
+	f := well()
+	f.To.Evidence.Drops = protocol.Drops{protocol.DropSpoofed: 3, protocol.DropUnknown: 1}
+	f.From.Evidence.Drops = protocol.Drops{protocol.DropSendErrors: 2}
+	require.Empty(t, Decide(*f).Faults)
+
+	f.From.Evidence.Connect.Result = protocol.ConnectTimeout
+	x := Decide(*f)
+	require.Len(t, x.Faults, 1)
+	require.Equal(t, "lost-on-the-way", x.Faults[0].Cause)
+	require.Equal(t, "b1", x.Faults[0].Node)
+	require.Equal(t, "b1 drops packets that come from a1 under an address that a1 may not send from, as it seems those of the flow: something there changes their source", x.Faults[0].Summary)
+	require.Contains(t, x.Faults[0].Mend, "on a1: nft list ruleset")
+	require.Subset(t, x.Faults[0].Evidence, []string{
+		"b1 dropped meanwhile: 3 from an address that the peer may not send from (spoofed)",
+		"b1 dropped meanwhile: 1 of no session that is known, or of one that ended (unknown)",
+		"a1 dropped meanwhile: 2 not taken by the path (send_errors)",
+	})
+
+	// What an access list counted before is no better answer, and where it is the only one the
+	// flow is broken all the same.
+	f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "out", Hook: "postrouting", Chain: protocol.AccessTable + protocol.InterfaceChain, Rule: "counter packets 4 drop"}}
+	x = Decide(*f)
+	require.Equal(t, "lost-on-the-way", x.Faults[0].Cause)
+	require.Len(t, x.Faults, 2)
+	f.To.Evidence.Drops = nil
+	x = Decide(*f)
+	require.Equal(t, api.VerdictBroken, x.Verdict)
+	require.Len(t, x.Faults, 1)
+	require.Equal(t, "source-interface", x.Faults[0].Cause)
+	require.True(t, x.Faults[0].Blocks)
+
+	f = well()
+	for _, e := range []*End{&f.From, &f.To} {
+		e.Evidence.Ways, e.Evidence.Path.Path, e.Evidence.Probes = nil, protocol.PathNone, []protocol.TunnelPing{{Sent: 4}}
+	}
+	f.To.Evidence.Drops = protocol.Drops{protocol.DropLimited: 9}
+	x = Decide(*f)
+	require.Equal(t, "no-path", x.Faults[0].Cause)
+	require.Contains(t, x.Faults[0].Evidence, "b1 dropped meanwhile: 9 handshakes beyond the rate (limited)")
+}
+
+// An agent names no reasons of its own making.
+func TestParseEvidenceDrops(t *testing.T) {
+	e, err := ParseEvidence([]byte(`{"v":1,"drops":{"spoofed":3,"\u001b[2J":9,"later":1}}`))
+	require.NoError(t, err)
+	require.Equal(t, protocol.Drops{protocol.DropSpoofed: 3}, e.Drops)
+	_, err = ParseEvidence([]byte(`{"v":1,"drops":{"spoofed":-3}}`))
+	require.Error(t, err)
+}
+
 // A strict rp_filter drops what comes in before a rule leads what goes back astray.
 func TestDecideStrictAndStolen(t *testing.T) {
 	f := well()

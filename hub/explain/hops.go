@@ -568,7 +568,7 @@ func (j *judge) path() {
 	a, b := j.sides()[0], j.sides()[1]
 	if !alive(a.e) && !alive(b.e) && !j.failed(HopHost) {
 		j.add(api.Fault{Cause: "no-path", Hop: HopPath, Blocks: true, Summary: fmt.Sprintf("no path between %s and %s: nothing is answered, directly or through the hub", a.node(), b.node()),
-			Evidence: []string{ways(a), ways(b)}, Mend: "causeway diag path " + a.node() + " " + b.node()})
+			Evidence: slices.Concat([]string{ways(a), ways(b)}, counted(a), counted(b)), Mend: "causeway diag path " + a.node() + " " + b.node()})
 		return
 	}
 	j.oneWay(a, b)
@@ -742,17 +742,21 @@ func (j *judge) endToEnd() {
 		for _, d := range s.e.Flow.Drops {
 			if !strings.HasPrefix(d.Way, "underlay") {
 				own := j.dropFault(s, HopFirewall, d)
+				if own.Cause != "host-firewall" && (misledAt(a) || misledAt(b)) {
+					continue // what an access list counted may be long ago
+				}
 				if own.Cause == "host-firewall" {
 					own.Summary = fmt.Sprintf("a firewall of %s drops packets at %s, as it seems those of the flow", s.node(), d.Hook)
 				}
-				own.Evidence = append(own.Evidence, f.Evidence...)
-				j.add(own)
+				own.Evidence = slices.Concat(own.Evidence, f.Evidence, counted(a), counted(b))
+				j.block(own)
 				return
 			}
 		}
 		for _, p := range s.e.Probes[:min(len(s.e.Probes), 1)] {
 			f.Evidence = append(f.Evidence, fmt.Sprintf("%d of %d pings from %s through the tunnel were answered", p.Received, p.Sent, s.node()))
 		}
+		dropped(s, &f)
 		for _, c := range s.e.Conditions {
 			if c.Name == "firewall" && !c.OK {
 				f.Cause, f.Node, f.Summary = "host-firewall", s.node(), c.Cause

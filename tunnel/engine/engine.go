@@ -74,7 +74,7 @@ type Engine interface {
 	NewReader() underlay.Receiver
 	// Stats lists every peer's counters.
 	Stats() []PeerStats
-	// Refused counts authentic packets that were not delivered for what they are, by reason:
-	// "source", which is not the peer's (an engine may not count these), "destination".
-	Refused() map[string]uint64
+	// Drops counts packets and messages that were dropped: each reason that the engine tells
+	// apart is there, if only with 0. inline has all, wireguard-go DropElsewhere alone.
+	Drops() protocol.Drops
 }

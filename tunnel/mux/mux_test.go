@@ -64,7 +64,7 @@ func open(t *testing.T, from, to *Session, h protocol.StreamHeader) (near, far n
 func TestEitherSideOpens(t *testing.T) {
 	client, server, _ := sessions(t)
 	open(t, client, server, protocol.StreamHeader{Kind: protocol.StreamControl})
-	near, far := open(t, server, client, protocol.StreamHeader{Kind: protocol.StreamForward, Target: "[2001:db8::1]:443"})
+	near, far := open(t, server, client, protocol.StreamHeader{Kind: protocol.StreamDebug})
 	_, err := near.Write([]byte("there"))
 	require.NoError(t, err)
 	b := make([]byte, 5)
@@ -96,7 +96,7 @@ func TestManyStreams(t *testing.T) {
 	})
 	for i := range n {
 		wg.Go(func() {
-			c, err := client.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamForward})
+			c, err := client.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamDebug})
 			if !assert.NoError(t, err) {
 				return
 			}
@@ -115,7 +115,7 @@ func TestManyStreams(t *testing.T) {
 
 func TestHalfClose(t *testing.T) {
 	client, server, _ := sessions(t)
-	near, far := open(t, client, server, protocol.StreamHeader{Kind: protocol.StreamForward})
+	near, far := open(t, client, server, protocol.StreamHeader{Kind: protocol.StreamDebug})
 	_, err := near.Write([]byte("question"))
 	require.NoError(t, err)
 	require.NoError(t, near.(*Stream).CloseWrite())
@@ -216,7 +216,7 @@ func TestBadHeaders(t *testing.T) {
 		assert.Error(t, err, name)
 		far.Close()
 	}
-	_, err := client.Open(testContext(t), protocol.StreamHeader{Kind: protocol.StreamForward, Target: strings.Repeat("x", protocol.MaxStreamHeader)})
+	_, err := client.Open(testContext(t), protocol.StreamHeader{Kind: protocol.StreamKind(strings.Repeat("x", protocol.MaxStreamHeader))})
 	assert.ErrorIs(t, err, protocol.ErrFrameTooLarge)
 	far, err := server.Accept(testContext(t)) // the one that could not be named
 	require.NoError(t, err)

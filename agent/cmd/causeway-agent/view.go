@@ -123,6 +123,9 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	}
 	fmt.Fprintf(w, "node      %s (number %d), site %s\noverlay   %s on %s\nagent     %s, engine %s, up %s\ncontrol   %s\nnetmap    %s, %d peers\nroutes    %s\nshields   %s\n\n",
 		s.Name, s.Number, s.Site, joinStrings(s.Overlay), s.Interface, s.Version, s.Engine, ago(s.Started), hub, s.Netmap, s.Peers, joinStrings(s.Routes), s.Shields)
+	if l := s.Drops.Lines(); len(l) > 0 {
+		fmt.Fprintf(w, "dropped   %s\n\n", strings.Join(l, ", "))
+	}
 	if s.Joined != nil {
 		fmt.Fprintf(w, "joined    %s\n", s.Joined)
 	}

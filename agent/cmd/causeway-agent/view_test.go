@@ -7,10 +7,23 @@ import (
 	"strings"
 	"testing"
 
+	agentdebug "causeway/agent/debug"
 	"causeway/protocol"
 
 	"github.com/stretchr/testify/require"
 )
+
+// What the engine dropped is one line, and none while it is nothing.
+func TestStatusDrops(t *testing.T) {
+	var b strings.Builder
+	writeStatus(&b, agentdebug.Status{Drops: protocol.Drops{protocol.DropSpoofed: 3, protocol.DropRejected: 0, "\x1b[2J": 7}})
+	require.Contains(t, b.String(), "\ndropped   3 from an address that the peer may not send from (spoofed)\n")
+	require.NotContains(t, b.String(), "rejected")
+	require.NotContains(t, b.String(), "\x1b")
+	b.Reset()
+	writeStatus(&b, agentdebug.Status{Drops: protocol.Drops{protocol.DropSpoofed: 0}})
+	require.NotContains(t, b.String(), "dropped")
+}
 
 // An agent that was taken over answers root's commands with what would move a terminal's cursor,
 // or write in its title.

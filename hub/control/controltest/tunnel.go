@@ -145,8 +145,13 @@ func (t *Tunnel) Listen(at netip.AddrPort) (net.Listener, error) {
 
 // Dial connects from a node's overlay address to the hub's control port.
 func (t *Tunnel) Dial(ctx context.Context, from, hub netip.Addr) (net.Conn, error) {
+	return t.DialPort(ctx, from, netip.AddrPortFrom(hub, protocol.ControlPort))
+}
+
+// DialPort connects from a node's overlay address to a port of the hub's.
+func (t *Tunnel) DialPort(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	t.mu.Lock()
-	l := t.listeners[netip.AddrPortFrom(hub, protocol.ControlPort)]
+	l := t.listeners[to]
 	n, ok := t.nodes[from]
 	t.mu.Unlock()
 	if l == nil || !ok {

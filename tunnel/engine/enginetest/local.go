@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/protocol"
 	"causeway/tunnel/engine"
 )
 
@@ -20,7 +21,7 @@ func foreignDestinations(t *testing.T, a, b Factory) {
 	require.NoError(t, y.Engine.SetPeers([]engine.Peer{x.Peer()}))
 	require.NoError(t, x.Engine.SetPeers([]engine.Peer{y.Peer(everything...)}))
 	require.False(t, x.Reaches(y, x.Addr4(), y.Addr4(), 500*time.Millisecond), "before it was said")
-	first := y.Engine.Refused()["destination"]
+	first := y.Engine.Drops()[protocol.DropElsewhere]
 	require.Positive(t, first)
 
 	own := []netip.Prefix{netip.PrefixFrom(y.Addr4(), 32), netip.PrefixFrom(y.Addr6(), 128)}
@@ -38,7 +39,7 @@ func foreignDestinations(t *testing.T, a, b Factory) {
 		dst := netip.MustParseAddr(s)
 		x.Ping(y, source(dst), dst)
 	}
-	before := y.Engine.Refused()["destination"]
+	before := y.Engine.Drops()[protocol.DropElsewhere]
 	for _, s := range outside {
 		dst := netip.MustParseAddr(s)
 		x.Send(source(dst), dst, []byte("elsewhere"))
@@ -46,7 +47,7 @@ func foreignDestinations(t *testing.T, a, b Factory) {
 	x.pingBehind(y, x.Addr4(), y.Addr4(), func(p []byte) {
 		require.NotEqual(t, "elsewhere", string(Payload(p)))
 	})
-	require.Equal(t, before+uint64(len(outside)), y.Engine.Refused()["destination"])
+	require.Equal(t, before+uint64(len(outside)), y.Engine.Drops()[protocol.DropElsewhere])
 
 	y.Engine.SetLocal(own) // a prefix that was withdrawn
 	require.False(t, x.Reaches(y, x.Addr4(), netip.MustParseAddr("10.3.0.5"), 300*time.Millisecond))

@@ -227,11 +227,6 @@ func (e *Engine) Stats() []engine.PeerStats {
 // SetLocal implements engine.Engine.
 func (e *Engine) SetLocal(l []netip.Prefix) { e.local.Store(engine.NewLocal(l)) }
 
-// Refused implements engine.Engine.
-func (e *Engine) Refused() map[string]uint64 {
-	return map[string]uint64{"source": e.counts.spoofed.Load(), "destination": e.counts.elsewhere.Load()}
-}
-
 // counters count what was dropped, by reason.
 type counters struct {
 	unknown      atomic.Uint64 // unknown type or index, expired session
@@ -252,14 +247,15 @@ type counters struct {
 	writeErrors  atomic.Uint64 // refused by the TUN device
 }
 
-// Counters returns the drop counters by reason, all present.
-func (e *Engine) Counters() map[string]uint64 {
+// Drops implements engine.Engine.
+func (e *Engine) Drops() protocol.Drops {
 	c := &e.counts
-	return map[string]uint64{
-		"unknown": c.unknown.Load(), "rejected": c.rejected.Load(), "malformed": c.malformed.Load(),
-		"spoofed": c.spoofed.Load(), "elsewhere": c.elsewhere.Load(), "no_route": c.noRoute.Load(), "unstaged": c.unstaged.Load(),
-		"queue_full": c.queueFull.Load(), "bad_mac": c.badMAC.Load(), "bad_handshake": c.badHandshake.Load(),
-		"replayed": c.replayed.Load(), "crossed": c.crossed.Load(), "cookies": c.cookies.Load(), "limited": c.limited.Load(),
-		"send_errors": c.sendErrors.Load(), "write_errors": c.writeErrors.Load(),
+	return protocol.Drops{
+		protocol.DropUnknown: c.unknown.Load(), protocol.DropRejected: c.rejected.Load(), protocol.DropMalformed: c.malformed.Load(),
+		protocol.DropSpoofed: c.spoofed.Load(), protocol.DropElsewhere: c.elsewhere.Load(), protocol.DropNoRoute: c.noRoute.Load(),
+		protocol.DropUnstaged: c.unstaged.Load(), protocol.DropQueueFull: c.queueFull.Load(), protocol.DropBadMAC: c.badMAC.Load(),
+		protocol.DropBadHandshake: c.badHandshake.Load(), protocol.DropReplayed: c.replayed.Load(), protocol.DropCrossed: c.crossed.Load(),
+		protocol.DropCookies: c.cookies.Load(), protocol.DropLimited: c.limited.Load(), protocol.DropSendErrors: c.sendErrors.Load(),
+		protocol.DropWriteErrors: c.writeErrors.Load(),
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
+	"causeway/protocol"
 	"causeway/tunnel/engine/inline"
 )
 
@@ -195,8 +196,8 @@ func TestKernelDevice(t *testing.T) {
 			datagrams(t, a, b, b.addr4(), a.addr4())
 			datagrams(t, b, a, a.addr6(), b.addr6())
 			e := a.engine.(*inline.Engine)
-			for _, k := range []string{"malformed", "spoofed", "rejected", "write_errors", "send_errors"} {
-				require.Zero(t, e.Counters()[k], k)
+			for _, k := range []protocol.DropReason{protocol.DropMalformed, protocol.DropSpoofed, protocol.DropRejected, protocol.DropWriteErrors, protocol.DropSendErrors} {
+				require.Zero(t, e.Drops()[k], k)
 			}
 		})
 	}

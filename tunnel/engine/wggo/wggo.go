@@ -263,9 +263,9 @@ func (e *Engine) SetKeys(keys []protocol.WireGuardPrivateKey) error {
 // SetLocal implements engine.Engine.
 func (e *Engine) SetLocal(l []netip.Prefix) { e.local.Store(engine.NewLocal(l)) }
 
-// Refused implements engine.Engine. wireguard-go itself does not count sources.
-func (e *Engine) Refused() map[string]uint64 {
-	return map[string]uint64{"destination": e.elsewhere.Load()}
+// Drops implements engine.Engine. wireguard-go itself counts nothing.
+func (e *Engine) Drops() protocol.Drops {
+	return protocol.Drops{protocol.DropElsewhere: e.elsewhere.Load()}
 }
 
 // ResetPeer forgets a peer's sessions, its handshake and the timestamp that
