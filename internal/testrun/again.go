@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Tests here wait for real programs, kernels and clocks, and a machine that stops
@@ -87,19 +88,14 @@ func runAgain(s *summary, args []string, limit int) {
 
 // busy keeps n processors busy until the function that it returns is called.
 func busy(n int) (calm func()) {
-	done := make(chan struct{})
+	var done atomic.Bool
 	for range n {
 		go func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
+			for !done.Load() {
 			}
 		}()
 	}
-	return func() { close(done) }
+	return func() { done.Store(true) }
 }
 
 // onlyThese are the arguments of go test with other tests in place of its own.
