@@ -38,6 +38,8 @@ func (w *world) dialBulk(h *host, begin any) (net.Conn, error) {
 // serves has an agent answer its hub: on connections of their own, if it can those, with long, and
 // on debug streams with short.
 func (w *world) serves(a *agent, short, long http.Handler) {
+	w.t.Helper()
+	a.until("the hub has the session", func(protocol.Netmap) bool { return true })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.bulk = func(c protocol.Challenge) {
