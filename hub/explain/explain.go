@@ -14,6 +14,21 @@ import (
 	"causeway/protocol"
 )
 
+// Thresholds.
+const (
+	silentAfter = 6 * time.Second // an agent says something every 5
+	oldWay      = 12 * time.Second
+	wrongClock  = time.Minute
+	lossyPath   = 0.05
+	lossyGaps   = 3       // times that it lost something
+	littleRoom  = 8 << 20 // bytes
+	fullMTU     = 1380    // inside the tunnel, where the way has 1500
+	tunnelBytes = 80      // of the largest headers outside
+	sanePings   = 2       // answers that prove more than luck
+	// oneWaySilence is some of the questions that a direct way is asked with.
+	oneWaySilence = 1200 * time.Millisecond
+)
+
 // Hops in the order in which they are judged.
 const (
 	HopName     = "name"
