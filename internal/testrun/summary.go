@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -216,5 +217,25 @@ func (s *summary) report() {
 	for _, f := range s.figures() {
 		fmt.Fprintf(s.out, "%-60s %3d times: p50 %.3f s, p95 %.3f s, max %.3f s\n", f.What, f.Times, f.P50, f.P95, f.Max)
 	}
+	if slow := s.slowest(slowShown); len(slow) > 0 {
+		fmt.Fprintf(s.out, "slowest: %s\n", strings.Join(slow, ", "))
+	}
 	fmt.Fprintf(s.out, "%d packages: %d tests passed, %d failed, %d skipped\n", len(s.packages), pass, fail, skip)
+}
+
+// slowShown is how many tests the report names as the slowest, which took slowAfter seconds at least.
+const (
+	slowShown = 10
+	slowAfter = 5
+)
+
+// slowest names the top-level tests that took the longest, with seconds.
+func (s *summary) slowest(n int) (out []string) {
+	top := slices.SortedFunc(maps.Keys(s.tallies), func(a, b testID) int { return cmp.Compare(s.tallies[b].slowest, s.tallies[a].slowest) })
+	for _, id := range top {
+		if t := s.tallies[id]; len(out) < n && t.slowest >= slowAfter && !strings.Contains(id.test, "/") {
+			out = append(out, fmt.Sprintf("%s.%s %.0f s", id.pkg[strings.LastIndexByte(id.pkg, '/')+1:], id.test, t.slowest))
+		}
+	}
+	return out
 }

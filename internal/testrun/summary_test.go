@@ -91,3 +91,15 @@ func TestFiguresOfAllRuns(t *testing.T) {
 	s, _ := feed(lines.String())
 	require.Equal(t, []figure{{"longest-gap:-x", 4, 0.2, 1, 1}}, s.figures())
 }
+
+func TestSlowest(t *testing.T) {
+	s, out := feed(passing + `{"Action":"pass","Package":"causeway/p","Test":"TestSlow","Elapsed":61.4}
+{"Action":"pass","Package":"causeway/p","Test":"TestSlow/x","Elapsed":60}
+{"Action":"pass","Package":"causeway/p","Test":"TestMiddle","Elapsed":7}
+`)
+	require.Equal(t, []string{"p.TestSlow 61 s", "p.TestMiddle 7 s"}, s.slowest(5))
+	require.Equal(t, []string{"p.TestSlow 61 s"}, s.slowest(1))
+	out.Reset()
+	s.report()
+	require.Contains(t, out.String(), "slowest: p.TestSlow 61 s, p.TestMiddle 7 s\n")
+}
