@@ -305,7 +305,7 @@ var hubPoints = []hubPoint{
 		clone, err := x.Prepare(NodeSpec{Name: "clone", Site: "s1", Host: x.nodes[3].Host})
 		require.NoError(x.t, err)
 		require.NoError(x.t, os.RemoveAll(clone.StateDir))
-		require.NoError(x.t, os.CopyFS(clone.StateDir, os.DirFS(x.Node("n1").StateDir)))
+		copyLive(x.t, clone.StateDir, x.Node("n1").StateDir)
 		require.NoError(x.t, clone.Start())
 		require.NoError(x.t, lab.Wait(within(x.t, noticedWithin), "the quarantine", quarantined(x.System, "n1")))
 		require.NoError(x.t, clone.Proc.Stop(step(x.t)))

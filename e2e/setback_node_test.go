@@ -100,7 +100,7 @@ func (x *nodeSetBack) try(p nodePoint) {
 		p.before(x)
 	}
 	copied := x.n.StateDir + ".snapshot"
-	x.n.Host.Sh("rm -rf " + copied + " && cp -a " + x.n.StateDir + " " + copied)
+	x.n.Host.Sh(snapshotOf(x.n.StateDir, copied))
 	p.do(x)
 	x.n.Proc.Kill()
 	x.n.Host.Sh("rm -rf " + x.n.StateDir + " && cp -a " + copied + " " + x.n.StateDir)
@@ -264,7 +264,7 @@ func (x *nodeSetBack) copied() {
 	t := x.t
 	clone, err := x.Prepare(NodeSpec{Name: fmt.Sprintf("copy-%d", x.tried), Site: "s1", Host: x.nodes[3].Host})
 	require.NoError(t, err)
-	require.NoError(t, os.CopyFS(clone.StateDir, os.DirFS(x.n.StateDir)))
+	copyLive(t, clone.StateDir, x.n.StateDir)
 	x.rotated()
 	require.NoError(t, clone.Start())
 	says(t, clone, "the hub knows this node by a newer key", "or is a copy of the node's")
@@ -272,7 +272,7 @@ func (x *nodeSetBack) copied() {
 	require.NoError(t, Ping(step(t), x.n.Pod.Host, x.nodes[1].Pod.V4), "the node itself goes on")
 	x.state("n1", api.NodeReady)
 	require.NoError(t, clone.Proc.Stop(step(t)))
-	x.n.Host.Sh("rm -rf " + x.n.StateDir + ".snapshot && cp -a " + x.n.StateDir + " " + x.n.StateDir + ".snapshot") // of now: n1 itself is not set back
+	x.n.Host.Sh(snapshotOf(x.n.StateDir, x.n.StateDir+".snapshot")) // of now: n1 itself is not set back
 }
 
 // half sets another host back to amid its join: the same token gives it the identity that it had.
@@ -292,7 +292,7 @@ func (x *nodeSetBack) half() {
 	x.Hub.Env = nil
 	require.NoError(t, x.StartHub(step(t)))
 	copied := n.StateDir + ".snapshot"
-	n.Host.Sh("cp -a " + n.StateDir + " " + copied)
+	n.Host.Sh(snapshotOf(n.StateDir, copied))
 	_, err = n.Redeem(step(t), token)
 	require.NoError(t, err)
 	x.joined(n)
@@ -351,4 +351,10 @@ func TestNodeIsSetBackAnywhere(t *testing.T) {
 		}
 	}
 	t.Logf("set back to before %d things: %d numbers given, none twice", len(nodePoints), len(x.given))
+}
+
+// snapshotOf is a script that copies the directory of a program that may run, and may replace a file
+// meanwhile: then it begins anew.
+func snapshotOf(dir, to string) string {
+	return fmt.Sprintf("for i in 1 2 3 4 5; do rm -rf %[2]s; cp -a %[1]s %[2]s && exit 0; done; exit 1", dir, to)
 }

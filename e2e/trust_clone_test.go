@@ -42,7 +42,7 @@ func TestClonedMachine(t *testing.T) {
 	}
 	// Restarts, and a machine set back to a snapshot of its disk, are none.
 	snap := filepath.Join(nodes[0].Host.Dir(), "snapshot")
-	require.NoError(t, os.CopyFS(snap, os.DirFS(nodes[0].StateDir)))
+	copyLive(t, snap, nodes[0].StateDir)
 	for i := range 4 {
 		nodes[0].Proc.Kill()
 		if i == 2 {
@@ -85,4 +85,16 @@ func TestClonedMachine(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, out, "quarantined")
 	require.Contains(t, out, "released")
+}
+
+// copyLive copies the directory of a program that runs, as a snapshot of its disk would have it: a
+// file that is being replaced is there under its own name, before and after.
+func copyLive(t *testing.T, to, from string) {
+	t.Helper()
+	require.NoError(t, Wait(t, func() error {
+		if err := os.RemoveAll(to); err != nil {
+			return err
+		}
+		return os.CopyFS(to, os.DirFS(from))
+	}))
 }

@@ -141,7 +141,7 @@ type simTunnel struct {
 // Listen adds the socket to the first family's listener.
 func (t *simTunnel) Listen(at netip.AddrPort) (net.Listener, error) {
 	l, err := t.Hub.Listen(at)
-	if err != nil || !at.Addr().Is4() {
+	if err != nil || !at.Addr().Is4() || at.Port() != protocol.ControlPort {
 		return l, err
 	}
 	m := &merged{Listener: l, conns: make(chan net.Conn), closed: make(chan struct{}), failed: make(chan error, 1)}

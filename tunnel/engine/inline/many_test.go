@@ -66,7 +66,7 @@ func (c *crowd) Send(to protocol.NodeNumber, b []byte, _ int) error {
 // load. By address WireGuard lets 20 in a second pass, which would take 49
 // seconds; so it is by node.
 func TestManyHandshakesFromOneAddress(t *testing.T) {
-	const count, within = 600, 25 * time.Second
+	const count, within = 1000, 25 * time.Second
 	for name, factory := range map[string]enginetest.Factory{
 		"inline": func(c enginetest.Config) (engine.Engine, error) {
 			return New(Config{Number: c.Number, PrivateKey: c.PrivateKey, TUN: c.TUN, Carrier: c.Carrier, Log: c.Log, AnyDestination: c.AnyDestination})
