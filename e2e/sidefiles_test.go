@@ -49,6 +49,12 @@ func TestDamagedFiles(t *testing.T) {
 	}
 	pings()
 	file := func(name string) string { return filepath.Join(n.StateDir, name) }
+	for _, name := range twice { // what was never kept has no copy
+		require.NoError(t, Wait(t, func() error {
+			_, err := os.Stat(durable.Copy(file(name)))
+			return err
+		}), name)
+	}
 	again := func() {
 		t.Helper()
 		require.NoError(t, n.Start())

@@ -173,6 +173,16 @@ func (w *window) forgive() {
 	}
 }
 
+// before is the time of the newest sample that is not after at, or of the first.
+func (w *window) before(at time.Time) (t time.Time) {
+	for i, s := range w.samples {
+		if i == 0 || !s.at.After(at) {
+			t = s.at
+		}
+	}
+	return t
+}
+
 // since is between until the last sample.
 func (w *window) since(at time.Time, wanted func(class int) bool) (sent, got, bytes int, took time.Duration) {
 	if len(w.samples) == 0 {

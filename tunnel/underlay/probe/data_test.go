@@ -354,6 +354,29 @@ func TestPolicedPathOfAShortTransfer(t *testing.T) {
 	require.Contains(t, a.Suspects(w.now)[0].Why, "Mbit/s")
 }
 
+// Nor does it matter that it is over before the other path's counts are looked at for the first time.
+func TestPolicedPathOfABurst(t *testing.T) {
+	w, a, b := directPair(t)
+	left := 6000 // messages that go over the relay, at once
+	w.every(5*time.Millisecond, func() {
+		if a.kind(11) != relayed {
+			a.message(11, protocol.MessageTransport, 1452)
+			return
+		}
+		for n := 0; left > 0 && n < 200; n++ {
+			a.message(11, protocol.MessageTransport, 1452)
+			left--
+		}
+	})
+	w.pass(3 * time.Second)
+	w.lost = policed(w, b.addr, 60_000)
+	w.until(t, 15*time.Second, func() bool { return a.kind(11) == relayed })
+	w.pass(12 * time.Second)
+	require.Zero(t, left)
+	require.Equal(t, relayed, a.kind(11))
+	require.Contains(t, a.Suspects(w.now)[0].Why, "Mbit/s")
+}
+
 // Candidates in private ranges that do not answer get a few questions and then hardly any,
 // however often traffic comes and goes; none while a good direct path is there, or never.
 func TestPrivateCandidates(t *testing.T) {

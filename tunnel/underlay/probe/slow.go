@@ -65,6 +65,16 @@ func (p *path) rate(since time.Time) (r float64) {
 	return r
 }
 
+// carried is rate since a moment at which nothing went over the path yet: what was counted before the
+// first sample after it counts, too. A transfer may be over by then.
+func (p *path) carried(since, now time.Time) (r float64) {
+	for _, f := range []*flow{&p.out, &p.in} {
+		_, _, bytes, _ := f.window.since(f.window.before(since), every)
+		r += float64(bytes) / now.Sub(since).Seconds()
+	}
+	return r
+}
+
 // tryOther begins and ends trials. chosen carries the traffic now; other reports whether
 // there is a path that could instead, or has it made.
 func (t *trial) tryOther(now time.Time, chosen *path, other func() bool) {
@@ -75,7 +85,7 @@ func (t *trial) tryOther(now time.Time, chosen *path, other func() bool) {
 		t.slow = nil
 		if chosen != nil && chosen != s && chosen.alive(now) {
 			// A transfer may be over before the trial is.
-			if r := max(chosen.rate(now.Add(-trialLast)), chosen.rate(t.began)); r >= trialGain*t.rate {
+			if r := max(chosen.rate(now.Add(-trialLast)), chosen.carried(t.began, now)); r >= trialGain*t.rate {
 				s.accuse(now, fmt.Sprintf("%.0f %% of what was sent over it were lost and few of its probes: it carried %.1f Mbit/s, another path %.1f", 100*t.loss, t.rate/125000, r/125000))
 				t.fails, t.next = 0, time.Time{}
 				return
