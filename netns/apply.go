@@ -30,10 +30,11 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 	before := h.last
 	var found []Drift
 	gone := false
-	// Each kind is looked at right before it is put right, so that nothing is undone in
-	// between unseen. nftables are listed once, by applyNft. What cannot be listed fails there.
+	// Each kind is looked at right before it is put right, and each setting as it is set, so
+	// that nothing is undone in between unseen. nftables are listed once, by applyNft. What
+	// cannot be listed fails there.
 	look := func(k Kind) {
-		if gone && k != Sysctls {
+		if gone {
 			return
 		}
 		l, _ := h.drift(ctx, before, []Kind{k})
@@ -44,8 +45,14 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 			gone = gone || d.Kind == Link
 		}
 	}
+	set := func(s sysctl, was string) {
+		if gone && p.ofOwn(s) || s.value == forwardMark && was == "1" {
+			return // the device is another one, or others had it forward: see Uses
+		}
+		found = append(found, Drift{Kind: Sysctls, Subject: s.key, Missing: []string{s.line()}, Extra: []string{sysctl{s.key, was}.line()}})
+	}
 	known := len(h.undone)
-	err := h.apply(ctx, p, look, func(Kind, string) bool { return true })
+	err := h.apply(ctx, p, look, set, func(Kind, string) bool { return true })
 	if ctx.Err() != nil {
 		h.undone = h.undone[:known]
 		return err
@@ -88,14 +95,15 @@ func (h *Host) PutRight() []Drift {
 }
 
 // apply is Apply for the kinds that want names, of which Sysctls are asked for one by
-// one; look is told of each kind before it is touched. h.mu is held.
+// one; look is told of each kind before it is touched but for Sysctls, of which set is told
+// each that had another value. h.mu is held.
 //
 // The order is walls before ways: settings and nftables, then the link comes up, then
 // addresses, routes and rules. Where nftables fail and nothing is known to stand
 // (ErrNoWalls), ways are made all the same: without them pods' packets would take the
 // host's default route. Closed it is by the tunnel, which then must have no peers: see
 // ErrNoWalls.
-func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k Kind, subject string) bool) error {
+func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), set func(s sysctl, was string), want func(k Kind, subject string) bool) error {
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
@@ -129,14 +137,17 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), want func(k K
 			f.add(Link, linkQueueLine(p.Interface, p.Queue), setLink(link, "txqueuelen", link.Attrs().TxQLen, p.Queue, netlink.LinkSetTxQLen))
 		}
 	}
-	look(Sysctls)
 	if wants(Other) { // all is applied
 		f.add(Other, "", h.takeBack(ctx, rec, p))
 	}
 	settings := func(forward bool) {
 		for _, s := range p.sysctls() {
 			if forward == (s.value == forwardMark) && want(Sysctls, s.key) && (link != nil || !p.ofOwn(s)) {
-				if err := h.setSysctl(rec, s, p.ofOwn(s)); err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)) {
+				was, err := h.setSysctl(rec, s, p.ofOwn(s))
+				switch {
+				case err == nil && was != s.value:
+					set(s, was)
+				case err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)):
 					f = append(f, p.unset(s, err)) // else it went with its interface
 				}
 			}

@@ -296,3 +296,26 @@ func TestLinkRenamedWhileStopped(t *testing.T) {
 	require.NoError(t, NewHost(h.stateDir, zerolog.Nop()).Remove(ctx, c))
 	require.Contains(t, sh(t, "ip link"), "x1:")
 }
+
+// What somebody undoes while a plan is applied is put right and told, however late.
+func TestUndoneWhileApplying(t *testing.T) {
+	h, p := host(t), plan(t, testConfig())
+	ctx := context.Background()
+	p = used(t, h, p)
+	require.NoError(t, h.Apply(ctx, p))
+	require.Empty(t, h.PutRight())
+	real, err := nftPath()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "nft"), []byte("#!/bin/sh\nmkdir "+dir+"/once && sysctl -qw net.ipv4.conf.pods.forwarding=0 net.ipv6.conf.all.forwarding=0\nexec "+real+` "$@"`+"\n"), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	require.NoError(t, h.Apply(ctx, p))
+	requireFound(t, h, p)
+	var subjects []string
+	for _, d := range h.PutRight() {
+		require.Equal(t, []string{"sysctl -w " + d.Subject + "=" + forwardMark}, d.Missing)
+		require.Equal(t, []string{"sysctl -w " + d.Subject + "=0"}, d.Extra)
+		subjects = append(subjects, d.Subject)
+	}
+	require.Equal(t, []string{"net.ipv4.conf.pods.forwarding", forward6}, subjects)
+}

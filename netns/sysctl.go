@@ -57,32 +57,32 @@ func perInterface(proto, name string) []string {
 	return m
 }
 
-// setSysctl brings one setting to its value, having recorded what was there. Settings of
-// our own interface go away with it and are not recorded, nor is forwarding, which its value
-// tells to be ours.
-func (h *Host) setSysctl(rec *record, s sysctl, own bool) error {
+// setSysctl brings one setting to its value, having recorded what was there, which it returns:
+// the value itself where nothing is changed. Settings of our own interface go away with it and
+// are not recorded, nor is forwarding, which its value tells to be ours.
+func (h *Host) setSysctl(rec *record, s sysctl, own bool) (was string, err error) {
 	now, err := readSysctl(s.key)
 	if err != nil {
-		return err
+		return "", err
 	}
 	marked := s.value == forwardMark
 	switch {
 	case now == s.value:
-		return nil
+		return now, nil
 	case marked && now == "1" && !rec.hasSysctl(forward4) && !rec.hasSysctl(forward6):
-		return nil // somebody else's by now
+		return s.value, nil // somebody else's by now
 	}
 	h.log.Debug().Str("sysctl", s.key).Str("was", now).Str("value", s.value).Msg("set sysctl")
 	if s.key == forward6 {
-		return h.setForward6(rec, s.value)
+		return now, h.setForward6(rec, s.value)
 	}
 	if !own && !marked && !rec.hasSysctl(s.key) {
 		rec.Sysctls = append(rec.Sysctls, savedSysctl{Key: s.key, Was: now, Set: s.value})
 		if err := h.writeRecord(rec); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return writeSysctl(s.key, s.value)
+	return now, writeSysctl(s.key, s.value)
 }
 
 // routerAdvertisements lists what keeps the host's own IPv6 addresses and

@@ -120,9 +120,9 @@ func (b *bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if to.number == 0 {
 		return errNoPeer
 	}
-	if len(bufs) == 1 && messageType(bufs[0]) == device.MessageInitiationType {
+	if len(bufs) == 1 && messageType(bufs[0]) != device.MessageTransportType {
 		if p := b.e.table.Load().byNumber[to.number]; p != nil {
-			p.initiated.Store(time.Now().UnixNano())
+			p.cross.leaves(time.Now(), bufs[0])
 		}
 	}
 	var first error

@@ -8,15 +8,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.zx2c4.com/wireguard/device"
+
 	"causeway/protocol"
 	"causeway/tunnel/engine"
 )
-
-// crossing is how long our own initiation, sent and not answered yet, makes us
-// ignore one that comes the other way if our number is the lower one. Without
-// it each side would overwrite its own handshake with the other's, and both
-// would wait for a retry.
-const crossing = time.Second
 
 // wakeQueue bounds what waits for peers to be put into the device.
 const wakeQueue = 256
@@ -30,20 +26,13 @@ type peer struct {
 	idleSince time.Time
 	idleAt    uint64 // bytes received at idleSince
 
-	ep        *endpoint
-	present   atomic.Bool  // in the device
-	initiated atomic.Int64 // when our unanswered initiation left, Unix nanoseconds
+	ep      *endpoint
+	present atomic.Bool // in the device
+	cross   cross
 }
 
 // pinned peers stay in the device: with keepalives on, they are never idle.
 func (p *peer) pinned() bool { return p.cfg.Keepalive > 0 }
-
-// yields reports whether an initiation from p is to be ignored because ours,
-// with the lower number, is under way.
-func (p *peer) yields(self protocol.NodeNumber) bool {
-	sent := p.initiated.Load()
-	return sent != 0 && self < p.ep.number && time.Since(time.Unix(0, sent)) < crossing
-}
 
 // canonical returns the prefixes without host bits, sorted, each once.
 func canonical(in []netip.Prefix) []netip.Prefix {
@@ -67,11 +56,13 @@ func without(a, b []netip.Prefix) (out []netip.Prefix) {
 
 // wakeRequest asks tend to put a peer into the device: from the TUN reader,
 // which waits for done, or from a reader of the underlay, which does not wait
-// and leaves the handshake message that is to follow.
+// and leaves the handshake message that is to follow. With anew it asks for another handshake,
+// in place of all that the device has of the peer.
 type wakeRequest struct {
 	number   protocol.NodeNumber
 	datagram []byte
 	done     chan struct{}
+	anew     bool
 }
 
 // tend puts peers into the device and takes idle ones out. It is a goroutine
@@ -87,7 +78,11 @@ func (e *Engine) tend(ctx context.Context) {
 		case <-tick.C:
 			e.dropIdle(time.Now())
 		case w := <-e.wake:
-			e.rouse(w)
+			if w.anew {
+				e.beginAnew(w.number)
+			} else {
+				e.rouse(w)
+			}
 		}
 	}
 }
@@ -107,6 +102,20 @@ func (e *Engine) rouse(w wakeRequest) {
 	if w.datagram != nil && p != nil {
 		e.bind.queue.push(p.ep, w.datagram, len(w.datagram))
 		e.bind.queue.flush()
+	}
+}
+
+// beginAnew forgets what the device has of a peer and has it send an initiation.
+func (e *Engine) beginAnew(n protocol.NodeNumber) {
+	e.ResetPeer(n)
+	var in *device.Peer
+	e.mu.Lock()
+	if p := e.peers[n]; p != nil && e.dev != nil {
+		in = e.dev.LookupPeer(device.NoisePublicKey(p.cfg.Key))
+	}
+	e.mu.Unlock()
+	if in != nil {
+		_ = in.SendHandshakeInitiation(false) // said in the device's log; the next packet tries again
 	}
 }
 
@@ -156,7 +165,7 @@ func (e *Engine) addLocked(p *peer) error {
 // packet that comes meanwhile asks for it again.
 func (e *Engine) removeLocked(p *peer) error {
 	p.present.Store(false)
-	p.initiated.Store(0)
+	p.cross.forget()
 	if err := e.dev.IpcSet(new(script).remove(p.cfg.Key).String()); err != nil {
 		return fmt.Errorf("remove peer %d: %w", p.cfg.Number, err)
 	}

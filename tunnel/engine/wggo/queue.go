@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -167,8 +168,8 @@ var _ underlay.Receiver = (*reader)(nil)
 // which happens in the underlay's plain mode alone. Nothing can be sent to it.
 var anonymous = newEndpoint(0)
 
-// Receive queues a run of datagrams. Handshake messages are looked at: an
-// initiation may need its peer to be made first, or may cross with our own.
+// Receive queues a run of datagrams. Handshake messages are looked at: they may cross with
+// others (see cross), and an initiation may need its peer to be made first.
 func (r *reader) Receive(from underlay.Source, buf []byte, segment int) {
 	if segment <= 0 {
 		return
@@ -185,34 +186,35 @@ func (r *reader) Receive(from underlay.Source, buf []byte, segment int) {
 	start := 0
 	for off := 0; off < len(buf); off += segment {
 		m := buf[off:min(off+segment, len(buf))]
-		switch messageType(m) {
-		case device.MessageTransportType:
-			continue
-		case device.MessageResponseType:
-			p.initiated.Store(0)
-			continue
-		case device.MessageInitiationType:
-		default:
+		kind := messageType(m)
+		if kind != device.MessageInitiationType && kind != device.MessageResponseType {
 			continue
 		}
 		if start < off {
 			q.push(p.ep, buf[start:off], segment)
 		}
 		start = off + len(m)
-		switch {
-		case p.yields(r.e.cfg.Number):
-		case p.present.Load():
+		switch v := p.cross.comes(time.Now(), m, r.e.cfg.Number < p.ep.number); {
+		case v == renew:
+			r.ask(wakeRequest{number: from.Peer, anew: true})
+		case v == ignore:
+		case p.present.Load() || kind == device.MessageResponseType:
 			q.push(p.ep, m, len(m))
 		default:
-			select {
-			case r.e.wake <- wakeRequest{number: from.Peer, datagram: append([]byte(nil), m...)}:
-			default:
-				q.dropped.Add(1)
-			}
+			r.ask(wakeRequest{number: from.Peer, datagram: append([]byte(nil), m...)})
 		}
 	}
 	if start < len(buf) {
 		q.push(p.ep, buf[start:], segment)
+	}
+}
+
+// ask asks the engine's own goroutine, if that is not too busy.
+func (r *reader) ask(w wakeRequest) {
+	select {
+	case r.e.wake <- w:
+	default:
+		r.e.bind.queue.dropped.Add(1)
 	}
 }
 
