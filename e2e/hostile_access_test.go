@@ -126,7 +126,7 @@ func TestHijackNeighbour(t *testing.T) {
 	lab.Counts(t)
 	t.Parallel()
 	w := newAccessWorld(t, "")
-	p := startPings(t, w.far.Pod, w.victim.Pod)
+	p := startPings(t, w.System, w.far.Pod, w.victim.Pod)
 	own := PodRoutes(2, 1)
 	claims := []string{"10.1.1.11/32", "10.1.1.0/24", "10.1.1.8/29", "10.1.0.0/16", "fd10:1:1::11/128", "fd10:1:1::/64", "fd10:1::/32"}
 	var victims []netip.Prefix

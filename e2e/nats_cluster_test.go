@@ -200,6 +200,7 @@ func (c *operated) whole(js jetstream.JetStream, names ...string) (leader int) {
 // between pods, no ping is lost. A reader whom the operator made follows throughout.
 func TestAgentsOverAnOperatedCluster(t *testing.T) {
 	needRoot(t)
+	lab.Counts(t)
 	t.Parallel()
 	l, host, nodes := smallHosts(t, 2)
 	c := startOperated(t, l, nodes[0].Inet, host)
@@ -227,7 +228,7 @@ func TestAgentsOverAnOperatedCluster(t *testing.T) {
 	require.NoError(t, err)
 	held, err := s.Hold(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4)
 	require.NoError(t, err)
-	p := startPings(t, nodes[0].Pod, nodes[1].Pod)
+	p := startPings(t, s, nodes[0].Pod, nodes[1].Pod)
 
 	// Changes all the time; what was acknowledged counts.
 	ctx, cancel := context.WithCancel(context.Background())

@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string) error {
 	pace := fs.Int64("pace", 1<<20, "bytes in a second")
 	pps := fs.Float64("pps", 1000, "datagrams in a second")
 	every := fs.Duration("every", 10*time.Millisecond, "time between echoes")
+	wait := fs.Duration("wait", time.Second, "how long to wait for the last echoes")
 	queue := fs.Int("queue", 1, "number of the netfilter queue")
 	base := fs.Duration("delay", 0, "how long each packet is held back")
 	jitter := fs.Duration("jitter", 0, "up to this much more, which reorders")
@@ -132,7 +133,7 @@ func run(ctx context.Context, args []string) error {
 	case "rate":
 		return show(sendRate(ctx, target, *pps, *size, *dur))
 	case "rtt":
-		return show(roundTrips(ctx, target, *every, *dur))
+		return show(roundTrips(ctx, target, *every, *dur, *wait))
 	case "delay":
 		return delay(ctx, *queue, *base, *jitter, *loss)
 	case "http":

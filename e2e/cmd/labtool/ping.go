@@ -57,14 +57,14 @@ type RoundTrips struct {
 	P99      float64 `json:"p99_ms"`
 }
 
-// roundTrips pings one address for a while.
-func roundTrips(ctx context.Context, addr string, every, d time.Duration) (RoundTrips, error) {
+// roundTrips pings one address for a while, and waits that long for the last answers.
+func roundTrips(ctx context.Context, addr string, every, d, wait time.Duration) (RoundTrips, error) {
 	p, err := probing.NewPinger(addr)
 	if err != nil {
 		return RoundTrips{}, fmt.Errorf("ping %s: %w", addr, err)
 	}
 	p.SetPrivileged(true)
-	p.Interval, p.Count, p.Timeout = every, max(1, int(d/every)), d+time.Second
+	p.Interval, p.Count, p.Timeout = every, max(1, int(d/every)), d+wait
 	if err := p.RunWithContext(ctx); err != nil {
 		return RoundTrips{}, fmt.Errorf("ping %s: %w", addr, err)
 	}
