@@ -236,7 +236,8 @@ func (r *run) buildServers(context.Context) (err error) {
 func (r *run) buildAdmin() (err error) {
 	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Control: r.sessions,
 		Inventory: r.inventory, Incidents: r.incidents, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
-		BackupNote: filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
+		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
+		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
 	if r.outside {
 		c.Conditions = append(c.Conditions, r.external.condition)
 	}

@@ -23,6 +23,7 @@ import (
 // Tunnel is the hub's side of the tunnel: tunnel.Hub.
 type Tunnel interface {
 	control.Tunnel
+	relayTunnel
 	Run(context.Context) error
 	SetKeys([]tunnel.OwnKey) error
 	Ready() <-chan struct{}

@@ -24,9 +24,11 @@ import (
 	"causeway/tunnel/underlay"
 )
 
-// RelayLimits bounds the data that the switchboard forwards; RelayRate is one bound.
+// RelayLimits bounds the data that the switchboard forwards for everybody, RelayBound that of
+// some nodes; RelayRate is how much.
 type (
 	RelayLimits = relay.Limits
+	RelayBound  = relay.Bound
 	RelayRate   = relay.Rate
 )
 
@@ -266,6 +268,12 @@ type RelayStats struct {
 
 // RelayDropReasons are keys of RelayStats.Dropped that can be expected; there may be others.
 func RelayDropReasons() []string { return slices.Clone(relay.DropReasons) }
+
+// SetRelayBounds replaces the bounds of what some nodes send through the relay: whole state.
+func (h *Hub) SetRelayBounds(l []RelayBound) { h.relay.SetBounds(l) }
+
+// RelayBounded counts the datagrams that each bound has dropped, by its name.
+func (h *Hub) RelayBounded() map[string]uint64 { return h.relay.Bounded() }
 
 // RelayStats returns the counters.
 func (h *Hub) RelayStats() RelayStats {

@@ -64,6 +64,8 @@ type Config struct {
 	Relay     func() tunnel.RelayStats
 	Bound     func(protocol.NodeNumber) []netip.AddrPort
 	Settings  []api.Setting // as they are, without secrets
+	// ObjectStatus is what is known live of a declared object, by field; nil or empty: nothing.
+	ObjectStatus func(state.ObjectKey) map[string]string
 	// BackupNote is a file that keeps when the last backup was taken; empty: none.
 	BackupNote string
 	// Conditions are further ones for status, of what only some hubs have.
@@ -122,6 +124,7 @@ func New(cfg Config) *Server {
 	s.registerDiag(a)
 	s.registerIncidents(a)
 	s.registerDoctor(a)
+	s.registerObjects(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)

@@ -10,6 +10,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/declare"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -71,7 +72,7 @@ func (s *Server) registerSites(a huma.API) {
 			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil {
 				return err
 			}
-			return setSite(d, in.Body.Name, in.Body.MaxAge, in.Body.RotateKeys)
+			return declare.SetSite(d, in.Body.Name, in.Body.MaxAge, in.Body.RotateKeys)
 		})
 		if err != nil {
 			return nil, err
@@ -98,16 +99,11 @@ func (s *Server) registerSites(a huma.API) {
 				return state.Errorf(state.Invalid, "nothing to change: ranges, max_age or rotate_keys is missing")
 			}
 			if in.Body.Ranges != nil {
-				for _, n := range d.LiveNodes() {
-					if n.Site == in.Name {
-						d.Announced(n.Number, s.cfg.Control.Announced(n.Number))
-					}
-				}
-				if err := state.SetRanges(d, in.Name, uniq(in.Body.Ranges)); err != nil {
+				if err := declare.SetRanges(d, in.Name, in.Body.Ranges, declare.Live{Announced: s.cfg.Control.Announced}); err != nil {
 					return err
 				}
 			}
-			return setSite(d, in.Name, in.Body.MaxAge, in.Body.RotateKeys)
+			return declare.SetSite(d, in.Name, in.Body.MaxAge, in.Body.RotateKeys)
 		})
 		if err != nil {
 			return nil, err
@@ -142,25 +138,6 @@ func (s *Server) registerSites(a huma.API) {
 		_, err := s.change(ctx, in.IfMatch, "token revoke "+in.ID, "token "+in.ID, current, func(d *state.Draft) error { return d.Add(state.TokenCancelled{ID: id}) })
 		return nil, err
 	}, changes)
-}
-
-// setSite changes what is given.
-func setSite(d *state.Draft, site string, age api.MaxAge, rotate api.RotateKeys) error {
-	if age != 0 {
-		if age == api.Forever {
-			age = 0
-		}
-		if err := state.SetMaxAge(d, site, time.Duration(age)); err != nil {
-			return err
-		}
-	}
-	if rotate != 0 {
-		if rotate == api.Never {
-			rotate = 0
-		}
-		return state.SetRotateKeys(d, site, time.Duration(rotate))
-	}
-	return nil
 }
 
 func toToken(st *state.State, k state.Token) api.Token {

@@ -253,3 +253,23 @@ func (c *Client) Explain(ctx context.Context, q ExplainRequest) (Explanation, er
 	err := c.doWithin(ctx, c.cfg.Timeout+explainWait, http.MethodPost, "/v1/diag/explain", q, &r)
 	return r, err
 }
+
+// Objects lists the declared objects of a kind.
+func (c *Client) Objects(ctx context.Context, kind string) ([]Object, error) {
+	return get[[]Object](ctx, c, "/v1/objects/"+url.PathEscape(kind))
+}
+
+// Object returns a declared object.
+func (c *Client) Object(ctx context.Context, kind, name string) (Object, error) {
+	return get[Object](ctx, c, "/v1/objects/"+url.PathEscape(kind)+"/"+url.PathEscape(name))
+}
+
+// DeleteObject takes a declared object away.
+func (c *Client) DeleteObject(ctx context.Context, kind, name string, o ...Option) error {
+	return c.do(ctx, http.MethodDelete, "/v1/objects/"+url.PathEscape(kind)+"/"+url.PathEscape(name), nil, nil, o...)
+}
+
+// Apply does what documents say: all of it, or nothing.
+func (c *Client) Apply(ctx context.Context, a Apply) (Applied, error) {
+	return send[Applied](ctx, c, http.MethodPost, "/v1/apply", a)
+}

@@ -60,6 +60,8 @@ var kinds = map[string]reflect.Type{
 	"admin_revoked":     reflect.TypeFor[AdminRevoked](),
 	"nats_user_created": reflect.TypeFor[NATSUserCreated](),
 	"nats_user_revoked": reflect.TypeFor[NATSUserRevoked](),
+	"object_put":        reflect.TypeFor[ObjectPut](),
+	"object_deleted":    reflect.TypeFor[ObjectDeleted](),
 	"upgrade_started":   reflect.TypeFor[UpgradeStarted](),
 	"upgrade_advanced":  reflect.TypeFor[UpgradeAdvanced](),
 	"upgrade_ended":     reflect.TypeFor[UpgradeEnded](),

@@ -194,6 +194,9 @@ func (c SiteDeleted) apply(s *State, t time.Time) error {
 			return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, n.Name)
 		}
 	}
+	if err := s.named(c.Name, ""); err != nil && !s.folding {
+		return err
+	}
 	for id, tok := range s.Tokens {
 		if tok.Site == c.Name && tok.State(t) == TokenOpen {
 			tok.Revoked = true

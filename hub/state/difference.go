@@ -85,6 +85,10 @@ func touched(c Change) []object {
 		return []object{{natsUser, c.Name}}
 	case NATSUserRevoked:
 		return []object{{natsUser, c.Name}}
+	case ObjectPut:
+		return []object{{c.Kind, ObjectKey{c.Kind, c.Name}}}
+	case ObjectDeleted:
+		return []object{{c.Kind, ObjectKey(c)}}
 	case UpgradeStarted, UpgradeAdvanced, UpgradeEnded:
 		return []object{{"upgrade", "of nodes"}}
 	}
@@ -116,6 +120,11 @@ func (s *State) find(o object) (stored any, name string) {
 		if v, ok := s.Nodes[k]; ok {
 			stored = v
 		}
+	case ObjectKey:
+		name = k.String()
+		if v, ok := s.Objects[k]; ok {
+			stored = v
+		}
 	case RouteKey:
 		name = "route " + k.Prefix.String() + " of node " + s.Nodes[k.Node].Name
 		if v, ok := s.Routes[k]; ok {
@@ -126,7 +135,7 @@ func (s *State) find(o object) (stored any, name string) {
 }
 
 // hidden fields are no news to a person, or are shown in the object's name.
-var hidden = []string{"Hash", "Cert", "Statement", "RouteKey", "Number", "ID", "Created", "Joined", "Proven"}
+var hidden = []string{"Hash", "Cert", "Statement", "RouteKey", "Number", "ID", "Created", "Joined", "Proven", "Kind", "Shape", "Generation", "Changed"}
 
 // fields are an object's fields as texts, those with nothing in them left out.
 func fields(stored any) map[string]string {

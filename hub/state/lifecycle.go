@@ -61,6 +61,9 @@ func (c NodeRenamed) apply(s *State, _ time.Time) error {
 	if o, ok := s.names[c.Name]; ok {
 		return Errorf(Conflict, "the name %s is taken by a node of site %s", c.Name, s.Nodes[o].Site)
 	}
+	if err := s.named("", n.Name); err != nil && !s.folding {
+		return err
+	}
 	delete(s.names, n.Name)
 	n.Name = c.Name
 	s.Nodes[c.Number], s.names[c.Name] = n, c.Number

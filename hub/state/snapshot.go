@@ -134,6 +134,7 @@ func decodeSnapshot(b []byte) (*State, map[uint64][]Difference, error) {
 	fill(&st.Nodes)
 	fill(&st.Admins)
 	fill(&st.NATSUsers)
+	fill(&st.Objects)
 	for _, r := range v.State.Routes {
 		st.Routes[r.RouteKey] = r
 	}

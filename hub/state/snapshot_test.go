@@ -41,6 +41,12 @@ func full(v reflect.Value, n *int) {
 	case *protocol.RouteState:
 		*x = protocol.RouteApproved
 		return
+	case *json.RawMessage:
+		*x = json.RawMessage(fmt.Sprintf(`{"n":%d}`, *n))
+		return
+	case *ObjectKey:
+		*x = ObjectKey{"kind", fmt.Sprintf("name-%d", *n)}
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:

@@ -43,6 +43,7 @@ type State struct {
 	Routes     map[RouteKey]Route           // of live nodes
 	Admins     map[string]Admin             // by name; those that were revoked too
 	NATSUsers  map[string]NATSUser          // likewise
+	Objects    map[ObjectKey]Object         `json:",omitempty"` // declared
 
 	Upgrade *Upgrade // the last one; nil: there was none
 
@@ -153,6 +154,7 @@ func New() *State {
 		Routes:     map[RouteKey]Route{},
 		Admins:     map[string]Admin{},
 		NATSUsers:  map[string]NATSUser{},
+		Objects:    map[ObjectKey]Object{},
 		names:      map[string]protocol.NodeNumber{},
 		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
 		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
@@ -169,6 +171,7 @@ func (s *State) clone() *State {
 	c.Routes = maps.Clone(s.Routes)
 	c.Admins = maps.Clone(s.Admins)
 	c.NATSUsers = maps.Clone(s.NATSUsers)
+	c.Objects = maps.Clone(s.Objects)
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)

@@ -56,7 +56,11 @@ func (d *reader) message(m *sock.Message) {
 		last protocol.NodeNumber
 		to   *entry
 		pair *meter
+		held []*bounding
 	)
+	if from != nil {
+		held = r.bounds.Load().bySender[from.number]
+	}
 	for o := 0; o < len(m.Data); o += m.Segment {
 		b := m.Data[o:min(o+m.Segment, len(m.Data))]
 		t := protocol.ClassifyMessage(b)
@@ -69,7 +73,9 @@ func (d *reader) message(m *sock.Message) {
 			d.deliver()
 			d.arrivals.flush() // what came before it is counted in the answer
 			d.probe(m, b)
-			from, last = r.byAddr.get(m.From), 0
+			if from, last = r.byAddr.get(m.From), 0; from != nil {
+				held = r.bounds.Load().bySender[from.number]
+			}
 			continue
 		}
 		if from == nil {
@@ -109,12 +115,8 @@ func (d *reader) message(m *sock.Message) {
 			d.urgent.add(to, b)
 			continue
 		}
-		if r.node.bounded() && !from.meters.data.take(&r.node, d.tick, len(b)) {
-			r.drops.Add(DropNode, 1)
-			continue
-		}
-		if pair != nil && !pair.take(&r.pair, d.tick, len(b)) {
-			r.drops.Add(DropPair, 1)
+		if reason := d.limited(from.entry, pair, held, n, len(b)); reason != "" {
+			r.drops.Add(reason, 1)
 			continue
 		}
 		protocol.SetMessageNumber(b, from.number)
@@ -125,6 +127,20 @@ func (d *reader) message(m *sock.Message) {
 	}
 	d.arrivals.flush()
 	d.deliver()
+}
+
+// limited says which limit keeps data of so many bytes from number n; empty: none.
+func (d *reader) limited(from *entry, pair *meter, held []*bounding, n protocol.NodeNumber, size int) string {
+	r := d.r
+	switch {
+	case r.node.bounded() && !from.meters.data.take(&r.node, d.tick, size):
+		return DropNode
+	case pair != nil && !pair.take(&r.pair, d.tick, size):
+		return DropPair
+	case len(held) > 0 && !pass(held, n, d.tick, size):
+		return DropBound
+	}
+	return ""
 }
 
 // addressee returns where a datagram from from to number n goes; nil: nowhere,

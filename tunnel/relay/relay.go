@@ -88,12 +88,13 @@ const (
 	DropFull      = "send_buffer_full"
 	DropNode      = "limit_node"    // the sender's limit
 	DropPair      = "limit_pair"    // the pair's limit
+	DropBound     = "limit_object"  // a limit that operators declared: see SetBounds
 	DropControl   = "limit_control" // more probes and handshakes than any node needs
 	DropHub       = "limit_hub"     // more for the hub itself than any node needs
 )
 
 // DropReasons are the reasons that can be expected on any network.
-var DropReasons = []string{DropMalformed, DropUnbound, DropAddressee, DropForbidden, DropNowhere, DropCrossed, DropSend, DropFull, DropNode, DropPair, DropControl, DropHub,
+var DropReasons = []string{DropMalformed, DropUnbound, DropAddressee, DropForbidden, DropNowhere, DropCrossed, DropSend, DropFull, DropNode, DropPair, DropBound, DropControl, DropHub,
 	string(probe.Malformed), string(probe.Misaddressed), string(probe.UnknownSender), string(probe.Unauthenticated), string(probe.Replayed), string(probe.Limited)}
 
 // Relay is the switchboard. Its methods may be called concurrently, and before Run.
@@ -115,6 +116,7 @@ type Relay struct {
 	node  rate
 
 	nodes  atomic.Pointer[map[protocol.NodeNumber]*entry]
+	bounds atomic.Pointer[bounds]
 	byAddr table[owner] // of bound addresses; changed under mu
 
 	mu     sync.Mutex // guards what follows, and restarts
@@ -157,6 +159,7 @@ func New(cfg Config) (*Relay, error) {
 	r.binder = probe.NewBinder(probe.Config{Self: cfg.Self, PrivateKey: cfg.PrivateKey, Boot: cfg.BootID}, time.Now())
 	r.table = handshake.New(cfg.Self, r.sendHandshake, func() { signal(r.wake) })
 	r.nodes.Store(&map[protocol.NodeNumber]*entry{})
+	r.bounds.Store(&bounds{})
 	return r, nil
 }
 

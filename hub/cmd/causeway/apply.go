@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,10 +12,11 @@ import (
 	"causeway/protocol"
 )
 
-const manifestHelp = `A file holds one or more YAML documents, parted by lines of '---'. Each has a kind
-(site, node or route) and what it shall be; what a document does not name stays as
-it is, and so does what has no document. 'causeway explain site-file', node-file and route-file
-tell the fields.`
+const manifestHelp = `A file holds one or more YAML documents, parted by lines of '---'; of a directory all files
+*.yaml and *.yml are taken. Each document has a kind and what it shall be. What has no
+document stays as it is, and so do fields of a site or node that a document does not
+name; a limit is as its document says. 'causeway explain site-file', node-file, route-file
+and limit-file tell the fields.`
 
 const manifestExample = `  cat > dc.yaml <<END
   kind: site
@@ -29,74 +32,76 @@ const manifestExample = `  cat > dc.yaml <<END
   node: sh-1
   prefix: 192.168.20.0/24
   state: approved
+  ---
+  kind: limit
+  name: branch
+  site: idc-sh
+  bytes: 12500000
   END
   causeway diff -f dc.yaml
   causeway apply -f dc.yaml`
 
 func fileFlag(cmd *cobra.Command, files *[]string) {
-	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "`FILE` with YAML documents, - for standard input (repeatable)")
+	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
 	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
 }
 
-// steps reads files and plans what they ask for.
-func (c *cli) steps(ctx context.Context, hub *api.Client, files []string) ([]step, error) {
+// applied reads files and sends them to the hub.
+func (c *cli) applied(ctx context.Context, hub *api.Client, files []string, dry bool) ([]step, error) {
 	if len(files) == 0 {
 		return nil, usagef("-f FILE is missing")
 	}
-	ms, err := c.readManifests(files)
+	docs, err := c.readManifests(files)
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPlanner(ctx, hub)
+	a, err := hub.Apply(ctx, api.Apply{Documents: docs, DryRun: dry})
+	if errors.Is(err, api.ErrNotFound) && !slices.ContainsFunc(docs, func(d api.ApplyDocument) bool { return strings.HasPrefix(err.Error(), d.At) }) {
+		return nil, errors.New("the hub is older than this causeway and takes no files in one transaction; run its own version of causeway")
+	}
 	if err != nil {
 		return nil, err
 	}
-	return p.plan(ms)
+	out := make([]step, len(a.Steps))
+	for i, s := range a.Steps {
+		if out[i] = (step{ApplyStep: s}); !dry {
+			out[i].Result = "unchanged"
+			if s.Action != "none" {
+				out[i].Result = "done"
+			}
+		}
+	}
+	return out, nil
+}
+
+// step is what became of one document.
+type step struct {
+	api.ApplyStep
+	Result string `json:"result,omitempty"` // done or unchanged
 }
 
 func (c *cli) apply() *cobra.Command {
 	var files []string
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Make sites, node labels and approvals as files say",
-		Long: `Make sites, labels of nodes and decisions about routes as files say.
+		Short: "Make things as files say: sites, limits, node labels, approvals",
+		Long: `Make sites, declared objects such as limits, labels of nodes and decisions about
+routes as files say.
 
 ` + manifestHelp + `
 
-Everything is checked first: a mistake in any document changes nothing. Then the
-changes are made one after the other, and an object that somebody else changed
-meanwhile is left alone. If one fails the rest is not tried, and the answer names
-what was done, what failed and what was not tried.`,
+It is one transaction: all of it is done, or, if there is a mistake in any document or
+the hub refuses one, nothing.`,
 		Example: manifestExample,
 		Args:    exactly(),
 	}
 	fileFlag(cmd, &files)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		steps, err := c.steps(ctx, hub, files)
+		steps, err := c.applied(ctx, hub, files, false)
 		if err != nil {
 			return err
 		}
-		var failure error
-		for i := range steps {
-			s := &steps[i]
-			switch {
-			case s.Action == "none":
-				s.Result = "unchanged"
-			case failure != nil:
-				s.Result = "not tried"
-			default:
-				c.progress.now("%d of %d: %s", i+1, len(steps), s.Object)
-				s.Result = "done"
-				if err := s.do(ctx); err != nil {
-					s.Result, s.Error = "failed", err.Error()
-					failure = fmt.Errorf("%s: %s: %w; what is 'done' stays, run the command again when it is mended", s.At, s.Object, err)
-				}
-			}
-		}
-		if err := c.showSteps(steps); err != nil {
-			return err
-		}
-		return failure
+		return c.showSteps(steps)
 	})
 }
 
@@ -114,7 +119,7 @@ nothing differs and 3 if something does.
 	}
 	fileFlag(cmd, &files)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		steps, err := c.steps(ctx, hub, files)
+		steps, err := c.applied(ctx, hub, files, true)
 		if err != nil {
 			return err
 		}
@@ -168,16 +173,11 @@ func (c *cli) showSteps(steps []step) error {
 		rows := make([][]any, len(steps))
 		for i, s := range steps {
 			m := plain
-			switch s.Result {
-			case "done":
+			if s.Result == "done" {
 				m = good
-			case "failed":
-				m = bad
-			case "not tried":
-				m = warn
 			}
-			rows[i] = []any{s.Object, s.Action, cell{text: s.Result, meaning: m}, s.Error}
+			rows[i] = []any{s.Object, s.Action, cell{text: s.Result, meaning: m}}
 		}
-		p.table([]string{"OBJECT", "ACTION", "RESULT", "WHY"}, rows)
+		p.table([]string{"OBJECT", "ACTION", "RESULT"}, rows)
 	})
 }

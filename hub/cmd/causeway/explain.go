@@ -34,6 +34,7 @@ var kinds = map[string]struct{ about, typ string }{
 	"node-file": {"files for 'causeway apply', kind: node", "api.NodeDocument"},
 
 	"route-file": {"files for 'causeway apply', kind: route", "api.RouteDocument"},
+	"limit-file": {"files for 'causeway apply', kind: limit", "api.LimitDocument"},
 }
 
 // field is one field of a kind.

@@ -137,6 +137,16 @@ func newFakeHub() http.Handler {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	m.HandleFunc("POST /v1/apply", fakeApply)
+	m.HandleFunc("GET /v1/objects/{kind}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("kind") != "limit" {
+			problem(w, 404, "there is no kind "+r.PathValue("kind")+" of objects; there are limit")
+			return
+		}
+		answer([]api.Object{fakeLimit(now), {Kind: "limit", Name: "strange", Spec: json.RawMessage(`{"by":"moon"}`), Created: now}})(w, r)
+	})
+	m.HandleFunc("GET /v1/objects/limit/{name}", answer(fakeLimit(now)))
+	m.HandleFunc("DELETE /v1/objects/limit/{name}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	m.HandleFunc("GET /v1/tokens", answer([]api.Token{
 		{TokenSpec: api.TokenSpec{Site: "idc-sh", Routes: []netip.Prefix{px("10.201.1.0/24")}}, ID: "AAAAAAAAAAAAAAAA", Created: ago(72 * time.Hour), Expires: ago(71 * time.Hour), State: "used", UsedBy: "sh-1"},
 		{TokenSpec: api.TokenSpec{Site: "cloud-eu"}, ID: "AAAAAAAAAAAAAAAB", Created: ago(5 * time.Minute), Expires: now.Add(55*time.Minute + 30*time.Second), State: "open"},

@@ -103,7 +103,7 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 	must(root.RegisterFlagCompletionFunc("context", completeContexts))
 	p.VarP(&c.format, "output", "o", "table, wide, json, yaml or name")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)))
-	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.explain(), c.diag(), c.doctor(), c.bundle(), c.incidents(), c.events(), c.audit(),
+	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.inventory(), c.apply(), c.diff(), c.get(), c.deleteObject(), c.explain(), c.diag(), c.doctor(), c.bundle(), c.incidents(), c.events(), c.audit(),
 		c.hubs(), c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -211,6 +211,13 @@ func exactly(names ...string) cobra.PositionalArgs {
 			return fmt.Errorf("unexpected argument %q", args[len(names)])
 		}
 		return nil
+	}
+}
+
+// between takes these arguments, of which the first so many are needed.
+func between(needed int, names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return exactly(names[:min(max(needed, len(args)), len(names))]...)(cmd, args)
 	}
 }
 

@@ -53,6 +53,12 @@ func (t *Tunnel) Ready() <-chan struct{} { return t.ready }
 // SetKeys takes any.
 func (t *Tunnel) SetKeys([]tunnel.OwnKey) error { return nil }
 
+// SetRelayBounds does nothing: nothing is relayed.
+func (t *Tunnel) SetRelayBounds([]tunnel.RelayBound) {}
+
+// RelayBounded is empty.
+func (t *Tunnel) RelayBounded() map[string]uint64 { return nil }
+
 // RelayStats returns zeros.
 func (t *Tunnel) RelayStats() tunnel.RelayStats { return tunnel.RelayStats{} }
 

@@ -1,0 +1,103 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"causeway/hub/api"
+	"causeway/hub/declare"
+	"causeway/hub/state"
+)
+
+func (s *Server) toObject(o state.Object) api.Object {
+	var status map[string]string
+	if s.cfg.ObjectStatus != nil {
+		status = s.cfg.ObjectStatus(o.Key())
+	}
+	return api.Object{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Generation: o.Generation, Created: o.Created, Changed: o.Changed, Known: o.Known(), Status: status, ETag: tag(o)}
+}
+
+// objectOf names an object of a request.
+type objectOf struct {
+	Kind string `path:"kind" maxLength:"63"`
+	Name string `path:"name" maxLength:"63"`
+}
+
+// registerObjects has what is the same for all declared objects, whatever their kind.
+func (s *Server) registerObjects(a huma.API) {
+	huma.Get(a, "/v1/objects/{kind}", func(_ context.Context, in *struct {
+		Kind string `path:"kind" maxLength:"63"`
+	}) (*body[[]api.Object], error) {
+		st, out := s.cfg.Store.State(), []api.Object{}
+		for _, o := range st.ObjectsOf(in.Kind) {
+			out = append(out, s.toObject(o))
+		}
+		if len(out) > 0 { // of a newer hub, perhaps
+			return answer(out, nil)
+		}
+		if _, err := state.FindKind(in.Kind); err != nil {
+			return nil, problem(err)
+		}
+		return answer(out, nil)
+	})
+	huma.Get(a, "/v1/objects/{kind}/{name}", func(_ context.Context, in *objectOf) (*tagged[api.Object], error) {
+		o, err := s.cfg.Store.State().FindObject(state.ObjectKey{Kind: in.Kind, Name: in.Name})
+		if err != nil {
+			return nil, problem(err)
+		}
+		out := s.toObject(o)
+		return withTag(out.ETag, out)
+	})
+	huma.Delete(a, "/v1/objects/{kind}/{name}", func(ctx context.Context, in *struct {
+		Kind string `path:"kind" maxLength:"63"`
+		Name string `path:"name" maxLength:"63"`
+		IfMatch
+	}) (*struct{}, error) {
+		key := state.ObjectKey{Kind: in.Kind, Name: in.Name}
+		current := func(st *state.State) (string, error) {
+			o, err := st.FindObject(key)
+			return tag(o), err
+		}
+		_, err := s.change(ctx, in.IfMatch, "delete "+key.String(), key.String(), current, func(d *state.Draft) error { return d.Add(state.ObjectDeleted(key)) })
+		return nil, err
+	}, changes)
+	huma.Post(a, "/v1/apply", func(ctx context.Context, in *struct{ Body api.Apply }) (*body[api.Applied], error) {
+		return answer(s.apply(ctx, in.Body))
+	})
+}
+
+// errDry ends a decision that shall change nothing.
+var errDry = errors.New("nothing is to be changed")
+
+// apply makes all that documents ask for in one transaction, or says what that would be.
+func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err error) {
+	if len(in.Documents) == 0 {
+		return out, huma.Error422UnprocessableEntity("no document is there")
+	}
+	live := declare.Live{Who: who(ctx), Announced: s.cfg.Control.Announced}
+	decide := func(d *state.Draft) error {
+		if in.Sequence != 0 && in.Sequence != d.Seq {
+			return state.Errorf(state.Conflict, "the state was changed since you read it: it is at transaction %d by now", d.Seq)
+		}
+		out.Sequence = d.Seq
+		if out.Steps, err = declare.Apply(d, in.Documents, live); err == nil && in.DryRun {
+			err = errDry
+		}
+		return err
+	}
+	if in.DryRun {
+		if _, err := s.cfg.Store.Update(ctx, who(ctx), "", decide); err != nil && !errors.Is(err, errDry) {
+			return api.Applied{}, problem(err)
+		}
+		return out, nil
+	}
+	st, err := s.update(ctx, fmt.Sprintf("apply of %d documents", len(in.Documents)), decide)
+	if err != nil {
+		return api.Applied{}, err
+	}
+	out.Sequence = st.Seq
+	return out, nil
+}

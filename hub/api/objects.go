@@ -1,0 +1,58 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Documents are the kinds of documents that 'causeway apply' takes: the zero value of each one's
+// type, by its kind. Those that are not site, node or route are declared objects.
+var Documents = map[string]any{
+	"site":  SiteDocument{},
+	"node":  NodeDocument{},
+	"route": RouteDocument{},
+	"limit": LimitDocument{},
+}
+
+// Object is a declared object.
+type Object struct {
+	Kind       string          `json:"kind"`
+	Name       string          `json:"name"`
+	Spec       json.RawMessage `json:"spec"`       // the fields of its document, without kind and name
+	Generation uint64          `json:"generation"` // transaction that changed it last
+	Created    time.Time       `json:"created"`
+	Changed    time.Time       `json:"changed"`
+	Known      bool            `json:"known"` // false: a newer hub wrote it; this one keeps it as it is
+	// Status is what this hub knows of it now, by field: of a limit the datagrams that it dropped.
+	Status map[string]string `json:"status,omitempty"`
+	ETag   string            `json:"etag"`
+}
+
+// Apply is what 'causeway apply' sends: all of it is done, or nothing.
+type Apply struct {
+	Documents []ApplyDocument `json:"documents" maxItems:"10000"`
+	DryRun    bool            `json:"dry_run,omitempty"` // say what would change, and change nothing
+	// Sequence is that of the state which a dry run has shown: if the log has grown since, nothing is
+	// done (status 409). 0: whatever it is now.
+	Sequence uint64 `json:"sequence,omitempty"`
+}
+
+// ApplyDocument is one document.
+type ApplyDocument struct {
+	At       string          `json:"at,omitempty" maxLength:"4096"` // where it stands, for errors: FILE:LINE
+	Document json.RawMessage `json:"document"`                      // of one of the types in Documents
+}
+
+// Applied is what an Apply did, or would do.
+type Applied struct {
+	Sequence uint64      `json:"sequence"` // of the state afterwards
+	Steps    []ApplyStep `json:"steps"`    // one for each document
+}
+
+// ApplyStep is what became of one document.
+type ApplyStep struct {
+	At     string   `json:"at,omitempty"`
+	Object string   `json:"object"`         // such as "site idc-sh"
+	Action string   `json:"action"`         // none, create or change
+	Diff   []string `json:"diff,omitempty"` // lines such as "- max_age: 72h" and "+ max_age: forever"
+}

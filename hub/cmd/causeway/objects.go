@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// objectKinds are the kinds of declared objects: all but those that have commands of their own.
+func objectKinds() (l []string) {
+	for _, k := range slices.Sorted(maps.Keys(api.Documents)) {
+		if k != "site" && k != "node" && k != "route" {
+			l = append(l, k)
+		}
+	}
+	return l
+}
+
+// checkKind says which command is meant where a kind has its own.
+func checkKind(kind string) error {
+	switch kind {
+	case "site", "node", "route":
+		return usagef("a %s is no declared object; see 'causeway %s --help'", kind, kind)
+	}
+	return checkName("kind", kind)
+}
+
+// objectNames completes a kind, then the name of an object.
+func (c *cli) objectNames(ctx context.Context, hub *api.Client, args []string) (names []string, err error) {
+	if len(args) == 0 {
+		return objectKinds(), nil
+	}
+	l, err := hub.Objects(ctx, args[0])
+	for _, o := range l {
+		names = append(names, o.Name)
+	}
+	return names, err
+}
+
+func (c *cli) get() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "get KIND [NAME]",
+		Short: "Show declared objects: " + strings.Join(objectKinds(), ", "),
+		Long: `Show the declared objects of a kind, or one of them. 'causeway apply' declares them,
+'causeway explain KIND-file' tells the fields.`,
+		Example:           "  causeway get limit\n  causeway get limit branch -o yaml",
+		Args:              between(1, "KIND", "NAME"),
+		ValidArgsFunction: c.completer(2, c.objectNames),
+	}
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkKind(args[0]); err != nil {
+			return err
+		}
+		if len(args) == 2 {
+			if err := checkName(args[0], args[1]); err != nil {
+				return err
+			}
+			o, err := hub.Object(ctx, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return c.showObject(o)
+		}
+		l, err := hub.Objects(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return list(c, l, func(o api.Object) string { return o.Name },
+			fmt.Sprintf("No %s is declared: causeway explain %s-file", args[0], args[0]),
+			[]string{strings.ToUpper(args[0]), "AGE", "SPEC", "STATUS", "+GENERATION"},
+			func(_ *page, o api.Object) []any {
+				return []any{o.Name, aged(o.Created), specText(o), statusText(o), o.Generation}
+			})
+	})
+}
+
+func (c *cli) showObject(o api.Object) error {
+	return c.show(o, []string{o.Name}, func(p *page) {
+		facts := []string{strings.ToUpper(o.Kind[:1]) + o.Kind[1:], o.Name}
+		spec := specFields(o)
+		for _, k := range slices.Sorted(maps.Keys(spec)) {
+			facts = append(facts, k, spec[k])
+		}
+		for _, k := range slices.Sorted(maps.Keys(o.Status)) {
+			facts = append(facts, k, o.Status[k])
+		}
+		if !o.Known {
+			facts = append(facts, "Mind", "a newer hub wrote it; this hub keeps it and does not know what it means")
+		}
+		p.facts(append(facts, "Generation", fmt.Sprint(o.Generation), "Age", age(o.Created))...)
+	})
+}
+
+// specFields are a spec's fields as texts.
+func specFields(o api.Object) map[string]string {
+	var m map[string]json.RawMessage
+	out := map[string]string{}
+	if json.Unmarshal(o.Spec, &m) != nil {
+		return out
+	}
+	for k, v := range m {
+		text, s := string(v), ""
+		if json.Unmarshal(v, &s) == nil {
+			text = s
+		}
+		out[k] = protocol.Printable(text)
+	}
+	return out
+}
+
+func specText(o api.Object) string {
+	var l []string
+	f := specFields(o)
+	for _, k := range slices.Sorted(maps.Keys(f)) {
+		l = append(l, k+"="+f[k])
+	}
+	return strings.Join(l, " ")
+}
+
+func statusText(o api.Object) string {
+	if !o.Known {
+		return "of a newer hub"
+	}
+	var l []string
+	for _, k := range slices.Sorted(maps.Keys(o.Status)) {
+		l = append(l, k+" "+o.Status[k])
+	}
+	return strings.Join(l, ", ")
+}
+
+func (c *cli) deleteObject() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:               "delete KIND NAME",
+		Short:             "Take a declared object away: " + strings.Join(objectKinds(), ", "),
+		Args:              exactly("KIND", "NAME"),
+		ValidArgsFunction: c.completer(2, c.objectNames),
+	}
+	yesFlag(cmd, &yes)
+	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := checkKind(args[0]); err != nil {
+			return err
+		}
+		if err := checkName(args[0], args[1]); err != nil {
+			return err
+		}
+		if err := c.confirm(yes, "Delete %s %s?", args[0], args[1]); err != nil {
+			return err
+		}
+		if err := hub.DeleteObject(ctx, args[0], args[1]); err != nil {
+			return err
+		}
+		return c.done(args[1], "deleted")
+	})
+}

@@ -1,0 +1,61 @@
+package declare
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"causeway/hub/state"
+)
+
+// object declares an object: its document without kind and name is the spec, and what it leaves
+// out is none.
+func (a *apply) object(kind, name string, document json.RawMessage) error {
+	if err := checkName(kind, name); err != nil {
+		return err
+	}
+	a.step.Object = kind + " " + name
+	var spec map[string]json.RawMessage
+	if err := json.Unmarshal(document, &spec); err != nil {
+		return state.Errorf(state.Invalid, "%s", err)
+	}
+	delete(spec, "kind")
+	delete(spec, "name")
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return state.Errorf(state.Invalid, "%s", err)
+	}
+	key := state.ObjectKey{Kind: kind, Name: name}
+	before, there := a.d.Objects[key]
+	if !there {
+		a.step.Action = "create"
+		a.differs("name", "", name)
+	}
+	if err := state.PutObject(a.d, kind, name, b); err != nil {
+		return err
+	}
+	had, has := fields(before.Spec), fields(a.d.Objects[key].Spec)
+	names := maps.Clone(has)
+	maps.Copy(names, had)
+	for _, f := range slices.Sorted(maps.Keys(names)) {
+		a.differs(f, had[f], has[f])
+	}
+	return nil
+}
+
+// fields are a spec's fields as texts.
+func fields(spec json.RawMessage) map[string]string {
+	var m map[string]json.RawMessage
+	out := map[string]string{}
+	if json.Unmarshal(spec, &m) != nil {
+		return out
+	}
+	for k, v := range m {
+		if s := ""; json.Unmarshal(v, &s) == nil {
+			out[k] = s
+		} else {
+			out[k] = string(v)
+		}
+	}
+	return out
+}

@@ -1,0 +1,137 @@
+package object
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"causeway/hub/api"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// EachNode, as the node of a limit, is each node for itself.
+const EachNode = "*"
+
+// LimitKind is the kind of api.LimitSpec.
+const LimitKind = "limit"
+
+type limits struct{}
+
+func (limits) Kind() string  { return LimitKind }
+func (limits) Shape() uint32 { return 1 }
+
+func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
+	var l api.LimitSpec
+	if err := read(spec, &l); err != nil {
+		return nil, err
+	}
+	named := 0
+	for _, one := range []bool{l.Node != "", l.Site != "", len(l.Between) > 0} {
+		if one {
+			named++
+		}
+	}
+	switch {
+	case named != 1:
+		return nil, errors.New("say whom it is for, by one of node, site and between")
+	case l.Node != "" && l.Node != EachNode && !protocol.ValidName(l.Node):
+		return nil, fmt.Errorf("node: %.80q cannot name a node; use a node's name, or '%s' for each node", l.Node, EachNode)
+	case l.Site != "" && !protocol.ValidName(l.Site):
+		return nil, fmt.Errorf("site: %.80q cannot name a site", l.Site)
+	case len(l.Between) > 0 && (len(l.Between) != 2 || l.Between[0] == l.Between[1]):
+		return nil, errors.New("between: write two sites, such as [idc-sh, cloud-eu]")
+	case l.Packets == 0 && l.Bytes == 0:
+		return nil, errors.New("say how much, by packets, bytes or both: so many in a second")
+	}
+	for _, s := range l.Between {
+		if !protocol.ValidName(s) {
+			return nil, fmt.Errorf("between: %.80q cannot name a site", s)
+		}
+	}
+	slices.Sort(l.Between)
+	return json.Marshal(l)
+}
+
+func (limits) Check(st *state.State, o state.Object) error {
+	l, err := specOf[api.LimitSpec](o)
+	if err != nil {
+		return err
+	}
+	sites, nodes := limits{}.Names(o)
+	for _, s := range sites {
+		if _, err := st.FindSite(s); err != nil {
+			return err
+		}
+	}
+	for _, n := range nodes {
+		if _, ok := st.NodeByName(n); !ok {
+			return state.Errorf(state.NotFound, "there is no node %.80q; see 'causeway node list'", n)
+		}
+	}
+	// Two that mean the same would leave the reader of one in the belief that it holds.
+	for _, other := range st.ObjectsOf(o.Kind) {
+		if x, err := specOf[api.LimitSpec](other); err == nil && other.Name != o.Name && x.Node == l.Node && x.Site == l.Site && slices.Equal(x.Between, l.Between) {
+			return state.Errorf(state.Conflict, "%s is for the same; change that one", other.Key())
+		}
+	}
+	return nil
+}
+
+func (limits) Names(o state.Object) (sites, nodes []string) {
+	l, err := specOf[api.LimitSpec](o)
+	if err != nil {
+		return nil, nil
+	}
+	if sites = l.Between; l.Site != "" {
+		sites = []string{l.Site}
+	}
+	if l.Node != "" && l.Node != EachNode {
+		nodes = []string{l.Node}
+	}
+	return sites, nodes
+}
+
+// RelayBounds is what the limits of a state mean for the relay.
+func RelayBounds(st *state.State) (out []tunnel.RelayBound) {
+	all := st.ObjectsOf(LimitKind)
+	if len(all) == 0 {
+		return nil
+	}
+	of := map[string][]protocol.NodeNumber{} // by site
+	for _, n := range st.LiveNodes() {
+		of[n.Site] = append(of[n.Site], n.Number)
+	}
+	for _, o := range all {
+		l, err := specOf[api.LimitSpec](o)
+		if err != nil {
+			continue // of a newer hub
+		}
+		b := tunnel.RelayBound{Name: o.Name, Rate: tunnel.RelayRate{Packets: l.Packets, Bytes: l.Bytes}}
+		switch {
+		case l.Node == EachNode:
+			for _, n := range st.LiveNodes() {
+				b.Name, b.From = o.Name+"/"+n.Name, []protocol.NodeNumber{n.Number}
+				out = append(out, b)
+			}
+			continue
+		case l.Node != "":
+			n, err := st.FindNode(l.Node)
+			if err != nil {
+				continue // it is gone, and may come back
+			}
+			b.From = []protocol.NodeNumber{n.Number}
+		case l.Site != "":
+			b.From = of[l.Site]
+		default:
+			b.From, b.To, b.Both = of[l.Between[0]], of[l.Between[1]], true
+			if len(b.From) == 0 || len(b.To) == 0 {
+				continue // nothing passes, and none would mean anybody
+			}
+		}
+		out = append(out, b)
+	}
+	return out
+}

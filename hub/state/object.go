@@ -1,0 +1,238 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"causeway/protocol"
+)
+
+// Limits of declared objects.
+const (
+	maxObjects = 10_000
+	maxSpec    = 64 << 10 // bytes of one as it is stored
+)
+
+// ObjectKey names a declared object.
+type ObjectKey struct{ Kind, Name string }
+
+// String is such as "limit branch".
+func (k ObjectKey) String() string { return k.Kind + " " + k.Name }
+
+// MarshalText is the key in snapshots: kind/name.
+func (k ObjectKey) MarshalText() ([]byte, error) { return []byte(k.Kind + "/" + k.Name), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (k *ObjectKey) UnmarshalText(b []byte) error {
+	kind, name, ok := strings.Cut(string(b), "/")
+	if !ok || !protocol.ValidName(kind) || !protocol.ValidName(name) {
+		return fmt.Errorf("%.80q names no object", b)
+	}
+	*k = ObjectKey{kind, name}
+	return nil
+}
+
+// Object is what operators declared: a spec of a kind, under a name.
+type Object struct {
+	Kind       string
+	Name       string
+	Shape      uint32          // version of the kind's shape that Spec is in
+	Essential  bool            // nothing may be planned without knowing the kind
+	Spec       json.RawMessage // as its kind writes it
+	Generation uint64          // transaction that put it last
+	Created    time.Time
+	Changed    time.Time
+}
+
+// Key names the object.
+func (o Object) Key() ObjectKey { return ObjectKey{o.Kind, o.Name} }
+
+// ObjectKind is a kind of declared objects. Its methods are pure and may be called
+// concurrently.
+type ObjectKind interface {
+	// Kind is its name in documents, in the API and in the log: as names of sites.
+	Kind() string
+	// Shape is the version of specs that Canonical writes; it reads all below.
+	Shape() uint32
+	// Canonical reads a spec as somebody wrote it and returns it as it is stored. Unknown fields
+	// are refused; the error names the field.
+	Canonical(spec json.RawMessage) (json.RawMessage, error)
+	// Check says what keeps an object, which is in st by now, from being declared. It is asked
+	// when the object is put and not later.
+	Check(st *State, o Object) error
+	// Names are the sites and nodes that an object names. A site is not deleted and a node not
+	// renamed while one names it.
+	Names(o Object) (sites, nodes []string)
+}
+
+// objectKinds are the kinds that this build knows; see RegisterKind.
+var objectKinds = map[string]ObjectKind{}
+
+// RegisterKind makes a kind known. It is called by init functions of hub/object alone.
+func RegisterKind(k ObjectKind) {
+	if _, twice := objectKinds[k.Kind()]; twice || !protocol.ValidName(k.Kind()) {
+		panic("kind " + k.Kind())
+	}
+	objectKinds[k.Kind()] = k
+}
+
+// ObjectKinds lists the kinds that this build knows, by name.
+func ObjectKinds() []string { return slices.Sorted(maps.Keys(objectKinds)) }
+
+// FindKind returns the kind of that name, or an error for a person.
+func FindKind(kind string) (ObjectKind, error) {
+	if k := objectKinds[kind]; k != nil {
+		return k, nil
+	}
+	return nil, Errorf(NotFound, "there is no kind %.80q of objects; there are %s", kind, strings.Join(ObjectKinds(), ", "))
+}
+
+// known returns an object's kind if this build knows it and the shape of its spec.
+func (o Object) known() ObjectKind {
+	if k := objectKinds[o.Kind]; k != nil && o.Shape <= k.Shape() {
+		return k
+	}
+	return nil
+}
+
+// Known reports whether this build knows the object's kind, and the shape of its spec.
+func (o Object) Known() bool { return o.known() != nil }
+
+// Strange lists the objects that this build knows nothing of: a newer hub wrote them. They are
+// kept as they are. essential says whether one of them forbids to plan without it.
+func (s *State) Strange() (l []ObjectKey, essential bool) {
+	for k, o := range s.Objects {
+		if o.known() == nil {
+			l, essential = append(l, k), essential || o.Essential
+		}
+	}
+	slices.SortFunc(l, compareKeys)
+	return l, essential
+}
+
+func compareKeys(a, b ObjectKey) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+}
+
+// ObjectsOf lists the objects of a kind, by name.
+func (s *State) ObjectsOf(kind string) (l []Object) {
+	for k, o := range s.Objects {
+		if k.Kind == kind {
+			l = append(l, o)
+		}
+	}
+	slices.SortFunc(l, func(a, b Object) int { return cmp.Compare(a.Name, b.Name) })
+	return l
+}
+
+// FindObject returns the object of that name, or an error for a person.
+func (s *State) FindObject(k ObjectKey) (Object, error) {
+	if o, ok := s.Objects[k]; ok {
+		return o, nil
+	}
+	return Object{}, Errorf(NotFound, "there is no %s %.80q; see 'causeway get %s'", k.Kind, k.Name, k.Kind)
+}
+
+// ObjectPut declares an object, in place of what it was before.
+type ObjectPut struct {
+	Kind      string          `json:"kind"`
+	Name      string          `json:"name"`
+	Shape     uint32          `json:"shape"`
+	Essential bool            `json:"essential,omitempty"`
+	Spec      json.RawMessage `json:"spec"`
+}
+
+func (c ObjectPut) apply(s *State, t time.Time) error {
+	if !protocol.ValidName(c.Kind) || !protocol.ValidName(c.Name) {
+		return Errorf(Invalid, "%.80q cannot name an object: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", c.Name)
+	}
+	if len(c.Spec) > maxSpec {
+		return Errorf(Invalid, "%s %s: %d bytes; at most %d", c.Kind, c.Name, len(c.Spec), maxSpec)
+	}
+	key := ObjectKey{c.Kind, c.Name}
+	old, there := s.Objects[key]
+	if !there && len(s.Objects) >= maxObjects {
+		return Errorf(Full, "there are %d declared objects, and no more than that may be", len(s.Objects))
+	}
+	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: t, Changed: t}
+	if there {
+		o.Created = old.Created
+	}
+	k := o.known()
+	if k == nil && !s.folding {
+		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; change it there", key)
+	}
+	if s.Objects[key] = o; k == nil {
+		return nil
+	}
+	if err := k.Check(s, o); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// Describe returns one line.
+func (c ObjectPut) Describe() string { return fmt.Sprintf("%s %s declared", c.Kind, c.Name) }
+
+// ObjectDeleted takes a declared object away.
+type ObjectDeleted struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+}
+
+func (c ObjectDeleted) apply(s *State, _ time.Time) error {
+	key := ObjectKey{c.Kind, c.Name}
+	o, err := s.FindObject(key)
+	if err != nil {
+		return err
+	}
+	if o.known() == nil && !s.folding {
+		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; delete it there", key)
+	}
+	delete(s.Objects, key)
+	return nil
+}
+
+// Describe returns one line.
+func (c ObjectDeleted) Describe() string { return fmt.Sprintf("%s %s deleted", c.Kind, c.Name) }
+
+// PutObject declares an object of a kind that this build knows. What is there already adds
+// nothing.
+func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
+	k, err := FindKind(kind)
+	if err != nil {
+		return err
+	}
+	stored, err := k.Canonical(spec)
+	if err != nil {
+		return Errorf(Invalid, "%s %.80s: %s", kind, name, err)
+	}
+	if o, there := d.Objects[ObjectKey{kind, name}]; there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
+		return nil
+	}
+	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Spec: stored})
+}
+
+// named says which object names a site, or a node, and so keeps it from going: nil if none does.
+func (s *State) named(site, node string) error {
+	for _, o := range s.Objects {
+		k := o.known()
+		if k == nil {
+			continue
+		}
+		sites, nodes := k.Names(o)
+		if site != "" && slices.Contains(sites, site) {
+			return Errorf(Conflict, "%s names site %s; first delete it, or change it: causeway delete %s", o.Key(), site, o.Key())
+		}
+		if node != "" && slices.Contains(nodes, node) {
+			return Errorf(Conflict, "%s names node %s; first delete it, or change it: causeway delete %s", o.Key(), node, o.Key())
+		}
+	}
+	return nil
+}
