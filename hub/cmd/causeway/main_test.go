@@ -7,7 +7,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
+
+	"causeway/hub/api"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/stretchr/testify/require"
@@ -59,4 +62,11 @@ func TestHelpOfEveryCommand(t *testing.T) {
 		n++
 	}
 	require.Greater(t, n, 25)
+}
+
+// 'causeway explain KIND-file' knows every kind of documents.
+func TestExplainKnowsEveryDocument(t *testing.T) {
+	for kind, typ := range api.Documents {
+		require.Equal(t, reflect.TypeOf(typ).String(), kinds[kind+"-file"].typ, kind)
+	}
 }

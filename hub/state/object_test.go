@@ -1,0 +1,101 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tint is a kind for tests: its objects name one site.
+type tint struct{}
+
+type tintSpec struct {
+	Site string `json:"site"`
+}
+
+func (tint) Kind() string  { return "tint" }
+func (tint) Shape() uint32 { return 2 }
+
+func (tint) Canonical(spec json.RawMessage) (json.RawMessage, error) {
+	var v tintSpec
+	if err := json.Unmarshal(spec, &v); err != nil {
+		return nil, errors.New("no tint")
+	}
+	return json.Marshal(v)
+}
+
+func (tint) Check(st *State, o Object) error {
+	sites, _ := tint{}.Names(o)
+	_, err := st.FindSite(sites[0])
+	return err
+}
+
+func (tint) Names(o Object) (sites, nodes []string) {
+	var v tintSpec
+	_ = json.Unmarshal(o.Spec, &v) // Canonical wrote it
+	return []string{v.Site}, nil
+}
+
+func init() { RegisterKind(tint{}) }
+
+func TestObjects(t *testing.T) {
+	d := draft(t)
+	d.Seq = 41
+	red := ObjectKey{"tint", "red"}
+	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(` {"site":"a"} `)))
+	want := Object{Kind: "tint", Name: "red", Shape: 2, Spec: json.RawMessage(`{"site":"a"}`), Generation: 42, Created: d.Now, Changed: d.Now}
+	require.Equal(t, want, d.Objects[red])
+	n := len(d.changes)
+	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{ "site": "a" }`)))
+	require.Len(t, d.changes, n, "what is there adds nothing")
+	d.Seq, d.Now = 50, d.Now.Add(time.Hour)
+	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"b"}`)))
+	require.Equal(t, uint64(51), d.Objects[red].Generation)
+	require.Equal(t, want.Created, d.Objects[red].Created)
+	require.Equal(t, d.Now, d.Objects[red].Changed)
+	require.ErrorContains(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"z"}`)), `tint red: there is no site "z"`)
+
+	d = draft(t)
+	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"b"}`)))
+	require.ErrorContains(t, d.Add(SiteDeleted{"b"}), "tint red names site b")
+	require.ErrorContains(t, d.Add(ObjectPut{Kind: "tint", Name: "big", Shape: 2, Spec: make(json.RawMessage, maxSpec+1)}), "at most 65536")
+	for i := range maxObjects {
+		d.Objects[ObjectKey{"tint", string(rune('a'+i%26)) + time.Duration(i).String()}] = Object{}
+	}
+	require.True(t, IsKind(PutObject(d, "tint", "blue", json.RawMessage(`{"site":"a"}`)), Full))
+}
+
+// What a newer hub declared is kept, is told of, and cannot be changed here; whether anything
+// may be planned without it, it says itself.
+func TestStrangeObjects(t *testing.T) {
+	d := draft(t)
+	require.ErrorContains(t, d.Add(ObjectPut{Kind: "moon", Name: "x", Shape: 1}), "a newer causeway-hub wrote this kind")
+	require.ErrorContains(t, d.Add(ObjectPut{Kind: "tint", Name: "x", Shape: 3}), "a newer causeway-hub wrote this kind")
+	d.folding = true // as out of a log
+	require.NoError(t, d.Add(ObjectPut{Kind: "moon", Name: "x", Shape: 1, Spec: json.RawMessage(`{"of":["tin"]}`)}))
+	l, essential := d.Strange()
+	require.Equal(t, []ObjectKey{{"moon", "x"}}, l)
+	require.False(t, essential)
+	require.NoError(t, d.Add(ObjectPut{Kind: "tint", Name: "x", Shape: 3, Essential: true, Spec: json.RawMessage(`{}`)}))
+	l, essential = d.Strange()
+	require.Len(t, l, 2)
+	require.True(t, essential)
+	d.folding = false
+	require.ErrorContains(t, PutObject(d, "moon", "x", nil), "there is no kind")
+	require.ErrorContains(t, d.Add(ObjectDeleted{"moon", "x"}), "delete it there")
+	require.NoError(t, d.Add(SiteDeleted{"b"}), "nobody knows what it names")
+	d.folding = true
+	require.NoError(t, d.Add(ObjectDeleted{"moon", "x"}))
+
+	s, _, err := func() (*State, map[uint64][]Difference, error) {
+		d.hash = hashOf([]byte("x"))
+		b, err := encodeSnapshot(d.State, nil)
+		require.NoError(t, err)
+		return decodeSnapshot(b)
+	}()
+	require.NoError(t, err)
+	require.Equal(t, d.Objects, s.Objects)
+}
