@@ -8,7 +8,7 @@ import (
 	"time"
 	"unicode"
 
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -101,7 +101,7 @@ func FuzzMessages(f *testing.F) {
 				plain(maxText, c.Name, c.Cause, c.Note)
 				plain(64, c.DependsOn...)
 			}
-			for _, a := range netmap.Candidates(st.Candidates, base.Overlay) {
+			for _, a := range plan.Candidates(st.Candidates, base.Overlay) {
 				if ip := a.Addr(); ip.Zone() != "" || ip.IsLoopback() || protocol.DefaultOverlay4.Contains(ip) {
 					t.Fatalf("candidate %s", a)
 				}

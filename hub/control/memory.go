@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -46,8 +46,8 @@ type rememberedOwner struct {
 }
 
 // before is a view with the owners of the run before.
-func (m memory) before() *netmap.View {
-	v := &netmap.View{Owners: map[netip.Prefix]protocol.NodeNumber{}}
+func (m memory) before() *plan.Netmaps {
+	v := &plan.Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{}}
 	for _, o := range m.Owners {
 		v.Owners[o.Prefix] = o.Node
 	}
@@ -85,7 +85,7 @@ func (s *Server) memoryFile() durable.Side {
 
 // recall adds to what is known of node n what was known in the run before, until
 // the node has reported. s.mu is held.
-func (s *Server) recall(n protocol.NodeNumber, l netmap.Live, now time.Time) netmap.Live {
+func (s *Server) recall(n protocol.NodeNumber, l plan.Live, now time.Time) plan.Live {
 	if r, ok := s.memory.Nodes[n]; ok {
 		l.Candidates = append(l.Candidates, r.Candidates...)
 		l.Online = l.Online || r.Online && now.Sub(s.started) < startGrace

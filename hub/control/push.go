@@ -7,7 +7,7 @@ import (
 	"net"
 	"time"
 
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/protocol"
 )
 
@@ -20,7 +20,7 @@ import (
 // Sessions hold views, which they share: a netmap for each would be peers times
 // peers.
 func (ses *session) push(ctx context.Context, h protocol.Hello) error {
-	var held, sent *netmap.View // whose netmap was acknowledged; and was sent last
+	var held, sent *plan.Netmaps // whose netmap was acknowledged; and was sent last
 	version, first := h.Have, true
 	for {
 		select {
@@ -39,7 +39,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			continue
 		}
 		next := view.Next(version)
-		var u netmap.Update
+		var u plan.Update
 		sum := view.Sum(ses.node)
 		switch {
 		case first && h.Have.Epoch == view.Version.Epoch && bytes.Equal(h.HaveSum, sum[:]):
@@ -82,7 +82,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 
 // sendNetmap writes a netmap piece by piece, each of which has its time: many
 // agents may be sent large ones at once, over links of any speed.
-func (ses *session) sendNetmap(u netmap.Update) error {
+func (ses *session) sendNetmap(u plan.Update) error {
 	parts, err := u.Parts()
 	if err != nil {
 		return err

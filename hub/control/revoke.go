@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -100,7 +100,7 @@ func (s *Server) noteRevoked(st *state.State) {
 }
 
 // holds notes of which view a session's agent has applied its netmap.
-func (s *Server) holds(ses *session, v *netmap.View) {
+func (s *Server) holds(ses *session, v *plan.Netmaps) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/event"
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -109,7 +109,7 @@ type Server struct {
 	mu    sync.Mutex
 	nodes map[protocol.NodeNumber]*live
 	conns map[comer]int // open connections that were admitted
-	view  *netmap.View
+	view  *plan.Netmaps
 
 	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
 	lastShown struct {                          // by shown
@@ -117,8 +117,8 @@ type Server struct {
 		waiting   []state.Route
 	}
 
-	memory  memory                              // of the run before
-	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
+	memory  memory                            // of the run before
+	unsaved map[protocol.NodeNumber]plan.Live // what view was made from; nil: remembered already
 
 	revoked map[protocol.NodeNumber]*revocation
 
@@ -387,13 +387,13 @@ func (s *Server) compute() (fresh bool) {
 	if st.Settling || s.cfg.Store.SetBack() != nil {
 		return false // agents go on with what they hold
 	}
-	known := map[protocol.NodeNumber]netmap.Live{}
+	known := map[protocol.NodeNumber]plan.Live{}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, node := range st.LiveNodes() {
 		n := node.Number
-		info := netmap.Live{Candidates: s.cfg.Tunnel.Bound(n)}
+		info := plan.Live{Candidates: s.cfg.Tunnel.Bound(n)}
 		if l, ok := s.nodes[n]; ok {
 			info.Online = l.session != nil || now.Sub(l.lastWord) < onlineGrace
 			info.Candidates = append(info.Candidates, l.status.Candidates...)
@@ -404,7 +404,7 @@ func (s *Server) compute() (fresh bool) {
 	if before == nil {
 		before = s.memory.before()
 	}
-	next := netmap.Compute(s.shown(st), known, before)
+	next := plan.Compute(s.shown(st), known, before)
 	next.Gone = s.goneList.of(st, s.cfg.Cluster)
 	if next.SameAs(s.view) {
 		return false // most transactions and many statuses change no netmap
@@ -425,7 +425,7 @@ func (s *Server) compute() (fresh bool) {
 	return true
 }
 
-func (s *Server) currentView() *netmap.View {
+func (s *Server) currentView() *plan.Netmaps {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.view

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/event"
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel/mux"
@@ -42,8 +42,8 @@ type session struct {
 	listShown time.Time // when the hub list was; for the control stream's reader alone
 
 	// Server.mu guards these.
-	held   *netmap.View // the agent applied its netmap of it last
-	behind time.Time    // since when there is another, or since it applied held; see Standing
+	held   *plan.Netmaps // the agent applied its netmap of it last
+	behind time.Time     // since when there is another, or since it applied held; see Standing
 
 	mu      sync.Mutex
 	control net.Conn // after Hello
@@ -547,7 +547,7 @@ func (s *Server) status(ses *session, v protocol.Status) {
 	l := s.nodes[ses.node]
 	moved := false
 	if l != nil && l.session == ses {
-		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
+		moved = !slices.Equal(plan.Candidates(v.Candidates, nil), plan.Candidates(l.status.Candidates, nil))
 		s.noteUpgrade(ses.name(), l.status.Upgrade, v.Upgrade)
 		l.status, l.heard = v, true
 		delete(s.memory.Nodes, ses.node) // what was remembered is old now
