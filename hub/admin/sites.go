@@ -100,7 +100,7 @@ func (s *Server) registerSites(a huma.API) {
 			if in.Body.Ranges != nil {
 				for _, n := range d.LiveNodes() {
 					if n.Site == in.Name {
-						d.Announced(n.Number, s.cfg.Control.Announced(n.Number))
+						d.Announced(n.Number, s.cfg.Fleet.Announced(n.Number))
 					}
 				}
 				if err := state.SetRanges(d, in.Name, uniq(in.Body.Ranges)); err != nil {

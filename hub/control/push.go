@@ -26,15 +26,15 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ses.awake:
+		case <-ses.known.Awake():
 		case a := <-ses.acks: // said later, of a netmap that was taken long ago
 			if a.Full {
 				held, sent = nil, nil
-				ses.wake()
+				ses.known.Wake()
 			}
 			continue
 		}
-		view := ses.s.currentView()
+		view := ses.s.fleet.Netmaps()
 		if view == nil || !view.Has(ses.node) || ses.s.cfg.Store.SetBack() != nil {
 			continue
 		}
@@ -49,7 +49,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			if !changed {
 				if sent == held {
 					held, sent = view, view // it says the same, and the older one may go
-					ses.s.holds(ses, view)
+					ses.s.fleet.Holds(ses.known, view)
 				}
 				continue
 			}
@@ -70,10 +70,10 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			return err
 		case !again:
 			held = sent
-			ses.s.holds(ses, view)
+			ses.s.fleet.Holds(ses.known, view)
 		case u.Netmap.Base != nil:
 			held, sent = nil, nil
-			ses.wake()
+			ses.known.Wake()
 		default: // a full one needs no base; the next change is another
 			held = nil
 		}

@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"encoding/json"
@@ -58,7 +58,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		var h protocol.Hello
 		if json.Unmarshal(b, &h) == nil {
-			cleanHello(&h)
+			CleanHello(&h)
 			plain(64, h.AgentVersion, h.Engine)
 			plain(64, h.Features...)
 			if len(h.Features) > maxParts || len(h.Labels) > protocol.MaxNodeLabels {
@@ -87,7 +87,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		var st protocol.Status
 		if json.Unmarshal(b, &st) == nil {
-			cleanStatus(&st)
+			CleanStatus(&st)
 			if len(st.Candidates) > maxAddrs || len(st.Paths) > maxPaths || len(st.Conditions) > maxConditions {
 				t.Fatal("kept too much of a status")
 			}
@@ -98,7 +98,7 @@ func FuzzMessages(f *testing.F) {
 				}
 			}
 			for _, c := range st.Conditions {
-				plain(maxText, c.Name, c.Cause, c.Note)
+				plain(MaxText, c.Name, c.Cause, c.Note)
 				plain(64, c.DependsOn...)
 			}
 			for _, a := range plan.Candidates(st.Candidates, base.Overlay) {
@@ -106,18 +106,18 @@ func FuzzMessages(f *testing.F) {
 					t.Fatalf("candidate %s", a)
 				}
 			}
-			plain(2*maxText, complaints(&live{status: st, heard: true})...)
+			plain(2*MaxText, complaints(&record{status: st, heard: true})...)
 		}
 		var a protocol.NetmapAck
 		if json.Unmarshal(b, &a) == nil {
-			cleanAck(&a)
+			CleanAck(&a)
 			if len(a.Refused) > maxParts || len(a.Errors) > maxConditions {
 				t.Fatal("kept too much of an answer")
 			}
 			for _, r := range a.Refused {
-				plain(maxText, r.Prefix, r.Reason)
+				plain(MaxText, r.Prefix, r.Reason)
 			}
-			plain(maxText, a.Errors...)
+			plain(MaxText, a.Errors...)
 		}
 	})
 }
