@@ -15,6 +15,7 @@ import (
 	"causeway/hub/conns"
 	"causeway/hub/control"
 	"causeway/hub/disk"
+	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
@@ -183,7 +184,8 @@ func (r *run) buildTunnel(context.Context) error {
 	if err := r.tunnel.SetKeys(hubKeys(r.keys)); err != nil {
 		return err
 	}
-	r.sessions = control.New(control.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Bus: r.bus, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
+	r.fleet = fleet.New(fleet.Config{Number: r.number, State: r.store.State, Proven: r.tunnel.Proven, Events: &r.events, Log: r.log})
+	r.sessions = control.New(control.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
 		RequireProof: r.cfg.RequireProof, New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})
 	return nil
 }
@@ -209,7 +211,7 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 // buildServers makes what answers hosts that join, agents, admins, readers and Prometheus.
 func (r *run) buildServers(context.Context) (err error) {
 	r.joins, err = join.New(join.Config{Dir: r.cfg.DataDir, Keys: r.keys, Store: r.store, Events: &r.events, Streams: r.tunnel.StreamHandler(), SourceRate: r.cfg.JoinRate,
-		Heard: r.sessions.Heard, Witness: r.store.Witness, Stray: r.sessions.NoteStray, Log: r.log})
+		Heard: r.sessions.Heard, Witness: r.store.Witness, Stray: r.fleet.NoteStray, Log: r.log})
 	if err != nil {
 		return err
 	}
@@ -234,7 +236,7 @@ func (r *run) buildServers(context.Context) (err error) {
 
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
-	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Control: r.sessions,
+	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Control: r.sessions,
 		Inventory: r.inventory, Incidents: r.incidents, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
@@ -262,7 +264,7 @@ func (r *run) buildAdmin() (err error) {
 	}
 	r.api = admin.New(c)
 	r.natsUsers.Refused = r.api.RefusedNATS
-	r.figures = metrics.Config{Version: r.cfg.Version, State: r.sessions.State, Standings: r.sessions.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
+	r.figures = metrics.Config{Version: r.cfg.Version, State: r.fleet.State, Standings: r.fleet.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
 		Findings: r.api.Findings, DiskFree: r.guard.Free, Certificates: map[string]time.Time{"https": r.joins.CertificateExpires()}, Unready: r.unready,
 		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.bus.Metrics(), r.files.Metrics()}}
 	if c.CA != nil {

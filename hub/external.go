@@ -18,8 +18,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"causeway/hub/control"
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -234,13 +234,13 @@ func (e *external) watch(ctx context.Context) error {
 }
 
 // tellOthers tells the other hubs on the log what nodes announce to this one, and hears them, until ctx ends.
-func (e *external) tellOthers(ctx context.Context, c *control.Server) error {
-	sub, err := e.conn.Subscribe(control.ElsewhereSubject, func(m *nats.Msg) { c.HearOther(m.Data) })
+func (e *external) tellOthers(ctx context.Context, c *fleet.Table) error {
+	sub, err := e.conn.Subscribe(fleet.ElsewhereSubject, func(m *nats.Msg) { c.HearOther(m.Data) })
 	if err != nil {
 		return fmt.Errorf("hear other hubs: %w", err)
 	}
 	defer sub.Unsubscribe()
-	t := time.NewTicker(control.ElsewhereEvery)
+	t := time.NewTicker(fleet.ElsewhereEvery)
 	defer t.Stop()
 	for {
 		select {
@@ -249,7 +249,7 @@ func (e *external) tellOthers(ctx context.Context, c *control.Server) error {
 		case <-t.C:
 		}
 		for _, b := range c.TellOthers() {
-			if e.conn.Publish(control.ElsewhereSubject, b) != nil {
+			if e.conn.Publish(fleet.ElsewhereSubject, b) != nil {
 				break // away, as watch says; the next time tells all anew
 			}
 		}

@@ -18,6 +18,7 @@ import (
 	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
@@ -98,6 +99,7 @@ type run struct {
 	inventory *inventory.Store
 	incidents *incident.Store
 	news      *inventory.Events
+	fleet     *fleet.Table
 	sessions  *control.Server
 	joins     *join.Server
 	releases  release.Library
@@ -149,7 +151,7 @@ func (r *run) tasks() []task {
 			task{"inventory to external NATS", func(ctx context.Context) error {
 				return r.bus.Forward(ctx, r.external.js, protocol.SubjectInventoryAll)
 			}},
-			task{"what waits at other hubs", func(ctx context.Context) error { return r.external.tellOthers(ctx, r.sessions) }})
+			task{"what waits at other hubs", func(ctx context.Context) error { return r.external.tellOthers(ctx, r.fleet) }})
 	}
 	if r.metrics != "" {
 		l = append(l, task{"metrics", func(ctx context.Context) error { return metrics.New(r.figures).Serve(ctx, r.sockets.metrics) }})

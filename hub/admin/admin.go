@@ -31,6 +31,7 @@ import (
 	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/release"
@@ -55,6 +56,7 @@ type Config struct {
 	HubKey    protocol.WireGuardPrivateKey // for backups
 	Pin       protocol.Pin
 	Store     *state.Store
+	Fleet     *fleet.Table
 	Control   *control.Server
 	Inventory *inventory.Store
 	Incidents *incident.Store
@@ -383,7 +385,7 @@ func (s *Server) status() api.Status {
 			continue
 		}
 		site.Nodes++
-		switch s.cfg.Control.Info(n).State {
+		switch s.cfg.Fleet.Info(n).State {
 		case api.NodeReady:
 			site.Ready++
 		case api.NodeDegraded:
@@ -393,7 +395,7 @@ func (s *Server) status() api.Status {
 		}
 	}
 	r := s.cfg.Relay()
-	for _, u := range s.cfg.Control.Unknown() {
+	for _, u := range s.cfg.Fleet.Unknown() {
 		out.Unknown = append(out.Unknown, api.UnknownNode{Name: u.Name, Site: u.Site, Number: u.Number, ReportedBy: u.By})
 	}
 	out.Relay = api.RelayStatus{Bound: r.BoundNodes, Forwarded: r.Datagrams, ForwardedBytes: r.Bytes, Dropped: r.Dropped}

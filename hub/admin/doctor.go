@@ -28,8 +28,8 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	f.Backup = s.lastBackup()
 	f.Behind = map[protocol.NodeNumber]time.Duration{}
 	f.Late = map[protocol.NodeNumber]bool{}
-	for n, x := range s.cfg.Control.Standings(st) {
-		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Control.Late(n)
+	for n, x := range s.cfg.Fleet.Standings(st) {
+		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Fleet.Late(n)
 	}
 	for _, n := range shownNodes(st) {
 		shown := s.toNode(st, n)
@@ -47,7 +47,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	for _, n := range f.Nodes {
 		there[n.Name] = !n.Connected.IsZero()
 	}
-	for _, x := range s.cfg.Control.Strays() {
+	for _, x := range s.cfg.Fleet.Strays() {
 		if n := st.Nodes[x.Number]; n.Gone != "" || x.Epoch <= n.KeyEpoch() {
 			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
 		}

@@ -109,7 +109,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 // saidGoodbye reports whether an end's agent ended its session itself, so that nobody has
 // to look for it.
 func (s *Server) saidGoodbye(e *explain.End) bool {
-	i := s.cfg.Control.Info(s.cfg.Store.State().Nodes[e.Node.Number])
+	i := s.cfg.Fleet.Info(s.cfg.Store.State().Nodes[e.Node.Number])
 	return i.Connected.IsZero() && i.Goodbye
 }
 
@@ -207,7 +207,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 		shown := s.toNode(st, n)
 		e.Node = &shown
 	} else {
-		for _, r := range s.cfg.Control.State().Routes {
+		for _, r := range s.cfg.Fleet.State().Routes {
 			if r.Prefix.Contains(e.Addr) && st.Nodes[r.Node].Live() {
 				e.Routes = append(e.Routes, s.toRoute(st, r))
 			}
@@ -242,7 +242,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 		return
 	}
 	n := st.Nodes[e.Node.Number]
-	i := s.cfg.Control.Info(n)
+	i := s.cfg.Fleet.Info(n)
 	e.Connected, e.Goodbye, e.Silent, e.Bound = !i.Connected.IsZero(), i.Goodbye, -1, e.Node.Underlay
 	if !i.LastWord.IsZero() {
 		e.Silent = time.Since(i.LastWord)

@@ -33,8 +33,8 @@ func shownNodes(st *state.State) []state.Node {
 }
 
 func (s *Server) toNode(st *state.State, n state.Node) api.Node {
-	i := s.cfg.Control.Info(n)
-	st = s.cfg.Control.Shown(st)
+	i := s.cfg.Fleet.Info(n)
+	st = s.cfg.Fleet.Shown(st)
 	out := api.Node{
 		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
 		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
@@ -90,7 +90,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 	n := st.Nodes[r.Node]
 	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: tag(r)}
-	owner := s.cfg.Control.Owner(r.Prefix)
+	owner := s.cfg.Fleet.Owner(r.Prefix)
 	out.Owner = owner == r.Node && r.Carried()
 	switch {
 	case r.State == protocol.RouteRejected && r.By == state.ByRule:
@@ -99,7 +99,7 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		}
 	case r.State == protocol.RoutePending:
 		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
-	case out.Owner && s.cfg.Control.Info(n).State == api.NodeUnreachable: // and no other node could take it over
+	case out.Owner && s.cfg.Fleet.Info(n).State == api.NodeUnreachable: // and no other node could take it over
 		out.Why = "the node is unreachable"
 	case r.State != protocol.RouteApproved || out.Owner:
 	case !r.Carried():
@@ -150,7 +150,7 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 }
 
 func (s *Server) nodes() []api.Node {
-	st := s.cfg.Control.State()
+	st := s.cfg.Fleet.State()
 	out := []api.Node{}
 	for _, n := range shownNodes(st) {
 		out = append(out, s.toNode(st, n))
@@ -159,7 +159,7 @@ func (s *Server) nodes() []api.Node {
 }
 
 func (s *Server) allRoutes() []api.Route {
-	st := s.cfg.Control.State()
+	st := s.cfg.Fleet.State()
 	nodes := map[protocol.NodeNumber]bool{}
 	for _, n := range st.LiveNodes() {
 		nodes[n.Number] = true
@@ -233,7 +233,7 @@ func (s *Server) registerNodes(a huma.API) {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Name)
-		s.cfg.Control.Released(n.Number)
+		s.cfg.Fleet.Released(n.Number)
 		return withTag(nodeTag(n), s.toNode(st, n))
 	}, changes)
 	huma.Get(a, "/v1/nodes/{name}/revocation", func(_ context.Context, in *named) (*body[api.Revocation], error) {
@@ -251,11 +251,11 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		current := func(st *state.State) (string, error) {
 			n, err := st.FindNode(in.Body.Node)
-			return tag(s.cfg.Control.Shown(st).Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
+			return tag(s.cfg.Fleet.Shown(st).Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
 		}
 		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
 			if n, err := d.FindNode(in.Body.Node); err == nil {
-				d.Announced(n.Number, s.cfg.Control.Announced(n.Number))
+				d.Announced(n.Number, s.cfg.Fleet.Announced(n.Number))
 			}
 			return state.DecideRoute(d, in.Body.Node, in.Body.Prefix, in.Body.Approve, who(ctx))
 		})

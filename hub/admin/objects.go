@@ -77,7 +77,7 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 	if len(in.Documents) == 0 {
 		return out, huma.Error422UnprocessableEntity("no document is there")
 	}
-	live := declare.Live{Who: who(ctx), Announced: s.cfg.Control.Announced}
+	live := declare.Live{Who: who(ctx), Announced: s.cfg.Fleet.Announced}
 	decide := func(d *state.Draft) error {
 		if in.Sequence != 0 && in.Sequence != d.Seq {
 			return state.Errorf(state.Conflict, "the state was changed since you read it: it is at transaction %d by now", d.Seq)

@@ -33,7 +33,7 @@ type resolver struct {
 }
 
 func (s *Server) resolver(st *state.State) resolver {
-	return resolver{st, func(p netip.Prefix) protocol.NodeNumber { return s.cfg.Control.Owner(p) }, func(n protocol.NodeNumber) map[string]protocol.Container {
+	return resolver{st, func(p netip.Prefix) protocol.NodeNumber { return s.cfg.Fleet.Owner(p) }, func(n protocol.NodeNumber) map[string]protocol.Container {
 		f, _ := s.cfg.Inventory.Get(n)
 		return f.Containers
 	}}

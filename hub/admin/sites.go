@@ -99,7 +99,7 @@ func (s *Server) registerSites(a huma.API) {
 				return state.Errorf(state.Invalid, "nothing to change: ranges, max_age or rotate_keys is missing")
 			}
 			if in.Body.Ranges != nil {
-				if err := declare.SetRanges(d, in.Name, in.Body.Ranges, declare.Live{Announced: s.cfg.Control.Announced}); err != nil {
+				if err := declare.SetRanges(d, in.Name, in.Body.Ranges, declare.Live{Announced: s.cfg.Fleet.Announced}); err != nil {
 					return err
 				}
 			}

@@ -78,7 +78,7 @@ func (s *Server) upgradable(st *state.State, names []string, version string) ([]
 		if err != nil {
 			return nil, err
 		}
-		i := s.cfg.Control.Info(n)
+		i := s.cfg.Fleet.Info(n)
 		switch {
 		case i.Connected.IsZero():
 			return nil, state.Errorf(state.Conflict, "node %s is not connected; leave it out, or wait for it", name)
@@ -135,7 +135,7 @@ func (s *Server) upgradeNow() (api.Upgrade, error) {
 	for w, nodes := range u.Waves {
 		for _, number := range nodes {
 			n := st.Nodes[number]
-			v := api.UpgradeNode{Node: n.Name, Wave: w + 1, Version: s.cfg.Control.Info(n).Hello.AgentVersion}
+			v := api.UpgradeNode{Node: n.Name, Wave: w + 1, Version: s.cfg.Fleet.Info(n).Hello.AgentVersion}
 			v.State, v.Text = s.cfg.Control.UpgradeOf(u, n)
 			if u.State != state.UpgradeRunning && v.State == api.UpgradeNodeWaiting {
 				v.Text = "left alone"

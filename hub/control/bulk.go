@@ -49,7 +49,7 @@ func (s *Server) Bulk(ctx context.Context, n protocol.NodeNumber) (net.Conn, err
 	switch {
 	case ses == nil:
 		return nil, ErrOffline
-	case !ses.proven || !slices.Contains(features, protocol.FeatureBulk):
+	case !ses.known.Proven || !slices.Contains(features, protocol.FeatureBulk):
 		return ses.mux.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamDebug})
 	case !s.bulk.enter(n):
 		return nil, ErrBulkFull

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -18,20 +19,10 @@ const (
 	departLull  = 10 * time.Second // an agent that leaves may still be probing
 )
 
-// departure is a wish to leave by a session that did not prove the node's identity.
-type departure struct {
-	since time.Time // zero: none
-	ses   *session  // which said so
-}
-
 // leaveUnproven takes the wish and says goodbye to the agent, which is done with it.
 func (ses *session) leaveUnproven(ctx context.Context) error {
 	s := ses.s
-	s.mu.Lock()
-	if l := s.nodes[ses.node]; l != nil && l.session == ses {
-		l.left = departure{since: time.Now(), ses: ses}
-	}
-	s.mu.Unlock()
+	s.fleet.WantsToLeave(ses.known)
 	name := ses.name()
 	s.cfg.Events.Add(event.NodeRefused, name, "the node says that it leaves, in a session that does not prove its identity: it is taken out in "+departAfter.String()+" unless it is heard before; 'causeway node revoke "+name+"' does so now")
 	ses.log.Warn().Msg("a session that does not prove the node's identity says that it leaves")
@@ -44,36 +35,47 @@ func (ses *session) leaveUnproven(ctx context.Context) error {
 	return err
 }
 
-// gone reports whether a departure comes true, or void whether it never will: proof is when
-// the node last proved an address. Server.mu is held.
-func (d departure) gone(now time.Time, session *session, proof time.Time) (gone, void bool) {
+// departs reports whether a departure comes true, or void whether it never will: proof is when
+// the node last proved an address.
+func departs(d fleet.Departure, now time.Time, session *fleet.Session, proof time.Time) (gone, void bool) {
 	switch {
-	case d.since.IsZero():
+	case d.Since.IsZero():
 		return false, false
-	case session != nil && session != d.ses, proof.After(d.since.Add(departLull)):
+	case session != nil && session != d.By, proof.After(d.Since.Add(departLull)):
 		return false, true
 	}
-	return session == nil && now.Sub(d.since) >= departAfter, false
+	return session == nil && now.Sub(d.Since) >= departAfter, false
+}
+
+// departures are the nodes whose wish to leave has come true, and those whose wish never will.
+func departures(fl fleet.Snapshot, proven func(protocol.NodeNumber) time.Time, now time.Time) (out, void []protocol.NodeNumber) {
+	for n, x := range fl.Nodes {
+		if x.Left.Since.IsZero() {
+			continue
+		}
+		switch gone, never := departs(x.Left, now, x.Session, proven(n)); {
+		case gone:
+			out = append(out, n)
+		case never:
+			void = append(void, n)
+		}
+	}
+	return out, void
 }
 
 // takeOut takes out the nodes whose wish to leave has come true.
 func (s *Server) takeOut(ctx context.Context, now time.Time) {
-	var out []protocol.NodeNumber
-	s.mu.Lock()
-	for n, l := range s.nodes {
-		gone, void := l.left.gone(now, l.session, s.cfg.Tunnel.Proven(n))
-		if gone {
-			out = append(out, n)
-		}
-		if gone || void {
-			l.left = departure{}
-		}
-		if void {
+	fl := s.fleet.Snapshot()
+	out, void := departures(fl, s.cfg.Tunnel.Proven, now)
+	for _, n := range void {
+		if s.fleet.Settled(n, fl.Nodes[n].Left) {
 			s.cfg.Log.Warn().Str("node", s.cfg.Store.State().Nodes[n].Name).Msg("a node that was said to leave is still there: somebody else on its host may have said so")
 		}
 	}
-	s.mu.Unlock()
 	for _, n := range out {
+		if !s.fleet.Settled(n, fl.Nodes[n].Left) {
+			continue
+		}
 		go func() { // a store that is busy must not keep netmaps waiting
 			name := s.cfg.Store.State().Nodes[n].Name
 			_, err := s.cfg.Store.Update(ctx, "node:"+name, "leave, without proof of its identity; not heard for "+departAfter.String(), func(d *state.Draft) error {

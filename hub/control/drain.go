@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -22,11 +23,12 @@ type Handover struct {
 // Handover tells who has applied a netmap in which node n carries nothing that
 // another node carries now.
 func (s *Server) Handover(n protocol.NodeNumber) Handover {
-	st := s.cfg.Store.State()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	return handover(s.cfg.Store.State(), s.fleet.Snapshot(), n)
+}
+
+func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handover {
 	out := Handover{Owners: map[netip.Prefix]protocol.NodeNumber{}}
-	if s.view == nil {
+	if fl.Netmaps == nil {
 		out.Pending = true
 		return out
 	}
@@ -35,12 +37,12 @@ func (s *Server) Handover(n protocol.NodeNumber) Handover {
 		if !r.Carried() {
 			continue
 		}
-		o := s.view.Owners[r.Prefix]
+		o := fl.Netmaps.Owners[r.Prefix]
 		out.Owners[r.Prefix] = o
 		switch {
 		case o != n:
 			moved = append(moved, r.Prefix)
-		case !st.Nodes[n].Drained.IsZero() && s.takes(st, r.Prefix, n):
+		case !st.Nodes[n].Drained.IsZero() && takes(st, fl, r.Prefix, n):
 			out.Pending = true
 		}
 	}
@@ -48,12 +50,12 @@ func (s *Server) Handover(n protocol.NodeNumber) Handover {
 		if m.Number == n {
 			continue
 		}
-		l := s.nodes[m.Number]
+		x := fl.Nodes[m.Number]
 		switch {
 		case m.Statement == nil: // never seen
-		case l == nil || l.session == nil:
+		case x.Session == nil:
 			out.Away = append(out.Away, m.Number)
-		case l.session.held == nil || len(l.errors) > 0 || slices.ContainsFunc(moved, func(p netip.Prefix) bool { return l.session.held.Owners[p] == n }):
+		case x.Held == nil || len(x.Errors) > 0 || slices.ContainsFunc(moved, func(p netip.Prefix) bool { return x.Held.Owners[p] == n }):
 			out.Waiting = append(out.Waiting, m.Number)
 		default:
 			out.Confirmed = append(out.Confirmed, m.Number)
@@ -65,14 +67,14 @@ func (s *Server) Handover(n protocol.NodeNumber) Handover {
 	return out
 }
 
-// takes reports whether another node can take prefix p from drained node n. s.mu is held.
-func (s *Server) takes(st *state.State, p netip.Prefix, n protocol.NodeNumber) bool {
+// takes reports whether another node can take prefix p from drained node n.
+func takes(st *state.State, fl fleet.Snapshot, p netip.Prefix, n protocol.NodeNumber) bool {
 	for k, r := range st.Routes {
 		m := st.Nodes[k.Node]
 		if k.Prefix != p || k.Node == n || !r.Carried() || !m.Drained.IsZero() || m.Quarantine != "" || m.Statement == nil {
 			continue
 		}
-		if l := s.nodes[k.Node]; l != nil && l.session != nil {
+		if fl.Nodes[k.Node].Session != nil {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"
 	"causeway/protocol"
@@ -22,6 +23,7 @@ import (
 type helloWorld struct {
 	t      *testing.T
 	server *Server
+	fleet  *fleet.Table
 	store  *state.Store
 	ids    []protocol.IdentityPrivateKey
 }
@@ -49,7 +51,8 @@ func newHelloWorld(t *testing.T, nodes int) *helloWorld {
 		return err
 	})
 	require.NoError(t, err)
-	w.server = New(Config{Number: 1, Store: st, Events: &event.Log{}, Log: zerolog.Nop()})
+	w.fleet = fleet.New(fleet.Config{Number: 1, State: st.State, Proven: func(protocol.NodeNumber) time.Time { return time.Time{} }, Events: &event.Log{}, Log: zerolog.Nop()})
+	w.server = New(Config{Number: 1, Store: st, Fleet: w.fleet, Events: &event.Log{}, Log: zerolog.Nop()})
 	return w
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/hub/fleet"
 	"causeway/protocol"
 )
 
@@ -16,12 +17,9 @@ func TestLimitsPage(t *testing.T) {
 	b, err := os.ReadFile("../../docs/LIMITS.md")
 	require.NoError(t, err)
 	for _, want := range []string{
-		fmt.Sprintf("| %d at once, %d anew and one a second |", maxConnsNode, connBurst),
 		fmt.Sprintf("| %d at once, asked for or open; 256 KiB", maxBulkNode),
 		fmt.Sprintf("| %d at once, %d MiB, %d s; a frame of %d KiB |", maxUnproven, maxUnprovenNode>>20, unprovenTimeout/time.Second, protocol.MaxProof>>10),
-		fmt.Sprintf("| %d at once, one in %d s |", helloBurst, helloEvery/time.Second),
-		fmt.Sprintf("| %d open in a session, %d anew and %d a second |", maxStreams, nodeStreamBurst, nodeStreamRate),
-		fmt.Sprintf("| %d at once, one in %d s | left out", voiceBurst, voiceEvery/time.Second),
+		fmt.Sprintf("| %d open in a session, %d anew and %d a second |", maxStreams, fleet.StreamsBurst, fleet.StreamsRate),
 	} {
 		require.Contains(t, string(b), want)
 	}

@@ -7,7 +7,7 @@ import (
 	"net"
 	"time"
 
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/protocol"
 )
 
@@ -20,26 +20,26 @@ import (
 // Sessions hold views, which they share: a netmap for each would be peers times
 // peers.
 func (ses *session) push(ctx context.Context, h protocol.Hello) error {
-	var held, sent *netmap.View // whose netmap was acknowledged; and was sent last
+	var held, sent *plan.Netmaps // whose netmap was acknowledged; and was sent last
 	version, first := h.Have, true
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ses.awake:
+		case <-ses.known.Awake():
 		case a := <-ses.acks: // said later, of a netmap that was taken long ago
 			if a.Full {
 				held, sent = nil, nil
-				ses.wake()
+				ses.known.Wake()
 			}
 			continue
 		}
-		view := ses.s.currentView()
+		view := ses.s.fleet.Netmaps()
 		if view == nil || !view.Has(ses.node) || ses.s.cfg.Store.SetBack() != nil {
 			continue
 		}
 		next := view.Next(version)
-		var u netmap.Update
+		var u plan.Update
 		sum := view.Sum(ses.node)
 		switch {
 		case first && h.Have.Epoch == view.Version.Epoch && bytes.Equal(h.HaveSum, sum[:]):
@@ -49,7 +49,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			if !changed {
 				if sent == held {
 					held, sent = view, view // it says the same, and the older one may go
-					ses.s.holds(ses, view)
+					ses.s.fleet.Holds(ses.known, view)
 				}
 				continue
 			}
@@ -70,10 +70,10 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 			return err
 		case !again:
 			held = sent
-			ses.s.holds(ses, view)
+			ses.s.fleet.Holds(ses.known, view)
 		case u.Netmap.Base != nil:
 			held, sent = nil, nil
-			ses.wake()
+			ses.known.Wake()
 		default: // a full one needs no base; the next change is another
 			held = nil
 		}
@@ -82,7 +82,7 @@ func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 
 // sendNetmap writes a netmap piece by piece, each of which has its time: many
 // agents may be sent large ones at once, over links of any speed.
-func (ses *session) sendNetmap(u netmap.Update) error {
+func (ses *session) sendNetmap(u plan.Update) error {
 	parts, err := u.Parts()
 	if err != nil {
 		return err

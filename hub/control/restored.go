@@ -1,17 +1,14 @@
 package control
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -24,11 +21,10 @@ const (
 	// netmaps. Agents go on with those that they hold.
 	settleTime = 30 * time.Second
 	settlePoll = 200 * time.Millisecond
-	maxUnknown = 1000
 )
 
 // goneList is the signed list of nodes that are gone, made anew when it changes.
-// Server.mu guards it.
+// Run's goroutine alone uses it.
 type goneList struct {
 	nodes  []protocol.NodeNumber
 	signed *protocol.SignedGoneList
@@ -52,9 +48,10 @@ func (g *goneList) of(st *state.State, key protocol.ClusterPrivateKey) *protocol
 func (s *Server) forget(ctx context.Context, log zerolog.Logger, by string, lists []protocol.SignedGoneList) error {
 	var nodes []protocol.NodeNumber
 	pin := s.cfg.Cluster.Public().Pin()
-	s.mu.Lock()
-	own := s.goneList.signed
-	s.mu.Unlock()
+	var own *protocol.SignedGoneList
+	if v := s.fleet.Netmaps(); v != nil {
+		own = v.Gone
+	}
 	for _, l := range lists[:min(len(lists), protocol.MaxGoneLists)] {
 		if own != nil && string(own.Payload) == string(l.Payload) {
 			continue
@@ -83,6 +80,12 @@ func (s *Server) forget(ctx context.Context, log zerolog.Logger, by string, list
 	return nil
 }
 
+// settled counts the nodes that came back, of those that there are. due says that nobody waits for more.
+func settled(st *state.State, fl fleet.Snapshot, now time.Time) (back, of int, due bool) {
+	back, of = fl.Came(st)
+	return back, of, back == of || now.Sub(fl.Started) >= settleTime
+}
+
 // settle ends the time in which a restored hub listens, once every node came
 // back or settleTime is over. It reports whether there is nothing to wait for.
 func (s *Server) settle(ctx context.Context) bool {
@@ -90,8 +93,8 @@ func (s *Server) settle(ctx context.Context) bool {
 	if !st.Settling {
 		return true
 	}
-	back, of := s.here(st)
-	if back < of && time.Since(s.started) < settleTime {
+	back, of, due := settled(st, s.fleet.Snapshot(), time.Now())
+	if !due {
 		return false
 	}
 	_, err := s.cfg.Store.Update(ctx, "hub", "restored", func(d *state.Draft) error { return state.Settle(d, back, of) })
@@ -101,38 +104,4 @@ func (s *Server) settle(ctx context.Context) bool {
 	}
 	s.cfg.Log.Info().Int("nodes", back).Int("expected", of).Msg("the restored state takes effect")
 	return true
-}
-
-// Unknown is a node that agents knew and this hub, restored from a backup, does not.
-type Unknown struct {
-	protocol.LostPeer
-	By string // the node that said so first
-}
-
-// Unknown lists these nodes by number.
-func (s *Server) Unknown() []Unknown {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.SortedFunc(maps.Values(s.unknown), func(a, b Unknown) int { return cmp.Compare(a.Number, b.Number) })
-}
-
-// noteUnknown takes what node by knew. It is for a person to read: nothing is
-// decided by it. s.mu is held.
-func (s *Server) noteUnknown(by string, lost []protocol.LostPeer) {
-	st := s.cfg.Store.State()
-	var names []string
-	for _, p := range lost {
-		_, known := st.Nodes[p.Number]
-		if _, noted := s.unknown[p.Number]; known || noted || !p.Number.Valid() || len(s.unknown) >= maxUnknown {
-			continue
-		}
-		s.unknown[p.Number] = Unknown{p, by}
-		names = append(names, fmt.Sprintf("%s (number %d, site %s)", p.Name, p.Number, p.Site))
-	}
-	if len(names) == 0 {
-		return
-	}
-	text := protocol.OneLine(strings.Join(names, ", "), maxText)
-	s.cfg.Events.Add(event.NodeUnknown, by, "knows nodes that joined after the backup which this hub was restored from; they have to join again: "+text)
-	s.cfg.Log.Warn().Str("node", by).Str("names", text).Msg("nodes joined after the backup which this hub was restored from, and have to join again")
 }

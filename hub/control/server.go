@@ -13,17 +13,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"golang.org/x/time/rate"
-
 	"causeway/hub/event"
-	"causeway/hub/netmap"
+	"causeway/hub/fleet"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -37,24 +35,14 @@ const (
 	ackTimeout    = 10 * time.Second       // then it is slow: a warning
 	ackLimit      = time.Minute            // then the session ends
 	farewell      = 500 * time.Millisecond // for a revoked node to hear so
-	onlineGrace   = 10 * time.Second       // since its last word: a node that restarts keeps its routes
 	redialLull    = 50 * time.Millisecond
 	lookEvery     = 500 * time.Millisecond // at each node's state
 	maxStreams    = 16                     // open at once in one session, of the agent's making
 	maxConnsTotal = 1 << 16
-	maxConnsNode  = 8 // of one node: the session, those that it replaces, some to spare
 	// A stream that was refused stays in the session until the agent closes it,
 	// with what the agent sent on it: so many may be opened at once and each second.
 	streamBurst = 8
 	streamRate  = 1
-	// The same of all sessions of a node: an agent's have two each.
-	nodeStreamRate  = 2
-	nodeStreamBurst = 32
-	// What a connection made the hub hold stays for some seconds after its end.
-	connEvery  = time.Second // of one node in the long run
-	connBurst  = 24
-	helloEvery = 2 * time.Second // of one node in the long run: a hello may be a transaction
-	helloBurst = 20
 )
 
 // Tunnel is what of tunnel.Hub is needed here.
@@ -81,6 +69,7 @@ type Config struct {
 	Version string              // of this build
 	Cluster protocol.ClusterPrivateKey
 	Store   *state.Store
+	Fleet   *fleet.Table // what is known live of nodes
 	Bus     Bus
 	Tunnel  Tunnel
 	Boots   Boots // what the tunnel sees of boot ids; nil: nothing
@@ -97,35 +86,18 @@ type Config struct {
 
 // Server holds the control sessions. Its methods may be called concurrently.
 type Server struct {
-	cfg      Config
-	started  time.Time
-	boot     protocol.BootID // of this run, in challenges
-	door     door
-	bulk     bulk
-	dirty    chan struct{} // something that netmaps depend on changed
-	departed chan struct{} // a node that is gone may have to be told so, or was
-	hellos   chan hello    // to be stored
+	cfg    Config
+	fleet  *fleet.Table
+	boot   protocol.BootID // of this run, in challenges
+	door   door
+	bulk   bulk
+	hellos chan hello // to be stored
 
 	mu    sync.Mutex
-	nodes map[protocol.NodeNumber]*live
-	conns map[comer]int // open connections that were admitted
-	view  *netmap.View
-
-	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
-	lastShown struct {                          // by shown
-		of, shown *state.State
-		waiting   []state.Route
-	}
-
-	memory  memory                              // of the run before
-	unsaved map[protocol.NodeNumber]netmap.Live // what view was made from; nil: remembered already
-
-	revoked map[protocol.NodeNumber]*revocation
+	links map[*fleet.Session]*session // what carries each session that the fleet knows
 
 	closing  atomic.Bool // closeOldWay stores something
 	goneList goneList
-	unknown  map[protocol.NodeNumber]Unknown
-	strays   map[protocol.NodeNumber]Stray
 	marked   uint64 // the last transaction of which tellMark told; Run's alone
 }
 
@@ -135,8 +107,27 @@ func New(cfg Config) *Server {
 	if err != nil { // the system has no randomness
 		panic(err)
 	}
-	return &Server{cfg: cfg, started: time.Now(), boot: boot, dirty: make(chan struct{}, 1), departed: make(chan struct{}, 1), hellos: make(chan hello), nodes: map[protocol.NodeNumber]*live{}, elsewhere: map[protocol.NodeNumber]elsewhere{}, conns: map[comer]int{},
-		revoked: map[protocol.NodeNumber]*revocation{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
+	return &Server{cfg: cfg, fleet: cfg.Fleet, boot: boot, hellos: make(chan hello), links: map[*fleet.Session]*session{}}
+}
+
+// link says that ses carries what the fleet knows as ses.known, until unlink.
+func (s *Server) link(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links[ses.known] = ses
+}
+
+func (s *Server) unlink(ses *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.links, ses.known)
+}
+
+// linked is what carries a session that the fleet knows; nil: it has ended, or there is none.
+func (s *Server) linked(known *fleet.Session) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links[known]
 }
 
 // Serve accepts control connections on l, which it closes, until ctx ends.
@@ -176,42 +167,9 @@ func acceptAll(ctx context.Context, l net.Listener, kind string, serve func(cont
 	}
 }
 
-// comer is who comes to a node's budgets: those who prove the node's identity have others
-// than those who do not.
-type comer struct {
-	node   protocol.NodeNumber
-	proven bool
-}
-
-// enter counts a connection that was admitted, if there may be one more; leave ends it.
-func (s *Server) enter(c comer) (leave func(), ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.conns[c] >= maxConnsNode || !s.node(c.node).budget(c.proven).connects.Allow() {
-		return nil, false
-	}
-	s.conns[c]++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.conns[c]--; s.conns[c] == 0 {
-			delete(s.conns, c)
-		}
-	}, true
-}
-
 // logOf is the log for what a node's sessions say and do.
 func (s *Server) logOf(n state.Node) zerolog.Logger {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cfg.Log.With().Str("node", n.Name).Str("site", n.Site).Logger().Hook(s.node(n.Number).voice)
-}
-
-// streamsOf is what holds the streams of node n's sessions to their rate.
-func (s *Server) streamsOf(n protocol.NodeNumber) *rate.Limiter {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.node(n).streams
+	return s.cfg.Log.With().Str("node", n.Name).Str("site", n.Site).Logger().Hook(s.fleet.Voice(n.Number))
 }
 
 // Run computes netmaps and keeps the tunnel's nodes until ctx ends.
@@ -228,10 +186,10 @@ func (s *Server) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	s.remember()
-	save := time.NewTicker(saveEvery)
+	save := time.NewTicker(fleet.SaveEvery)
 	defer save.Stop()
 	defer s.save()
-	graceOver := time.NewTimer(startGrace)
+	graceOver := time.NewTimer(fleet.StartGrace)
 	defer graceOver.Stop()
 	settle := time.NewTicker(settlePoll)
 	defer settle.Stop()
@@ -256,19 +214,19 @@ func (s *Server) Run(ctx context.Context) error {
 			s.save()
 		case <-graceOver.C:
 			pace.touched(time.Now())
-			s.missed()
+			s.fleet.Missed()
 		case <-look.C:
-			s.lookAround()
-			s.forgetElsewhere(time.Now())
+			s.fleet.LookAround()
+			s.fleet.ForgetElsewhere(time.Now())
 			s.takeOut(ctx, time.Now())
 			s.closeOldWay(ctx, time.Now())
 		case <-mark.C:
 			s.tellMark()
 		case b := <-s.cfg.Boots:
 			s.watchBoot(ctx, b)
-		case <-s.dirty:
+		case <-s.fleet.Touched():
 			pace.touched(time.Now())
-		case <-s.departed:
+		case <-s.fleet.Departed():
 			s.dismiss(s.cfg.Store.State())
 			if err := s.setNodes(s.cfg.Store.State(), &last); err != nil {
 				return err
@@ -290,35 +248,40 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
-// touch asks for new netmaps, for something that is not state.
-func (s *Server) touch() {
-	select {
-	case s.dirty <- struct{}{}:
-	default:
+// remember reads what was known in the run before.
+func (s *Server) remember() {
+	if s.cfg.Memory == "" {
+		return
+	}
+	m, err := fleet.LoadMemory(s.cfg.Memory)
+	if err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("what was known of nodes before is not readable, it is learnt anew")
+		return
+	}
+	s.fleet.Remember(m)
+}
+
+// save keeps what is known for the next run, if there is news.
+func (s *Server) save() {
+	m, news := s.fleet.Unsaved()
+	if !news || s.cfg.Memory == "" {
+		return
+	}
+	if err := m.Save(s.cfg.Memory); err != nil {
+		s.cfg.Log.Warn().Err(err).Msg("what is known of nodes is not kept for the next start")
 	}
 }
 
-// recheck asks for another look at nodes that are gone.
-func (s *Server) recheck() {
-	select {
-	case s.departed <- struct{}{}:
-	default:
-	}
-}
-
-// setNodes gives the tunnel the live nodes, and those that are gone but have
-// not heard so yet.
-func (s *Server) setNodes(st *state.State, last *string) error {
+// tunnelNodes are the nodes that the tunnel is to have: the live ones, and those that are gone but
+// have not heard so yet.
+func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
 	nodes := st.LiveNodes()
-	s.mu.Lock()
-	for n, l := range s.nodes {
-		if node, ok := st.Nodes[n]; ok && !node.Live() && l.leaving {
+	for n, x := range fl.Nodes {
+		if node, ok := st.Nodes[n]; ok && !node.Live() && x.Leaving {
 			nodes = append(nodes, node)
 		}
 	}
-	s.mu.Unlock()
 	out := make([]tunnel.HubNode, 0, len(nodes))
-	var print []byte
 	for _, n := range nodes {
 		overlay, err := st.OverlayOf(n.Number)
 		if err != nil {
@@ -329,55 +292,92 @@ func (s *Server) setNodes(st *state.State, last *string) error {
 			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
 		}
 		out = append(out, node)
-		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, n.KeyEpoch(), n.Quarantine != "")
+	}
+	return out
+}
+
+// setNodes gives the tunnel its nodes, if they are others than in last.
+func (s *Server) setNodes(st *state.State, last *string) error {
+	nodes := tunnelNodes(st, s.fleet.Snapshot())
+	var print []byte
+	has := map[protocol.NodeNumber]bool{}
+	for _, n := range nodes {
+		has[n.Number] = true
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, st.Nodes[n.Number].KeyEpoch(), n.Talks != nil)
 	}
 	fingerprint := string(print)
 	if fingerprint == *last && fingerprint != "" {
 		return nil
 	}
-	if err := s.cfg.Tunnel.SetNodes(out); err != nil {
+	if err := s.cfg.Tunnel.SetNodes(nodes); err != nil {
 		return fmt.Errorf("set the tunnel's nodes: %w", err)
 	}
 	*last = fingerprint
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for n, r := range s.revoked {
-		if r.cut.IsZero() && !slices.ContainsFunc(nodes, func(x state.Node) bool { return x.Number == n }) {
-			r.cut = now
-		}
-	}
+	s.fleet.Cut(func(n protocol.NodeNumber) bool { return has[n] })
 	return nil
+}
+
+// dismissals are the sessions of nodes that are gone and have not been told so, and the nodes that are gone and have
+// none.
+func dismissals(st *state.State, fl fleet.Snapshot) (tell []*fleet.Session, drop []protocol.NodeNumber) {
+	for n, x := range fl.Nodes {
+		if node, ok := st.Nodes[n]; !ok || node.Live() || x.Leaving {
+			continue
+		}
+		if x.Session == nil {
+			drop = append(drop, n)
+			continue
+		}
+		tell = append(tell, x.Session)
+	}
+	return tell, drop
 }
 
 // dismiss tells sessions of nodes that are gone so and closes them, within the
 // time of a farewell.
 func (s *Server) dismiss(st *state.State) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.noteRevoked(st)
-	for n, l := range s.nodes {
-		if node, ok := st.Nodes[n]; !ok || node.Live() || l.leaving {
+	s.fleet.NoteRevoked(st)
+	tell, drop := dismissals(st, s.fleet.Snapshot())
+	for _, n := range drop {
+		s.fleet.Drop(n)
+	}
+	for _, known := range tell {
+		done, ok := s.fleet.Dismiss(known)
+		if !ok {
 			continue
 		}
-		if l.session == nil {
-			delete(s.nodes, n)
+		s.cfg.Events.Add(event.NodeDown, st.Nodes[known.Node].Name, "the node was revoked")
+		ses := s.linked(known)
+		if ses == nil { // it has just ended
+			done()
 			continue
 		}
-		l.leaving = true
-		ses := l.session
-		s.cfg.Events.Add(event.NodeDown, st.Nodes[n].Name, "the node was revoked")
 		ses.log.Info().Msg("node revoked")
 		go func() {
 			ses.farewell()
-			s.mu.Lock()
-			if s.nodes[n] == l {
-				delete(s.nodes, n)
-			}
-			s.mu.Unlock()
-			s.recheck()
+			done()
 		}()
 	}
+}
+
+// liveOf is what netmaps are made from beyond the state: what is known of its live nodes, until a node has reported with what
+// was known in the run before.
+func liveOf(st *state.State, fl fleet.Snapshot, bound func(protocol.NodeNumber) []netip.AddrPort, now time.Time) map[protocol.NodeNumber]plan.Live {
+	out := map[protocol.NodeNumber]plan.Live{}
+	for _, node := range st.LiveNodes() {
+		n := node.Number
+		l := plan.Live{Candidates: bound(n)}
+		if x, ok := fl.Nodes[n]; ok {
+			l.Online = x.Session != nil || now.Sub(x.LastWord) < fleet.OnlineGrace
+			l.Candidates = append(l.Candidates, x.Status.Candidates...)
+		}
+		if r, ok := fl.Before[n]; ok {
+			l.Candidates = append(l.Candidates, r.Candidates...)
+			l.Online = l.Online || r.Online && now.Sub(fl.Started) < fleet.StartGrace
+		}
+		out[n] = l
+	}
+	return out
 }
 
 // compute makes the netmaps anew and wakes the sessions if any of them says
@@ -387,56 +387,21 @@ func (s *Server) compute() (fresh bool) {
 	if st.Settling || s.cfg.Store.SetBack() != nil {
 		return false // agents go on with what they hold
 	}
-	known := map[protocol.NodeNumber]netmap.Live{}
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, node := range st.LiveNodes() {
-		n := node.Number
-		info := netmap.Live{Candidates: s.cfg.Tunnel.Bound(n)}
-		if l, ok := s.nodes[n]; ok {
-			info.Online = l.session != nil || now.Sub(l.lastWord) < onlineGrace
-			info.Candidates = append(info.Candidates, l.status.Candidates...)
-		}
-		known[n] = s.recall(n, info, now)
-	}
-	before := s.view
+	now, fl := time.Now(), s.fleet.Snapshot()
+	known := liveOf(st, fl, s.cfg.Tunnel.Bound, now)
+	before := fl.Netmaps
 	if before == nil {
-		before = s.memory.before()
+		before = fl.Earlier
 	}
-	next := netmap.Compute(s.shown(st), known, before)
+	next := plan.Compute(s.fleet.Shown(st), known, before)
 	next.Gone = s.goneList.of(st, s.cfg.Cluster)
-	if next.SameAs(s.view) {
+	if next.SameAs(fl.Netmaps) {
 		return false // most transactions and many statuses change no netmap
 	}
 	mark := st.Mark(s.cfg.Cluster)
 	next.Mark = &mark
-	old := s.view
-	s.view = next
-	s.unsaved = known
-	for _, l := range s.nodes {
-		if l.session != nil {
-			if l.session.held == old {
-				l.session.behind = now
-			}
-			l.session.wake()
-		}
-	}
+	s.fleet.SetNetmaps(next, known, now)
 	return true
-}
-
-func (s *Server) currentView() *netmap.View {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.view
-}
-
-// Owner returns the node that carries a prefix in netmaps, 0 for none.
-func (s *Server) Owner(p netip.Prefix) protocol.NodeNumber {
-	if v := s.currentView(); v != nil {
-		return v.Owners[p]
-	}
-	return 0
 }
 
 // ErrOffline says that a node has no control session.
@@ -453,10 +418,6 @@ func (s *Server) Debug(ctx context.Context, n protocol.NodeNumber) (net.Conn, er
 
 // sessionOf is node n's session, nil if there is none, and what its agent can do.
 func (s *Server) sessionOf(n protocol.NodeNumber) (*session, []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.nodes[n]; l != nil && l.session != nil {
-		return l.session, l.hello.Features
-	}
-	return nil, nil
+	known, features := s.fleet.Session(n)
+	return s.linked(known), features
 }

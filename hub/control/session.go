@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/event"
-	"causeway/hub/netmap"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel/mux"
@@ -27,23 +26,19 @@ type session struct {
 	s    *Server
 	node protocol.NodeNumber
 	site string
-	mux  *mux.Session
-	end  *endNoted
+	// known is what the fleet knows the session as, once it is proven or need not be; see serveControl.
+	known *fleet.Session
+	mux   *mux.Session
+	end   *endNoted
 	// Until it is admitted; see unproven.go.
 	knock    *knock
 	patience *time.Timer // closes the connection unless the agent was welcomed
-	proven   bool        // the node's identity, before welcome; not changed after
 	log      zerolog.Logger
 
-	awake  chan struct{}
 	acks   chan protocol.NetmapAck
 	accept sync.Once // the control stream: the first one
 
 	listShown time.Time // when the hub list was; for the control stream's reader alone
-
-	// Server.mu guards these.
-	held   *netmap.View // the agent applied its netmap of it last
-	behind time.Time    // since when there is another, or since it applied held; see Standing
 
 	mu      sync.Mutex
 	control net.Conn // after Hello
@@ -92,7 +87,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, knock: k, awake: make(chan struct{}, 1), acks: make(chan protocol.NetmapAck, 4),
+	ses := &session{s: s, node: node.Number, site: node.Site, mux: m, end: end, knock: k, acks: make(chan protocol.NetmapAck, 4),
 		log: s.logOf(node)}
 	ses.patience = time.AfterFunc(unprovenTimeout, func() {
 		if !ses.welcomed() {
@@ -111,7 +106,7 @@ func (s *Server) serveConn(ctx context.Context, c net.Conn) {
 	defer m.Close()
 	slots := make(chan struct{}, maxStreams)
 	pace := rate.NewLimiter(streamRate, streamBurst)
-	all := s.streamsOf(node.Number)
+	all := s.fleet.Streams(node.Number)
 	for {
 		if pace.Wait(ctx) != nil || ses.welcomed() && all.Wait(ctx) != nil { // strangers take nothing of the node's
 			return
@@ -185,13 +180,6 @@ func (ses *session) welcomed() bool {
 	return ses.welcome
 }
 
-func (ses *session) wake() {
-	select {
-	case ses.awake <- struct{}{}:
-	default:
-	}
-}
-
 // send writes one message on the control stream.
 func (ses *session) send(kind protocol.MessageKind, body any) error {
 	m, err := protocol.NewMessage(kind, body)
@@ -237,7 +225,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 	if err := m.Decode(&h); err != nil {
 		return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()})
 	}
-	cleanHello(&h)
+	fleet.CleanHello(&h)
 	proven, err := ses.prove(st, ses.s.cfg.Store.State().Nodes[ses.node], h, m.Body)
 	if e := (*state.Error)(nil); errors.As(err, &e) {
 		return ses.refuse(protocol.ErrorUnproven, err)
@@ -260,8 +248,11 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		}
 		return ses.refuse(code, err)
 	}
+	ses.known = fleet.NewSession(ses.node, proven)
+	ses.s.link(ses)
+	defer ses.s.unlink(ses)
 	ses.mu.Lock()
-	ses.welcome, ses.proven = true, proven // before the agent can know: it opens other streams at once
+	ses.welcome = true // before the agent can know: it opens other streams at once
 	ses.mu.Unlock()
 	if err := ses.send(protocol.KindWelcome, protocol.Welcome{
 		HubVersion: ses.s.cfg.Version, Hub: ses.s.cfg.Number, Number: node.Number, Name: node.Name, Site: node.Site, Time: time.Now().UTC(),
@@ -294,11 +285,8 @@ func (ses *session) refuse(code string, err error) error {
 
 // hello checks and records what the node says of itself.
 func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (state.Node, error) {
-	ses.s.mu.Lock()
-	allowed := ses.s.node(ses.node).budget(proven).hellos.Allow()
-	ses.s.mu.Unlock()
-	if !allowed {
-		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", helloEvery)
+	if !ses.s.fleet.MayHello(fleet.Comer{Node: ses.node, Proven: proven}) {
+		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", fleet.HelloEvery)
 	}
 	if err := ses.s.witness(ctx, ses.name(), h.Mark); err != nil {
 		return ses.s.cfg.Store.State().Nodes[ses.node], err
@@ -311,15 +299,12 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	// older than this hub knows, the session ends as every one does when the log says so.
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, changes, err := ses.s.cfg.Store.Changes(announce)
-	said := announcement{announce: announce, routes: len(h.Routes)}
+	said := fleet.Announcement{Announce: announce, Routes: len(h.Routes)}
 	if h.Statement.WireGuardKey != st.Nodes[ses.node].WireGuardKey { // a new key is stored now, or not from this hello
-		said.announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
-		ses.s.mu.Lock()
-		keys := ses.s.node(ses.node).keys
-		ses.s.mu.Unlock()
-		unused, ok := charge(keys, time.Now(), 1)
+		said.Announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
+		unused, ok := ses.s.fleet.ChargeKey(ses.node)
 		if !ok {
-			return st.Nodes[ses.node], state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", keysBurst, keysDaily)
+			return st.Nodes[ses.node], state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", fleet.KeysBurst, fleet.KeysDaily)
 		}
 		defer func() {
 			if ses.s.cfg.Store.State().Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey {
@@ -330,11 +315,11 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	back := func() {}
 	if err == nil {
 		var ok bool
-		if back, ok = ses.s.mayStore(ses.node, ses.name(), said, changes); !ok {
+		if back, ok = ses.s.fleet.MayStore(ses.node, ses.name(), said, changes); !ok {
 			changes = 0 // the session is the node's right all the same
 		}
 		if changes == 0 && ses.s.cfg.Store.State() != st { // an older word may have been stored meanwhile
-			ses.s.again(ses.node)
+			ses.s.fleet.Again(ses.node)
 		}
 	}
 	if err != nil || changes > 0 {
@@ -343,7 +328,7 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 		}
 		if full, back := (*state.FullLogError)(nil), (*state.SetBackError)(nil); errors.As(err, &full) || errors.As(err, &back) {
 			st, err = ses.s.cfg.Store.State(), nil
-			ses.s.wait(ses.node)
+			ses.s.fleet.Wait(ses.node)
 		}
 		if err != nil {
 			return ses.s.cfg.Store.State().Nodes[ses.node], err
@@ -363,30 +348,19 @@ func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes[ses.nod
 // up makes ses the node's session, in place of another. One that did not prove the node's
 // identity never takes the place of one that did.
 func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
-	s.mu.Lock()
-	l := s.node(node.Number)
-	old := l.session
-	if old != nil && old.proven && !ses.proven {
-		s.mu.Unlock()
+	old, ok := s.fleet.Up(ses.known, h)
+	if !ok {
 		return false
 	}
-	if ses.proven && l.firstProof.IsZero() {
-		l.firstProof = time.Now()
-	}
-	l.session, l.hello, l.heard, l.errors, l.refused = ses, h, false, nil, nil
-	l.lastWord, l.up = time.Now(), time.Now().UTC()
-	ses.behind = l.lastWord
-	s.judged(node.Number, l)
-	s.mu.Unlock()
-	if old != nil {
+	if old := s.linked(old); old != nil {
 		old.mux.Close()
 	}
 	s.cfg.Events.Add(event.NodeUp, node.Name, fmt.Sprintf("control session up, agent %s, engine %s", h.AgentVersion, h.Engine))
 	ses.log.Info().Str("version", h.AgentVersion).Msg("node connected")
-	ses.wake()
-	s.touch()
+	ses.known.Wake()
+	s.fleet.Touch()
 	if !s.cfg.Store.State().Nodes[ses.node].Live() { // it came up while its node was revoked
-		s.recheck()
+		s.fleet.Recheck()
 	}
 	return true
 }
@@ -394,21 +368,13 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
 // gone takes ses out, unless another took its place. goodbye: the agent ended it.
 func (s *Server) gone(ses *session, goodbye bool) {
 	node := s.cfg.Store.State().Nodes[ses.node]
-	s.mu.Lock()
-	l := s.nodes[ses.node]
-	mine := l != nil && l.session == ses
-	if mine {
-		l.session, l.goodbye = nil, goodbye
-		s.judged(ses.node, l)
-	}
-	s.mu.Unlock()
-	if !mine {
+	if !s.fleet.Gone(ses.known, goodbye) {
 		return
 	}
 	s.cfg.Events.Add(event.NodeDown, node.Name, "control session ended")
 	ses.log.Info().Msg("node disconnected")
-	s.touch()
-	time.AfterFunc(onlineGrace+redialLull, s.touch)
+	s.fleet.Touch()
+	time.AfterFunc(fleet.OnlineGrace+redialLull, s.fleet.Touch)
 }
 
 // farewell tells a node that is gone so and ends its session.
@@ -436,7 +402,7 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 		if err := protocol.ReadFrame(st, &m, protocol.MaxToHub); err != nil {
 			return err
 		}
-		ses.s.word(ses)
+		ses.s.fleet.Word(ses.known)
 		switch m.Kind {
 		case protocol.KindStatus:
 			var v protocol.Status
@@ -446,8 +412,8 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 				}
 				continue
 			}
-			cleanStatus(&v)
-			ses.s.status(ses, v)
+			fleet.CleanStatus(&v)
+			ses.s.fleet.Status(ses.known, v)
 		case protocol.KindNetmapAck:
 			var v protocol.NetmapAck
 			if err := m.Decode(&v); err != nil {
@@ -456,8 +422,8 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 				}
 				continue
 			}
-			cleanAck(&v)
-			ses.s.acked(ses, v)
+			fleet.CleanAck(&v)
+			ses.s.fleet.Acked(ses.known, v)
 			select {
 			case ses.acks <- v:
 			default: // the latest one is what push waits for
@@ -476,7 +442,7 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 		case protocol.KindError:
 			var e protocol.Error
 			if m.Decode(&e) == nil {
-				ses.log.Warn().Str("code", protocol.OneLine(e.Code, 40)).Str("err", protocol.OneLine(e.Message, maxText)).Msg("node reports an error")
+				ses.log.Warn().Str("code", protocol.OneLine(e.Code, 40)).Str("err", protocol.OneLine(e.Message, fleet.MaxText)).Msg("node reports an error")
 			}
 		case protocol.KindHello:
 			if err := ses.bad(errors.New("a second hello; dial again instead")); err != nil {
@@ -492,19 +458,15 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 }
 
 func (ses *session) bad(err error) error {
-	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: protocol.OneLine(err.Error(), maxText)})
+	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: protocol.OneLine(err.Error(), fleet.MaxText)})
 }
 
 func (ses *session) leave(ctx context.Context) error {
 	s := ses.s
-	if !ses.proven {
+	if !ses.known.Proven {
 		return ses.leaveUnproven(ctx)
 	}
-	s.mu.Lock()
-	if l := s.nodes[ses.node]; l != nil && l.session == ses {
-		l.leaving = true // its own wish: no farewell, and the tunnel stays until it heard the answer
-	}
-	s.mu.Unlock()
+	s.fleet.Leaving(ses.known)
 	_, err := s.cfg.Store.Update(ctx, "node:"+ses.name(), "leave", func(d *state.Draft) error {
 		return state.Remove(d, ses.node, state.GoneLeft)
 	})
@@ -519,67 +481,7 @@ func (ses *session) leave(ctx context.Context) error {
 	t := time.AfterFunc(farewell, func() { ses.mux.Close() })
 	defer t.Stop()
 	<-ses.mux.Done()
-	s.mu.Lock()
-	if l := s.nodes[ses.node]; l != nil && l.session == ses {
-		if err == nil {
-			delete(s.nodes, ses.node)
-		} else {
-			l.leaving = false
-		}
-	}
-	s.mu.Unlock()
-	s.recheck()
+	s.fleet.Left(ses.known, err == nil)
+	s.fleet.Recheck()
 	return err
-}
-
-// word notes that the session's agent said something.
-func (s *Server) word(ses *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.nodes[ses.node]; l != nil && l.session == ses {
-		l.lastWord = time.Now()
-	}
-}
-
-// status takes what the agent reports.
-func (s *Server) status(ses *session, v protocol.Status) {
-	s.mu.Lock()
-	l := s.nodes[ses.node]
-	moved := false
-	if l != nil && l.session == ses {
-		moved = !slices.Equal(netmap.Candidates(v.Candidates, nil), netmap.Candidates(l.status.Candidates, nil))
-		s.noteUpgrade(ses.name(), l.status.Upgrade, v.Upgrade)
-		l.status, l.heard = v, true
-		delete(s.memory.Nodes, ses.node) // what was remembered is old now
-		s.judged(ses.node, l)
-	}
-	s.mu.Unlock()
-	if moved {
-		s.touch()
-	}
-}
-
-// acked takes what the agent made of a netmap.
-func (s *Server) acked(ses *session, a protocol.NetmapAck) {
-	node := s.cfg.Store.State().Nodes[ses.node]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.nodes[ses.node]
-	if l == nil || l.session != ses || a.Full {
-		return
-	}
-	if len(a.Refused) > 0 && !slices.Equal(a.Refused, l.refused) {
-		s.cfg.Events.Add(event.PartRefused, node.Name, fmt.Sprintf("%d parts of netmap %s refused, the first: %s %s: %s",
-			len(a.Refused), a.NetmapVersion, peerName(s.cfg.Store.State(), a.Refused[0].Peer), a.Refused[0].Prefix, a.Refused[0].Reason))
-	}
-	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
-	s.noteUnknown(node.Name, a.Lost)
-	s.judged(ses.node, l)
-}
-
-func peerName(st *state.State, n protocol.NodeNumber) string {
-	if p, ok := st.Nodes[n]; ok {
-		return "peer " + p.Name
-	}
-	return fmt.Sprintf("peer %d", n)
 }

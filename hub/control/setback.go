@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -47,7 +48,7 @@ func (s *Server) Heard(ctx context.Context) error {
 	defer tick.Stop()
 	end := time.NewTimer(witnessWait)
 	defer end.Stop()
-	for time.Since(s.started) < witnessTime && !s.allHere() {
+	for !s.heard(time.Now()) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -65,29 +66,18 @@ func (s *Server) Heard(ctx context.Context) error {
 	return s.cfg.Store.SetBack()
 }
 
-// allHere reports whether each live node whose agent ever ran has had a session since the start. A
-// hub that never had any, and is not new, may have been set back to before its first.
-func (s *Server) allHere() bool {
+// heard reports whether nobody waits for more nodes to say what they know.
+func (s *Server) heard(now time.Time) bool {
 	st := s.cfg.Store.State()
-	back, of := s.here(st)
-	return back == of && (len(st.Nodes) > 0 || s.cfg.New)
+	back, of := s.fleet.Came(st)
+	return heard(back, of, len(st.Nodes) > 0 || s.cfg.New, now.Sub(s.fleet.Started()))
 }
 
-// here counts the live nodes of st whose agent ever ran, and those of them that have had a
-// session since the start.
-func (s *Server) here(st *state.State) (back, of int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range st.LiveNodes() {
-		if n.Statement == nil {
-			continue
-		}
-		of++
-		if l := s.nodes[n.Number]; l != nil && (l.session != nil || !l.up.IsZero()) {
-			back++
-		}
-	}
-	return back, of
+// heard is so when witnessTime is over, or when each live node whose agent ever ran has had a session since the
+// start: back of them all. A hub that never had a node, and is not new, may have been set back to before its
+// first; sure says that this one was not.
+func heard(back, of int, sure bool, up time.Duration) bool {
+	return up >= witnessTime || back == of && sure
 }
 
 const (
@@ -99,27 +89,38 @@ const (
 	markNodes = 32
 )
 
+// markTo are the sessions that are to hear the mark of st, if told is not the sequence of it: some of those whose agents
+// take it, others each time.
+func markTo(st *state.State, fl fleet.Snapshot, told uint64) (to []*fleet.Session) {
+	if st.Seq == told || st.Settling {
+		return nil
+	}
+	for _, x := range fl.Nodes { // in another order each time
+		if x.Session != nil && slices.Contains(x.Hello.Features, protocol.FeatureMark) && len(to) < markNodes {
+			to = append(to, x.Session)
+		}
+	}
+	return to
+}
+
 // tellMark gives some nodes the cluster key's word of how far the state has come, if it went on
 // since they were told, so that a hub that is set back hears of it whatever the change was.
 func (s *Server) tellMark() {
 	st := s.cfg.Store.State()
-	if st.Seq == s.marked || st.Settling || s.cfg.Store.SetBack() != nil {
+	if s.cfg.Store.SetBack() != nil {
 		return
 	}
-	var to []*session
-	s.mu.Lock()
-	for _, l := range s.nodes { // in another order each time
-		if l.session != nil && slices.Contains(l.hello.Features, protocol.FeatureMark) && len(to) < markNodes {
-			to = append(to, l.session)
-		}
-	}
-	s.mu.Unlock()
+	to := markTo(st, s.fleet.Snapshot(), s.marked)
 	if len(to) == 0 {
 		return
 	}
 	s.marked = st.Seq
 	m := st.Mark(s.cfg.Cluster)
-	for _, ses := range to {
+	for _, known := range to {
+		ses := s.linked(known)
+		if ses == nil {
+			continue
+		}
 		go func() { // ends within writeTimeout
 			if err := ses.send(protocol.KindMark, m); err != nil {
 				ses.log.Debug().Err(err).Msg("mark of the state not sent")

@@ -4,54 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"causeway/hub/api"
-	"causeway/hub/liveness"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
-
-// A host with an earlier state of a node is why the node is unreachable, and an event tells of it once.
-func TestStraysAreShown(t *testing.T) {
-	w := newHelloWorld(t, 1)
-	s := w.server
-	h := w.hello(0)
-	_, err := w.store.Update(t.Context(), "node", "hello", h.announce)
-	require.NoError(t, err)
-	var n state.Node
-	for _, n = range w.store.State().Nodes {
-	}
-	s.mu.Lock()
-	s.node(n.Number).machine = liveness.New(time.Now().Add(-time.Minute))
-	s.mu.Unlock()
-	require.Equal(t, api.NodeUnreachable, s.Info(n).State)
-	before := s.Info(n).Reasons
-	from := netip.MustParseAddr("192.0.2.7")
-	for range 3 {
-		s.NoteStray(n, protocol.NodeAsk{Number: n.Number, Epoch: 1}, from)
-	}
-	require.NotEqual(t, before, s.Info(n).Reasons)
-	require.Contains(t, s.Info(n).Reasons[0], "a host at 192.0.2.7 has this node's identity with key epoch 1")
-	require.Len(t, s.Strays(), 1)
-	require.Equal(t, uint64(1), s.cfg.Events.Count("node_set_back"))
-
-	s.mu.Lock()
-	x := s.strays[n.Number]
-	x.At = time.Now().Add(-strayFor)
-	s.strays[n.Number] = x
-	s.mu.Unlock()
-	require.Empty(t, s.Strays(), "it asks no more")
-	require.Equal(t, before, s.Info(n).Reasons)
-	for i := range protocol.NodeNumber(2 * maxStrays) {
-		s.NoteStray(state.Node{Number: i + 10, Name: "x"}, protocol.NodeAsk{}, from)
-	}
-	require.Len(t, s.strays, maxStrays)
-}
 
 // Nodes hear of a change that changes no netmap, those alone whose agents take it, and not twice.
 func TestMarksAreTold(t *testing.T) {
@@ -64,14 +25,13 @@ func TestMarksAreTold(t *testing.T) {
 	for i, takes := range []bool{true, false} {
 		a, b := net.Pipe()
 		t.Cleanup(func() { a.Close(); b.Close() })
-		ses := &session{s: s, control: a}
-		s.mu.Lock()
-		l := s.node(protocol.NodeNumber(i + 2))
-		l.session = ses
+		var h protocol.Hello
 		if takes {
-			l.hello.Features = []string{protocol.FeatureMark}
+			h.Features = []string{protocol.FeatureMark}
 		}
-		s.mu.Unlock()
+		ses := &session{s: s, control: a, known: fleet.NewSession(protocol.NodeNumber(i+2), true)}
+		s.link(ses)
+		w.fleet.Up(ses.known, h)
 		far[takes] = b
 	}
 	heard := func(c net.Conn) *protocol.StateMark {
@@ -103,14 +63,14 @@ func TestMarksAreTold(t *testing.T) {
 // joins is told to come again meanwhile.
 func TestHubWithoutNodesWaits(t *testing.T) {
 	w := newHelloWorld(t, 0)
-	began := w.server.started
-	require.False(t, w.server.allHere())
+	began := w.fleet.Started()
+	require.False(t, w.server.heard(began))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, w.server.Heard(ctx), context.DeadlineExceeded)
-	w.server.started = began.Add(-witnessTime)
-	require.NoError(t, w.server.Heard(t.Context()), "nobody knew better")
-	w.server.started, w.server.cfg.New = began, true
+	require.False(t, w.server.heard(began.Add(witnessTime-1)))
+	require.True(t, w.server.heard(began.Add(witnessTime)), "nobody knew better")
+	w.server.cfg.New = true
 	require.NoError(t, w.server.Heard(t.Context()))
-	require.True(t, newHelloWorld(t, 1).server.allHere(), "of nodes whose agents never ran nothing is heard")
+	require.True(t, newHelloWorld(t, 1).server.heard(time.Now()), "of nodes whose agents never ran nothing is heard")
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -26,8 +26,6 @@ const (
 	maxUnprovenRead = 1 << 20         // bytes that one may send before its proof: a hello and frames
 	maxUnprovenNode = 4 << 20         // and those of one node together: the oldest goes that sent no little
 	unheardFor      = time.Second     // for an agent that was refused to hear why
-	refusedEvery    = time.Minute     // events of refused sessions of a node
-	refusedBurst    = 3
 )
 
 // abort ends a connection that became nobody's session, so that nothing of it is kept: who
@@ -147,55 +145,6 @@ func (k *knock) took(n int) {
 	}
 }
 
-// A node whose agent has begun to prove its identity is closed to agents that do not
-// once this time has passed: until then an upgrade of the agent that fails can be taken back. While a
-// session that proved itself is up no other one is taken all the same.
-const oldWayFor = 10 * time.Minute
-
-// provenNow reports whether the node's session has proven its identity.
-func (s *Server) provenNow(n protocol.NodeNumber) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.nodes[n]
-	return l != nil && l.session != nil && l.session.proven
-}
-
-// closeOldWay records the nodes that have proven their identity for oldWayFor. A whole cluster
-// may be upgraded at once, and shares transactions.
-func (s *Server) closeOldWay(ctx context.Context, now time.Time) {
-	if s.closing.Load() {
-		return
-	}
-	st := s.cfg.Store.State()
-	var due []protocol.NodeNumber
-	s.mu.Lock()
-	for n, l := range s.nodes {
-		node := st.Nodes[n]
-		if len(due) < maxHellos && node.Live() && node.Proven.IsZero() && l.session != nil && l.session.proven && now.Sub(l.firstProof) >= oldWayFor {
-			due = append(due, n)
-		}
-	}
-	s.mu.Unlock()
-	if len(due) == 0 {
-		return
-	}
-	s.closing.Store(true)
-	go func() { // a store that is busy must not keep netmaps waiting
-		defer s.closing.Store(false)
-		_, err := s.cfg.Store.Update(ctx, "hub", "nodes prove their identity", func(d *state.Draft) error {
-			for _, n := range due {
-				if err := state.Proved(d, n); err != nil && !state.IsKind(err, state.NotFound) { // gone meanwhile
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn().Err(err).Int("nodes", len(due)).Msg("that nodes prove their identity is not recorded yet, trying again")
-		}
-	}()
-}
-
 // prove has whoever said hello prove that he holds the node's identity key. It reports whether he
 // did: an agent of the version before cannot, and is taken all the same until its node has
 // proven itself once, unless the hub asks for proof of all.
@@ -207,7 +156,7 @@ func (ses *session) prove(st net.Conn, node state.Node, h protocol.Hello, body [
 			return false, state.Errorf(state.Refused, "node %s has proven its identity before, and this session does not: whoever speaks is not its agent, or an older one; upgrade causeway-agent there", node.Name)
 		case cfg.RequireProof:
 			return false, state.Errorf(state.Refused, "this hub takes no session that does not prove its node's identity (require-proof), and the agent of node %s cannot: upgrade causeway-agent there", node.Name)
-		case ses.s.provenNow(node.Number):
+		case ses.s.fleet.ProvenNow(node.Number):
 			return false, state.Errorf(state.Refused, "node %s has a session that proves its identity, and this one does not: whoever speaks is not its agent", node.Name)
 		}
 		return false, nil
@@ -244,9 +193,9 @@ func (ses *session) admit(proven bool) (leave func(), err error) {
 	if !ses.knock.end() {
 		return nil, net.ErrClosed
 	}
-	leave, ok := ses.s.enter(comer{ses.node, proven})
+	leave, ok := ses.s.fleet.Enter(fleet.Comer{Node: ses.node, Proven: proven})
 	if !ok {
-		return nil, state.Errorf(state.Refused, "too many control connections of this node; the next may come in %s", connEvery)
+		return nil, state.Errorf(state.Refused, "too many control connections of this node; the next may come in %s", fleet.ConnEvery)
 	}
 	ses.patience.Reset(helloTimeout)
 	return leave, nil
@@ -256,14 +205,7 @@ func (ses *session) admit(proven bool) (leave func(), err error) {
 // they want to hear.
 func (ses *session) refused(err error) {
 	name := ses.name()
-	ses.s.mu.Lock()
-	l := ses.s.node(ses.node)
-	l.refusals++
-	n, tell := l.refusals, l.refusedPace.Allow()
-	if tell {
-		l.refusals = 0
-	}
-	ses.s.mu.Unlock()
+	n, tell := ses.s.fleet.Refused(ses.node)
 	if !tell {
 		return
 	}
@@ -271,6 +213,6 @@ func (ses *session) refused(err error) {
 	if n > 1 {
 		text = fmt.Sprintf("%s (%d sessions refused since the last word of it)", text, n)
 	}
-	ses.s.cfg.Events.Add(event.NodeRefused, name, protocol.OneLine(text, maxText))
+	ses.s.cfg.Events.Add(event.NodeRefused, name, protocol.OneLine(text, fleet.MaxText))
 	ses.log.Warn().Err(err).Int("count", n).Msg("hello refused")
 }

@@ -2,9 +2,7 @@ package control
 
 import (
 	"net"
-	"slices"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -106,68 +104,4 @@ func TestDoorLongHello(t *testing.T) {
 		k.took(maxUnprovenNode / maxUnproven)
 	}
 	require.Zero(t, shut(agent), "it vouched")
-}
-
-// A leave without proof comes true only if nothing is heard of the node.
-func TestDeparture(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	said, other := &session{}, &session{}
-	d := departure{since: now, ses: said}
-	for _, c := range []struct {
-		what       string
-		d          departure
-		at         time.Duration
-		ses        *session
-		proof      time.Time
-		gone, void bool
-	}{
-		{"no wish", departure{}, time.Hour, nil, time.Time{}, false, false},
-		{"at once", d, 0, said, now, false, false},
-		{"not yet", d, departAfter - 1, nil, now, false, false},
-		{"while the session lasts", d, departAfter, said, now, false, false},
-		{"the agent was still probing as it left", d, departAfter, nil, now.Add(departLull), true, false},
-		{"gone", d, departAfter, nil, time.Time{}, true, false},
-		{"its key is still heard", d, departAfter, nil, now.Add(time.Minute), false, true},
-		{"it came back", d, time.Second, other, now, false, true},
-	} {
-		gone, void := c.d.gone(now.Add(c.at), c.ses, c.proof)
-		require.Equal(t, c.gone, gone, c.what)
-		require.Equal(t, c.void, void, c.what)
-	}
-}
-
-// Nodes that have proven themselves for a while are closed to those that do not: so the log
-// says, once.
-func TestCloseOldWay(t *testing.T) {
-	w := newHelloWorld(t, 3)
-	answers := []hello{w.hello(0), w.hello(1), w.hello(2)}
-	w.server.recordBatch(t.Context(), slices.Clone(answers))
-	now := time.Now()
-	nodes := w.store.State().LiveNodes()
-	w.server.mu.Lock()
-	for i, n := range nodes {
-		l := w.server.node(n.Number)
-		l.session, l.firstProof = &session{proven: i != 2}, now
-	}
-	w.server.mu.Unlock()
-	proven := func() (out []string) {
-		for _, n := range w.store.State().LiveNodes() {
-			if !n.Proven.IsZero() {
-				out = append(out, n.Name)
-			}
-		}
-		return out
-	}
-	w.server.closeOldWay(t.Context(), now.Add(oldWayFor-1))
-	require.False(t, w.server.closing.Load())
-	require.Empty(t, proven())
-	w.server.closeOldWay(t.Context(), now.Add(oldWayFor))
-	require.Eventually(t, func() bool { return !w.server.closing.Load() }, 10*time.Second, time.Millisecond)
-	require.Equal(t, []string{nodes[0].Name, nodes[1].Name}, proven())
-	seq := w.store.State().Seq
-	w.server.closeOldWay(t.Context(), now.Add(time.Hour))
-	require.Equal(t, seq, w.store.State().Seq)
-	require.False(t, w.server.closing.Load())
-	require.True(t, w.server.provenNow(nodes[0].Number))
-	require.False(t, w.server.provenNow(nodes[2].Number))
 }

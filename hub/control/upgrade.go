@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -33,17 +33,18 @@ func (s *Server) RunUpgrades(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		u := s.cfg.Store.State().Upgrade
+		st := s.cfg.Store.State()
+		u := st.Upgrade
 		if u == nil || u.State != state.UpgradeRunning {
 			continue
 		}
-		why, done := s.wave(u, time.Now())
+		why, done := wave(st, s.fleet.Snapshot(), time.Now())
 		var err error
 		switch {
 		case why != "":
 			s.cfg.Log.Error().Str("version", u.Version).Str("cause", why).Msg("upgrade stopped: a node failed")
 			_, err = s.cfg.Store.Update(ctx, "hub", "upgrade failed", func(d *state.Draft) error {
-				return state.EndUpgrade(d, u.ID, state.UpgradeFailed, protocol.OneLine(why, maxText))
+				return state.EndUpgrade(d, u.ID, state.UpgradeFailed, protocol.OneLine(why, fleet.MaxText))
 			})
 		case done:
 			_, err = s.cfg.Store.Update(ctx, "hub", fmt.Sprintf("upgrade wave %d done", u.Wave+1), func(d *state.Draft) error {
@@ -57,12 +58,12 @@ func (s *Server) RunUpgrades(ctx context.Context) error {
 }
 
 // wave judges the wave under way: why it failed, or whether all of it is done.
-func (s *Server) wave(u *state.Upgrade, now time.Time) (why string, done bool) {
-	st := s.cfg.Store.State()
+func wave(st *state.State, fl fleet.Snapshot, now time.Time) (why string, done bool) {
+	u := st.Upgrade
 	var waiting []string
 	for _, n := range u.Waves[u.Wave] {
 		node := st.Nodes[n]
-		p, text := s.UpgradeOf(u, node)
+		p, text := progressOf(u, node, fl.Info(node))
 		switch p {
 		case api.UpgradeNodeFailed:
 			return "node " + node.Name + ": " + text, false
@@ -79,10 +80,13 @@ func (s *Server) wave(u *state.Upgrade, now time.Time) (why string, done bool) {
 
 // UpgradeOf tells how far a node is with an upgrade, and more about that.
 func (s *Server) UpgradeOf(u *state.Upgrade, n state.Node) (progress, text string) {
+	return progressOf(u, n, s.fleet.Info(n))
+}
+
+func progressOf(u *state.Upgrade, n state.Node, i fleet.Info) (progress, text string) {
 	if !n.Live() {
 		return api.UpgradeNodeGone, "it is no part of the cluster any more"
 	}
-	i := s.Info(n)
 	told := i.Status.Upgrade
 	if told != nil && told.ID != u.ID {
 		told = nil
@@ -104,29 +108,4 @@ func (s *Server) UpgradeOf(u *state.Upgrade, n state.Node) (progress, text strin
 		return api.UpgradeNodeWorking, "it is " + i.State + ": " + strings.Join(i.Reasons, "; ")
 	}
 	return api.UpgradeNodeDone, ""
-}
-
-// noteUpgrade makes events of what a node tells of its upgrade. s.mu is held.
-func (s *Server) noteUpgrade(name string, before, now *protocol.UpgradeStatus) {
-	if now == nil || before != nil && *before == *now {
-		return
-	}
-	u := s.cfg.Store.State().Upgrade
-	if u == nil || u.ID != now.ID || before == nil && u.State != state.UpgradeRunning {
-		return // of the past: this hub has just started
-	}
-	switch now.State {
-	case protocol.UpgradeDone:
-		s.cfg.Events.Add(event.NodeUpgraded, name, "upgraded to "+now.Version)
-	case protocol.UpgradeFailed:
-		s.cfg.Events.Add(event.UpgradeFailed, name, "upgrade to "+now.Version+" failed: "+now.Error)
-	}
-}
-
-func cleanUpgrade(u *protocol.UpgradeStatus) *protocol.UpgradeStatus {
-	if u == nil || u.ID == 0 {
-		return nil
-	}
-	return &protocol.UpgradeStatus{UpgradeWish: protocol.UpgradeWish{ID: u.ID, Version: protocol.OneLine(u.Version, 64)},
-		State: protocol.UpgradeState(protocol.OneLine(string(u.State), 16)), Error: protocol.OneLine(u.Error, maxText)}
 }

@@ -1,7 +1,7 @@
 // Package liveness decides whether a node is ready, degraded or unreachable, from
 // what the hub hears of it: messages of its control session, probes over the
 // tunnel, and the conditions that its agent reports. It has neither I/O nor a
-// clock; hub/control feeds a Machine for each node.
+// clock; hub/fleet feeds a Machine for each node.
 //
 // A truth that stays is shown within 15 s. One that does not stay is not shown: a
 // state must last before it counts, longer when the node was in trouble lately.

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	tick  = 500 * time.Millisecond // of hub/control
+	tick  = 500 * time.Millisecond // of the hub
 	limit = 15 * time.Second
 )
 
@@ -45,7 +45,7 @@ func (t truth) shown() string {
 // undated hides Deadline, which no test in a bubble may ask for.
 type undated struct{ rapid.TB }
 
-// world is a node that lives by truths, and its Machine, fed as hub/control does it.
+// world is a node that lives by truths, and its Machine, fed as hub/fleet does it.
 type world struct {
 	m       *Machine
 	probed  bool // agents of tests without a tunnel are not

@@ -17,8 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"causeway/hub/api"
-	"causeway/hub/control"
 	"causeway/hub/event"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -31,7 +31,7 @@ const findingsAge = 15 * time.Second
 type Config struct {
 	Version      string
 	State        func() *state.State
-	Standings    func(*state.State) map[protocol.NodeNumber]control.Standing
+	Standings    func(*state.State) map[protocol.NodeNumber]fleet.Standing
 	Relay        func() tunnel.RelayStats
 	Events       func(kind string) uint64 // how many there were
 	Conditions   func() []protocol.Condition

@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"encoding/json"
@@ -8,7 +8,7 @@ import (
 	"time"
 	"unicode"
 
-	"causeway/hub/netmap"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -58,7 +58,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		var h protocol.Hello
 		if json.Unmarshal(b, &h) == nil {
-			cleanHello(&h)
+			CleanHello(&h)
 			plain(64, h.AgentVersion, h.Engine)
 			plain(64, h.Features...)
 			if len(h.Features) > maxParts || len(h.Labels) > protocol.MaxNodeLabels {
@@ -87,7 +87,7 @@ func FuzzMessages(f *testing.F) {
 		}
 		var st protocol.Status
 		if json.Unmarshal(b, &st) == nil {
-			cleanStatus(&st)
+			CleanStatus(&st)
 			if len(st.Candidates) > maxAddrs || len(st.Paths) > maxPaths || len(st.Conditions) > maxConditions {
 				t.Fatal("kept too much of a status")
 			}
@@ -98,26 +98,26 @@ func FuzzMessages(f *testing.F) {
 				}
 			}
 			for _, c := range st.Conditions {
-				plain(maxText, c.Name, c.Cause, c.Note)
+				plain(MaxText, c.Name, c.Cause, c.Note)
 				plain(64, c.DependsOn...)
 			}
-			for _, a := range netmap.Candidates(st.Candidates, base.Overlay) {
+			for _, a := range plan.Candidates(st.Candidates, base.Overlay) {
 				if ip := a.Addr(); ip.Zone() != "" || ip.IsLoopback() || protocol.DefaultOverlay4.Contains(ip) {
 					t.Fatalf("candidate %s", a)
 				}
 			}
-			plain(2*maxText, complaints(&live{status: st, heard: true})...)
+			plain(2*MaxText, complaints(&record{status: st, heard: true})...)
 		}
 		var a protocol.NetmapAck
 		if json.Unmarshal(b, &a) == nil {
-			cleanAck(&a)
+			CleanAck(&a)
 			if len(a.Refused) > maxParts || len(a.Errors) > maxConditions {
 				t.Fatal("kept too much of an answer")
 			}
 			for _, r := range a.Refused {
-				plain(maxText, r.Prefix, r.Reason)
+				plain(MaxText, r.Prefix, r.Reason)
 			}
-			plain(maxText, a.Errors...)
+			plain(MaxText, a.Errors...)
 		}
 	})
 }

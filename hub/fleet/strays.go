@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"cmp"
@@ -34,15 +34,15 @@ type Stray struct {
 
 // NoteStray takes the question of one over HTTPS, signed by the node's identity key. It is for a
 // person to read: nothing is decided by it.
-func (s *Server) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
+func (t *Table) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
 	now := time.Now()
-	s.mu.Lock()
-	old, known := s.strays[n.Number]
-	if !known && len(s.strays) >= maxStrays {
-		maps.DeleteFunc(s.strays, func(_ protocol.NodeNumber, x Stray) bool { return now.Sub(x.At) > strayTold })
+	t.mu.Lock()
+	old, known := t.strays[n.Number]
+	if !known && len(t.strays) >= maxStrays {
+		maps.DeleteFunc(t.strays, func(_ protocol.NodeNumber, x Stray) bool { return now.Sub(x.At) > strayTold })
 	}
-	if !known && len(s.strays) >= maxStrays {
-		s.mu.Unlock()
+	if !known && len(t.strays) >= maxStrays {
+		t.mu.Unlock()
 		return
 	}
 	x := Stray{Number: n.Number, Epoch: a.Epoch, Addr: from, At: now, told: old.told}
@@ -50,12 +50,12 @@ func (s *Server) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
 	if tell {
 		x.told = now
 	}
-	s.strays[n.Number] = x
-	s.mu.Unlock()
+	t.strays[n.Number] = x
+	t.mu.Unlock()
 	if tell {
 		text := x.text(n)
-		s.cfg.Events.Add(event.NodeSetBack, n.Name, text)
-		s.cfg.Log.Warn().Str("node", n.Name).Str("addr", from.String()).Uint32("key_epoch", a.Epoch).Msg("a host with an earlier state of a node asks for a session")
+		t.cfg.Events.Add(event.NodeSetBack, n.Name, text)
+		t.cfg.Log.Warn().Str("node", n.Name).Str("addr", from.String()).Uint32("key_epoch", a.Epoch).Msg("a host with an earlier state of a node asks for a session")
 	}
 }
 
@@ -68,11 +68,11 @@ func (x Stray) text(n state.Node) string {
 }
 
 // Strays lists those that asked lately, by number.
-func (s *Server) Strays() []Stray {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (t *Table) Strays() []Stray {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	out := []Stray{}
-	for _, x := range s.strays {
+	for _, x := range t.strays {
 		if time.Since(x.At) < strayFor {
 			out = append(out, x)
 		}
@@ -82,10 +82,9 @@ func (s *Server) Strays() []Stray {
 }
 
 // strayOf says what asks for a session with the identity of n, which has none; "": nobody does.
-// s.mu is held.
-func (s *Server) strayOf(n state.Node) string {
-	x, ok := s.strays[n.Number]
-	if !ok || time.Since(x.At) >= strayFor || x.Epoch > n.KeyEpoch() {
+func strayOf(n state.Node, strays map[protocol.NodeNumber]Stray, now time.Time) string {
+	x, ok := strays[n.Number]
+	if !ok || now.Sub(x.At) >= strayFor || x.Epoch > n.KeyEpoch() {
 		return ""
 	}
 	return x.text(n)

@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"encoding/json"
@@ -15,13 +15,13 @@ import (
 func TestNothingOfAnAgentReachesATerminal(t *testing.T) {
 	const bad = "x\x1b[2J\n"
 	h := protocol.Hello{AgentVersion: bad, Engine: bad, Features: []string{bad}, Labels: map[string]string{"rack\x1b": "a", "row": "a\x1b[2J", "zone": "eu"}}
-	cleanHello(&h)
+	CleanHello(&h)
 	zoned := netip.AddrPortFrom(netip.MustParseAddr("fe80::1").WithZone(bad), 5)
 	st := protocol.Status{Paths: []protocol.PathStatus{{Name: bad, Path: bad, Addr: zoned}, {}},
 		Conditions: []protocol.Condition{{Name: bad, Cause: bad, DependsOn: []string{bad}}}}
-	cleanStatus(&st)
+	CleanStatus(&st)
 	a := protocol.NetmapAck{Refused: []protocol.RefusedPart{{Prefix: bad, Reason: bad}}, Errors: []string{bad}}
-	cleanAck(&a)
+	CleanAck(&a)
 	b, err := json.Marshal([]any{h.AgentVersion, h.Engine, h.Features, h.Labels, st.Paths, st.Conditions, a})
 	require.NoError(t, err)
 	require.NotContains(t, strings.ToLower(string(b)), `\u001b`)

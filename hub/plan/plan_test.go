@@ -1,4 +1,4 @@
-package netmap
+package plan
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-// cluster builds states by hand: netmap does not depend on how they came to be.
+// cluster builds states by hand: the package does not depend on how they came to be.
 type cluster struct {
 	t testing.TB
 	d *state.Draft
@@ -106,7 +106,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 		{"all went: it stays", nil, a2, a2},
 		{"a former owner that announces it no more", online(a1), b, a1},
 	} {
-		v := Compute(c.d.State, tt.live, &View{Owners: map[netip.Prefix]protocol.NodeNumber{p: tt.before}})
+		v := Compute(c.d.State, tt.live, &Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: tt.before}})
 		require.Equal(t, tt.want, v.Owners[p], tt.name)
 	}
 
@@ -116,7 +116,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 	for live, want := range map[*map[protocol.NodeNumber]Live]protocol.NodeNumber{
 		ptr(online(a1, a2)): a2, ptr(online(a1)): a1, ptr(online()): a2,
 	} {
-		v := Compute(c.d.State, *live, &View{Owners: map[netip.Prefix]protocol.NodeNumber{p: a1}})
+		v := Compute(c.d.State, *live, &Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: a1}})
 		require.Equal(t, want, v.Owners[p])
 	}
 	m, _ := Compute(c.d.State, online(a1, a2, b), nil).For(b)
@@ -196,7 +196,7 @@ func TestCandidates(t *testing.T) {
 }
 
 func TestNext(t *testing.T) {
-	v := &View{Version: protocol.NetmapVersion{Epoch: 2, Version: 10}}
+	v := &Netmaps{Version: protocol.NetmapVersion{Epoch: 2, Version: 10}}
 	for have, want := range map[protocol.NetmapVersion]protocol.NetmapVersion{
 		{}:                                 {Epoch: 2, Version: 10},
 		{Epoch: 2, Version: 9, Minor: 7}:   {Epoch: 2, Version: 10},
@@ -231,7 +231,7 @@ func TestChangeProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := newCluster(t)
 		var nodes []protocol.NodeNumber
-		var before *View
+		var before *Netmaps
 		held := map[protocol.NodeNumber]protocol.Netmap{}
 		for i := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 			if rapid.Bool().Draw(rt, "join") || len(nodes) == 0 {

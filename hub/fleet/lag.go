@@ -1,9 +1,8 @@
-package control
+package fleet
 
 import (
 	"time"
 
-	"causeway/hub/liveness"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -19,21 +18,18 @@ type Standing struct {
 }
 
 // Standings are those of st's live nodes.
-func (s *Server) Standings(st *state.State) map[protocol.NodeNumber]Standing {
+func (t *Table) Standings(st *state.State) map[protocol.NodeNumber]Standing {
 	out := map[protocol.NodeNumber]Standing{}
 	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, n := range st.LiveNodes() {
 		var x Standing
-		l := s.nodes[n.Number]
-		if l == nil {
-			l = &live{machine: liveness.New(s.started)}
-		}
+		l := t.live(n.Number)
 		x.State, _, _ = judge(n, l)
-		if ses := l.session; ses != nil {
-			x.Connected, x.Refused = true, len(l.refused) > 0
-			if s.view != nil && ses.held != s.view && s.view.Has(n.Number) {
+		if ses := l.Session; ses != nil {
+			x.Connected, x.Refused = true, len(l.Refused) > 0
+			if t.netmaps != nil && ses.held != t.netmaps && t.netmaps.Has(n.Number) {
 				x.Behind = max(now.Sub(ses.behind), time.Nanosecond)
 			}
 		}

@@ -1,4 +1,4 @@
-package netmap
+package plan
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"causeway/protocol"
 )
 
-// entry is a peer with its JSON, which is made once: views and netmaps in which
+// entry is a peer with its JSON, which is made once: Netmaps in which
 // the peer is the same share the entry. So what a change costs grows with the
 // number of nodes and that of changed peers, and not with the product of nodes
 // and nodes. It is never changed.
@@ -33,7 +33,7 @@ func newEntry(p protocol.Peer) *entry {
 func (e *entry) number() protocol.NodeNumber { return e.peer.Number() }
 
 // find returns the entry of peer n.
-func (v *View) find(n protocol.NodeNumber) (*entry, bool) {
+func (v *Netmaps) find(n protocol.NodeNumber) (*entry, bool) {
 	i, ok := slices.BinarySearchFunc(v.peers, n, func(e *entry, n protocol.NodeNumber) int { return cmp.Compare(e.number(), n) })
 	if !ok {
 		return nil, false
@@ -42,7 +42,7 @@ func (v *View) find(n protocol.NodeNumber) (*entry, bool) {
 }
 
 // entry is p's, the one of v if it is the same.
-func (v *View) entry(p protocol.Peer) *entry {
+func (v *Netmaps) entry(p protocol.Peer) *entry {
 	if e, ok := v.find(p.Number()); ok && reflect.DeepEqual(e.peer, p) {
 		return e
 	}
@@ -50,7 +50,7 @@ func (v *View) entry(p protocol.Peer) *entry {
 }
 
 // hidden lists the peers that carry a prefix which node n announces itself.
-func (v *View) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
+func (v *Netmaps) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
 	for p := range v.own[n] {
 		if o, ok := v.Owners[p]; ok && o != n && !slices.Contains(out, o) {
 			out = append(out, o)
@@ -60,7 +60,7 @@ func (v *View) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
 }
 
 // without is e without the routes that node n announces itself.
-func (v *View) without(n protocol.NodeNumber, e *entry) *entry {
+func (v *Netmaps) without(n protocol.NodeNumber, e *entry) *entry {
 	p := e.peer
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return v.own[n][r] })
 	if len(p.Routes) == 0 {
@@ -72,14 +72,14 @@ func (v *View) without(n protocol.NodeNumber, e *entry) *entry {
 // walk goes over the peers in one node's netmap by number. It looks into an entry
 // only where it has to: there are nodes times nodes of these steps.
 type walk struct {
-	v      *View
+	v      *Netmaps
 	node   protocol.NodeNumber
 	own    *entry
 	hidden []protocol.NodeNumber
 	rest   []*entry
 }
 
-func (v *View) walk(n protocol.NodeNumber) *walk {
+func (v *Netmaps) walk(n protocol.NodeNumber) *walk {
 	w := &walk{v: v, node: n}
 	if !v.alone[n] {
 		w.hidden, w.rest = v.hidden(n), v.peers
@@ -106,7 +106,7 @@ func (w *walk) next() *entry {
 }
 
 // Sum is the digest of the peers in node n's netmap.
-func (v *View) Sum(n protocol.NodeNumber) protocol.PeersSum {
+func (v *Netmaps) Sum(n protocol.NodeNumber) protocol.PeersSum {
 	if v.alone[n] {
 		return protocol.PeersSum{}
 	}
@@ -130,7 +130,7 @@ type Update struct {
 }
 
 // Full is node n's whole netmap, as version. n is a live node.
-func (v *View) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
+func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
 	u := Update{peers: make([]*entry, 0, len(v.peers))}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion = version
@@ -143,16 +143,16 @@ func (v *View) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Updat
 
 // Confirm is what an agent is sent that holds the right peers already, in a
 // netmap of version base: everything else.
-func (v *View) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
+func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
 	var u Update
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion, u.Netmap.Base = version, &base
 	return u
 }
 
-// Change is the change from node n's netmap in view held, which the agent has as
+// Change is the change from node n's netmap in held, which the agent has as
 // version base, to that in v. changed is false if they say the same.
-func (v *View) Change(held *View, n protocol.NodeNumber, base, version protocol.NetmapVersion) (u Update, changed bool) {
+func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version protocol.NetmapVersion) (u Update, changed bool) {
 	u = v.Confirm(n, base, version)
 	was, _ := held.frame(n)
 	if reflect.DeepEqual(was.HubList, u.Netmap.HubList) {

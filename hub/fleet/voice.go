@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"sync"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
+
+	"causeway/protocol"
 )
 
 // What a node makes the hub log has a budget too: a log that one node fills, or that the
@@ -15,18 +17,18 @@ const (
 	voiceEvery = 5 * time.Second
 )
 
-// voice is a node's share of the hub's log, over all of its sessions. As a hook of their
+// Voice is a node's share of the hub's log, over all of its sessions. As a hook of their
 // logger it counts what is beyond it, and the next line that has room tells how many.
-type voice struct {
+type Voice struct {
 	mu   sync.Mutex
 	pace *rate.Limiter
 	lost int
 }
 
-func newVoice() *voice { return &voice{pace: rate.NewLimiter(rate.Every(voiceEvery), voiceBurst)} }
+func newVoice() *Voice { return &Voice{pace: rate.NewLimiter(rate.Every(voiceEvery), voiceBurst)} }
 
 // Run implements zerolog.Hook. Lines for whoever debugs are not counted.
-func (v *voice) Run(e *zerolog.Event, level zerolog.Level, _ string) {
+func (v *Voice) Run(e *zerolog.Event, level zerolog.Level, _ string) {
 	if level < zerolog.InfoLevel {
 		return
 	}
@@ -41,4 +43,11 @@ func (v *voice) Run(e *zerolog.Event, level zerolog.Level, _ string) {
 		e.Int("not_logged", v.lost)
 		v.lost = 0
 	}
+}
+
+// Voice is that of node n.
+func (t *Table) Voice(n protocol.NodeNumber) *Voice {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.node(n).voice
 }

@@ -1,10 +1,10 @@
-// Package netmap computes what the hub tells each agent, from the state and
+// Package plan computes what the hub tells each agent, from the state and
 // from what is known live of nodes. It is pure: values in, values out.
 //
 // The rules are those of 'Claims': no prefix is in two peers of one netmap, and
 // of nodes of a site that announce the same prefix exactly one owns it; nothing
 // that an agent's own node may announce comes back to it.
-package netmap
+package plan
 
 import (
 	"cmp"
@@ -23,17 +23,17 @@ type Live struct {
 	Candidates []netip.AddrPort // where it may be reached, bound at the hub or by its own word
 }
 
-// View is the part of all netmaps that is computed once.
-type View struct {
+// Netmaps is the part of all netmaps that is computed once.
+type Netmaps struct {
 	Version protocol.NetmapVersion // without Minor
-	// Owners says which node carries a prefix. The next View is computed from it, so that a
+	// Owners says which node carries a prefix. The next Netmaps are computed from it, so that a
 	// prefix stays where it is while its owner is online.
 	Owners map[netip.Prefix]protocol.NodeNumber
 
 	// Gone is what all netmaps say of nodes that are gone; whoever computed the
-	// View adds it. May be nil.
+	// Netmaps adds it. May be nil.
 	Gone *protocol.SignedGoneList
-	// Mark is of the state that the View was computed from; whoever computed it adds it. It
+	// Mark is of the state that the Netmaps were computed from; whoever computed them adds it. It
 	// goes out with what else is new, and is no news itself. May be nil.
 	Mark *protocol.StateMark
 
@@ -48,13 +48,13 @@ type View struct {
 	alone map[protocol.NodeNumber]bool // may know nobody
 }
 
-// Compute makes the view. before is the one before, whose owners go on where they
+// Compute makes the netmaps. before is the one before, whose owners go on where they
 // can and whose peers are shared where they are the same; or nil.
-func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *View) *View {
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps) *Netmaps {
 	if before == nil {
-		before = &View{}
+		before = &Netmaps{}
 	}
-	v := &View{
+	v := &Netmaps{
 		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
 		Owners:  map[netip.Prefix]protocol.NodeNumber{},
 		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
@@ -187,7 +187,7 @@ func Candidates(addrs []netip.AddrPort, overlay []netip.Prefix) []netip.AddrPort
 
 // For returns node n's full netmap; ok is false if n is no live node. The
 // version has no Minor.
-func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
+func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	m, ok = v.frame(n)
 	if !ok {
 		return m, false
@@ -201,33 +201,33 @@ func (v *View) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 }
 
 // frame is node n's full netmap without the peers.
-func (v *View) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
+func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
 	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site]}, ok
 }
 
 // Has reports whether n is a live node.
-func (v *View) Has(n protocol.NodeNumber) bool {
+func (v *Netmaps) Has(n protocol.NodeNumber) bool {
 	_, ok := v.self[n]
 	return ok
 }
 
 // Knows reports whether peer is in node n's netmap.
-func (v *View) Knows(n, peer protocol.NodeNumber) bool {
+func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
 	_, ok := v.find(peer)
 	return ok && n != peer && !v.alone[n]
 }
 
 // SameAs reports whether every netmap of v and w says the same, whatever their
 // versions. One of them was computed from the other.
-func (v *View) SameAs(w *View) bool {
+func (v *Netmaps) SameAs(w *Netmaps) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
 		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs) && reflect.DeepEqual(v.Gone, w.Gone)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the
 // log's sequence where it grew, else one Minor more.
-func (v *View) Next(have protocol.NetmapVersion) protocol.NetmapVersion {
+func (v *Netmaps) Next(have protocol.NetmapVersion) protocol.NetmapVersion {
 	if have.Epoch == v.Version.Epoch && have.Version >= v.Version.Version {
 		have.Minor++
 		return have

@@ -1,4 +1,4 @@
-package control
+package fleet
 
 import (
 	"encoding/json"
@@ -48,10 +48,10 @@ type elsewhere struct {
 }
 
 // TellOthers is what the other hubs are to know now, in messages for ElsewhereSubject.
-func (s *Server) TellOthers() (out [][]byte) {
-	st := s.cfg.Store.State()
-	nodes := s.toldNodes()
-	next, routes := told{Version: protocol.Version, Hub: s.cfg.Number}, 0
+func (t *Table) TellOthers() (out [][]byte) {
+	st := t.cfg.State()
+	nodes := t.toldNodes()
+	next, routes := told{Version: protocol.Version, Hub: t.cfg.Number}, 0
 	flush := func() {
 		if b, err := json.Marshal(next); err == nil && len(next.Nodes) > 0 {
 			out = append(out, b)
@@ -76,17 +76,17 @@ func (s *Server) TellOthers() (out [][]byte) {
 }
 
 // toldNodes are the nodes of which this hub knows something, with all that they announce.
-func (s *Server) toldNodes() []toldNode {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (t *Table) toldNodes() []toldNode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var out []toldNode
-	for n, l := range s.nodes {
-		if l.session != nil || l.said.announce != nil {
-			out = append(out, toldNode{n, l.session != nil, slices.Clone(s.own(n))})
+	for n, l := range t.nodes {
+		if l.session != nil || l.said.Announce != nil {
+			out = append(out, toldNode{n, l.session != nil, slices.Clone(t.own(n))})
 		}
 	}
-	for n, ps := range s.memory.Announced {
-		if l := s.nodes[n]; l == nil || l.session == nil && l.said.announce == nil {
+	for n, ps := range t.memory.Announced {
+		if l := t.nodes[n]; l == nil || l.session == nil && l.said.Announce == nil {
 			out = append(out, toldNode{n, false, slices.Clone(ps)})
 		}
 	}
@@ -96,11 +96,11 @@ func (s *Server) toldNodes() []toldNode {
 // readTold is what another hub than own says of nodes of the cluster, with as many routes each as a node may
 // announce; the rest of it is left out.
 func readTold(b []byte, st *state.State, own protocol.NodeNumber) (hub protocol.NodeNumber, nodes []toldNode) {
-	var t told
-	if len(b) > maxElsewhere || json.Unmarshal(b, &t) != nil || t.Version != protocol.Version || t.Hub == own || !st.HubNumbers[t.Hub] {
+	var m told
+	if len(b) > maxElsewhere || json.Unmarshal(b, &m) != nil || m.Version != protocol.Version || m.Hub == own || !st.HubNumbers[m.Hub] {
 		return 0, nil
 	}
-	return t.Hub, slices.DeleteFunc(t.Nodes, func(n toldNode) bool {
+	return m.Hub, slices.DeleteFunc(m.Nodes, func(n toldNode) bool {
 		node, ok := st.Nodes[n.Node]
 		return !ok || !node.Live() || len(n.Waiting) > protocol.MaxNodeRoutes ||
 			slices.ContainsFunc(n.Waiting, func(p netip.Prefix) bool { return !p.IsValid() || p != p.Masked() })
@@ -108,32 +108,32 @@ func readTold(b []byte, st *state.State, own protocol.NodeNumber) (hub protocol.
 }
 
 // HearOther takes what another hub tells.
-func (s *Server) HearOther(b []byte) {
-	hub, nodes := readTold(b, s.cfg.Store.State(), s.cfg.Number)
+func (t *Table) HearOther(b []byte) {
+	hub, nodes := readTold(b, t.cfg.State(), t.cfg.Number)
 	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, x := range nodes {
-		if was := s.elsewhere[x.Node]; was.here && !x.Here && was.hub != hub { // who has a session knows better than who had one
+		if was := t.elsewhere[x.Node]; was.here && !x.Here && was.hub != hub { // who has a session knows better than who had one
 			continue
 		}
-		s.elsewhere[x.Node] = elsewhere{hub, now, x.Here, x.Waiting}
-		if l := s.nodes[x.Node]; x.Here && (l == nil || l.session == nil) { // it went there
-			delete(s.memory.Announced, x.Node)
+		t.elsewhere[x.Node] = elsewhere{hub, now, x.Here, x.Waiting}
+		if l := t.nodes[x.Node]; x.Here && (l == nil || l.session == nil) { // it went there
+			delete(t.memory.Announced, x.Node)
 			if l != nil {
-				l.said = announcement{word: l.said.word + 1}
+				l.said = Announcement{word: l.said.word + 1}
 			}
 		}
 	}
 }
 
-// forgetElsewhere forgets what no hub tells any more.
-func (s *Server) forgetElsewhere(now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for n, e := range s.elsewhere {
+// ForgetElsewhere forgets what no hub tells any more.
+func (t *Table) ForgetElsewhere(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for n, e := range t.elsewhere {
 		if now.Sub(e.at) > elsewhereHeld {
-			delete(s.elsewhere, n)
+			delete(t.elsewhere, n)
 		}
 	}
 }

@@ -1,0 +1,165 @@
+// Package fleet keeps what is known live of nodes: who is connected, what each said last and acknowledged,
+// what waits, what other hubs tell. It is one table with one lock. Control sessions write into it, and whoever
+// decides something takes a Snapshot of it; it sends nothing and runs nothing. It decides only what
+// is said of a node: its state (hub/liveness), events, how much of its words is kept and how often it may speak.
+package fleet
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"causeway/hub/event"
+	"causeway/hub/liveness"
+	"causeway/hub/plan"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// OnlineGrace is for how long after its last word a node counts as online: one that restarts keeps its routes.
+const OnlineGrace = 10 * time.Second
+
+// Config configures a Table.
+type Config struct {
+	Number protocol.NodeNumber // this hub's
+	// State is the newest state. It may be called while the table is locked.
+	State func() *state.State
+	// Proven is when a node last proved an address to the tunnel; zero: it is bound nowhere. It may be called
+	// while the table is locked.
+	Proven func(protocol.NodeNumber) time.Time
+	Events *event.Log
+	Log    zerolog.Logger
+}
+
+// Table is what is known live of all nodes. Its methods may be called concurrently; none blocks for long.
+type Table struct {
+	cfg      Config
+	started  time.Time
+	touched  chan struct{} // something that netmaps depend on changed
+	departed chan struct{} // a node that is gone may have to be told so, or was
+
+	mu      sync.Mutex
+	nodes   map[protocol.NodeNumber]*record
+	conns   map[Comer]int // open connections that were admitted
+	netmaps *plan.Netmaps // the newest
+
+	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
+	lastShown struct {                          // by shown
+		of, shown *state.State
+		waiting   []state.Route
+	}
+
+	memory  Memory                            // of the run before
+	unsaved map[protocol.NodeNumber]plan.Live // what netmaps was made from; nil: remembered already
+
+	revoked map[protocol.NodeNumber]*Revoked
+	unknown map[protocol.NodeNumber]Unknown
+	strays  map[protocol.NodeNumber]Stray
+}
+
+// New returns a table in which nothing is known yet: this is the hub's start.
+func New(cfg Config) *Table {
+	return &Table{cfg: cfg, started: time.Now(), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
+		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
+}
+
+// Started is when the table was made, which is the hub's start.
+func (t *Table) Started() time.Time { return t.started }
+
+// record is what is known of a node from its sessions. Table.mu guards it.
+type record struct {
+	session  *Session // nil: none now
+	leaving  bool     // gone from the state, and being told
+	lastWord time.Time
+	goodbye  bool // the last session was ended by the agent, not by silence
+	hello    protocol.Hello
+	status   protocol.Status
+	heard    bool // a status came in this session
+	acked    protocol.NetmapVersion
+	refused  []protocol.RefusedPart
+	errors   []string
+	machine  *liveness.Machine
+	up       time.Time     // since when there is this session
+	shut     time.Time     // since when it is quarantined, as far as this hub saw
+	own      budget        // of sessions that prove the node's identity
+	old      budget        // of those that do not
+	streams  *rate.Limiter // of all its sessions
+	voice    *Voice        // in the log, of all its sessions
+	changes  *rate.Limiter // of the log, by hellos
+	keys     *rate.Limiter // of its new WireGuard keys
+	said     Announcement
+	late     time.Time // it announced more changes than it may
+	lateTold time.Time // and that was told
+	boots    boots
+
+	// Sessions that were refused since the last event of it.
+	refusals    int
+	refusedPace *rate.Limiter
+	left        Departure
+	firstProof  time.Time // of the node's identity, seen by this run of the hub; zero: none
+}
+
+// node returns the record of node n, making it. t.mu is held.
+func (t *Table) node(n protocol.NodeNumber) *record {
+	l, ok := t.nodes[n]
+	if !ok {
+		l = &record{machine: liveness.New(t.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(StreamsRate, StreamsBurst), voice: newVoice(),
+			changes: newChanges(), keys: newKeys(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
+		t.nodes[n] = l
+	}
+	return l
+}
+
+// Touch asks for new netmaps, for something that is not state.
+func (t *Table) Touch() { poke(t.touched) }
+
+// Touched receives, coalesced, after Touch.
+func (t *Table) Touched() <-chan struct{} { return t.touched }
+
+// Recheck asks for another look at nodes that are gone.
+func (t *Table) Recheck() { poke(t.departed) }
+
+// Departed receives, coalesced, after Recheck.
+func (t *Table) Departed() <-chan struct{} { return t.departed }
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Netmaps are the newest ones; nil: none were computed yet.
+func (t *Table) Netmaps() *plan.Netmaps {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.netmaps
+}
+
+// SetNetmaps takes netmaps that say something new, and what of nodes they were made from, and wakes all sessions.
+// One goroutine alone calls it.
+func (t *Table) SetNetmaps(next *plan.Netmaps, from map[protocol.NodeNumber]plan.Live, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.netmaps
+	t.netmaps, t.unsaved = next, from
+	for _, l := range t.nodes {
+		if l.session != nil {
+			if l.session.held == old {
+				l.session.behind = now
+			}
+			l.session.Wake()
+		}
+	}
+}
+
+// Owner returns the node that carries a prefix in netmaps, 0 for none.
+func (t *Table) Owner(p netip.Prefix) protocol.NodeNumber {
+	if v := t.Netmaps(); v != nil {
+		return v.Owners[p]
+	}
+	return 0
+}
