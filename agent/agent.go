@@ -34,6 +34,7 @@ import (
 	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
+	"causeway/agent/items"
 	"causeway/agent/netmapcheck"
 	"causeway/agent/repair"
 	"causeway/agent/upgrade"
@@ -196,6 +197,7 @@ type Agent struct {
 	result     netmapcheck.Result
 	book       held.Book          // changed with applyMu alone
 	apart      []held.Exception   // of the last apply
+	items      []items.Held       // likewise
 	own        *netmapcheck.Owned // what the host had of its own then; nil: not known
 	plan       netns.Plan
 	errs       []string // of the last apply

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/items"
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
 	"causeway/protocol"
@@ -67,6 +68,14 @@ func (x *applying) fail(err error) {
 	}
 }
 
+// items are those of the netmap that is in force; of one that is not, none.
+func (x *applying) items() []protocol.Item {
+	if x.revoked || x.expired {
+		return nil
+	}
+	return x.in.Netmap.Items
+}
+
 // cause is fail, and tells of it in the condition behind the words of what.
 func (x *applying) cause(what string, err error) {
 	x.fail(err)
@@ -105,6 +114,9 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		x.fail(a.keepBook(next))
 		a.setUp(x, &plan)
 	}
+	held, refused, errs := items.Apply(ctx, x.items())
+	x.errs = append(x.errs, errs...)
+	x.res.Refused = slices.Concat(x.res.Refused, refused)
 	ack := protocol.NetmapAck{NetmapVersion: x.in.Netmap.NetmapVersion, Refused: x.res.Refused}
 	if ctx.Err() != nil {
 		ack.Errors = x.errs
@@ -117,7 +129,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	a.noteName()
 	a.mu.Lock()
-	a.result, a.plan, a.errs, a.expired, a.apart = x.res, plan, x.errs, x.expired, apart
+	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.expired, apart, held
 	if !x.blind {
 		a.own = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 	}

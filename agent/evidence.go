@@ -54,7 +54,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		}
 	}
 	for _, r := range res.Refused {
-		if (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.id.Number) && len(e.Refused) < protocol.MaxEvidenceLines {
+		if r.Kind == "" && (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.id.Number) && len(e.Refused) < protocol.MaxEvidenceLines {
 			e.Refused = append(e.Refused, r)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"causeway/agent/clock"
@@ -123,7 +124,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 	a.noteAcked(ack)
 	a.log.Info().Stringer("netmap", full.NetmapVersion).Int("peers", len(full.Peers)).Int("refused", len(ack.Refused)).Int("errors", len(ack.Errors)).Msg("netmap applied")
 	for _, r := range ack.Refused {
-		a.log.Warn().Uint32("peer", uint32(r.Peer)).Str("prefix", r.Prefix).Str("reason", r.Reason).Msg("refused a part of the netmap")
+		a.log.Warn().Uint32("peer", uint32(r.Peer)).Str("prefix", r.Prefix).Str("item", strings.TrimSpace(r.Kind+" "+r.Name)).Str("reason", r.Reason).Msg("refused a part of the netmap")
 	}
 	if now := fmt.Sprint(a.announced()); now != before {
 		a.facts.Changed()
@@ -323,12 +324,12 @@ func (a *Agent) netmapCause(held, revoked bool) string {
 }
 
 // refusedWhole names the first peer, or the netmap, that was refused as a
-// whole; empty if there is none. A single prefix that is refused is this
+// whole; empty if there is none. A single prefix, or item, that is refused is this
 // host's own choice and no fault: the netmap's view and the hub show it.
 func refusedWhole(l []protocol.RefusedPart) string {
 	for _, r := range l {
 		switch {
-		case r.Prefix != "":
+		case r.Prefix != "", r.Kind != "":
 		case r.Peer == 0:
 			return "the netmap was refused: " + r.Reason
 		default:

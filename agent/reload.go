@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"causeway/agent/config"
+	"causeway/agent/items"
 	"causeway/protocol"
 )
 
@@ -32,6 +33,9 @@ func liveOf(c config.Config) *live {
 // features are what a netmap may require of this agent, and a hub may ask of it.
 func (l *live) features() []string {
 	out := []string{protocol.FeatureMark, protocol.FeatureBulk}
+	for _, k := range items.Kinds() {
+		out = append(out, protocol.ItemFeature(k))
+	}
 	if l.upgrade.Allow {
 		out = append(out, protocol.FeatureUpgrade)
 	}

@@ -69,7 +69,7 @@ func (a *Agent) debugStatus() debug.Status {
 		a.mu.Unlock()
 	}
 	a.mu.Lock()
-	s.Peers = len(a.result.Peers)
+	s.Peers, s.Items = len(a.result.Peers), notNil(a.items)
 	s.Held, s.Apart, s.Local, s.Stays = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
 	a.mu.Unlock()
 	for _, x := range a.stays() {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/debug"
+	"causeway/agent/items"
 	"causeway/hub/api"
 	"causeway/netns/lab"
 	"causeway/protocol"
@@ -20,7 +22,7 @@ import (
 const limitLive = 2.0
 
 // A limit of what goes between two sites holds at once, and no longer than it is declared;
-// it says how much it dropped, and a mistake in its file changes nothing.
+// it says how much it dropped, nodes say that they are held, and a mistake in its file changes nothing.
 func TestRelayLimit(t *testing.T) {
 	t.Parallel()
 	symmetric := siteKind{NAT: lab.Symmetric}
@@ -71,6 +73,22 @@ func TestRelayLimit(t *testing.T) {
 	var o api.Object
 	require.NoError(t, p.Ask(step(t), &o, "get", "limit", "branch"))
 	require.NotContains(t, []string{"", "0"}, o.Status["dropped"])
+	told := func(want ...items.Held) {
+		t.Helper()
+		require.NoError(t, Wait(t, func() error {
+			for _, n := range []*siteNode{p.a, p.b} {
+				var st debug.Status
+				if err := n.ask(step(t), "/v1/status", &st); err != nil {
+					return err
+				}
+				if len(st.Items) != len(want) || len(want) > 0 && (st.Items[0].Name != want[0].Name || st.Items[0].Text != want[0].Text) {
+					return fmt.Errorf("%s has %+v", n.Name, st.Items)
+				}
+			}
+			return nil
+		}))
+	}
+	told(items.Held{Name: "branch", Text: "100 datagrams a second of what goes between sites s1 and s2, both ways together through a hub's relay"})
 	require.ErrorContains(t, apply("apply", limit("packets: 5000\n")+"---\nkind: site\nname: s9\n---\nkind: limit\nname: other\nsite: nowhere\nbytes: 1\n"), `there is no site "nowhere"`)
 	require.True(t, held(through()), "nothing of a file with a mistake is done")
 	_, err := p.CLI(step(t), "site", "show", "s9")
@@ -84,6 +102,7 @@ func TestRelayLimit(t *testing.T) {
 	_, err = p.CLI(step(t), "delete", "limit", "branch", "--yes")
 	require.NoError(t, err)
 	live("deleted", free)
+	told()
 	var l *lab.RunError
 	_, err = p.CLI(step(t), "get", "limit", "branch")
 	require.True(t, errors.As(err, &l), err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -45,13 +46,18 @@ type Netmap struct {
 	Base    *NetmapVersion `json:"base,omitempty"`     // nil: full
 	HubList *SignedHubList `json:"hub_list,omitempty"` // full, or when it changed
 	// Gone names nodes that are never taken back; full, or when it changed.
-	Gone     *SignedGoneList `json:"gone,omitempty"`
-	Self     NetmapSelf      `json:"self"`
-	Peers    []Peer          `json:"peers"`              // full: all; else added and changed ones
-	Removed  []NodeNumber    `json:"removed,omitempty"`  // with Base only
-	MaxAge   time.Duration   `json:"max_age_ns"`         // agents go on without a hub this long; 0: forever
-	Requires []string        `json:"requires,omitempty"` // features without which the agent refuses the map
-	Mark     *StateMark      `json:"mark,omitempty"`     // of the state that the newest change was computed from
+	Gone    *SignedGoneList `json:"gone,omitempty"`
+	Self    NetmapSelf      `json:"self"`
+	Peers   []Peer          `json:"peers"`             // full: all; else added and changed ones
+	Removed []NodeNumber    `json:"removed,omitempty"` // with Base only
+	// Items are what operators declared, as far as it concerns the node: all where the netmap is
+	// full or AllItems says so, else added and changed ones.
+	Items        []Item        `json:"items,omitempty"`
+	AllItems     bool          `json:"all_items,omitempty"`     // with Base only
+	RemovedItems []ItemKey     `json:"removed_items,omitempty"` // with Base only
+	MaxAge       time.Duration `json:"max_age_ns"`              // agents go on without a hub this long; 0: forever
+	Requires     []string      `json:"requires,omitempty"`      // features without which the agent refuses the map
+	Mark         *StateMark    `json:"mark,omitempty"`          // of the state that the newest change was computed from
 }
 
 // NetmapSelf is what the hub says of the agent's own node.
@@ -132,6 +138,9 @@ func (n Netmap) checkSize() error {
 	for _, p := range n.Peers {
 		prefixes += len(p.Overlay) + len(p.Routes) + len(p.Sources) + len(p.Candidates)
 	}
+	for _, i := range n.Items {
+		prefixes += len(i.Body) / minPrefix
+	}
 	if len(n.Peers)*minPeer+prefixes*minPrefix > MaxToAgent {
 		return fmt.Errorf("netmap of %d peers and %d prefixes is larger than a hub can send at once", len(n.Peers), prefixes)
 	}
@@ -166,6 +175,11 @@ func (n Netmap) Apply(held *Netmap) (Netmap, error) {
 	for _, p := range n.Peers {
 		peers[p.Number()] = p
 	}
+	items, err := n.items(held)
+	if err != nil {
+		return Netmap{}, err
+	}
+	n.Items, n.AllItems, n.RemovedItems = items, false, nil
 	n.Base, n.Removed = nil, nil
 	n.Peers = make([]Peer, 0, len(peers))
 	for _, p := range peers {
@@ -241,5 +255,15 @@ type LostPeer struct {
 type RefusedPart struct {
 	Peer   NodeNumber `json:"peer"`
 	Prefix string     `json:"prefix,omitempty"`
+	Kind   string     `json:"kind,omitempty"` // of an item, with its Name
+	Name   string     `json:"name,omitempty"`
 	Reason string     `json:"reason"`
+}
+
+// Part names the part: a node and its prefix, or an item.
+func (p RefusedPart) Part() string {
+	if p.Kind != "" {
+		return p.Kind + " " + p.Name
+	}
+	return strings.TrimSpace(fmt.Sprintf("node %d %s", p.Peer, p.Prefix))
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"causeway/agent/items"
 	"causeway/protocol"
 )
 
@@ -146,6 +147,7 @@ type Status struct {
 	Stays      []Stay                 `json:"stays"`  // the same with what they are
 	Taken      []string               `json:"taken"`  // of the host's own: what accept: led into the tunnel by its name
 	Shields    Shields                `json:"shields"`
+	Items      []items.Held           `json:"items"` // what operators declared that concerns this node
 	Candidates []netip.AddrPort       `json:"candidates"`
 	OK         bool                   `json:"ok"`
 	Conditions []protocol.Condition   `json:"conditions"`

@@ -428,6 +428,9 @@ func (s *Server) Conditions() []protocol.Condition {
 	}
 	out := []protocol.Condition{keysCondition(st, time.Now(), s.started), listCondition(st, time.Now(), s.started), log, space,
 		{Name: "tunnel", OK: true, Since: s.started}, inv, archive}
+	if l, essential := st.Strange(); len(l) > 0 {
+		out = append(out, strangeCondition(l, essential, s.started))
+	}
 	for _, c := range s.cfg.Conditions {
 		out = append(out, c())
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
 	"causeway/hub/declare"
 	"causeway/hub/state"
+	"causeway/protocol"
 )
 
 func (s *Server) toObject(o state.Object) api.Object {
@@ -18,6 +20,20 @@ func (s *Server) toObject(o state.Object) api.Object {
 		status = s.cfg.ObjectStatus(o.Key())
 	}
 	return api.Object{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Generation: o.Generation, Created: o.Created, Changed: o.Changed, Known: o.Known(), Status: status, ETag: tag(o)}
+}
+
+// strangeCondition says that a newer hub declared what this one does not know.
+func strangeCondition(l []state.ObjectKey, essential bool, since time.Time) protocol.Condition {
+	c := protocol.Condition{Name: "objects", Since: since}
+	c.Cause = fmt.Sprintf("a newer causeway-hub declared %s", l[0])
+	if len(l) > 1 {
+		c.Cause += fmt.Sprintf(" and %d more objects", len(l)-1)
+	}
+	if c.Cause += ", which this version does not know and keeps as it is"; essential {
+		c.Cause += "; agents get no new netmap until a hub runs that does"
+	}
+	c.Cause += ": upgrade this hub"
+	return c
 }
 
 // objectOf names an object of a request.

@@ -384,7 +384,7 @@ func liveOf(st *state.State, fl fleet.Snapshot, bound func(protocol.NodeNumber) 
 // something new.
 func (s *Server) compute() (fresh bool) {
 	st := s.cfg.Store.State()
-	if st.Settling || s.cfg.Store.SetBack() != nil {
+	if _, essential := st.Strange(); st.Settling || essential || s.cfg.Store.SetBack() != nil {
 		return false // agents go on with what they hold
 	}
 	now, fl := time.Now(), s.fleet.Snapshot()

@@ -265,6 +265,10 @@ func (e *examination) node(n api.Node) {
 	}
 	e.notes(n)
 	for _, r := range n.Refused {
+		if r.Kind != "" {
+			e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway get %s %s", r.Kind, r.Name), "its agent refuses %s: %s", r.Part(), r.Reason)
+			continue
+		}
 		what := cmp.Or(r.Prefix, "the peer")
 		e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway diag explain %s %s", n.Name, e.name(r.Peer)),
 			"its agent refuses %s of %s: %s", what, e.name(r.Peer), r.Reason)

@@ -40,7 +40,7 @@ func ParseEvidence(b []byte) (protocol.Evidence, error) {
 	}
 	cut(&e.Refused)
 	for i := range e.Refused {
-		text(&e.Refused[i].Prefix, &e.Refused[i].Reason)
+		text(&e.Refused[i].Prefix, &e.Refused[i].Kind, &e.Refused[i].Name, &e.Refused[i].Reason)
 	}
 	lines(&e.Errors)
 	own := func(l ...*protocol.Own) {

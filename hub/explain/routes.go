@@ -56,6 +56,9 @@ func (j *judge) allowed(s side) {
 	var about *protocol.RefusedPart
 	for i, r := range e.Refused {
 		p, err := netip.ParsePrefix(r.Prefix)
+		if r.Kind != "" {
+			continue // no peer's
+		}
 		if r.Peer == o.Node.Number && (r.Prefix == "" || err == nil && p.Contains(o.Addr)) || r.Peer == 0 && r.Prefix == "" {
 			about = &e.Refused[i]
 		}

@@ -57,6 +57,7 @@ func CleanAck(a *protocol.NetmapAck) {
 	a.Refused = a.Refused[:min(len(a.Refused), maxParts)]
 	for i := range a.Refused {
 		a.Refused[i].Prefix, a.Refused[i].Reason = protocol.OneLine(a.Refused[i].Prefix, 64), protocol.OneLine(a.Refused[i].Reason, MaxText)
+		a.Refused[i].Kind, a.Refused[i].Name = protocol.OneLine(a.Refused[i].Kind, 64), protocol.OneLine(a.Refused[i].Name, 64)
 	}
 	a.Lost = a.Lost[:min(len(a.Lost), maxParts)]
 	for i := range a.Lost {

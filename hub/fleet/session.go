@@ -147,8 +147,12 @@ func (t *Table) Acked(ses *Session, a protocol.NetmapAck) {
 		return
 	}
 	if len(a.Refused) > 0 && !slices.Equal(a.Refused, l.refused) {
-		t.cfg.Events.Add(event.PartRefused, node.Name, fmt.Sprintf("%d parts of netmap %s refused, the first: %s %s: %s",
-			len(a.Refused), a.NetmapVersion, peerName(st, a.Refused[0].Peer), a.Refused[0].Prefix, a.Refused[0].Reason))
+		first := a.Refused[0]
+		what := first.Part()
+		if first.Kind == "" {
+			what = peerName(st, first.Peer) + " " + first.Prefix
+		}
+		t.cfg.Events.Add(event.PartRefused, node.Name, fmt.Sprintf("%d parts of netmap %s refused, the first: %s: %s", len(a.Refused), a.NetmapVersion, what, first.Reason))
 	}
 	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
 	t.noteUnknown(node.Name, a.Lost)

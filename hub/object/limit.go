@@ -16,7 +16,7 @@ import (
 const EachNode = "*"
 
 // LimitKind is the kind of api.LimitSpec.
-const LimitKind = "limit"
+const LimitKind = protocol.ItemLimit
 
 type limits struct{}
 
@@ -92,6 +92,25 @@ func (limits) Names(o state.Object) (sites, nodes []string) {
 		nodes = []string{l.Node}
 	}
 	return sites, nodes
+}
+
+// Tells tells those that a limit holds, so that who looks on a host finds it.
+func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protocol.NodeNumber) {
+	l, err := specOf[api.LimitSpec](o)
+	if err != nil {
+		return nil, nil
+	}
+	var nodes []protocol.NodeNumber
+	for _, n := range st.LiveNodes() {
+		if l.Node == EachNode || l.Node == n.Name || l.Site == n.Site || slices.Contains(l.Between, n.Site) {
+			nodes = append(nodes, n.Number)
+		}
+	}
+	body, err := json.Marshal(protocol.LimitItem{Node: l.Node, Site: l.Site, Between: l.Between, Packets: l.Packets, Bytes: l.Bytes})
+	if err != nil {
+		return nil, nil
+	}
+	return body, nodes
 }
 
 // RelayBounds is what the limits of a state mean for the relay.

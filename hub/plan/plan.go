@@ -46,6 +46,9 @@ type Netmaps struct {
 	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces, approved
 
 	alone map[protocol.NodeNumber]bool // may know nobody
+
+	items   map[protocol.ItemKey]*protocol.Item      // all there are
+	itemsBy map[protocol.NodeNumber][]*protocol.Item // by kind and name
 }
 
 // Compute makes the netmaps. before is the one before, whose owners go on where they
@@ -63,6 +66,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
 		alone:   map[protocol.NodeNumber]bool{},
 	}
+	v.items, v.itemsBy = items(s, before.items)
 	for _, site := range s.Sites {
 		v.ages[site.Name] = site.MaxAge
 	}
@@ -203,7 +207,7 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 // frame is node n's full netmap without the peers.
 func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site]}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site], Items: v.itemsOf(n)}, ok
 }
 
 // Has reports whether n is a live node.
@@ -222,7 +226,7 @@ func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
 // versions. One of them was computed from the other.
 func (v *Netmaps) SameAs(w *Netmaps) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
-		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs) && reflect.DeepEqual(v.Gone, w.Gone)
+		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs) && reflect.DeepEqual(v.Gone, w.Gone) && reflect.DeepEqual(v.itemsBy, w.itemsBy)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the

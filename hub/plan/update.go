@@ -146,7 +146,7 @@ func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Up
 func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
 	var u Update
 	u.Netmap, _ = v.frame(n)
-	u.Netmap.NetmapVersion, u.Netmap.Base = version, &base
+	u.Netmap.NetmapVersion, u.Netmap.Base, u.Netmap.AllItems = version, &base, true
 	return u
 }
 
@@ -162,6 +162,7 @@ func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version pro
 		u.Netmap.Gone = nil
 	}
 	changed = u.Netmap.HubList != nil || u.Netmap.Gone != nil || was.MaxAge != u.Netmap.MaxAge || !reflect.DeepEqual(was.Self, u.Netmap.Self)
+	changed = v.changedItems(held, n, &u) || changed
 	if v == held {
 		return u, changed
 	}

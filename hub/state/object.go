@@ -71,6 +71,22 @@ type ObjectKind interface {
 	Names(o Object) (sites, nodes []string)
 }
 
+// Teller is a kind of which nodes are told: an ObjectKind that has items in netmaps.
+type Teller interface {
+	ObjectKind
+	// Tells is what which nodes are told of an object: an item's body, the same for all of them, and
+	// their numbers. It may depend on the state alone.
+	Tells(st *State, o Object) (body json.RawMessage, nodes []protocol.NodeNumber)
+}
+
+// Tells is what which nodes are told of the object; of one that this build does not know, nothing.
+func (o Object) Tells(st *State) (body json.RawMessage, nodes []protocol.NodeNumber) {
+	if k, ok := o.known().(Teller); ok {
+		return k.Tells(st, o)
+	}
+	return nil, nil
+}
+
 // objectKinds are the kinds that this build knows; see RegisterKind.
 var objectKinds = map[string]ObjectKind{}
 

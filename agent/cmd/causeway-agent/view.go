@@ -135,6 +135,9 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	if s.Joined != nil || s.Lacks != "" {
 		fmt.Fprintln(w)
 	}
+	for _, i := range s.Items {
+		fmt.Fprintf(w, "%-9s %s: %s\n", i.Kind, i.Name, i.Text)
+	}
 	for _, r := range s.Held {
 		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
 	}
@@ -190,7 +193,7 @@ func writeRoutes(w io.Writer, r agentdebug.Routes) {
 		fmt.Fprintf(w, "announced %s: %s\n", a.Prefix, a.State)
 	}
 	for _, p := range r.Refused {
-		fmt.Fprintf(w, "refused   node %d %s: %s\n", p.Peer, p.Prefix, p.Reason)
+		fmt.Fprintf(w, "refused   %s: %s\n", p.Part(), p.Reason)
 	}
 	missing := map[string]bool{}
 	for _, l := range r.Missing {
@@ -240,7 +243,7 @@ func writeNetmap(w io.Writer, n agentdebug.Netmap) {
 	}
 	t.Render()
 	for _, p := range n.Refused {
-		fmt.Fprintf(w, "refused: node %d %s: %s\n", p.Peer, p.Prefix, p.Reason)
+		fmt.Fprintf(w, "refused: %s: %s\n", p.Part(), p.Reason)
 	}
 	for _, e := range n.Errors {
 		fmt.Fprintln(w, "error: "+e)

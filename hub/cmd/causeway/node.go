@@ -130,10 +130,10 @@ func (c *cli) showNode(n api.Node) error {
 		if len(n.Refused) > 0 {
 			rows := make([][]any, len(n.Refused))
 			for i, r := range n.Refused {
-				rows[i] = []any{r.Peer, r.Prefix, r.Reason}
+				rows[i] = []any{r.Part(), r.Reason}
 			}
 			p.gap()
-			p.table([]string{"REFUSED OF PEER", "PREFIX", "REASON"}, rows)
+			p.table([]string{"REFUSED", "REASON"}, rows)
 		}
 		p.conditions(n.Conditions)
 	})
