@@ -70,9 +70,6 @@ func TestRelayLimit(t *testing.T) {
 	require.NoError(t, apply("apply", limit("packets: 100\n")))
 	live("declared", held)
 	require.NoError(t, Ping(step(t), p.a.Pod.Host, p.b.Pod.V4))
-	var o api.Object
-	require.NoError(t, p.Ask(step(t), &o, "get", "limit", "branch"))
-	require.NotContains(t, []string{"", "0"}, o.Status["dropped"])
 	told := func(want ...items.Held) {
 		t.Helper()
 		require.NoError(t, Wait(t, func() error {
@@ -89,6 +86,10 @@ func TestRelayLimit(t *testing.T) {
 		}))
 	}
 	told(items.Held{Name: "branch", Text: "100 datagrams a second of what goes between sites s1 and s2, both ways together through a hub's relay"})
+	var o api.Object
+	require.NoError(t, p.Ask(step(t), &o, "get", "limit", "branch"))
+	require.NotContains(t, []string{"", "0"}, o.Status["dropped"])
+	require.Equal(t, 2, o.Have, o.Lack)
 	require.ErrorContains(t, apply("apply", limit("packets: 5000\n")+"---\nkind: site\nname: s9\n---\nkind: limit\nname: other\nsite: nowhere\nbytes: 1\n"), `there is no site "nowhere"`)
 	require.True(t, held(through()), "nothing of a file with a mistake is done")
 	_, err := p.CLI(step(t), "site", "show", "s9")

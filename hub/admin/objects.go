@@ -14,12 +14,18 @@ import (
 	"causeway/protocol"
 )
 
-func (s *Server) toObject(o state.Object) api.Object {
-	var status map[string]string
-	if s.cfg.ObjectStatus != nil {
-		status = s.cfg.ObjectStatus(o.Key())
+// objectView shows objects of one state, with what is known live of them.
+func (s *Server) objectView(st *state.State) func(state.Object) api.Object {
+	fl := s.cfg.Fleet.Snapshot()
+	return func(o state.Object) api.Object {
+		out := api.Object{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Generation: o.Generation, Created: o.Created, Changed: o.Changed, Known: o.Known(), ETag: tag(o)}
+		if s.cfg.ObjectStatus != nil {
+			out.Status = s.cfg.ObjectStatus(o.Key())
+		}
+		have, lack := fl.Has(st, o)
+		out.Have, out.Lack = len(have), names(st, lack)
+		return out
 	}
-	return api.Object{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Generation: o.Generation, Created: o.Created, Changed: o.Changed, Known: o.Known(), Status: status, ETag: tag(o)}
 }
 
 // strangeCondition says that a newer hub declared what this one does not know.
@@ -48,8 +54,9 @@ func (s *Server) registerObjects(a huma.API) {
 		Kind string `path:"kind" maxLength:"63"`
 	}) (*body[[]api.Object], error) {
 		st, out := s.cfg.Store.State(), []api.Object{}
+		show := s.objectView(st)
 		for _, o := range st.ObjectsOf(in.Kind) {
-			out = append(out, s.toObject(o))
+			out = append(out, show(o))
 		}
 		if len(out) > 0 { // of a newer hub, perhaps
 			return answer(out, nil)
@@ -60,11 +67,12 @@ func (s *Server) registerObjects(a huma.API) {
 		return answer(out, nil)
 	})
 	huma.Get(a, "/v1/objects/{kind}/{name}", func(_ context.Context, in *objectOf) (*tagged[api.Object], error) {
-		o, err := s.cfg.Store.State().FindObject(state.ObjectKey{Kind: in.Kind, Name: in.Name})
+		st := s.cfg.Store.State()
+		o, err := st.FindObject(state.ObjectKey{Kind: in.Kind, Name: in.Name})
 		if err != nil {
 			return nil, problem(err)
 		}
-		out := s.toObject(o)
+		out := s.objectView(st)(o)
 		return withTag(out.ETag, out)
 	})
 	huma.Delete(a, "/v1/objects/{kind}/{name}", func(ctx context.Context, in *struct {

@@ -23,6 +23,9 @@ type Object struct {
 	Created    time.Time       `json:"created"`
 	Changed    time.Time       `json:"changed"`
 	Known      bool            `json:"known"` // false: a newer hub wrote it; this one keeps it as it is
+	// Nodes that are told of it: how many have acknowledged it as it is now, and who has not, or refused it.
+	Have int      `json:"have"`
+	Lack []string `json:"lack"`
 	// Status is what this hub knows of it now, by field: of a limit the datagrams that it dropped.
 	Status map[string]string `json:"status,omitempty"`
 	ETag   string            `json:"etag"`

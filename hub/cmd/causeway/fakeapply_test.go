@@ -74,6 +74,6 @@ func applyDraft() (*state.Draft, error) {
 }
 
 func fakeLimit(now time.Time) api.Object {
-	return api.Object{Kind: "limit", Name: "branch", Spec: json.RawMessage(`{"site":"idc-sh","bytes":12500000}`), Generation: 7, Created: now.Add(-3 * time.Hour), Changed: now, Known: true,
+	return api.Object{Kind: "limit", Name: "branch", Spec: json.RawMessage(`{"site":"idc-sh","bytes":12500000}`), Generation: 7, Created: now.Add(-3 * time.Hour), Changed: now, Known: true, Have: 1, Lack: []string{"sh-2"},
 		Status: map[string]string{"dropped": "12"}}
 }

@@ -143,7 +143,7 @@ func newFakeHub() http.Handler {
 			problem(w, 404, "there is no kind "+r.PathValue("kind")+" of objects; there are limit")
 			return
 		}
-		answer([]api.Object{fakeLimit(now), {Kind: "limit", Name: "strange", Spec: json.RawMessage(`{"by":"moon"}`), Created: now}})(w, r)
+		answer([]api.Object{fakeLimit(now), {Kind: "limit", Name: "strange", Spec: json.RawMessage(`{"by":"moon"}`), Created: ago(2 * time.Hour)}})(w, r)
 	})
 	m.HandleFunc("GET /v1/objects/limit/{name}", answer(fakeLimit(now)))
 	m.HandleFunc("DELETE /v1/objects/limit/{name}", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })

@@ -75,9 +75,9 @@ func (c *cli) get() *cobra.Command {
 		}
 		return list(c, l, func(o api.Object) string { return o.Name },
 			fmt.Sprintf("No %s is declared: causeway explain %s-file", args[0], args[0]),
-			[]string{strings.ToUpper(args[0]), "AGE", "SPEC", "STATUS", "+GENERATION"},
+			[]string{strings.ToUpper(args[0]), "AGE", "NODES", "SPEC", "STATUS", "+GENERATION"},
 			func(_ *page, o api.Object) []any {
-				return []any{o.Name, aged(o.Created), specText(o), statusText(o), o.Generation}
+				return []any{o.Name, aged(o.Created), haveText(o), specText(o), statusText(o), o.Generation}
 			})
 	})
 }
@@ -91,6 +91,10 @@ func (c *cli) showObject(o api.Object) error {
 		}
 		for _, k := range slices.Sorted(maps.Keys(o.Status)) {
 			facts = append(facts, k, o.Status[k])
+		}
+		facts = append(facts, "Nodes", haveText(o)+" have it")
+		if len(o.Lack) > 0 {
+			facts = append(facts, "Lacking", strings.Join(o.Lack, ", "))
 		}
 		if !o.Known {
 			facts = append(facts, "Mind", "a newer hub wrote it; this hub keeps it and does not know what it means")
@@ -124,6 +128,9 @@ func specText(o api.Object) string {
 	}
 	return strings.Join(l, " ")
 }
+
+// haveText is how many of the nodes that are told have it.
+func haveText(o api.Object) string { return fmt.Sprintf("%d/%d", o.Have, o.Have+len(o.Lack)) }
 
 func statusText(o api.Object) string {
 	if !o.Known {
