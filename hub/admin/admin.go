@@ -34,6 +34,7 @@ import (
 	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
+	"causeway/hub/reconcile"
 	"causeway/hub/release"
 	"causeway/hub/state"
 	"causeway/internal/cause"
@@ -57,7 +58,8 @@ type Config struct {
 	Pin       protocol.Pin
 	Store     *state.Store
 	Fleet     *fleet.Table
-	Control   *control.Server
+	Sessions  *control.Server
+	Reconcile *reconcile.Loop
 	Inventory *inventory.Store
 	Incidents *incident.Store
 	Events    *event.Log

@@ -33,12 +33,12 @@ const (
 // agentClient speaks HTTP with node n's agent through a debug stream, beside netmaps: for answers
 // that are short.
 func (s *Server) agentClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
-	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Debug(ctx, n) }, timeout)
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Sessions.Debug(ctx, n) }, timeout)
 }
 
 // bulkClient is agentClient for answers that may be long.
 func (s *Server) bulkClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
-	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Bulk(ctx, n) }, timeout)
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Sessions.Bulk(ctx, n) }, timeout)
 }
 
 // short are endpoints whose answers never are long. They say how an agent is, also while there is

@@ -17,7 +17,7 @@ import (
 // agent says that it holds just these peers, as after a restart of this hub; once
 // one is acknowledged, changes to it follow.
 //
-// Sessions hold views, which they share: a netmap for each would be peers times
+// Sessions hold what all netmaps are made from, which they share: a netmap for each would be peers times
 // peers.
 func (ses *session) push(ctx context.Context, h protocol.Hello) error {
 	var held, sent *plan.Netmaps // whose netmap was acknowledged; and was sent last

@@ -460,28 +460,3 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 func (ses *session) bad(err error) error {
 	return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: protocol.OneLine(err.Error(), fleet.MaxText)})
 }
-
-func (ses *session) leave(ctx context.Context) error {
-	s := ses.s
-	if !ses.known.Proven {
-		return ses.leaveUnproven(ctx)
-	}
-	s.fleet.Leaving(ses.known)
-	_, err := s.cfg.Store.Update(ctx, "node:"+ses.name(), "leave", func(d *state.Draft) error {
-		return state.Remove(d, ses.node, state.GoneLeft)
-	})
-	if err == nil {
-		s.cfg.Events.Add(event.NodeDown, ses.name(), "the node left the cluster")
-		ses.log.Info().Msg("node left")
-		err = ses.send(protocol.KindLeft, struct{}{})
-	} else {
-		ses.bad(errors.New("the hub cannot store that the node leaves"))
-	}
-	// The agent closes once it heard; until then the tunnel to it stays.
-	t := time.AfterFunc(farewell, func() { ses.mux.Close() })
-	defer t.Stop()
-	<-ses.mux.Done()
-	s.fleet.Left(ses.known, err == nil)
-	s.fleet.Recheck()
-	return err
-}

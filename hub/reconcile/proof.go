@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"context"
@@ -29,29 +29,25 @@ func provenForLong(st *state.State, fl fleet.Snapshot, now time.Time) (due []pro
 	return due
 }
 
-// closeOldWay records the nodes that have proven their identity for oldWayFor. A whole cluster
+// proof records the nodes that have proven their identity for oldWayFor. A whole cluster
 // may be upgraded at once, and shares transactions.
-func (s *Server) closeOldWay(ctx context.Context, now time.Time) {
-	if s.closing.Load() {
-		return
-	}
-	due := provenForLong(s.cfg.Store.State(), s.fleet.Snapshot(), now)
+func (l *Loop) proof(ctx context.Context, t *turn) error {
+	due := provenForLong(t.state, t.fleet(), t.now)
 	if len(due) == 0 {
-		return
+		return nil
 	}
-	s.closing.Store(true)
-	go func() { // a store that is busy must not keep netmaps waiting
-		defer s.closing.Store(false)
-		_, err := s.cfg.Store.Update(ctx, "hub", "nodes prove their identity", func(d *state.Draft) error {
-			for _, n := range due {
-				if err := state.Proved(d, n); err != nil && !state.IsKind(err, state.NotFound) { // gone meanwhile
-					return err
-				}
+	t.acted = true
+	l.storeAlone(ctx, t.step, change{"hub", "nodes prove their identity", func(d *state.Draft) error {
+		for _, n := range due {
+			if err := state.Proved(d, n); err != nil && !state.IsKind(err, state.NotFound) { // gone meanwhile
+				return err
 			}
-			return nil
-		})
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn().Err(err).Int("nodes", len(due)).Msg("that nodes prove their identity is not recorded yet, trying again")
 		}
-	}()
+		return nil
+	}, func(_ *state.State, err error) {
+		if err != nil && ctx.Err() == nil {
+			l.cfg.Log.Warn().Err(err).Int("nodes", len(due)).Msg("that nodes prove their identity is not recorded yet, trying again")
+		}
+	}})
+	return nil
 }

@@ -1,11 +1,13 @@
-package control
+package reconcile
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"time"
 
 	"causeway/hub/api"
+	"causeway/hub/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -27,11 +29,11 @@ type Revocation struct {
 
 // Revocation tells who has confirmed that node n is gone: every live node that
 // may have known it, by its acknowledgement of a netmap without it.
-func (s *Server) Revocation(n state.Node) Revocation {
-	st := s.cfg.Store.State()
-	s.fleet.NoteRevoked(st)
-	r, _ := s.fleet.Revoked(n.Number)
-	return revocation(st, s.fleet.Snapshot(), n, r)
+func (l *Loop) Revocation(n state.Node) Revocation {
+	st := l.cfg.Store.State()
+	l.cfg.Fleet.NoteRevoked(st)
+	r, _ := l.cfg.Fleet.Revoked(n.Number)
+	return revocation(st, l.cfg.Fleet.Snapshot(), n, r)
 }
 
 // revocation is Revocation, by how far the cluster is with n; the zero r: that is not followed.
@@ -66,3 +68,39 @@ func revocation(st *state.State, fl fleet.Snapshot, n state.Node, r fleet.Revoke
 }
 
 func since(from, to time.Time) time.Duration { return max(0, to.Sub(from)) }
+
+// dismissals are the sessions of nodes that are gone and have not been told so, and the nodes that are gone and have
+// none.
+func dismissals(st *state.State, fl fleet.Snapshot) (tell []*fleet.Session, drop []protocol.NodeNumber) {
+	for n, x := range fl.Nodes {
+		if node, ok := st.Nodes[n]; !ok || node.Live() || x.Leaving {
+			continue
+		}
+		if x.Session == nil {
+			drop = append(drop, n)
+			continue
+		}
+		tell = append(tell, x.Session)
+	}
+	return tell, drop
+}
+
+// revoke tells sessions of nodes that are gone so and closes them, within the
+// time of a farewell.
+func (l *Loop) revoke(_ context.Context, t *turn) error {
+	l.cfg.Fleet.NoteRevoked(t.state)
+	tell, drop := dismissals(t.state, t.fleet())
+	for _, n := range drop {
+		l.cfg.Fleet.Drop(n)
+	}
+	for _, ses := range tell {
+		done, ok := l.cfg.Fleet.Dismiss(ses)
+		if !ok {
+			continue
+		}
+		l.cfg.Events.Add(event.NodeDown, t.state.Nodes[ses.Node].Name, "the node was revoked")
+		l.cfg.Sessions.Farewell(ses, done)
+	}
+	t.acted = len(tell)+len(drop) > 0
+	return nil
+}

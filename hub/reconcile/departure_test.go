@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"testing"
@@ -24,11 +24,11 @@ func TestDeparture(t *testing.T) {
 	}{
 		{"no wish", fleet.Departure{}, time.Hour, nil, time.Time{}, false, false},
 		{"at once", d, 0, said, now, false, false},
-		{"not yet", d, departAfter - 1, nil, now, false, false},
-		{"while the session lasts", d, departAfter, said, now, false, false},
-		{"the agent was still probing as it left", d, departAfter, nil, now.Add(departLull), true, false},
-		{"gone", d, departAfter, nil, time.Time{}, true, false},
-		{"its key is still heard", d, departAfter, nil, now.Add(time.Minute), false, true},
+		{"not yet", d, fleet.DepartAfter - 1, nil, now, false, false},
+		{"while the session lasts", d, fleet.DepartAfter, said, now, false, false},
+		{"the agent was still probing as it left", d, fleet.DepartAfter, nil, now.Add(departLull), true, false},
+		{"gone", d, fleet.DepartAfter, nil, time.Time{}, true, false},
+		{"its key is still heard", d, fleet.DepartAfter, nil, now.Add(time.Minute), false, true},
 		{"it came back", d, time.Second, other, now, false, true},
 	} {
 		gone, void := departs(c.d, now.Add(c.at), c.ses, c.proof)

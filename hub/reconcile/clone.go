@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"context"
@@ -23,7 +23,7 @@ type booted struct {
 	boot protocol.BootID
 }
 
-// Boots carries news of boot ids from the tunnel to the Server. It is made before both.
+// Boots carries news of boot ids from the tunnel to the Loop. It is made before both.
 type Boots chan booted
 
 // NewBoots returns one that is empty.
@@ -48,27 +48,32 @@ func clones(st *state.State, fl fleet.Snapshot) (out []protocol.NodeNumber) {
 	return out
 }
 
-// watchBoot shuts a node off whose identity is used on two hosts.
-func (s *Server) watchBoot(ctx context.Context, b booted) {
-	st := s.cfg.Store.State()
-	if n := st.Nodes[b.node]; !n.Live() || n.Quarantine != "" {
-		return
+// booted notes what the tunnel saw, of a node that is not shut off.
+func (l *Loop) booted(b booted) trigger {
+	if n := l.cfg.Store.State().Nodes[b.node]; !n.Live() || n.Quarantine != "" {
+		return 0
 	}
-	s.fleet.Booted(b.node, b.boot, time.Now())
-	for _, number := range clones(st, s.fleet.Snapshot()) {
-		n := st.Nodes[number]
-		s.fleet.Suspected(number)
-		go func() { // a store that is busy must not keep netmaps waiting
-			_, err := s.cfg.Store.Update(ctx, "hub", "node quarantine "+n.Name, func(d *state.Draft) error {
-				return state.Quarantine(d, number, clonedReason)
-			})
+	l.cfg.Fleet.Booted(b.node, b.boot, time.Now())
+	return onBoot
+}
+
+// clone shuts nodes off whose identity is used on two hosts.
+func (l *Loop) clone(ctx context.Context, t *turn) error {
+	for _, number := range clones(t.state, t.fleet()) {
+		n := t.state.Nodes[number]
+		t.acted = true
+		l.cfg.Fleet.Suspected(number)
+		l.store(ctx, t.step, change{"hub", "node quarantine " + n.Name, func(d *state.Draft) error {
+			return state.Quarantine(d, number, clonedReason)
+		}, func(_ *state.State, err error) {
 			if err != nil {
-				s.cfg.Log.Error().Err(err).Str("node", n.Name).Msg("a cloned node was not quarantined, trying again")
+				l.cfg.Log.Error().Err(err).Str("node", n.Name).Msg("a cloned node was not quarantined, trying again")
 				return // the next change of its boot id does
 			}
-			s.fleet.Released(number) // what was seen is dealt with
-			s.cfg.Events.Add(event.NodeCloned, n.Name, clonedReason)
-			s.cfg.Log.Error().Str("node", n.Name).Msg("node quarantined: its identity is used on two hosts at once")
-		}()
+			l.cfg.Fleet.Released(number) // what was seen is dealt with
+			l.cfg.Events.Add(event.NodeCloned, n.Name, clonedReason)
+			l.cfg.Log.Error().Str("node", n.Name).Msg("node quarantined: its identity is used on two hosts at once")
+		}})
 	}
+	return nil
 }

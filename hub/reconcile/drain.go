@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"cmp"
@@ -22,8 +22,8 @@ type Handover struct {
 
 // Handover tells who has applied a netmap in which node n carries nothing that
 // another node carries now.
-func (s *Server) Handover(n protocol.NodeNumber) Handover {
-	return handover(s.cfg.Store.State(), s.fleet.Snapshot(), n)
+func (l *Loop) Handover(n protocol.NodeNumber) Handover {
+	return handover(l.cfg.Store.State(), l.cfg.Fleet.Snapshot(), n)
 }
 
 func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handover {

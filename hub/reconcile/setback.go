@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"causeway/hub/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -24,53 +23,36 @@ const (
 // ErrStarting says that nodes of a hub that has just started have not said yet what they know.
 var ErrStarting = errors.New("the hub has just started, and hears its nodes first")
 
-// witness takes the mark of node by's Hello. One that is not the cluster's says nothing.
-func (s *Server) witness(ctx context.Context, by string, m *protocol.StateMark) error {
-	if m == nil {
-		return nil
-	}
-	before := s.cfg.Store.SetBack()
-	err := s.cfg.Store.Witness(ctx, *m)
-	if errors.Is(err, protocol.ErrPinMismatch) || errors.Is(err, protocol.ErrStateMarkInvalid) {
-		s.cfg.Log.Warn().Err(err).Str("node", by).Msg("a node shows a mark of the state that is not this cluster's")
-		return nil
-	}
-	if now := s.cfg.Store.SetBack(); before == nil && now != nil {
-		s.cfg.Events.Add(event.StateSetBack, by, now.Error())
-	}
-	return err
-}
-
 // Heard waits until the nodes have said what they know of the state, or witnessTime is over. It fails with
 // the *state.SetBackError if it was set back, with ErrStarting after witnessWait, and if ctx ends.
-func (s *Server) Heard(ctx context.Context) error {
+func (l *Loop) Heard(ctx context.Context) error {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
 	end := time.NewTimer(witnessWait)
 	defer end.Stop()
-	for !s.heard(time.Now()) {
+	for !l.heard(time.Now()) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-end.C:
-			if err := s.cfg.Store.SetBack(); err != nil {
+			if err := l.cfg.Store.SetBack(); err != nil {
 				return err
 			}
 			return ErrStarting
 		case <-tick.C:
-			if err := s.cfg.Store.SetBack(); err != nil { // sooner than all are here
+			if err := l.cfg.Store.SetBack(); err != nil { // sooner than all are here
 				return err
 			}
 		}
 	}
-	return s.cfg.Store.SetBack()
+	return l.cfg.Store.SetBack()
 }
 
 // heard reports whether nobody waits for more nodes to say what they know.
-func (s *Server) heard(now time.Time) bool {
-	st := s.cfg.Store.State()
-	back, of := s.fleet.Came(st)
-	return heard(back, of, len(st.Nodes) > 0 || s.cfg.New, now.Sub(s.fleet.Started()))
+func (l *Loop) heard(now time.Time) bool {
+	st := l.cfg.Store.State()
+	back, of := l.cfg.Fleet.Came(st)
+	return heard(back, of, len(st.Nodes) > 0 || l.cfg.New, now.Sub(l.cfg.Fleet.Started()))
 }
 
 // heard is so when witnessTime is over, or when each live node whose agent ever ran has had a session since the
@@ -103,28 +85,20 @@ func markTo(st *state.State, fl fleet.Snapshot, told uint64) (to []*fleet.Sessio
 	return to
 }
 
-// tellMark gives some nodes the cluster key's word of how far the state has come, if it went on
+// mark gives some nodes the cluster key's word of how far the state has come, if it went on
 // since they were told, so that a hub that is set back hears of it whatever the change was.
-func (s *Server) tellMark() {
-	st := s.cfg.Store.State()
-	if s.cfg.Store.SetBack() != nil {
-		return
+func (l *Loop) mark(_ context.Context, t *turn) error {
+	if t.state.Seq == l.marked || l.cfg.Store.SetBack() != nil {
+		return nil
 	}
-	to := markTo(st, s.fleet.Snapshot(), s.marked)
+	to := markTo(t.state, t.fleet(), l.marked)
 	if len(to) == 0 {
-		return
+		return nil
 	}
-	s.marked = st.Seq
-	m := st.Mark(s.cfg.Cluster)
-	for _, known := range to {
-		ses := s.linked(known)
-		if ses == nil {
-			continue
-		}
-		go func() { // ends within writeTimeout
-			if err := ses.send(protocol.KindMark, m); err != nil {
-				ses.log.Debug().Err(err).Msg("mark of the state not sent")
-			}
-		}()
+	l.marked, t.acted = t.state.Seq, true
+	m := t.state.Mark(l.cfg.Cluster)
+	for _, ses := range to {
+		l.cfg.Sessions.TellMark(ses, m)
 	}
+	return nil
 }

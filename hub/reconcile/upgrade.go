@@ -1,4 +1,4 @@
-package control
+package reconcile
 
 import (
 	"context"
@@ -13,48 +13,38 @@ import (
 	"causeway/protocol"
 )
 
-const (
-	// upgradePoll is how often nodes of a wave are looked at.
-	upgradePoll = 500 * time.Millisecond
-	// waveLimit is how long a wave may take: an agent fetches for ten minutes at most,
-	// and has a minute to prove the new version.
-	waveLimit = 15 * time.Minute
-)
+// waveLimit is how long a wave may take: an agent fetches for ten minutes at most,
+// and has a minute to prove the new version.
+const waveLimit = 15 * time.Minute
 
-// RunUpgrades leads the upgrade under way from wave to wave until ctx ends: on
-// when all nodes of a wave are ready at the new version, to its end when one has
-// failed.
-func (s *Server) RunUpgrades(ctx context.Context) error {
-	t := time.NewTicker(upgradePoll)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		st := s.cfg.Store.State()
-		u := st.Upgrade
-		if u == nil || u.State != state.UpgradeRunning {
-			continue
-		}
-		why, done := wave(st, s.fleet.Snapshot(), time.Now())
-		var err error
-		switch {
-		case why != "":
-			s.cfg.Log.Error().Str("version", u.Version).Str("cause", why).Msg("upgrade stopped: a node failed")
-			_, err = s.cfg.Store.Update(ctx, "hub", "upgrade failed", func(d *state.Draft) error {
-				return state.EndUpgrade(d, u.ID, state.UpgradeFailed, protocol.OneLine(why, fleet.MaxText))
-			})
-		case done:
-			_, err = s.cfg.Store.Update(ctx, "hub", fmt.Sprintf("upgrade wave %d done", u.Wave+1), func(d *state.Draft) error {
-				return state.AdvanceUpgrade(d, u.ID, u.Wave)
-			})
-		}
-		if err != nil && ctx.Err() == nil && !state.IsKind(err, state.Conflict) {
-			s.cfg.Log.Warn().Err(err).Msg("how an upgrade stands was not stored, trying again")
-		}
+// upgrade leads the upgrade under way from wave to wave: on when all nodes of a wave are ready
+// at the new version, to its end when one has failed.
+func (l *Loop) upgrade(ctx context.Context, t *turn) error {
+	u := t.state.Upgrade
+	if u == nil || u.State != state.UpgradeRunning {
+		return nil
 	}
+	c := change{who: "hub", then: func(_ *state.State, err error) {
+		if err != nil && ctx.Err() == nil && !state.IsKind(err, state.Conflict) {
+			l.cfg.Log.Warn().Err(err).Msg("how an upgrade stands was not stored, trying again")
+		}
+	}}
+	switch why, done := wave(t.state, t.fleet(), t.now); {
+	case why != "":
+		l.cfg.Log.Error().Str("version", u.Version).Str("cause", why).Msg("upgrade stopped: a node failed")
+		c.why, c.decide = "upgrade failed", func(d *state.Draft) error {
+			return state.EndUpgrade(d, u.ID, state.UpgradeFailed, protocol.OneLine(why, fleet.MaxText))
+		}
+	case done:
+		c.why, c.decide = fmt.Sprintf("upgrade wave %d done", u.Wave+1), func(d *state.Draft) error {
+			return state.AdvanceUpgrade(d, u.ID, u.Wave)
+		}
+	default:
+		return nil
+	}
+	t.acted = true
+	l.storeAlone(ctx, t.step, c)
+	return nil
 }
 
 // wave judges the wave under way: why it failed, or whether all of it is done.
@@ -79,8 +69,8 @@ func wave(st *state.State, fl fleet.Snapshot, now time.Time) (why string, done b
 }
 
 // UpgradeOf tells how far a node is with an upgrade, and more about that.
-func (s *Server) UpgradeOf(u *state.Upgrade, n state.Node) (progress, text string) {
-	return progressOf(u, n, s.fleet.Info(n))
+func (l *Loop) UpgradeOf(u *state.Upgrade, n state.Node) (progress, text string) {
+	return progressOf(u, n, l.cfg.Fleet.Info(n))
 }
 
 func progressOf(u *state.Upgrade, n state.Node, i fleet.Info) (progress, text string) {
