@@ -13,7 +13,6 @@ import (
 	"causeway/hub/admin"
 	"causeway/hub/bus"
 	"causeway/hub/conns"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/fleet"
 	"causeway/hub/incident"
@@ -22,6 +21,7 @@ import (
 	"causeway/hub/metrics"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -186,7 +186,7 @@ func (r *run) buildTunnel(context.Context) error {
 		return err
 	}
 	r.fleet = fleet.New(fleet.Config{Number: r.number, State: r.store.State, Proven: r.tunnel.Proven, Events: &r.events, Log: r.log})
-	r.sessions = control.New(control.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Events: &r.events,
+	r.sessions = session.New(session.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Events: &r.events,
 		RequireProof: r.cfg.RequireProof, Log: r.log})
 	r.reconciler = reconcile.New(reconcile.Config{Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
 		New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})

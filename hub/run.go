@@ -15,7 +15,6 @@ import (
 	"causeway/hub/admin"
 	"causeway/hub/bus"
 	"causeway/hub/conns"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/fleet"
@@ -25,6 +24,7 @@ import (
 	"causeway/hub/metrics"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -101,7 +101,7 @@ type run struct {
 	incidents  *incident.Store
 	news       *inventory.Events
 	fleet      *fleet.Table
-	sessions   *control.Server
+	sessions   *session.Server
 	reconciler *reconcile.Loop
 	joins      *join.Server
 	releases   release.Library

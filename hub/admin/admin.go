@@ -28,7 +28,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/fleet"
@@ -36,6 +35,7 @@ import (
 	"causeway/hub/inventory"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/internal/cause"
 	"causeway/protocol"
@@ -58,7 +58,7 @@ type Config struct {
 	Pin       protocol.Pin
 	Store     *state.Store
 	Fleet     *fleet.Table
-	Sessions  *control.Server
+	Sessions  *session.Server
 	Reconcile *reconcile.Loop
 	Inventory *inventory.Store
 	Incidents *incident.Store
@@ -264,7 +264,7 @@ func problem(err error) error {
 		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
 		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")
-	case errors.Is(err, control.ErrOffline):
+	case errors.Is(err, session.ErrOffline):
 		return huma.Error409Conflict(err.Error())
 	}
 	return huma.Error500InternalServerError(err.Error())

@@ -16,7 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
-	"causeway/hub/control"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/internal/cause"
 	"causeway/protocol"
@@ -57,8 +57,8 @@ func agentError(node string, err error) error {
 	switch {
 	case errors.Is(err, state.ErrBusy):
 		return problem(err)
-	case errors.Is(err, control.ErrBulkFull):
-		return huma.Error429TooManyRequests(fmt.Sprintf("node %s: %v", node, control.ErrBulkFull))
+	case errors.Is(err, session.ErrBulkFull):
+		return huma.Error429TooManyRequests(fmt.Sprintf("node %s: %v", node, session.ErrBulkFull))
 	}
 	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, cause.Innermost(err), node))
 }

@@ -1,10 +1,10 @@
-// Package control is the hub's side of the control channel: it knows the host of
+// Package session is the hub's side of the control channel: it knows the host of
 // each connection by the overlay address it comes from (WireGuard's cryptokey
 // routing vouches for it) and the node by a proof of its identity key. Then it takes
 // Hello and status, pushes netmaps, hands nats streams to the bus and opens debug streams.
 //
 // What it hears goes into the fleet, and netmaps come from there; it decides nothing.
-package control
+package session
 
 import (
 	"context"
@@ -184,7 +184,8 @@ func (s *Server) TellMark(known *fleet.Session, m protocol.StateMark) {
 // ErrOffline says that a node has no control session.
 var ErrOffline = errors.New("the node has no control session with this hub")
 
-// Debug opens a debug stream to node n: HTTP/1.1 to the agent's debug endpoints.
+// Debug opens a debug stream to node n: HTTP/1.1 to the agent's debug endpoints. It fails with ErrOffline where there is no
+// session.
 func (s *Server) Debug(ctx context.Context, n protocol.NodeNumber) (net.Conn, error) {
 	ses, _ := s.sessionOf(n)
 	if ses == nil {

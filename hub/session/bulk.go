@@ -1,4 +1,4 @@
-package control
+package session
 
 import (
 	"context"
@@ -43,7 +43,7 @@ type bulkAsked struct {
 
 // Bulk is as Debug, for an answer that may be long: it takes a connection of its own, and waits
 // there for whoever reads it, not on the way of netmaps. An agent of the version before has
-// no such thing, and gets a debug stream.
+// no such thing, and gets a debug stream. It fails with ErrOffline or ErrBulkFull, and where the agent does not come.
 func (s *Server) Bulk(ctx context.Context, n protocol.NodeNumber) (net.Conn, error) {
 	ses, features := s.sessionOf(n)
 	switch {

@@ -1,7 +1,7 @@
-// Package controltest holds a tunnel for tests of the hub: nodes reach its
+// Package sessiontest holds a tunnel for tests of the hub: nodes reach its
 // listeners from their overlay addresses over connections in memory, and only
 // while the hub has them as nodes.
-package controltest
+package sessiontest
 
 import (
 	"context"
