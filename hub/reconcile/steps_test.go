@@ -323,7 +323,7 @@ func TestHandover(t *testing.T) {
 
 // Of a revocation all nodes are told that may have known the node, and why one has not confirmed.
 func TestRevocation(t *testing.T) {
-	d := statetest.Cluster(t, 5)
+	d := statetest.Cluster(t, 6)
 	late := d.Nodes[6]
 	d.Now = d.Now.Add(time.Minute)
 	remove(t, d, state.GoneRevoked, 2)
@@ -331,7 +331,8 @@ func TestRevocation(t *testing.T) {
 	late.Joined = d.Now
 	d.Nodes[6] = late
 	unreachable := func(x *fleet.Node) { x.Verdict.State = api.NodeUnreachable }
-	fl := seen(map[number]fleet.Node{3: here(3), 4: here(4, unreachable), 5: here(5, func(x *fleet.Node) { x.Errors = []string{"nftables"} })})
+	fl := seen(map[number]fleet.Node{3: here(3), 4: here(4, unreachable), 5: here(5, func(x *fleet.Node) { x.Errors = []string{"nftables"} }),
+		7: here(7, func(x *fleet.Node) { x.Session = nil })}) // it has just gone, and is not shown so yet
 	r := fleet.Revoked{At: n.GoneTime, Cut: n.GoneTime.Add(time.Second), Confirmed: map[number]time.Time{3: n.GoneTime.Add(2 * time.Second)}}
 	out := revocation(d.State, fl, n, r)
 	require.Equal(t, time.Second, out.Cut)
@@ -339,6 +340,7 @@ func TestRevocation(t *testing.T) {
 		{3, 2 * time.Second, ""},
 		{4, -1, "it is not connected; until it is, it may reach the revoked node where a direct path is left"},
 		{5, -1, "nftables"},
+		{7, -1, "it is not connected; until it is, it may reach the revoked node where a direct path is left"},
 	}, out.Nodes)
 	out = revocation(d.State, fl, n, fleet.Revoked{})
 	require.Negative(t, out.Cut)
