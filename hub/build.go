@@ -13,14 +13,15 @@ import (
 	"causeway/hub/admin"
 	"causeway/hub/bus"
 	"causeway/hub/conns"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
+	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -168,13 +169,13 @@ func (r *run) join(ctx context.Context) (err error) {
 	return err
 }
 
-// buildTunnel makes the switchboard and the control sessions upon it.
+// buildTunnel makes the switchboard, the control sessions upon it, and what the hub does by itself.
 func (r *run) buildTunnel(context.Context) error {
 	boot, err := protocol.NewBootID()
 	if err != nil {
 		return err
 	}
-	boots := control.NewBoots()
+	boots := reconcile.NewBoots()
 	r.tunnel, err = r.cfg.Tunnel(tunnel.HubConfig{Number: r.number, PrivateKey: r.keys.Hub, BootID: boot, Listen: anyAddress(r.udp), Overlay: r.overlay,
 		SocketBuffer: r.cfg.SocketBuffer, Limits: r.cfg.RelayLimits, Log: r.log,
 		Inherited: r.cfg.Sockets.UDP, Hold: r.cfg.Sockets.HoldUDP, OnBoot: boots.Saw})
@@ -185,8 +186,10 @@ func (r *run) buildTunnel(context.Context) error {
 		return err
 	}
 	r.fleet = fleet.New(fleet.Config{Number: r.number, State: r.store.State, Proven: r.tunnel.Proven, Events: &r.events, Log: r.log})
-	r.sessions = control.New(control.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
-		RequireProof: r.cfg.RequireProof, New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})
+	r.sessions = session.New(session.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Events: &r.events,
+		RequireProof: r.cfg.RequireProof, Log: r.log})
+	r.reconciler = reconcile.New(reconcile.Config{Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
+		New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})
 	return nil
 }
 
@@ -211,7 +214,7 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 // buildServers makes what answers hosts that join, agents, admins, readers and Prometheus.
 func (r *run) buildServers(context.Context) (err error) {
 	r.joins, err = join.New(join.Config{Dir: r.cfg.DataDir, Keys: r.keys, Store: r.store, Events: &r.events, Streams: r.tunnel.StreamHandler(), SourceRate: r.cfg.JoinRate,
-		Heard: r.sessions.Heard, Witness: r.store.Witness, Stray: r.fleet.NoteStray, Log: r.log})
+		Heard: r.reconciler.Heard, Witness: r.store.Witness, Stray: r.fleet.NoteStray, Log: r.log})
 	if err != nil {
 		return err
 	}
@@ -236,7 +239,7 @@ func (r *run) buildServers(context.Context) (err error) {
 
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
-	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Control: r.sessions,
+	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
 		Inventory: r.inventory, Incidents: r.incidents, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
@@ -266,7 +269,7 @@ func (r *run) buildAdmin() (err error) {
 	r.natsUsers.Refused = r.api.RefusedNATS
 	r.figures = metrics.Config{Version: r.cfg.Version, State: r.fleet.State, Standings: r.fleet.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
 		Findings: r.api.Findings, DiskFree: r.guard.Free, Certificates: map[string]time.Time{"https": r.joins.CertificateExpires()}, Unready: r.unready,
-		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.bus.Metrics(), r.files.Metrics()}}
+		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.bus.Metrics(), r.files.Metrics(), r.reconciler.Metrics()}}
 	if c.CA != nil {
 		r.figures.Certificates["admin-ca"] = c.CA.Expires()
 	}

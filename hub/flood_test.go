@@ -258,7 +258,7 @@ func TestReconnectsLeaveNothing(t *testing.T) {
 	connect := func() {
 		ctx, done := context.WithTimeout(context.Background(), patience)
 		defer done()
-		a, err := session(ctx, t, h, s.dial(), nil)
+		a, err := sayHello(ctx, t, h, s.dial(), nil)
 		if err != nil { // says hello too often, or the sessions before it have not ended yet
 			refused++
 		} else {

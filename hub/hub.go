@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"causeway/hub/control"
 	"causeway/hub/join"
+	"causeway/hub/reconcile"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -22,7 +22,7 @@ import (
 
 // Tunnel is the hub's side of the tunnel: tunnel.Hub.
 type Tunnel interface {
-	control.Tunnel
+	reconcile.Tunnel
 	relayTunnel
 	Run(context.Context) error
 	SetKeys([]tunnel.OwnKey) error

@@ -28,8 +28,8 @@ import (
 
 	"causeway/hub/admin"
 	"causeway/hub/api"
-	"causeway/hub/control/controltest"
 	"causeway/hub/join/jointest"
+	"causeway/hub/session/sessiontest"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -43,7 +43,7 @@ type world struct {
 	t      *testing.T
 	dir    string
 	hub    *Hub
-	tun    *controltest.Tunnel
+	tun    *sessiontest.Tunnel
 	booted func(protocol.NodeNumber, protocol.BootID) // as the tunnel tells it
 	admin  *http.Client
 	cancel context.CancelFunc
@@ -59,19 +59,19 @@ func start(t *testing.T, dir string) *world {
 
 func tryStart(t *testing.T, dir string, edit func(*Config)) (*world, error) {
 	t.Helper()
-	return tryStartOver(t, dir, edit, func(_ tunnel.HubConfig, m *controltest.Tunnel) (Tunnel, error) { return m, nil })
+	return tryStartOver(t, dir, edit, func(_ tunnel.HubConfig, m *sessiontest.Tunnel) (Tunnel, error) { return m, nil })
 }
 
 // tryStartOver starts a hub over the tunnel that over makes, which may use the
 // one in memory.
-func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnel.HubConfig, *controltest.Tunnel) (Tunnel, error)) (*world, error) {
+func tryStartOver(t *testing.T, dir string, edit func(*Config), over func(tunnel.HubConfig, *sessiontest.Tunnel) (Tunnel, error)) (*world, error) {
 	t.Helper()
 	sock := filepath.Join(dir, "run", "hub.sock")
 	cfg := Config{DataDir: filepath.Join(dir, "data"), AdminSocket: sock, ListenHTTPS: "127.0.0.1:0", PublicHost: "127.0.0.1", Version: "test", Log: zerolog.New(zerolog.NewTestWriter(t))}
 	if edit != nil {
 		edit(&cfg)
 	}
-	w := &world{t: t, dir: dir, tun: controltest.New(), done: make(chan error, 1)}
+	w := &world{t: t, dir: dir, tun: sessiontest.New(), done: make(chan error, 1)}
 	cfg.Tunnel = func(c tunnel.HubConfig) (Tunnel, error) {
 		w.booted = c.OnBoot
 		return over(c, w.tun)
@@ -291,7 +291,7 @@ func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	a, err := session(ctx, w.t, h, c, edit)
+	a, err := sayHello(ctx, w.t, h, c, edit)
 	if a != nil {
 		w.t.Cleanup(func() { a.m.Close(); <-a.ended })
 	}
@@ -301,9 +301,9 @@ func (w *world) tryDial(h *host, edit func(*protocol.Hello)) (*agent, error) {
 	return a, nil
 }
 
-// session says hello over c. An agent that comes with an error is there to be
+// sayHello says hello over c. An agent that comes with an error is there to be
 // closed.
-func session(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*protocol.Hello)) (*agent, error) {
+func sayHello(ctx context.Context, t *testing.T, h *host, c net.Conn, edit func(*protocol.Hello)) (*agent, error) {
 	a := &agent{t: t, h: h, ended: make(chan struct{})}
 	var err error
 	if a.m, err = mux.Client(c); err != nil {

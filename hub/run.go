@@ -15,7 +15,6 @@ import (
 	"causeway/hub/admin"
 	"causeway/hub/bus"
 	"causeway/hub/conns"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/fleet"
@@ -23,7 +22,9 @@ import (
 	"causeway/hub/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
+	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -92,22 +93,23 @@ type run struct {
 	store      *state.Store
 
 	// Built upon that: see build.
-	public    protocol.Hub
-	number    protocol.NodeNumber
-	overlay   []netip.Addr
-	tunnel    Tunnel
-	inventory *inventory.Store
-	incidents *incident.Store
-	news      *inventory.Events
-	fleet     *fleet.Table
-	sessions  *control.Server
-	joins     *join.Server
-	releases  release.Library
-	api       *admin.Server
-	natsUsers bus.Readers
-	figures   metrics.Config
-	shared    *parts                                           // what other methods of Hub need
-	inside    struct{ control, bulk, packages []net.Listener } // the tunnel, at each overlay address
+	public     protocol.Hub
+	number     protocol.NodeNumber
+	overlay    []netip.Addr
+	tunnel     Tunnel
+	inventory  *inventory.Store
+	incidents  *incident.Store
+	news       *inventory.Events
+	fleet      *fleet.Table
+	sessions   *session.Server
+	reconciler *reconcile.Loop
+	joins      *join.Server
+	releases   release.Library
+	api        *admin.Server
+	natsUsers  bus.Readers
+	figures    metrics.Config
+	shared     *parts                                           // what other methods of Hub need
+	inside     struct{ control, bulk, packages []net.Listener } // the tunnel, at each overlay address
 }
 
 // cleanup is undone when Run ends, last in first out.
@@ -138,7 +140,7 @@ func (r *run) tasks() []task {
 		{"disk", func(ctx context.Context) error { return watchDisk(ctx, r.guard, r.bus, r.log) }},
 		{"sessions", func(ctx context.Context) error { return r.sessions.Run(ctx) }},
 		{"limits", func(ctx context.Context) error { return holdRelay(ctx, r.store, r.tunnel) }},
-		{"upgrades", func(ctx context.Context) error { return r.sessions.RunUpgrades(ctx) }},
+		{"reconcile", func(ctx context.Context) error { return r.reconciler.Run(ctx) }},
 		{"hub list", func(ctx context.Context) error { return r.renewList(ctx, r.shared, r.public) }},
 		{"inventory", func(ctx context.Context) error { return r.inventory.Run(ctx) }},
 		{"incidents", func(ctx context.Context) error { return r.incidents.Run(ctx) }},

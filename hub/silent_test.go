@@ -18,7 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
-	"causeway/hub/control/controltest"
+	"causeway/hub/session/sessiontest"
 	"causeway/protocol"
 	"causeway/tunnel"
 	"causeway/tunnel/engine"
@@ -30,7 +30,7 @@ import (
 // stackTunnel is the hub's WireGuard device and netstack, over a network in
 // memory instead of the switchboard.
 type stackTunnel struct {
-	*controltest.Tunnel
+	*sessiontest.Tunnel
 	net    *netstack.Net
 	eng    *wggo.Engine
 	member *enginetest.Member
@@ -72,7 +72,7 @@ func newStackAgent(t *testing.T, network *enginetest.Network, h *host, edit func
 	s := newStack(t, network, h)
 	ctx, done := context.WithTimeout(context.Background(), patience)
 	defer done()
-	a, err := session(ctx, t, h, s.dial(), edit)
+	a, err := sayHello(ctx, t, h, s.dial(), edit)
 	require.NoError(t, err)
 	return &stackAgent{a, sync.OnceFunc(func() {
 		s.stop()
@@ -124,7 +124,7 @@ func (s *stack) dial() net.Conn {
 // startStackHub starts a hub with a WireGuard device and a netstack over network.
 func startStackHub(t *testing.T, network *enginetest.Network, silent, idle time.Duration) *world {
 	t.Helper()
-	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnel.HubConfig, m *controltest.Tunnel) (Tunnel, error) {
+	w, err := tryStartOver(t, t.TempDir(), func(c *Config) { c.Log = zerolog.Nop() }, func(c tunnel.HubConfig, m *sessiontest.Tunnel) (Tunnel, error) {
 		n, err := netstack.New(netstack.Config{Addresses: c.Overlay, SilentAfter: silent})
 		if err != nil {
 			return nil, err

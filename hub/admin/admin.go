@@ -28,13 +28,14 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
-	"causeway/hub/control"
 	"causeway/hub/disk"
 	"causeway/hub/event"
 	"causeway/hub/fleet"
 	"causeway/hub/incident"
 	"causeway/hub/inventory"
+	"causeway/hub/reconcile"
 	"causeway/hub/release"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/internal/cause"
 	"causeway/protocol"
@@ -57,7 +58,8 @@ type Config struct {
 	Pin       protocol.Pin
 	Store     *state.Store
 	Fleet     *fleet.Table
-	Control   *control.Server
+	Sessions  *session.Server
+	Reconcile *reconcile.Loop
 	Inventory *inventory.Store
 	Incidents *incident.Store
 	Events    *event.Log
@@ -265,7 +267,7 @@ func problem(err error) error {
 		return huma.Error503ServiceUnavailable(err.Error())
 	case errors.Is(err, state.ErrBusy):
 		return huma.Error503ServiceUnavailable("the hub cannot store the change now; try again, and look at its log")
-	case errors.Is(err, control.ErrOffline):
+	case errors.Is(err, session.ErrOffline):
 		return huma.Error409Conflict(err.Error())
 	}
 	return huma.Error500InternalServerError(err.Error())

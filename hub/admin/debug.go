@@ -16,7 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
-	"causeway/hub/control"
+	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/internal/cause"
 	"causeway/protocol"
@@ -33,12 +33,12 @@ const (
 // agentClient speaks HTTP with node n's agent through a debug stream, beside netmaps: for answers
 // that are short.
 func (s *Server) agentClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
-	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Debug(ctx, n) }, timeout)
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Sessions.Debug(ctx, n) }, timeout)
 }
 
 // bulkClient is agentClient for answers that may be long.
 func (s *Server) bulkClient(n protocol.NodeNumber, timeout time.Duration) *http.Client {
-	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Control.Bulk(ctx, n) }, timeout)
+	return client(func(ctx context.Context) (net.Conn, error) { return s.cfg.Sessions.Bulk(ctx, n) }, timeout)
 }
 
 // short are endpoints whose answers never are long. They say how an agent is, also while there is
@@ -57,8 +57,8 @@ func agentError(node string, err error) error {
 	switch {
 	case errors.Is(err, state.ErrBusy):
 		return problem(err)
-	case errors.Is(err, control.ErrBulkFull):
-		return huma.Error429TooManyRequests(fmt.Sprintf("node %s: %v", node, control.ErrBulkFull))
+	case errors.Is(err, session.ErrBulkFull):
+		return huma.Error429TooManyRequests(fmt.Sprintf("node %s: %v", node, session.ErrBulkFull))
 	}
 	return huma.Error502BadGateway(fmt.Sprintf("node %s does not answer: %v; see 'causeway node show %s'", node, cause.Innermost(err), node))
 }

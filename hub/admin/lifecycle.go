@@ -51,7 +51,7 @@ func (s *Server) drainOf(name string) (api.Drain, error) {
 	if err != nil {
 		return api.Drain{}, problem(err)
 	}
-	h := s.cfg.Control.Handover(n.Number)
+	h := s.cfg.Reconcile.Handover(n.Number)
 	out := api.Drain{Node: n.Name, Drained: !n.Drained.IsZero(), Since: n.Drained, Pending: h.Pending, Moved: []api.MovedRoute{}, Kept: []api.KeptRoute{},
 		Confirmed: names(st, h.Confirmed), Waiting: names(st, h.Waiting), Away: names(st, h.Away)}
 	for p, o := range h.Owners {

@@ -136,7 +136,7 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 	if n.Number == 0 {
 		return out, huma.Error404NotFound("no node " + name + " was revoked")
 	}
-	r := s.cfg.Control.Revocation(n)
+	r := s.cfg.Reconcile.Revocation(n)
 	out = api.Revocation{Node: name, Number: n.Number, Revoked: r.At, Cut: r.Cut >= 0, CutAfter: api.Duration(max(0, r.Cut)),
 		Confirmed: []api.Confirmed{}, Waiting: []api.Unconfirmed{}}
 	for _, c := range r.Nodes {

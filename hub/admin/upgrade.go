@@ -136,7 +136,7 @@ func (s *Server) upgradeNow() (api.Upgrade, error) {
 		for _, number := range nodes {
 			n := st.Nodes[number]
 			v := api.UpgradeNode{Node: n.Name, Wave: w + 1, Version: s.cfg.Fleet.Info(n).Hello.AgentVersion}
-			v.State, v.Text = s.cfg.Control.UpgradeOf(u, n)
+			v.State, v.Text = s.cfg.Reconcile.UpgradeOf(u, n)
 			if u.State != state.UpgradeRunning && v.State == api.UpgradeNodeWaiting {
 				v.Text = "left alone"
 			}

@@ -76,7 +76,7 @@ func LoadMemory(path string) (Memory, error) {
 	return m, nil
 }
 
-// Save writes the file at path.
+// Save writes the file at path, whole or not at all.
 func (m Memory) Save(path string) error {
 	b, err := json.Marshal(m)
 	if err != nil {

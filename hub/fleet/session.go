@@ -35,6 +35,9 @@ func (s *Session) Wake() { poke(s.awake) }
 // Awake receives, coalesced, after Wake.
 func (s *Session) Awake() <-chan struct{} { return s.awake }
 
+// DepartAfter is how long after such a wish to leave the node is taken out, if nothing is heard of it.
+const DepartAfter = 10 * time.Minute
+
 // Departure is a wish to leave by a session that did not prove the node's identity.
 type Departure struct {
 	Since time.Time // zero: none

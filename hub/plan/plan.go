@@ -70,30 +70,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 	for _, site := range s.Sites {
 		v.ages[site.Name] = site.MaxAge
 	}
-	routes := make([]state.Route, 0, len(s.Routes))
-	for _, r := range s.Routes {
-		routes = append(routes, r)
-	}
-	state.SortRoutes(routes)
-
-	candidates := map[netip.Prefix][]protocol.NodeNumber{} // who could own a prefix, by number
-	announced := map[protocol.NodeNumber][]protocol.AnnouncedRoute{}
-	for _, r := range routes {
-		if !r.Announced && !r.FromToken {
-			continue
-		}
-		announced[r.Node] = append(announced[r.Node], protocol.AnnouncedRoute{Prefix: r.Prefix, State: r.State})
-		if !r.Carried() {
-			continue // what it may not carry is not its own: it goes on reaching who has it
-		}
-		if v.own[r.Node] == nil {
-			v.own[r.Node] = map[netip.Prefix]bool{}
-		}
-		v.own[r.Node][r.Prefix] = true
-		if talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
-			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
-		}
-	}
+	candidates, announced := v.routes(s)
 	owned := map[protocol.NodeNumber][]netip.Prefix{}
 	shared := map[protocol.NodeNumber][]netip.Prefix{} // owned by another node of the site
 	for p, nodes := range candidates {
@@ -135,6 +112,35 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		v.sum.Add(e.sum)
 	}
 	return v
+}
+
+// routes notes the prefixes that each node announces, approved. candidates are the nodes who could own a prefix, by
+// number; announced is what each node announces.
+func (v *Netmaps) routes(s *state.State) (candidates map[netip.Prefix][]protocol.NodeNumber, announced map[protocol.NodeNumber][]protocol.AnnouncedRoute) {
+	routes := make([]state.Route, 0, len(s.Routes))
+	for _, r := range s.Routes {
+		routes = append(routes, r)
+	}
+	state.SortRoutes(routes)
+
+	candidates, announced = map[netip.Prefix][]protocol.NodeNumber{}, map[protocol.NodeNumber][]protocol.AnnouncedRoute{}
+	for _, r := range routes {
+		if !r.Announced && !r.FromToken {
+			continue
+		}
+		announced[r.Node] = append(announced[r.Node], protocol.AnnouncedRoute{Prefix: r.Prefix, State: r.State})
+		if !r.Carried() {
+			continue // what it may not carry is not its own: it goes on reaching who has it
+		}
+		if v.own[r.Node] == nil {
+			v.own[r.Node] = map[netip.Prefix]bool{}
+		}
+		v.own[r.Node][r.Prefix] = true
+		if talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
+			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
+		}
+	}
+	return candidates, announced
 }
 
 // talks reports whether others may know node n: it is neither gone nor in

@@ -1,0 +1,56 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+
+	"causeway/hub/fleet"
+	"causeway/hub/state"
+	"causeway/protocol"
+	"causeway/tunnel"
+)
+
+// tunnelNodes are the nodes that the tunnel is to have: the live ones, and those that are gone but
+// have not heard so yet.
+func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
+	nodes := st.LiveNodes()
+	for n, x := range fl.Nodes {
+		if node, ok := st.Nodes[n]; ok && !node.Live() && x.Leaving {
+			nodes = append(nodes, node)
+		}
+	}
+	out := make([]tunnel.HubNode, 0, len(nodes))
+	for _, n := range nodes {
+		overlay, err := st.OverlayOf(n.Number)
+		if err != nil {
+			continue
+		}
+		node := tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay}
+		if n.Quarantine != "" {
+			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
+		}
+		out = append(out, node)
+	}
+	return out
+}
+
+// setNodes gives the tunnel its nodes, if they are others than before.
+func (l *Loop) setNodes(_ context.Context, t *turn) error {
+	nodes := tunnelNodes(t.state, t.fleet())
+	var print []byte
+	has := map[protocol.NodeNumber]bool{}
+	for _, n := range nodes {
+		has[n.Number] = true
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes[n.Number].KeyEpoch(), n.Talks != nil)
+	}
+	fingerprint := string(print)
+	if fingerprint == l.fingerprint && fingerprint != "" {
+		return nil
+	}
+	if err := l.cfg.Tunnel.SetNodes(nodes); err != nil {
+		return fmt.Errorf("set the tunnel's nodes: %w", err)
+	}
+	l.fingerprint, t.acted = fingerprint, true
+	l.cfg.Fleet.Cut(func(n protocol.NodeNumber) bool { return has[n] })
+	return nil
+}
