@@ -185,22 +185,30 @@ func firewalls(ctx context.Context, c Config) []Check {
 				Why: "the agent sends UDP and TCP to hubs and other nodes", Do: "accept output to the hub's UDP and HTTPS ports, and UDP to other nodes"})
 		}
 	}
-	h := netns.NewHost("", silent)
-	blocked, err := h.ForwardBlockedBy(ctx)
+	h, dev := netns.NewHost("", silent), cmp.Or(c.Interface, netns.DefaultInterface)
+	blocked, err := h.ForwardBlocked(ctx, dev, c.Routes)
 	if err == nil && blocked == "" {
-		blocked = h.ReadBlocked(ctx, cmp.Or(c.Interface, netns.DefaultInterface), c.Routes)
+		blocked = h.ReadBlocked(ctx, dev, c.Routes)
 	}
 	switch {
 	case err != nil:
 		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})
 	case blocked != "":
-		do := "accept the interface of the tunnel there"
-		if what, mend, ok := strings.Cut(blocked, ": "); ok {
-			blocked, do = what, mend
-		}
-		found = append(found, Check{Name: "firewall", Status: Warn, What: blocked, Why: "packets of pods would not pass; Docker's own drop the agent opens by itself", Do: do})
+		what, do := mendOf(blocked)
+		found = append(found, Check{Name: "firewall", Status: Warn, What: what, Why: "packets of pods would not pass; Docker's own drop the agent opens by itself", Do: do})
 	case len(found) == 1:
 		found = append(found, Check{Name: "firewall", Status: OK, What: "nothing drops by default what is forwarded or sent"})
 	}
 	return found
+}
+
+// mendOf splits what netns says of a firewall into what it does, and what mends it.
+func mendOf(blocked string) (what, do string) {
+	if i := strings.LastIndex(blocked, ": run '"); i >= 0 {
+		return blocked[:i], blocked[i+2:]
+	}
+	if what, do, ok := strings.Cut(blocked, ": add "); ok { // Docker's configuration
+		return what, "add " + do
+	}
+	return blocked, "let packets pass there both ways between the tunnel's interface and the one that pods are behind"
 }
