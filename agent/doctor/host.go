@@ -246,8 +246,9 @@ func mendOf(blocked string) (what, do string) {
 	if i := strings.LastIndex(blocked, ": run '"); i >= 0 {
 		return blocked[:i], blocked[i+2:]
 	}
-	if what, do, ok := strings.Cut(blocked, ": add "); ok { // Docker's configuration
-		return what, "add " + do
+	if what, docker, ok := strings.Cut(blocked, ": add "); ok { // Docker's configuration
+		return what, "add " + docker
 	}
-	return blocked, "let packets pass there both ways between the tunnel's interface and the one that pods are behind"
+	do = "let packets pass there both ways between the tunnel's interface and the one that pods are behind"
+	return blocked, do
 }
