@@ -150,7 +150,11 @@ func (e *examination) hub() {
 		e.find(severity, "hub-"+c.Name, "hub", c.Since, mend, "%s: %s", c.Name, c.Cause)
 	}
 	for _, u := range e.Status.Unknown {
-		e.find(api.SeverityWarning, "node-unknown", u.Name, time.Time{}, fmt.Sprintf("causeway token create --site %s, then on %s, with the agent stopped: %s", u.Site, u.Name, api.JoinAnew(u.Name)),
+		mend := "causeway status"
+		if protocol.ValidName(u.Name) && protocol.ValidName(u.Site) { // an agent's word, which stands in a command
+			mend = fmt.Sprintf("causeway token create --site %s, then on %s, with the agent stopped: %s", u.Site, u.Name, api.JoinAnew(u.Name))
+		}
+		e.find(api.SeverityWarning, "node-unknown", u.Name, time.Time{}, mend,
 			"it joined after the backup that this hub was restored from, says %s: it has to join again, with --route for what routes it got by its token", u.ReportedBy)
 	}
 	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {

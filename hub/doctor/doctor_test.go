@@ -63,6 +63,9 @@ func findings() []finding {
 		{"warning", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(time.Hour) }},
 		{"critical", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(-time.Hour) }},
 		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "n1"}} }},
+		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
+			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}
+		}},
 		{"critical", "node-unreachable", "n1", "on n1: systemctl start causeway-agent", func(f *Facts) {
 			f.Nodes[0].State, f.Nodes[0].Connected, f.Stopped = api.NodeUnreachable, time.Time{}, map[protocol.NodeNumber]bool{2: true}
 		}},

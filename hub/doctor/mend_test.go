@@ -32,6 +32,7 @@ var ledger = []mend{
 	{"hub-inventory", docpage.Shows, "causeway events", ""},
 	{"hub-archive", docpage.ByHand, "copy the file that it names from a copy of the hub's data directory, then: causeway backup FILE --recipient age1…", "hub TestDamagedArchiveIsNamed"},
 	{"node-unknown", docpage.ByHand, "causeway token create --site SITE, then on NODE, with the agent stopped: causeway-agent join --replace TOKEN --name NODE", "e2e TestHubIsSetBackAnywhere"},
+	{"node-unknown", docpage.Shows, "causeway status", ""},
 	{"hub-certificate", docpage.ByHand, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'", ""},
 	{"identity-unproven", docpage.Command, "causeway node upgrade NODE", "e2e TestSystemdAgent"},
 	{"node-set-back", docpage.ByHand, "stop the agent there", ""},
