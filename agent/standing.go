@@ -32,9 +32,9 @@ func (a *Agent) hearStanding(ctx context.Context, q listQuestion, answer protoco
 		hubs = nil
 	}
 	a.mu.Lock()
-	site := a.id.Site
+	site, name := a.id.Site, a.id.Name
 	a.mu.Unlock()
-	why := noSession(site, q, s, hubs)
+	why := noSession(site, name, q, s, hubs)
 	a.mu.Lock()
 	a.hubSays = why
 	a.mu.Unlock()
@@ -45,9 +45,9 @@ func (a *Agent) hearStanding(ctx context.Context, q listQuestion, answer protoco
 
 // noSession words why a hub gives a node of this site no session; "": what it says does not tell. s and hubs are
 // nil if it did not say.
-func noSession(site string, q listQuestion, s *protocol.Standing, hubs *protocol.StateMark) string {
+func noSession(site, name string, q listQuestion, s *protocol.Standing, hubs *protocol.StateMark) string {
 	again := func(token string) string {
-		return fmt.Sprintf("on the hub 'causeway token create --site %s%s' (with --route for what it routes), then here, with the agent stopped, 'causeway-agent join --replace TOKEN'", site, token)
+		return fmt.Sprintf("on the hub 'causeway token create --site %s%s' (with --route for what it routes), then here, with the agent stopped, 'causeway-agent join --replace TOKEN --name %s'", site, token, name)
 	}
 	back := hubs != nil && q.mark != nil && hubs.Less(*q.mark)
 	restored := hubs != nil && q.mark != nil && hubs.Epoch > q.mark.Epoch

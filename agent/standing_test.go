@@ -24,14 +24,14 @@ func TestWhyNoSession(t *testing.T) {
 		"an older hub":              {},
 		"all is well":               {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: own, KeyEpoch: 2}, hubs: mark(1, 12)},
 		"a newer key, not told yet": {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: other, KeyEpoch: 1}, hubs: mark(1, 12)},
-		"set back":                  {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: other, KeyEpoch: 4}, hubs: mark(1, 12), want: []string{"of epoch 4", "that of epoch 2", "set back", "--site a --replace sh'", "join --replace TOKEN"}},
-		"left":                      {s: &protocol.Standing{Number: 5, Name: "sh", Gone: protocol.StandingLeft}, want: []string{"(number 5) left the cluster:", "--site a'", "join --replace TOKEN"}},
+		"set back":                  {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: other, KeyEpoch: 4}, hubs: mark(1, 12), want: []string{"of epoch 4", "that of epoch 2", "set back", "--site a --replace sh'", "join --replace TOKEN --name sh"}},
+		"left":                      {s: &protocol.Standing{Number: 5, Name: "sh", Gone: protocol.StandingLeft}, want: []string{"(number 5) left the cluster:", "--site a'", "join --replace TOKEN --name sh"}},
 		"its name is taken":         {s: &protocol.Standing{Number: 5, Name: "sh", Gone: protocol.StandingRevoked, Taken: true}, want: []string{"was revoked, and another node has its name", "--replace sh'"}},
 		"the hub was set back":      {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: other, KeyEpoch: 1}, hubs: mark(1, 8), want: []string{"the hub's state was set back", "transaction 8", "transaction 10", "'causeway doctor'"}},
 		"restored, the older key":   {s: &protocol.Standing{Number: 5, Name: "sh", WireGuardKey: other, KeyEpoch: 1}, hubs: mark(2, 8), want: []string{"restored from an earlier time, from before this node's key of epoch 2", "--replace sh'"}},
 		"restored, unknown":         {hubs: mark(2, 8), want: []string{"restored from an earlier time", "it has to join again", "--site a'"}},
 	} {
-		text := noSession("a", q, c.s, c.hubs)
+		text := noSession("a", "sh", q, c.s, c.hubs)
 		require.Equal(t, len(c.want) > 0, text != "", "%s: %s", name, text)
 		require.NotContains(t, text, "\n")
 		for _, w := range c.want {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -278,8 +279,13 @@ func TestClosedOnWithdrawal(t *testing.T) {
 		_, err = n.Agent(step(t), append([]string{"release"}, args...)...)
 		requireOneLine(t, err, args[0])
 	}
-	out, err = n.Agent(step(t), "release", "10.3.1.0/24")
-	require.NoError(t, err)
+	c := &curing{t: t, s: s, nodes: nodes}
+	do, out := c.do(n, "held ranges")
+	command := regexp.MustCompile(`^if this host shall reach one by its own routes: (causeway-agent release 10\.3\.1\.0/24);`).FindStringSubmatch(do)
+	require.NotNil(t, command, out)
+	out = c.shell(n.Host, n, command[1])
+	do, _ = c.do(n, "held ranges")
+	require.NotContains(t, do, "10.3.1.0/24")
 	require.Equal(t, "10.3.1.0/24 is let go: packets to it take this host's own routes\n", out)
 	require.NoError(t, lab.Wait(step(t), "packets in clear", func(ctx context.Context) error {
 		out, err := n.Host.Run(ctx, "sh", "-c", "tcpdump -nr "+clear.File+" 2>/dev/null || :")

@@ -186,11 +186,15 @@ func TestFight(t *testing.T) {
 		return nil
 	}))
 
-	// Whoever ended it says so, and all is well.
+	// Whoever ended it says so, as the doctor has it, and all is well.
+	c := &curing{t: t, s: s, nodes: nodes}
+	mend := c.found("repair-stopped", "n1")
 	loop.Kill()
-	_, err = n.Host.Run(step(t), s.Bin.Agent, "repair", "--debug-socket", n.Socket)
-	require.NoError(t, err)
+	begin := strings.Index(mend, "on n1: ")
+	require.GreaterOrEqual(t, begin, 0, mend)
+	c.run(mend[begin:])
 	require.NoError(t, s.WaitReady(step(t), "n1"))
+	c.gone("repair-stopped", "n1")
 	require.NoError(t, Ping(step(t), far.Pod.Host, n.Pod.V4))
 }
 

@@ -339,6 +339,7 @@ func TestNodeIsSetBackAnywhere(t *testing.T) {
 	x.n = nodes[0]
 	if !soak() {
 		x.try(nodePoints[0])
+		require.Equal(t, 1, x.printed, "it did not join again as doctor says")
 		return
 	}
 	for _, p := range nodePoints {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -126,8 +127,20 @@ func (m *machine) upgrades(t *testing.T, p Packages, s *System, me, other *Pod) 
 		require.NoError(t, err)
 		f := startTraffic(t, s, me, other)
 		var out string
-		require.NoError(t, Wait(t, func() error { // the hub may not have heard of the reload yet
-			if out, err = upgrade("n1"); err != nil && !strings.Contains(err.Error(), "does not let its hub") && !strings.Contains(err.Error(), "mend that first") && !strings.Contains(err.Error(), "not connected") {
+		// By the command that doctor prints, once the hub has heard of the reload.
+		c := &curing{t: t, s: s}
+		var mend []string
+		require.NoError(t, lab.Wait(step(t), "doctor to name the command", func(ctx context.Context) error {
+			text, _, out := c.finding(ctx, "agent-version", "n1")
+			if mend = strings.Fields(text); len(mend) < 3 || mend[0] != "causeway" {
+				return errors.New(out)
+			}
+			return nil
+		}))
+		require.Equal(t, []string{"causeway", "node", "upgrade"}, mend[:3])
+		t.Logf("applied: %s", strings.Join(mend, " "))
+		require.NoError(t, Wait(t, func() error {
+			if out, err = upgrade(mend[3:]...); err != nil && !strings.Contains(err.Error(), "does not let its hub") && !strings.Contains(err.Error(), "mend that first") && !strings.Contains(err.Error(), "not connected") {
 				return lab.Permanent(err)
 			}
 			return err

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"causeway/protocol"
@@ -153,19 +156,22 @@ type nftChain struct {
 	Policy string `json:"policy"`
 }
 
-// ForwardBlockedBy names the foreign firewall that drops forwarded traffic of
-// our interface, empty if none does as far as its rules can be read: a chain
-// at the forward hook whose policy is drop, or which ends in a drop or reject,
-// and which names our interface in no accept. Firewalld's zones are followed, and
-// the commands that open them are named. Uses the plan of the last Apply.
+// ForwardBlockedBy is ForwardBlocked with the plan of the last Apply.
 func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 	h.mu.Lock()
 	p := h.last
 	h.mu.Unlock()
-	if p.Interface == "" {
-		p.Interface = DefaultInterface
-	}
-	dev := p.Interface
+	return h.ForwardBlocked(ctx, cmp.Or(p.Interface, DefaultInterface), p.Local)
+}
+
+// ForwardBlocked names the foreign firewall that drops forwarded traffic of
+// interface dev, empty if none does as far as its rules can be read: a chain
+// at the forward hook whose policy is drop, or which ends in a drop or reject,
+// and which names our interface in no accept. Firewalld's zones are followed. After ": " come
+// the commands that open it for what is behind this host, if it is known by which interfaces.
+func (h *Host) ForwardBlocked(ctx context.Context, dev string, local []netip.Prefix) (string, error) {
+	p := Plan{Config{Interface: dev, Local: local}}
+	behind := h.behind(p)
 	s, err := run(ctx, "", "nft", "-j", "list", "chains")
 	if err != nil {
 		return "", fmt.Errorf("list nftables chains: %w", err)
@@ -184,22 +190,30 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 			continue
 		}
 		if c.Family+" "+c.Table == protocol.FirewalldTable {
-			if why, err := h.firewalldBlocks(ctx, p); err != nil || why != "" {
+			if why, err := h.firewalldBlocks(ctx, p, behind); err != nil || why != "" {
 				return why, err
 			}
 			continue
 		}
-		table, err := run(ctx, "", "nft", "list", "table", c.Family, c.Table)
+		table, err := run(ctx, "", "nft", "-a", "list", "table", c.Family, c.Table)
 		if err != nil {
 			continue // gone meanwhile
 		}
-		if blocks(table, *c) && !opened(table, dev) {
-			if strings.Contains(table, "chain ufw-") || strings.Contains(table, "chain ufw6-") {
-				return fmt.Sprintf("ufw, which drops what it is not told to forward: run '%s'", protocol.UfwMend(dev, append(h.behind(p), "INTERFACE_OF_PODS")[0])), nil
-			}
-			return fmt.Sprintf("nftables chain %s %s %s drops forwarded traffic and has no rule that accepts interface %s", c.Family, c.Table, c.Name, dev), nil
+		handle, ok := blocks(table, *c)
+		if !ok || opened(table, dev) {
+			continue
 		}
+		d := protocol.Drop{Hook: "forward", Chain: c.Family + " " + c.Table + " " + c.Name, Handle: handle}
+		if strings.Contains(table, "chain ufw-") || strings.Contains(table, "chain ufw6-") {
+			d.Owner = protocol.OwnerUfw
+		}
+		return forwardDrop(d, fmt.Sprintf("nftables chain %s drops forwarded traffic and has no rule that accepts interface %s", d.Chain, dev), dev, behind), nil
 	}
+	return legacyBlocks(ctx, dev, behind)
+}
+
+// legacyBlocks is ForwardBlocked for tables that nft does not list.
+func legacyBlocks(ctx context.Context, dev string, behind []string) (string, error) {
 	for _, prog := range ipPrograms(ctx, "filter") {
 		if !strings.HasSuffix(prog, "-legacy") {
 			continue // seen as nftables
@@ -208,19 +222,73 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("list %s rules: %w", prog, err)
 		}
-		if strings.Contains(s, "-P FORWARD DROP\n") && !openedIptables(s, dev) {
-			if strings.Contains(s, "-N ufw") {
-				return fmt.Sprintf("ufw, which drops what it is not told to forward: run '%s'", protocol.UfwMend(dev, append(h.behind(p), "INTERFACE_OF_PODS")[0])), nil
-			}
-			return fmt.Sprintf("%s chain FORWARD has the policy DROP and no rule that accepts interface %s", prog, dev), nil
+		if !strings.Contains(s, "-P FORWARD DROP\n") || openedIptables(s, dev) {
+			continue
 		}
+		if strings.Contains(s, "-N ufw") {
+			return forwardDrop(protocol.Drop{Hook: "forward", Owner: protocol.OwnerUfw}, "", dev, behind), nil
+		}
+		return fmt.Sprintf("%s chain FORWARD has the policy DROP and no rule that accepts interface %s", prog, dev) +
+			runs(dev, behind, func(in, out string) string { return prog + " -A FORWARD -i " + in + " -o " + out + " -j ACCEPT" }), nil
 	}
 	return "", nil
 }
 
+// forwardDrop says that d drops what is forwarded, in the words of what if no program writes its rules
+// anew, and what has it let packets pass both ways between dev and what pods are behind.
+func forwardDrop(d protocol.Drop, what, dev string, behind []string) string {
+	if d.Owner != protocol.OwnerUfw {
+		if !plainChain(d) {
+			return what
+		}
+		return what + runs(dev, behind, func(in, out string) string { return letBetween(d, in, out) })
+	}
+	return "ufw, which drops what it is not told to forward" + runs(dev, behind, func(in, out string) string {
+		if in != dev {
+			return "" // it is of both ways
+		}
+		_, mend := d.Mend(in, out)
+		return mend
+	})
+}
+
+// letBetween is the command line that lets packets of one interface to another pass before d, to be
+// quoted: without quotes of its own.
+func letBetween(d protocol.Drop, in, out string) string {
+	return strings.ReplaceAll(d.Let("iifname "+in+" oifname "+out), "'", "")
+}
+
+// commandName is what a name of an interface, table or chain may be made of in a command.
+var commandName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+
+func plainChain(d protocol.Drop) bool {
+	f := strings.Fields(d.Chain)
+	return len(f) == 3 && !slices.ContainsFunc(f, func(s string) bool { return !commandName.MatchString(s) })
+}
+
+// runs are the commands of both ways between dev and what pods are behind, as people read them:
+// ": run 'A && B'"; empty if they are not known.
+func runs(dev string, behind []string, command func(in, out string) string) string {
+	var l []string
+	for _, b := range behind {
+		if !commandName.MatchString(dev) || !commandName.MatchString(b) {
+			return ""
+		}
+		for _, c := range []string{command(dev, b), command(b, dev)} {
+			if c != "" {
+				l = append(l, c)
+			}
+		}
+	}
+	if l == nil {
+		return ""
+	}
+	return ": run '" + strings.Join(l, " && ") + "'"
+}
+
 // firewalldBlocks says between which interfaces firewalld rejects new connections, and
 // what mends it; empty if it does not for certain.
-func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
+func (h *Host) firewalldBlocks(ctx context.Context, p Plan, behind []string) (string, error) {
 	text, err := run(ctx, "", "nft", "-j", "list", "table", "inet", "firewalld")
 	if err != nil {
 		return "", nil // gone meanwhile
@@ -229,7 +297,6 @@ func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	behind := h.behind(p)
 	if behind == nil { // not known: our interface alone is looked at
 		behind = []string{""}
 	}
@@ -239,10 +306,15 @@ func (h *Host) firewalldBlocks(ctx context.Context, p Plan) (string, error) {
 				continue
 			}
 			k.hook, k.state, k.proto = "forward", "new", protocol.FlowTCP
-			if d, ok := rules.follow(k); !ok || !d.Certain {
+			d, ok := rules.follow(k)
+			if !ok || !d.Certain {
 				continue
 			}
-			return fmt.Sprintf("firewalld, which rejects what comes in by %s: run '%s'", k.iif, protocol.FirewalldMend(p.Interface, cmp.Or(dev, "INTERFACE_OF_PODS"))), nil
+			what := "firewalld, which rejects what comes in by " + k.iif
+			if _, mend := d.Mend(p.Interface, dev); mend != "" {
+				what += ": run '" + mend + "'"
+			}
+			return what, nil
 		}
 	}
 	return "", nil
@@ -262,23 +334,24 @@ func (h *Host) behind(p Plan) (out []string) {
 	return out
 }
 
-// blocks reports whether a chain in the listing of its table drops what no
-// earlier rule accepted.
-func blocks(table string, c nftChain) bool {
+// blocks reports whether a chain in the listing of its table, with handles, drops what no
+// earlier rule accepted, and by which rule; 0 is the policy.
+func blocks(table string, c nftChain) (handle int, ok bool) {
 	if c.Policy == "drop" {
-		return true
+		return 0, true
 	}
-	_, body, ok := strings.Cut(table, "chain "+c.Name+" {\n")
+	_, body, ok := strings.Cut(table, "\tchain "+c.Name+" {")
 	if !ok {
-		return false
+		return 0, false
 	}
 	body, _, _ = strings.Cut(body, "\n\t}")
 	rules := strings.Split(strings.TrimSpace(body), "\n")
-	last := strings.TrimSpace(rules[len(rules)-1])
+	last, at, _ := strings.Cut(strings.TrimSpace(rules[len(rules)-1]), " # handle ")
 	if f := strings.Fields(last); len(f) > 5 && f[0] == "counter" { // counter packets N bytes N
 		last = strings.Join(f[5:], " ")
 	}
-	return last == "drop" || strings.HasPrefix(last, "reject")
+	handle, err := strconv.Atoi(at)
+	return handle, err == nil && (last == "drop" || strings.HasPrefix(last, "reject"))
 }
 
 // opened reports whether some rule of a table accepts or passes on traffic of

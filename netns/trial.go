@@ -477,21 +477,36 @@ func (h *Host) blocked(ctx context.Context, p Plan, l []probe) string {
 		if !ok || !d.Certain && (k.hook != "forward" || b.untried) {
 			continue
 		}
-		_, table, _ := strings.Cut(d.Chain, " ")
-		if strings.HasPrefix(table, protocol.DockerTable+" ") {
-			return fmt.Sprintf("%s, Docker drops them (nftables chain %s): %s", what, d.Chain, protocol.DockerMend())
-		}
-		if d.Hook == "forward" && d.Owner == protocol.OwnerUfw {
-			return fmt.Sprintf("%s, ufw drops them (nftables chain %s): run '%s'", what, d.Chain, protocol.UfwMend(p.Interface, b.dev))
-		}
-		if d.Hook == "forward" && strings.HasPrefix(d.Chain, protocol.FirewalldTable+" ") {
-			return fmt.Sprintf("%s, firewalld rejects them (nftables chain %s): run '%s'", what, d.Chain, protocol.FirewalldMend(p.Interface, b.dev))
-		}
-		// Without what it counted, so that the same fault is always the same text.
-		return fmt.Sprintf("%s, nftables chain %s drops them: %s", what, d.Chain, ruleLineOf(ctx, d, "-s"))
+		return what + ", " + dropText(ctx, p.Interface, b, k, d)
 	}
 	if b.untried {
 		return ""
 	}
 	return what + ", and no rule that can be read says why: 'causeway diag explain' with such a pair looks closer"
 }
+
+// dropText says what d does to probe b, which is packet k there, and what mends it as far as rules that can be read say.
+func dropText(ctx context.Context, dev string, b probe, k packet, d protocol.Drop) string {
+	switch who, mend := d.Mend(dev, b.dev); who {
+	case "Docker":
+		return fmt.Sprintf("Docker drops them (nftables chain %s): %s", d.Chain, mend)
+	case "ufw":
+		return fmt.Sprintf("ufw drops them (nftables chain %s): run '%s'", d.Chain, mend)
+	case "firewalld":
+		return fmt.Sprintf("firewalld rejects them (nftables chain %s): run '%s'", d.Chain, mend)
+	}
+	// Without what it counted, so that the same fault is always the same text.
+	what := fmt.Sprintf("nftables chain %s drops them: %s", d.Chain, protocol.OneLine(ruleLineOf(ctx, d, "-s"), mostRule))
+	if d.Hook != "forward" || !plainChain(d) {
+		return what
+	}
+	return what + runs(dev, []string{b.dev}, func(in, out string) string {
+		if d.Handle != 0 && in != k.iif {
+			return "" // the rule may be about one way alone
+		}
+		return letBetween(d, in, out)
+	})
+}
+
+// mostRule bounds the text of a rule, so that what follows it is whole where a condition is cut.
+const mostRule = 120

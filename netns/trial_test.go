@@ -29,6 +29,18 @@ func (w *wall) try() (t Trial) {
 	return t
 }
 
+// added counts the lines that after has and before has not; none of before's may be gone.
+func added(t *testing.T, before, after string) int {
+	t.Helper()
+	left := strings.Split(after, "\n")
+	for l := range strings.SplitSeq(before, "\n") {
+		i := slices.Index(left, l)
+		require.GreaterOrEqual(t, i, 0, "%q is gone:\n%s", l, after)
+		left = slices.Delete(left, i, i+1)
+	}
+	return len(left)
+}
+
 // Each way that a host's kernel has of losing what comes out of the tunnel or goes into it is
 // seen, whoever put it there, and named where rules say it. Nothing of a trial gets to pod or
 // peer, and nothing of it stays.
@@ -45,20 +57,24 @@ func TestTrial(t *testing.T) {
 	}
 	const gone = "nft delete table inet f"
 	in, in6, out := "packets that come by cw0 for 10.1.0.11 do not get to pods0", "packets that come by cw0 for fd10:1::11 do not get to pods0", "packets that 10.1.0.11 sends by pods0 do not get into cw0"
-	for _, c := range []struct{ name, do, undo, want string }{
-		{"nothing in the way", "true", "true", ""},
-		{"raw, one pod", chain("prerouting", -300, `iifname != "pods0" ip daddr 10.1.0.11 drop`), gone, in + `, nftables chain inet f c drops them: iifname != "pods0" ip daddr 10.1.0.11 drop`},
-		{"a rule that counts", chain("prerouting", -300, `iifname cw0 ip daddr 10.1.0.11 counter drop`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" ip daddr 10.1.0.11 counter drop`},
-		{"raw, one pod, IPv6", chain("prerouting", -300, `iifname != "pods0" ip6 daddr fd10:1::11 drop`), gone, in6 + `, nftables chain inet f c drops them: iifname != "pods0" ip6 daddr fd10:1::11 drop`},
-		{"what pods begin", chain("forward", 0, `ip saddr 10.1.0.11 ct state new drop`), gone, out + `, nftables chain inet f c drops them: ip saddr 10.1.0.11 ct state new drop`},
-		{"all but ping is rejected", chain("forward", 0, `ip protocol icmp accept; nft add rule inet f c iifname cw0 reject`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" reject`},
+	for _, c := range []struct {
+		name, do, undo, want string
+		adds                 int // rules that the command which is printed adds
+	}{
+		{"nothing in the way", "true", "true", "", 0},
+		{"raw, one pod", chain("prerouting", -300, `iifname != "pods0" ip daddr 10.1.0.11 drop`), gone, in + `, nftables chain inet f c drops them: iifname != "pods0" ip daddr 10.1.0.11 drop`, 0},
+		{"a rule that counts", chain("prerouting", -300, `iifname cw0 ip daddr 10.1.0.11 counter drop`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" ip daddr 10.1.0.11 counter drop`, 0},
+		{"raw, one pod, IPv6", chain("prerouting", -300, `iifname != "pods0" ip6 daddr fd10:1::11 drop`), gone, in6 + `, nftables chain inet f c drops them: iifname != "pods0" ip6 daddr fd10:1::11 drop`, 0},
+		{"what pods begin", chain("forward", 0, `ip saddr 10.1.0.11 ct state new drop`), gone, out + `, nftables chain inet f c drops them: ip saddr 10.1.0.11 ct state new drop`, 1},
+		{"all but ping is rejected", chain("forward", 0, `ip protocol icmp accept; nft add rule inet f c iifname cw0 reject`), gone, in + `, nftables chain inet f c drops them: iifname "cw0" reject`, 1},
 		{"firewalld", "nft add table inet firewalld; nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }'; nft add rule inet firewalld filter_FORWARD ct state established,related accept; nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited",
-			"nft delete table inet firewalld", in + ", firewalld rejects them (nftables chain inet firewalld filter_FORWARD): run 'firewall-cmd --permanent --zone=trusted --add-interface=cw0 --add-interface=pods0 && firewall-cmd --reload'"},
+			"nft delete table inet firewalld", in + ", firewalld rejects them (nftables chain inet firewalld filter_FORWARD): run 'firewall-cmd --permanent --zone=trusted --add-interface=cw0 --add-interface=pods0 && firewall-cmd --reload'", 0},
 		{"ufw", "iptables-nft -N ufw-user-forward; iptables-nft -A ufw-user-forward -i none -j ACCEPT; iptables-nft -A FORWARD -j ufw-user-forward; iptables-nft -P FORWARD DROP",
-			"iptables-nft -P FORWARD ACCEPT; iptables-nft -F; nft delete table ip filter", in + ", ufw drops them (nftables chain ip filter FORWARD): run 'ufw route allow in on cw0 out on pods0 && ufw route allow in on pods0 out on cw0'"},
-		{"a rule that is no nftables: routing policy", "ip rule add pref 5 iif pods0 to 10.2.0.0/24 blackhole", "ip rule del pref 5", ", and no rule"},
-		{"forwarding off", "sysctl -qw net.ipv4.conf.cw0.forwarding=0", "sysctl -qw net.ipv4.conf.cw0.forwarding=1", in + ", and no rule"},
-		{"a NAT that is ahead of ours", "nft add table ip f; nft 'add chain ip f c { type nat hook postrouting priority 50; }'; nft add rule ip f c oifname cw0 masquerade", "nft delete table ip f", out + ", and no rule"},
+			"iptables-nft -P FORWARD ACCEPT; iptables-nft -F; nft delete table ip filter", in + ", ufw drops them (nftables chain ip filter FORWARD): run 'ufw route allow in on cw0 out on pods0 && ufw route allow in on pods0 out on cw0'", 0},
+		{"a rule that is no nftables: routing policy", "ip rule add pref 5 iif pods0 to 10.2.0.0/24 blackhole", "ip rule del pref 5", ", and no rule", 0},
+		{"forwarding off", "sysctl -qw net.ipv4.conf.cw0.forwarding=0", "sysctl -qw net.ipv4.conf.cw0.forwarding=1", in + ", and no rule", 0},
+		{"a NAT that is ahead of ours", "nft add table ip f; nft 'add chain ip f c { type nat hook postrouting priority 50; }'; nft add rule ip f c oifname cw0 masquerade", "nft delete table ip f", out + ", and no rule", 0},
+		{"a policy", "nft add table inet f; nft 'add chain inet f c { type filter hook forward priority 0; policy drop; }'; nft add rule inet f c tcp dport 22 drop", gone, in + ", nftables chain inet f c drops them: policy drop: run 'nft add rule inet f c iifname cw0 oifname pods0 accept && nft add rule inet f c iifname pods0 oifname cw0 accept'", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.node.Sh("ping -nc1 -W5 10.1.0.11 >/dev/null; ping -nc1 -W5 fd10:1::11 >/dev/null") // neighbours
@@ -71,6 +87,13 @@ func TestTrial(t *testing.T) {
 			}
 			require.Contains(t, got.Blocked, c.want)
 			require.Equal(t, before, state())
+			if _, mend, ok := strings.Cut(got.Blocked, ": run 'nft "); ok {
+				w.node.Sh("nft " + strings.TrimSuffix(mend, "'"))
+				require.Empty(t, w.try().Blocked, "after what was printed: %s", got.Blocked)
+				require.Equal(t, c.adds, added(t, before, state()), "what was printed: %s", got.Blocked)
+			} else {
+				require.Zero(t, c.adds, "no command was printed: %s", got.Blocked)
+			}
 			w.node.Sh(c.undo)
 			require.Equal(t, Trial{Whole: true, Tried: got.Tried}, w.try())
 		})

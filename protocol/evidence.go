@@ -1,9 +1,7 @@
 package protocol
 
 import (
-	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 )
 
@@ -163,37 +161,6 @@ const (
 	ShieldsChain   = "shields"          // drops what is sent to the host itself
 	InterfaceChain = "access-interface" // drops sources that come by an interface that is not theirs
 )
-
-// FirewalldTable is the nftables table of firewalld, with its family.
-const FirewalldTable = "inet firewalld"
-
-// FirewalldMend is the command that has firewalld let packets pass between interfaces, for
-// good. What zone an interface is in is for the operator to say: no agent runs it.
-func FirewalldMend(interfaces ...string) string {
-	return "firewall-cmd --permanent --zone=trusted --add-interface=" + strings.Join(interfaces, " --add-interface=") + " && firewall-cmd --reload"
-}
-
-// OwnerUfw is the Owner of a Drop in a table that ufw writes.
-const OwnerUfw = "ufw"
-
-// UfwMend is the command that has ufw let packets pass both ways between two interfaces, for
-// good. It is the operator's to run: ufw writes its chains anew at each reload.
-func UfwMend(a, b string) string {
-	return fmt.Sprintf("ufw route allow in on %s out on %s && ufw route allow in on %s out on %s", a, b, b, a)
-}
-
-// DockerTable is the name of the nftables tables of Docker's own, in families ip and ip6.
-const DockerTable = "docker-bridges"
-
-// DockerMark is the bit of a packet's mark by which Docker's nftables rules let through what
-// comes out of the tunnel, once its configuration says so: see DockerMend.
-const DockerMark = 0x1000
-
-// DockerMend has a Docker that writes nftables of its own let what comes out of the tunnel
-// pass to its containers. It goes on dropping all else that is not for a published port.
-func DockerMend() string {
-	return fmt.Sprintf(`add "allow-direct-routing": true, "bridge-accept-fwmark": "0x%x/0x%x" to /etc/docker/daemon.json and run 'systemctl restart docker'`, DockerMark, DockerMark)
-}
 
 // PodEvidence is a pod as its host sees it.
 type PodEvidence struct {

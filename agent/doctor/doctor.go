@@ -62,7 +62,11 @@ func Run(ctx context.Context, c Config) []Check {
 	own := owned(ctx, c)
 	out = append(out, network(c, own)...)
 	out = append(out, closed(c, own)...)
-	out = append(out, hubs(ctx, c)...)
+	reached := hubs(ctx, c)
+	if len(c.Hubs) > 0 || c.Identity != nil {
+		onLink(out, reached)
+	}
+	out = append(out, reached...)
 	for i := range out { // what others sent, or called their interfaces
 		for _, s := range []*string{&out[i].What, &out[i].Why, &out[i].Do} {
 			*s = protocol.OneLine(*s, 400)
@@ -70,6 +74,15 @@ func Run(ctx context.Context, c Config) []Check {
 	}
 	slices.SortStableFunc(out, func(a, b Check) int { return rank(a.Status) - rank(b.Status) })
 	return out
+}
+
+// onLink takes back that a host needs a default route where each hub answers without one.
+func onLink(l, hubs []Check) {
+	for i := range l {
+		if l[i].Name == "mtu" && l[i].Status == Fail && !slices.ContainsFunc(hubs, func(k Check) bool { return k.Status == Fail }) {
+			l[i] = Check{Name: "mtu", Status: OK, What: "the host has no default route, and reaches its hubs without one"}
+		}
+	}
 }
 
 func rank(s Status) int { return slices.Index([]Status{Fail, Warn, OK}, s) }

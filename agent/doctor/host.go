@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -112,7 +113,7 @@ func tun() Check {
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Check{Name: "tun", Status: Fail, What: "/dev/net/tun is not there", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun'; in a container, hand the device in"}
+		return Check{Name: "tun", Status: Fail, What: "/dev/net/tun is not there", Why: "the tunnel is a TUN device", Do: "on a host, run 'modprobe tun; mkdir -p /dev/net; mknod -m 666 /dev/net/tun c 10 200'; in a container, hand the device in (--device /dev/net/tun)"}
 	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		return Check{Name: "tun", Status: Fail, What: "the kernel has no TUN driver", Why: "the tunnel is a TUN device", Do: "run 'modprobe tun', or install a kernel that has it"}
 	case errors.Is(err, unix.EISDIR):
@@ -134,7 +135,7 @@ func tun() Check {
 // noTUN is what is said where a file or directory, or another device, has the place of the TUN device.
 func noTUN() Check {
 	return Check{Name: "tun", Status: Fail, What: "what is at /dev/net/tun is no TUN device", Why: "the tunnel is a TUN device; a container gets a plain file or directory there where one is mounted that its host has not",
-		Do: "run 'modprobe tun'; in a container, hand the device in (--device /dev/net/tun); on a host, run 'rm -r /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200'"}
+		Do: "on a host, run 'modprobe tun; rm -r /dev/net/tun; mknod -m 666 /dev/net/tun c 10 200'; in a container, hand the device in (--device /dev/net/tun)"}
 }
 
 func clock() Check {
@@ -144,6 +145,44 @@ func clock() Check {
 		return Check{Name: "clock sync", Status: Warn, What: "the clock is not kept by a time service", Why: "netmaps and tokens expire by the clock; it may drift", Do: "run chrony or systemd-timesyncd"}
 	}
 	return Check{Name: "clock sync", Status: OK, What: "the clock is kept by a time service"}
+}
+
+// plainName is what a name may be made of in a command.
+var plainName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]*$`)
+
+// output judges a chain that drops what the host sends: the tunnel's own datagrams and connections have its
+// mark, and what the agent says to hub and peers inside goes by its interface.
+func output(ctx context.Context, nft string, c chain, dev string) []Check {
+	name := c.Family + " " + c.Table + " " + c.Name
+	text, err := exec.CommandContext(ctx, nft, "list", "table", c.Family, c.Table).Output()
+	if err != nil {
+		return nil // gone meanwhile
+	}
+	mark := fmt.Sprintf("mark 0x%08x", netns.DefaultMark)
+	_, rules, _ := strings.Cut(string(text), "chain "+c.Name+" {")
+	rules, _, _ = strings.Cut(rules, "\n\t}")
+	if accepts(rules, mark) && accepts(rules, fmt.Sprintf("oifname %q", dev)) {
+		return nil
+	}
+	k := Check{Name: "firewall", Status: Warn, What: fmt.Sprintf("nftables chain %s drops what the host sends unless a rule accepts it", name),
+		Why: "the agent sends UDP and TCP to hubs and other nodes, and into the tunnel"}
+	k.Do = fmt.Sprintf("accept output with the mark %#x, and output by %s", netns.DefaultMark, dev)
+	if strings.Contains(string(text), "chain ufw") { // writes its rules anew
+		k.Do = "have ufw let out UDP and TCP to the hub's ports, UDP to other nodes, and what goes by " + dev
+	} else if !slices.ContainsFunc([]string{c.Family, c.Table, c.Name, dev}, func(s string) bool { return !plainName.MatchString(s) }) {
+		k.Do = fmt.Sprintf("run 'nft add rule %s meta mark %#x accept && nft add rule %s oifname %s accept'", name, netns.DefaultMark, name, dev)
+	}
+	return []Check{k}
+}
+
+// accepts reports whether a rule with match accepts.
+func accepts(rules, match string) bool {
+	for l := range strings.Lines(rules) {
+		if strings.Contains(l, match) && strings.Contains(l, " accept") {
+			return true
+		}
+	}
+	return false
 }
 
 type chain struct {
@@ -179,28 +218,37 @@ func firewalls(ctx context.Context, c Config) []Check {
 		return []Check{{Name: "nftables", Status: Warn, What: "what nft lists cannot be read"}}
 	}
 	found := []Check{{Name: "nftables", Status: OK, What: "nft works"}}
+	dev := cmp.Or(c.Interface, netns.DefaultInterface)
 	for _, e := range list.Nftables {
-		if c := e.Chain; c != nil && c.Hook == "output" && c.Policy == "drop" {
-			found = append(found, Check{Name: "firewall", Status: Warn, What: fmt.Sprintf("nftables chain %s %s %s drops what the host sends unless a rule accepts it", c.Family, c.Table, c.Name),
-				Why: "the agent sends UDP and TCP to hubs and other nodes", Do: "accept output to the hub's UDP and HTTPS ports, and UDP to other nodes"})
+		if e.Chain != nil && e.Chain.Hook == "output" && e.Chain.Policy == "drop" {
+			found = append(found, output(ctx, path, *e.Chain, dev)...)
 		}
 	}
 	h := netns.NewHost("", silent)
-	blocked, err := h.ForwardBlockedBy(ctx)
+	blocked, err := h.ForwardBlocked(ctx, dev, c.Routes)
 	if err == nil && blocked == "" {
-		blocked = h.ReadBlocked(ctx, cmp.Or(c.Interface, netns.DefaultInterface), c.Routes)
+		blocked = h.ReadBlocked(ctx, dev, c.Routes)
 	}
 	switch {
 	case err != nil:
 		found = append(found, Check{Name: "firewall", Status: Warn, What: "forward rules cannot be read: " + err.Error()})
 	case blocked != "":
-		do := "accept the interface of the tunnel there"
-		if what, mend, ok := strings.Cut(blocked, ": "); ok {
-			blocked, do = what, mend
-		}
-		found = append(found, Check{Name: "firewall", Status: Warn, What: blocked, Why: "packets of pods would not pass; Docker's own drop the agent opens by itself", Do: do})
+		what, do := mendOf(blocked)
+		found = append(found, Check{Name: "firewall", Status: Warn, What: what, Why: "packets of pods would not pass; Docker's own drop the agent opens by itself", Do: do})
 	case len(found) == 1:
 		found = append(found, Check{Name: "firewall", Status: OK, What: "nothing drops by default what is forwarded or sent"})
 	}
 	return found
+}
+
+// mendOf splits what netns says of a firewall into what it does, and what mends it.
+func mendOf(blocked string) (what, do string) {
+	if i := strings.LastIndex(blocked, ": run '"); i >= 0 {
+		return blocked[:i], blocked[i+2:]
+	}
+	if what, docker, ok := strings.Cut(blocked, ": add "); ok { // Docker's configuration
+		return what, "add " + docker
+	}
+	do = "let packets pass there both ways between the tunnel's interface and the one that pods are behind"
+	return blocked, do
 }

@@ -202,7 +202,7 @@ func overlaps(c Config, taken []claim, own *netmapcheck.Owned) (out []Check) {
 	any := func(netip.Prefix, netip.Prefix) bool { return true }
 	inside := func(r, t netip.Prefix) bool { return t.Bits() > r.Bits() }
 	if l := within(c.Overlay, any); len(l) > 0 {
-		out = append(out, Check{Name: "overlay range", Status: Fail, What: few(l), Why: "the host uses addresses of the overlay, which every node has its own of: " + joined(c.Overlay), Do: "run the hub with another --overlay, or give what the host has there another range"})
+		out = append(out, Check{Name: "overlay range", Status: Fail, What: few(l), Why: "the host uses addresses of the overlay, which every node has its own of: " + joined(c.Overlay), Do: "give what the host has there another range; a hub that no node has joined yet can be run with another --overlay instead"})
 	}
 	var others, named []netip.Prefix
 	for _, p := range c.Peers {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -31,7 +32,11 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	for n, x := range s.cfg.Fleet.Standings(st) {
 		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Fleet.Late(n)
 	}
+	f.Stopped, f.Upgrades = map[protocol.NodeNumber]bool{}, map[protocol.NodeNumber]bool{}
 	for _, n := range shownNodes(st) {
+		i := s.cfg.Fleet.Info(n)
+		f.Stopped[n.Number] = i.Connected.IsZero() && i.Goodbye
+		f.Upgrades[n.Number] = slices.Contains(i.Hello.Features, protocol.FeatureUpgrade)
 		shown := s.toNode(st, n)
 		for _, r := range shown.Routes {
 			if r.State != protocol.RoutePending {

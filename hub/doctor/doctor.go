@@ -42,6 +42,10 @@ type Facts struct {
 	Behind map[protocol.NodeNumber]time.Duration
 	// Late are nodes that announce other routes so often that the hub stores no more of it for now.
 	Late map[protocol.NodeNumber]bool
+	// Stopped are nodes whose agent ended its last session itself.
+	Stopped map[protocol.NodeNumber]bool
+	// Upgrades are nodes that let their hub upgrade them.
+	Upgrades map[protocol.NodeNumber]bool
 	// Strays are hosts that have an earlier state of a node.
 	Strays []Stray
 }
@@ -137,7 +141,7 @@ func (e *examination) hub() {
 		case "state", "disk", "nats", "tunnel":
 			severity = api.SeverityCritical
 		case "keys":
-			mend = "causeway node list; causeway node rotate-key NODE --wait"
+			mend = rotate(c.Cause)
 		case "inventory":
 			mend = "causeway events"
 		case "archive":
@@ -146,8 +150,12 @@ func (e *examination) hub() {
 		e.find(severity, "hub-"+c.Name, "hub", c.Since, mend, "%s: %s", c.Name, c.Cause)
 	}
 	for _, u := range e.Status.Unknown {
-		e.find(api.SeverityWarning, "node-unknown", u.Name, time.Time{}, fmt.Sprintf("causeway token create --site %s, then on %s: causeway-agent join", u.Site, u.Name),
-			"it joined after the backup that this hub was restored from, says %s: it has to join again", u.ReportedBy)
+		mend := "causeway status"
+		if protocol.ValidName(u.Name) && protocol.ValidName(u.Site) { // an agent's word, which stands in a command
+			mend = fmt.Sprintf("causeway token create --site %s, then on %s, with the agent stopped: %s", u.Site, u.Name, api.JoinAnew(u.Name))
+		}
+		e.find(api.SeverityWarning, "node-unknown", u.Name, time.Time{}, mend,
+			"it joined after the backup that this hub was restored from, says %s: it has to join again, with --route for what routes it got by its token", u.ReportedBy)
 	}
 	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {
 		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'",
@@ -155,17 +163,37 @@ func (e *examination) hub() {
 	}
 }
 
+// rotate has the node that condition keys names make a new key.
+func rotate(cause string) string {
+	node, _, _ := strings.Cut(strings.TrimPrefix(cause, "node "), ":")
+	if !protocol.ValidName(node) {
+		return "causeway status"
+	}
+	return "causeway node rotate-key " + node + " --wait"
+}
+
+// upgrade is how a node gets its hub's version: by its hub if its host allows that.
+func (e *examination) upgrade(n api.Node) string {
+	if !n.Connected.IsZero() && !e.Upgrades[n.Number] {
+		return fmt.Sprintf("on %s install the package causeway-agent of %s; or let its hub do it: upgrade: in /etc/causeway/agent.yaml there", n.Name, e.Status.Hub.Version)
+	}
+	return "causeway node upgrade " + n.Name
+}
+
 // unproven names the nodes that anything on their hosts can pass as, in one line.
 func (e *examination) unproven() {
 	var names []string
+	var first api.Node
 	for _, n := range e.Facts.Nodes {
 		if n.Unproven && n.State != api.NodeLeft && n.State != api.NodeRevoked {
-			names = append(names, n.Name)
+			if names = append(names, n.Name); len(names) == 1 {
+				first = n
+			}
 		}
 	}
 	if len(names) > 0 {
-		e.find(api.SeverityWarning, "identity-unproven", names[0], time.Time{}, "causeway node upgrade "+names[0]+"; when no node is left: causeway-hub run --require-proof",
-			"agents that do not prove who they are, or only since some minutes ago, so that whatever runs on their hosts can pass for them (%d): %s", len(names), strings.Join(names, ", "))
+		e.find(api.SeverityWarning, "identity-unproven", names[0], time.Time{}, e.upgrade(first),
+			"agents that do not prove who they are, or only since some minutes ago, so that whatever runs on their hosts can pass for them, until the hub runs with --require-proof (%d): %s", len(names), strings.Join(names, ", "))
 	}
 }
 
@@ -174,12 +202,14 @@ func (e *examination) unproven() {
 func (e *examination) strays() {
 	for _, x := range e.Facts.Strays {
 		const set = "its disk was set back to an earlier time, or it is a copy"
-		again := fmt.Sprintf("put the newer state directory back there; or: causeway token create --site %s --replace %s, then there, with the agent stopped: causeway-agent join --replace TOKEN", x.Site, x.Node)
+		node := e.nodes[x.Number]
+		node.Name, node.Site = x.Node, x.Site
+		again := fmt.Sprintf("put the newer state directory back there; or: %s, then there, with the agent stopped: %s", api.TokenAnew(node), api.JoinAnew(x.Node))
 		switch {
 		case x.Gone != "" && x.There:
 			e.find(api.SeverityInfo, "node-set-back", x.Node, time.Time{}, "stop the agent there", "a host at %s has the identity of node %d, which is gone (%s) and which the node of that name now, which is there, is not", x.Addr, x.Number, x.Gone)
 		case x.Gone != "":
-			e.find(api.SeverityWarning, "node-set-back", x.Node, time.Time{}, fmt.Sprintf("stop the agent there; or, if that host is to be a node: causeway token create --site %s, then there: causeway-agent join --replace TOKEN", x.Site),
+			e.find(api.SeverityWarning, "node-set-back", x.Node, time.Time{}, fmt.Sprintf("stop the agent there; or, if that host is to be a node: causeway token create --site %s, then there: %s", x.Site, api.JoinAnew(x.Node)),
 				"a host at %s has the identity of node %d, which is gone (%s): %s, or its agent was left running", x.Addr, x.Number, x.Gone, set)
 		case x.There:
 			e.find(api.SeverityWarning, "node-set-back", x.Node, time.Time{}, fmt.Sprintf("stop the agent there; if nobody knows that host: causeway node revoke %s, and join the node again", x.Node),
@@ -229,11 +259,11 @@ func (e *examination) node(n api.Node) {
 	case api.NodeLeft, api.NodeRevoked:
 		return
 	case api.NodeUnreachable:
-		e.find(api.SeverityCritical, "node-unreachable", n.Name, n.StateSince, "on "+n.Name+": systemctl status causeway-agent", "%s", cmp.Or(why, "the hub hears nothing of it"))
+		e.find(api.SeverityCritical, "node-unreachable", n.Name, n.StateSince, e.start(n), "%s", cmp.Or(why, "the hub hears nothing of it"))
 	case api.NodeQuarantined:
-		e.find(api.SeverityCritical, "node-quarantined", n.Name, n.StateSince, fmt.Sprintf("causeway node release %s, or causeway node revoke %s", n.Name, n.Name), "it talks to nobody: %s", why)
+		e.find(api.SeverityCritical, "node-quarantined", n.Name, n.StateSince, fmt.Sprintf("stop the agent of one of the two hosts, then: causeway node release %s; or, if it is to go: causeway node revoke %s", n.Name, n.Name), "it talks to nobody: %s", why)
 	case api.NodeJoined:
-		e.find(api.SeverityWarning, "node-never-seen", n.Name, n.Joined, "on "+n.Name+": causeway-agent doctor", "it joined, and its agent was never on the tunnel")
+		e.find(api.SeverityWarning, "node-never-seen", n.Name, n.Joined, "on "+n.Name+": systemctl enable --now causeway-agent; causeway-agent doctor", "it joined, and its agent was never on the tunnel")
 	case api.NodeReady:
 		for _, c := range n.Conditions {
 			if c.Name == protocol.ConditionPaths && !c.OK {
@@ -254,7 +284,7 @@ func (e *examination) node(n api.Node) {
 		e.find(api.SeverityInfo, "node-drained", n.Name, n.Drained, "causeway node undrain "+n.Name, "other nodes carry its routes where they can")
 	}
 	if u := n.Upgrade; u != nil && u.State == protocol.UpgradeFailed {
-		e.find(api.SeverityWarning, "upgrade-failed", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "the upgrade to %s failed: %s", u.Version, u.Error)
+		e.find(api.SeverityWarning, "upgrade-failed", n.Name, time.Time{}, e.upgrade(n), "the upgrade to %s failed: %s", u.Version, u.Error)
 	}
 	e.routes(n)
 	if e.Late[n.Number] {
@@ -265,7 +295,7 @@ func (e *examination) node(n api.Node) {
 	}
 	e.notes(n)
 	for _, r := range n.Refused {
-		if r.Kind != "" {
+		if r.Kind != "" && protocol.ValidName(r.Kind) && protocol.ValidName(r.Name) { // an agent's word, too
 			e.find(api.SeverityWarning, "netmap-refused", n.Name, time.Time{}, fmt.Sprintf("causeway get %s %s", r.Kind, r.Name), "its agent refuses %s: %s", r.Part(), r.Reason)
 			continue
 		}
@@ -278,8 +308,16 @@ func (e *examination) node(n api.Node) {
 			"its agent has not applied the newest netmap for %s: it does not know the changes since", b.Round(time.Second))
 	}
 	if v := e.Status.Hub.Version; n.AgentVersion != "" && n.AgentVersion != v {
-		e.find(api.SeverityInfo, "agent-version", n.Name, time.Time{}, "causeway node upgrade "+n.Name, "its agent is %s, the hub %s", n.AgentVersion, v)
+		e.find(api.SeverityInfo, "agent-version", n.Name, time.Time{}, e.upgrade(n), "its agent is %s, the hub %s", n.AgentVersion, v)
 	}
+}
+
+// start is what is done at the host of a node that is not heard of.
+func (e *examination) start(n api.Node) string {
+	if e.Stopped[n.Number] {
+		return "on " + n.Name + ": systemctl start causeway-agent"
+	}
+	return "on " + n.Name + ": systemctl status causeway-agent; journalctl -u causeway-agent"
 }
 
 func (e *examination) name(n protocol.NodeNumber) string {
@@ -313,7 +351,7 @@ func (e *examination) route(n api.Node, r api.Route) {
 	case r.State == protocol.RoutePending:
 		e.find(api.SeverityWarning, "route-not-approved", n.Name, time.Time{}, decide("approve"), "route %s waits for an admin's approval", r.Prefix)
 	case r.State == protocol.RouteRejected && r.Why != "":
-		e.find(api.SeverityInfo, "route-forbidden", n.Name, time.Time{}, "take it out of routes: in the agent's config", "route %s is announced, and no admin can approve it: %s", r.Prefix, r.Why)
+		e.find(api.SeverityInfo, "route-forbidden", n.Name, time.Time{}, fmt.Sprintf("on %s take %s out of routes: in /etc/causeway/agent.yaml, then: systemctl reload causeway-agent", n.Name, r.Prefix), "route %s is announced, and no admin can approve it: %s", r.Prefix, r.Why)
 	}
 }
 
@@ -392,7 +430,7 @@ func (e *examination) incidents() {
 		switch {
 		case !connected[i.Node]:
 		case i.State == protocol.IncidentStopped:
-			e.find(api.SeverityCritical, "repair-stopped", i.Node, i.Since, "on "+i.Node+": causeway-agent repair, once nobody changes it any more", "%s: %s; %s (incident %s)", i.Subject, i.Reason, i.Action, i.ID)
+			e.find(api.SeverityCritical, "repair-stopped", i.Node, i.Since, "find who changes it and end that, then on "+i.Node+": causeway-agent repair", "%s: %s; %s (incident %s)", i.Subject, i.Reason, i.Action, i.ID)
 		case i.State == protocol.IncidentOpen:
 			e.find(api.SeverityWarning, "incident-open", i.Node, i.Since, "causeway incidents show "+i.ID, "%s: %s", i.Subject, i.Reason)
 		}
@@ -402,7 +440,16 @@ func (e *examination) incidents() {
 func (e *examination) admins() {
 	for _, a := range e.Facts.Admins {
 		if left := a.Expires.Sub(e.Now); a.State == "active" && left < expireSoon {
-			e.find(api.SeverityWarning, "admin-expires", "admin "+a.Name, time.Time{}, "causeway admin create, with another name", "the certificate %s at %s", expires(left), a.Expires.UTC().Format(time.RFC3339))
+			e.find(api.SeverityWarning, "admin-expires", "admin "+a.Name, time.Time{}, e.adminAnew(a), "the certificate %s at %s", expires(left), a.Expires.UTC().Format(time.RFC3339))
 		}
 	}
+}
+
+// adminAnew gives an admin a certificate under a name that nobody has yet: one name has one certificate.
+func (e *examination) adminAnew(a api.Admin) string {
+	name := a.Name
+	for i := 2; slices.ContainsFunc(e.Facts.Admins, func(o api.Admin) bool { return o.Name == name }); i++ {
+		name = fmt.Sprintf("%.58s-%d", a.Name, i)
+	}
+	return fmt.Sprintf("causeway admin create %s --role %s --file %s.context; once that file is imported: causeway admin revoke %s", name, a.Role, name, a.Name)
 }

@@ -23,11 +23,11 @@ func healthy() Facts {
 				{Peer: peer, Name: peerName, Path: protocol.PathDirect, RTT: 20 * time.Millisecond, Loss: 0.01, MTU: 1420}},
 			Routes: []api.Route{{Node: name, Prefix: netip.MustParsePrefix("10.1.0.0/24"), State: protocol.RouteApproved, Owner: true}}}
 	}
-	return Facts{Now: now, CAExpires: now.AddDate(5, 0, 0),
+	return Facts{Now: now, Upgrades: map[protocol.NodeNumber]bool{2: true}, CAExpires: now.AddDate(5, 0, 0),
 		Status:    api.Status{Hub: api.HubStatus{Version: "v1.0.0", PublicUDP: "hub:51820"}, Conditions: []protocol.Condition{{Name: "disk", OK: true}}},
-		Nodes:     []api.Node{node(2, 3, "a", "b"), node(3, 2, "b", "a")},
-		Incidents: []api.Incident{{ID: "2-1", Node: "a", Incident: protocol.Incident{State: protocol.IncidentOver}}},
-		Admins:    []api.Admin{{Name: "joe", State: "active", Expires: now.AddDate(0, 0, 60)}, {Name: "old", State: "expired", Expires: now.AddDate(0, 0, -1)}}}
+		Nodes:     []api.Node{node(2, 3, "n1", "n2"), node(3, 2, "n2", "n1")},
+		Incidents: []api.Incident{{ID: "2-1", Node: "n1", Incident: protocol.Incident{State: protocol.IncidentOver}}},
+		Admins:    []api.Admin{{Name: "joe", Role: "viewer", State: "active", Expires: now.AddDate(0, 0, 60)}, {Name: "old", State: "expired", Expires: now.AddDate(0, 0, -1)}}}
 }
 
 func TestHealthyGivesNothing(t *testing.T) {
@@ -35,8 +35,13 @@ func TestHealthyGivesNothing(t *testing.T) {
 	require.Equal(t, api.Checkup{Findings: []api.Finding{}}, Examine(Facts{}), "a hub without nodes")
 }
 
-// Each fault alone gives one finding, at its place, with what mends it.
-func TestEachFinding(t *testing.T) {
+// finding is one that a fault alone gives.
+type finding struct {
+	severity, check, where, mend string
+	fault                        func(*Facts)
+}
+
+func findings() []finding {
 	hubCondition := func(c protocol.Condition) func(*Facts) {
 		return func(f *Facts) { f.Status.Conditions = append(f.Status.Conditions, c) }
 	}
@@ -45,78 +50,93 @@ func TestEachFinding(t *testing.T) {
 		return func(f *Facts) { change(&f.Nodes[1].Paths[1]) }
 	}
 	px := netip.MustParsePrefix("10.9.0.0/24")
-	pending := func(f *Facts) { f.Nodes[0].Routes[0] = api.Route{Node: "a", Prefix: px, State: protocol.RoutePending} }
-	for _, c := range []struct {
-		severity, check, where, mend string
-		fault                        func(*Facts)
-	}{
+	pending := func(f *Facts) { f.Nodes[0].Routes[0] = api.Route{Node: "n1", Prefix: px, State: protocol.RoutePending} }
+	return []finding{
 		{"critical", "hub-disk", "hub", "journalctl", func(f *Facts) { f.Status.Conditions[0] = protocol.Condition{Name: "disk", Cause: "full"} }},
+		{"critical", "hub-tunnel", "hub", "journalctl", hubCondition(protocol.Condition{Name: "tunnel", Cause: "no port"})},
+		{"warning", "hub-archive", "hub", "causeway backup", hubCondition(protocol.Condition{Name: "archive", Cause: "log/3.zst is damaged"})},
 		{"critical", "hub-nats", "hub", "journalctl", hubCondition(protocol.Condition{Name: "nats", Cause: "away"})},
 		{"critical", "hub-state", "hub", "journalctl", hubCondition(protocol.Condition{Name: "state", Cause: "broken"})},
-		{"warning", "hub-keys", "hub", "rotate-key", hubCondition(protocol.Condition{Name: "keys", Cause: "overdue"})},
+		{"warning", "hub-keys", "hub", "causeway node rotate-key n1 --wait", hubCondition(protocol.Condition{Name: "keys", Cause: "node n1: asked for a new key at 2026, it still has the old one; and 2 more nodes are overdue"})},
 		{"warning", "hub-hub_list", "hub", "journalctl", hubCondition(protocol.Condition{Name: "hub_list", Cause: "old"})},
 		{"warning", "hub-inventory", "hub", "causeway events", hubCondition(protocol.Condition{Name: "inventory", Cause: "nonsense"})},
 		{"warning", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(time.Hour) }},
 		{"critical", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(-time.Hour) }},
-		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "a"}} }},
-		{"critical", "node-unreachable", "a", "on a: systemctl", a(func(n *api.Node) {
+		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "n1"}} }},
+		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
+			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}
+		}},
+		{"critical", "node-unreachable", "n1", "on n1: systemctl start causeway-agent", func(f *Facts) {
+			f.Nodes[0].State, f.Nodes[0].Connected, f.Stopped = api.NodeUnreachable, time.Time{}, map[protocol.NodeNumber]bool{2: true}
+		}},
+		{"critical", "node-unreachable", "n1", "on n1: systemctl", a(func(n *api.Node) {
 			n.State, n.Connected, n.AgentVersion, n.Refused = api.NodeUnreachable, time.Time{}, "v0", []protocol.RefusedPart{{Peer: 3}}
 		})},
-		{"critical", "node-quarantined", "a", "node release a", a(func(n *api.Node) { n.State = api.NodeQuarantined })},
-		{"warning", "node-never-seen", "a", "causeway-agent doctor", a(func(n *api.Node) { n.State, n.Connected = api.NodeJoined, time.Time{} })},
-		{"warning", "condition-clock", "a", "node show a", a(func(n *api.Node) {
+		{"critical", "node-quarantined", "n1", "node release n1", a(func(n *api.Node) { n.State = api.NodeQuarantined })},
+		{"warning", "node-never-seen", "n1", "causeway-agent doctor", a(func(n *api.Node) { n.State, n.Connected = api.NodeJoined, time.Time{} })},
+		{"warning", "condition-clock", "n1", "node show n1", a(func(n *api.Node) {
 			n.State, n.Conditions = api.NodeDegraded, []protocol.Condition{{Name: "clock", Cause: "a day back"}, {Name: "nats", Cause: "refused", DependsOn: []string{"clock"}}}
 		})},
-		{"warning", "condition-paths", "a", "node show a", a(func(n *api.Node) {
+		{"warning", "condition-paths", "n1", "node show n1", a(func(n *api.Node) {
 			n.State, n.Conditions = api.NodeReady, []protocol.Condition{{Name: protocol.ConditionPaths, Cause: "none arrived"}}
 		})},
-		{"warning", "node-degraded", "a", "node show a", a(func(n *api.Node) { n.State, n.Reasons = api.NodeDegraded, []string{"why"} })},
-		{"warning", "identity-unproven", "a", "--require-proof", a(func(n *api.Node) { n.Unproven = true })},
-		{"info", "node-drained", "a", "undrain a", a(func(n *api.Node) { n.Drained = now })},
-		{"warning", "upgrade-failed", "a", "node upgrade a", a(func(n *api.Node) { n.Upgrade = &api.NodeUpgrade{State: protocol.UpgradeFailed} })},
-		{"warning", "netmap-refused", "a", "diag explain a b", a(func(n *api.Node) {
+		{"warning", "node-degraded", "n1", "node show n1", a(func(n *api.Node) { n.State, n.Reasons = api.NodeDegraded, []string{"why"} })},
+		{"warning", "identity-unproven", "n1", "causeway node upgrade n1", a(func(n *api.Node) { n.Unproven = true })},
+		{"info", "node-drained", "n1", "undrain n1", a(func(n *api.Node) { n.Drained = now })},
+		{"warning", "upgrade-failed", "n1", "node upgrade n1", a(func(n *api.Node) { n.Upgrade = &api.NodeUpgrade{State: protocol.UpgradeFailed} })},
+		{"warning", "netmap-refused", "n1", "diag explain n1 n2", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},
-		{"info", "range-held", "a", "on a: causeway-agent status", a(func(n *api.Node) {
+		{"warning", "netmap-refused", "n1", "causeway get limit branch", a(func(n *api.Node) {
+			n.Refused = []protocol.RefusedPart{{Kind: "limit", Name: "branch", Reason: "it limits nothing"}}
+		})},
+		{"info", "range-held", "n1", "on n1: causeway-agent status", a(func(n *api.Node) {
 			n.Conditions = []protocol.Condition{{Name: "held", OK: true, Note: "'causeway-agent release 10.9.0.0/16' …"}, {Name: "local", OK: true}}
 		})},
-		{"info", "range-excepted", "a", "on a: causeway-agent status", a(func(n *api.Node) {
+		{"info", "range-excepted", "n1", "on n1: causeway-agent status", a(func(n *api.Node) {
 			n.Conditions = []protocol.Condition{{Name: "held", OK: true}, {Name: "local", OK: true, Note: "10.9.0.53 (resolver)"}}
 		})},
-		{"warning", "announces-often", "a", "causeway events", func(f *Facts) { f.Late = map[protocol.NodeNumber]bool{2: true} }},
-		{"warning", "netmap-behind", "a", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
-		{"critical", "node-set-back", "a", "token create --site s-a --replace a", func(f *Facts) {
-			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3}}
+		{"warning", "announces-often", "n1", "causeway events", func(f *Facts) { f.Late = map[protocol.NodeNumber]bool{2: true} }},
+		{"warning", "netmap-behind", "n1", "journalctl", func(f *Facts) { f.Behind = map[protocol.NodeNumber]time.Duration{2: time.Minute} }},
+		{"critical", "node-set-back", "n1", "token create --site s-n1 --replace n1 --route 10.1.0.0/24 --label 'rack=a b' --label zone=1, then there", func(f *Facts) {
+			f.Nodes[0].Labels = map[string]string{"zone": "1", "rack": "a b"}
+			f.Strays = []Stray{{Node: "n1", Site: "s-n1", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3}}
 		}},
-		{"warning", "node-set-back", "a", "stop the agent there; if nobody knows that host: causeway node revoke a", func(f *Facts) {
-			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3, There: true}}
+		{"warning", "node-set-back", "n1", "stop the agent there; if nobody knows that host: causeway node revoke n1", func(f *Facts) {
+			f.Strays = []Stray{{Node: "n1", Site: "s-n1", Number: 2, Addr: "192.0.2.7", Epoch: 1, KeyEpoch: 3, There: true}}
 		}},
 		{"warning", "node-set-back", "x", "token create --site s", func(f *Facts) {
 			f.Strays = []Stray{{Node: "x", Site: "s", Number: 7, Addr: "192.0.2.7", Gone: "left"}}
 		}},
-		{"info", "node-set-back", "a", "stop the agent there", func(f *Facts) {
-			f.Strays = []Stray{{Node: "a", Site: "s-a", Number: 1, Addr: "192.0.2.7", Gone: "revoked", There: true}}
+		{"info", "node-set-back", "n1", "stop the agent there", func(f *Facts) {
+			f.Strays = []Stray{{Node: "n1", Site: "s-n1", Number: 1, Addr: "192.0.2.7", Gone: "revoked", There: true}}
 		}},
 		{"info", "backup-old", "hub", "causeway backup", a(func(n *api.Node) { n.Joined = now.AddDate(0, 0, -8) })},
 		{"info", "backup-old", "hub", "causeway backup", func(f *Facts) { f.Nodes[0].Joined, f.Backup = now.AddDate(0, -2, 0), now.AddDate(0, 0, -8) }},
-		{"info", "agent-version", "a", "node upgrade a", a(func(n *api.Node) { n.AgentVersion = "v0.9.0" })},
-		{"warning", "route-not-approved", "a", "route approve a 10.9.0.0/24", pending},
-		{"warning", "route-overlaps", "a", "route reject a 10.9.0.0/24", func(f *Facts) {
+		{"info", "agent-version", "n1", "node upgrade n1", a(func(n *api.Node) { n.AgentVersion = "v0.9.0" })},
+		{"info", "agent-version", "n1", "install the package", func(f *Facts) { f.Nodes[0].AgentVersion, f.Upgrades = "v0.9.0", nil }},
+		{"warning", "route-not-approved", "n1", "route approve n1 10.9.0.0/24", pending},
+		{"warning", "route-overlaps", "n1", "route reject n1 10.9.0.0/24", func(f *Facts) {
 			pending(f)
-			f.Conflicts = map[RouteKey]string{{"a", "10.9.0.0/24"}: "b has it"}
+			f.Conflicts = map[RouteKey]string{{"n1", "10.9.0.0/24"}: "n2 has it"}
 		}},
-		{"info", "route-forbidden", "a", "config", a(func(n *api.Node) {
+		{"info", "route-forbidden", "n1", "on n1 take 10.9.0.0/24 out of routes:", a(func(n *api.Node) {
 			n.Routes[0] = api.Route{Prefix: px, State: protocol.RouteRejected, Why: "loopback"}
 		})},
-		{"warning", "udp-blocked", "a", "hub:51820", a(func(n *api.Node) { n.Paths[0].Path = protocol.PathStream })},
-		{"info", "path-relayed", "a b", "diag path a b", path(func(p *protocol.PathStatus) { p.Path = protocol.PathRelay })},
-		{"warning", "path-loss", "a b", "diag trace a b", path(func(p *protocol.PathStatus) { p.Loss = 0.05 })},
-		{"warning", "path-slow", "a b", "diag trace a b", path(func(p *protocol.PathStatus) { p.RTT = time.Second })},
-		{"warning", "mtu-small", "a b", "diag mtu a b", path(func(p *protocol.PathStatus) { p.MTU = 1279 })},
-		{"warning", "incident-open", "a", "incidents show 2-1", func(f *Facts) { f.Incidents[0].State = protocol.IncidentOpen }},
-		{"critical", "repair-stopped", "a", "causeway-agent repair", func(f *Facts) { f.Incidents[0].State = protocol.IncidentStopped }},
-		{"warning", "admin-expires", "admin joe", "admin create", func(f *Facts) { f.Admins[0].Expires = now.Add(time.Hour) }},
-	} {
+		{"warning", "udp-blocked", "n1", "hub:51820", a(func(n *api.Node) { n.Paths[0].Path = protocol.PathStream })},
+		{"info", "path-relayed", "n1 n2", "diag path n1 n2", path(func(p *protocol.PathStatus) { p.Path = protocol.PathRelay })},
+		{"warning", "path-loss", "n1 n2", "diag trace n1 n2", path(func(p *protocol.PathStatus) { p.Loss = 0.05 })},
+		{"warning", "path-slow", "n1 n2", "diag trace n1 n2", path(func(p *protocol.PathStatus) { p.RTT = time.Second })},
+		{"warning", "mtu-small", "n1 n2", "diag mtu n1 n2", path(func(p *protocol.PathStatus) { p.MTU = 1279 })},
+		{"warning", "incident-open", "n1", "incidents show 2-1", func(f *Facts) { f.Incidents[0].State = protocol.IncidentOpen }},
+		{"critical", "repair-stopped", "n1", "causeway-agent repair", func(f *Facts) { f.Incidents[0].State = protocol.IncidentStopped }},
+		{"warning", "admin-expires", "admin joe", "causeway admin create joe-2 --role viewer --file joe-2.context; once that file is imported: causeway admin revoke joe", func(f *Facts) { f.Admins[0].Expires = now.Add(time.Hour) }},
+	}
+}
+
+// Each fault alone gives one finding, at its place, with what mends it.
+func TestEachFinding(t *testing.T) {
+	for _, c := range findings() {
 		t.Run(c.severity+" "+c.check, func(t *testing.T) {
 			f := healthy()
 			c.fault(&f)
@@ -165,10 +185,10 @@ func TestOrderAndBounds(t *testing.T) {
 		got = append(got, x.Severity+" "+x.Where+" "+x.Check)
 		require.NotContains(t, x.Summary, "\n")
 	}
-	require.Equal(t, []string{"critical b node-unreachable", "warning a route-not-approved", "info a node-drained"}, got)
+	require.Equal(t, []string{"critical n2 node-unreachable", "warning n1 route-not-approved", "info n1 node-drained"}, got)
 
 	for i := range 2 * api.MaxFindings {
-		f.Incidents = append(f.Incidents, api.Incident{ID: fmt.Sprint(i), Node: "a", Incident: protocol.Incident{State: protocol.IncidentOpen, Reason: string(make([]byte, 5000))}})
+		f.Incidents = append(f.Incidents, api.Incident{ID: fmt.Sprint(i), Node: "n1", Incident: protocol.Incident{State: protocol.IncidentOpen, Reason: string(make([]byte, 5000))}})
 	}
 	k := Examine(f)
 	require.Len(t, k.Findings, api.MaxFindings)

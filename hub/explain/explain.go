@@ -89,6 +89,9 @@ type Facts struct {
 // Decide is the verdict.
 func Decide(f Facts) api.Explanation {
 	j := &judge{Facts: f, unknown: map[string]string{}}
+	for _, e := range []*protocol.Evidence{f.From.Evidence, f.To.Evidence} {
+		plainEvidence(e)
+	}
 	j.names()
 	if !j.blocked() {
 		j.policy()

@@ -38,19 +38,8 @@ func (j *judge) dropFault(s side, hop string, drops ...protocol.Drop) api.Fault 
 		}
 	}
 	f.Mend = j.dropMend(s, drops)
-	if strings.HasPrefix(d.Chain, protocol.FirewalldTable+" ") && d.Hook == "forward" { // its rules are written anew at each reload
-		f.Mend = on(s.node(), protocol.FirewalldMend(s.e.Flow.Interface, s.e.Flow.Out.From))
-	}
-	if d.Owner == protocol.OwnerUfw && d.Hook == "forward" {
-		f.Summary = fmt.Sprintf("ufw on %s drops the flow's packets at %s", s.node(), d.Hook)
-		f.Mend = on(s.node(), protocol.UfwMend(s.e.Flow.Interface, s.e.Flow.Out.From))
-	}
-	switch docker := protocol.DockerTable + " "; {
-	case strings.HasPrefix(d.Chain, "ip "+docker), strings.HasPrefix(d.Chain, "ip6 "+docker): // written anew with each container
-		f.Summary = fmt.Sprintf("Docker on %s drops the flow's packets at %s", s.node(), d.Hook)
-		f.Mend = fmt.Sprintf("on %s: %s", s.node(), protocol.DockerMend())
-	case d.Chain == "ip raw PREROUTING" && d.Way == "in":
-		f.Mend = fmt.Sprintf("on %s: iptables -t raw -I PREROUTING -i %s -d %s -j ACCEPT", s.node(), s.e.Flow.Interface, s.Addr)
+	if who, _ := d.Mend(s.e.Flow.Interface, s.e.Flow.Out.From); who != "" {
+		f.Summary = fmt.Sprintf("%s on %s drops the flow's packets at %s", who, s.node(), d.Hook)
 	}
 	return f
 }

@@ -26,6 +26,34 @@ func plainOnly(l ...string) bool {
 	return !slices.ContainsFunc(l, func(s string) bool { return !plainWords.MatchString(s) || strings.HasPrefix(s, "-") })
 }
 
+// plainNames is plainOnly of texts of one word each.
+func plainNames(l ...string) bool {
+	return plainOnly(l...) && !slices.ContainsFunc(l, func(s string) bool { return strings.Contains(s, " ") })
+}
+
+// oddName stands for a name of an agent's that could mean something to a shell.
+const oddName = "odd-name"
+
+// plainEvidence takes out of an agent's answer what is put into commands and could mean something else
+// to a shell there: names of interfaces, and lines that it planned.
+func plainEvidence(e *protocol.Evidence) {
+	if e == nil {
+		return
+	}
+	names := []*string{&e.Flow.Interface, &e.Flow.Out.From, &e.Flow.Out.To, &e.Flow.In.From, &e.Flow.In.To}
+	if e.Pod != nil {
+		names = append(names, &e.Pod.Interface)
+	}
+	for _, n := range names {
+		if *n != "" && !plainNames(*n) {
+			*n = oddName
+		}
+	}
+	e.Flow.Missing = slices.DeleteFunc(slices.Clone(e.Flow.Missing), func(l string) bool {
+		return !plainOnly(l) && !strings.HasPrefix(l, "nft") // which is shown alone
+	})
+}
+
 func on(node, command string) string { return "on " + node + ": " + command }
 
 func ip6(a netip.Addr) string {
@@ -136,16 +164,21 @@ const tunnelRule = 5206
 func (j *judge) dropMend(s side, drops []protocol.Drop) string {
 	var all []string
 	for _, d := range drops {
-		match := j.passes(s, d)
-		if match == "" || !plainOnly(d.Chain) || len(strings.Fields(d.Chain)) != 3 {
+		who, mend := d.Mend(s.e.Flow.Interface, s.e.Flow.Out.From)
+		switch match := j.passes(s, d); {
+		case who == "Docker": // its configuration's, which no command line writes
+			return "on " + s.node() + ": " + mend
+		case match == "" || !plainOnly(d.Chain) || len(strings.Fields(d.Chain)) != 3,
+			who != "" && !plainNames(s.e.Flow.Interface, s.e.Flow.Out.From):
 			return fmt.Sprintf("on %s let the flow pass before that rule", s.node())
+		case who != "":
+		case d.Chain == "ip raw PREROUTING" && d.Way == "in" && plainNames(s.e.Flow.Interface):
+			mend = fmt.Sprintf("iptables -t raw -I PREROUTING -i %s -d %s -j ACCEPT", s.e.Flow.Interface, s.Addr)
+		default:
+			mend = d.Let(match)
 		}
-		rule := fmt.Sprintf("nft 'insert rule %s handle %d %s accept'", d.Chain, d.Handle, match)
-		if d.Handle == 0 { // a policy, which is asked last
-			rule = fmt.Sprintf("nft 'add rule %s %s accept'", d.Chain, match)
-		}
-		if !slices.Contains(all, rule) {
-			all = append(all, rule)
+		if !slices.Contains(all, mend) {
+			all = append(all, mend)
 		}
 	}
 	return on(s.node(), strings.Join(all, "; "))

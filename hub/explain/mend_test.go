@@ -392,6 +392,31 @@ func TestMendHostile(t *testing.T) {
 			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "forward", Chain: "ip fw f", Rule: "drop", Handle: 3, Certain: true}}
 			f.To.Evidence.Flow.Out.To, f.From.Evidence.Connect.Result = evil, protocol.ConnectTimeout
 		},
+		"interface of ufw": func(f *Facts) {
+			f.To.Evidence.Flow.Interface, f.To.Evidence.Flow.Out.From = "cw0", evil
+			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "forward", Chain: "ip filter FORWARD", Rule: "drop", Certain: true, Owner: protocol.OwnerUfw}}
+		},
+		"interface of firewalld": func(f *Facts) {
+			f.To.Evidence.Flow.Interface, f.To.Evidence.Flow.Out.From = "cw0", "pods0 && reboot"
+			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "forward", Chain: protocol.FirewalldTable + " filter_FORWARD", Rule: "reject", Handle: 3, Certain: true}}
+		},
+		"interface of a raw rule": func(f *Facts) {
+			f.To.Evidence.Flow.Interface = "cw0 -j ACCEPT; reboot"
+			f.To.Evidence.Flow.Drops = []protocol.Drop{{Way: "in", Hook: "prerouting", Chain: "ip raw PREROUTING", Rule: "drop", Handle: 3, Certain: true}}
+		},
+		"setting": func(f *Facts) { f.To.Evidence.Flow.Missing = []string{"sysctl -w net.ipv4.conf.x.rp_filter=2; reboot"} },
+		"lost rule": func(f *Facts) {
+			f.To.Evidence.Flow.HasRule, f.To.Evidence.Flow.Out.To = false, "eth0"
+			f.To.Evidence.Flow.Missing = []string{"ip -4 rule add pref 1; reboot"}
+		},
+		"lost route": func(f *Facts) {
+			f.To.Evidence.Flow.Out.To = "eth0"
+			f.To.Evidence.Flow.Missing = []string{"ip -4 route add 10.1.1.0/24 dev $(reboot)"}
+		},
+		"forwarding": func(f *Facts) {
+			f.To.Evidence.Flow.Out.From, f.To.Evidence.Flow.Out.Forwarding, f.To.Evidence.Flow.Out.To = "x; reboot", false, "eth0"
+		},
+		"tun": func(f *Facts) { f.To.Evidence.Flow.Up, f.To.Evidence.Flow.Interface = false, "x; reboot" },
 		"network": func(f *Facts) {
 			f.From.Evidence.Stays = &protocol.Own{Prefix: netip.MustParsePrefix("10.2.1.0/25"), Link: evil, Needs: []string{evil}}
 			f.From.Evidence.Name, f.From.Evidence.Takes = f.From.Evidence.Stays.Prefix, []protocol.Own{*f.From.Evidence.Stays}
@@ -410,8 +435,13 @@ func TestMendHostile(t *testing.T) {
 		f := well()
 		breaks(f)
 		x := Decide(*f)
-		require.NotEmpty(t, x.Faults, name)
-		require.NotContains(t, x.Faults[0].Mend, "reboot", name)
+		require.True(t, len(x.Faults) > 0 || name == "setting", name)
+		for _, f := range x.Faults {
+			require.NotContains(t, f.Mend, "reboot", name)
+		}
+		if len(x.Faults) == 0 {
+			continue
+		}
 		require.NotContains(t, x.Faults[0].Mend, "shadow", name)
 	}
 }

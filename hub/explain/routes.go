@@ -71,7 +71,7 @@ func (j *judge) allowed(s side) {
 		f.Cause, f.Summary = "netmap-refused", fmt.Sprintf("%s refuses the hub's netmap: %s", s.node(), about.Reason)
 	case !e.Peer && about != nil:
 		f.Cause, f.Summary = "key-refused", fmt.Sprintf("%s refuses %s: %s", s.node(), o.Node.Name, about.Reason)
-		f.Mend = fmt.Sprintf("find out who changed the key of %s; if it was you, join it again under a new number: causeway token create --replace %s", o.Node.Name, o.Node.Name)
+		f.Mend = fmt.Sprintf("find out who changed the key of %s; if it was you, join it again under a new number: %s", o.Node.Name, api.TokenAnew(*o.Node))
 	case !e.Peer && e.Netmap.Version == 0:
 		f.Cause, f.Summary = "netmap-missing", s.node()+" has no netmap yet"
 	case !e.Peer && o.Node.Netmap.Version == 0:

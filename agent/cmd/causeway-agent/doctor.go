@@ -55,6 +55,11 @@ func doctorCommand(o *options) *cobra.Command {
 				dc.Identity = &id
 				dc.Held, _, _ = held.Load(identity.HeldFile(o.stateDir)) // damaged, it says nothing
 				if n, err := identity.PeekNetmap(o.stateDir); err == nil && n != nil {
+					for _, r := range n.Netmap.Self.Routes { // a token's too
+						if r.State == protocol.RouteApproved {
+							dc.Routes = append(dc.Routes, r.Prefix)
+						}
+					}
 					for _, p := range n.Netmap.Peers {
 						dc.Peers = append(dc.Peers, p.Routes...)
 					}
