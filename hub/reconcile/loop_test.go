@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -215,6 +217,20 @@ func TestLoop(t *testing.T) {
 	for _, step := range []string{"revoke", "tunnel", "clone", "netmaps", "memory"} {
 		require.Contains(t, w.log.String(), fmt.Sprintf(`"level":"debug","step":%q`, step))
 	}
+}
+
+// docs/METRICS.md has every step, in the order in which they run.
+func TestStepsPage(t *testing.T) {
+	b, err := os.ReadFile("../../docs/METRICS.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(b), "| step | what it does | when |\n|---|---|---|\n")
+	require.True(t, ok)
+	for _, s := range New(Config{}).steps {
+		var line string
+		line, table, _ = strings.Cut(table, "\n")
+		require.True(t, strings.HasPrefix(line, "| `"+s.name+"` |"), "%s, not %s", s.name, line)
+	}
+	require.True(t, strings.HasPrefix(table, "\n"), "a step that is none")
 }
 
 // What is stored keeps neither netmaps nor other steps waiting, and is not asked for again meanwhile.
