@@ -3,6 +3,7 @@ package bus
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -323,32 +324,50 @@ func (r *readers) relieve(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		stalled := map[*reader]uint64{}
-		r.mu.Lock()
-		for c := range r.open {
-			if at := c.stalled.Load(); at != 0 && c.client != 0 && time.Since(time.Unix(0, at)) > stalledAfter {
-				stalled[c] = c.client
-			}
-		}
-		r.mu.Unlock()
-		sum, most := 0, 0
-		var fullest *reader
-		for c, id := range stalled {
-			l, err := r.s.ns.Connz(&server.ConnzOptions{CID: id})
-			if err != nil || len(l.Conns) != 1 {
-				continue
-			}
-			n := l.Conns[0].Pending
-			if sum += n; n > most {
-				most, fullest = n, c
-			}
-		}
-		if sum > readersPending {
+		for _, b := range tooFar(r.behind(), readersPending) {
 			r.s.refuse(RefusedSlow)
-			r.s.log.Info().Str("user", fullest.name).Int("bytes", most).Msg("nats user does not read, cut off")
-			fullest.end()
+			r.s.log.Info().Str("user", b.reader.name).Int("bytes", b.bytes).Msg("nats user does not read, cut off")
+			b.reader.end()
 		}
 	}
+}
+
+// backlog is what waits in memory for a reader who does not take it.
+type backlog struct {
+	reader *reader
+	bytes  int
+}
+
+// behind returns the backlogs of those who take nothing.
+func (r *readers) behind() (l []backlog) {
+	stalled := map[*reader]uint64{}
+	r.mu.Lock()
+	for c := range r.open {
+		if at := c.stalled.Load(); at != 0 && c.client != 0 && time.Since(time.Unix(0, at)) > stalledAfter {
+			stalled[c] = c.client
+		}
+	}
+	r.mu.Unlock()
+	for c, id := range stalled {
+		if z, err := r.s.ns.Connz(&server.ConnzOptions{CID: id}); err == nil && len(z.Conns) == 1 {
+			l = append(l, backlog{c, z.Conns[0].Pending})
+		}
+	}
+	return l
+}
+
+// tooFar returns the largest of l, so many that what the others have is no more than most.
+func tooFar(l []backlog, most int) []backlog {
+	slices.SortFunc(l, func(a, b backlog) int { return cmp.Compare(b.bytes, a.bytes) })
+	sum := 0
+	for _, b := range l {
+		sum += b.bytes
+	}
+	n := 0
+	for ; sum > most; n++ {
+		sum -= l[n].bytes
+	}
+	return l[:n]
 }
 
 // serveReader passes on between a client whose CONNECT was read and the server.
