@@ -62,7 +62,7 @@ func Server(conn net.Conn) (*Session, error) {
 // no more than some megabytes, and not for long after the session has ended. A session that
 // is quiet holds little memory, so that a hub can have thousands.
 // Streams that were closed here, but not there, are of no use after 2 s; what comes on them
-// is dropped, and more than 2 MiB of it ends the session.
+// is dropped, and more than 512 KiB of it ends the session.
 func ServeControl(conn net.Conn) (*Session, error) {
 	c := config()
 	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, controlWindow, controlCloseTimeout
@@ -77,13 +77,13 @@ func ServeControl(conn net.Conn) (*Session, error) {
 // long, as long as one of them was closed on one side alone.
 const controlCloseTimeout = 2 * time.Second
 
-// What comes on a stream after it was closed here is dropped every emptyEvery, so that it does
-// not lie in memory for controlCloseTimeout. An honest far side stops when it hears of the close:
-// the session of one that sends more than maxAfterClose ends. An agent has one message under
-// way at a time, of 1 MiB at most.
+// What comes on a stream after it was closed here is dropped every emptyEvery, so that it does not
+// lie in memory for controlCloseTimeout. To drop it lets the far side send more: an honest one
+// has heard of the close long before, and the session of one that sends more than
+// maxAfterClose ends.
 const (
-	emptyEvery    = 10 * time.Millisecond
-	maxAfterClose = 2 << 20
+	emptyEvery    = 100 * time.Millisecond
+	maxAfterClose = 2 * controlWindow
 )
 
 // controlWindow is what may come on one stream of ServeControl before it is read: the least
@@ -273,7 +273,16 @@ func (s *Stream) emptyClosed() {
 	defer t.Stop()
 	look := time.NewTicker(emptyEvery)
 	defer look.Stop()
+	ended := s.session.Done()
 	for n := 0; ; {
+		select {
+		case <-ended:
+			ended = nil
+			look.Reset(10 * time.Millisecond) // what was on its way may come until yamux' reader has ended
+		case <-look.C:
+		case <-t.C:
+			return
+		}
 		k, over := s.empty()
 		if over {
 			return
@@ -283,11 +292,6 @@ func (s *Stream) emptyClosed() {
 		}
 		if n += k; n > maxAfterClose {
 			s.session.Close()
-		}
-		select {
-		case <-look.C:
-		case <-t.C:
-			return
 		}
 	}
 }

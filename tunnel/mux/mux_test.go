@@ -408,5 +408,5 @@ func TestClosedStreamKeepsNothing(t *testing.T) {
 func TestLimitsPage(t *testing.T) {
 	b, err := os.ReadFile("../../docs/LIMITS.md")
 	require.NoError(t, err)
-	require.Contains(t, string(b), fmt.Sprintf("| a stream that the hub has closed | each stream | %d MiB after that,", maxAfterClose>>20))
+	require.Contains(t, string(b), fmt.Sprintf("| a stream that the hub has closed | each stream | %d KiB after that,", maxAfterClose>>10))
 }
