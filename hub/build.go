@@ -15,8 +15,9 @@ import (
 	"causeway/hub/conns"
 	"causeway/hub/control"
 	"causeway/hub/disk"
-	"causeway/hub/incident"
-	"causeway/hub/inventory"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/incident"
+	"causeway/hub/facts/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
 	"causeway/hub/release"
@@ -199,10 +200,9 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if err := r.incidents.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}
-	if r.news, err = inventory.OpenEvents(ctx, r.agentsJS); err != nil {
+	if r.news, err = event.OpenNews(ctx, r.agentsJS, &r.events); err != nil {
 		return r.external.explain(err)
 	}
-	r.events.Tee(r.news.Add)
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"causeway/hub/control"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

@@ -17,9 +17,9 @@ import (
 	"causeway/hub/conns"
 	"causeway/hub/control"
 	"causeway/hub/disk"
-	"causeway/hub/event"
-	"causeway/hub/incident"
-	"causeway/hub/inventory"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/incident"
+	"causeway/hub/facts/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
 	"causeway/hub/release"
@@ -97,7 +97,7 @@ type run struct {
 	tunnel    Tunnel
 	inventory *inventory.Store
 	incidents *incident.Store
-	news      *inventory.Events
+	news      *event.News
 	sessions  *control.Server
 	joins     *join.Server
 	releases  release.Library

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
 	"causeway/hub/state"
 	"causeway/protocol"

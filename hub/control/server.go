@@ -22,7 +22,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/netmap"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -15,7 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/netmap"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

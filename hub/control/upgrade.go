@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

@@ -18,7 +18,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/control"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
