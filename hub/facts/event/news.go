@@ -31,7 +31,8 @@ const (
 	eventPublished = 5 * time.Second
 )
 
-// News publishes the hub's events for readers.
+// News publishes the hub's events for readers. Its log adds them, from any goroutine; Run runs in
+// one at a time.
 type News struct {
 	js    jetstream.JetStream
 	queue <-chan api.Event
@@ -42,7 +43,7 @@ type News struct {
 }
 
 // OpenNews makes the stream, and has the events that come to log from now on wait for Run, which
-// publishes. Of a flood, some are left out.
+// publishes. Of a flood, some are left out. The error is that JetStream does not make the stream.
 func OpenNews(ctx context.Context, js jetstream.JetStream, log *Log) (*News, error) {
 	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.EventStream, Description: "the hub's events", Subjects: []string{protocol.SubjectEventsAll}, Storage: jetstream.FileStorage,
