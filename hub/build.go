@@ -14,9 +14,10 @@ import (
 	"causeway/hub/bus"
 	"causeway/hub/conns"
 	"causeway/hub/disk"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/incident"
+	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
-	"causeway/hub/incident"
-	"causeway/hub/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
 	"causeway/hub/reconcile"
@@ -204,10 +205,9 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if err := r.incidents.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}
-	if r.news, err = inventory.OpenEvents(ctx, r.agentsJS); err != nil {
+	if r.news, err = event.OpenNews(ctx, r.agentsJS, &r.events); err != nil {
 		return r.external.explain(err)
 	}
-	r.events.Tee(r.news.Add)
 	return nil
 }
 

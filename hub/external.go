@@ -18,7 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

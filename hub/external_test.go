@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -16,10 +16,10 @@ import (
 	"causeway/hub/bus"
 	"causeway/hub/conns"
 	"causeway/hub/disk"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/incident"
+	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
-	"causeway/hub/incident"
-	"causeway/hub/inventory"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
 	"causeway/hub/reconcile"
@@ -99,7 +99,7 @@ type run struct {
 	tunnel     Tunnel
 	inventory  *inventory.Store
 	incidents  *incident.Store
-	news       *inventory.Events
+	news       *event.News
 	fleet      *fleet.Table
 	sessions   *session.Server
 	reconciler *reconcile.Loop

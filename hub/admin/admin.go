@@ -29,10 +29,10 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/disk"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/incident"
+	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
-	"causeway/hub/incident"
-	"causeway/hub/inventory"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
 	"causeway/hub/session"

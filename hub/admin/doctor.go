@@ -9,7 +9,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/doctor"
-	"causeway/hub/incident"
+	"causeway/hub/facts/incident"
 	"causeway/protocol"
 )
 

@@ -15,7 +15,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/explain"
-	"causeway/hub/incident"
+	"causeway/hub/facts/incident"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"
 	"causeway/protocol"

@@ -7,7 +7,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
-	"causeway/hub/incident"
+	"causeway/hub/facts/incident"
 )
 
 type wantedIncidents struct {

@@ -105,6 +105,8 @@ type rules struct {
 	// stalled is set to the time at which a write to the client began, and to 0 when it has
 	// ended; nil: nobody asks.
 	stalled *atomic.Int64
+	// follow has the lines of a reader who follows by the fan-out; nil: the server has all.
+	follow *following
 }
 
 // relay passes on between client and server, until either ends or ctx does: to the server what
@@ -116,7 +118,13 @@ func relay(ctx context.Context, cancel func(), client net.Conn, up *bufio.Reader
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, err := io.CopyBuffer(deadlineWriter{client, r.stalled}, onlyReader{down}, make([]byte, downBuffer))
+		var err error
+		to := deadlineWriter{client, r.stalled}
+		if b, ok := down.(*bufio.Reader); ok && r.follow != nil {
+			err = r.follow.pump(ctx, cancel, to, b)
+		} else {
+			_, err = io.CopyBuffer(to, onlyReader{down}, make([]byte, downBuffer))
+		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			r.refused(RefusedSlow)
 		}
@@ -191,8 +199,13 @@ func filter(w io.Writer, br *bufio.Reader, r rules) error {
 			}
 			pass = false
 		} else if pass {
-			if _, err := w.Write(line); err != nil {
-				return err
+			if r.follow != nil {
+				line = r.follow.take(f, line)
+			}
+			if len(line) > 0 {
+				if _, err := w.Write(line); err != nil {
+					return err
+				}
 			}
 		}
 		to := w

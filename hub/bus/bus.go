@@ -119,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		ServerName: "causeway-hub", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
 		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes,
-		MaxPayload: maxPayload, MaxPending: maxPending, NoFastProducerStall: true, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: 256, MaxClosedClients: 16,
+		MaxPayload: maxPayload, MaxPending: maxPending, NoFastProducerStall: true, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: maxReaderSubs, MaxClosedClients: 16,
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
 		// A client has connectTimeout for its first line, which is judged before the server

@@ -3,6 +3,7 @@ package bus
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -84,12 +85,19 @@ func (s *Server) ServeReaders(ctx context.Context, l net.Listener, cfg Readers) 
 		return fmt.Errorf("serve nats: %w", err)
 	}
 	inner, cancel := context.WithCancel(ctx)
-	r := &readers{s: s, cfg: cfg, info: info}
+	r := &readers{s: s, cfg: cfg, info: info, fanout: &fanout{s: s, to: map[*following]bool{}}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { r.watch(inner) })
 	wg.Go(func() { r.relieve(inner) })
+	follows := make(chan struct{})
+	wg.Go(func() { r.fanout.run(inner, sync.OnceFunc(func() { close(follows) })) })
+	select {
+	case <-follows:
+	case <-ctx.Done():
+		return nil
+	}
 	bounded := conns.New(l, maxUnknown, maxUnknownSource)
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -135,9 +143,10 @@ func (s *Server) info() (map[string]any, error) {
 }
 
 type readers struct {
-	s    *Server
-	cfg  Readers
-	info map[string]any // without a nonce
+	s      *Server
+	cfg    Readers
+	info   map[string]any // without a nonce
+	fanout *fanout
 
 	mu   sync.Mutex
 	open map[*reader]bool
@@ -148,6 +157,7 @@ type reader struct {
 	name, key string
 	end       func()
 	client    uint64       // the server's number of it; 0: not connected to it yet. readers.mu guards it
+	follow    *following   // as client; nil: he follows nothing by the fan-out
 	stalled   atomic.Int64 // see rules
 }
 
@@ -323,32 +333,59 @@ func (r *readers) relieve(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		stalled := map[*reader]uint64{}
-		r.mu.Lock()
-		for c := range r.open {
-			if at := c.stalled.Load(); at != 0 && c.client != 0 && time.Since(time.Unix(0, at)) > stalledAfter {
-				stalled[c] = c.client
-			}
-		}
-		r.mu.Unlock()
-		sum, most := 0, 0
-		var fullest *reader
-		for c, id := range stalled {
-			l, err := r.s.ns.Connz(&server.ConnzOptions{CID: id})
-			if err != nil || len(l.Conns) != 1 {
-				continue
-			}
-			n := l.Conns[0].Pending
-			if sum += n; n > most {
-				most, fullest = n, c
-			}
-		}
-		if sum > readersPending {
-			r.s.refuse(RefusedSlow)
-			r.s.log.Info().Str("user", fullest.name).Int("bytes", most).Msg("nats user does not read, cut off")
-			fullest.end()
+		for _, b := range tooFar(r.behind(), readersPending) {
+			r.cut(b.reader, b.bytes)
 		}
 	}
+}
+
+// cut ends the connection of a reader for whom so many bytes wait.
+func (r *readers) cut(c *reader, bytes int) {
+	r.s.refuse(RefusedSlow)
+	r.s.log.Info().Str("user", c.name).Int("bytes", bytes).Msg("nats user does not read, cut off")
+	c.end()
+}
+
+// backlog is what waits in memory for a reader who does not take it.
+type backlog struct {
+	reader *reader
+	bytes  int
+}
+
+// behind returns the backlogs of those who take nothing.
+func (r *readers) behind() (l []backlog) {
+	type place struct {
+		client uint64
+		follow *following
+	}
+	stalled := map[*reader]place{}
+	r.mu.Lock()
+	for c := range r.open {
+		if at := c.stalled.Load(); at != 0 && c.client != 0 && time.Since(time.Unix(0, at)) > stalledAfter {
+			stalled[c] = place{c.client, c.follow}
+		}
+	}
+	r.mu.Unlock()
+	for c, p := range stalled {
+		if z, err := r.s.ns.Connz(&server.ConnzOptions{CID: p.client}); err == nil && len(z.Conns) == 1 {
+			l = append(l, backlog{c, z.Conns[0].Pending + p.follow.behind()})
+		}
+	}
+	return l
+}
+
+// tooFar returns the largest of l, so many that what the others have is no more than most.
+func tooFar(l []backlog, most int) []backlog {
+	slices.SortFunc(l, func(a, b backlog) int { return cmp.Compare(b.bytes, a.bytes) })
+	sum := 0
+	for _, b := range l {
+		sum += b.bytes
+	}
+	n := 0
+	for ; sum > most; n++ {
+		sum -= l[n].bytes
+	}
+	return l[:n]
 }
 
 // serveReader passes on between a client whose CONNECT was read and the server.
@@ -364,7 +401,7 @@ func (r *readers) serveReader(ctx context.Context, cancel func(), conn net.Conn,
 		return fmt.Errorf("connect to nats: %w", err)
 	}
 	defer srv.Close()
-	down := bufio.NewReaderSize(srv, maxLine)
+	down := bufio.NewReaderSize(srv, maxDownLine)
 	srv.SetReadDeadline(time.Now().Add(readerTimeout))
 	greeting, err := readLine(down) // its INFO, which the client had already
 	if err != nil {
@@ -377,8 +414,16 @@ func (r *readers) serveReader(ctx context.Context, cancel func(), conn net.Conn,
 	if err := json.Unmarshal(bytes.TrimPrefix(greeting, []byte("INFO ")), &info); err != nil {
 		return fmt.Errorf("connect to nats: %w", err)
 	}
+	inbox := protocol.UserInboxPrefix(who.name) + "."
+	follow := newFollowing(inbox, connect, who.end, func() { r.cut(who, maxPending) })
+	if follow != nil {
+		if !r.fanout.add(follow) {
+			return errors.New("nothing can be followed now")
+		}
+		defer r.fanout.remove(follow)
+	}
 	r.mu.Lock()
-	who.client = info.Client
+	who.client, who.follow = info.Client, follow
 	r.mu.Unlock()
 	line, err := rewriteConnect(connect, cred, "user "+who.name)
 	if err != nil {
@@ -386,7 +431,7 @@ func (r *readers) serveReader(ctx context.Context, cancel func(), conn net.Conn,
 	}
 	limit := rate.NewLimiter(readerLines, readerLinesAtOnce)
 	err = relay(ctx, cancel, conn, br, srv, down, func() ([]byte, error) { return line, nil },
-		rules{inbox: protocol.UserInboxPrefix(who.name) + ".", maxPayload: maxReaderRequest, refused: s.refuse, stalled: &who.stalled,
+		rules{inbox: inbox, maxPayload: maxReaderRequest, refused: s.refuse, stalled: &who.stalled, follow: follow,
 			next: func(int) error { return limit.Wait(ctx) }})
 	if errors.Is(err, ErrProtocol) {
 		s.refuse(RefusedLine)

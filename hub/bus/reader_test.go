@@ -398,3 +398,19 @@ func FuzzReaderConnect(f *testing.F) {
 		require.Error(t, err)
 	})
 }
+
+// Of those who do not read, the ones furthest behind go, at once, and no more than has to be.
+func TestReadersTooFarBehind(t *testing.T) {
+	a, b, c, d := &reader{name: "a"}, &reader{name: "b"}, &reader{name: "c"}, &reader{name: "d"}
+	names := func(most int, l ...backlog) (out []string) {
+		for _, x := range tooFar(l, most) {
+			out = append(out, x.reader.name)
+		}
+		return out
+	}
+	require.Empty(t, names(10))
+	require.Empty(t, names(10, backlog{a, 4}, backlog{b, 6}))
+	require.Equal(t, []string{"b"}, names(10, backlog{a, 4}, backlog{b, 7}))
+	require.Equal(t, []string{"a"}, names(10, backlog{a, 11}))
+	require.Equal(t, []string{"c", "a"}, names(10, backlog{a, 8}, backlog{b, 2}, backlog{c, 9}, backlog{d, 7}))
+}

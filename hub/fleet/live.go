@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
 	"causeway/hub/state"
 	"causeway/protocol"

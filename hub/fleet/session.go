@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"

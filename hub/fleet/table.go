@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
 	"causeway/hub/plan"
 	"causeway/hub/state"

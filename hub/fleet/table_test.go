@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
 	"causeway/hub/plan"
 	"causeway/hub/state"

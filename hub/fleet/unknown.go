@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 )
 

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

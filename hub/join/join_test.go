@@ -16,7 +16,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 	"causeway/tunnel/underlay/stream"
 )

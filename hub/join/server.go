@@ -20,7 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"causeway/hub/conns"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/failpoint"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

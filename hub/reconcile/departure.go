@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -13,7 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

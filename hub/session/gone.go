@@ -5,7 +5,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/state"
 	"causeway/protocol"
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"

@@ -14,7 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 )
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -60,10 +61,11 @@ func Server(conn net.Conn) (*Session, error) {
 // ServeControl is Server for a far side that may be hostile: it can make this one hold
 // no more than some megabytes, and not for long after the session has ended. A session that
 // is quiet holds little memory, so that a hub can have thousands.
-// Streams that were closed here, but not there, are of no use after 2 s.
+// Streams that were closed here, but not there, are of no use after 2 s; what comes on them
+// is dropped, and more than 512 KiB of it ends the session.
 func ServeControl(conn net.Conn) (*Session, error) {
 	c := config()
-	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, 256<<10, controlCloseTimeout
+	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, controlWindow, controlCloseTimeout
 	y, err := yamux.Server(conn, c)
 	if err != nil {
 		return nil, fmt.Errorf("start mux: %w", err)
@@ -74,6 +76,19 @@ func ServeControl(conn net.Conn) (*Session, error) {
 // controlCloseTimeout: yamux keeps a session with all that came on its streams for so
 // long, as long as one of them was closed on one side alone.
 const controlCloseTimeout = 2 * time.Second
+
+// What comes on a stream after it was closed here is dropped every emptyEvery, so that it does not
+// lie in memory for controlCloseTimeout. To drop it lets the far side send more: an honest one
+// has heard of the close long before, and the session of one that sends more than
+// maxAfterClose ends.
+const (
+	emptyEvery    = 100 * time.Millisecond
+	maxAfterClose = 2 * controlWindow
+)
+
+// controlWindow is what may come on one stream of ServeControl before it is read: the least
+// that yamux has.
+const controlWindow = 256 << 10
 
 func config() *yamux.Config {
 	c := yamux.DefaultConfig()
@@ -172,6 +187,7 @@ type Stream struct {
 	*yamux.Stream
 	session *Session
 	closed  atomic.Bool
+	reading sync.Mutex // two reads at once can wait for each other in yamux when the session ends
 }
 
 // Read returns io.EOF when the other side has ended its sending side, and
@@ -180,7 +196,9 @@ func (s *Stream) Read(b []byte) (int, error) {
 	if s.closed.Load() {
 		return 0, net.ErrClosed
 	}
+	s.reading.Lock()
 	n, err := s.Stream.Read(b)
+	s.reading.Unlock()
 	if s.session.lean {
 		s.Shrink() // if all was read
 	}
@@ -233,49 +251,69 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 // Close ends both sides and wakes a waiting Read. yamux alone would leave it
 // waiting for the other side.
 func (s *Stream) Close() error {
-	s.closed.Store(true)
+	again := s.closed.Swap(true)
 	err := s.Stream.Close()
 	s.Stream.SetReadDeadline(time.Unix(1, 0))
 	switch {
 	case s.session.lean:
-		go s.emptyWithSession()
+		if !again {
+			go s.emptyClosed()
+		}
 	case s.session.y.IsClosed():
 		s.empty()
 	}
 	return err
 }
 
-// emptyWithSession empties a stream that was closed before its session, if that ends while
-// the other side has not closed the stream.
-func (s *Stream) emptyWithSession() {
+// emptyClosed drops what comes on a stream that was closed here, until the other side has closed
+// it, its session ends or nobody waits for that any more. A far side that goes on sending does
+// not heed the close, and its session ends.
+func (s *Stream) emptyClosed() {
 	t := time.NewTimer(controlCloseTimeout)
 	defer t.Stop()
-	select {
-	case <-s.session.Done():
-	case <-t.C:
-		return
-	}
-	// What was on its way may come until yamux' reader has ended.
-	look := time.NewTicker(10 * time.Millisecond)
+	look := time.NewTicker(emptyEvery)
 	defer look.Stop()
-	for !s.empty() {
+	ended := s.session.Done()
+	for n := 0; ; {
 		select {
+		case <-ended:
+			ended = nil
+			look.Reset(10 * time.Millisecond) // what was on its way may come until yamux' reader has ended
 		case <-look.C:
 		case <-t.C:
 			return
 		}
+		k, over := s.empty()
+		if over {
+			return
+		}
+		if k == 0 { // not each time: what comes fast would have a new buffer grow
+			s.Shrink()
+		}
+		if n += k; n > maxAfterClose {
+			s.session.Close()
+		}
 	}
 }
 
-// empty drops what was not read. With the session closed nothing more comes, but yamux' timer
-// keeps the stream, and with it as much as a window takes, until it has run down. It reports
-// whether nothing can come any more.
-func (s *Stream) empty() bool {
+// empty drops what was not read, until that is more than maxAfterClose, and returns how many bytes
+// it was. Over: nothing can come any more. With the session closed nothing more comes, but yamux' timer keeps the stream, and with
+// it as much as a window takes, until it has run down.
+func (s *Stream) empty() (n int, over bool) {
+	s.reading.Lock() // a read that waited is awake: Close has seen to it
+	defer s.reading.Unlock()
 	var b [4096]byte
 	for {
-		if _, err := s.Stream.Read(b[:]); err != nil {
-			s.Shrink()
-			return !errors.Is(err, yamux.ErrTimeout)
+		k, err := s.Stream.Read(b[:])
+		if n += k; n > maxAfterClose {
+			return n, false
+		}
+		if err != nil && k == 0 { // bytes may come with one
+			over = !errors.Is(err, yamux.ErrTimeout)
+			if over {
+				s.Shrink()
+			}
+			return n, over
 		}
 	}
 }

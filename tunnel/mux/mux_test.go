@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/yamux"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -337,9 +341,72 @@ func TestEndedSessionKeepsNothing(t *testing.T) {
 				in.Close()
 			}
 			require.Eventually(t, func() bool {
-				_, err := in.(*Stream).Stream.Read(make([]byte, 1))
-				return err != nil
+				return takeByte(in) != nil
 			}, 10*time.Second, time.Millisecond*10, "a byte each time would be there")
 		})
 	}
+}
+
+// takeByte reads a byte that came on a closed stream; an error: there is none.
+func takeByte(c net.Conn) error {
+	s := c.(*Stream)
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	_, err := s.Stream.Read(make([]byte, 1))
+	return err
+}
+
+// What comes on a stream that was closed at the hub is not kept while the session goes on; a far
+// side that sends on and on loses its session.
+func TestClosedStreamKeepsNothing(t *testing.T) {
+	a, b := net.Pipe()
+	client, err := Client(a)
+	require.NoError(t, err)
+	defer client.Close()
+	hub, err := ServeControl(b)
+	require.NoError(t, err)
+	defer hub.Close()
+	open := func() (out, in net.Conn) {
+		out, err := client.Open(t.Context(), protocol.StreamHeader{Kind: protocol.StreamNATS})
+		require.NoError(t, err)
+		in, err = hub.Accept(t.Context())
+		require.NoError(t, err)
+		_, err = ReadHeader(in)
+		require.NoError(t, err)
+		return out, in
+	}
+	out, in := open()
+	require.NoError(t, in.Close())
+	_, err = out.Write(make([]byte, 200<<10)) // less than a window: it waits for nobody
+	require.NoError(t, err)
+	begin := time.Now()
+	require.Eventually(t, func() bool {
+		return errors.Is(takeByte(in), yamux.ErrTimeout) // nothing is there, and more may come
+	}, controlCloseTimeout, 10*time.Millisecond, "a byte each time would be there")
+	require.Less(t, time.Since(begin), controlCloseTimeout)
+	select {
+	case <-hub.Done():
+		t.Fatal("the session of an honest far side ended")
+	default:
+	}
+
+	out, in = open()
+	require.NoError(t, in.Close())
+	sent := 0
+	for piece := make([]byte, 32<<10); err == nil && sent <= 2*maxAfterClose; sent += len(piece) {
+		_, err = out.Write(piece)
+	}
+	require.Error(t, err)
+	select {
+	case <-hub.Done():
+	case <-time.After(controlCloseTimeout):
+		t.Fatal("the session goes on")
+	}
+}
+
+// docs/LIMITS.md says what the code does.
+func TestLimitsPage(t *testing.T) {
+	b, err := os.ReadFile("../../docs/LIMITS.md")
+	require.NoError(t, err)
+	require.Contains(t, string(b), fmt.Sprintf("| a stream that the hub has closed | each stream | %d KiB after that,", maxAfterClose>>10))
 }

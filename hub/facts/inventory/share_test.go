@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/bus"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 )
 

@@ -18,7 +18,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
+	"causeway/hub/facts"
+	"causeway/hub/facts/event"
 	"causeway/hub/follow"
 	"causeway/protocol"
 )
@@ -102,12 +103,12 @@ func (s *Store) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.old = st.CachedInfo().State.LastSeq
 	s.mu.Unlock()
-	follow.Stream(ctx, st, func() uint64 {
+	facts.Follow(ctx, st, func() uint64 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.next
-	}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
-		if n, k, news := s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp); news {
+	}, func(m facts.Message) {
+		if n, k, news := s.take(m); news {
 			s.keep(ctx, n, k)
 		}
 	}, func(err error) {
@@ -169,12 +170,12 @@ func (s *Store) keep(ctx context.Context, n protocol.NodeNumber, k kept) {
 }
 
 // take takes one message; news: it says what was not known.
-func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) (n protocol.NodeNumber, k kept, news bool) {
-	site, number, i, err := decode(subject, data)
+func (s *Store) take(m facts.Message) (n protocol.NodeNumber, k kept, news bool) {
+	site, number, i, err := decode(m)
 	name, live := s.cfg.Node(number)
 	s.mu.Lock()
-	s.next = max(s.next, stream)
-	fresh := stream > s.old
+	s.next = max(s.next, m.Stream)
+	fresh := m.Stream > s.old
 	if err != nil {
 		s.dropped++
 	}
@@ -182,16 +183,16 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 	s.mu.Unlock()
 	if err != nil {
 		if first && fresh {
-			s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
-			s.cfg.Log.Warn().Err(err).Str("nats_subject", subject).Msg("incident dropped")
+			s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", m.Subject, err))
+			s.cfg.Log.Warn().Err(err).Str("nats_subject", m.Subject).Msg("incident dropped")
 		}
 		return 0, kept{}, false
 	}
 	if !live {
 		return 0, kept{}, false
 	}
-	was, news := s.put(site, number, i, received)
-	n, k = number, kept{site, received, i}
+	was, news := s.put(site, number, i, m.Received)
+	n, k = number, kept{site, m.Received, i}
 	if !news || !fresh || was != nil && was.State == i.State || was != nil && i.State != protocol.IncidentStopped {
 		return n, k, news
 	}
@@ -239,16 +240,15 @@ func (s *Store) put(site string, n protocol.NodeNumber, i protocol.Incident, rec
 var errSubject = errors.New("no subject of an incident")
 
 // decode reads a message. Every byte of it is a stranger's.
-func decode(subject string, data []byte) (site string, n protocol.NodeNumber, i protocol.Incident, err error) {
-	o, err := protocol.ParseFactSubject(subject)
-	if err != nil || o.Kind != protocol.FactIncident {
+func decode(m facts.Message) (site string, n protocol.NodeNumber, i protocol.Incident, err error) {
+	if m.Err != nil || m.Origin.Kind != protocol.FactIncident {
 		return "", 0, i, errSubject
 	}
-	site, n = o.Site, o.Node
-	if len(data) > protocol.MaxIncident {
+	site, n = m.Origin.Site, m.Origin.Node
+	if len(m.Data) > protocol.MaxIncident {
 		return site, n, i, errors.New("incident too long")
 	}
-	if json.Unmarshal(data, &i) != nil {
+	if json.Unmarshal(m.Data, &i) != nil {
 		return site, n, i, errors.New("not the JSON of an incident")
 	}
 	return site, n, i, i.Clean()

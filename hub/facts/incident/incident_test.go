@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/bus"
-	"causeway/hub/event"
-	"causeway/hub/inventory"
+	"causeway/hub/facts"
+	"causeway/hub/facts/event"
+	"causeway/hub/facts/inventory"
 	"causeway/protocol"
 )
 
@@ -44,7 +45,7 @@ func TestTake(t *testing.T) {
 	seq := uint64(0)
 	take := func(n protocol.NodeNumber, i protocol.Incident) {
 		seq++
-		s.take(protocol.IncidentSubject("idc-sh", n), encode(t, i), seq, begin)
+		s.take(facts.Read(protocol.IncidentSubject("idc-sh", n), encode(t, i), seq, begin))
 	}
 	take(7, incident(1, 1, protocol.IncidentOpen))
 	take(7, incident(1, 3, protocol.IncidentStopped))
@@ -93,7 +94,7 @@ func TestNonsense(t *testing.T) {
 		{protocol.IncidentSubject("idc-sh", 7), make([]byte, protocol.MaxIncident+1)},
 		{protocol.IncidentSubject("idc-sh", 7), []byte(`{"v":1,"incident":1,"revision":1,"state":"over","subject":"x","since":"2026-01-01T00:00:00Z"}`)},
 	} {
-		s.take(c.subject, c.data, uint64(n+1), begin)
+		s.take(facts.Read(c.subject, c.data, uint64(n+1), begin))
 	}
 	require.Equal(t, uint64(7), s.Dropped())
 	require.Empty(t, s.List(Filter{}))
@@ -152,7 +153,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(protocol.IncidentSubject("idc-sh", 7), []byte(`{"v":1,"incident":1,"revision":1,"state":"open","subject":"x\u001b","since":"2026-01-01T00:00:00Z","found":["a"]}`))
 	f.Add("causeway.v1.inventory.a.1.incident", []byte(`{"v":1,"incident":2,"revision":1,"state":"over","subject":"link","since":"2026-01-01T00:00:00Z","until":"2026-01-01T00:00:01Z","seconds":1e308}`))
 	f.Fuzz(func(t *testing.T, subject string, data []byte) {
-		site, n, i, err := decode(subject, data)
+		site, n, i, err := decode(facts.Read(subject, data, 1, begin))
 		if err != nil {
 			return
 		}

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"causeway/hub/api"
-	"causeway/hub/event"
-	"causeway/hub/follow"
+	"causeway/hub/facts"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 )
 
@@ -61,7 +61,7 @@ type Store struct {
 	heavy  chan protocol.FactOrigin // whose history is to be weighed
 
 	mu        sync.Mutex
-	facts     map[protocol.NodeNumber]*facts
+	facts     map[protocol.NodeNumber]*present
 	dirty     map[protocol.NodeNumber]bool
 	bad       map[protocol.NodeNumber]api.DroppedInventory
 	dropped   uint64
@@ -70,9 +70,8 @@ type Store struct {
 	whole     bool   // all that the stream has is read after the start
 	next      uint64 // in the stream
 	seen      uint64 // what comes up to here was there before the start
-	watchers  map[*watcher]bool
-	ended     bool
 
+	watchers facts.Watchers[api.InventoryChange]
 	messages *prometheus.CounterVec // by result
 }
 
@@ -88,8 +87,8 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*facts{}, dirty: map[protocol.NodeNumber]bool{},
-		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, watchers: map[*watcher]bool{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*present{}, dirty: map[protocol.NodeNumber]bool{},
+		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
 		s.messages.WithLabelValues(r)
@@ -172,7 +171,7 @@ func (s *Store) load(ctx context.Context) error {
 			if err != nil {
 				continue
 			}
-			s.facts[v.Number] = &facts{site: v.Site, number: v.Number, boot: v.BootID, seq: v.Sequence, received: v.Received, stream: v.Stream, doc: doc}
+			s.facts[v.Number] = &present{site: v.Site, number: v.Number, boot: v.BootID, seq: v.Sequence, received: v.Received, stream: v.Stream, doc: doc}
 			s.next = max(s.next, v.Stream)
 		}
 	}
@@ -180,7 +179,7 @@ func (s *Store) load(ctx context.Context) error {
 
 // Run follows the stream until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	defer s.endWatches()
+	defer s.watchers.End()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.write(ctx); return nil })
 	g.Go(func() error { s.sweep(ctx); return nil })
@@ -192,47 +191,45 @@ func (s *Store) Run(ctx context.Context) error {
 // follow takes messages until ctx ends. Facts are no reason to end a hub: while none come,
 // the last ones stay.
 func (s *Store) follow(ctx context.Context) {
-	follow.Stream(ctx, s.stream, func() uint64 {
+	facts.Follow(ctx, s.stream, func() uint64 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.next
-	}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) {
-		s.take(m.Subject(), m.Data(), meta.Sequence.Stream, meta.Timestamp)
-	}, func(err error) {
+	}, s.take, func(err error) {
 		s.cfg.Log.Warn().Err(err).Msg("inventory is not followed, trying again until it is")
 	})
 }
 
 // take folds one message in.
-func (s *Store) take(subject string, data []byte, stream uint64, received time.Time) {
-	o, err := protocol.ParseFactSubject(subject)
-	s.weigh(o, subject, stream, received, len(data))
-	if o.Kind == protocol.FactIncident { // hub/incident's
+func (s *Store) take(m facts.Message) {
+	o := m.Origin
+	s.weigh(m)
+	if o.Kind == protocol.FactIncident { // hub/facts/incident's
 		s.mu.Lock()
-		s.next = max(s.next, stream)
+		s.next = max(s.next, m.Stream)
 		s.mu.Unlock()
 		return
 	}
-	if err != nil {
+	if m.Err != nil {
 		s.mu.Lock()
-		s.next = max(s.next, stream)
+		s.next = max(s.next, m.Stream)
 		s.mu.Unlock()
-		s.drop(o, subject, stream, received, err)
+		s.drop(m, m.Err)
 		return
 	}
 	name, live := s.cfg.Node(o.Node)
 	s.mu.Lock()
-	s.next = max(s.next, stream)
+	s.next = max(s.next, m.Stream)
 	if !live {
 		s.mu.Unlock()
-		s.count(resultStranger, stream)
+		s.count(resultStranger, m.Stream)
 		return
 	}
 	was := s.facts[o.Node]
 	s.mu.Unlock()
-	now, changes, v, err := fold(was, o, data, stream, received) // take alone changes facts, but for sweep
+	now, changes, v, err := fold(was, o, m.Data, m.Stream, m.Received) // take alone changes facts, but for sweep
 	if err != nil {
-		s.drop(o, subject, stream, received, err)
+		s.drop(m, err)
 		if o.Kind == protocol.FactDelta {
 			s.ask(o.Node)
 		}
@@ -240,58 +237,57 @@ func (s *Store) take(subject string, data []byte, stream uint64, received time.T
 	}
 	switch v {
 	case old:
-		s.count(resultRepeated, stream)
+		s.count(resultRepeated, m.Stream)
 		return
 	case gap:
-		s.count(resultGap, stream)
+		s.count(resultGap, m.Stream)
 		s.ask(o.Node)
 		return
 	}
-	s.count(resultTaken, stream)
+	s.count(resultTaken, m.Stream)
 	s.mu.Lock()
 	s.facts[o.Node] = now
 	s.dirty[o.Node] = true
-	watched := len(s.watchers) > 0
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-	if !watched {
+	if !s.watchers.Any() {
 		return
 	}
 	inv := now.inventory()
-	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
+	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: m.Received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
 	if was == nil {
 		c.Lines = append(c.Lines, "first facts")
 	} else if changes != nil {
 		c.Lines = append(c.Lines, describe(was.inventory(), inv)...)
 	}
-	s.tell(c)
+	s.watchers.Tell(c)
 }
 
 // drop counts a message that makes no sense.
-func (s *Store) drop(o protocol.FactOrigin, subject string, stream uint64, received time.Time, err error) {
-	if stream <= s.seen {
+func (s *Store) drop(m facts.Message, err error) {
+	if m.Stream <= s.seen {
 		return
 	}
-	s.count(resultMalformed, stream)
+	s.count(resultMalformed, m.Stream)
 	name := ""
 	s.mu.Lock()
 	s.dropped++
 	first := s.dropped%1000 == 1 // and then not every one of a flood
-	if o.Node != 0 {
+	if o := m.Origin; o.Node != 0 {
 		if n, live := s.cfg.Node(o.Node); live {
 			name = n
 			b := s.bad[o.Node]
 			first = first || b.Count == 0
-			s.bad[o.Node] = api.DroppedInventory{Count: b.Count + 1, Last: received, Why: firstLine(err)}
+			s.bad[o.Node] = api.DroppedInventory{Count: b.Count + 1, Last: m.Received, Why: firstLine(err)}
 		}
 	}
 	s.mu.Unlock()
 	if first {
-		s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", subject, err))
-		s.cfg.Log.Warn().Err(err).Str("nats_subject", subject).Msg("inventory dropped")
+		s.cfg.Events.Add(event.InventoryBad, name, fmt.Sprintf("%.120s: %v", m.Subject, err))
+		s.cfg.Log.Warn().Err(err).Str("nats_subject", m.Subject).Msg("inventory dropped")
 	}
 }
 

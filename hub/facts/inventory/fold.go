@@ -9,9 +9,9 @@ import (
 	"causeway/protocol"
 )
 
-// facts are what is known of a node. The document is kept as JSON: typed, it takes three
+// present is what is known of a node now. The document is kept as JSON: typed, it takes three
 // times the memory, and it is read far less often than it changes.
-type facts struct {
+type present struct {
 	site     string
 	number   protocol.NodeNumber
 	boot     protocol.BootID
@@ -33,11 +33,11 @@ const (
 // fold applies one message to f, which may be nil. It returns the facts after it and what
 // changed as a merge patch (nil: nothing). An error is a message that makes no
 // sense; f holds on then.
-func fold(f *facts, o protocol.FactOrigin, data []byte, stream uint64, received time.Time) (next *facts, changes []byte, v verdict, err error) {
+func fold(f *present, o protocol.FactOrigin, data []byte, stream uint64, received time.Time) (next *present, changes []byte, v verdict, err error) {
 	if f != nil && stream <= f.stream {
 		return f, nil, old, nil
 	}
-	next = &facts{site: o.Site, number: o.Node, received: received, stream: stream}
+	next = &present{site: o.Site, number: o.Node, received: received, stream: stream}
 	var inv protocol.Inventory
 	if o.Kind == protocol.FactDelta {
 		d, err := decodeDelta(data)
@@ -101,7 +101,7 @@ func changed(from, to []byte) []byte {
 }
 
 // inventory is the document, typed.
-func (f *facts) inventory() (inv protocol.Inventory) {
+func (f *present) inventory() (inv protocol.Inventory) {
 	_ = json.Unmarshal(f.doc, &inv) // our own
 	return inv
 }

@@ -15,7 +15,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/bus"
-	"causeway/hub/event"
+	"causeway/hub/facts/event"
 	"causeway/protocol"
 )
 
@@ -70,7 +70,7 @@ func TestFold(t *testing.T) {
 	delta := func(b protocol.BootID, seq int, changes string) (string, string) {
 		return deltas, fmt.Sprintf(`{"v":1,"seq":%d,"boot_id":"%s","changes":%s}`, seq, b, changes)
 	}
-	var f *facts
+	var f *present
 	stream := uint64(0)
 	step := func(subject, data string) (verdict, string, error) {
 		stream++
@@ -170,9 +170,8 @@ func TestStore(t *testing.T) {
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	var events event.Log
-	news, err := OpenEvents(t.Context(), js)
+	news, err := event.OpenNews(t.Context(), js, &events)
 	require.NoError(t, err)
-	events.Tee(news.Add)
 	heard := make(chan *nats.Msg, 10)
 	_, err = nc.ChanSubscribe(protocol.SubjectEventsAll, heard)
 	require.NoError(t, err)

@@ -1,5 +1,6 @@
 // Package event keeps what happened on the hub and is no change of state, such
-// as joins refused and nodes coming and going, in memory, for the admin API.
+// as joins refused and nodes coming and going, in memory, for the admin API, and publishes it
+// for readers (News).
 package event
 
 import (
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
+	"causeway/hub/facts"
 )
 
 // size is how many events are kept, and of one node perNode: whoever causes many pushes out
@@ -39,7 +41,7 @@ const (
 	NATSBack        = "nats_back"
 	StateSetBack    = "state_set_back" // agents know a later state than the hub has
 	NodeSetBack     = "node_set_back"  // a host has an earlier state of a node
-	Incident        = "incident"       // something went wrong on a node; see hub/incident
+	Incident        = "incident"       // something went wrong on a node; see hub/facts/incident
 )
 
 // Kinds are all of them.
@@ -53,14 +55,13 @@ type Log struct {
 	nodes  map[string]int // how many of each node are in it
 	last   uint64         // sequence
 	counts map[string]uint64
-	tee    func(api.Event)
+
+	watchers facts.Watchers[api.Event]
 }
 
-// Tee lets f hear of every event from now on. f must not block.
-func (l *Log) Tee(f func(api.Event)) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tee = f
+// Watch returns the events from now on, until end. It may be called concurrently with Add.
+func (l *Log) Watch(wish facts.Wish[api.Event]) (c <-chan api.Event, end func()) {
+	return l.watchers.Watch(wish)
 }
 
 // Add appends an event and forgets the oldest beyond the bound.
@@ -73,9 +74,7 @@ func (l *Log) Add(kind, node, message string) {
 		l.counts = map[string]uint64{}
 	}
 	l.counts[kind]++
-	if l.tee != nil {
-		l.tee(e)
-	}
+	l.watchers.Tell(e)
 	out := -1
 	switch {
 	case node != "" && l.nodes[node] >= perNode:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"causeway/hub/facts"
 	"causeway/protocol"
 )
 
@@ -19,11 +20,12 @@ const (
 	trimTimeout = 20 * time.Second
 )
 
-// weigh counts a message of n bytes, and has its node's history looked at when that is due.
-func (s *Store) weigh(o protocol.FactOrigin, subject string, stream uint64, received time.Time, n int) {
+// weigh counts a message, and has its node's history looked at when that is due.
+func (s *Store) weigh(m facts.Message) {
+	o, n := m.Origin, len(m.Data)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o.Node == 0 || stream <= s.next { // it came before
+	if o.Node == 0 || m.Stream <= s.next { // it came before
 		return
 	}
 	h := s.histories[o.Node]
@@ -31,7 +33,7 @@ func (s *Store) weigh(o protocol.FactOrigin, subject string, stream uint64, rece
 		h = &history{whole: s.whole}
 		s.histories[o.Node] = h
 	}
-	h.add(subject, stream, received, n+len(subject))
+	h.add(m.Subject, m.Stream, m.Received, n+len(m.Subject))
 	if h.fresh += n; h.fresh >= weighAfter {
 		select {
 		case s.heavy <- o:

@@ -1,4 +1,4 @@
-package inventory
+package event
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/hub/api"
+	"causeway/hub/facts"
 	"causeway/protocol"
 )
 
@@ -19,6 +20,7 @@ import (
 const (
 	maxEvents     = 20_000
 	maxEventBytes = 64 << 20
+	maxEventAge   = 30 * 24 * time.Hour
 	eventsASecond = 50
 	eventsAtOnce  = 500
 	eventsWaiting = 1024
@@ -29,70 +31,66 @@ const (
 	eventPublished = 5 * time.Second
 )
 
-// Events publishes the hub's events for readers.
-type Events struct {
+// News publishes the hub's events for readers. Its log adds them, from any goroutine; Run runs in
+// one at a time.
+type News struct {
 	js    jetstream.JetStream
-	queue chan api.Event
+	queue <-chan api.Event
 	limit *rate.Limiter
 
 	mu    sync.Mutex
 	nodes map[string]*rate.Limiter
 }
 
-// OpenEvents makes the stream. Run publishes.
-func OpenEvents(ctx context.Context, js jetstream.JetStream) (*Events, error) {
+// OpenNews makes the stream, and has the events that come to log from now on wait for Run, which
+// publishes. Of a flood, some are left out. The error is that JetStream does not make the stream.
+func OpenNews(ctx context.Context, js jetstream.JetStream, log *Log) (*News, error) {
 	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.EventStream, Description: "the hub's events", Subjects: []string{protocol.SubjectEventsAll}, Storage: jetstream.FileStorage,
-		Discard: jetstream.DiscardOld, MaxMsgs: maxEvents, MaxBytes: maxEventBytes, MaxAge: maxAge, AllowDirect: true,
+		Discard: jetstream.DiscardOld, MaxMsgs: maxEvents, MaxBytes: maxEventBytes, MaxAge: maxEventAge, AllowDirect: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the stream of events: %w", err)
 	}
-	return &Events{js: js, queue: make(chan api.Event, eventsWaiting), limit: rate.NewLimiter(eventsASecond, eventsAtOnce), nodes: map[string]*rate.Limiter{}}, nil
+	n := &News{js: js, limit: rate.NewLimiter(eventsASecond, eventsAtOnce), nodes: map[string]*rate.Limiter{}}
+	n.queue, _ = log.Watch(facts.Wish[api.Event]{Ahead: eventsWaiting, Lossy: true, Want: n.want})
+	return n, nil
 }
 
-// Add takes an event. It never blocks: of a flood, some are left out.
-func (e *Events) Add(ev api.Event) {
-	if !e.within(ev.Node) || !e.limit.Allow() {
-		return
-	}
-	select {
-	case e.queue <- ev:
-	default:
-	}
-}
+// want reports whether an event is within what is published.
+func (n *News) want(ev api.Event) bool { return n.within(ev.Node) && n.limit.Allow() }
 
 // within reports whether a node has its budget left.
-func (e *Events) within(node string) bool {
+func (n *News) within(node string) bool {
 	if node == "" {
 		return true
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	l := e.nodes[node]
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.nodes[node]
 	if l == nil {
-		if len(e.nodes) >= maxNodes {
-			clear(e.nodes)
+		if len(n.nodes) >= maxNodes {
+			clear(n.nodes)
 		}
 		l = rate.NewLimiter(rate.Every(nodeEvery), nodeAtOnce)
-		e.nodes[node] = l
+		n.nodes[node] = l
 	}
 	return l.Allow()
 }
 
 // Run publishes events until ctx ends.
-func (e *Events) Run(ctx context.Context) error {
+func (n *News) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case ev := <-e.queue:
+		case ev := <-n.queue:
 			b, err := json.Marshal(ev)
 			if err != nil {
 				continue
 			}
 			pctx, cancel := context.WithTimeout(ctx, eventPublished)
-			_, _ = e.js.Publish(pctx, protocol.EventSubject(ev.Kind), b) // news that could not be told is old
+			_, _ = n.js.Publish(pctx, protocol.EventSubject(ev.Kind), b) // news that could not be told is old
 			cancel()
 		}
 	}
