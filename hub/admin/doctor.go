@@ -32,11 +32,9 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	for n, x := range s.cfg.Control.Standings(st) {
 		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Control.Late(n)
 	}
-	f.Stopped, f.Upgrades = map[protocol.NodeNumber]bool{}, map[protocol.NodeNumber]bool{}
+	f.Upgrades = map[protocol.NodeNumber]bool{}
 	for _, n := range shownNodes(st) {
-		i := s.cfg.Control.Info(n)
-		f.Stopped[n.Number] = i.Connected.IsZero() && i.Goodbye
-		f.Upgrades[n.Number] = slices.Contains(i.Hello.Features, protocol.FeatureUpgrade)
+		f.Upgrades[n.Number] = slices.Contains(s.cfg.Control.Info(n).Hello.Features, protocol.FeatureUpgrade)
 		shown := s.toNode(st, n)
 		for _, r := range shown.Routes {
 			if r.State != protocol.RoutePending {

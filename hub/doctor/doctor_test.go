@@ -66,9 +66,6 @@ func findings() []finding {
 		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
 			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}
 		}},
-		{"critical", "node-unreachable", "n1", "on n1: systemctl start causeway-agent", func(f *Facts) {
-			f.Nodes[0].State, f.Nodes[0].Connected, f.Stopped = api.NodeUnreachable, time.Time{}, map[protocol.NodeNumber]bool{2: true}
-		}},
 		{"critical", "node-unreachable", "n1", "on n1: systemctl", a(func(n *api.Node) {
 			n.State, n.Connected, n.AgentVersion, n.Refused = api.NodeUnreachable, time.Time{}, "v0", []protocol.RefusedPart{{Peer: 3}}
 		})},
