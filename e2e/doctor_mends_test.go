@@ -91,6 +91,7 @@ func (c *curing) programs(h *lab.Host, n *smallNode) (dir, calls string) {
 	}
 	// A person at a terminal answers what is asked before somebody is shut out.
 	write("causeway", fmt.Sprintf("case \"$1 $2\" in 'admin revoke'|'node revoke') set -- \"$@\" --yes;; esac; exec %s --socket %s \"$@\"", c.s.Bin.CLI, c.s.Hub.Socket))
+	write("journalctl", ":") // it only shows
 	write("systemctl", "echo \"$*\" >>"+calls)
 	if n != nil {
 		write("causeway-agent", fmt.Sprintf("case $1 in\ndoctor|join) exec %s \"$@\" --state-dir %s --config %s;;\n*) exec %[1]s \"$@\" --debug-socket %[4]s;;\nesac", c.s.Bin.Agent, n.StateDir, n.Config, n.Socket))

@@ -58,6 +58,6 @@ func TestDoctor(t *testing.T) {
 	r := failed(t, err)
 	require.Equal(t, 4, exitCode(t, r), r)
 	require.Empty(t, r.Stderr)
-	require.Regexp(t, `(?s)^critical  n1: node-unreachable, since .*on n1: systemctl status causeway-agent.*causeway route approve n3 192\.168\.93\.0/24`, r.Stdout)
+	require.Regexp(t, `(?s)^critical  n1: node-unreachable, since .*on n1: systemctl start causeway-agent; journalctl -u causeway-agent\n.*causeway route approve n3 192\.168\.93\.0/24`, r.Stdout)
 	t.Logf("it says\n%s", r.Stdout)
 }

@@ -41,6 +41,20 @@ func added(t *testing.T, before, after string) int {
 	return len(left)
 }
 
+// asPrinted runs the command of nft's that stands in what was said of a trial, if there is one: all comes
+// through then, and so many rules are added.
+func (w *wall) asPrinted(t *testing.T, blocked string, adds int, before string, state func() string) {
+	t.Helper()
+	_, mend, ok := strings.Cut(blocked, ": run 'nft ")
+	if !ok {
+		require.Zero(t, adds, "no command was printed: %s", blocked)
+		return
+	}
+	w.node.Sh("nft " + strings.TrimSuffix(mend, "'"))
+	require.Empty(t, w.try().Blocked, "after what was printed: %s", blocked)
+	require.Equal(t, adds, added(t, before, state()), "what was printed: %s", blocked)
+}
+
 // Each way that a host's kernel has of losing what comes out of the tunnel or goes into it is
 // seen, whoever put it there, and named where rules say it. Nothing of a trial gets to pod or
 // peer, and nothing of it stays.
@@ -87,13 +101,7 @@ func TestTrial(t *testing.T) {
 			}
 			require.Contains(t, got.Blocked, c.want)
 			require.Equal(t, before, state())
-			if _, mend, ok := strings.Cut(got.Blocked, ": run 'nft "); ok {
-				w.node.Sh("nft " + strings.TrimSuffix(mend, "'"))
-				require.Empty(t, w.try().Blocked, "after what was printed: %s", got.Blocked)
-				require.Equal(t, c.adds, added(t, before, state()), "what was printed: %s", got.Blocked)
-			} else {
-				require.Zero(t, c.adds, "no command was printed: %s", got.Blocked)
-			}
+			w.asPrinted(t, got.Blocked, c.adds, before, state)
 			w.node.Sh(c.undo)
 			require.Equal(t, Trial{Whole: true, Tried: got.Tried}, w.try())
 		})

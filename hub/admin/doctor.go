@@ -32,11 +32,9 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 	for n, x := range s.cfg.Fleet.Standings(st) {
 		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Fleet.Late(n)
 	}
-	f.Stopped, f.Upgrades = map[protocol.NodeNumber]bool{}, map[protocol.NodeNumber]bool{}
+	f.Upgrades = map[protocol.NodeNumber]bool{}
 	for _, n := range shownNodes(st) {
-		i := s.cfg.Fleet.Info(n)
-		f.Stopped[n.Number] = i.Connected.IsZero() && i.Goodbye
-		f.Upgrades[n.Number] = slices.Contains(i.Hello.Features, protocol.FeatureUpgrade)
+		f.Upgrades[n.Number] = slices.Contains(s.cfg.Fleet.Info(n).Hello.Features, protocol.FeatureUpgrade)
 		shown := s.toNode(st, n)
 		for _, r := range shown.Routes {
 			if r.State != protocol.RoutePending {

@@ -42,8 +42,6 @@ type Facts struct {
 	Behind map[protocol.NodeNumber]time.Duration
 	// Late are nodes that announce other routes so often that the hub stores no more of it for now.
 	Late map[protocol.NodeNumber]bool
-	// Stopped are nodes whose agent ended its last session itself.
-	Stopped map[protocol.NodeNumber]bool
 	// Upgrades are nodes that let their hub upgrade them.
 	Upgrades map[protocol.NodeNumber]bool
 	// Strays are hosts that have an earlier state of a node.
@@ -259,7 +257,7 @@ func (e *examination) node(n api.Node) {
 	case api.NodeLeft, api.NodeRevoked:
 		return
 	case api.NodeUnreachable:
-		e.find(api.SeverityCritical, "node-unreachable", n.Name, n.StateSince, e.start(n), "%s", cmp.Or(why, "the hub hears nothing of it"))
+		e.find(api.SeverityCritical, "node-unreachable", n.Name, n.StateSince, "on "+n.Name+": systemctl start causeway-agent; journalctl -u causeway-agent", "%s", cmp.Or(why, "the hub hears nothing of it"))
 	case api.NodeQuarantined:
 		e.find(api.SeverityCritical, "node-quarantined", n.Name, n.StateSince, fmt.Sprintf("stop the agent of one of the two hosts, then: causeway node release %s; or, if it is to go: causeway node revoke %s", n.Name, n.Name), "it talks to nobody: %s", why)
 	case api.NodeJoined:
@@ -310,14 +308,6 @@ func (e *examination) node(n api.Node) {
 	if v := e.Status.Hub.Version; n.AgentVersion != "" && n.AgentVersion != v {
 		e.find(api.SeverityInfo, "agent-version", n.Name, time.Time{}, e.upgrade(n), "its agent is %s, the hub %s", n.AgentVersion, v)
 	}
-}
-
-// start is what is done at the host of a node that is not heard of.
-func (e *examination) start(n api.Node) string {
-	if e.Stopped[n.Number] {
-		return "on " + n.Name + ": systemctl start causeway-agent"
-	}
-	return "on " + n.Name + ": systemctl status causeway-agent; journalctl -u causeway-agent"
 }
 
 func (e *examination) name(n protocol.NodeNumber) string {

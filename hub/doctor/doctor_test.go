@@ -46,12 +46,9 @@ func findings() []finding {
 		return func(f *Facts) { f.Status.Conditions = append(f.Status.Conditions, c) }
 	}
 	a := func(change func(*api.Node)) func(*Facts) { return func(f *Facts) { change(&f.Nodes[0]) } }
-	path := func(change func(*protocol.PathStatus)) func(*Facts) {
-		return func(f *Facts) { change(&f.Nodes[1].Paths[1]) }
-	}
 	px := netip.MustParsePrefix("10.9.0.0/24")
 	pending := func(f *Facts) { f.Nodes[0].Routes[0] = api.Route{Node: "n1", Prefix: px, State: protocol.RoutePending} }
-	return []finding{
+	return append([]finding{
 		{"critical", "hub-disk", "hub", "journalctl", func(f *Facts) { f.Status.Conditions[0] = protocol.Condition{Name: "disk", Cause: "full"} }},
 		{"critical", "hub-tunnel", "hub", "journalctl", hubCondition(protocol.Condition{Name: "tunnel", Cause: "no port"})},
 		{"warning", "hub-archive", "hub", "causeway backup", hubCondition(protocol.Condition{Name: "archive", Cause: "log/3.zst is damaged"})},
@@ -65,9 +62,6 @@ func findings() []finding {
 		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "n1"}} }},
 		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
 			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}
-		}},
-		{"critical", "node-unreachable", "n1", "on n1: systemctl start causeway-agent", func(f *Facts) {
-			f.Nodes[0].State, f.Nodes[0].Connected, f.Stopped = api.NodeUnreachable, time.Time{}, map[protocol.NodeNumber]bool{2: true}
 		}},
 		{"critical", "node-unreachable", "n1", "on n1: systemctl", a(func(n *api.Node) {
 			n.State, n.Connected, n.AgentVersion, n.Refused = api.NodeUnreachable, time.Time{}, "v0", []protocol.RefusedPart{{Peer: 3}}
@@ -123,6 +117,16 @@ func findings() []finding {
 		{"info", "route-forbidden", "n1", "on n1 take 10.9.0.0/24 out of routes:", a(func(n *api.Node) {
 			n.Routes[0] = api.Route{Prefix: px, State: protocol.RouteRejected, Why: "loopback"}
 		})},
+	}, pathFindings()...)
+}
+
+// pathFindings are those of paths, incidents and admins.
+func pathFindings() []finding {
+	a := func(change func(*api.Node)) func(*Facts) { return func(f *Facts) { change(&f.Nodes[0]) } }
+	path := func(change func(*protocol.PathStatus)) func(*Facts) {
+		return func(f *Facts) { change(&f.Nodes[1].Paths[1]) }
+	}
+	return []finding{
 		{"warning", "udp-blocked", "n1", "hub:51820", a(func(n *api.Node) { n.Paths[0].Path = protocol.PathStream })},
 		{"info", "path-relayed", "n1 n2", "diag path n1 n2", path(func(p *protocol.PathStatus) { p.Path = protocol.PathRelay })},
 		{"warning", "path-loss", "n1 n2", "diag trace n1 n2", path(func(p *protocol.PathStatus) { p.Loss = 0.05 })},

@@ -1,7 +1,6 @@
 package docpage
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -34,7 +33,7 @@ func Column(t testing.TB, path, head string, want func(first string) string) {
 		return
 	}
 	if os.Getenv("CAUSEWAY_UPDATE") == "" {
-		t.Fatal(fmt.Sprintf("the last column of %s in %s is not what the code says; run 'make docs'", head, path))
+		t.Fatalf("the last column of %s in %s is not what the code says; run 'make docs'", head, path)
 	}
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
