@@ -203,7 +203,7 @@ type ObjectDeleted struct {
 }
 
 func (c ObjectDeleted) apply(s *State, _ time.Time) error {
-	key := ObjectKey{c.Kind, c.Name}
+	key := ObjectKey(c)
 	o, err := s.FindObject(key)
 	if err != nil {
 		return err
