@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
+	"causeway/internal/durable"
 	"causeway/netns/lab"
 )
 
@@ -140,4 +141,22 @@ func TestLeaveOfAnotherUser(t *testing.T) {
 	out := leave(n)
 	require.Contains(t, out, "node n2 has left; ")
 	require.Contains(t, out, "what these settings were before is not known, because the record of it was damaged")
+}
+
+// Whoever leaves with an identity that nobody can read is not told that he had never joined.
+func TestLeaveWithDamagedIdentity(t *testing.T) {
+	t.Parallel()
+	s, nodes := newSmall(t, 1)
+	n, err := s.Enroll(step(t), NodeSpec{Name: "n1", Site: "s1", Host: nodes[0].Host})
+	require.NoError(t, err)
+	for _, name := range []string{"identity.json", durable.Copy("identity.json")} {
+		require.NoError(t, os.WriteFile(filepath.Join(n.StateDir, name), nil, 0o600))
+	}
+	out, err := n.Host.Run(step(t), s.Bin.Agent, "leave", "--state-dir", n.StateDir, "--debug-socket", n.Socket)
+	require.NoError(t, err)
+	require.Contains(t, out, "the hub could not be told, as nobody knows which node this was")
+	require.Contains(t, out, "causeway node revoke NODE")
+	out, err = n.Host.Run(step(t), s.Bin.Agent, "leave", "--state-dir", n.StateDir, "--debug-socket", n.Socket)
+	require.NoError(t, err)
+	require.Contains(t, out, "this host had not joined")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"causeway/hub/api"
 	"causeway/hub/state"
@@ -56,8 +57,7 @@ func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 }
 
 func (limits) Check(st *state.State, o state.Object) error {
-	l, err := specOf[api.LimitSpec](o)
-	if err != nil {
+	if _, err := specOf[api.LimitSpec](o); err != nil {
 		return err
 	}
 	sites, nodes := limits{}.Names(o)
@@ -71,13 +71,17 @@ func (limits) Check(st *state.State, o state.Object) error {
 			return state.Errorf(state.NotFound, "there is no node %.80q; see 'causeway node list'", n)
 		}
 	}
-	// Two that mean the same would leave the reader of one in the belief that it holds.
-	for _, other := range st.ObjectsOf(o.Kind) {
-		if x, err := specOf[api.LimitSpec](other); err == nil && other.Name != o.Name && x.Node == l.Node && x.Site == l.Site && slices.Equal(x.Between, l.Between) {
-			return state.Errorf(state.Conflict, "%s is for the same; change that one", other.Key())
-		}
-	}
 	return nil
+}
+
+// Target is whom a limit is for. Two for the same would leave the reader of one in the belief that
+// it holds.
+func (limits) Target(o state.Object) string {
+	l, err := specOf[api.LimitSpec](o)
+	if err != nil {
+		return "" // of a newer hub
+	}
+	return strings.Join(append([]string{l.Node, l.Site}, l.Between...), " ")
 }
 
 func (limits) Names(o state.Object) (sites, nodes []string) {

@@ -2,6 +2,7 @@ package object
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -101,4 +102,29 @@ func TestRelayBounds(t *testing.T) {
 		{Name: "node", Rate: tunnel.RelayRate{Packets: 4, Bytes: 5}, From: n(3)},
 		{Name: "site", Rate: tunnel.RelayRate{Packets: 6}, From: n(2, 3)},
 	}, RelayBounds(d.State))
+}
+
+// Each that is declared is held against all others without reading them all again: a file of thousands
+// takes moments, in which nothing else may be decided.
+func TestManyLimits(t *testing.T) {
+	d := draft(t)
+	const sites = 110
+	for i := range sites {
+		require.NoError(t, d.Add(state.SiteCreated{Name: fmt.Sprintf("s%d", i)}))
+	}
+	begin, n := time.Now(), 0
+	for i := range sites {
+		for j := range i {
+			n++
+			require.NoError(t, put(d, fmt.Sprintf("l%d", n), fmt.Sprintf(`{"between":["s%d","s%d"],"packets":1}`, i, j)))
+		}
+	}
+	require.Less(t, time.Since(begin), 10*time.Second, "%d limits", n)
+	require.ErrorContains(t, put(d, "x", `{"between":["s2","s1"],"bytes":1}`), "limit l3 is for the same")
+	// What was let go of may be taken.
+	require.NoError(t, put(d, "l3", `{"site":"s1","bytes":1}`))
+	require.NoError(t, put(d, "x", `{"between":["s2","s1"],"bytes":1}`))
+	require.NoError(t, d.Add(state.ObjectDeleted{Kind: LimitKind, Name: "x"}))
+	require.NoError(t, put(d, "y", `{"between":["s1","s2"],"bytes":1}`))
+	require.ErrorContains(t, put(d, "l3", `{"between":["s1","s2"],"bytes":1}`), "limit y is for the same")
 }

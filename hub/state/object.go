@@ -87,6 +87,12 @@ func (o Object) Tells(st *State) (body json.RawMessage, nodes []protocol.NodeNum
 	return nil, nil
 }
 
+// targeted is an ObjectKind of which no two objects may be for the same.
+type targeted interface {
+	// Target is what an object is for; empty: what others are for does not matter.
+	Target(o Object) string
+}
+
 // objectKinds are the kinds that this build knows; see RegisterKind.
 var objectKinds = map[string]ObjectKind{}
 
@@ -184,8 +190,14 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 	if k == nil && !s.folding {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; change it there", key)
 	}
-	if s.Objects[key] = o; k == nil {
+	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
+	// would be the end of the log.
+	if s.Objects[key] = o; k == nil || s.folding {
+		s.targets = nil
 		return nil
+	}
+	if err := s.target(k, old, o); err != nil {
+		return err
 	}
 	if err := k.Check(s, o); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
@@ -212,6 +224,34 @@ func (c ObjectDeleted) apply(s *State, _ time.Time) error {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; delete it there", key)
 	}
 	delete(s.Objects, key)
+	s.targets = nil
+	return nil
+}
+
+// target notes what an object is for, in place of what it was for before, if nothing else is for
+// the same. What is noted is made anew when it is wanted: an index, for each that is declared asks.
+func (s *State) target(k ObjectKind, old, o Object) error {
+	of, ok := k.(targeted)
+	if !ok {
+		return nil
+	}
+	if s.targets == nil {
+		s.targets = map[ObjectKey]string{}
+		for key, other := range s.Objects {
+			if x, ok := other.known().(targeted); ok && key != o.Key() && x.Target(other) != "" {
+				s.targets[ObjectKey{key.Kind, x.Target(other)}] = key.Name
+			}
+		}
+	} else if was := (ObjectKey{o.Kind, of.Target(old)}); s.targets[was] == o.Name {
+		delete(s.targets, was)
+	}
+	is := ObjectKey{o.Kind, of.Target(o)}
+	if other := s.targets[is]; other != "" {
+		return Errorf(Conflict, "%s: %s is for the same; change that one", o.Key(), ObjectKey{o.Kind, other})
+	}
+	if is.Name != "" {
+		s.targets[is] = o.Name
+	}
 	return nil
 }
 

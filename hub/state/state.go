@@ -51,7 +51,8 @@ type State struct {
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
-	folding    bool // what a log holds is taken, though the rules of today forbid it anew
+	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
+	folding    bool                 // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -175,6 +176,7 @@ func (s *State) clone() *State {
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)
+	c.targets = nil
 	return &c
 }
 

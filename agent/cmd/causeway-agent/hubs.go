@@ -14,6 +14,7 @@ import (
 	"causeway/agent"
 	"causeway/agent/debug"
 	"causeway/agent/identity"
+	"causeway/internal/exitstatus"
 	"causeway/protocol"
 )
 
@@ -62,7 +63,7 @@ func hubsCommand(o *options) *cobra.Command {
 			"With a running agent it takes effect at once.",
 		Args: exactArgs(1, "the hub list ('@FILE' or '-')"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := readHubList(args[0], cmd.InOrStdin())
+			l, err := exitstatus.Until(cmd.Context(), func() (protocol.SignedHubList, error) { return readHubList(args[0], cmd.InOrStdin()) })
 			if err != nil {
 				return err
 			}

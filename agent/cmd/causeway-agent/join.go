@@ -16,6 +16,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/identity"
 	"causeway/agent/join"
+	"causeway/internal/exitstatus"
 	"causeway/internal/flagenv"
 	"causeway/netns"
 	"causeway/protocol"
@@ -37,7 +38,7 @@ func joinCommand(o *options) *cobra.Command {
 			"What passes by itself (a hub that is away or busy, DNS that does not answer) is tried again for --wait.",
 		Args: exactArgs(1, "the token (TOKEN, '-' or '@FILE')"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			token, err := readToken(args[0], cmd.InOrStdin())
+			token, err := exitstatus.Until(cmd.Context(), func() (protocol.Token, error) { return readToken(args[0], cmd.InOrStdin()) })
 			if err != nil {
 				return err
 			}

@@ -110,8 +110,10 @@ func leave(cmd *cobra.Command, o *options) error {
 	}
 	out := cmd.OutOrStdout()
 	switch {
-	case idErr != nil && !told && why == "":
+	case errors.Is(idErr, identity.ErrNotJoined) && !told && why == "":
 		fmt.Fprintln(out, "this host had not joined; what was left of an agent is removed")
+	case idErr != nil && !told:
+		fmt.Fprintf(out, "what was left of an agent is removed; the hub could not be told, as nobody knows which node this was (%s): 'causeway node list' there shows it as unreachable, then 'causeway node revoke NODE'\n", protocol.Folded(idErr.Error()))
 	case told:
 		fmt.Fprintf(out, "node %s has left; the hub was told\n", id.Name)
 	default:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"causeway/hub"
 	"causeway/hub/backup"
+	"causeway/internal/exitstatus"
 )
 
 // maxKeyFile bounds files of keys and passphrases.
@@ -40,13 +42,13 @@ left for.`,
 			if (passphrase == "") == (identity == "") {
 				return errors.New("give either --passphrase-file or --identity, as the backup was encrypted")
 			}
-			key, err := keyFile("cluster-key", clusterKey)
+			key, err := keyFile(c.Context(), "cluster-key", clusterKey)
 			if err != nil {
 				return err
 			}
 			var pass, ids string
 			if passphrase != "" {
-				text, err := keyFile("passphrase-file", passphrase)
+				text, err := keyFile(c.Context(), "passphrase-file", passphrase)
 				if err != nil {
 					return err
 				}
@@ -54,10 +56,10 @@ left for.`,
 				if pass = strings.TrimRight(pass, "\r"); pass == "" {
 					return fmt.Errorf("passphrase-file: the first line of %s is empty", passphrase)
 				}
-			} else if ids, err = keyFile("identity", identity); err != nil {
+			} else if ids, err = keyFile(c.Context(), "identity", identity); err != nil {
 				return err
 			}
-			f, err := os.Open(args[0])
+			f, err := exitstatus.Until(c.Context(), func() (*os.File, error) { return os.Open(args[0]) })
 			if err != nil {
 				return fmt.Errorf("backup: %w", err)
 			}
@@ -90,16 +92,18 @@ start 'causeway-hub run' with the --public-host of this host; then 'causeway nod
 	return c
 }
 
-func keyFile(flag, path string) (string, error) {
+func keyFile(ctx context.Context, flag, path string) (string, error) {
 	if path == "" {
 		return "", fmt.Errorf("--%s is missing", flag)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", flag, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	b, err := exitstatus.Until(ctx, func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, maxKeyFile))
+	})
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", flag, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/exitstatus"
 	"causeway/protocol"
 )
 
@@ -51,7 +52,7 @@ func (c *cli) applied(ctx context.Context, hub *api.Client, files []string, dry 
 	if len(files) == 0 {
 		return nil, usagef("-f FILE is missing")
 	}
-	docs, err := c.readManifests(files)
+	docs, err := exitstatus.Until(ctx, func() ([]api.ApplyDocument, error) { return c.readManifests(files) })
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/exitstatus"
 )
 
 // minPassphrase is how many characters a new backup's passphrase has at least. A restore
@@ -43,7 +44,7 @@ directory apart from backups. Both together make the hub anew on any host:
 	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "age public `KEY` that can open it; may be repeated")
 	cmd.Flags().StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase; - for standard input")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		to, err := c.recipients(recipients, passphrase)
+		to, err := exitstatus.Until(ctx, func() ([]agecrypt.Recipient, error) { return c.recipients(recipients, passphrase) })
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/internal/exitstatus"
 	"causeway/protocol"
 )
 
@@ -250,17 +251,16 @@ remove it.`,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "`NAME` of the context here (default: the admin's)")
 	return local(cmd, func(args []string) error {
-		var x api.Context
-		var err error
-		if args[0] == "-" {
-			b, rerr := io.ReadAll(io.LimitReader(c.in, api.MaxContext+1))
-			if rerr != nil {
-				return rerr
+		x, err := exitstatus.Until(cmd.Context(), func() (api.Context, error) {
+			if args[0] != "-" {
+				return readContext(args[0])
 			}
-			x, err = api.ParseContext(b)
-		} else {
-			x, err = readContext(args[0])
-		}
+			b, err := io.ReadAll(io.LimitReader(c.in, api.MaxContext+1))
+			if err != nil {
+				return api.Context{}, err
+			}
+			return api.ParseContext(b)
+		})
 		if err != nil {
 			return err
 		}
