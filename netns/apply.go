@@ -30,9 +30,9 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 	before := h.last
 	var found []Drift
 	gone := false
-	// Each kind is looked at right before it is put right, and each setting as it is set, so
-	// that nothing is undone in between unseen. nftables are listed once, by applyNft. What
-	// cannot be listed fails there.
+	// Each kind is looked at right before it is put right, and each setting, and whether the link
+	// is up, as it is set, so that nothing is undone in between unseen. nftables are listed once, by
+	// applyNft. What cannot be listed fails there.
 	look := func(k Kind) {
 		if gone {
 			return
@@ -45,14 +45,14 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 			gone = gone || d.Kind == Link
 		}
 	}
-	set := func(s sysctl, was string) {
-		if gone && p.ofOwn(s) || s.value == forwardMark && was == "1" {
-			return // the device is another one, or others had it forward: see Uses
+	told := func(d Drift) {
+		if gone && (d.Kind == Link || p.ofOwn(sysctl{key: d.Subject})) {
+			return // that it is down, or another device, was seen before
 		}
-		found = append(found, Drift{Kind: Sysctls, Subject: s.key, Missing: []string{s.line()}, Extra: []string{sysctl{s.key, was}.line()}})
+		found, gone = append(found, d), gone || d.Kind == Link
 	}
 	known := len(h.undone)
-	err := h.apply(ctx, p, look, set, func(Kind, string) bool { return true })
+	err := h.apply(ctx, p, look, told, func(Kind, string) bool { return true })
 	if ctx.Err() != nil {
 		h.undone = h.undone[:known]
 		return err
@@ -95,15 +95,15 @@ func (h *Host) PutRight() []Drift {
 }
 
 // apply is Apply for the kinds that want names, of which Sysctls are asked for one by
-// one; look is told of each kind before it is touched but for Sysctls, of which set is told
-// each that had another value. h.mu is held.
+// one; look is told of each kind before it is touched but for Sysctls, and told of settings
+// that had another value, and of a link that went down meanwhile. h.mu is held.
 //
 // The order is walls before ways: settings and nftables, then the link comes up, then
 // addresses, routes and rules. Where nftables fail and nothing is known to stand
 // (ErrNoWalls), ways are made all the same: without them pods' packets would take the
 // host's default route. Closed it is by the tunnel, which then must have no peers: see
 // ErrNoWalls.
-func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), set func(s sysctl, was string), want func(k Kind, subject string) bool) error {
+func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), told func(Drift), want func(k Kind, subject string) bool) error {
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
@@ -145,8 +145,8 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), set func(s sy
 			if forward == (s.value == forwardMark) && want(Sysctls, s.key) && (link != nil || !p.ofOwn(s)) {
 				was, err := h.setSysctl(rec, s, p.ofOwn(s))
 				switch {
-				case err == nil && was != s.value:
-					set(s, was)
+				case err == nil && was != s.value && (s.value != forwardMark || was != "1"): // or others had it forward: see Uses
+					told(Drift{Kind: Sysctls, Subject: s.key, Missing: []string{s.line()}, Extra: []string{sysctl{s.key, was}.line()}})
 				case err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)):
 					f = append(f, p.unset(s, err)) // else it went with its interface
 				}
@@ -165,10 +165,15 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), set func(s sy
 	}
 	if link != nil {
 		if wants(Link) {
-			if link.Attrs().Flags&unix.IFF_UP == 0 {
+			up := link.Attrs().Flags&unix.IFF_UP != 0
+			if !up {
 				addClsact(link) // where it cannot be, no trial is made
 			}
-			f.add(Link, linkLine(p.Interface), setUp(link)) // it may be down by now
+			down, err := setUp(link)
+			f.add(Link, linkLine(p.Interface), err)
+			if up && down {
+				told(Drift{Kind: Link, Subject: string(Link), Missing: []string{linkLine(p.Interface)}})
+			}
 		}
 		look(Addresses)
 		if wants(Addresses) {

@@ -132,7 +132,7 @@ func (h *Host) Mend(ctx context.Context, drifts []Drift) error {
 	}
 	known := len(h.undone)
 	defer func() { h.undone = h.undone[:known] }() // what is mended here is known
-	return h.apply(ctx, h.last, func(Kind) {}, func(sysctl, string) {}, func(k Kind, subject string) bool {
+	return h.apply(ctx, h.last, func(Kind) {}, func(Drift) {}, func(k Kind, subject string) bool {
 		return slices.ContainsFunc(drifts, func(d Drift) bool {
 			switch {
 			case d.Subject == subject:

@@ -60,11 +60,17 @@ func setLink(link netlink.Link, what string, now, want int, set func(netlink.Lin
 	return nil
 }
 
-func setUp(link netlink.Link) error {
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set link %s up: %w", link.Attrs().Name, err)
+// setUp sets a link up, and says whether it was down by now, whatever was read of it before.
+func setUp(link netlink.Link) (down bool, err error) {
+	now, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
+	if err == nil {
+		down = now.Attrs().Flags&unix.IFF_UP == 0
+		err = netlink.LinkSetUp(link)
 	}
-	return nil
+	if err != nil {
+		return down, fmt.Errorf("set link %s up: %w", link.Attrs().Name, err)
+	}
+	return down, nil
 }
 
 // InUse reports whether a program holds the TUN device of a name: without one it has no carrier.

@@ -299,23 +299,27 @@ func TestLinkRenamedWhileStopped(t *testing.T) {
 
 // What somebody undoes while a plan is applied is put right and told, however late.
 func TestUndoneWhileApplying(t *testing.T) {
-	h, p := host(t), plan(t, testConfig())
-	ctx := context.Background()
-	p = used(t, h, p)
-	require.NoError(t, h.Apply(ctx, p))
-	require.Empty(t, h.PutRight())
-	real, err := nftPath()
-	require.NoError(t, err)
-	dir := t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "nft"), []byte("#!/bin/sh\nmkdir "+dir+"/once && sysctl -qw net.ipv4.conf.pods.forwarding=0 net.ipv6.conf.all.forwarding=0\nexec "+real+` "$@"`+"\n"), 0o755))
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	require.NoError(t, h.Apply(ctx, p))
-	requireFound(t, h, p)
-	var subjects []string
-	for _, d := range h.PutRight() {
-		require.Equal(t, []string{"sysctl -w " + d.Subject + "=" + forwardMark}, d.Missing)
-		require.Equal(t, []string{"sysctl -w " + d.Subject + "=0"}, d.Extra)
-		subjects = append(subjects, d.Subject)
+	for meddle, want := range map[string][]Drift{
+		"sysctl -qw net.ipv4.conf.pods.forwarding=0 net.ipv6.conf.all.forwarding=0": {
+			{Sysctls, "net.ipv4.conf.pods.forwarding", []string{"sysctl -w net.ipv4.conf.pods.forwarding=" + forwardMark}, []string{"sysctl -w net.ipv4.conf.pods.forwarding=0"}},
+			{Sysctls, forward6, []string{"sysctl -w " + forward6 + "=" + forwardMark}, []string{"sysctl -w " + forward6 + "=0"}},
+		},
+		"ip link set cw0 down": {{Link, "link", []string{"ip link set cw0 up"}, nil}},
+	} {
+		t.Run(meddle, func(t *testing.T) {
+			h, p := host(t), plan(t, testConfig())
+			ctx := context.Background()
+			p = used(t, h, p)
+			require.NoError(t, h.Apply(ctx, p))
+			require.Empty(t, h.PutRight())
+			real, err := nftPath()
+			require.NoError(t, err)
+			dir := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "nft"), []byte("#!/bin/sh\nmkdir "+dir+"/once && "+meddle+"\nexec "+real+` "$@"`+"\n"), 0o755))
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			require.NoError(t, h.Apply(ctx, p))
+			requireFound(t, h, p)
+			require.Equal(t, want, h.PutRight())
+		})
 	}
-	require.Equal(t, []string{"net.ipv4.conf.pods.forwarding", forward6}, subjects)
 }
