@@ -262,15 +262,26 @@ func pace(q protocol.MeasureRun, size int) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(per), max(size, int(per/200))) // 5 ms of it at once
 }
 
+// slower is why a limiter does not wait: no error where the rate alone lets nothing more through within
+// the measurement.
+func slower(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
 func sendTCP(ctx context.Context, c *net.TCPConn, q protocol.MeasureRun) (sent uint64, err error) {
 	c.SetWriteBuffer(tcpBuffer)
 	buf := make([]byte, 16<<10)
 	l := pace(q, len(buf))
 	end := time.Now().Add(q.Time)
 	c.SetWriteDeadline(end)
+	within, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
 	for time.Now().Before(end) {
-		if err := l.WaitN(ctx, len(buf)); err != nil {
-			return sent, err
+		if err := l.WaitN(within, len(buf)); err != nil {
+			return sent, slower(ctx, err)
 		}
 		n, err := c.Write(buf)
 		sent += uint64(n)
@@ -293,9 +304,12 @@ func sendUDP(ctx context.Context, q protocol.MeasureRun, own netip.Addr) (sent, 
 	buf := make([]byte, udpSize)
 	copy(buf, q.Place.Secret)
 	l := pace(q, len(buf))
-	for end := time.Now().Add(q.Time); time.Now().Before(end); {
-		if err := l.WaitN(ctx, len(buf)); err != nil {
-			return sent, datagrams, err
+	end := time.Now().Add(q.Time)
+	within, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	for time.Now().Before(end) {
+		if err := l.WaitN(within, len(buf)); err != nil {
+			return sent, datagrams, slower(ctx, err)
 		}
 		binary.BigEndian.PutUint64(buf[protocol.MeasureSecret:], datagrams)
 		binary.BigEndian.PutUint64(buf[protocol.MeasureSecret+8:], uint64(time.Now().UnixNano()))

@@ -64,7 +64,16 @@ func TestReceiverEnds(t *testing.T) {
 	cancel()
 	require.ErrorContains(t, r.Run(ctx), "no sender came")
 	_, err = Run(t.Context(), protocol.MeasureRun{MeasureOffer: r.offer, Place: r.Place()}, lo)
-	require.ErrorContains(t, err, "refused")
+	require.Error(t, err) // most often it is refused; the port may be another's by now, or the sender's own
+}
+
+// At a rate that lets one piece through in all the time, that is what is measured.
+func TestSlowRate(t *testing.T) {
+	for _, kind := range []protocol.MeasureKind{protocol.MeasureTCP, protocol.MeasureUDP} {
+		m := run(t, protocol.MeasureOffer{Kind: kind, Peer: 2, Time: time.Second, Rate: 1000})
+		require.Positive(t, m.Sent, kind)
+		require.Equal(t, m.Sent, m.Received, kind)
+	}
 }
 
 func TestCheck(t *testing.T) {
