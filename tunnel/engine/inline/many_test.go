@@ -100,45 +100,82 @@ func TestManyHandshakesFromOneAddress(t *testing.T) {
 			defer func() { cancel(); <-ended }()
 
 			r := e.NewReader()
-			from := netip.MustParseAddrPort("203.0.113.9:4500")
-			// Each sends again every 250 ms, as the underlay does: 500 at once, so that
-			// the engine is under load, and then others.
-			pause, sent := time.NewTicker(50*time.Millisecond), 0
-			defer pause.Stop()
 			start := time.Now()
-			for left := count; left > 0; {
-				require.Less(t, time.Since(start), within, "%d of %d have no session", left, count)
-				for _, n := range order {
-					c.mu.Lock()
-					if n.done {
-						c.mu.Unlock()
-						continue
-					}
-					if n.msg == nil {
-						n.state, n.msg, err = n.id.newInitiation(public, [32]byte{}, uint32(n.number), timestamp(time.Now(), [12]byte{}))
-						require.NoError(t, err)
-						n.cookies.AddMacs(n.msg)
-					}
-					m := bytes.Clone(n.msg)
-					c.mu.Unlock()
-					r.Receive(underlay.Source{Peer: n.number, Addr: from}, m, len(m))
-					if sent++; sent%500 == 0 {
-						r.Flush()
-						<-pause.C
-					}
-				}
-				r.Flush()
-				<-pause.C
-				c.mu.Lock()
-				left = c.left
-				c.mu.Unlock()
+			c.connect(t, r, order, public, within)
+			took := time.Since(start).Round(time.Millisecond)
+			// wireguard-go takes unknown peers in one by one, and so may keep pace at first; known ones
+			// come at once.
+			for again := 0; c.shown() == 0 && again < 3; again++ {
+				c.again()
+				c.connect(t, r, order, public, within)
 			}
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			require.Positive(t, c.cookies, "it was not under load")
-			t.Logf("%d sessions in %v, %d cookies", count, time.Since(start).Round(time.Millisecond), c.cookies)
+			require.Positive(t, c.shown(), "it was not under load")
+			t.Logf("%d sessions in %v, %d cookies", count, took, c.shown())
 		})
 	}
+}
+
+// connect has all begin sessions. Each sends again every 250 ms, as the underlay does: 500 at once, so that
+// the engine is under load, and then others.
+func (c *crowd) connect(t *testing.T, r underlay.Receiver, order []*initiator, public protocol.WireGuardPublicKey, within time.Duration) {
+	t.Helper()
+	from := netip.MustParseAddrPort("203.0.113.9:4500")
+	pause, sent := time.NewTicker(50*time.Millisecond), 0
+	defer pause.Stop()
+	start := time.Now()
+	for left := len(order); left > 0; {
+		require.Less(t, time.Since(start), within, "%d of %d have no session", left, len(order))
+		for _, n := range order {
+			m := c.next(t, n, public)
+			if m == nil {
+				continue
+			}
+			r.Receive(underlay.Source{Peer: n.number, Addr: from}, m, len(m))
+			if sent++; sent%500 == 0 {
+				r.Flush()
+				<-pause.C
+			}
+		}
+		r.Flush()
+		<-pause.C
+		c.mu.Lock()
+		left = c.left
+		c.mu.Unlock()
+	}
+}
+
+// next is what n sends; nil: it has its session.
+func (c *crowd) next(t *testing.T, n *initiator, public protocol.WireGuardPublicKey) []byte {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n.done {
+		return nil
+	}
+	if n.msg == nil {
+		var err error
+		n.state, n.msg, err = n.id.newInitiation(public, [32]byte{}, uint32(n.number), timestamp(time.Now(), [12]byte{}))
+		require.NoError(t, err)
+		n.cookies.AddMacs(n.msg)
+	}
+	return bytes.Clone(n.msg)
+}
+
+// shown is how many cookies the engine has asked for.
+func (c *crowd) shown() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cookies
+}
+
+// again has nobody have a session.
+func (c *crowd) again() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.done, n.msg = false, nil
+	}
+	c.left = len(c.nodes)
 }
 
 // background runs f and returns what is closed when it ends.
