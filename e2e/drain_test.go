@@ -49,8 +49,10 @@ func newDrainWorld(t *testing.T) *drainWorld {
 	require.NoError(t, s.CreateSite(step(t), "dc"))
 	require.NoError(t, s.CreateSite(step(t), "cloud"))
 	for i, h := range gates {
-		_, err := s.Join(step(t), NodeSpec{Name: fmt.Sprintf("g%d", i+1), Site: "dc", Host: h, TokenRoutes: []string{drainPrefix}})
+		name := fmt.Sprintf("g%d", i+1)
+		_, err := s.Join(step(t), NodeSpec{Name: name, Site: "dc", Host: h, TokenRoutes: []string{drainPrefix}})
 		require.NoError(t, err)
+		require.NoError(t, s.WaitReady(step(t), name)) // of two that are there the first one carries the prefix
 	}
 	_, err = s.Join(step(t), NodeSpec{Name: "far", Site: "cloud", Host: far, TokenRoutes: []string{"10.3.1.0/24"}, Accept: []string{drainPrefix, "10.0.0.0/8"}})
 	require.NoError(t, err)

@@ -67,18 +67,30 @@ func (x Stray) text(n state.Node) string {
 	return fmt.Sprintf("a host at %s has this node's identity with key epoch %d, and the node's is %d: its disk was set back to an earlier time, or it is a copy", x.Addr, x.Epoch, n.KeyEpoch())
 }
 
-// Strays lists those that asked lately, by number.
+// Strays lists those that asked lately, by number. A host that has the identity of a node that is gone, and
+// has asked no more since one joined under that name, is taken for the one that joined.
 func (t *Table) Strays() []Stray {
+	st := t.cfg.State()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []Stray{}
 	for _, x := range t.strays {
-		if time.Since(x.At) < strayFor {
+		if time.Since(x.At) < strayFor && !x.joined(st) {
 			out = append(out, x)
 		}
 	}
 	slices.SortFunc(out, func(a, b Stray) int { return cmp.Compare(a.Number, b.Number) })
 	return out
+}
+
+// joined reports whether a node of x's name has joined since x asked, and x's own is gone.
+func (x Stray) joined(st *state.State) bool {
+	n := st.Nodes[x.Number]
+	if n.Live() {
+		return false
+	}
+	now, ok := st.NodeByName(n.Name)
+	return ok && now.Live() && now.Site == n.Site && now.Joined.After(x.At)
 }
 
 // strayOf says what asks for a session with the identity of n, which has none; "": nobody does.
