@@ -84,7 +84,10 @@ func TestNetmapFlow(t *testing.T) {
 	require.True(t, w.host.routed("10.3.0.0/24"))
 	require.False(t, w.host.routed("0.0.0.0/0"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
-	require.Equal(t, netns.OwnDestinations(w.agent.id.Overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
+	w.agent.mu.Lock()
+	overlay := w.agent.id.Overlay
+	w.agent.mu.Unlock()
+	require.Equal(t, netns.OwnDestinations(overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
 
 	// A change on top of it.
 	n := testNetmap(6, testPeer(5, "10.5.0.0/24"))

@@ -51,9 +51,12 @@ func TestStandingHeard(t *testing.T) {
 	w.start()
 	a := w.agent
 	q := a.nodeAsk(protocol.ListNonce{1})
-	require.True(t, q.SignedBy(protocol.ListNonce{1}, a.id.IdentityKey.Public()))
-	require.Equal(t, a.id.WireGuardKey.Public(), q.WireGuardKey)
-	left := protocol.Standing{Number: a.id.Number, Name: a.id.Name, Gone: protocol.StandingLeft}
+	a.mu.Lock()
+	id := a.id
+	a.mu.Unlock()
+	require.True(t, q.SignedBy(protocol.ListNonce{1}, id.IdentityKey.Public()))
+	require.Equal(t, id.WireGuardKey.Public(), q.WireGuardKey)
+	left := protocol.Standing{Number: id.Number, Name: id.Name, Gone: protocol.StandingLeft}
 	for name, f := range map[string]func(q listQuestion) *protocol.Standing{
 		"another question": func(q listQuestion) *protocol.Standing { s := left.Sign(protocol.ListNonce{9}, w.cluster); return &s },
 		"another cluster": func(q listQuestion) *protocol.Standing {
