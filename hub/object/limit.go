@@ -104,12 +104,20 @@ func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protoco
 	if err != nil {
 		return nil, nil
 	}
-	var nodes []protocol.NodeNumber
-	for _, n := range st.LiveNodes() {
-		if l.Node == EachNode || l.Node == n.Name || l.Site == n.Site || slices.Contains(l.Between, n.Site) {
-			nodes = append(nodes, n.Number)
-		}
+	var told []state.Node
+	if l.Node == EachNode {
+		told = st.LiveNodes()
+	} else if n := st.NumberOf(l.Node); n != 0 {
+		told = []state.Node{st.Nodes[n]}
 	}
+	for _, site := range append(l.Between, l.Site) {
+		told = append(told, st.NodesOf(site)...)
+	}
+	nodes := make([]protocol.NodeNumber, len(told))
+	for i, n := range told {
+		nodes[i] = n.Number
+	}
+	slices.Sort(nodes)
 	body, err := json.Marshal(protocol.LimitItem{Node: l.Node, Site: l.Site, Between: l.Between, Packets: l.Packets, Bytes: l.Bytes})
 	if err != nil {
 		return nil, nil

@@ -282,7 +282,7 @@ func (c NodeJoined) apply(s *State, t time.Time) error {
 	if c.Proves {
 		n.Proven = t
 	}
-	s.Nodes[c.Number] = n
+	s.putNode(n)
 	s.names[c.Name], s.keys[c.WireGuardKey], s.identities[c.IdentityKey] = c.Number, c.Number, c.Number
 	return nil
 }
@@ -404,12 +404,10 @@ func (c NodeGone) apply(s *State, t time.Time) error {
 		return Errorf(Invalid, "node gone: %q", c.How)
 	}
 	n.Gone, n.GoneTime = c.How, t
-	s.Nodes[c.Number] = n
+	s.putNode(n)
 	delete(s.names, n.Name)
-	for k := range s.Routes {
-		if k.Node == c.Number {
-			delete(s.Routes, k)
-		}
+	for _, r := range s.NodeRoutes(c.Number) {
+		s.dropRoute(r.RouteKey)
 	}
 	return nil
 }

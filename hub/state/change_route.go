@@ -49,7 +49,7 @@ func (c RouteAnnounced) apply(s *State, _ time.Time) error {
 	} else {
 		r.Announced = true
 	}
-	s.Routes[k] = r
+	s.putRoute(r)
 	return nil
 }
 
@@ -76,9 +76,9 @@ func (c RouteWithdrawn) apply(s *State, _ time.Time) error {
 		return Errorf(NotFound, "node %d does not announce %s", c.Node, c.Prefix)
 	}
 	r.Announced = false
-	s.Routes[k] = r
+	s.putRoute(r)
 	if !r.FromToken && (r.State == protocol.RoutePending || r.By == ByRange || r.By == ByRule) {
-		delete(s.Routes, k)
+		s.dropRoute(k)
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func (c RouteDecided) apply(s *State, _ time.Time) error {
 		return Errorf(Invalid, "route decision %q", c.State)
 	}
 	r.State, r.By = c.State, c.By
-	s.Routes[k] = r
+	s.putRoute(r)
 	return nil
 }
 

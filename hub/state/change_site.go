@@ -29,7 +29,7 @@ func (c SiteCreated) apply(s *State, t time.Time) error {
 			return err
 		}
 	}
-	s.Sites[c.Name] = Site{Name: c.Name, Ranges: c.Ranges, Created: t, MaxAge: DefaultMaxAge}
+	s.putSite(Site{Name: c.Name, Ranges: c.Ranges, Created: t, MaxAge: DefaultMaxAge})
 	return nil
 }
 
@@ -110,7 +110,7 @@ func (c SiteRanges) apply(s *State, _ time.Time) error {
 		return err
 	}
 	site.Ranges = c.Ranges
-	s.Sites[c.Name] = site
+	s.putSite(site)
 	return nil
 }
 
@@ -119,10 +119,7 @@ func (c SiteRanges) apply(s *State, _ time.Time) error {
 func (s *State) checkNeeded(site string, ranges []netip.Prefix) error {
 	var first Route
 	more := 0
-	for _, n := range s.LiveNodes() {
-		if n.Site != site {
-			continue
-		}
+	for _, n := range s.NodesOf(site) {
 		for _, r := range s.NodeRoutes(n.Number) {
 			if r.State != protocol.RouteApproved || r.By != ByRange || within(r.Prefix, ranges) {
 				continue
@@ -157,17 +154,17 @@ func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 	if err := d.Add(SiteRanges{site, ranges}); err != nil {
 		return err
 	}
-	claims := NewClaims(d.WithWaiting(d.announced))
-	for _, n := range d.LiveNodes() {
-		if n.Site != site {
-			continue
-		}
+	var claims *Claims // of the state as it is now
+	for _, n := range d.NodesOf(site) {
 		for _, r := range append(d.NodeRoutes(n.Number), d.Waiting(n.Number, d.announced[n.Number])...) {
-			if len(claims.Met(n.Number, r.Prefix)) > 0 {
-				continue // as for AnnounceRoutes
-			}
 			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
 				continue
+			}
+			if claims == nil { // nothing was added yet
+				claims = NewClaims(d.WithWaiting(d.announced))
+			}
+			if len(claims.Met(n.Number, r.Prefix)) > 0 {
+				continue // as for AnnounceRoutes
 			}
 			if err := d.waiting(n, r.Prefix, true); err != nil {
 				return err
@@ -189,10 +186,8 @@ func (c SiteDeleted) apply(s *State, t time.Time) error {
 	if _, ok := s.Sites[c.Name]; !ok {
 		return noSite(s, c.Name)
 	}
-	for _, n := range s.LiveNodes() {
-		if n.Site == c.Name {
-			return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, n.Name)
-		}
+	if l := s.NodesOf(c.Name); len(l) > 0 {
+		return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, l[0].Name)
 	}
 	if err := s.named(c.Name, ""); err != nil && !s.folding {
 		return err
@@ -203,7 +198,7 @@ func (c SiteDeleted) apply(s *State, t time.Time) error {
 			s.Tokens[id] = tok
 		}
 	}
-	delete(s.Sites, c.Name)
+	s.dropSite(c.Name)
 	return nil
 }
 

@@ -41,30 +41,29 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
-	for _, o := range s.Sites {
-		if o.Name == site {
-			continue
+	var err error
+	s.index.ranges.overlapping(p, func(x claim) bool {
+		if x.site != site {
+			err = Errorf(Conflict, "%s overlaps range %s of site %s", p, x.prefix, x.site)
 		}
-		for _, r := range o.Ranges {
-			if r.Overlaps(p) {
-				return Errorf(Conflict, "%s overlaps range %s of site %s", p, r, o.Name)
-			}
-		}
+		return err == nil
+	})
+	if err != nil {
+		return err
 	}
 	return s.checkCarried(site, p)
 }
 
 // checkCarried checks p, claimed by site, against the routes carried for other sites.
 func (s *State) checkCarried(site string, p netip.Prefix) error {
-	for _, r := range s.Routes {
-		if r.State != protocol.RouteApproved || !r.Prefix.Overlaps(p) {
-			continue
+	var err error
+	s.index.carried.overlapping(p, func(x claim) bool {
+		if n := s.Nodes[x.node]; n.Site != site {
+			err = Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, x.prefix, n.Name, n.Site)
 		}
-		if n := s.Nodes[r.Node]; n.Site != site {
-			return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
-		}
-	}
-	return nil
+		return err == nil
+	})
+	return err
 }
 
 // checkClaim says why prefix p cannot be approved for a node of site: between

@@ -146,6 +146,7 @@ func decodeSnapshot(b []byte) (*State, map[uint64][]Difference, error) {
 	for _, k := range v.Keys {
 		st.keys[k.Key] = k.Node
 	}
+	st.reindex()
 	return &st, v.Differences, nil
 }
 

@@ -110,6 +110,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 		st.keys[x.WireGuardKey] = x.Number
 	}
 	st.keys[protocol.WireGuardPublicKey{7}] = 3 // of long ago
+	st.reindex()
 	st.hash = hashOf([]byte("x"))
 	news := map[uint64][]Difference{st.Seq: {{"site a", "Ranges", "", "10.0.0.0/8"}}}
 	b, err := encodeSnapshot(st, news)

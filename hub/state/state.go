@@ -52,7 +52,8 @@ type State struct {
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
 	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
-	folding    bool                 // what a log holds is taken, though the rules of today forbid it anew
+	index      *index
+	folding    bool // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -159,6 +160,7 @@ func New() *State {
 		names:      map[string]protocol.NodeNumber{},
 		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
 		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
+		index:      newIndex(),
 	}
 }
 
@@ -177,6 +179,7 @@ func (s *State) clone() *State {
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)
 	c.targets = nil
+	c.index = s.index.clone()
 	return &c
 }
 
@@ -214,12 +217,32 @@ func (s *State) LiveNodes() []Node {
 // NodeRoutes lists a node's routes by prefix.
 func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
 	var out []Route
+	if s.index.routes != nil {
+		s.index.routes.AscendGreaterOrEqual(RouteKey{Node: n}, func(k RouteKey) bool {
+			if k.Node == n {
+				out = append(out, s.Routes[k])
+			}
+			return k.Node == n
+		})
+		return out
+	}
 	for k, r := range s.Routes {
 		if k.Node == n {
 			out = append(out, r)
 		}
 	}
 	SortRoutes(out)
+	return out
+}
+
+// NodesOf lists the live nodes of a site by number.
+func (s *State) NodesOf(site string) (out []Node) {
+	s.index.nodes.AscendGreaterOrEqual(siteAndNode{site: site}, func(x siteAndNode) bool {
+		if x.site == site {
+			out = append(out, s.Nodes[x.node])
+		}
+		return x.site == site
+	})
 	return out
 }
 

@@ -387,7 +387,7 @@ func TestTransactionsSurviveTheLog(t *testing.T) {
 	require.NoError(t, err)
 	want := *d.State
 	want.Seq, want.Time, want.hash = 1, epoch0, hashOf(b)
-	require.Equal(t, &want, folded)
+	require.Empty(t, same(&want, folded))
 	for _, c := range got.Changes {
 		require.NotEmpty(t, c.Describe())
 		require.NotContains(t, c.Describe(), "\n")
