@@ -197,7 +197,7 @@ func (r *run) buildTunnel(context.Context) error {
 // openFacts opens what nodes tell of themselves.
 func (r *run) openFacts(ctx context.Context) (err error) {
 	node := nodeName(r.store)
-	r.inventory, err = inventory.Open(ctx, inventory.Config{JetStream: r.agentsJS, Conn: r.agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Events: &r.events, Log: r.log, Node: node})
+	r.inventory, err = inventory.Open(ctx, inventory.Config{JetStream: r.agentsJS, Conn: r.agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Inside: !r.outside, Events: &r.events, Log: r.log, Node: node})
 	if err != nil {
 		return r.external.explain(err)
 	}
