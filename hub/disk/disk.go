@@ -141,6 +141,9 @@ func (g *Guard) write() error {
 		defer f.Close()
 	}
 	path := filepath.Join(g.dir, probeFile)
+	if err := os.RemoveAll(path); err != nil { // whatever lies there
+		return err
+	}
 	if err := durable.WriteFile(path, []byte("probe\n")); err != nil {
 		return err
 	}
@@ -188,7 +191,10 @@ func exists(path string) bool {
 
 // reserve makes a file that has its blocks.
 func reserve(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err := os.RemoveAll(path); err != nil { // whatever lies there
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
