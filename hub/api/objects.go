@@ -31,6 +31,23 @@ type Object struct {
 	ETag   string            `json:"etag"`
 }
 
+// SpecFields are a spec's fields as texts, for people.
+func SpecFields(spec json.RawMessage) map[string]string {
+	var m map[string]json.RawMessage
+	out := map[string]string{}
+	if json.Unmarshal(spec, &m) != nil {
+		return out
+	}
+	for k, v := range m {
+		if s := ""; json.Unmarshal(v, &s) == nil {
+			out[k] = s
+		} else {
+			out[k] = string(v)
+		}
+	}
+	return out
+}
+
 // Apply is what 'causeway apply' sends: all of it is done, or nothing.
 type Apply struct {
 	Documents []ApplyDocument `json:"documents" maxItems:"10000"`

@@ -4,11 +4,9 @@
 package declare
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -96,13 +94,8 @@ func Kinds() string {
 // read decodes a document strictly and goes on with it.
 func read[T any](b []byte, do func(T) error) error {
 	var v T
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return state.Errorf(state.Invalid, "%s", strings.TrimPrefix(err.Error(), "json: "))
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return state.Errorf(state.Invalid, "something follows the document")
+	if err := state.ReadStrictly(b, &v); err != nil {
+		return err
 	}
 	return do(v)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"causeway/hub/api"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -16,7 +15,7 @@ import (
 // EachNode, as the node of a limit, is each node for itself.
 const EachNode = "*"
 
-// LimitKind is the kind of api.LimitSpec.
+// LimitKind is the kind of protocol.Limit.
 const LimitKind = protocol.ItemLimit
 
 type limits struct{}
@@ -24,9 +23,12 @@ type limits struct{}
 func (limits) Kind() string  { return LimitKind }
 func (limits) Shape() uint32 { return 1 }
 
+// Essential: without it a relay carries more than it should, and nothing wrong.
+func (limits) Essential() bool { return false }
+
 func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
-	var l api.LimitSpec
-	if err := read(spec, &l); err != nil {
+	var l protocol.Limit
+	if err := state.ReadStrictly(spec, &l); err != nil {
 		return nil, err
 	}
 	named := 0
@@ -57,7 +59,7 @@ func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 }
 
 func (limits) Check(st *state.State, o state.Object) error {
-	if _, err := specOf[api.LimitSpec](o); err != nil {
+	if _, err := specOf[protocol.Limit](o); err != nil {
 		return err
 	}
 	sites, nodes := limits{}.Names(o)
@@ -77,7 +79,7 @@ func (limits) Check(st *state.State, o state.Object) error {
 // Target is whom a limit is for. Two for the same would leave the reader of one in the belief that
 // it holds.
 func (limits) Target(o state.Object) string {
-	l, err := specOf[api.LimitSpec](o)
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
 		return "" // of a newer hub
 	}
@@ -85,7 +87,7 @@ func (limits) Target(o state.Object) string {
 }
 
 func (limits) Names(o state.Object) (sites, nodes []string) {
-	l, err := specOf[api.LimitSpec](o)
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
 		return nil, nil
 	}
@@ -100,7 +102,7 @@ func (limits) Names(o state.Object) (sites, nodes []string) {
 
 // Tells tells those that a limit holds, so that who looks on a host finds it.
 func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protocol.NodeNumber) {
-	l, err := specOf[api.LimitSpec](o)
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
 		return nil, nil
 	}
@@ -110,11 +112,7 @@ func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protoco
 			nodes = append(nodes, n.Number)
 		}
 	}
-	body, err := json.Marshal(protocol.LimitItem{Node: l.Node, Site: l.Site, Between: l.Between, Packets: l.Packets, Bytes: l.Bytes})
-	if err != nil {
-		return nil, nil
-	}
-	return body, nodes
+	return o.Spec, nodes
 }
 
 // RelayBounds is what the limits of a state mean for the relay.
@@ -128,7 +126,7 @@ func RelayBounds(st *state.State) (out []tunnel.RelayBound) {
 		of[n.Site] = append(of[n.Site], n.Number)
 	}
 	for _, o := range all {
-		l, err := specOf[api.LimitSpec](o)
+		l, err := specOf[protocol.Limit](o)
 		if err != nil {
 			continue // of a newer hub
 		}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -60,6 +62,9 @@ type ObjectKind interface {
 	Kind() string
 	// Shape is the version of specs that Canonical writes; it reads all below.
 	Shape() uint32
+	// Essential reports whether a hub that does not know the kind may not plan without it, and a node
+	// that does not know it may not go on with a netmap that has an item of it.
+	Essential() bool
 	// Canonical reads a spec as somebody wrote it and returns it as it is stored. Unknown fields
 	// are refused; the error names the field.
 	Canonical(spec json.RawMessage) (json.RawMessage, error)
@@ -272,7 +277,21 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	if o, there := d.Objects[ObjectKey{kind, name}]; there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
 		return nil
 	}
-	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Spec: stored})
+	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored})
+}
+
+// ReadStrictly decodes what somebody wrote: one JSON value, with no other fields than v's. The error is
+// one line that names the field.
+func ReadStrictly(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return Errorf(Invalid, "%s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Errorf(Invalid, "something follows the document")
+	}
+	return nil
 }
 
 // named says which object names a site, or a node, and so keeps it from going: nil if none does.

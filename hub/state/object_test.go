@@ -19,6 +19,8 @@ type tintSpec struct {
 func (tint) Kind() string  { return "tint" }
 func (tint) Shape() uint32 { return 2 }
 
+func (tint) Essential() bool { return false }
+
 func (tint) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 	var v tintSpec
 	if err := json.Unmarshal(spec, &v); err != nil {

@@ -180,6 +180,12 @@ func (s *State) clone() *State {
 	return &c
 }
 
+// LiveAt returns the live node of that name if it is at that site.
+func (s *State) LiveAt(site, name string) (Node, bool) {
+	n, ok := s.Nodes[s.names[name]]
+	return n, ok && n.Live() && n.Site == site
+}
+
 // NodeByName returns the live node of that name or, if there is none, the
 // last one that had it.
 func (s *State) NodeByName(name string) (Node, bool) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -103,21 +102,13 @@ func (c *cli) showObject(o api.Object) error {
 	})
 }
 
-// specFields are a spec's fields as texts.
+// specFields are a spec's fields as texts that fit a terminal.
 func specFields(o api.Object) map[string]string {
-	var m map[string]json.RawMessage
-	out := map[string]string{}
-	if json.Unmarshal(o.Spec, &m) != nil {
-		return out
+	f := api.SpecFields(o.Spec)
+	for k, v := range f {
+		f[k] = protocol.Printable(v)
 	}
-	for k, v := range m {
-		text, s := string(v), ""
-		if json.Unmarshal(v, &s) == nil {
-			text = s
-		}
-		out[k] = protocol.Printable(text)
-	}
-	return out
+	return f
 }
 
 func specText(o api.Object) string {
