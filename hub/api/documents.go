@@ -10,7 +10,7 @@ import (
 // Source is this package's source: what its comments say of types and fields is
 // what 'causeway explain' prints.
 //
-//go:embed types.go lifecycle.go documents.go
+//go:embed types.go lifecycle.go documents.go document_*.go
 var Source embed.FS
 
 // SiteDocument is a site as files for 'causeway apply' have it. What is left out stays
@@ -37,11 +37,4 @@ type RouteDocument struct {
 	Node   string              `json:"node"`   // the node that announces it
 	Prefix netip.Prefix        `json:"prefix"` // the CIDR
 	State  protocol.RouteState `json:"state"`  // approved or rejected
-}
-
-// LimitDocument says how much goes through the relay in files for 'causeway apply'.
-type LimitDocument struct {
-	Kind           string `json:"kind"` // limit
-	Name           string `json:"name"` // 1 to 63 of a-z, 0-9 and '-'
-	protocol.Limit `yaml:",inline"`
 }

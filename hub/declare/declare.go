@@ -1,5 +1,6 @@
 // Package declare turns the documents of 'causeway apply' into changes of a draft, with what
-// they differ in: a file for each kind that has rules of its own, and one for declared objects.
+// they differ in: a file for each kind that has rules of its own, one for declared objects and one
+// for what is pruned.
 // It has no I/O.
 package declare
 
@@ -30,10 +31,17 @@ type apply struct {
 	step *api.ApplyStep
 }
 
-// Apply makes the changes that documents ask for, in their order. An error names the document, and
-// leaves a draft that is of no use.
-func Apply(d *state.Draft, docs []api.ApplyDocument, live Live) ([]api.ApplyStep, error) {
-	steps := make([]api.ApplyStep, len(docs))
+// Apply makes the changes that documents ask for, in their order, and takes away what prune selects and
+// no document is of. An error names the document, and leaves a draft that is of no use.
+func Apply(d *state.Draft, docs []api.ApplyDocument, prune []string, live Live) ([]api.ApplyStep, error) {
+	going, err := pruned(d.State, docs, prune)
+	if err != nil {
+		return nil, err
+	}
+	// First what nothing names, so that its place is free for what is declared; then what is named
+	// by objects that a document changes.
+	later := going.take(d)
+	steps := make([]api.ApplyStep, len(docs), len(docs)+len(going))
 	for i, doc := range docs {
 		steps[i] = api.ApplyStep{At: doc.At, Action: "none"}
 		a := &apply{d: d, live: live, step: &steps[i]}
@@ -43,6 +51,12 @@ func Apply(d *state.Draft, docs []api.ApplyDocument, live Live) ([]api.ApplyStep
 		if a.step.Action == "none" && len(a.step.Diff) > 0 {
 			a.step.Action = "change"
 		}
+	}
+	if later = later.take(d); len(later) > 0 {
+		return nil, fmt.Errorf("%s cannot be pruned: %w", later[0].key, later[0].err)
+	}
+	for _, g := range going {
+		steps = append(steps, api.ApplyStep{Object: g.key.String(), Action: "delete", Diff: []string{"- name: " + g.key.Name}})
 	}
 	return steps, nil
 }

@@ -62,18 +62,7 @@ func (limits) Check(st *state.State, o state.Object) error {
 	if _, err := specOf[protocol.Limit](o); err != nil {
 		return err
 	}
-	sites, nodes := limits{}.Names(o)
-	for _, s := range sites {
-		if _, err := st.FindSite(s); err != nil {
-			return err
-		}
-	}
-	for _, n := range nodes {
-		if _, ok := st.NodeByName(n); !ok {
-			return state.Errorf(state.NotFound, "there is no node %.80q; see 'causeway node list'", n)
-		}
-	}
-	return nil
+	return state.Found(st, limits{}.Names(o))
 }
 
 // Target is whom a limit is for. Two for the same would leave the reader of one in the belief that
@@ -86,18 +75,20 @@ func (limits) Target(o state.Object) string {
 	return strings.Join(append([]string{l.Node, l.Site}, l.Between...), " ")
 }
 
-func (limits) Names(o state.Object) (sites, nodes []string) {
+func (limits) Names(o state.Object) (out []state.ObjectKey) {
 	l, err := specOf[protocol.Limit](o)
 	if err != nil {
-		return nil, nil
+		return nil
 	}
-	if sites = l.Between; l.Site != "" {
-		sites = []string{l.Site}
+	for _, s := range append([]string{l.Site}, l.Between...) {
+		if s != "" {
+			out = append(out, state.ObjectKey{Kind: state.KindSite, Name: s})
+		}
 	}
 	if l.Node != "" && l.Node != EachNode {
-		nodes = []string{l.Node}
+		out = append(out, state.ObjectKey{Kind: state.KindNode, Name: l.Node})
 	}
-	return sites, nodes
+	return out
 }
 
 // Tells tells those that a limit holds, so that who looks on a host finds it.

@@ -51,8 +51,9 @@ type State struct {
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
-	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
-	folding    bool                 // what a log holds is taken, though the rules of today forbid it anew
+	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
+	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
+	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -176,7 +177,7 @@ func (s *State) clone() *State {
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)
-	c.targets = nil
+	c.targets, c.namers = nil, nil
 	return &c
 }
 

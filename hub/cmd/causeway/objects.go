@@ -50,11 +50,17 @@ func (c *cli) get() *cobra.Command {
 		Short: "Show declared objects: " + strings.Join(objectKinds(), ", "),
 		Long: `Show the declared objects of a kind, or one of them. 'causeway apply' declares them,
 'causeway explain KIND-file' tells the fields.`,
-		Example:           "  causeway get limit\n  causeway get limit branch -o yaml",
+		Example:           "  causeway get limit\n  causeway get limit branch -o yaml\n  causeway get limit --watch",
 		Args:              between(1, "KIND", "NAME"),
 		ValidArgsFunction: c.completer(2, c.objectNames),
 	}
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	watched := func(args []string) (string, error) {
+		if len(args) == 2 {
+			return "", usagef("--watch is of all objects of a kind; leave %.80q out", args[1])
+		}
+		return api.WatchObjects(args[0]), checkKind(args[0])
+	}
+	return c.watchableOf(watched, cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkKind(args[0]); err != nil {
 			return err
 		}
@@ -68,7 +74,7 @@ func (c *cli) get() *cobra.Command {
 			}
 			return c.showObject(o)
 		}
-		l, err := hub.Objects(ctx, args[0])
+		l, err := listed(ctx, c, func(ctx context.Context) ([]api.Object, error) { return hub.Objects(ctx, args[0]) })
 		if err != nil {
 			return err
 		}
