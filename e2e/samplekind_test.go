@@ -109,6 +109,7 @@ func TestNewKind(t *testing.T) {
 	require.NoError(t, err)
 	object("refused", func(o api.Object) bool { return o.Have == 0 && len(o.Lack) == 1 && o.Lack[0] == "n1" })
 	object("greeting", func(o api.Object) bool { return o.Have == 1 })
+	require.NoError(t, watch.WaitOutput(step(t), `"change":"added","name":"refused"`))
 	require.NoError(t, reach())
 
 	// What has no file any more goes, once somebody says yes.
@@ -142,7 +143,18 @@ func TestNewKind(t *testing.T) {
 	// A hub that lacks it plans nothing without it, lets agents go on, shows it and loses nothing of it.
 	s.Bin.CLI = now.CLI
 	require.NoError(t, s.ExchangeHub(step(t), now.Hub))
-	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
+	require.NoError(t, Wait(t, func() error {
+		list, err := s.Nodes(step(t))
+		if err != nil {
+			return err
+		}
+		for _, n := range list {
+			if n.Connected.IsZero() {
+				return fmt.Errorf("%s is %+v", n.Name, n)
+			}
+		}
+		return nil
+	}))
 	require.NoError(t, reach())
 	object("greeting", func(o api.Object) bool { return !o.Known && string(o.Spec) == `{"site":"s1","text":"hello"}` })
 	for words, want := range map[string]string{"delete sample greeting --yes": "a newer causeway-hub wrote this kind of object", "apply -f " + dir: `kind "sample" is not known`} {
