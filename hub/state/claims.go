@@ -42,7 +42,7 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 		return err
 	}
 	var err error
-	s.index.ranges.overlapping(p, func(x claim) bool {
+	s.found.ranges.overlapping(p, func(x claim) bool {
 		if x.site != site {
 			err = Errorf(Conflict, "%s overlaps range %s of site %s", p, x.prefix, x.site)
 		}
@@ -57,7 +57,7 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 // checkCarried checks p, claimed by site, against the routes carried for other sites.
 func (s *State) checkCarried(site string, p netip.Prefix) error {
 	var err error
-	s.index.carried.overlapping(p, func(x claim) bool {
+	s.found.carried.overlapping(p, func(x claim) bool {
 		if n := s.Nodes[x.node]; n.Site != site {
 			err = Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, x.prefix, n.Name, n.Site)
 		}

@@ -117,26 +117,26 @@ func (c *claims) overlapping(p netip.Prefix, each func(claim) bool) {
 // putRoute, dropRoute, putSite, dropSite and putNode change the state and its index.
 func (s *State) putRoute(r Route) {
 	s.Routes[r.RouteKey] = r
-	s.index.routes.ReplaceOrInsert(r.RouteKey)
+	s.found.routes.ReplaceOrInsert(r.RouteKey)
 	if x := (claim{prefix: r.Prefix, node: r.Node}); r.State == protocol.RouteApproved {
-		s.index.carried.put(x)
+		s.found.carried.put(x)
 	} else {
-		s.index.carried.drop(x)
+		s.found.carried.drop(x)
 	}
 }
 
 func (s *State) dropRoute(k RouteKey) {
 	delete(s.Routes, k)
-	s.index.routes.Delete(k)
-	s.index.carried.drop(claim{prefix: k.Prefix, node: k.Node})
+	s.found.routes.Delete(k)
+	s.found.carried.drop(claim{prefix: k.Prefix, node: k.Node})
 }
 
 func (s *State) putSite(site Site) {
 	for _, p := range s.Sites[site.Name].Ranges {
-		s.index.ranges.drop(claim{prefix: p, site: site.Name})
+		s.found.ranges.drop(claim{prefix: p, site: site.Name})
 	}
 	for _, p := range site.Ranges {
-		s.index.ranges.put(claim{prefix: p, site: site.Name})
+		s.found.ranges.put(claim{prefix: p, site: site.Name})
 	}
 	s.Sites[site.Name] = site
 }
@@ -149,15 +149,15 @@ func (s *State) dropSite(name string) {
 func (s *State) putNode(n Node) {
 	s.Nodes[n.Number] = n
 	if at := (siteAndNode{n.Site, n.Number}); n.Live() {
-		s.index.nodes.ReplaceOrInsert(at)
+		s.found.nodes.ReplaceOrInsert(at)
 	} else {
-		s.index.nodes.Delete(at)
+		s.found.nodes.Delete(at)
 	}
 }
 
 // reindex makes the index of a state whose tables were filled otherwise.
 func (s *State) reindex() {
-	s.index = newIndex()
+	s.found = newIndex()
 	for _, site := range s.Sites {
 		s.putSite(site)
 	}

@@ -50,10 +50,10 @@ func TestIndex(t *testing.T) {
 		for _, x := range []*State{before, s} {
 			anew := *x
 			anew.reindex()
-			require.True(t, x.index.Equal(anew.index))
+			require.True(t, x.found.Equal(anew.found))
 			for n := protocol.NodeNumber(1); n <= 6; n++ {
 				slow := *x
-				slow.index = &index{}
+				slow.found = &index{}
 				require.Equal(t, slow.NodeRoutes(n), x.NodeRoutes(n))
 			}
 			p := prefixes.Draw(t, "asked")
@@ -70,12 +70,12 @@ func TestIndex(t *testing.T) {
 					}
 				}
 			}
-			for _, c := range []*claims{x.index.ranges, x.index.carried} {
+			for _, c := range []*claims{x.found.ranges, x.found.carried} {
 				c.overlapping(p, func(c claim) bool { got[c] = true; return true })
 			}
 			require.Equal(t, want, got, p)
 			first := 0
-			x.index.carried.overlapping(p, func(claim) bool { first++; return false })
+			x.found.carried.overlapping(p, func(claim) bool { first++; return false })
 			require.LessOrEqual(t, first, 1)
 		}
 	})

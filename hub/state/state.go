@@ -51,8 +51,9 @@ type State struct {
 	names      map[string]protocol.NodeNumber                      // live nodes
 	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
 	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
-	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
-	index      *index
+	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
+	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
+	found      *index
 	folding    bool // what a log holds is taken, though the rules of today forbid it anew
 }
 
@@ -160,7 +161,7 @@ func New() *State {
 		names:      map[string]protocol.NodeNumber{},
 		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
 		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
-		index:      newIndex(),
+		found:      newIndex(),
 	}
 }
 
@@ -178,9 +179,15 @@ func (s *State) clone() *State {
 	c.names = maps.Clone(s.names)
 	c.keys = maps.Clone(s.keys)
 	c.identities = maps.Clone(s.identities)
-	c.targets = nil
-	c.index = s.index.clone()
+	c.targets, c.namers = nil, nil
+	c.found = s.found.clone()
 	return &c
+}
+
+// LiveAt returns the live node of that name if it is at that site.
+func (s *State) LiveAt(site, name string) (Node, bool) {
+	n, ok := s.Nodes[s.names[name]]
+	return n, ok && n.Live() && n.Site == site
 }
 
 // NodeByName returns the live node of that name or, if there is none, the
@@ -217,8 +224,8 @@ func (s *State) LiveNodes() []Node {
 // NodeRoutes lists a node's routes by prefix.
 func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
 	var out []Route
-	if s.index.routes != nil {
-		s.index.routes.AscendGreaterOrEqual(RouteKey{Node: n}, func(k RouteKey) bool {
+	if s.found.routes != nil {
+		s.found.routes.AscendGreaterOrEqual(RouteKey{Node: n}, func(k RouteKey) bool {
 			if k.Node == n {
 				out = append(out, s.Routes[k])
 			}
@@ -237,7 +244,7 @@ func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
 
 // NodesOf lists the live nodes of a site by number.
 func (s *State) NodesOf(site string) (out []Node) {
-	s.index.nodes.AscendGreaterOrEqual(siteAndNode{site: site}, func(x siteAndNode) bool {
+	s.found.nodes.AscendGreaterOrEqual(siteAndNode{site: site}, func(x siteAndNode) bool {
 		if x.site == site {
 			out = append(out, s.Nodes[x.node])
 		}

@@ -55,7 +55,7 @@ func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *S
 func (s *State) With(waiting []Route) *State {
 	c := *s
 	c.Routes = maps.Clone(s.Routes)
-	c.index = &index{ranges: s.index.ranges, carried: s.index.carried, nodes: s.index.nodes} // what waits is not carried
+	c.found = &index{ranges: s.found.ranges, carried: s.found.carried, nodes: s.found.nodes} // what waits is not carried
 	for _, r := range waiting {
 		c.Routes[r.RouteKey] = r
 	}
