@@ -245,7 +245,7 @@ func (s *Store) take(m facts.Message) {
 	}
 	was := s.facts[o.Node]
 	s.mu.Unlock()
-	now, changes, v, err := fold(was, o, m.Data, m.Stream, m.Received) // take alone changes facts, but for sweep
+	now, v, err := fold(was, o, m.Data, m.Stream, m.Received) // take alone changes facts, but for sweep
 	if err != nil {
 		s.drop(m, err)
 		if o.Kind == protocol.FactDelta {
@@ -275,10 +275,10 @@ func (s *Store) take(m facts.Message) {
 		return
 	}
 	inv := now.inventory()
-	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: m.Received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
+	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: m.Received, Sequence: inv.Sequence, Lines: []string{}}
 	if was == nil {
 		c.Lines = append(c.Lines, "first facts")
-	} else if changes != nil {
+	} else if c.Changes = changed(was.doc, now.doc); c.Changes != nil {
 		c.Lines = append(c.Lines, describe(was.inventory(), inv)...)
 	}
 	s.watchers.Tell(c)
