@@ -151,9 +151,12 @@ func (p Plan) access() []string {
 	return out
 }
 
+// ClosedDrops names in AccessDrops what was about to leave by another way than the tunnel.
+const ClosedDrops = chainClosed
+
 // AccessDrops counts the packets that each chain of the access list has dropped since it
-// was last made, by what it looks at: destination, interface, source, shields; and closed:
-// those that were about to leave by another way than the tunnel.
+// was last made, by what it looks at: destination, interface, source, shields; and
+// ClosedDrops.
 func (h *Host) AccessDrops(context.Context) (map[string]uint64, error) {
 	counted, err := nftCounted()
 	if err != nil {
