@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"causeway/protocol"
 )
 
 // Passing is a rule of routing policy before the tunnel's that leads addresses elsewhere which
@@ -52,6 +55,10 @@ func (h *Host) Passing() (out []Passing, err error) {
 			if r.pref > RulePreference || r.pref == RulePreference && r.table == p.Table {
 				break
 			}
+			if r.led(rules) {
+				closed = without(closed, r.dst)
+				continue
+			}
 			tables := []policyRule{r}
 			if r.action == unix.FR_ACT_GOTO && r.jump > RulePreference {
 				tables = slices.DeleteFunc(slices.Clone(rules[i+1:]), func(o policyRule) bool { return o.pref < r.jump })
@@ -62,7 +69,11 @@ func (h *Host) Passing() (out []Passing, err error) {
 					return nil, err
 				}
 				if ok {
-					out = append(out, Passing{Rule: r.text(), IPv6: v6, Of: of, Certain: r.certain(p, of)})
+					certain, err := h.certain(r, p, of)
+					if err != nil {
+						return nil, err
+					}
+					out = append(out, Passing{Rule: r.text(), IPv6: v6, Of: of, Certain: certain})
 					break
 				}
 			}
@@ -133,9 +144,33 @@ func meet(c netipx.IPRange, x, dst netip.Prefix) netip.Addr {
 	return first
 }
 
-// certain reports whether a rule takes every packet to an address from this host, or from some
-// of what is behind it.
-func (r policyRule) certain(p Plan, to netip.Addr) bool {
+// led reports whether a rule leads a range past those that follow, to the tunnel's: so 'causeway
+// diag explain' has it mended.
+func (r policyRule) led(rules []policyRule) bool {
+	plain := !r.invert && !r.src.IsValid() && r.dst.IsValid() && r.mark&r.mask == 0 && r.tos == 0 && r.iif == "" && r.oif == "" && !r.byUID && r.proto == 0 &&
+		r.sport == [2]uint16{} && r.dport == [2]uint16{}
+	return plain && r.action == unix.FR_ACT_GOTO && r.jump == RulePreference && slices.ContainsFunc(rules, func(o policyRule) bool { return o.pref == r.jump })
+}
+
+// without is l without what is in x.
+func without(l func() []netipx.IPRange, x netip.Prefix) func() []netipx.IPRange {
+	return sync.OnceValue(func() []netipx.IPRange {
+		var b netipx.IPSetBuilder
+		for _, r := range l() {
+			b.AddRange(r)
+		}
+		b.RemovePrefix(x.Masked())
+		set, err := b.IPSet()
+		if err != nil {
+			return l()
+		}
+		return set.Ranges()
+	})
+}
+
+// certain reports whether a rule decides over every packet to an address from this host, or from
+// some of what is behind it.
+func (h *Host) certain(r policyRule, p Plan, to netip.Addr) (bool, error) {
 	from := []routed{{src: p.src(to.Is6()), dst: to}}
 	for _, x := range p.Local {
 		if x.Addr().Is6() != to.Is6() {
@@ -145,7 +180,19 @@ func (r policyRule) certain(p Plan, to netip.Addr) bool {
 		if r.src.IsValid() && x.Overlaps(r.src) && r.src.Bits() > x.Bits() {
 			src = r.src.Addr()
 		}
-		from = append(from, routed{src: src, dst: to, iif: "?"})
+		from = append(from, routed{src: src, dst: to, iif: cmp.Or(h.toward(src.Next()), "?")})
 	}
-	return slices.ContainsFunc(from, func(k routed) bool { return k.src.IsValid() && r.takes(k) })
+	for _, k := range from {
+		if !k.src.IsValid() || !r.takes(k) {
+			continue
+		}
+		l, err := thieves(p, k, p.Interface)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(l, func(t protocol.PolicyRule) bool { return t.Text == r.text() }) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
