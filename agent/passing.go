@@ -88,11 +88,15 @@ func (a *Agent) countPassing(ctx context.Context, now time.Time) {
 // tellPassing sets the condition of the routes.
 func (a *Agent) tellPassing() {
 	a.mu.Lock()
-	ranges := held.NewCover(a.plan.Routes, a.plan.Held)
+	plan := a.plan
 	a.mu.Unlock()
 	w := &a.passing
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	ranges := &held.Cover{} // of tens of thousands: for who needs it
+	if len(w.rules) > 0 {
+		ranges = held.NewCover(plan.Routes, plan.Held)
+	}
 	var causes []string
 	if w.applied != "" {
 		causes = append(causes, w.applied)
