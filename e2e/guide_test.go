@@ -28,7 +28,7 @@ type guide struct {
 
 // What the guide's pages show is what the programs print: each block "```console HOST" is run, command
 // by command, and its output compared but for numbers, times and keys. With CAUSEWAY_UPDATE set the pages
-// are written anew. A command that ends with "# until TEXT" is run until it prints that.
+// are written anew. The first command of a block "```console HOST until=REGEXP" is run until it prints that.
 func TestGuide(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -44,8 +44,6 @@ func TestGuide(t *testing.T) {
 		g.hosts[name+"-1"] = h
 		g.hosts[name+"-pod"] = net.Pod(name+"p", fmt.Sprintf("10.20%d.1.11/24", i+1), fmt.Sprintf("fd10:20%d:1::11/64", i+1))
 	}
-	l.Switch("lan")
-	g.hosts["bj-1"].Sh("ip link add lan0 type dummy; ip addr add 192.168.20.1/24 dev lan0; ip link set lan0 up")
 	var err error
 	g.s, err = NewSystem(step(t), l, binaries(t), hub, HubAddr, "--listen-admin", ":7443", "--listen-nats", ":4222")
 	require.NoError(t, err)
@@ -69,7 +67,7 @@ func (g *guide) page(name string) {
 	b, err := os.ReadFile(path)
 	require.NoError(g.t, err)
 	var out []string
-	host := ""
+	host, until := "", ""
 	lines := strings.Split(string(b), "\n")
 	for i := 0; i < len(lines); i++ {
 		line := lines[i]
@@ -77,7 +75,7 @@ func (g *guide) page(name string) {
 		command, ok := strings.CutPrefix(line, "# ")
 		switch {
 		case strings.HasPrefix(line, "```console "):
-			host = strings.TrimPrefix(line, "```console ")
+			host, until, _ = strings.Cut(strings.TrimPrefix(line, "```console "), " until=")
 			continue
 		case host != "" && line == "```":
 			host = ""
@@ -96,7 +94,8 @@ func (g *guide) page(name string) {
 			i++
 			want = append(want, lines[i])
 		}
-		have := g.run(name, host, command)
+		have := g.run(name, host, command, until)
+		until = ""
 		if os.Getenv("CAUSEWAY_UPDATE") == "" {
 			require.Equal(g.t, normal(want), normal(have), "%s: on %s: %s\n\n%s", name, host, command, strings.Join(have, "\n"))
 			have = want
@@ -110,8 +109,9 @@ func (g *guide) page(name string) {
 	}
 }
 
-// run runs a command on a host and returns the lines that it prints.
-func (g *guide) run(page, host, command string) []string {
+// run runs a command on a host, if until is there again and again until it prints that, and returns the lines
+// that it prints.
+func (g *guide) run(page, host, command, until string) []string {
 	g.t.Helper()
 	h := g.hosts[host]
 	require.NotNil(g.t, h, "%s: there is no host %s", page, host)
@@ -121,7 +121,7 @@ func (g *guide) run(page, host, command string) []string {
 		return nil
 	}
 	text := strings.ReplaceAll(command, "TOKEN", g.token)
-	text, until, _ := strings.Cut(text, "# until ")
+	done := regexp.MustCompile("(?s)" + until)
 	var lines []string
 	try := func(ctx context.Context) error {
 		out, err := h.Run(ctx, g.in(h, "exec 2>&1\n"+text)...)
@@ -132,7 +132,7 @@ func (g *guide) run(page, host, command string) []string {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
 		lines = strings.Split(strings.TrimRight(out, "\n"), "\n")
-		if !strings.Contains(out, until) {
+		if !done.MatchString(out) {
 			return fmt.Errorf("it does not print %q yet:\n%s", until, out)
 		}
 		return nil
