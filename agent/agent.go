@@ -106,30 +106,11 @@ type Host interface {
 	AccessDrops(context.Context) (map[string]uint64, error)
 }
 
-// Names of the health conditions.
-const (
-	condTunnel   = "tunnel"
-	condHub      = "hub"
-	condPaths    = protocol.ConditionPaths
-	condControl  = "control"
-	condNATS     = "nats"
-	condNetmap   = "netmap"
-	condRoutes   = "routes"
-	condFirewall = "firewall"
-	condState    = "state"
-	condKeys     = "keys"
-	condRepair   = "repair"
-	condClock    = "clock"
-	condHeld     = "held"
-	condLocal    = "local"
-	condHubList  = "hub_list"
-)
-
 // Agent is a running or startable agent.
 type Agent struct {
 	cfg     Config
 	log     zerolog.Logger
-	id      identity.Identity // its keys and hub list change: see changeIdentity
+	own     *identity.Own
 	boot    protocol.BootID
 	started time.Time
 	ready   chan struct{}
@@ -158,7 +139,7 @@ type Agent struct {
 	listChanged chan struct{}          // the hub list did
 	wallDue     chan struct{}          // and the wall is to be around its hubs
 	firewallDue chan struct{}          // the firewalls are to be looked at
-	live        atomic.Pointer[live]
+	live        *config.Live
 
 	keysDue chan struct{} // look at the keys now
 
@@ -182,7 +163,6 @@ type Agent struct {
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
 	fought  bool       // but others take that down, and no peer is reached; with applyMu
-	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
 
 	mu         sync.Mutex
 	hubSays    string              // why a hub gives no session, by its own word
@@ -198,11 +178,10 @@ type Agent struct {
 	book       held.Book          // changed with applyMu alone
 	apart      []held.Exception   // of the last apply
 	items      []items.Held       // likewise
-	own        *netmapcheck.Owned // what the host had of its own then; nil: not known
+	owned      *netmapcheck.Owned // what the host had of its own then; nil: not known
 	plan       netns.Plan
 	errs       []string // of the last apply
 	expired    bool
-	left       bool      // the identity is gone: nothing is stored any more
 	stored     time.Time // held.Confirmed as it is on disk
 	acked      string    // what was last told to the hub of result, as text
 	hub        protocol.NodeNumber
@@ -263,12 +242,26 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	if cfg.UpgradeDir == "" {
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
+	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
 		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
 	_, given := ownProxy(cfg.Settings)
 	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
-	a.live.Store(liveOf(cfg.Settings))
+	a.live = config.NewLive(cfg.Settings)
+	a.board = health.New(a.started, a.conditionChanged,
+		health.Spec{Name: health.Tunnel, Cause: "starting"},
+		health.Spec{Name: health.Hub, Cause: "no hub has answered yet", DependsOn: []string{health.Tunnel}},
+		health.Spec{Name: health.Control, Cause: "not connected yet", DependsOn: []string{health.Hub}},
+		health.Spec{Name: health.NATS, Cause: "not connected yet", DependsOn: []string{health.Control}},
+		health.Spec{Name: health.Netmap, Cause: "no netmap yet", DependsOn: []string{health.Control}},
+		health.Spec{Name: health.Routes, Cause: "not applied yet", DependsOn: []string{health.Tunnel}},
+		health.Spec{Name: health.Firewall, Cause: "not looked at yet", DependsOn: []string{health.Routes}},
+		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
+		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
+	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.HubList} {
+		a.board.Set(c, "")
+	}
+	a.own = identity.NewOwn(cfg.Store, id, func(err error) { a.board.SetError(health.State, err) })
 	var err error
 	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
 		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
@@ -281,19 +274,6 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err
 	}
-	a.board = health.New(a.started, a.conditionChanged,
-		health.Spec{Name: condTunnel, Cause: "starting"},
-		health.Spec{Name: condHub, Cause: "no hub has answered yet", DependsOn: []string{condTunnel}},
-		health.Spec{Name: condControl, Cause: "not connected yet", DependsOn: []string{condHub}},
-		health.Spec{Name: condNATS, Cause: "not connected yet", DependsOn: []string{condControl}},
-		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
-		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
-		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock},
-		health.Spec{Name: condHeld}, health.Spec{Name: condLocal}, health.Spec{Name: condPaths}, health.Spec{Name: condHubList, DependsOn: []string{condControl}})
-	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal, condPaths, condHubList} {
-		a.board.Set(c, "")
-	}
 	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
@@ -301,7 +281,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.repairs = newRepairs(a, incidents)
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
-		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
+		Report: func(err error) { a.board.SetError(health.NATS, err); a.metrics.published(err) }, Log: a.log})
 	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.takeMark, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Bulk: a.bulk, Log: a.log})
 	reg := prometheus.NewRegistry()
@@ -331,7 +311,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		l.Close()
 		return err
 	}
-	a.log.Info().Uint32("number", uint32(a.id.Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
+	a.log.Info().Uint32("number", uint32(a.own.Now().Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
 		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.debug.Run(ctx, l, public) })
@@ -356,7 +336,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		case <-a.tunnel.Ready():
 		}
-		a.board.Set(condTunnel, "")
+		a.board.Set(health.Tunnel, "")
 		if port := a.tunnel.Port(); port != 0 {
 			// A full disk is told of elsewhere, and this is no reason to end.
 			if err := a.cfg.Store.SavePort(port); err != nil {

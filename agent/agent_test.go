@@ -23,6 +23,7 @@ import (
 	"causeway/agent/clock"
 	"causeway/agent/config"
 	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/agent/repair"
 	"causeway/internal/docpage"
@@ -49,20 +50,20 @@ func TestWithoutHub(t *testing.T) {
 	require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:51820"), netip.MustParseAddrPort("192.0.2.9:51820")}, h.UDP, "names and addresses, each once")
 
 	c := debug.NewClient(w.socket)
-	var health debug.Health
+	var answer debug.Health
 	w.eventually(func() bool {
-		require.NoError(t, c.Get(context.Background(), "/v1/health", &health))
-		for _, x := range health.Conditions {
-			if x.Name == condHub {
+		require.NoError(t, c.Get(context.Background(), "/v1/health", &answer))
+		for _, x := range answer.Conditions {
+			if x.Name == health.Hub {
 				return x.Cause == "no hub answers at hub.example:51820, 192.0.2.1:51820 (UDP) or 192.0.2.1:443 (TCP); check that it runs and that one of them may leave this host; "+
 					"if the hub moved, hand its list over: 'causeway hubs list -o json >hubs.json' on its host, then here 'causeway-agent hubs set @hubs.json'"
 			}
 		}
 		return false
 	}, "the hub condition says where")
-	require.False(t, health.OK)
-	require.True(t, w.agent.board.OK(condTunnel))
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.False(t, answer.OK)
+	require.True(t, w.agent.board.OK(health.Tunnel))
+	require.True(t, w.agent.board.OK(health.Routes))
 }
 
 func TestNetmapFlow(t *testing.T) {
@@ -85,7 +86,7 @@ func TestNetmapFlow(t *testing.T) {
 	require.False(t, w.host.routed("0.0.0.0/0"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
 	w.agent.mu.Lock()
-	overlay := w.agent.id.Overlay
+	overlay := w.agent.own.Now().Overlay
 	w.agent.mu.Unlock()
 	require.Equal(t, netns.OwnDestinations(overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
 
@@ -116,7 +117,7 @@ func TestNetmapFlow(t *testing.T) {
 	w.host.mu.Unlock()
 	ack = h.give(testNetmap(7, testPeer(3, "10.3.0.0/24")))
 	require.Len(t, ack.Errors, 1)
-	require.False(t, w.agent.board.OK(condRoutes))
+	require.False(t, w.agent.board.OK(health.Routes))
 	w.host.mu.Lock()
 	w.host.err, w.host.foreign = nil, []netns.Foreign{{Prefix: netip.MustParsePrefix("10.3.0.0/16"), Link: "eth0", Via: netip.MustParseAddr("192.0.2.1")}}
 	w.host.mu.Unlock()
@@ -125,7 +126,7 @@ func TestNetmapFlow(t *testing.T) {
 	h.next(protocol.KindNetmapAck, &ack)
 	require.Empty(t, ack.Errors)
 	require.Contains(t, ack.Refused[0].Reason, "own route 10.3.0.0/16")
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.True(t, w.agent.board.OK(health.Routes))
 	require.False(t, w.host.routed("10.3.0.0/24"))
 
 	var routes debug.Routes
@@ -190,12 +191,12 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	require.Contains(t, ack.Refused[0].Reason, "identity key is not the one")
 	require.Equal(t, []protocol.NodeNumber{4}, w.tunnel.peerNumbers())
 	// The incident is a condition of the agent, and of its next status.
-	var health debug.Health
-	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
-	require.False(t, health.OK)
+	var answer debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &answer))
+	require.False(t, answer.OK)
 	incident := protocol.Condition{}
-	for _, c := range health.Conditions {
-		if c.Name == condNetmap {
+	for _, c := range answer.Conditions {
+		if c.Name == health.Netmap {
 			incident = c
 		}
 	}
@@ -203,7 +204,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	w.eventually(func() bool {
 		var st protocol.Status
 		h.next(protocol.KindStatus, &st)
-		return slices.ContainsFunc(st.Conditions, func(c protocol.Condition) bool { return c.Name == condNetmap && !c.OK && c.Cause == incident.Cause })
+		return slices.ContainsFunc(st.Conditions, func(c protocol.Condition) bool { return c.Name == health.Netmap && !c.OK && c.Cause == incident.Cause })
 	}, "the hub is told")
 	// The same identity with another WireGuard key is none the better.
 	forged = testPeer(3)
@@ -211,7 +212,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{3})
 	require.Contains(t, h.give(testNetmap(4, forged)).Refused[0].Reason, "without a higher epoch")
 	require.Empty(t, h.give(testNetmap(5, testPeer(3))).Refused)
-	w.eventually(func() bool { return w.agent.board.OK(condNetmap) }, "the true key ends it")
+	w.eventually(func() bool { return w.agent.board.OK(health.Netmap) }, "the true key ends it")
 }
 
 // A hub that was restored from an old backup has a node again that was revoked
@@ -300,7 +301,7 @@ func TestMaxAge(t *testing.T) {
 			at(w, 31*time.Minute)
 			w.start()
 			require.Len(t, w.tunnel.peerNumbers(), 1)
-			require.False(t, w.agent.board.OK(condNetmap), "warned at half")
+			require.False(t, w.agent.board.OK(health.Netmap), "warned at half")
 			w.stop()
 
 			at(w, 61*time.Minute)
@@ -337,7 +338,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 		wrong.Store(int64(d))
 		w.agent.reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
-		require.True(t, w.agent.board.OK(condNetmap))
+		require.True(t, w.agent.board.OK(health.Netmap))
 		require.Empty(t, w.agent.clock.Note())
 	}
 	w.tunnel.setBound(false)
@@ -372,9 +373,9 @@ func TestRevoked(t *testing.T) {
 	w.stop()
 	w.start()
 	require.Empty(t, w.tunnel.peerNumbers())
-	var health debug.Health
-	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
-	require.Contains(t, health.Conditions[4].Cause, "revoked")
+	var answer debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &answer))
+	require.Contains(t, answer.Conditions[4].Cause, "revoked")
 	w.tunnel.setBound(true)
 	w.session()
 	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub that welcomes it takes it back")
@@ -412,9 +413,9 @@ func TestShields(t *testing.T) {
 	w.agent.Reload(t.Context(), c)
 	require.False(t, shields().Up)
 
-	a := &Agent{id: id}
+	a := &Agent{own: identity.NewOwn(w.store, id, nil)}
 	a.cfg.Settings.Debug.Metrics = "198.18.0.2:9464"
-	a.live.Store(liveOf(a.cfg.Settings))
+	a.live = config.NewLive(a.cfg.Settings)
 	require.Equal(t, []netns.Port{{Proto: "tcp", First: 9464, Last: 9464}}, a.shields().Allow)
 }
 
@@ -593,10 +594,10 @@ func TestFirewallCondition(t *testing.T) {
 	w := newWorld(t)
 	w.host.blocked = "chain forward of table inet other (policy drop)"
 	w.start()
-	w.eventually(func() bool { return w.agent.board.OK(condFirewall) }, "nothing is forwarded yet")
+	w.eventually(func() bool { return w.agent.board.OK(health.Firewall) }, "nothing is forwarded yet")
 	w.tunnel.setBound(true)
 	w.session().give(testNetmap(1))
-	w.eventually(func() bool { return !w.agent.board.OK(condFirewall) }, "read, as nothing can be tried")
+	w.eventually(func() bool { return !w.agent.board.OK(health.Firewall) }, "read, as nothing can be tried")
 }
 
 func TestAcceptFromConfig(t *testing.T) {
@@ -679,7 +680,7 @@ func TestHalfApplied(t *testing.T) {
 	require.Len(t, w.tunnel.peerNumbers(), 1)
 	condition := func() (c protocol.Condition) {
 		for _, c = range w.agent.board.List() {
-			if c.Name == condRoutes {
+			if c.Name == health.Routes {
 				break
 			}
 		}
@@ -730,7 +731,7 @@ func TestRepairDoesNotWork(t *testing.T) {
 	w.host.watch <- []netns.Change{{Kind: netns.Link, At: time.Now(), By: "ip (process 7)"}}
 	cause := func() string {
 		for _, c := range w.agent.board.List() {
-			if c.Name == condRepair {
+			if c.Name == health.Repair {
 				return c.Cause
 			}
 		}
@@ -872,12 +873,12 @@ func TestNoPlan(t *testing.T) {
 	require.Contains(t, peers[0].AllowedIPs, netip.MustParsePrefix("10.3.0.0/24"))
 	require.Equal(t, before, applies())
 	for _, c := range w.agent.board.List() {
-		if c.Name == condRoutes {
+		if c.Name == health.Routes {
 			require.Contains(t, c.Cause, "nobody and nothing is reached that was not before: plan it: interface name")
 		}
 	}
 	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
 	w.agent.reapply(t.Context())
 	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.True(t, w.agent.board.OK(health.Routes))
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/agent/health"
 	"causeway/agent/items"
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
@@ -33,7 +34,7 @@ func (a *Agent) hubWall() netns.Wall {
 // hostConfig is the plan's input for these routes and the peers behind them.
 func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
 	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.id.Overlay), Routes: routes, Local: local, Shields: a.shields(), Wall: a.hubWall()}
+		Overlay: slices.Clone(a.own.Now().Overlay), Routes: routes, Local: local, Shields: a.shields(), Wall: a.hubWall()}
 	a.setDevice(&c)
 	a.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
@@ -123,24 +124,24 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		return ack
 	}
 	if len(x.causes) > 0 {
-		a.board.Set(condRoutes, strings.Join(x.causes, "; "))
+		a.board.Set(health.Routes, strings.Join(x.causes, "; "))
 	} else {
-		a.board.SetNote(condRoutes, x.note)
+		a.board.SetNote(health.Routes, x.note)
 	}
 	a.noteName()
 	a.mu.Lock()
 	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.expired, apart, held
 	if !x.blind {
-		a.own = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
+		a.owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 	}
 	a.mu.Unlock()
 	a.askFirewall()
 	a.tellClosed()
 	if err := a.keepPins(x); err != nil {
 		x.fail(err)
-		a.board.SetError(condState, err)
+		a.board.SetError(health.State, err)
 	}
-	a.board.Set(condNetmap, a.netmapCause(x.held, x.revoked))
+	a.board.Set(health.Netmap, a.netmapCause(x.held, x.revoked))
 	ack.Errors = x.errs
 	return ack
 }
@@ -149,10 +150,10 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 func (a *Agent) decide(ctx context.Context) *applying {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
 	x := &applying{ctx: ctx, foreign: foreign, blind: foreignErr != nil}
-	set := a.live.Load()
+	set := a.live.Now()
 	a.mu.Lock()
-	x.in = netmapcheck.Input{Self: a.id.Number, SelfKeys: a.ownPublicLocked(), Hubs: a.hubs, Announced: set.routes, Granted: a.id.Granted,
-		Accept: set.accept, Named: set.named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers, Features: set.features()}
+	x.in = netmapcheck.Input{Self: a.own.Now().Number, SelfKeys: a.own.Now().PublicKeys(), Hubs: a.hubs, Announced: set.Routes, Granted: a.own.Now().Granted,
+		Accept: set.Accept, Named: set.Named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers, Features: features(set)}
 	if a.held != nil {
 		x.in.Netmap, x.held, x.revoked = a.held.Netmap, true, a.held.Revoked
 	}
@@ -180,7 +181,7 @@ func (a *Agent) decide(ctx context.Context) *applying {
 // before ways: peers are there while what nftables shall drop is known to be dropped. Without,
 // routes go on leading into the tunnel, where nobody takes the packets. Called with applyMu.
 func (a *Agent) setUp(x *applying, plan *netns.Plan) {
-	a.tunnel.SetLocal(netns.OwnDestinations(a.id.Overlay, x.res.Local))
+	a.tunnel.SetLocal(netns.OwnDestinations(a.own.Now().Overlay, x.res.Local))
 	x.cause("", a.reach(x.res.Peers))
 	if plan != nil {
 		walled := a.walled
@@ -253,8 +254,8 @@ func (a *Agent) keepPins(x *applying) error {
 // shields are those of the configuration, or what the identity says where that is silent. The
 // port of /metrics is open where the configuration has it at an overlay address.
 func (a *Agent) shields() netns.Shields {
-	s := a.live.Load().shields.On(a.id.Shields)
-	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.id.Overlay, m.Addr()) {
+	s := a.live.Now().Shields.On(a.own.Now().Shields)
+	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.own.Now().Overlay, m.Addr()) {
 		p := netns.Port{Proto: protocol.FlowTCP, First: m.Port(), Last: m.Port()}
 		if !slices.Contains(s.Allow, p) {
 			s.Allow = append(slices.Clone(s.Allow), p)

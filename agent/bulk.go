@@ -48,7 +48,7 @@ func (a *Agent) dialBulk(ctx context.Context, c protocol.Challenge) (net.Conn, e
 		return nil, fmt.Errorf("dial hub %d at %s: %w", hub, to, err)
 	}
 	conn.SetWriteDeadline(time.Now().Add(dialTimeout))
-	if err := protocol.WriteFrame(conn, c.ProveBulk(a.id.Number, a.id.IdentityKey), protocol.MaxProof); err != nil {
+	if err := protocol.WriteFrame(conn, c.ProveBulk(a.own.Now().Number, a.own.Now().IdentityKey), protocol.MaxProof); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("prove this node's identity to hub %d: %w", hub, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/agent/needs"
@@ -70,12 +71,12 @@ func (a *Agent) recallRanges(ctx context.Context) {
 // stored it holds for this run, and is stored with a later apply. Called with applyMu.
 func (a *Agent) learnGrant() {
 	a.mu.Lock()
-	granted := a.id.Granted
-	known := granted != nil && !a.grantDue || a.held == nil || a.left
+	granted := a.own.Now().Granted
+	known := granted != nil && !a.grantDue || a.held == nil || a.own.Left()
 	if !known && granted == nil {
 		granted = []netip.Prefix{}
 		for _, r := range a.held.Netmap.Self.Routes {
-			if r.State == protocol.RouteApproved && r.Prefix.IsValid() && !slices.Contains(a.live.Load().routes, r.Prefix) {
+			if r.State == protocol.RouteApproved && r.Prefix.IsValid() && !slices.Contains(a.live.Now().Routes, r.Prefix) {
 				granted = append(granted, r.Prefix.Masked())
 			}
 		}
@@ -84,17 +85,11 @@ func (a *Agent) learnGrant() {
 	if known {
 		return
 	}
-	err := a.changeIdentity(func(id *identity.Identity) { id.Granted = granted })
+	err := a.own.Hold(func(id *identity.Identity) { id.Granted = granted })
 	a.grantDue = err != nil
-	if err == nil {
-		return
+	if err != nil {
+		a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
 	}
-	a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
-	a.idMu.Lock()
-	defer a.idMu.Unlock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.id.Granted = granted
 }
 
 // bound tells the check what was routed before, and which addresses stay outside.
@@ -130,7 +125,7 @@ func (a *Agent) needed(ctx context.Context) (used []held.Exception, gateways, hu
 // returns the book for then. Without knowing the host's routes all stays as it was.
 // Called with applyMu.
 func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception) {
-	set, in, res := a.live.Load(), x.in, x.res
+	set, in, res := a.live.Now(), x.in, x.res
 	own := slices.DeleteFunc(slices.Clone(res.Local), func(p netip.Prefix) bool { return slices.Contains(res.Bare, p) })
 	next, apart := a.book, []held.Exception(nil)
 	if x.blind {
@@ -138,7 +133,7 @@ func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception
 		c.Except, apart = a.plan.Except, a.apart
 		a.mu.Unlock()
 	} else {
-		next = a.book.Follow(res.Routes, own, set.release, a.now())
+		next = a.book.Follow(res.Routes, own, set.Release, a.now())
 		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: x.foreign, Kept: in.Kept, Ways: in.Ways})
 		next = next.Remember(apart)
 	}
@@ -156,7 +151,7 @@ func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception
 // that a full disk opens nothing. Called with applyMu.
 func (a *Agent) keepBook(next held.Book) error {
 	a.mu.Lock()
-	changed, left := !next.Equal(a.book) || !a.bookStored, a.left
+	changed, left := !next.Equal(a.book) || !a.bookStored, a.own.Left()
 	before := a.book
 	a.book = next
 	a.mu.Unlock()
@@ -175,7 +170,7 @@ func (a *Agent) keepBook(next held.Book) error {
 	err := held.Save(a.cfg.Store.HeldFile(), next)
 	a.bookStored = err == nil
 	if err != nil {
-		a.board.SetError(condState, err)
+		a.board.SetError(health.State, err)
 	}
 	return err
 }
@@ -229,7 +224,7 @@ func (a *Agent) tellClosed() {
 		}
 		note = fmt.Sprintf("'causeway-agent release %s' on this host lets go what no peer has any more and is held closed: %s", closed[0].Prefix, strings.Join(l, ", "))
 	}
-	a.board.SetNote(condHeld, note)
+	a.board.SetNote(health.Held, note)
 
 	var notes []string
 	say := func(what string, l []string) {
@@ -252,9 +247,9 @@ func (a *Agent) tellClosed() {
 	say("outside the tunnel, as this host relies on them: ", out)
 	say("accept: takes from this host: ", a.taken())
 	for _, r := range refused {
-		if r.Peer == a.id.Number && r.Prefix != "" {
+		if r.Peer == a.own.Now().Number && r.Prefix != "" {
 			notes = append(notes, "announced "+r.Prefix+": "+r.Reason)
 		}
 	}
-	a.board.SetNote(condLocal, strings.Join(notes, "; "))
+	a.board.SetNote(health.Local, strings.Join(notes, "; "))
 }

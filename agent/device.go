@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"causeway/agent/health"
 	"causeway/netns"
 )
 
@@ -33,10 +34,10 @@ func (a *Agent) setDevice(c *netns.Config) {
 func (a *Agent) noteName() {
 	now, want := a.deviceName(), a.cfg.Settings.Tunnel.Interface
 	if now == want {
-		a.board.Set(condTunnel, "")
+		a.board.Set(health.Tunnel, "")
 		return
 	}
-	a.board.SetNote(condTunnel, fmt.Sprintf("the tunnel's device was renamed to %s, and another link is called %s by now; it works under that name, and takes its own again when that is free", now, want))
+	a.board.SetNote(health.Tunnel, fmt.Sprintf("the tunnel's device was renamed to %s, and another link is called %s by now; it works under that name, and takes its own again when that is free", now, want))
 }
 
 // takeNameBack gives a renamed device its name back once that is free.

@@ -54,7 +54,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		}
 	}
 	for _, r := range res.Refused {
-		if r.Kind == "" && (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.id.Number) && len(e.Refused) < protocol.MaxEvidenceLines {
+		if r.Kind == "" && (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.own.Now().Number) && len(e.Refused) < protocol.MaxEvidenceLines {
 			e.Refused = append(e.Refused, r)
 		}
 	}
@@ -145,7 +145,7 @@ func (a *Agent) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, 
 
 // ownEnd reports whether an address is the node's own, or behind it.
 func (a *Agent) ownEnd(x netip.Addr, routes []netip.Prefix) bool {
-	return slices.Contains(a.id.Overlay, x) || slices.ContainsFunc(routes, func(p netip.Prefix) bool { return p.Contains(x) })
+	return slices.Contains(a.own.Now().Overlay, x) || slices.ContainsFunc(routes, func(p netip.Prefix) bool { return p.Contains(x) })
 }
 
 // echoPeer sends small echo requests to a peer, and some as large as the route to
@@ -153,7 +153,7 @@ func (a *Agent) ownEnd(x netip.Addr, routes []netip.Prefix) bool {
 func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr) []protocol.TunnelPing {
 	q := debug.EchoRequest{Count: 4, Wait: echoWait}
 	for _, to := range p.Overlay {
-		for _, from := range a.id.Overlay {
+		for _, from := range a.own.Now().Overlay {
 			if to.Is4() == from.Is4() && !q.To.IsValid() {
 				q.From, q.To = from, to
 			}
@@ -179,7 +179,7 @@ func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr
 // sourceFor is an address of this host that stands for a local end: the host's own
 // beside a pod, which is inside the route that the pod is in.
 func (a *Agent) sourceFor(local netip.Addr) netip.Addr {
-	if slices.Contains(a.id.Overlay, local) {
+	if slices.Contains(a.own.Now().Overlay, local) {
 		return local
 	}
 	as, err := net.InterfaceAddrs()
@@ -199,7 +199,7 @@ func (a *Agent) sourceFor(local netip.Addr) netip.Addr {
 func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEvidence {
 	var near, far protocol.TunnelPing
 	var wg sync.WaitGroup
-	if slices.Contains(a.id.Overlay, f.Local) {
+	if slices.Contains(a.own.Now().Overlay, f.Local) {
 		return nil
 	}
 	beside := a.sourceFor(f.Local)
@@ -208,7 +208,7 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 			near = debug.SendEcho(ctx, debug.EchoRequest{From: beside, To: f.Local, Count: 2, Wait: echoWait})
 		})
 	}
-	for _, o := range a.id.Overlay {
+	for _, o := range a.own.Now().Overlay {
 		if o.Is4() == f.Local.Is4() && beside != f.Local {
 			wg.Go(func() { far = debug.SendEcho(ctx, debug.EchoRequest{From: o, To: f.Local, Count: 2, Wait: echoWait}) })
 		}

@@ -13,7 +13,7 @@ import (
 func (a *Agent) gather(ctx context.Context) protocol.Inventory {
 	inv := a.facts.Facts(ctx)
 	inv.AgentVersion, inv.Engine = a.cfg.Version, a.tunnel.EngineName()
-	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Load().labels
+	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Now().Labels
 	inv.Paths = a.pathFacts(inv.Time)
 	used := inv.Capacity.Pods.Used
 	inv.Capacity.Pods = protocol.Amount{Used: used}

@@ -17,7 +17,7 @@ type gone struct {
 
 // takeGone adds a list and drops those that it covers; it says why it does not.
 func (a *Agent) takeGone(s protocol.SignedGoneList) string {
-	nodes, err := s.Open(a.id.Pin)
+	nodes, err := s.Open(a.own.Now().Pin)
 	if err != nil {
 		return err.Error()
 	}
@@ -30,7 +30,7 @@ func (a *Agent) takeGone(s protocol.SignedGoneList) string {
 	var keep []protocol.SignedGoneList
 	all := map[protocol.NodeNumber]bool{}
 	for _, old := range a.gone.lists {
-		l, err := old.Open(a.id.Pin)
+		l, err := old.Open(a.own.Now().Pin)
 		if err != nil {
 			continue
 		}

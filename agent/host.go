@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/protocol"
@@ -167,7 +168,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 			a.reapply(ctx)
 		case <-look.C:
 			a.time()
-			a.board.Set(condClock, a.clock.Note())
+			a.board.Set(health.Clock, a.clock.Note())
 			kinds := []netns.Kind{netns.Sysctls}
 			if blind {
 				kinds = netns.Kinds
@@ -186,12 +187,12 @@ func (a *Agent) followHost(ctx context.Context) error {
 			reply <- r.look(ctx, netns.Kinds...)
 		case <-age.C:
 			a.confirm(false)
-			stored := !a.board.OK(condState) && a.saveAgain() // the hub was told that it is not
+			stored := !a.board.OK(health.State) && a.saveAgain() // the hub was told that it is not
 			a.mu.Lock()
 			again := stored || len(a.errs) > 0 || a.expiredLocked() != a.expired
 			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
 			a.mu.Unlock()
-			a.board.Set(condNetmap, a.netmapCause(held, revoked))
+			a.board.Set(health.Netmap, a.netmapCause(held, revoked))
 			if again {
 				a.reapply(ctx)
 			}
@@ -200,7 +201,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-blocked.C:
 			a.takeNameBack(ctx)
 			a.findPins(ctx)
-			if !a.board.OK(condFirewall) {
+			if !a.board.OK(health.Firewall) {
 				a.askFirewall()
 			}
 		}

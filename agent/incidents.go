@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"causeway/agent/health"
 	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/protocol"
@@ -189,7 +190,7 @@ func (r *repairs) tell() {
 	if len(l) > 0 {
 		l[len(l)-1] += "; find who does that, then run 'causeway-agent repair' on the node"
 	}
-	r.a.board.Set(condRepair, strings.Join(append(failed, l...), "; "))
+	r.a.board.Set(health.Repair, strings.Join(append(failed, l...), "; "))
 }
 
 // felt words what a drift that is over meant.

@@ -12,7 +12,7 @@ func (a *Agent) mark() *protocol.StateMark {
 
 // markLocked is mark. a.mu is held.
 func (a *Agent) markLocked() *protocol.StateMark {
-	m := a.id.Mark
+	m := a.own.Now().Mark
 	if a.held != nil {
 		m = newerMark(m, a.held.Netmap.Mark)
 	}
@@ -29,7 +29,7 @@ func newerMark(m, n *protocol.StateMark) *protocol.StateMark {
 
 // takeMark is the control channel's. It goes to disk with the netmap, now and then.
 func (a *Agent) takeMark(m protocol.StateMark) {
-	if err := m.Check(a.id.Pin); err != nil {
+	if err := m.Check(a.own.Now().Pin); err != nil {
 		a.log.Warn().Err(err).Msg("the hub sent a mark of the state that is not this cluster's")
 		return
 	}

@@ -92,7 +92,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	a := m.a
-	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.name(), a.id.Site)
+	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.name(), a.own.Now().Site)
 	for _, c := range a.board.List() {
 		v := 0.0
 		if c.OK {

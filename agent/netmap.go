@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"causeway/agent/clock"
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/agent/netmapcheck"
 	"causeway/internal/shortage"
@@ -42,7 +43,7 @@ func (a *Agent) load() error {
 		a.log.Error().Err(err).Msg("the stored netmap does not read, waiting for a hub's")
 		return nil
 	}
-	if held != nil && held.Netmap.Self.Number != a.id.Number {
+	if held != nil && held.Netmap.Self.Number != a.own.Now().Number {
 		a.log.Warn().Msg("the stored netmap is another node's, waiting for a hub's")
 		return nil
 	}
@@ -72,7 +73,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 		return protocol.NetmapAck{NetmapVersion: a.have(), Refused: []protocol.RefusedPart{{Reason: why}}}
 	}
 	a.mu.Lock()
-	if a.left { // a hub list would bring the identity back
+	if a.own.Left() { // a hub list would bring the identity back
 		a.mu.Unlock()
 		return protocol.NetmapAck{NetmapVersion: n.NetmapVersion, Errors: []string{"this node has left"}}
 	}
@@ -94,7 +95,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 	if err != nil {
 		return refuse(err.Error())
 	}
-	if full.Self.Number != a.id.Number {
+	if full.Self.Number != a.own.Now().Number {
 		return refuse(fmt.Sprintf("it is for node number %d", full.Self.Number))
 	}
 	var more []protocol.RefusedPart
@@ -136,7 +137,7 @@ func (a *Agent) takeNetmap(ctx context.Context, n protocol.Netmap) protocol.Netm
 // takeHubList stores a newer hub list; it says why it does not.
 func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	a.mu.Lock()
-	id, held, left := a.id, a.hubs.Serial, a.left
+	id, held, left := a.own.Now(), a.hubs.Serial, a.own.Left()
 	a.mu.Unlock()
 	if left {
 		return "this node has left"
@@ -148,7 +149,7 @@ func (a *Agent) takeHubList(s protocol.SignedHubList) string {
 	if !newer { // the one we hold
 		return ""
 	}
-	if err := a.changeIdentity(func(id *identity.Identity) { id.HubList = s }); err != nil {
+	if err := a.own.Change(func(id *identity.Identity) { id.HubList = s }); err != nil {
 		return err.Error()
 	}
 	a.mu.Lock()
@@ -256,7 +257,7 @@ func (a *Agent) followFirewall(ctx context.Context) error {
 // were read: these count where no packet could be tried.
 func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 	if !forwards {
-		a.board.Set(condFirewall, "") // nothing of ours is forwarded
+		a.board.Set(health.Firewall, "") // nothing of ours is forwarded
 		return
 	}
 	t, err := a.host.Try(ctx, a.tunnel.Inject)
@@ -271,28 +272,28 @@ func (a *Agent) lookAtFirewall(ctx context.Context, forwards bool) {
 		return
 	case t.Blocked != "":
 		// Rules and routes may have changed amid the trial: what is blocked is so twice.
-		if again := a.firewallShut; again || !a.board.OK(condFirewall) {
-			a.board.Set(condFirewall, t.Blocked)
+		if again := a.firewallShut; again || !a.board.OK(health.Firewall) {
+			a.board.Set(health.Firewall, t.Blocked)
 		} else {
 			time.AfterFunc(firewallAgain, a.askFirewall)
 		}
 		a.firewallShut = true
 		return
 	case t.Whole:
-		a.board.Set(condFirewall, "")
+		a.board.Set(health.Firewall, "")
 		return
 	}
 	what, readErr := a.host.ForwardBlockedBy(ctx)
 	switch {
 	case ctx.Err() != nil:
 	case readErr != nil:
-		a.board.SetError(condFirewall, readErr)
+		a.board.SetError(health.Firewall, readErr)
 	case what != "":
-		a.board.Set(condFirewall, "forwarded traffic is dropped by "+what)
+		a.board.Set(health.Firewall, "forwarded traffic is dropped by "+what)
 	case err != nil:
-		a.board.SetNote(condFirewall, "read, not tried: "+err.Error())
+		a.board.SetNote(health.Firewall, "read, not tried: "+err.Error())
 	default:
-		a.board.Set(condFirewall, "")
+		a.board.Set(health.Firewall, "")
 	}
 }
 
@@ -351,7 +352,7 @@ func (a *Agent) save() error {
 	held.Netmap.Mark = a.markLocked()
 	a.mu.Unlock()
 	err := a.cfg.Store.SaveNetmap(held)
-	a.board.SetError(condState, err)
+	a.board.SetError(health.State, err)
 	if err == nil {
 		a.mu.Lock()
 		a.stored = held.Clock.Time
@@ -364,14 +365,14 @@ func (a *Agent) save() error {
 // needs nobody's hand; it reports whether that is stored now.
 func (a *Agent) saveAgain() bool {
 	a.mu.Lock()
-	pins, left, lost := a.pins, a.left, a.pinsLost != nil
+	pins, left, lost := a.pins, a.own.Left(), a.pinsLost != nil
 	a.mu.Unlock()
 	if left {
 		return false
 	}
 	if pins != nil && !lost {
 		if err := a.cfg.Store.SavePins(pins); err != nil {
-			a.board.SetError(condState, err)
+			a.board.SetError(health.State, err)
 			return false
 		}
 	}
@@ -383,7 +384,7 @@ func (a *Agent) saveAgain() bool {
 func (a *Agent) confirm(end bool) {
 	connected := a.control.Connected()
 	a.mu.Lock()
-	if a.held == nil || a.left {
+	if a.held == nil || a.own.Left() {
 		a.mu.Unlock()
 		return
 	}

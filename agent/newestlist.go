@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -53,7 +54,7 @@ func (a *Agent) askWhetherNewest(now time.Time) {
 		wait = newestAgain
 	}
 	if !n.shown.IsZero() && now.Sub(n.shown) > newestWithin && now.Sub(n.began) > newestGrace {
-		a.board.Set(condHubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
+		a.board.Set(health.HubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
 			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", n.shown.Format(time.RFC3339)))
 	}
 	if !n.asked.IsZero() && now.Sub(n.asked) < wait {
@@ -91,7 +92,7 @@ func (a *Agent) hubListTold(_ context.Context, answer protocol.HubListAnswer) {
 func (a *Agent) takeHubListAnswer(answer protocol.HubListAnswer, n protocol.ListNonce, asked time.Time) error {
 	var shown bool
 	if answer.Fresh != nil {
-		if _, err := answer.OpenFresh(a.id.Pin, n); err != nil {
+		if _, err := answer.OpenFresh(a.own.Now().Pin, n); err != nil {
 			return err
 		}
 		shown = true
@@ -106,14 +107,14 @@ func (a *Agent) takeHubListAnswer(answer protocol.HubListAnswer, n protocol.List
 	if shown && asked.After(a.newest.shown) {
 		a.newest.shown = asked.UTC()
 	}
-	kept := a.id.HubListConfirmed
+	kept := a.own.Now().HubListConfirmed
 	a.mu.Unlock()
 	if !shown {
 		return nil
 	}
-	a.board.Set(condHubList, "")
+	a.board.Set(health.HubList, "")
 	if asked.Sub(kept) < newestKept {
 		return nil
 	}
-	return a.changeIdentity(func(id *identity.Identity) { id.HubListConfirmed = asked.UTC() })
+	return a.own.Change(func(id *identity.Identity) { id.HubListConfirmed = asked.UTC() })
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/health"
 	"causeway/protocol"
 )
 
@@ -21,7 +22,7 @@ func TestNewestListAsked(t *testing.T) {
 	a := w.agent
 	cond := func() protocol.Condition {
 		for _, c := range a.board.List() {
-			if c.Name == condHubList {
+			if c.Name == health.HubList {
 				return c
 			}
 		}

@@ -76,7 +76,7 @@ func (a *Agent) stayOf(x netip.Addr) *stay {
 // takes is what the host would lose if accept: named r exactly.
 func (a *Agent) takes(r netip.Prefix) []protocol.Own {
 	a.mu.Lock()
-	own := a.own
+	own := a.owned
 	a.mu.Unlock()
 	if own == nil || !r.IsValid() {
 		return nil
@@ -87,12 +87,12 @@ func (a *Agent) takes(r netip.Prefix) []protocol.Own {
 // taken names what the host has lost to ranges that accept: names exactly.
 func (a *Agent) taken() (out []string) {
 	a.mu.Lock()
-	own, routes := a.own, a.result.Routes
+	own, routes := a.owned, a.result.Routes
 	a.mu.Unlock()
 	if own == nil {
 		return nil
 	}
-	for _, n := range a.live.Load().named {
+	for _, n := range a.live.Now().Named {
 		if l := own.Takes(n); len(l) > 0 && slices.Contains(routes, n) {
 			out = append(out, protocol.OwnList(l))
 		}
@@ -103,7 +103,7 @@ func (a *Agent) taken() (out []string) {
 // apartAdvice says how an address that stays outside the tunnel would come in.
 func (a *Agent) apartAdvice(s stay) string {
 	a.mu.Lock()
-	own := a.own
+	own := a.owned
 	a.mu.Unlock()
 	if own != nil && own.Way(s.Prefix.Addr()) {
 		return "no name in accept: takes it in"

@@ -103,7 +103,7 @@ func (a *Agent) dnsNote() string {
 
 // hubCause puts what keeps the hub away together.
 func (a *Agent) hubCause(cause string) string {
-	for _, more := range []string{a.dnsNote(), lacks(a.cfg.Settings, a.id.Joined)} {
+	for _, more := range []string{a.dnsNote(), lacks(a.cfg.Settings, a.own.Now().Joined)} {
 		if more != "" && cause != "" {
 			cause += "; "
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -17,26 +16,13 @@ import (
 // was configured anew.
 var errReloaded = errors.New("the configuration was reloaded")
 
-// live are the settings that change while the agent runs. What it points to is
-// never changed.
-type live struct {
-	routes, accept, named, release []netip.Prefix
-	labels                         map[string]string
-	upgrade                        config.Upgrade
-	shields                        config.Shields
-}
-
-func liveOf(c config.Config) *live {
-	return &live{routes: c.Routes, accept: c.Accept, named: c.Named, release: c.Release, labels: c.Labels, upgrade: c.Upgrade, shields: c.Shields}
-}
-
 // features are what a netmap may require of this agent, and a hub may ask of it.
-func (l *live) features() []string {
+func features(c config.Config) []string {
 	out := []string{protocol.FeatureMark, protocol.FeatureBulk}
 	for _, k := range items.Kinds() {
 		out = append(out, protocol.ItemFeature(k))
 	}
-	if l.upgrade.Allow {
+	if c.Upgrade.Allow {
 		out = append(out, protocol.FeatureUpgrade)
 	}
 	return out
@@ -45,8 +31,7 @@ func (l *live) features() []string {
 // Reload takes what a running agent can take of c, and says of the rest that
 // it needs a restart. It may be called while Run runs.
 func (a *Agent) Reload(ctx context.Context, c config.Config) {
-	a.live.Store(liveOf(c))
-	if later := a.cfg.Settings.NeedsRestart(c); len(later) > 0 {
+	if later := a.live.Reload(c); len(later) > 0 {
 		a.log.Warn().Str("settings", strings.Join(later, ", ")).Msg("configuration reloaded, but these need a restart: systemctl restart causeway-agent")
 	} else {
 		a.log.Info().Msg("configuration reloaded")

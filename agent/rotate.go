@@ -8,6 +8,7 @@ import (
 
 	"causeway/agent/control"
 	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -41,57 +42,19 @@ const (
 // errRotating ends a control session so that the next one names the next key.
 var errRotating = errors.New("the node's key is rotated")
 
-// changeIdentity changes what is stored of this node; durable when it returns.
-// On an error nothing has changed.
-func (a *Agent) changeIdentity(change func(*identity.Identity)) error {
-	a.idMu.Lock()
-	defer a.idMu.Unlock()
-	a.mu.Lock()
-	id, left := a.id, a.left
-	a.mu.Unlock()
-	if left {
-		return errors.New("this node has left")
-	}
-	change(&id)
-	err := a.cfg.Store.SaveIdentity(id)
-	a.board.SetError(condState, err)
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.id.WireGuardKey, a.id.KeyEpoch, a.id.KeyMade = id.WireGuardKey, id.KeyEpoch, id.KeyMade
-	a.id.Next, a.id.Old, a.id.OldUntil, a.id.HubList = id.Next, id.Old, id.OldUntil, id.HubList
-	a.id.Granted = id.Granted
-	a.id.HubListConfirmed = id.HubListConfirmed
-	a.mu.Unlock()
-	return nil
-}
-
 // ring is the keys that are good here, the one to begin with first.
 func (a *Agent) ring() []tunnel.OwnKey {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := []tunnel.OwnKey{{Key: a.id.WireGuardKey, Epoch: a.id.KeyEpoch}}
-	if n := a.id.Next; n != nil {
-		out = append(out, tunnel.OwnKey{Key: n.Key, Epoch: a.id.KeyEpoch + 1})
+	out := []tunnel.OwnKey{{Key: a.own.Now().WireGuardKey, Epoch: a.own.Now().KeyEpoch}}
+	if n := a.own.Now().Next; n != nil {
+		out = append(out, tunnel.OwnKey{Key: n.Key, Epoch: a.own.Now().KeyEpoch + 1})
 		if a.nextFirst {
 			out[0], out[1] = out[1], out[0]
 		}
 	}
-	if !a.id.Old.IsZero() && a.id.KeyEpoch > 0 {
-		out = append(out, tunnel.OwnKey{Key: a.id.Old, Epoch: a.id.KeyEpoch - 1})
-	}
-	return out
-}
-
-// ownPublicLocked is the public keys that are no peer's. a.mu is held.
-func (a *Agent) ownPublicLocked() []protocol.WireGuardPublicKey {
-	out := []protocol.WireGuardPublicKey{a.id.WireGuardKey.Public()}
-	if a.id.Next != nil {
-		out = append(out, a.id.Next.Key.Public())
-	}
-	if !a.id.Old.IsZero() {
-		out = append(out, a.id.Old.Public())
+	if !a.own.Now().Old.IsZero() && a.own.Now().KeyEpoch > 0 {
+		out = append(out, tunnel.OwnKey{Key: a.own.Now().Old, Epoch: a.own.Now().KeyEpoch - 1})
 	}
 	return out
 }
@@ -110,7 +73,7 @@ func (a *Agent) rotate(overlap time.Duration) error {
 		return err
 	}
 	began := false
-	err = a.changeIdentity(func(id *identity.Identity) {
+	err = a.own.Change(func(id *identity.Identity) {
 		if id.Next == nil {
 			id.Next, began = &identity.NextKey{Key: next, Made: a.now().UTC(), Overlap: overlap}, true
 		}
@@ -136,29 +99,29 @@ func (a *Agent) rotate(overlap time.Duration) error {
 func (a *Agent) say() protocol.SignedNodeStatement {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.saidNext = a.id.Next != nil && !a.sayOld
+	a.saidNext = a.own.Now().Next != nil && !a.sayOld
 	if a.saidNext {
-		return a.id.NextStatement()
+		return a.own.Now().NextStatement()
 	}
-	return a.id.Statement()
+	return a.own.Now().Statement()
 }
 
 // keyTaken hears that a hub has stored what the last hello said.
 func (a *Agent) keyTaken() {
 	a.mu.Lock()
-	taken := a.saidNext && a.id.Next != nil
+	taken := a.saidNext && a.own.Now().Next != nil
 	a.mu.Unlock()
 	if !taken {
 		return
 	}
-	if err := a.changeIdentity(func(id *identity.Identity) { id.Take(a.now().UTC()) }); err != nil {
+	if err := a.own.Change(func(id *identity.Identity) { id.Take(a.now().UTC()) }); err != nil {
 		// The next session says the same again.
 		a.log.Error().Err(err).Msg("the key that the hub took was not stored")
 		return
 	}
 	a.mu.Lock()
 	a.nextFirst, a.refusedKey = false, ""
-	epoch, key := a.id.KeyEpoch, a.id.WireGuardKey.Public()
+	epoch, key := a.own.Now().KeyEpoch, a.own.Now().WireGuardKey.Public()
 	a.mu.Unlock()
 	a.setKeys()
 	a.log.Info().Uint32("key_epoch", epoch).Str("wireguard_key", key.String()).Msg("this node's key was rotated")
@@ -174,7 +137,7 @@ func (a *Agent) helloRefused(err error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.id.Next == nil {
+	if a.own.Now().Next == nil {
 		return
 	}
 	if a.saidNext {
@@ -204,7 +167,7 @@ func (a *Agent) followKeys(ctx context.Context) error {
 		case <-a.keysDue:
 		case <-again.C:
 			a.mu.Lock()
-			refused := a.sayOld && a.id.Next != nil
+			refused := a.sayOld && a.own.Now().Next != nil
 			a.mu.Unlock()
 			if refused {
 				if err := a.rotate(0); err != nil {
@@ -215,7 +178,7 @@ func (a *Agent) followKeys(ctx context.Context) error {
 			// An engine that has but one key tries the next one, which the hub may
 			// have taken without our hearing of it.
 			a.mu.Lock()
-			lost := a.id.Next != nil && !a.control.Connected()
+			lost := a.own.Now().Next != nil && !a.control.Connected()
 			if lost {
 				a.nextFirst = !a.nextFirst
 			}
@@ -230,7 +193,7 @@ func (a *Agent) followKeys(ctx context.Context) error {
 func (a *Agent) lookAtKeys() {
 	now := a.now().UTC()
 	a.mu.Lock()
-	id := a.id
+	id := a.own.Now()
 	var self protocol.NetmapSelf
 	if a.held != nil {
 		self = a.held.Netmap.Self
@@ -238,25 +201,25 @@ func (a *Agent) lookAtKeys() {
 	refused := a.refusedKey
 	a.mu.Unlock()
 	if id.KeyMade.IsZero() { // of an agent that did not write it down
-		if err := a.changeIdentity(func(id *identity.Identity) { id.KeyMade = now }); err != nil {
+		if err := a.own.Change(func(id *identity.Identity) { id.KeyMade = now }); err != nil {
 			a.log.Error().Err(err).Msg("the key's age was not stored")
 		}
 		id.KeyMade = now
 	}
 	if !id.Old.IsZero() && now.After(id.OldUntil) {
-		if err := a.changeIdentity(func(id *identity.Identity) { id.Old, id.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{} }); err == nil {
+		if err := a.own.Change(func(id *identity.Identity) { id.Old, id.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{} }); err == nil {
 			a.setKeys()
 			a.log.Info().Msg("the old key is good no more")
 		}
 	}
-	a.board.Set(condKeys, keysCause(now, id, self, refused))
+	a.board.Set(health.Keys, keysCause(now, id, self, refused))
 	overlap, due := keyDue(now, id, self)
 	if !due {
 		return
 	}
 	if err := a.rotate(overlap); err != nil {
 		a.log.Error().Err(err).Msg("key was not rotated")
-		a.board.SetError(condKeys, err)
+		a.board.SetError(health.Keys, err)
 	}
 }
 
@@ -295,7 +258,7 @@ func keysCause(now time.Time, id identity.Identity, self protocol.NetmapSelf, re
 // rotateByHand is the command's: it waits a little until a hub has the new key.
 func (a *Agent) rotateByHand(ctx context.Context, overlap time.Duration) (r debug.RotateResult) {
 	a.mu.Lock()
-	before := a.id.KeyEpoch
+	before := a.own.Now().KeyEpoch
 	a.mu.Unlock()
 	if err := a.rotate(overlap); err != nil {
 		r.Error = err.Error()
@@ -307,9 +270,9 @@ func (a *Agent) rotateByHand(ctx context.Context, overlap time.Duration) (r debu
 	defer t.Stop()
 	for {
 		a.mu.Lock()
-		r = debug.RotateResult{Epoch: a.id.KeyEpoch, Key: a.id.WireGuardKey.Public().String(), Taken: a.id.KeyEpoch > before, Error: a.refusedKey}
-		if a.id.Next != nil {
-			r.Epoch, r.Key = a.id.KeyEpoch+1, a.id.Next.Key.Public().String()
+		r = debug.RotateResult{Epoch: a.own.Now().KeyEpoch, Key: a.own.Now().WireGuardKey.Public().String(), Taken: a.own.Now().KeyEpoch > before, Error: a.refusedKey}
+		if a.own.Now().Next != nil {
+			r.Epoch, r.Key = a.own.Now().KeyEpoch+1, a.own.Now().Next.Key.Public().String()
 		}
 		a.mu.Unlock()
 		if r.Taken || r.Error != "" {

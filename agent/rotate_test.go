@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -34,7 +35,7 @@ func TestKeyRotates(t *testing.T) {
 	h := w.session()
 	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
 	w.eventually(func() bool { return !w.stored().KeyMade.IsZero() }, "the key's age is noted")
-	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.KeyMade = id.KeyMade.Add(-time.Minute) }))
+	require.NoError(t, w.agent.own.Change(func(id *identity.Identity) { id.KeyMade = id.KeyMade.Add(-time.Minute) }))
 	h.send(protocol.KindNetmap, wanted(1, 2)) // its session may end before an answer
 	h = w.dialled()                           // stopped before it heard whether the hub took it
 	said := h.hello.Statement
@@ -62,10 +63,10 @@ func TestKeyRotates(t *testing.T) {
 	h.give(wanted(2, 2))
 
 	// After its overlap the old one goes.
-	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.OldUntil = time.Now().Add(-time.Second) }))
+	require.NoError(t, w.agent.own.Change(func(id *identity.Identity) { id.OldUntil = time.Now().Add(-time.Second) }))
 	w.agent.lookAtKeysSoon()
 	w.eventually(func() bool { return w.stored().Old.IsZero() && len(w.tunnel.ownKeys()) == 1 }, "the old key is gone")
-	require.True(t, w.agent.board.OK(condKeys))
+	require.True(t, w.agent.board.OK(health.Keys))
 }
 
 // A hub that does not take the next key is told the present one, and a person is
@@ -82,7 +83,7 @@ func TestKeyRefused(t *testing.T) {
 	h = w.session()
 	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
 	w.agent.lookAtKeysSoon()
-	w.eventually(func() bool { return !w.agent.board.OK(condKeys) }, "it is told")
+	w.eventually(func() bool { return !w.agent.board.OK(health.Keys) }, "it is told")
 	require.Equal(t, uint32(1), w.stored().KeyEpoch)
 
 	// The hub has taken it after all, and refuses the older epoch.
@@ -92,7 +93,7 @@ func TestKeyRefused(t *testing.T) {
 	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: "older than 2"})
 	h = w.session()
 	require.Equal(t, uint32(2), h.hello.Statement.Epoch)
-	w.eventually(func() bool { return w.stored().KeyEpoch == 2 && w.agent.board.OK(condKeys) }, "taken")
+	w.eventually(func() bool { return w.stored().KeyEpoch == 2 && w.agent.board.OK(health.Keys) }, "taken")
 	require.True(t, w.stored().Old.IsZero(), "no overlap was asked for")
 }
 

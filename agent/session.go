@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"causeway/agent/control"
+	"causeway/agent/health"
 	"causeway/protocol"
 )
 
@@ -75,7 +76,7 @@ func (a *Agent) controlLoop(ctx context.Context) error {
 		if !errors.Is(err, errRestarted) && !errors.Is(err, errReloaded) && !errors.Is(err, errRemade) && !errors.Is(err, errLost) && !errors.Is(err, errRotating) {
 			prefer = 0 // the next in the list gets its turn
 		}
-		a.board.Set(condControl, err.Error())
+		a.board.Set(health.Control, err.Error())
 		a.log.Debug().Err(err).Uint32("hub", uint32(n)).Dur("retry_in", wait).Msg("control session ended")
 		select {
 		case <-ctx.Done():
@@ -132,8 +133,8 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 	}
 	end(nil)
 	<-done
-	if ctx.Err() == nil && a.board.OK(condNATS) {
-		a.board.Set(condNATS, "no control session")
+	if ctx.Err() == nil && a.board.OK(health.NATS) {
+		a.board.Set(health.NATS, "no control session")
 	}
 	return err
 }
@@ -169,7 +170,7 @@ func (a *Agent) hubAddrs(n protocol.NodeNumber, port uint16) (netip.Addr, netip.
 	list := a.hubs
 	a.mu.Unlock()
 	for _, h := range hubOverlay(list, n) {
-		for _, o := range a.id.Overlay {
+		for _, o := range a.own.Now().Overlay {
 			if o.Is4() == h.Is4() {
 				return o, netip.AddrPortFrom(h, port), nil
 			}
@@ -183,9 +184,9 @@ func (a *Agent) hello() protocol.Hello {
 	a.mu.Lock()
 	gone, hub := a.gone.lists, a.hub
 	a.mu.Unlock()
-	set := a.live.Load()
-	return protocol.Hello{Vouch: protocol.Vouch(hub, a.id.Number, a.boot, a.id.IdentityKey), Gone: gone, Features: set.features(), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
-		Routes: set.routes, Accept: set.accept, Labels: set.labels,
+	set := a.live.Now()
+	return protocol.Hello{Vouch: protocol.Vouch(hub, a.own.Now().Number, a.boot, a.own.Now().IdentityKey), Gone: gone, Features: features(set), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+		Routes: set.Routes, Accept: set.Accept, Labels: set.Labels,
 		Have: a.have(), HaveSum: a.haveSum(), Mark: a.mark(), Engine: a.tunnel.EngineName()}
 }
 
@@ -198,7 +199,7 @@ func (a *Agent) prove(c protocol.Challenge, hello []byte) (protocol.Proof, error
 	if c.Hub != hub {
 		return protocol.Proof{}, fmt.Errorf("hub %d asks for a proof for hub %d", hub, c.Hub)
 	}
-	return c.Prove(a.id.Number, hello, a.id.IdentityKey), nil
+	return c.Prove(a.own.Now().Number, hello, a.own.Now().IdentityKey), nil
 }
 
 // welcome hears that the hub knows this node: what it holds is good again.
@@ -221,7 +222,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 	}
 	a.keyTaken()
 	a.newestSession()
-	a.board.Set(condControl, "")
+	a.board.Set(health.Control, "")
 	a.metrics.sessionBegan()
 	a.log.Info().Uint32("hub", uint32(w.Hub)).Str("hub_version", w.HubVersion).Msg("control session with the hub")
 	if d := time.Since(w.Time); d.Abs() > time.Minute && !w.Time.IsZero() {
@@ -263,19 +264,19 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 		switch {
 		case a.boundHub(0) == 0:
 			if why := a.hubsWord(); why != "" {
-				a.board.Set(condHub, why)
+				a.board.Set(health.Hub, why)
 				break
 			}
-			a.board.Set(condHub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host; "+
+			a.board.Set(health.Hub, a.hubCause("no hub answers at "+a.hubNames(udpNames)+" (UDP) or "+a.hubNames(httpsNames)+" (TCP); check that it runs and that one of them may leave this host; "+
 				"if the hub moved, hand its list over: 'causeway hubs list -o json >hubs.json' on its host, then here 'causeway-agent hubs set @hubs.json'"))
 		case a.tunnel.UDPBlocked():
-			a.board.SetNote(condHub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
+			a.board.SetNote(health.Hub, a.hubCause("reached over a stream (TCP): no hub answers over UDP; let UDP to "+a.hubNames(udpNames)+" pass for more speed"))
 		default:
-			a.board.SetNote(condHub, a.dnsNote())
+			a.board.SetNote(health.Hub, a.dnsNote())
 		}
 		a.lookAtHubs()
 		suspects := a.tunnel.Suspects()
-		a.board.Set(condPaths, suspectText(suspects))
+		a.board.Set(health.Paths, suspectText(suspects))
 		text := ""
 		for _, p := range a.tunnel.Paths() {
 			text += fmt.Sprintln(p.Peer, p.Path, p.Addr)
@@ -313,7 +314,7 @@ func (a *Agent) followSession(ctx context.Context) error {
 		case <-t.C:
 		}
 		l := a.board.List()
-		i := slices.IndexFunc(l, func(c protocol.Condition) bool { return c.Name == condControl })
+		i := slices.IndexFunc(l, func(c protocol.Condition) bool { return c.Name == health.Control })
 		c := l[i]
 		switch {
 		case c.OK && number != 0:
@@ -330,7 +331,7 @@ func (a *Agent) followSession(ctx context.Context) error {
 			rx, tx = a.traffic()
 		case had && number == 0 && time.Since(c.Since) >= sessionLost:
 			since = c.Since
-			n, err := a.repairs.log.Begin(protocol.Incident{Subject: condControl, Since: since, Found: []string{"no control session with a hub"}, Reason: a.whyNoSession(l), Action: "the hub is dialled again and again"})
+			n, err := a.repairs.log.Begin(protocol.Incident{Subject: health.Control, Since: since, Found: []string{"no control session with a hub"}, Reason: a.whyNoSession(l), Action: "the hub is dialled again and again"})
 			a.repairs.kept(err)
 			number = n
 		}
@@ -339,7 +340,7 @@ func (a *Agent) followSession(ctx context.Context) error {
 
 // whyNoSession is the cause of the condition that the session depends on, if that fails too.
 func (a *Agent) whyNoSession(l []protocol.Condition) string {
-	for _, name := range []string{condTunnel, condHub, condControl} {
+	for _, name := range []string{health.Tunnel, health.Hub, health.Control} {
 		for _, c := range l {
 			if c.Name == name && !c.OK {
 				return c.Name + ": " + c.Cause

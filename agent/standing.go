@@ -11,11 +11,11 @@ import (
 // nodeAsk says by which key a hub would know this node: the newest that it has.
 func (a *Agent) nodeAsk(n protocol.ListNonce) protocol.NodeAsk {
 	a.mu.Lock()
-	q := protocol.NodeAsk{Number: a.id.Number, WireGuardKey: a.id.WireGuardKey.Public(), Epoch: a.id.KeyEpoch}
-	if next := a.id.Next; next != nil {
-		q.WireGuardKey, q.Epoch = next.Key.Public(), a.id.KeyEpoch+1
+	q := protocol.NodeAsk{Number: a.own.Now().Number, WireGuardKey: a.own.Now().WireGuardKey.Public(), Epoch: a.own.Now().KeyEpoch}
+	if next := a.own.Now().Next; next != nil {
+		q.WireGuardKey, q.Epoch = next.Key.Public(), a.own.Now().KeyEpoch+1
 	}
-	k := a.id.IdentityKey
+	k := a.own.Now().IdentityKey
 	a.mu.Unlock()
 	q.Time = a.now()
 	return q.Sign(n, k)
@@ -25,14 +25,14 @@ func (a *Agent) nodeAsk(n protocol.ListNonce) protocol.NodeAsk {
 // mark, and by what it knows of this node. Whatever the cluster key did not sign says nothing.
 func (a *Agent) hearStanding(ctx context.Context, q listQuestion, answer protocol.HubListAnswer) {
 	s, hubs := answer.Standing, answer.Mark
-	if s != nil && (answer.ClusterKey.Pin() != a.id.Pin || s.Number != a.id.Number || !protocol.ValidName(s.Name) || !s.SignedBy(q.nonce, answer.ClusterKey)) {
+	if s != nil && (answer.ClusterKey.Pin() != a.own.Now().Pin || s.Number != a.own.Now().Number || !protocol.ValidName(s.Name) || !s.SignedBy(q.nonce, answer.ClusterKey)) {
 		s = nil
 	}
-	if hubs != nil && hubs.Check(a.id.Pin) != nil {
+	if hubs != nil && hubs.Check(a.own.Now().Pin) != nil {
 		hubs = nil
 	}
 	a.mu.Lock()
-	site, name := a.id.Site, a.id.Name
+	site, name := a.own.Now().Site, a.own.Now().Name
 	a.mu.Unlock()
 	why := noSession(site, name, q, s, hubs)
 	a.mu.Lock()

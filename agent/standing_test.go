@@ -52,7 +52,7 @@ func TestStandingHeard(t *testing.T) {
 	a := w.agent
 	q := a.nodeAsk(protocol.ListNonce{1})
 	a.mu.Lock()
-	id := a.id
+	id := a.own.Now()
 	a.mu.Unlock()
 	require.True(t, q.SignedBy(protocol.ListNonce{1}, id.IdentityKey.Public()))
 	require.Equal(t, id.WireGuardKey.Public(), q.WireGuardKey)

@@ -20,7 +20,7 @@ const (
 // trace looks at what is between this node and a peer. It makes traffic first, so
 // that paths are judged: an idle peer's are not.
 func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.TraceView {
-	t := protocol.TraceView{Node: a.name(), Number: a.id.Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
+	t := protocol.TraceView{Node: a.name(), Number: a.own.Now().Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
 	t.Peer.Path = protocol.PathNone
 	peer, ok := a.overlayOf(q.Peer, q.To)
 	if !ok {
@@ -104,7 +104,7 @@ func (a *Agent) overlayOf(peer protocol.NodeNumber, like netip.Addr) (netip.Addr
 
 // ownOverlay is the node's overlay address of the family of dst; invalid: it has none.
 func (a *Agent) ownOverlay(dst netip.Addr) (src netip.Addr) {
-	for _, o := range a.id.Overlay {
+	for _, o := range a.own.Now().Overlay {
 		if o.Is4() == dst.Is4() {
 			src = o
 		}

@@ -110,5 +110,5 @@ func (a *Agent) fetchUpgrade(ctx context.Context, wish protocol.UpgradeWish) err
 			defer cancel()
 			return a.dial(ctx, from, to)
 		}}
-	return upgrade.Fetch(ctx, &http.Client{Transport: tr}, "http://hub", wish, runtime.GOARCH, a.cfg.Store.Dir(), a.live.Load().upgrade)
+	return upgrade.Fetch(ctx, &http.Client{Transport: tr}, "http://hub", wish, runtime.GOARCH, a.cfg.Store.Dir(), a.live.Now().Upgrade)
 }

@@ -17,7 +17,7 @@ import (
 // announced are the routes that the node announces: those of its config and
 // those that came with its token.
 func (a *Agent) announced() []netip.Prefix {
-	out := slices.Clone(a.live.Load().routes)
+	out := slices.Clone(a.live.Now().Routes)
 	a.mu.Lock()
 	if a.held != nil {
 		for _, r := range a.held.Netmap.Self.Routes {
@@ -37,7 +37,7 @@ func (a *Agent) name() string {
 	if a.held != nil && protocol.ValidName(a.held.Netmap.Self.Name) {
 		return a.held.Netmap.Self.Name
 	}
-	return a.id.Name
+	return a.own.Now().Name
 }
 
 // absolute is a path as another process understands it.
@@ -54,10 +54,10 @@ func allOK(l []protocol.Condition) bool {
 
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.id.Pin.String(), Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
+	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.own.Now().Pin.String(), Name: a.name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.cfg.Version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
 		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
-	s.Joined, s.Lacks = joinedBy(a.id.Joined), lacks(a.cfg.Settings, a.id.Joined)
+	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), lacks(a.cfg.Settings, a.own.Now().Joined)
 	shields := a.shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {
@@ -192,7 +192,7 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 		}
 	}
 	if to == a.name() {
-		return a.id.Overlay[0], nil
+		return a.own.Now().Overlay[0], nil
 	}
 	return netip.Addr{}, fmt.Errorf("%q is neither an address nor a node of this node's netmap", to)
 }
@@ -248,10 +248,7 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	}
 	a.applyMu.Lock() // after a netmap that is being taken
 	defer a.applyMu.Unlock()
-	a.idMu.Lock() // and a key
-	defer a.idMu.Unlock()
 	a.mu.Lock()
-	a.left = true
 	revoked := a.held != nil && a.held.Revoked
 	a.mu.Unlock()
 	if err != nil && !revoked { // a hub that revoked the node knows already
@@ -259,7 +256,7 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	}
 	// Here, not in the command that asked: a service manager may start the
 	// agent again before that command has the state directory.
-	if err := a.cfg.Store.RemoveIdentity(); err != nil {
+	if err := a.own.Leave(); err != nil {
 		r.Error = err.Error()
 	}
 	a.stop(errLeft)
