@@ -30,6 +30,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/control"
 	"causeway/agent/debug"
+	"causeway/agent/desired"
 	"causeway/agent/health"
 	"causeway/agent/held"
 	"causeway/agent/identity"
@@ -122,7 +123,7 @@ type Agent struct {
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 	now     func() time.Time  // the wall clock
 	booted  func() clock.Boot // the boot clock
-	clock   *clock.Clock      // of both: what time it is for all that grows old
+	want    *desired.Desired
 	board   *health.Board
 	control *control.Client
 	facts   *inventory.Collector
@@ -136,8 +137,8 @@ type Agent struct {
 	dnsError    atomic.Pointer[string] // of the last lookup of hubs' names; nil: it succeeded
 	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
 	fetchList   listFetch              // over HTTPS
-	listChanged chan struct{}          // the hub list did
-	wallDue     chan struct{}          // and the wall is to be around its hubs
+	listChanged <-chan struct{}        // the hub list did
+	wallDue     <-chan struct{}        // and the wall is to be around its hubs
 	firewallDue chan struct{}          // the firewalls are to be looked at
 	live        *config.Live
 
@@ -158,22 +159,14 @@ type Agent struct {
 	bookNew    bool // there was none at the start: what the stored netmap routes was so before
 	bookLost   bool // none could be read at the start
 	bookStored bool // it is on disk
-	grantDue   bool // id.Granted is not, though it was learned
 
 	applyMu sync.Mutex // one at a time changes tunnel and host
 	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
 	fought  bool       // but others take that down, and no peer is reached; with applyMu
 
 	mu         sync.Mutex
-	hubSays    string              // why a hub gives no session, by its own word
-	marked     *protocol.StateMark // the newest that came by itself in this run
-	hubs       protocol.HubList
-	signed     protocol.SignedHubList
+	hubSays    string // why a hub gives no session, by its own word
 	newest     newest
-	held       *identity.StoredNetmap
-	pins       map[protocol.NodeNumber]identity.Pin
-	gone       gone
-	pinsLost   error // what the pins were is not known: no peer's key is believed
 	result     netmapcheck.Result
 	book       held.Book          // changed with applyMu alone
 	apart      []held.Exception   // of the last apply
@@ -182,8 +175,7 @@ type Agent struct {
 	plan       netns.Plan
 	errs       []string // of the last apply
 	expired    bool
-	stored     time.Time // held.Confirmed as it is on disk
-	acked      string    // what was last told to the hub of result, as text
+	acked      string // what was last told to the hub of result, as text
 	hub        protocol.NodeNumber
 	hubVersion string
 	endSession context.CancelCauseFunc     // of the control session; nil: there is none
@@ -244,7 +236,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), boot: boot,
 		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
+		firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), rates: map[protocol.NodeNumber][2]uint64{}}
 	_, given := ownProxy(cfg.Settings)
 	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	a.live = config.NewLive(cfg.Settings)
@@ -262,15 +254,9 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		a.board.Set(c, "")
 	}
 	a.own = identity.NewOwn(cfg.Store, id, func(err error) { a.board.SetError(health.State, err) })
-	var err error
-	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
-		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
-	}
-	a.clock = clock.New(a.wall, a.boots, clock.State{}, a.hubs.NotBefore)
 	if err := a.load(); err != nil {
 		return nil, err
 	}
-	a.clock.Floor(a.hubs.NotBefore)
 	if err := t.SetKeys(a.ring()); err != nil {
 		return nil, err
 	}
@@ -282,7 +268,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(health.NATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.takeMark, Status: a.status,
+	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Ended: func() { a.want.SessionEnded() }, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.want.TakeMark, Status: a.status,
 		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Bulk: a.bulk, Log: a.log})
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
@@ -290,6 +276,17 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
 	return a, nil
+}
+
+// load reads what an earlier run has left.
+func (a *Agent) load() (err error) {
+	a.want, err = desired.New(desired.Config{Store: a.cfg.Store, Own: a.own, Live: a.live, Board: a.board, Log: a.log,
+		Wall: func() time.Time { return a.now() }, Boot: func() clock.Boot { return a.booted() }})
+	if err != nil {
+		return err
+	}
+	a.listChanged, a.wallDue = a.want.WatchHubs(), a.want.WatchHubs()
+	return a.loadBook()
 }
 
 // Ready is closed when the tunnel is up and what was known of the netmap is
@@ -357,7 +354,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.controlLoop(ctx)
 	})
 	err = g.Wait()
-	a.confirm(true)
+	a.want.Confirm(true)
 	if errors.Is(context.Cause(ctx), errLeft) {
 		a.log.Info().Msg("this node has left")
 		return nil

@@ -260,8 +260,8 @@ func TestGoneStaysGone(t *testing.T) {
 	h.m.Close()
 	require.Equal(t, []protocol.SignedGoneList{both, fork}, w.session().hello.Gone, "neither has what the other has")
 	all := protocol.SignGone([]protocol.NodeNumber{3, 4, 7}, w.cluster)
-	require.Empty(t, w.agent.takeGone(all))
-	require.Empty(t, w.agent.takeGone(first), "what is known already changes nothing")
+	require.Empty(t, w.agent.want.TakeGone(all))
+	require.Empty(t, w.agent.want.TakeGone(first), "what is known already changes nothing")
 	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.hello().Gone)
 }
 
@@ -339,7 +339,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 		w.agent.reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
 		require.True(t, w.agent.board.OK(health.Netmap))
-		require.Empty(t, w.agent.clock.Note())
+		require.Empty(t, w.agent.want.ClockNote())
 	}
 	w.tunnel.setBound(false)
 	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
@@ -349,12 +349,12 @@ func TestClockSetWhileConnected(t *testing.T) {
 	}
 	wrong.Store(int64(10 * 24 * time.Hour))
 	peers(1, "ten days ahead")
-	require.Contains(t, w.agent.clock.Note(), "set ahead by 240h")
+	require.Contains(t, w.agent.want.ClockNote(), "set ahead by 240h")
 	gone.Store(int64(29 * time.Minute))
 	peers(1, "for less than half of max_age")
 	wrong.Store(int64(29 * time.Minute))
 	peers(1, "set right")
-	require.Empty(t, w.agent.clock.Note())
+	require.Empty(t, w.agent.want.ClockNote())
 	wrong.Store(int64(10 * 24 * time.Hour))
 	peers(1, "and again")
 	gone.Store(int64(60 * time.Minute))

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 
+	"causeway/agent/desired"
 	"causeway/agent/health"
 	"causeway/agent/items"
 	"causeway/agent/netmapcheck"
@@ -21,9 +21,7 @@ import (
 // hubWall keeps everybody but this process' user from what hubs and agents have inside the
 // overlay.
 func (a *Agent) hubWall() netns.Wall {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	w := netns.Wall{UID: uint32(os.Geteuid()), Overlay: list.Overlay}
 	for _, h := range list.Hubs {
 		w.Hubs = append(w.Hubs, hubOverlay(list, h.Number)...)
@@ -49,13 +47,12 @@ func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) 
 // applying is one apply under way: what is to be, and what of it could not be.
 type applying struct {
 	ctx     context.Context
+	wish    desired.Wish
 	in      netmapcheck.Input
 	res     netmapcheck.Result
 	last    netmapcheck.Result // of the apply before
 	foreign []netns.Foreign
 	blind   bool // the host's own routes are not known
-
-	held, revoked, expired, pinsLost bool
 
 	errs   []string // for the hub
 	causes []string // why the routes' condition does not hold
@@ -71,7 +68,7 @@ func (x *applying) fail(err error) {
 
 // items are those of the netmap that is in force; of one that is not, none.
 func (x *applying) items() []protocol.Item {
-	if x.revoked || x.expired {
+	if x.wish.Revoked() || x.wish.Expired {
 		return nil
 	}
 	return x.in.Netmap.Items
@@ -90,7 +87,6 @@ func (x *applying) cause(what string, err error) {
 // the tunnel, where nobody takes the packets, and not to the host's default
 // route. Called with applyMu.
 func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
-	a.learnGrant()
 	x := a.decide(ctx)
 	c := a.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := a.close(&c, x)
@@ -130,18 +126,15 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	a.noteName()
 	a.mu.Lock()
-	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.expired, apart, held
+	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.wish.Expired, apart, held
 	if !x.blind {
 		a.owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 	}
 	a.mu.Unlock()
 	a.askFirewall()
 	a.tellClosed()
-	if err := a.keepPins(x); err != nil {
-		x.fail(err)
-		a.board.SetError(health.State, err)
-	}
-	a.board.Set(health.Netmap, a.netmapCause(x.held, x.revoked))
+	x.fail(a.want.Learn(x.res.Pins))
+	a.board.Set(health.Netmap, a.want.Cause(x.wish.Expired, x.res.Refused))
 	ack.Errors = x.errs
 	return ack
 }
@@ -149,19 +142,17 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 // decide is what shall be routed, and by which peers. Called with applyMu.
 func (a *Agent) decide(ctx context.Context) *applying {
 	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
-	x := &applying{ctx: ctx, foreign: foreign, blind: foreignErr != nil}
+	x := &applying{ctx: ctx, wish: a.want.Wish(), foreign: foreign, blind: foreignErr != nil}
 	set := a.live.Now()
+	id := a.own.Now()
 	a.mu.Lock()
-	x.in = netmapcheck.Input{Self: a.own.Now().Number, SelfKeys: a.own.Now().PublicKeys(), Hubs: a.hubs, Announced: set.Routes, Granted: a.own.Now().Granted,
-		Accept: set.Accept, Named: set.Named, Foreign: foreign, Pins: a.pins, Gone: a.gone.nodes, Last: a.result.Peers, Features: features(set)}
-	if a.held != nil {
-		x.in.Netmap, x.held, x.revoked = a.held.Netmap, true, a.held.Revoked
-	}
-	x.expired, x.last, x.pinsLost = a.expiredLocked(), a.result, a.pinsLost != nil
+	x.last = a.result
 	a.mu.Unlock()
+	x.in = netmapcheck.Input{Self: id.Number, SelfKeys: id.PublicKeys(), Hubs: x.wish.Hubs, Netmap: x.wish.Netmap(), Announced: set.Routes, Granted: id.Granted,
+		Accept: set.Accept, Named: set.Named, Foreign: foreign, Pins: x.wish.Pins, Gone: x.wish.Gone, Last: x.last.Peers, Features: features(set)}
 	a.bound(ctx, &x.in)
 	x.res = netmapcheck.Check(x.in)
-	closed := x.revoked || x.expired || x.pinsLost || len(x.in.Netmap.Requires) > 0 && len(x.res.Peers) == 0
+	closed := x.wish.Revoked() || x.wish.Expired || x.wish.PinsLost != nil || len(x.in.Netmap.Requires) > 0 && len(x.res.Peers) == 0
 	if closed {
 		x.in.Netmap.Requires = nil
 		x.res.Routes = netmapcheck.Check(x.in).Routes
@@ -234,21 +225,6 @@ func known(l, before []protocol.Peer) (out []protocol.Peer) {
 // both is what of a is in b too.
 func both[T comparable](a, b []T) []T {
 	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return !slices.Contains(b, x) })
-}
-
-// keepPins keeps what was learned of peers' keys.
-func (a *Agent) keepPins(x *applying) error {
-	if x.pinsLost || x.res.Pins == nil {
-		return nil
-	}
-	a.mu.Lock()
-	changed := !maps.Equal(a.pins, x.res.Pins)
-	a.pins = x.res.Pins
-	a.mu.Unlock()
-	if !changed {
-		return nil
-	}
-	return a.cfg.Store.SavePins(x.res.Pins)
 }
 
 // shields are those of the configuration, or what the identity says where that is silent. The

@@ -17,18 +17,16 @@ import (
 // never in it, and the underlay cannot be captured.
 func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
 	c := capture.Config{Interface: a.deviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
-		Comment: "node " + a.name()}
+		Comment: "node " + a.want.Name()}
 	if q.Pod.IsValid() {
 		var err error
 		if c.Interface, err = a.podInterface(q.Pod); err != nil {
 			return nil, err
 		}
 	}
-	a.mu.Lock()
-	for _, h := range a.hubs.Hubs {
-		c.Never = append(c.Never, hubOverlay(a.hubs, h.Number)...)
+	for _, h := range a.want.Now().Hubs.Hubs {
+		c.Never = append(c.Never, hubOverlay(a.want.Now().Hubs, h.Number)...)
 	}
-	a.mu.Unlock()
 	rec, err := capture.Open(c)
 	if err != nil {
 		return nil, err
@@ -39,7 +37,7 @@ func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
 // podInterface is the host's interface behind which a pod of this node is: its own end of
 // the pod's link where that can be told, else the bridge.
 func (a *Agent) podInterface(pod netip.Addr) (string, error) {
-	if !slices.ContainsFunc(a.announced(), func(p netip.Prefix) bool { return p.Contains(pod) }) {
+	if !slices.ContainsFunc(a.want.Announced(), func(p netip.Prefix) bool { return p.Contains(pod) }) {
 		return "", fmt.Errorf("%s is in no range that this node announces", pod)
 	}
 	found, err := netlink.RouteGet(pod.AsSlice())

@@ -12,7 +12,6 @@ import (
 	"causeway/agent/debug"
 	"causeway/agent/health"
 	"causeway/agent/held"
-	"causeway/agent/identity"
 	"causeway/agent/needs"
 	"causeway/agent/netmapcheck"
 	"causeway/internal/shortage"
@@ -32,7 +31,7 @@ func (a *Agent) loadBook() error {
 	if err != nil {
 		a.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
 	}
-	a.book, a.bookNew, a.bookLost, a.bookStored = b, !good, !good, good && err == nil
+	a.book, a.bookNew, a.bookLost, a.bookStored = b, !good && a.want.Now().Held != nil, !good, good && err == nil
 	return nil
 }
 
@@ -60,36 +59,9 @@ func (a *Agent) recallRanges(ctx context.Context) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l = slices.DeleteFunc(l, func(p netip.Prefix) bool {
-		return protocol.CheckPrefix(p) != nil || slices.ContainsFunc(a.hubs.Overlay, p.Overlaps)
+		return protocol.CheckPrefix(p) != nil || slices.ContainsFunc(a.want.Now().Hubs.Overlay, p.Overlaps)
 	})
 	a.book = a.book.Close(l, a.now()).Remember(apart)
-}
-
-// learnGrant takes what the hub says of this node's own routes as those of its token,
-// once: for an identity of before tokens' routes were kept, and for a hub that does not
-// tell them at the join. It is what such an agent has gone by so far. Where it cannot be
-// stored it holds for this run, and is stored with a later apply. Called with applyMu.
-func (a *Agent) learnGrant() {
-	a.mu.Lock()
-	granted := a.own.Now().Granted
-	known := granted != nil && !a.grantDue || a.held == nil || a.own.Left()
-	if !known && granted == nil {
-		granted = []netip.Prefix{}
-		for _, r := range a.held.Netmap.Self.Routes {
-			if r.State == protocol.RouteApproved && r.Prefix.IsValid() && !slices.Contains(a.live.Now().Routes, r.Prefix) {
-				granted = append(granted, r.Prefix.Masked())
-			}
-		}
-	}
-	a.mu.Unlock()
-	if known {
-		return
-	}
-	err := a.own.Hold(func(id *identity.Identity) { id.Granted = granted })
-	a.grantDue = err != nil
-	if err != nil {
-		a.log.Error().Err(err).Msg("the routes of this node's token were not stored")
-	}
 }
 
 // bound tells the check what was routed before, and which addresses stay outside.
@@ -115,9 +87,7 @@ func (a *Agent) needed(ctx context.Context) (used []held.Exception, gateways, hu
 	if err != nil {
 		a.log.Warn().Err(err).Msg("default gateways were not read")
 	}
-	a.mu.Lock()
-	c := needs.Config{Gateways: gateways, Hubs: needs.HubAddrs(a.hubs), Proxy: a.cfg.Settings.Proxy, Getenv: os.Getenv}
-	a.mu.Unlock()
+	c := needs.Config{Gateways: gateways, Hubs: needs.HubAddrs(a.want.Now().Hubs), Proxy: a.cfg.Settings.Proxy, Getenv: os.Getenv}
 	return needs.Find(c), gateways, c.Hubs
 }
 

@@ -37,9 +37,9 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	before := a.tunnel.Drops()
 	a.mu.Lock()
 	res := a.result
-	e := protocol.Evidence{Version: protocol.Version, Netmap: a.haveLocked(), Expired: a.expired, Errors: slices.Clone(a.errs)}
+	e := protocol.Evidence{Version: protocol.Version, Netmap: a.want.Have(), Expired: a.expired, Errors: slices.Clone(a.errs)}
 	a.mu.Unlock()
-	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.announced())) {
+	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.want.Announced())) {
 		return e, fmt.Errorf("%s is neither an address of this node nor inside a route that it carries", q.Local)
 	}
 	var peer protocol.Peer
@@ -230,9 +230,7 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 
 // hubNamesNow looks names of the hub list up.
 func (a *Agent) hubNamesNow(ctx context.Context) (out []protocol.HubName) {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	ctx, cancel := context.WithTimeout(ctx, nameWait)
 	defer cancel()
 	for _, h := range list.Hubs {

@@ -13,7 +13,7 @@ import (
 func (a *Agent) gather(ctx context.Context) protocol.Inventory {
 	inv := a.facts.Facts(ctx)
 	inv.AgentVersion, inv.Engine = a.cfg.Version, a.tunnel.EngineName()
-	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Now().Labels
+	inv.PodCIDRs, inv.Labels = notNil(a.want.Announced()), a.live.Now().Labels
 	inv.Paths = a.pathFacts(inv.Time)
 	used := inv.Capacity.Pods.Used
 	inv.Capacity.Pods = protocol.Amount{Used: used}
@@ -51,7 +51,7 @@ func (a *Agent) pathFacts(now time.Time) map[string]protocol.Path {
 	for _, p := range a.result.Peers {
 		names[p.Number()] = p.Name
 	}
-	for _, h := range a.hubs.Hubs {
+	for _, h := range a.want.Now().Hubs.Hubs {
 		names[h.Number] = "hub"
 	}
 	a.mu.Unlock()

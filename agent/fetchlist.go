@@ -57,9 +57,7 @@ func (a *Agent) followList(ctx context.Context) error {
 		}
 		var wait time.Duration // the longest that a hub asks for
 		answered := false
-		a.mu.Lock()
-		list := a.hubs
-		a.mu.Unlock()
+		list := a.want.Now().Hubs
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
 				err := a.fetchListAt(ctx, at)
@@ -85,12 +83,12 @@ func (a *Agent) fetchListAt(ctx context.Context, at string) error {
 		return err
 	}
 	asked := a.now()
-	q := listQuestion{nonce: n, mark: a.mark(), node: a.nodeAsk(n)}
+	q := listQuestion{nonce: n, mark: a.want.Mark(), node: a.nodeAsk(n)}
 	answer, err := a.fetchList(ctx, at, q)
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
 	}
-	err = a.takeHubListAnswer(answer, n, asked)
+	err = a.want.TakeHubListAnswer(answer, n, asked)
 	a.hearStanding(ctx, q, answer) // a hub that was set back has an older list, too
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)

@@ -30,9 +30,14 @@ func TestListFetched(t *testing.T) {
 	forged, err := next.Sign(other)
 	require.NoError(t, err)
 	w.start()
-	require.Contains(t, w.agent.takeHubList(forged), "does not match the pin")
+	refused := func(l protocol.SignedHubList) string {
+		taken, why := w.agent.want.TakeHubList(l)
+		require.False(t, taken)
+		return why
+	}
+	require.Contains(t, refused(forged), "does not match the pin")
 	forged.ClusterKey = w.cluster.Public()
-	require.Contains(t, w.agent.takeHubList(forged), "bad signature")
+	require.Contains(t, refused(forged), "bad signature")
 	w.stop()
 
 	w.fetch = func(_ context.Context, at string, q listQuestion) (protocol.HubListAnswer, error) {
@@ -44,7 +49,7 @@ func TestListFetched(t *testing.T) {
 		return w.stored().HubList.ClusterKey == good.ClusterKey && string(w.stored().HubList.Payload) == string(good.Payload)
 	}, "stored")
 	w.eventually(func() bool { return w.tunnel.hubKey() == protocol.WireGuardPublicKey{5} }, "the tunnel has the new key")
-	require.Contains(t, w.agent.takeHubList(w.first), "lower than 2", "the older list")
+	require.Contains(t, refused(w.first), "lower than 2", "the older list")
 
 	walled := func() []netip.Addr {
 		w.host.mu.Lock()

@@ -167,8 +167,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-a.wallDue:
 			a.reapply(ctx)
 		case <-look.C:
-			a.time()
-			a.board.Set(health.Clock, a.clock.Note())
+			a.board.Set(health.Clock, a.want.ClockNote())
 			kinds := []netns.Kind{netns.Sysctls}
 			if blind {
 				kinds = netns.Kinds
@@ -186,13 +185,14 @@ func (a *Agent) followHost(ctx context.Context) error {
 			r.mu.Unlock()
 			reply <- r.look(ctx, netns.Kinds...)
 		case <-age.C:
-			a.confirm(false)
-			stored := !a.board.OK(health.State) && a.saveAgain() // the hub was told that it is not
+			a.want.Confirm(false)
+			stored := !a.board.OK(health.State) && a.want.SaveAgain() // the hub was told that it is not
+			expired := a.want.Expired()
 			a.mu.Lock()
-			again := stored || len(a.errs) > 0 || a.expiredLocked() != a.expired
-			held, revoked := a.held != nil, a.held != nil && a.held.Revoked
+			again := stored || len(a.errs) > 0 || expired != a.expired
+			was, refused := a.expired, a.result.Refused
 			a.mu.Unlock()
-			a.board.Set(health.Netmap, a.netmapCause(held, revoked))
+			a.board.Set(health.Netmap, a.want.Cause(was, refused))
 			if again {
 				a.reapply(ctx)
 			}
@@ -200,7 +200,9 @@ func (a *Agent) followHost(ctx context.Context) error {
 			a.askFirewall()
 		case <-blocked.C:
 			a.takeNameBack(ctx)
-			a.findPins(ctx)
+			if a.want.FindPins() {
+				a.reapply(ctx)
+			}
 			if !a.board.OK(health.Firewall) {
 				a.askFirewall()
 			}

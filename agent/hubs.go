@@ -47,12 +47,10 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 	case <-a.tunnel.Ready():
 	}
 	for ask := false; ; ask = true { // first without DNS, which may not answer
-		a.mu.Lock()
-		list := a.hubs
-		a.mu.Unlock()
+		list := a.want.Now().Hubs
 		var err error
 		if ask {
-			if err := list.ValidAt(a.time()); err != nil {
+			if err := list.ValidAt(a.want.Time()); err != nil {
 				a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
 			}
 			if err = a.askDNS(ctx, list, found); err == nil {
@@ -200,9 +198,7 @@ func named(h protocol.Hub) bool {
 
 // lookAtHubs remembers where hubs answer, and tells resolveLoop if one does not.
 func (a *Agent) lookAtHubs() {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	for _, h := range list.Hubs {
 		if !named(h) {
 			continue
@@ -270,9 +266,7 @@ func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
 	if prefer != 0 && a.tunnel.HubBound(prefer) {
 		return prefer
 	}
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	for _, h := range list.Hubs {
 		if a.tunnel.HubBound(h.Number) {
 			return h.Number
@@ -283,9 +277,7 @@ func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
 
 // hubNames says where hubs are looked for, for a condition's cause.
 func (a *Agent) hubNames(of func(protocol.Hub) []string) string {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	var out []string
 	for _, h := range list.Hubs {
 		out = append(out, of(h)...)

@@ -92,7 +92,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	a := m.a
-	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.name(), a.own.Now().Site)
+	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.want.Name(), a.own.Now().Site)
 	for _, c := range a.board.List() {
 		v := 0.0
 		if c.OK {
@@ -105,8 +105,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.clock, float64(a.now().UnixMilli())/1000)
 	a.mu.Lock()
 	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0
-	if a.held != nil {
-		version, confirmed = a.held.Netmap.Version, float64(a.held.Confirmed.Unix())
+	if held := a.want.Now().Held; held != nil {
+		version, confirmed = held.Netmap.Version, float64(held.Confirmed.Unix())
 	}
 	a.mu.Unlock()
 	gauge(m.refused, float64(refused))

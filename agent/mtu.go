@@ -68,10 +68,7 @@ func (a *Agent) recallMTUs(ctx context.Context) {
 	mtus := map[protocol.NodeNumber]int{}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.held == nil {
-		return
-	}
-	for _, p := range a.held.Netmap.Peers {
+	for _, p := range a.want.Now().Netmap().Peers {
 		for _, o := range p.Overlay {
 			if m := found[netip.PrefixFrom(o, o.BitLen())]; m > 0 && (o.Is4() || mtus[p.Number()] == 0) {
 				mtus[p.Number()] = m

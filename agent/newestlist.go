@@ -1,14 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"causeway/agent/health"
-	"causeway/agent/identity"
 	"causeway/protocol"
 )
 
@@ -23,8 +21,6 @@ const (
 	newestWithin = 24 * time.Hour
 	// newestGrace is how long a new session may take to answer.
 	newestGrace = time.Minute
-	// newestKept is how much later its word is before it goes to disk again.
-	newestKept = time.Hour
 )
 
 // newest is what is known of whether the hub list held is the newest. mu of the agent
@@ -33,14 +29,13 @@ type newest struct {
 	nonce protocol.ListNonce // of the question that is open; zero: none is
 	asked time.Time          // when it was asked last, in this session; zero: not yet
 	began time.Time          // the session
-	shown time.Time          // when the list held was last shown to be the newest, by this or an earlier run; zero: never
 }
 
 // newestSession notes that a session begins.
 func (a *Agent) newestSession() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.newest = newest{began: a.now(), shown: a.newest.shown}
+	a.newest = newest{began: a.now()}
 }
 
 // askWhetherNewest asks the hub of the session whether the hub list held is the newest, if
@@ -49,13 +44,14 @@ func (a *Agent) askWhetherNewest(now time.Time) {
 	a.mu.Lock()
 	n := a.newest
 	a.mu.Unlock()
+	shown := a.want.Now().Shown
 	wait := newestEvery
-	if n.shown.Before(n.began) {
+	if shown.Before(n.began) {
 		wait = newestAgain
 	}
-	if !n.shown.IsZero() && now.Sub(n.shown) > newestWithin && now.Sub(n.began) > newestGrace {
+	if !shown.IsZero() && now.Sub(shown) > newestWithin && now.Sub(n.began) > newestGrace {
 		a.board.Set(health.HubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
-			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", n.shown.Format(time.RFC3339)))
+			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", shown.Format(time.RFC3339)))
 	}
 	if !n.asked.IsZero() && now.Sub(n.asked) < wait {
 		return
@@ -80,41 +76,9 @@ func (a *Agent) hubListTold(_ context.Context, answer protocol.HubListAnswer) {
 	a.mu.Unlock()
 	err := errors.New("nobody asked")
 	if n.nonce != (protocol.ListNonce{}) {
-		err = a.takeHubListAnswer(answer, n.nonce, n.asked)
+		err = a.want.TakeHubListAnswer(answer, n.nonce, n.asked)
 	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("hub list of the session's hub")
 	}
-}
-
-// takeHubListAnswer stores a newer list, and that the list is the newest if that was shown:
-// n was asked at this time.
-func (a *Agent) takeHubListAnswer(answer protocol.HubListAnswer, n protocol.ListNonce, asked time.Time) error {
-	var shown bool
-	if answer.Fresh != nil {
-		if _, err := answer.OpenFresh(a.own.Now().Pin, n); err != nil {
-			return err
-		}
-		shown = true
-	}
-	a.applyMu.Lock()
-	defer a.applyMu.Unlock()
-	if why := a.takeHubList(answer.SignedHubList); why != "" {
-		return errors.New(why)
-	}
-	a.mu.Lock()
-	shown = shown && bytes.Equal(a.signed.Payload, answer.Payload)
-	if shown && asked.After(a.newest.shown) {
-		a.newest.shown = asked.UTC()
-	}
-	kept := a.own.Now().HubListConfirmed
-	a.mu.Unlock()
-	if !shown {
-		return nil
-	}
-	a.board.Set(health.HubList, "")
-	if asked.Sub(kept) < newestKept {
-		return nil
-	}
-	return a.own.Change(func(id *identity.Identity) { id.HubListConfirmed = asked.UTC() })
 }

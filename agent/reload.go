@@ -59,7 +59,7 @@ const alivePoll = 20 * time.Millisecond
 func (a *Agent) Alive(ctx context.Context) error {
 	a.tunnel.Paths() // takes the underlay's and the engine's locks
 	a.board.List()
-	a.have()
+	a.want.Have()
 	if err := a.lockApply(ctx); err != nil {
 		return err
 	}

@@ -194,10 +194,7 @@ func (a *Agent) lookAtKeys() {
 	now := a.now().UTC()
 	a.mu.Lock()
 	id := a.own.Now()
-	var self protocol.NetmapSelf
-	if a.held != nil {
-		self = a.held.Netmap.Self
-	}
+	self := a.want.Now().Netmap().Self
 	refused := a.refusedKey
 	a.mu.Unlock()
 	if id.KeyMade.IsZero() { // of an agent that did not write it down

@@ -166,9 +166,7 @@ func (a *Agent) watchHub(ctx context.Context, n protocol.NodeNumber, end context
 
 // hubAddrs are the two ends of a connection to a port of hub n's, in one family.
 func (a *Agent) hubAddrs(n protocol.NodeNumber, port uint16) (netip.Addr, netip.AddrPort, error) {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
+	list := a.want.Now().Hubs
 	for _, h := range hubOverlay(list, n) {
 		for _, o := range a.own.Now().Overlay {
 			if o.Is4() == h.Is4() {
@@ -182,12 +180,12 @@ func (a *Agent) hubAddrs(n protocol.NodeNumber, port uint16) (netip.Addr, netip.
 // hello is the first message of a session.
 func (a *Agent) hello() protocol.Hello {
 	a.mu.Lock()
-	gone, hub := a.gone.lists, a.hub
+	hub := a.hub
 	a.mu.Unlock()
 	set := a.live.Now()
-	return protocol.Hello{Vouch: protocol.Vouch(hub, a.own.Now().Number, a.boot, a.own.Now().IdentityKey), Gone: gone, Features: features(set), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+	return protocol.Hello{Vouch: protocol.Vouch(hub, a.own.Now().Number, a.boot, a.own.Now().IdentityKey), Gone: a.want.Now().Said, Features: features(set), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.Routes, Accept: set.Accept, Labels: set.Labels,
-		Have: a.have(), HaveSum: a.haveSum(), Mark: a.mark(), Engine: a.tunnel.EngineName()}
+		Have: a.want.Have(), HaveSum: a.want.HaveSum(), Mark: a.want.Mark(), Engine: a.tunnel.EngineName()}
 }
 
 // prove signs the challenge of the hub that this session is with, and of no other: one
@@ -206,18 +204,9 @@ func (a *Agent) prove(c protocol.Challenge, hello []byte) (protocol.Proof, error
 func (a *Agent) welcome(w protocol.Welcome) {
 	a.mu.Lock()
 	a.hub, a.hubVersion, a.hubSays = w.Hub, w.HubVersion, ""
-	again := false
-	if a.held != nil {
-		again = a.held.Revoked || a.expired
-		held := *a.held
-		held.Revoked, held.Confirmed = false, a.wordLocked()
-		a.held = &held
-	}
 	a.mu.Unlock()
-	if again {
-		if err := a.save(); err != nil {
-			a.log.Error().Err(err).Msg("netmap was not stored")
-		}
+	if a.want.Welcomed() {
+		a.want.SaveOrTell()
 		a.reapply(context.Background())
 	}
 	a.keyTaken()

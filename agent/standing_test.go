@@ -85,15 +85,15 @@ func TestMarksOfAnAgent(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	a := w.agent
-	require.Nil(t, a.mark())
+	require.Nil(t, a.want.Mark())
 	mark := func(seq uint64) protocol.StateMark {
 		return protocol.StateMark{Epoch: 1, Sequence: seq, Hash: make([]byte, 32), NextNumber: 9}.Sign(w.cluster)
 	}
 	other, err := protocol.NewClusterPrivateKey()
 	require.NoError(t, err)
-	a.takeMark(mark(5).Sign(other))
-	require.Nil(t, a.mark(), "another cluster's")
-	a.takeMark(mark(5))
-	a.takeMark(mark(4))
-	require.Equal(t, uint64(5), a.mark().Sequence, "the newest is kept")
+	a.want.TakeMark(mark(5).Sign(other))
+	require.Nil(t, a.want.Mark(), "another cluster's")
+	a.want.TakeMark(mark(5))
+	a.want.TakeMark(mark(4))
+	require.Equal(t, uint64(5), a.want.Mark().Sequence, "the newest is kept")
 }

@@ -20,7 +20,7 @@ const (
 // trace looks at what is between this node and a peer. It makes traffic first, so
 // that paths are judged: an idle peer's are not.
 func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.TraceView {
-	t := protocol.TraceView{Node: a.name(), Number: a.own.Now().Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
+	t := protocol.TraceView{Node: a.want.Name(), Number: a.own.Now().Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
 	t.Peer.Path = protocol.PathNone
 	peer, ok := a.overlayOf(q.Peer, q.To)
 	if !ok {
@@ -34,11 +34,9 @@ func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.Tr
 		t.Peer = v
 	}
 	hubs := map[protocol.NodeNumber]bool{}
-	a.mu.Lock()
-	for _, h := range a.hubs.Hubs {
+	for _, h := range a.want.Now().Hubs.Hubs {
 		hubs[h.Number] = true
 	}
-	a.mu.Unlock()
 	for _, p := range a.tunnel.Paths() {
 		if hubs[p.Peer] {
 			t.Hubs = append(t.Hubs, p)

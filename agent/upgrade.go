@@ -46,10 +46,7 @@ func (a *Agent) followUpgrade(ctx context.Context) error {
 func (a *Agent) upgradeDue() (due protocol.UpgradeWish) {
 	result, err := upgrade.ReadResult(a.cfg.UpgradeDir)
 	a.mu.Lock()
-	var wish *protocol.UpgradeWish
-	if a.held != nil {
-		wish = a.held.Netmap.Self.Upgrade
-	}
+	wish := a.want.Now().Netmap().Self.Upgrade
 	before := a.upgraded
 	if err == nil && a.unread != nil { // it reads again
 		if a.upgraded == a.unread {

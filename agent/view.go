@@ -8,37 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"go4.org/netipx"
-
 	"causeway/agent/debug"
 	"causeway/protocol"
 )
-
-// announced are the routes that the node announces: those of its config and
-// those that came with its token.
-func (a *Agent) announced() []netip.Prefix {
-	out := slices.Clone(a.live.Now().Routes)
-	a.mu.Lock()
-	if a.held != nil {
-		for _, r := range a.held.Netmap.Self.Routes {
-			out = append(out, r.Prefix)
-		}
-	}
-	a.mu.Unlock()
-	slices.SortFunc(out, netipx.ComparePrefix)
-	return slices.Compact(out)
-}
-
-// name is the node's name: the hub's word, as an operator may have renamed it since
-// it joined.
-func (a *Agent) name() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.held != nil && protocol.ValidName(a.held.Netmap.Self.Name) {
-		return a.held.Netmap.Self.Name
-	}
-	return a.own.Now().Name
-}
 
 // absolute is a path as another process understands it.
 func absolute(path string) string {
@@ -54,9 +26,9 @@ func allOK(l []protocol.Condition) bool {
 
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.own.Now().Pin.String(), Name: a.name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.cfg.Version,
+	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.own.Now().Pin.String(), Name: a.want.Name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.cfg.Version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
-		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
+		Netmap: a.want.Have(), Routes: notNil(a.want.Announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
 	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), lacks(a.cfg.Settings, a.own.Now().Joined)
 	shields := a.shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
@@ -120,12 +92,13 @@ func (a *Agent) debugNetmap() debug.Netmap {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs), Netmap: shown(protocol.Netmap{})}
-	if a.held == nil {
+	held := a.want.Now().Held
+	if held == nil {
 		return n
 	}
-	n.Held, n.Confirmed, n.Expired, n.Netmap = true, a.held.Confirmed, a.expired, shown(a.held.Netmap)
-	if m := a.held.Netmap.MaxAge; m > 0 {
-		n.Expires = a.held.Confirmed.Add(m)
+	n.Held, n.Confirmed, n.Expired, n.Netmap = true, held.Confirmed, a.expired, shown(held.Netmap)
+	if m := held.Netmap.MaxAge; m > 0 {
+		n.Expires = held.Confirmed.Add(m)
 	}
 	return n
 }
@@ -144,11 +117,8 @@ func shown(n protocol.Netmap) protocol.Netmap {
 func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
 	a.mu.Lock()
 	plan, refused := a.plan, a.result.Refused
-	var announced []protocol.AnnouncedRoute
-	if a.held != nil {
-		announced = a.held.Netmap.Self.Routes
-	}
 	a.mu.Unlock()
+	announced := a.want.Now().Netmap().Self.Routes
 	r := debug.Routes{Announced: notNil(announced), Planned: notNil(plan.Lines()), Refused: notNil(refused), Missing: []string{}, Extra: []string{}}
 	found, err := a.host.Found(ctx, plan.Config)
 	if err != nil {
@@ -173,10 +143,10 @@ func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
 func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
 	dst, err := a.target(q.To)
 	if err != nil {
-		return debug.PingResult{From: a.name(), To: q.To, Error: err.Error()}
+		return debug.PingResult{From: a.want.Name(), To: q.To, Error: err.Error()}
 	}
 	r := debug.Ping(ctx, a.ownOverlay(dst), dst, q.Count, time.Duration(q.Timeout))
-	r.From, r.To, r.Path = a.name(), q.To, a.pathTo(dst)
+	r.From, r.To, r.Path = a.want.Name(), q.To, a.pathTo(dst)
 	return r
 }
 
@@ -185,13 +155,14 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 		return ip.Unmap(), nil
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.result.Peers {
+	peers := a.result.Peers
+	a.mu.Unlock()
+	for _, p := range peers {
 		if p.Name == to && len(p.Overlay) > 0 {
 			return p.Overlay[0], nil
 		}
 	}
-	if to == a.name() {
+	if to == a.want.Name() {
 		return a.own.Now().Overlay[0], nil
 	}
 	return netip.Addr{}, fmt.Errorf("%q is neither an address nor a node of this node's netmap", to)
@@ -210,8 +181,8 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 			}
 		}
 	}
-	for _, h := range a.hubs.Hubs {
-		if slices.Contains(hubOverlay(a.hubs, h.Number), addr) {
+	for _, h := range a.want.Now().Hubs.Hubs {
+		if slices.Contains(hubOverlay(a.want.Now().Hubs, h.Number), addr) {
 			owner = h.Number
 		}
 	}
@@ -227,6 +198,23 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 	return string(protocol.PathNone)
 }
 
+// debugHubs is the hub list held.
+func (a *Agent) debugHubs() debug.Hubs {
+	now := a.want.Now()
+	return ShownHubs(now.Hubs, now.Signed, now.Shown)
+}
+
+// ShownHubs is a hub list as debug endpoints and commands show it.
+func ShownHubs(l protocol.HubList, s protocol.SignedHubList, confirmed time.Time) debug.Hubs {
+	return debug.Hubs{Serial: l.Serial, NotBefore: l.NotBefore, NotAfter: l.NotAfter, Confirmed: confirmed, Hubs: notNil(l.Hubs), Signed: s}
+}
+
+// setHubs takes a hub list from a person on the host.
+func (a *Agent) setHubs(_ context.Context, s protocol.SignedHubList) debug.HubsResult {
+	taken, why := a.want.TakeHubList(s)
+	return debug.HubsResult{Taken: taken, Error: why, Hubs: a.debugHubs()}
+}
+
 // leaveReach is how long a leave waits for a hub to tell: one that can be
 // reached is within a second of an agent's start.
 const leaveReach = 3 * time.Second
@@ -234,9 +222,7 @@ const leaveReach = 3 * time.Second
 // leave tells the hub, if there is one, gives the identity up and ends Run.
 func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	r := debug.LeaveResult{Told: true}
-	a.mu.Lock()
-	known := a.held != nil && a.held.Revoked
-	a.mu.Unlock()
+	known := a.want.Now().Revoked()
 	var err error
 	if !known { // an agent that has just started is about to reach its hub
 		wait, cancel := context.WithTimeout(ctx, leaveReach)
@@ -248,15 +234,13 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	}
 	a.applyMu.Lock() // after a netmap that is being taken
 	defer a.applyMu.Unlock()
-	a.mu.Lock()
-	revoked := a.held != nil && a.held.Revoked
-	a.mu.Unlock()
+	revoked := a.want.Now().Revoked()
 	if err != nil && !revoked { // a hub that revoked the node knows already
 		r = debug.LeaveResult{Error: err.Error()}
 	}
 	// Here, not in the command that asked: a service manager may start the
 	// agent again before that command has the state directory.
-	if err := a.own.Leave(); err != nil {
+	if err := a.want.Leave(); err != nil {
 		r.Error = err.Error()
 	}
 	a.stop(errLeft)

@@ -32,6 +32,8 @@ type Config struct {
 	Prove func(c protocol.Challenge, hello []byte) (protocol.Proof, error)
 	// Welcome hears that the hub knows us.
 	Welcome func(protocol.Welcome)
+	// Ended hears that a session that was welcomed is over, before Connected says so.
+	Ended func()
 	// Netmap takes a netmap, and returns when it is applied and stored.
 	Netmap func(context.Context, protocol.Netmap) protocol.NetmapAck
 	// HubList hears the answer to AskHubList.
@@ -138,12 +140,14 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	err = s.welcome(ctx, hello.Body)
 	stop()
 	if err != nil {
+		c.cfg.Ended() // it may have been welcomed
 		return err
 	}
 	c.mu.Lock()
 	s.ready, c.cur = true, s
 	c.mu.Unlock()
 	defer func() {
+		c.cfg.Ended()
 		c.mu.Lock()
 		c.cur = nil
 		c.mu.Unlock()

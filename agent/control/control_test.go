@@ -43,7 +43,7 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 	cfg := Config{
 		Number:  9,
 		Hello:   func() protocol.Hello { return protocol.Hello{AgentVersion: "test"} },
-		Welcome: func(protocol.Welcome) {},
+		Welcome: func(protocol.Welcome) {}, Ended: func() {},
 		Netmap: func(_ context.Context, n protocol.Netmap) protocol.NetmapAck {
 			ag.netmap <- n
 			return protocol.NetmapAck{NetmapVersion: n.NetmapVersion}

@@ -34,19 +34,35 @@ func NewOwn(store *Store, id Identity, told func(error)) *Own {
 func (o *Own) Now() Identity { return *o.now.Load() }
 
 // Change changes the identity; durable when it returns. On an error nothing has changed.
-func (o *Own) Change(change func(*Identity)) error { return o.change(change, false) }
+func (o *Own) Change(change func(*Identity)) error {
+	return o.ChangeIf(func(id *Identity) bool {
+		change(id)
+		return true
+	})
+}
+
+// ChangeIf is Change, if change says so; it decides on the identity that it gets, which nobody
+// else changes meanwhile.
+func (o *Own) ChangeIf(change func(*Identity) bool) error { return o.change(change, false) }
 
 // Hold is Change, but what cannot be stored holds for this run all the same.
-func (o *Own) Hold(change func(*Identity)) error { return o.change(change, true) }
+func (o *Own) Hold(change func(*Identity)) error {
+	return o.change(func(id *Identity) bool {
+		change(id)
+		return true
+	}, true)
+}
 
-func (o *Own) change(change func(*Identity), anyway bool) error {
+func (o *Own) change(change func(*Identity) bool, anyway bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.left.Load() {
 		return errLeft
 	}
 	id := o.Now()
-	change(&id)
+	if !change(&id) {
+		return nil
+	}
 	err := o.store.SaveIdentity(id)
 	if o.told != nil {
 		o.told(err)

@@ -1,4 +1,4 @@
-package agent
+package desired
 
 import (
 	"slices"
@@ -6,31 +6,25 @@ import (
 	"causeway/protocol"
 )
 
-// gone is which nodes left or were revoked, as far as the cluster key has told.
-// Lists only grow; there is more than one where a hub was restored from a backup
-// and does not know yet what an older list says. The fields are replaced, never
-// changed in place.
-type gone struct {
-	lists []protocol.SignedGoneList
-	nodes map[protocol.NodeNumber]bool
-}
-
-// takeGone adds a list and drops those that it covers; it says why it does not.
-func (a *Agent) takeGone(s protocol.SignedGoneList) string {
-	nodes, err := s.Open(a.own.Now().Pin)
+// TakeGone adds a list of nodes that left or were revoked and drops those that it covers; it says
+// why it does not. Lists only grow; there is more than one where a hub was restored from a backup
+// and does not know yet what an older list says.
+func (d *Desired) TakeGone(s protocol.SignedGoneList) string {
+	pin := d.Own.Now().Pin
+	nodes, err := s.Open(pin)
 	if err != nil {
 		return err.Error()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	names := map[protocol.NodeNumber]bool{}
 	for _, n := range nodes {
 		names[n] = true
 	}
 	var keep []protocol.SignedGoneList
 	all := map[protocol.NodeNumber]bool{}
-	for _, old := range a.gone.lists {
-		l, err := old.Open(a.own.Now().Pin)
+	for _, old := range d.now.Said {
+		l, err := old.Open(pin)
 		if err != nil {
 			continue
 		}
@@ -50,7 +44,7 @@ func (a *Agent) takeGone(s protocol.SignedGoneList) string {
 	for n := range names {
 		all[n] = true
 	}
-	a.gone = gone{append(keep, s), all}
+	d.now.Said, d.now.Gone = append(keep, s), all
 	return ""
 }
 
