@@ -32,11 +32,9 @@ import (
 	"causeway/agent/debug"
 	"causeway/agent/desired"
 	"causeway/agent/health"
-	"causeway/agent/held"
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
-	"causeway/agent/items"
-	"causeway/agent/netmapcheck"
+	"causeway/agent/onhost"
 	"causeway/agent/repair"
 	"causeway/agent/upgrade"
 	"causeway/netns"
@@ -84,26 +82,14 @@ type Tunnel interface {
 	Inject(packet []byte) error
 }
 
-// Host is the agent's use of netns.Host.
+// Host is the agent's use of netns.Host: what is kept on it, and what is looked at.
 type Host interface {
-	Apply(context.Context, netns.Plan) error
+	onhost.Host
 	Found(context.Context, netns.Config) ([]string, error)
-	ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error)
-	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
-	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
-	Apart(context.Context, netns.Config) ([]netip.Addr, error)
-	Uses(context.Context, netns.Config) (netns.Uses, error)
-	ForwardBlockedBy(context.Context) (string, error)
-	Try(context.Context, netns.Inject) (netns.Trial, error)
-	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence
 	Way(to netip.Addr, mark uint32) (link, learned int)
 	Disk() *protocol.DiskSpace
-	Watch(context.Context) (<-chan []netns.Change, error)
-	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
-	Mend(context.Context, []netns.Drift) error
-	PutRight() []netns.Drift
 	AccessDrops(context.Context) (map[string]uint64, error)
 }
 
@@ -117,20 +103,21 @@ type Agent struct {
 	ready   chan struct{}
 	stop    context.CancelCauseFunc // ends Run; set by Run
 
-	tunnel  Tunnel
-	host    Host
-	dial    func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
-	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
-	now     func() time.Time  // the wall clock
-	booted  func() clock.Boot // the boot clock
-	want    *desired.Desired
-	board   *health.Board
-	control *control.Client
-	facts   *inventory.Collector
-	inv     *inventory.Publisher
-	debug   *debug.Server
-	metrics *metrics
-	repairs *repairs
+	tunnel    Tunnel
+	net       Host // for looks at it
+	host      *onhost.Keeper
+	incidents *repair.Log
+	dial      func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
+	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
+	now       func() time.Time  // the wall clock
+	booted    func() clock.Boot // the boot clock
+	want      *desired.Desired
+	board     *health.Board
+	control   *control.Client
+	facts     *inventory.Collector
+	inv       *inventory.Publisher
+	debug     *debug.Server
+	metrics   *metrics
 
 	names       *names                 // where hubs' names led
 	proxied     bool                   // streams may go through a proxy
@@ -138,15 +125,9 @@ type Agent struct {
 	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
 	fetchList   listFetch              // over HTTPS
 	listChanged <-chan struct{}        // the hub list did
-	wallDue     <-chan struct{}        // and the wall is to be around its hubs
-	firewallDue chan struct{}          // the firewalls are to be looked at
 	live        *config.Live
 
 	keysDue chan struct{} // look at the keys now
-
-	hadDevice atomic.Bool // the tunnel had one
-
-	firewallShut bool // the last trial was blocked; followFirewall's alone
 
 	measuring chan struct{}   // holds one while a measurement goes on
 	runCtx    context.Context // of Run: what outlives the request that began it
@@ -156,36 +137,21 @@ type Agent struct {
 	rates   map[protocol.NodeNumber][2]uint64
 
 	// Of apply, with applyMu.
-	bookNew    bool // there was none at the start: what the stored netmap routes was so before
-	bookLost   bool // none could be read at the start
-	bookStored bool // it is on disk
-
-	applyMu sync.Mutex // one at a time changes tunnel and host
-	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
-	fought  bool       // but others take that down, and no peer is reached; with applyMu
 
 	mu         sync.Mutex
 	hubSays    string // why a hub gives no session, by its own word
 	newest     newest
-	result     netmapcheck.Result
-	book       held.Book          // changed with applyMu alone
-	apart      []held.Exception   // of the last apply
-	items      []items.Held       // likewise
-	owned      *netmapcheck.Owned // what the host had of its own then; nil: not known
-	plan       netns.Plan
-	errs       []string // of the last apply
-	expired    bool
 	acked      string // what was last told to the hub of result, as text
+	ackedApply uint64 // of which apply
 	hub        protocol.NodeNumber
 	hubVersion string
-	endSession context.CancelCauseFunc     // of the control session; nil: there is none
-	saidNext   bool                        // the last hello named the next key
-	sayOld     bool                        // the hub did not take the next key: hellos name the present one
-	refusedKey string                      // why it did not
-	nextFirst  bool                        // the next key is tried before the present one
-	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
-	unread     *protocol.UpgradeStatus     // said of a wish while root's result does not read
-	upgraded   *protocol.UpgradeStatus     // the last upgrade that was asked for; replaced, never changed
+	endSession context.CancelCauseFunc // of the control session; nil: there is none
+	saidNext   bool                    // the last hello named the next key
+	sayOld     bool                    // the hub did not take the next key: hellos name the present one
+	refusedKey string                  // why it did not
+	nextFirst  bool                    // the next key is tried before the present one
+	unread     *protocol.UpgradeStatus // said of a wish while root's result does not read
+	upgraded   *protocol.UpgradeStatus // the last upgrade that was asked for; replaced, never changed
 }
 
 // errLeft ends Run after a leave.
@@ -235,8 +201,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
-		firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), rates: map[protocol.NodeNumber][2]uint64{}}
+		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, net: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
+		keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), rates: map[protocol.NodeNumber][2]uint64{}}
 	_, given := ownProxy(cfg.Settings)
 	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	a.live = config.NewLive(cfg.Settings)
@@ -264,7 +230,11 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
 	}
-	a.repairs = newRepairs(a, incidents)
+	a.incidents = incidents
+	if a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: t, Host: h, Incidents: incidents, Now: func() time.Time { return a.now() },
+		Mended: func(kind string) { a.metrics.mended(kind) }, GaveUp: func(kind string) { a.metrics.gaveUp(kind) }, Log: a.log}); err != nil {
+		return nil, err
+	}
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
 		Report: func(err error) { a.board.SetError(health.NATS, err); a.metrics.published(err) }, Log: a.log})
@@ -273,7 +243,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 	reg := prometheus.NewRegistry()
 	a.metrics = newMetrics(a, reg)
 	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
+		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.host.Repair, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
 	return a, nil
 }
@@ -285,8 +255,8 @@ func (a *Agent) load() (err error) {
 	if err != nil {
 		return err
 	}
-	a.listChanged, a.wallDue = a.want.WatchHubs(), a.want.WatchHubs()
-	return a.loadBook()
+	a.listChanged = a.want.WatchHubs()
+	return nil
 }
 
 // Ready is closed when the tunnel is up and what was known of the netmap is
@@ -340,9 +310,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.log.Warn().Err(err).Msg("cannot keep the tunnel's port for the next run")
 			}
 		}
-		a.recallMTUs(ctx)
-		a.recallRanges(ctx)
-		a.reapply(ctx)
+		a.host.Start(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -25,7 +25,6 @@ import (
 	"causeway/agent/debug"
 	"causeway/agent/health"
 	"causeway/agent/identity"
-	"causeway/agent/repair"
 	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
@@ -85,9 +84,7 @@ func TestNetmapFlow(t *testing.T) {
 	require.True(t, w.host.routed("10.3.0.0/24"))
 	require.False(t, w.host.routed("0.0.0.0/0"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
-	w.agent.mu.Lock()
 	overlay := w.agent.own.Now().Overlay
-	w.agent.mu.Unlock()
 	require.Equal(t, netns.OwnDestinations(overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
 
 	// A change on top of it.
@@ -336,7 +333,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 	w.eventually(w.agent.control.Connected, "connected")
 	for _, d := range []time.Duration{0, 24 * time.Hour, 0} {
 		wrong.Store(int64(d))
-		w.agent.reapply(context.Background())
+		w.agent.host.Reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
 		require.True(t, w.agent.board.OK(health.Netmap))
 		require.Empty(t, w.agent.want.ClockNote())
@@ -344,7 +341,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 	w.tunnel.setBound(false)
 	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
 	peers := func(want int, why string) {
-		w.agent.reapply(context.Background())
+		w.agent.host.Reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), want, why)
 	}
 	wrong.Store(int64(10 * 24 * time.Hour))
@@ -412,11 +409,6 @@ func TestShields(t *testing.T) {
 	c.Shields = config.Shields{State: "down"}
 	w.agent.Reload(t.Context(), c)
 	require.False(t, shields().Up)
-
-	a := &Agent{own: identity.NewOwn(w.store, id, nil)}
-	a.cfg.Settings.Debug.Metrics = "198.18.0.2:9464"
-	a.live = config.NewLive(a.cfg.Settings)
-	require.Equal(t, []netns.Port{{Proto: "tcp", First: 9464, Last: 9464}}, a.shields().Allow)
 }
 
 func TestRequiredFeatureIsClosed(t *testing.T) {
@@ -573,9 +565,7 @@ func TestHugeNetmap(t *testing.T) {
 	b, err := json.Marshal(ack)
 	require.NoError(t, err)
 	require.Less(t, len(b), protocol.MaxToHub)
-	w.agent.mu.Lock()
-	defer w.agent.mu.Unlock()
-	require.Len(t, w.agent.result.Peers, peers, "what is good of it")
+	require.Len(t, w.agent.host.Facts().Result.Peers, peers, "what is good of it")
 }
 
 func TestLeaveWithoutHub(t *testing.T) {
@@ -706,7 +696,7 @@ func TestHalfApplied(t *testing.T) {
 	w.start()
 	require.Empty(t, w.tunnel.peerNumbers(), "not for a moment")
 	fails()
-	w.agent.reapply(context.Background())
+	w.agent.host.Reapply(context.Background())
 	require.Len(t, w.tunnel.peerNumbers(), 2)
 	require.True(t, condition().OK)
 	require.Empty(t, condition().Note)
@@ -753,99 +743,6 @@ func TestRepairDoesNotWork(t *testing.T) {
 	}, "and works once it can")
 }
 
-// Where the host cannot be compared with the plan, all is applied anew, and what that cannot do
-// either is acted upon, now and then.
-func TestHostDoesNotRead(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.tunnel.setBound(true)
-	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-	w.host.mu.Lock()
-	w.host.unread = errors.New("list nftables tables: no such program")
-	w.host.err = netns.Failures{{Kind: netns.Nftables, Err: fmt.Errorf("%w; %w", w.host.unread, netns.ErrNoWalls)}}
-	before := w.host.applies
-	w.host.mu.Unlock()
-	for range 50 {
-		w.agent.repairs.look(t.Context(), netns.Nftables)
-	}
-	require.Empty(t, w.tunnel.peerNumbers())
-	w.host.mu.Lock()
-	require.LessOrEqual(t, w.host.applies-before, 2*otherBurst)
-	w.host.unread, w.host.err = netns.Failures{{Kind: netns.Nftables, Err: errors.New("list nftables tables: no such program")}}, nil
-	w.host.drifts = func() []netns.Drift {
-		return []netns.Drift{{Kind: netns.Routes, Subject: "routes", Missing: []string{"ip -4 route add x"}}}
-	}
-	w.host.mu.Unlock()
-	res := w.agent.repairs.look(t.Context(), netns.Routes, netns.Nftables)
-	require.Equal(t, []string{"routes"}, res.Mended, "what does read")
-	require.Contains(t, res.Error, "no such program")
-	w.host.mu.Lock()
-	w.host.unread, w.host.drifts = nil, nil
-	w.host.mu.Unlock()
-	w.agent.reapply(t.Context())
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-}
-
-// Once the tunnel had a device, a link of its name is not taken for it.
-func TestDeviceOfOthers(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	index := func() int { return w.agent.hostConfig(nil, nil, nil).Index }
-	require.Zero(t, index(), "by its name")
-	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
-	require.Equal(t, 7, index())
-	w.tunnel.setDevice(tunnel.Device{})
-	require.Equal(t, netns.NoDevice, index())
-	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 8})
-	require.Equal(t, 8, index())
-}
-
-// While others take the walls down again and again no peer is reached, and a drift that waits for its
-// repair is no moment without walls either.
-func TestWallsFoughtOver(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.tunnel.setBound(true)
-	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-	r, now := w.agent.repairs, time.Now()
-	guard := func(at time.Time) []protocol.NodeNumber {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.guard(at)
-		return w.tunnel.peerNumbers()
-	}
-	for _, subject := range []string{"nftables", "routes", "link"} {
-		for range repair.Limit {
-			require.Len(t, guard(now), 1)
-			r.mu.Lock()
-			r.machine.Mended(subject, now)
-			r.mu.Unlock()
-		}
-		if subject != "nftables" { // closed by what lies beneath them
-			require.Len(t, guard(now), 1)
-			continue
-		}
-		require.Empty(t, guard(now))
-		w.agent.reapply(t.Context())
-		require.Empty(t, w.tunnel.peerNumbers(), "a netmap gives none back")
-		require.Empty(t, guard(now.Add(repair.Stand-1)))
-		require.Len(t, guard(now.Add(repair.Stand)), 1)
-		r.mu.Lock()
-		r.machine.Asked()
-		r.mu.Unlock()
-	}
-	r.mu.Lock()
-	r.episodes["nftables"] = &episode{kind: netns.Nftables, drifting: true}
-	r.mu.Unlock()
-	require.Empty(t, guard(now))
-	r.mu.Lock()
-	delete(r.episodes, "nftables")
-	r.mu.Unlock()
-	require.Len(t, guard(now), 1)
-}
-
 // Where no plan can be made of what is wanted, the host stays as it is and nobody and nothing is
 // reached that was not before; who left is gone all the same.
 func TestNoPlan(t *testing.T) {
@@ -878,7 +775,7 @@ func TestNoPlan(t *testing.T) {
 		}
 	}
 	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
-	w.agent.reapply(t.Context())
+	w.agent.host.Reapply(t.Context())
 	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
 	require.True(t, w.agent.board.OK(health.Routes))
 }

@@ -16,7 +16,7 @@ import (
 // capture begins to record the tunnel's interface or a pod's. The hub's sessions are
 // never in it, and the underlay cannot be captured.
 func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
-	c := capture.Config{Interface: a.deviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
+	c := capture.Config{Interface: a.host.DeviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
 		Comment: "node " + a.want.Name()}
 	if q.Pod.IsValid() {
 		var err error
@@ -25,7 +25,7 @@ func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
 		}
 	}
 	for _, h := range a.want.Now().Hubs.Hubs {
-		c.Never = append(c.Never, hubOverlay(a.want.Now().Hubs, h.Number)...)
+		c.Never = append(c.Never, a.want.Now().Hubs.Addrs(h.Number)...)
 	}
 	rec, err := capture.Open(c)
 	if err != nil {
@@ -52,7 +52,7 @@ func (a *Agent) podInterface(pod netip.Addr) (string, error) {
 	if a.carries(l.Attrs().Index) {
 		return "", fmt.Errorf("%s is behind %s, which carries the tunnel itself and is not captured: capture the node with the filter 'host %s'", pod, name, pod)
 	}
-	if name == a.deviceName() || name == "lo" {
+	if name == a.host.DeviceName() || name == "lo" {
 		return "", fmt.Errorf("%s is behind %s, not on this node", pod, name)
 	}
 	if l.Type() != "bridge" {

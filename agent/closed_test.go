@@ -282,7 +282,7 @@ func TestGrantedRoutesNotStored(t *testing.T) {
 	require.Empty(t, ack.Refused)
 	require.NoError(t, os.Rename(dir+".away", dir))
 	require.Nil(t, w.stored().Granted)
-	w.agent.reapply(t.Context())
+	w.agent.host.Reapply(t.Context())
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}, w.stored().Granted)
 }
 

@@ -35,10 +35,9 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	ctx, cancel := context.WithTimeout(ctx, evidenceWait)
 	defer cancel()
 	before := a.tunnel.Drops()
-	a.mu.Lock()
-	res := a.result
-	e := protocol.Evidence{Version: protocol.Version, Netmap: a.want.Have(), Expired: a.expired, Errors: slices.Clone(a.errs)}
-	a.mu.Unlock()
+	facts := a.host.Facts()
+	res := facts.Result
+	e := protocol.Evidence{Version: protocol.Version, Netmap: a.want.Have(), Expired: facts.Expired, Errors: slices.Clone(facts.Errors)}
 	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.want.Announced())) {
 		return e, fmt.Errorf("%s is neither an address of this node nor inside a route that it carries", q.Local)
 	}
@@ -82,7 +81,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 	}
 	wg.Go(func() { e.Pod = a.lookAtPod(ctx, flow) })
 	wg.Go(func() { e.Names = a.hubNamesNow(ctx) })
-	wg.Go(func() { e.Disk = a.host.Disk() })
+	wg.Go(func() { e.Disk = a.net.Disk() })
 	wg.Wait()
 
 	e.Ways, e.Underlay.Hub = a.tunnel.Ways(q.Peer), a.tunnel.Ways(a.boundHub(0))
@@ -91,7 +90,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		if p.Peer == q.Peer && e.Peer {
 			e.Path = &p
 			if p.Path != protocol.PathStream && p.Addr.IsValid() { // a relay's is the hub's
-				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.host.Way(p.Addr.Addr(), netns.DefaultMark)
+				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.net.Way(p.Addr.Addr(), netns.DefaultMark)
 			}
 		}
 	}
@@ -115,10 +114,11 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 // ownEvidence tells what of the host's own is in the flow's way, and what the host would lose if
 // accept: named the range that would lead the flow into the tunnel.
 func (a *Agent) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
-	if s := a.stayOf(q.Remote); s != nil && e.Allowed.IsValid() {
+	f := a.host.Facts()
+	if s := f.StayOf(q.Remote); s != nil && e.Allowed.IsValid() {
 		e.Stays, e.Name = &s.Own, s.Prefix
-		if s.apart {
-			e.Name = s.in
+		if s.Apart {
+			e.Name = s.In
 		}
 	}
 	for _, r := range e.Refused {
@@ -126,21 +126,19 @@ func (a *Agent) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
 			e.Name = p
 		}
 	}
-	e.Takes = a.takes(e.Name)
+	e.Takes = f.Takes(e.Name)
 	e.Takes = e.Takes[:min(len(e.Takes), protocol.MaxEvidenceLines)]
 }
 
 // flow looks what the host does with a flow's packets, while nothing of the plan is
 // being changed: half of a change looks like what others did.
 func (a *Agent) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, error) {
-	if err := a.lockApply(ctx); err != nil {
+	release, err := a.host.Hold(ctx)
+	if err != nil {
 		return protocol.FlowEvidence{}, err
 	}
-	defer a.applyMu.Unlock()
-	a.mu.Lock()
-	plan := a.plan
-	a.mu.Unlock()
-	return a.host.Flow(ctx, plan, f), nil
+	defer release()
+	return a.net.Flow(ctx, a.host.Facts().Plan, f), nil
 }
 
 // ownEnd reports whether an address is the node's own, or behind it.
@@ -163,9 +161,7 @@ func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr
 		return nil
 	}
 	out := []protocol.TunnelPing{debug.SendEcho(ctx, q)}
-	a.mu.Lock()
-	mtu, known := a.mtus[p.Number()]
-	a.mu.Unlock()
+	mtu, known := a.host.Facts().MTUs[p.Number()]
 	if !known {
 		mtu = a.cfg.Settings.Tunnel.MTU
 	}
@@ -213,7 +209,7 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 			wg.Go(func() { far = debug.SendEcho(ctx, debug.EchoRequest{From: o, To: f.Local, Count: 2, Wait: echoWait}) })
 		}
 	}
-	e := a.host.Pod(ctx, f)
+	e := a.net.Pod(ctx, f)
 	wg.Wait()
 	if e == nil {
 		return nil

@@ -47,14 +47,12 @@ type carried struct {
 // gather calls it.
 func (a *Agent) pathFacts(now time.Time) map[string]protocol.Path {
 	names := map[protocol.NodeNumber]string{}
-	a.mu.Lock()
-	for _, p := range a.result.Peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		names[p.Number()] = p.Name
 	}
 	for _, h := range a.want.Now().Hubs.Hubs {
 		names[h.Number] = "hub"
 	}
-	a.mu.Unlock()
 	out, seen := map[string]protocol.Path{}, map[protocol.NodeNumber]carried{}
 	for _, p := range a.tunnel.Paths() {
 		if p.Path == protocol.PathNone {

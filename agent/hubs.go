@@ -130,7 +130,7 @@ func (a *Agent) askDNS(ctx context.Context, list protocol.HubList, found map[str
 // where is at which addresses hubs are sought over UDP.
 func (a *Agent) where(list protocol.HubList, found map[string][]netip.Addr) (out []tunnel.NodeHub) {
 	for _, h := range list.Hubs {
-		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: hubOverlay(list, h.Number), HTTPS: h.HTTPS}
+		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: list.Addrs(h.Number), HTTPS: h.HTTPS}
 		answers := answering(a.tunnel.Ways(h.Number))
 		for _, hp := range h.UDP {
 			host, port, err := splitHostPort(hp)
@@ -249,16 +249,6 @@ func splitHostPort(hp string) (string, uint16, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	return host, uint16(n), err
-}
-
-// hubOverlay are a hub's addresses in the overlay.
-func hubOverlay(list protocol.HubList, n protocol.NodeNumber) (out []netip.Addr) {
-	for _, p := range list.Overlay {
-		if a, err := n.Overlay(p); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
 }
 
 // boundHub is a hub that answers, prefer if it does; 0 if none.

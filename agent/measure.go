@@ -72,7 +72,7 @@ func (a *Agent) measureRun(ctx context.Context, q protocol.MeasureRun) protocol.
 		m.Error = err.Error()
 	}
 	m.Route = debug.RouteTo(netip.Addr{}, dst).MTU
-	if l, err := netlink.LinkByName(a.deviceName()); err == nil {
+	if l, err := netlink.LinkByName(a.host.DeviceName()); err == nil {
 		m.Device = l.Attrs().MTU
 	}
 	return m

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/protocol"
 )
@@ -103,12 +104,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectPaths(gauge)
 	gauge(m.suspects, float64(len(m.a.tunnel.Suspects())))
 	gauge(m.clock, float64(a.now().UnixMilli())/1000)
-	a.mu.Lock()
-	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0
+	refused, version, confirmed := len(a.host.Facts().Result.Refused), uint64(0), 0.0
 	if held := a.want.Now().Held; held != nil {
 		version, confirmed = held.Netmap.Version, float64(held.Confirmed.Unix())
 	}
-	a.mu.Unlock()
 	gauge(m.refused, float64(refused))
 	gauge(m.netmap, float64(version))
 	gauge(m.netAge, confirmed)
@@ -120,12 +119,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), accessWait)
 	defer cancel()
-	if drops, err := a.host.AccessDrops(ctx); err == nil { // no table: no series
+	if drops, err := a.net.AccessDrops(ctx); err == nil { // no table: no series
 		for reason, n := range drops {
 			ch <- prometheus.MustNewConstMetric(m.access, prometheus.CounterValue, float64(n), reason)
 		}
 	}
-	rx, tx := a.traffic()
+	rx, tx := repair.Traffic(a.tunnel.Paths())
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
 	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))
 }

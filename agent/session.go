@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"causeway/agent/control"
+	"causeway/agent/desired"
 	"causeway/agent/health"
+	"causeway/agent/repair"
 	"causeway/protocol"
 )
 
@@ -96,6 +98,7 @@ func (a *Agent) controlSession(ctx context.Context, n protocol.NodeNumber) error
 	for stale := true; stale; {
 		select {
 		case <-a.tunnel.HubRestarted():
+		case <-a.host.Remade():
 		default:
 			stale = false
 		}
@@ -148,6 +151,9 @@ func (a *Agent) watchHub(ctx context.Context, n protocol.NodeNumber, end context
 		select {
 		case <-ctx.Done():
 			return
+		case <-a.host.Remade(): // the session's socket is bound to the device that was
+			end(errRemade)
+			return
 		case r := <-a.tunnel.HubRestarted():
 			if r == n {
 				end(errRestarted)
@@ -167,7 +173,7 @@ func (a *Agent) watchHub(ctx context.Context, n protocol.NodeNumber, end context
 // hubAddrs are the two ends of a connection to a port of hub n's, in one family.
 func (a *Agent) hubAddrs(n protocol.NodeNumber, port uint16) (netip.Addr, netip.AddrPort, error) {
 	list := a.want.Now().Hubs
-	for _, h := range hubOverlay(list, n) {
+	for _, h := range list.Addrs(n) {
 		for _, o := range a.own.Now().Overlay {
 			if o.Is4() == h.Is4() {
 				return o, netip.AddrPortFrom(h, port), nil
@@ -183,7 +189,7 @@ func (a *Agent) hello() protocol.Hello {
 	hub := a.hub
 	a.mu.Unlock()
 	set := a.live.Now()
-	return protocol.Hello{Vouch: protocol.Vouch(hub, a.own.Now().Number, a.boot, a.own.Now().IdentityKey), Gone: a.want.Now().Said, Features: features(set), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
+	return protocol.Hello{Vouch: protocol.Vouch(hub, a.own.Now().Number, a.boot, a.own.Now().IdentityKey), Gone: a.want.Now().Said, Features: desired.Features(set), AgentVersion: a.cfg.Version, BootID: a.boot, Statement: a.say(),
 		Routes: set.Routes, Accept: set.Accept, Labels: set.Labels,
 		Have: a.want.Have(), HaveSum: a.want.HaveSum(), Mark: a.want.Mark(), Engine: a.tunnel.EngineName()}
 }
@@ -207,7 +213,7 @@ func (a *Agent) welcome(w protocol.Welcome) {
 	a.mu.Unlock()
 	if a.want.Welcomed() {
 		a.want.SaveOrTell()
-		a.reapply(context.Background())
+		a.host.Reapply(context.Background())
 	}
 	a.keyTaken()
 	a.newestSession()
@@ -234,13 +240,10 @@ func notNil[T any](l []T) []T {
 	return l
 }
 
-// traffic sums what all peers and hubs sent and received.
-func (a *Agent) traffic() (rx, tx uint64) {
-	for _, p := range a.tunnel.Paths() {
-		rx += p.RxBytes
-		tx += p.TxBytes
+func (a *Agent) kept(err error) {
+	if err != nil {
+		a.log.Warn().Err(err).Msg("an incident is kept in memory alone")
 	}
-	return rx, tx
 }
 
 // followTunnel keeps the hub condition and asks for a status when paths or
@@ -285,13 +288,16 @@ func (a *Agent) followTunnel(ctx context.Context) error {
 	}
 }
 
+// sessionPoll is how often it is looked whether there is a session.
+const sessionPoll = time.Second
+
 // sessionLost is how long a control session may be missing without being an incident: a
 // hub's restart is shorter.
 const sessionLost = 3 * time.Second
 
 // followSession makes incidents of times without a control session.
 func (a *Agent) followSession(ctx context.Context) error {
-	t := time.NewTicker(lookEvery)
+	t := time.NewTicker(sessionPoll)
 	defer t.Stop()
 	var number, rx, tx uint64
 	var had bool // there was a session in this run
@@ -307,21 +313,21 @@ func (a *Agent) followSession(ctx context.Context) error {
 		c := l[i]
 		switch {
 		case c.OK && number != 0:
-			nrx, ntx := a.traffic()
-			err := a.repairs.log.Change(number, func(i *protocol.Incident) {
+			nrx, ntx := repair.Traffic(a.tunnel.Paths())
+			err := a.incidents.Change(number, func(i *protocol.Incident) {
 				i.State, i.Until, i.Action, i.Seconds = protocol.IncidentOver, c.Since, "dialled the hub until it answered", max(0, c.Since.Sub(since).Seconds())
 				i.RxBytes, i.TxBytes = nrx-min(nrx, rx), ntx-min(ntx, tx)
 				i.Felt = fmt.Sprintf("for %.1f s: the node heard of no change and could not be looked at; paths that were up went on: the tunnel sent %d and received %d bytes meanwhile", i.Seconds, i.TxBytes, i.RxBytes)
 			})
-			a.repairs.kept(err)
+			a.kept(err)
 			number = 0
 		case c.OK:
 			had = true
-			rx, tx = a.traffic()
+			rx, tx = repair.Traffic(a.tunnel.Paths())
 		case had && number == 0 && time.Since(c.Since) >= sessionLost:
 			since = c.Since
-			n, err := a.repairs.log.Begin(protocol.Incident{Subject: health.Control, Since: since, Found: []string{"no control session with a hub"}, Reason: a.whyNoSession(l), Action: "the hub is dialled again and again"})
-			a.repairs.kept(err)
+			n, err := a.incidents.Begin(protocol.Incident{Subject: health.Control, Since: since, Found: []string{"no control session with a hub"}, Reason: a.whyNoSession(l), Action: "the hub is dialled again and again"})
+			a.kept(err)
 			number = n
 		}
 	}

@@ -12,13 +12,15 @@ type task struct {
 // tasks are the same for every configuration.
 func (a *Agent) tasks() []task {
 	return []task{
-		{"host", a.followHost},
-		{"firewall", a.followFirewall},
+		{"host", a.host.Run},
+		{"firewall", a.host.FollowFirewall},
+		{"netmap", a.followNetmap},
+		{"acknowledgements", a.followApplied},
 		{"session", a.followSession},
 		{"tunnel", a.followTunnel},
 		{"facts", func(ctx context.Context) error { return a.facts.Run(ctx) }},
 		{"inventory", func(ctx context.Context) error { return a.inv.Follow(ctx) }},
-		{"path MTUs", a.followMTUs},
+		{"path MTUs", a.host.FollowMTUs},
 		{"keys", a.followKeys},
 		{"hub list", a.followList},
 		{"upgrade", a.followUpgrade},

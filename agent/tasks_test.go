@@ -12,5 +12,5 @@ func TestTasks(t *testing.T) {
 	for _, x := range new(Agent).tasks() {
 		names = append(names, x.name)
 	}
-	require.Equal(t, []string{"host", "firewall", "session", "tunnel", "facts", "inventory", "path MTUs", "keys", "hub list", "upgrade"}, names)
+	require.Equal(t, []string{"host", "firewall", "netmap", "acknowledgements", "session", "tunnel", "facts", "inventory", "path MTUs", "keys", "hub list", "upgrade"}, names)
 }

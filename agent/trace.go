@@ -84,9 +84,7 @@ func (a *Agent) settle(ctx context.Context, peer protocol.NodeNumber) {
 // overlayOf is the overlay address of a peer of the netmap, of the family of like
 // if that is valid.
 func (a *Agent) overlayOf(peer protocol.NodeNumber, like netip.Addr) (netip.Addr, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.result.Peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		if p.Number() != peer || len(p.Overlay) == 0 {
 			continue
 		}

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"causeway/agent/debug"
+	"causeway/agent/held"
 	"causeway/protocol"
 )
 
@@ -27,10 +29,10 @@ func allOK(l []protocol.Condition) bool {
 func (a *Agent) debugStatus() debug.Status {
 	conds := a.board.List()
 	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.own.Now().Pin.String(), Name: a.want.Name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.cfg.Version,
-		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
+		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.host.DeviceName(),
 		Netmap: a.want.Have(), Routes: notNil(a.want.Announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
 	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), lacks(a.cfg.Settings, a.own.Now().Joined)
-	shields := a.shields()
+	shields := a.host.Shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {
 		s.Shields.Allow = append(s.Shields.Allow, p.String())
@@ -40,19 +42,18 @@ func (a *Agent) debugStatus() debug.Status {
 		s.Hub, s.HubVersion = a.hub, a.hubVersion
 		a.mu.Unlock()
 	}
-	a.mu.Lock()
-	s.Peers, s.Items = len(a.result.Peers), notNil(a.items)
-	s.Held, s.Apart, s.Local, s.Stays = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
-	a.mu.Unlock()
-	for _, x := range a.stays() {
-		if x.apart {
-			s.Apart = append(s.Apart, debug.Apart{Addr: x.Prefix.Addr(), What: x.Needs[0], Advice: a.apartAdvice(x)})
+	f := a.host.Facts()
+	s.Peers, s.Items = len(f.Result.Peers), notNil(f.Items)
+	s.Held, s.Apart, s.Local, s.Stays = heldRanges(f.Book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
+	for _, x := range f.Stays() {
+		if x.Apart {
+			s.Apart = append(s.Apart, debug.Apart{Addr: x.Prefix.Addr(), What: x.Needs[0], Advice: f.ApartAdvice(x)})
 			continue
 		}
 		s.Local = append(s.Local, x.Prefix)
-		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.in, Peer: x.peer})
+		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.In, Peer: x.Peer})
 	}
-	s.Taken, s.Drops = notNil(a.taken()), a.tunnel.Drops()
+	s.Taken, s.Drops = notNil(a.host.Taken()), a.tunnel.Drops()
 	if s.Drops == nil { // it does not run yet
 		s.Drops = protocol.Drops{}
 	}
@@ -74,10 +75,9 @@ func (a *Agent) debugPeers() []debug.Peer {
 	for _, p := range a.tunnel.Paths() {
 		paths[p.Peer] = p.Path
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make([]debug.Peer, 0, len(a.result.Peers))
-	for _, p := range a.result.Peers {
+	peers := a.host.Facts().Result.Peers
+	out := make([]debug.Peer, 0, len(peers))
+	for _, p := range peers {
 		kind := paths[p.Number()]
 		if kind == "" {
 			kind = protocol.PathNone
@@ -89,14 +89,13 @@ func (a *Agent) debugPeers() []debug.Peer {
 }
 
 func (a *Agent) debugNetmap() debug.Netmap {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs), Netmap: shown(protocol.Netmap{})}
+	f := a.host.Facts()
+	n := debug.Netmap{Refused: notNil(f.Result.Refused), Errors: notNil(f.Errors), Netmap: shown(protocol.Netmap{})}
 	held := a.want.Now().Held
 	if held == nil {
 		return n
 	}
-	n.Held, n.Confirmed, n.Expired, n.Netmap = true, held.Confirmed, a.expired, shown(held.Netmap)
+	n.Held, n.Confirmed, n.Expired, n.Netmap = true, held.Confirmed, f.Expired, shown(held.Netmap)
 	if m := held.Netmap.MaxAge; m > 0 {
 		n.Expires = held.Confirmed.Add(m)
 	}
@@ -115,12 +114,11 @@ func shown(n protocol.Netmap) protocol.Netmap {
 }
 
 func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
-	a.mu.Lock()
-	plan, refused := a.plan, a.result.Refused
-	a.mu.Unlock()
+	f := a.host.Facts()
+	plan, refused := f.Plan, f.Result.Refused
 	announced := a.want.Now().Netmap().Self.Routes
 	r := debug.Routes{Announced: notNil(announced), Planned: notNil(plan.Lines()), Refused: notNil(refused), Missing: []string{}, Extra: []string{}}
-	found, err := a.host.Found(ctx, plan.Config)
+	found, err := a.net.Found(ctx, plan.Config)
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -154,10 +152,7 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 	if ip, err := netip.ParseAddr(to); err == nil {
 		return ip.Unmap(), nil
 	}
-	a.mu.Lock()
-	peers := a.result.Peers
-	a.mu.Unlock()
-	for _, p := range peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		if p.Name == to && len(p.Overlay) > 0 {
 			return p.Overlay[0], nil
 		}
@@ -171,10 +166,9 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 // pathTo is the path to the peer or hub that has addr, by the longest prefix;
 // empty where it is none's.
 func (a *Agent) pathTo(addr netip.Addr) string {
-	a.mu.Lock()
 	var owner protocol.NodeNumber
 	bits := -1
-	for _, p := range a.result.Peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		for _, x := range p.Prefixes() {
 			if x.Contains(addr) && x.Bits() > bits {
 				owner, bits = p.Number(), x.Bits()
@@ -182,11 +176,10 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 		}
 	}
 	for _, h := range a.want.Now().Hubs.Hubs {
-		if slices.Contains(hubOverlay(a.want.Now().Hubs, h.Number), addr) {
+		if slices.Contains(a.want.Now().Hubs.Addrs(h.Number), addr) {
 			owner = h.Number
 		}
 	}
-	a.mu.Unlock()
 	if owner == 0 {
 		return ""
 	}
@@ -215,6 +208,23 @@ func (a *Agent) setHubs(_ context.Context, s protocol.SignedHubList) debug.HubsR
 	return debug.HubsResult{Taken: taken, Error: why, Hubs: a.debugHubs()}
 }
 
+// release lets closed ranges go, for whoever may use the debug socket.
+func (a *Agent) release(ctx context.Context, p netip.Prefix) (debug.ReleaseResult, error) {
+	out, err := a.host.Release(ctx, p)
+	if err != nil {
+		return debug.ReleaseResult{}, err
+	}
+	return debug.ReleaseResult{Released: heldRanges(out), Error: strings.Join(a.host.Facts().Errors, "; ")}, nil
+}
+
+func heldRanges(l []held.Range) []debug.HeldRange {
+	out := []debug.HeldRange{}
+	for _, r := range l {
+		out = append(out, debug.HeldRange{Prefix: r.Prefix, Since: r.Closed})
+	}
+	return out
+}
+
 // leaveReach is how long a leave waits for a hub to tell: one that can be
 // reached is within a second of an agent's start.
 const leaveReach = 3 * time.Second
@@ -232,8 +242,11 @@ func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
 	if err == nil {
 		err = a.control.Leave(ctx)
 	}
-	a.applyMu.Lock() // after a netmap that is being taken
-	defer a.applyMu.Unlock()
+	release, held := a.host.Hold(context.WithoutCancel(ctx)) // after a netmap that is being applied
+	if held != nil {
+		return debug.LeaveResult{Error: held.Error()}
+	}
+	defer release()
 	revoked := a.want.Now().Revoked()
 	if err != nil && !revoked { // a hub that revoked the node knows already
 		r = debug.LeaveResult{Error: err.Error()}

@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"context"
@@ -20,21 +20,21 @@ import (
 
 // hubWall keeps everybody but this process' user from what hubs and agents have inside the
 // overlay.
-func (a *Agent) hubWall() netns.Wall {
-	list := a.want.Now().Hubs
+func (k *Keeper) hubWall() netns.Wall {
+	list := k.want.Now().Hubs
 	w := netns.Wall{UID: uint32(os.Geteuid()), Overlay: list.Overlay}
 	for _, h := range list.Hubs {
-		w.Hubs = append(w.Hubs, hubOverlay(list, h.Number)...)
+		w.Hubs = append(w.Hubs, list.Addrs(h.Number)...)
 	}
 	return w
 }
 
 // hostConfig is the plan's input for these routes and the peers behind them.
-func (a *Agent) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
-	c := netns.Config{MTU: a.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
-		Overlay: slices.Clone(a.own.Now().Overlay), Routes: routes, Local: local, Shields: a.shields(), Wall: a.hubWall()}
-	a.setDevice(&c)
-	a.setMTUs(&c, peers)
+func (k *Keeper) hostConfig(routes, local []netip.Prefix, peers []protocol.Peer) netns.Config {
+	c := netns.Config{MTU: k.defaultMTU(), Mark: netns.DefaultMark, Table: netns.DefaultTable,
+		Overlay: slices.Clone(k.own.Now().Overlay), Routes: routes, Local: local, Shields: k.Shields(), Wall: k.hubWall()}
+	k.setDevice(&c)
+	k.setMTUs(&c, peers)
 	if !netns.HasIPv6() {
 		v6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
 		c.Overlay = slices.DeleteFunc(c.Overlay, netip.Addr.Is6)
@@ -85,17 +85,15 @@ func (x *applying) cause(what string, err error) {
 // apply makes tunnel and host match what is held. It fails closed: peers that
 // are revoked or too old are taken away, but their routes go on leading into
 // the tunnel, where nobody takes the packets, and not to the host's default
-// route. Called with applyMu.
-func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
-	x := a.decide(ctx)
-	c := a.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
-	next, apart := a.close(&c, x)
-	uses, err := a.host.Uses(ctx, c)
+// route. k.mu is held.
+func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
+	x := k.decide(ctx)
+	c := k.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
+	next, apart := k.close(&c, x)
+	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
 		x.fail(err)
-		a.mu.Lock()
-		uses = a.plan.Uses
-		a.mu.Unlock()
+		uses = k.Facts().Plan.Uses
 	}
 	c.Uses = uses
 	plan, err := netns.NewPlan(c)
@@ -103,13 +101,11 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		// The host keeps what it has, and so nothing is reached that it has no plan for.
 		x.cause("the host's network stays as it is, and nobody and nothing is reached that was not before: ", fmt.Errorf("plan it: %w", err))
 		x.res.Peers, x.res.Routes, x.res.Local = known(x.res.Peers, x.last.Peers), both(x.res.Routes, x.last.Routes), both(x.res.Local, x.last.Local)
-		a.mu.Lock()
-		plan = a.plan
-		a.mu.Unlock()
-		a.setUp(x, nil)
+		plan = k.Facts().Plan
+		k.setUp(x, nil)
 	} else {
-		x.fail(a.keepBook(next))
-		a.setUp(x, &plan)
+		x.fail(k.keepBook(next))
+		k.setUp(x, &plan)
 	}
 	held, refused, errs := items.Apply(ctx, x.items())
 	x.errs = append(x.errs, errs...)
@@ -120,37 +116,35 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		return ack
 	}
 	if len(x.causes) > 0 {
-		a.board.Set(health.Routes, strings.Join(x.causes, "; "))
+		k.board.Set(health.Routes, strings.Join(x.causes, "; "))
 	} else {
-		a.board.SetNote(health.Routes, x.note)
+		k.board.SetNote(health.Routes, x.note)
 	}
-	a.noteName()
-	a.mu.Lock()
-	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.wish.Expired, apart, held
-	if !x.blind {
-		a.owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
-	}
-	a.mu.Unlock()
-	a.askFirewall()
-	a.tellClosed()
-	x.fail(a.want.Learn(x.res.Pins))
-	a.board.Set(health.Netmap, a.want.Cause(x.wish.Expired, x.res.Refused))
+	k.noteName()
+	k.learn(func(f *Facts) {
+		f.Result, f.Plan, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, x.errs, x.wish.Expired, apart, held
+		if !x.blind {
+			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
+		}
+	})
+	k.askFirewall()
+	k.tellClosed()
+	x.fail(k.want.Learn(x.res.Pins))
+	k.board.Set(health.Netmap, k.want.Cause(x.wish.Expired, x.res.Refused))
 	ack.Errors = x.errs
 	return ack
 }
 
-// decide is what shall be routed, and by which peers. Called with applyMu.
-func (a *Agent) decide(ctx context.Context) *applying {
-	foreign, foreignErr := a.host.ForeignRoutes(ctx, a.hostConfig(nil, nil, nil))
-	x := &applying{ctx: ctx, wish: a.want.Wish(), foreign: foreign, blind: foreignErr != nil}
-	set := a.live.Now()
-	id := a.own.Now()
-	a.mu.Lock()
-	x.last = a.result
-	a.mu.Unlock()
+// decide is what shall be routed, and by which peers. k.mu is held.
+func (k *Keeper) decide(ctx context.Context) *applying {
+	foreign, foreignErr := k.host.ForeignRoutes(ctx, k.hostConfig(nil, nil, nil))
+	x := &applying{ctx: ctx, wish: k.want.Wish(), foreign: foreign, blind: foreignErr != nil}
+	set := k.live.Now()
+	id := k.own.Now()
+	x.last = k.Facts().Result
 	x.in = netmapcheck.Input{Self: id.Number, SelfKeys: id.PublicKeys(), Hubs: x.wish.Hubs, Netmap: x.wish.Netmap(), Announced: set.Routes, Granted: id.Granted,
-		Accept: set.Accept, Named: set.Named, Foreign: foreign, Pins: x.wish.Pins, Gone: x.wish.Gone, Last: x.last.Peers, Features: features(set)}
-	a.bound(ctx, &x.in)
+		Accept: set.Accept, Named: set.Named, Foreign: foreign, Pins: x.wish.Pins, Gone: x.wish.Gone, Last: x.last.Peers, Features: desired.Features(set)}
+	k.bound(ctx, &x.in)
 	x.res = netmapcheck.Check(x.in)
 	closed := x.wish.Revoked() || x.wish.Expired || x.wish.PinsLost != nil || len(x.in.Netmap.Requires) > 0 && len(x.res.Peers) == 0
 	if closed {
@@ -170,17 +164,17 @@ func (a *Agent) decide(ctx context.Context) *applying {
 
 // setUp has tunnel and host as was decided; without a plan the host stays as it is. Walls come
 // before ways: peers are there while what nftables shall drop is known to be dropped. Without,
-// routes go on leading into the tunnel, where nobody takes the packets. Called with applyMu.
-func (a *Agent) setUp(x *applying, plan *netns.Plan) {
-	a.tunnel.SetLocal(netns.OwnDestinations(a.own.Now().Overlay, x.res.Local))
-	x.cause("", a.reach(x.res.Peers))
+// routes go on leading into the tunnel, where nobody takes the packets. k.mu is held.
+func (k *Keeper) setUp(x *applying, plan *netns.Plan) {
+	k.tunnel.SetLocal(netns.OwnDestinations(k.own.Now().Overlay, x.res.Local))
+	x.cause("", k.reach(x.res.Peers))
 	if plan != nil {
-		walled := a.walled
-		err := a.host.Apply(x.ctx, *plan)
-		a.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || x.ctx.Err() == nil)
-		a.repairs.noteMended(a.host.PutRight())
-		if a.walled != walled {
-			x.cause("", a.reach(x.res.Peers))
+		walled := k.walled
+		err := k.host.Apply(x.ctx, *plan)
+		k.walled = !errors.Is(err, netns.ErrNoWalls) && (walled || x.ctx.Err() == nil)
+		k.repairs.noteMended(k.host.PutRight())
+		if k.walled != walled {
+			x.cause("", k.reach(x.res.Peers))
 		}
 		var harm, harmless netns.Failures
 		if errors.As(err, &harm) {
@@ -196,12 +190,12 @@ func (a *Agent) setUp(x *applying, plan *netns.Plan) {
 }
 
 // reach gives the tunnel these peers, or none while the walls do not stand, or are taken down again
-// and again. Called with applyMu.
-func (a *Agent) reach(l []protocol.Peer) error {
-	if !a.walled || a.fought {
+// and again. k.mu is held.
+func (k *Keeper) reach(l []protocol.Peer) error {
+	if !k.walled || k.fought {
 		l = nil
 	}
-	if err := a.tunnel.SetPeers(nodePeers(l)); err != nil {
+	if err := k.tunnel.SetPeers(nodePeers(l)); err != nil {
 		return fmt.Errorf("set peers: %w", err)
 	}
 	return nil
@@ -227,11 +221,11 @@ func both[T comparable](a, b []T) []T {
 	return slices.DeleteFunc(slices.Clone(a), func(x T) bool { return !slices.Contains(b, x) })
 }
 
-// shields are those of the configuration, or what the identity says where that is silent. The
+// Shields are those of the configuration, or what the identity says where that is silent. The
 // port of /metrics is open where the configuration has it at an overlay address.
-func (a *Agent) shields() netns.Shields {
-	s := a.live.Now().Shields.On(a.own.Now().Shields)
-	if m, err := netip.ParseAddrPort(a.cfg.Settings.Debug.Metrics); err == nil && slices.Contains(a.own.Now().Overlay, m.Addr()) {
+func (k *Keeper) Shields() netns.Shields {
+	s := k.live.Now().Shields.On(k.own.Now().Shields)
+	if m, err := netip.ParseAddrPort(k.live.Now().Debug.Metrics); err == nil && slices.Contains(k.own.Now().Overlay, m.Addr()) {
 		p := netns.Port{Proto: protocol.FlowTCP, First: m.Port(), Last: m.Port()}
 		if !slices.Contains(s.Allow, p) {
 			s.Allow = append(slices.Clone(s.Allow), p)

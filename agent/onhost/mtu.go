@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"context"
@@ -22,8 +22,8 @@ const (
 )
 
 // defaultMTU is of routes where the path's is not known.
-func (a *Agent) defaultMTU() int {
-	if m := a.cfg.Settings.Tunnel.MTU; m > 0 {
+func (k *Keeper) defaultMTU() int {
+	if m := k.live.Now().Tunnel.MTU; m > 0 {
 		return min(m, netns.DefaultMTU)
 	}
 	return netns.DefaultMTU
@@ -32,15 +32,13 @@ func (a *Agent) defaultMTU() int {
 // setMTUs gives the routes to each peer the MTU of its path. A peer's overlay
 // address, which lies in the overlay's range, gets a route of its own if it
 // differs from that.
-func (a *Agent) setMTUs(c *netns.Config, peers []protocol.Peer) {
-	a.mu.Lock()
-	mtus := a.mtus
-	a.mu.Unlock()
+func (k *Keeper) setMTUs(c *netns.Config, peers []protocol.Peer) {
+	mtus := k.Facts().MTUs
 	c.Routes = slices.Clone(c.Routes)
 	for _, p := range peers {
 		m := mtus[p.Number()]
-		if a.cfg.Settings.Tunnel.MTU > 0 {
-			m = min(m, a.cfg.Settings.Tunnel.MTU)
+		if k.live.Now().Tunnel.MTU > 0 {
+			m = min(m, k.live.Now().Tunnel.MTU)
 		}
 		if m == 0 || m == c.MTU {
 			continue
@@ -59,45 +57,39 @@ func (a *Agent) setMTUs(c *netns.Config, peers []protocol.Peer) {
 
 // recallMTUs takes over what an earlier run found: while routes were narrower
 // for a moment, hosts behind them would learn that, and keep to it for minutes.
-func (a *Agent) recallMTUs(ctx context.Context) {
-	found, err := a.host.RouteMTUs(ctx, a.hostConfig(nil, nil, nil))
+func (k *Keeper) recallMTUs(ctx context.Context) {
+	found, err := k.host.RouteMTUs(ctx, k.hostConfig(nil, nil, nil))
 	if err != nil {
-		a.log.Debug().Err(err).Msg("routes of an earlier run were not read")
+		k.log.Debug().Err(err).Msg("routes of an earlier run were not read")
 		return
 	}
 	mtus := map[protocol.NodeNumber]int{}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.want.Now().Netmap().Peers {
+	for _, p := range k.want.Now().Netmap().Peers {
 		for _, o := range p.Overlay {
 			if m := found[netip.PrefixFrom(o, o.BitLen())]; m > 0 && (o.Is4() || mtus[p.Number()] == 0) {
 				mtus[p.Number()] = m
 			}
 		}
 	}
-	a.mtus = mtus
+	k.setMTUsOfPaths(mtus)
 }
 
-// followMTUs keeps the routes' MTUs true to the paths'.
-func (a *Agent) followMTUs(ctx context.Context) error {
+// FollowMTUs keeps the routes' MTUs true to the paths'.
+func (k *Keeper) FollowMTUs(ctx context.Context) error {
 	t := time.NewTicker(mtuPoll)
 	defer t.Stop()
-	f := mtuFollower{normal: a.defaultMTU(), most: a.cfg.Settings.Tunnel.MTU}
-	a.mu.Lock()
-	f.used = maps.Clone(a.mtus)
-	a.mu.Unlock()
+	f := mtuFollower{normal: k.defaultMTU(), most: k.live.Now().Tunnel.MTU}
+	f.used = maps.Clone(k.Facts().MTUs)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-t.C:
-			if !f.step(now, a.tunnel.Paths()) {
+			if !f.step(now, k.tunnel.Paths()) {
 				continue
 			}
-			a.mu.Lock()
-			a.mtus = maps.Clone(f.used)
-			a.mu.Unlock()
-			a.reapply(ctx)
+			k.setMTUsOfPaths(f.used)
+			k.Reapply(ctx)
 		}
 	}
 }

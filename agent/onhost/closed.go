@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"causeway/agent/debug"
 	"causeway/agent/health"
 	"causeway/agent/held"
 	"causeway/agent/needs"
@@ -23,87 +22,84 @@ import (
 // nothing: what the kernel has of an earlier run (recallRanges) and the stored netmap
 // stay closed or routed, and the file is made anew. An error is a shortage: the file may
 // be good, and must stay.
-func (a *Agent) loadBook() error {
-	b, good, err := held.Load(a.cfg.Store.HeldFile())
+func (k *Keeper) loadBook() error {
+	b, good, err := held.Load(k.store.HeldFile())
 	if shortage.Is(err) {
 		return err
 	}
 	if err != nil {
-		a.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
+		k.log.Error().Err(err).Msg("the list of ranges that were routed is damaged; those of the kernel and of the stored netmap are kept closed")
 	}
-	a.book, a.bookNew, a.bookLost, a.bookStored = b, !good && a.want.Now().Held != nil, !good, good && err == nil
+	k.bookNew, k.bookLost, k.bookStored = !good && k.want.Now().Held != nil, !good, good && err == nil
+	k.learn(func(f *Facts) { f.Book = b })
 	return nil
 }
 
 // recallRanges adds what an earlier run routed, as the kernel has it: also what a file
 // that is damaged, or an older agent without one, does not tell. What stayed outside the
 // tunnel then is recalled with it, where no file says.
-func (a *Agent) recallRanges(ctx context.Context) {
-	l, err := a.host.Ranges(ctx, a.hostConfig(nil, nil, nil))
+func (k *Keeper) recallRanges(ctx context.Context) {
+	l, err := k.host.Ranges(ctx, k.hostConfig(nil, nil, nil))
 	if err != nil {
-		a.log.Warn().Err(err).Msg("routes of an earlier run were not read")
+		k.log.Warn().Err(err).Msg("routes of an earlier run were not read")
 		return
 	}
-	a.applyMu.Lock()
-	defer a.applyMu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var apart []held.Exception
-	if a.bookLost {
-		addrs, err := a.host.Apart(ctx, a.hostConfig(nil, nil, nil))
+	if k.bookLost {
+		addrs, err := k.host.Apart(ctx, k.hostConfig(nil, nil, nil))
 		if err != nil {
-			a.log.Warn().Err(err).Msg("what an earlier run kept outside the tunnel was not read")
+			k.log.Warn().Err(err).Msg("what an earlier run kept outside the tunnel was not read")
 		}
 		for _, x := range addrs {
 			apart = append(apart, held.Exception{Addr: x, What: "outside the tunnel before"})
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	l = slices.DeleteFunc(l, func(p netip.Prefix) bool {
-		return protocol.CheckPrefix(p) != nil || slices.ContainsFunc(a.want.Now().Hubs.Overlay, p.Overlaps)
+		return protocol.CheckPrefix(p) != nil || slices.ContainsFunc(k.want.Now().Hubs.Overlay, p.Overlaps)
 	})
-	a.book = a.book.Close(l, a.now()).Remember(apart)
+	k.learn(func(f *Facts) { f.Book = f.Book.Close(l, k.now()).Remember(apart) })
 }
 
 // bound tells the check what was routed before, and which addresses stay outside.
-// Called with applyMu.
-func (a *Agent) bound(ctx context.Context, in *netmapcheck.Input) {
-	used, gateways, hubs := a.needed(ctx)
-	if a.bookNew {
+// k.mu is held.
+func (k *Keeper) bound(ctx context.Context, in *netmapcheck.Input) {
+	used, gateways, hubs := k.needed(ctx)
+	if k.bookNew {
 		// An agent without such a list routed these: nothing of it is new, and what the
 		// host relies on goes where it went.
-		b := a.book.Close(netmapcheck.Check(*in).Routes, a.now())
-		a.mu.Lock()
-		a.book, a.bookNew = b, false
-		a.mu.Unlock()
+		k.learn(func(f *Facts) { f.Book = f.Book.Close(netmapcheck.Check(*in).Routes, k.now()) })
+		k.bookNew = false
 	}
-	in.Kept = a.book.Except(used)
+	book := k.Facts().Book
+	in.Kept = book.Except(used)
 	in.Ways = netmapcheck.Ways(in.Kept, gateways, hubs)
-	in.Bound = &netmapcheck.Bound{Routed: held.NewCover(a.book.Prefixes()), Room: a.book.Room()}
+	in.Bound = &netmapcheck.Bound{Routed: held.NewCover(book.Prefixes()), Room: book.Room()}
 }
 
 // needed is what this host relies on outside the tunnel, and of that the gateways and hubs.
-func (a *Agent) needed(ctx context.Context) (used []held.Exception, gateways, hubs []netip.Addr) {
-	gateways, err := a.host.Gateways(ctx, a.hostConfig(nil, nil, nil))
+func (k *Keeper) needed(ctx context.Context) (used []held.Exception, gateways, hubs []netip.Addr) {
+	gateways, err := k.host.Gateways(ctx, k.hostConfig(nil, nil, nil))
 	if err != nil {
-		a.log.Warn().Err(err).Msg("default gateways were not read")
+		k.log.Warn().Err(err).Msg("default gateways were not read")
 	}
-	c := needs.Config{Gateways: gateways, Hubs: needs.HubAddrs(a.want.Now().Hubs), Proxy: a.cfg.Settings.Proxy, Getenv: os.Getenv}
+	c := needs.Config{Gateways: gateways, Hubs: needs.HubAddrs(k.want.Now().Hubs), Proxy: k.live.Now().Proxy, Getenv: os.Getenv}
 	return needs.Find(c), gateways, c.Hubs
 }
 
 // close adds to c what is closed and what stays the host's own, for what was decided. It
 // returns the book for then. Without knowing the host's routes all stays as it was.
-// Called with applyMu.
-func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception) {
-	set, in, res := a.live.Now(), x.in, x.res
+// k.mu is held.
+func (k *Keeper) close(c *netns.Config, x *applying) (held.Book, []held.Exception) {
+	set, in, res := k.live.Now(), x.in, x.res
 	own := slices.DeleteFunc(slices.Clone(res.Local), func(p netip.Prefix) bool { return slices.Contains(res.Bare, p) })
-	next, apart := a.book, []held.Exception(nil)
+	last := k.Facts()
+	next, apart := last.Book, []held.Exception(nil)
 	if x.blind {
-		a.mu.Lock()
-		c.Except, apart = a.plan.Except, a.apart
-		a.mu.Unlock()
+		c.Except, apart = last.Plan.Except, last.Apart
 	} else {
-		next = a.book.Follow(res.Routes, own, set.Release, a.now())
+		next = last.Book.Follow(res.Routes, own, set.Release, k.now())
 		c.Except, apart = netmapcheck.Exceptions(netmapcheck.Ground{Ranges: next.Prefixes(), Routes: res.Routes, Own: own, Named: in.Named, Foreign: x.foreign, Kept: in.Kept, Ways: in.Ways})
 		next = next.Remember(apart)
 	}
@@ -118,13 +114,11 @@ func (a *Agent) close(c *netns.Config, x *applying) (held.Book, []held.Exception
 }
 
 // keepBook stores a book, before anything is routed by it. The kernel keeps it too, so
-// that a full disk opens nothing. Called with applyMu.
-func (a *Agent) keepBook(next held.Book) error {
-	a.mu.Lock()
-	changed, left := !next.Equal(a.book) || !a.bookStored, a.own.Left()
-	before := a.book
-	a.book = next
-	a.mu.Unlock()
+// that a full disk opens nothing. k.mu is held.
+func (k *Keeper) keepBook(next held.Book) error {
+	before, left := k.Facts().Book, k.own.Left()
+	changed := !next.Equal(before) || !k.bookStored
+	k.learn(func(f *Facts) { f.Book = next })
 	if !changed || left || len(next.Ranges) == 0 && len(before.Ranges) == 0 {
 		return nil
 	}
@@ -134,55 +128,43 @@ func (a *Agent) keepBook(next held.Book) error {
 	}
 	for _, r := range next.Closed() {
 		if !known[r] {
-			a.log.Warn().Str("prefix", r.Prefix.String()).Msg("no peer has this range any more: it is held closed until one has, or 'causeway-agent release' lets it go")
+			k.log.Warn().Str("prefix", r.Prefix.String()).Msg("no peer has this range any more: it is held closed until one has, or 'causeway-agent release' lets it go")
 		}
 	}
-	err := held.Save(a.cfg.Store.HeldFile(), next)
-	a.bookStored = err == nil
+	err := held.Save(k.store.HeldFile(), next)
+	k.bookStored = err == nil
 	if err != nil {
-		a.board.SetError(health.State, err)
+		k.board.SetError(health.State, err)
 	}
 	return err
 }
 
-// release lets closed ranges go, for whoever may use the debug socket.
-func (a *Agent) release(ctx context.Context, p netip.Prefix) (debug.ReleaseResult, error) {
-	a.applyMu.Lock()
-	next, out, err := a.book.Release(p)
+// Release lets closed ranges go, for whoever may say so, and applies that. An error says why it
+// does not, or could not store it.
+func (k *Keeper) Release(ctx context.Context, p netip.Prefix) ([]held.Range, error) {
+	k.mu.Lock()
+	next, out, err := k.Facts().Book.Release(p)
 	if err == nil {
-		err = a.keepBook(next)
+		err = k.keepBook(next)
 	}
-	a.applyMu.Unlock()
+	k.mu.Unlock()
 	if err != nil {
-		return debug.ReleaseResult{}, err
+		return nil, err
 	}
 	for _, r := range out {
-		a.log.Warn().Str("prefix", r.Prefix.String()).Msg("a range was let go by hand: packets to it take the host's own routes")
+		k.log.Warn().Str("prefix", r.Prefix.String()).Msg("a range was let go by hand: packets to it take the host's own routes")
 	}
-	a.reapply(ctx)
-	r := debug.ReleaseResult{Released: heldRanges(out)}
-	a.mu.Lock()
-	r.Error = strings.Join(a.errs, "; ")
-	a.mu.Unlock()
-	return r, nil
-}
-
-func heldRanges(l []held.Range) []debug.HeldRange {
-	out := []debug.HeldRange{}
-	for _, r := range l {
-		out = append(out, debug.HeldRange{Prefix: r.Prefix, Since: r.Closed})
-	}
-	return out
+	k.Reapply(ctx)
+	return out, nil
 }
 
 // shownRanges is how many ranges a condition names.
 const shownRanges = 5
 
 // tellClosed sets the notes of what is closed, and of what stays outside the tunnel.
-func (a *Agent) tellClosed() {
-	a.mu.Lock()
-	closed, refused := a.book.Closed(), a.result.Refused
-	a.mu.Unlock()
+func (k *Keeper) tellClosed() {
+	f := k.Facts()
+	closed, refused := f.Book.Closed(), f.Result.Refused
 	var l []string
 	for _, r := range closed[:min(len(closed), shownRanges)] {
 		l = append(l, fmt.Sprintf("%s since %s", r.Prefix, r.Closed.Format(time.RFC3339)))
@@ -194,7 +176,7 @@ func (a *Agent) tellClosed() {
 		}
 		note = fmt.Sprintf("'causeway-agent release %s' on this host lets go what no peer has any more and is held closed: %s", closed[0].Prefix, strings.Join(l, ", "))
 	}
-	a.board.SetNote(health.Held, note)
+	k.board.SetNote(health.Held, note)
 
 	var notes []string
 	say := func(what string, l []string) {
@@ -206,8 +188,8 @@ func (a *Agent) tellClosed() {
 		}
 	}
 	var own, out []string
-	for _, x := range a.stays() {
-		if x.apart {
+	for _, x := range f.Stays() {
+		if x.Apart {
 			out = append(out, x.Own.String())
 		} else {
 			own = append(own, x.String())
@@ -215,11 +197,11 @@ func (a *Agent) tellClosed() {
 	}
 	say("this host's own, which stays local inside another site's range: ", own)
 	say("outside the tunnel, as this host relies on them: ", out)
-	say("accept: takes from this host: ", a.taken())
+	say("accept: takes from this host: ", k.Taken())
 	for _, r := range refused {
-		if r.Peer == a.own.Now().Number && r.Prefix != "" {
+		if r.Peer == k.own.Now().Number && r.Prefix != "" {
 			notes = append(notes, "announced "+r.Prefix+": "+r.Reason)
 		}
 	}
-	a.board.SetNote(health.Local, strings.Join(notes, "; "))
+	k.board.SetNote(health.Local, strings.Join(notes, "; "))
 }

@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"fmt"
@@ -67,7 +67,7 @@ func (r *repairs) found(d netns.Drift, now time.Time, rx, tx uint64) *episode {
 		return e
 	}
 	lines := driftLines(d)
-	r.a.log.Warn().Str("subject", d.Subject).Strs("found", lines).Str("by", e.by).Msg("found changed on the host")
+	r.k.log.Warn().Str("subject", d.Subject).Strs("found", lines).Str("by", e.by).Msg("found changed on the host")
 	if again {
 		r.change(e, func(i *protocol.Incident) {
 			i.State, i.Until, i.Found, i.Reason = protocol.IncidentOpen, time.Time{}, lines, e.reason()
@@ -83,7 +83,7 @@ func (r *repairs) found(d netns.Drift, now time.Time, rx, tx uint64) *episode {
 
 func (r *repairs) kept(err error) {
 	if err != nil {
-		r.a.log.Warn().Err(err).Msg("an incident is kept in memory alone")
+		r.k.log.Warn().Err(err).Msg("an incident is kept in memory alone")
 	}
 }
 
@@ -113,7 +113,7 @@ func (e *episode) reason() string {
 func (r *repairs) mended(d netns.Drift, now time.Time, rx, tx uint64) {
 	e := r.episodes[d.Subject]
 	e.repairs++
-	r.a.metrics.mended(string(d.Kind))
+	r.countMended(string(d.Kind))
 	if r.foughtOver(d.Subject, now) {
 		e.add(now, rx, tx)
 		e.drifting, e.failure, e.mended = false, "", now
@@ -138,7 +138,7 @@ func (r *repairs) over(subject string, e *episode, now time.Time, rx, tx uint64,
 	if e.repairs > 1 {
 		action = fmt.Sprintf("%s, %d times", action, e.repairs)
 	}
-	r.a.log.Info().Str("subject", subject).Dur("lasted", now.Sub(e.since)).Int("repairs", e.repairs).Msg("the host is as planned again")
+	r.k.log.Info().Str("subject", subject).Dur("lasted", now.Sub(e.since)).Int("repairs", e.repairs).Msg("the host is as planned again")
 	r.change(e, func(i *protocol.Incident) {
 		i.State, i.Until, i.Action, i.Repairs = protocol.IncidentOver, now.UTC(), action, e.repairs
 		i.Seconds, i.RxBytes, i.TxBytes = e.sumLength.Seconds(), e.sumRx, e.sumTx
@@ -152,7 +152,7 @@ func (r *repairs) failed(d netns.Drift, err error) {
 		return
 	}
 	e.failure = err.Error()
-	r.a.log.Warn().Err(err).Str("subject", d.Subject).Msg("a repair did not work, it is tried again and again")
+	r.k.log.Warn().Err(err).Str("subject", d.Subject).Msg("a repair did not work, it is tried again and again")
 	r.change(r.episodes[d.Subject], func(i *protocol.Incident) { i.Action = "it cannot be put back: " + err.Error() })
 }
 
@@ -162,8 +162,8 @@ func (r *repairs) stop(subject string, e *episode) {
 		return
 	}
 	e.stopped = true
-	r.a.metrics.gaveUp(string(e.kind))
-	r.a.log.Error().Str("subject", subject).Int("repairs", e.repairs).Str("by", e.by).Msg("something is changed again and again: find who does that, then run 'causeway-agent repair'")
+	r.countGaveUp(string(e.kind))
+	r.k.log.Error().Str("subject", subject).Int("repairs", e.repairs).Str("by", e.by).Msg("something is changed again and again: find who does that, then run 'causeway-agent repair'")
 	r.change(e, func(i *protocol.Incident) {
 		i.State, i.Until, i.Repairs, i.Reason = protocol.IncidentStopped, time.Time{}, e.repairs, e.reason()
 		i.Action = fmt.Sprintf("put back %d times in %s, each time undone; %s: find who does that, then run 'causeway-agent repair' on the node", e.repairs, time.Since(e.first).Round(time.Second), goesOn(subject))
@@ -190,7 +190,7 @@ func (r *repairs) tell() {
 	if len(l) > 0 {
 		l[len(l)-1] += "; find who does that, then run 'causeway-agent repair' on the node"
 	}
-	r.a.board.Set(health.Repair, strings.Join(append(failed, l...), "; "))
+	r.k.board.Set(health.Repair, strings.Join(append(failed, l...), "; "))
 }
 
 // felt words what a drift that is over meant.

@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"causeway/agent/debug"
-	"causeway/agent/health"
 	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/protocol"
@@ -35,24 +34,23 @@ const (
 )
 
 // repairs watches what the agent has set up on its host, mends it, and keeps what
-// happened. Its methods may be called concurrently, without applyMu.
+// happened. Keeper.mu guards all but what others write into: asked and heard.
 type repairs struct {
-	a     *Agent
+	k     *Keeper
 	log   *repair.Log
 	asked chan chan debug.RepairResult
+	heard heard
 	other *rate.Limiter
 
-	mu       sync.Mutex // before applyMu
+	countMended, countGaveUp func(kind string)
+
 	machine  *repair.Machine
 	told     map[netns.Kind]told // changes not looked at yet
 	dueAt    map[netns.Kind]time.Time
 	right    map[netns.Kind]time.Time // when a kind was last seen as planned
 	episodes map[string]*episode      // by subject
 	overAt   time.Time                // when a fight may be over; zero: there is none
-
-	mending bool // with applyMu
-
-	silentMu sync.Mutex // after all others
+	mending  bool                     // an apply puts a drift back, which is known
 	silent   []silent
 }
 
@@ -66,29 +64,24 @@ type silent struct {
 // isSilent reports whether something of a kind was mended on the way and is no
 // incident yet.
 func (r *repairs) isSilent(k netns.Kind) bool {
-	r.silentMu.Lock()
-	defer r.silentMu.Unlock()
 	return slices.ContainsFunc(r.silent, func(s silent) bool { return s.Kind == k })
 }
 
-// noteMended takes what was mended on the way. Called with applyMu.
+// noteMended takes what was mended on the way.
 func (r *repairs) noteMended(l []netns.Drift) {
 	if len(l) == 0 || r.mending {
 		return
 	}
 	now := time.Now()
-	rx, tx := r.a.traffic()
-	r.silentMu.Lock()
-	defer r.silentMu.Unlock()
+	rx, tx := r.k.traffic()
 	for _, d := range l {
 		r.silent = append(r.silent, silent{d, now, rx, tx})
 	}
 }
 
 // takeSilent makes incidents of what was mended on the way, once the kernel has had
-// the time to tell who did it. r.mu is held.
+// the time to tell who did it.
 func (r *repairs) takeSilent(now time.Time) {
-	r.silentMu.Lock()
 	var out []silent
 	r.silent = slices.DeleteFunc(r.silent, func(s silent) bool {
 		if now.Sub(s.at) < ripe {
@@ -97,7 +90,6 @@ func (r *repairs) takeSilent(now time.Time) {
 		out = append(out, s)
 		return true
 	})
-	r.silentMu.Unlock()
 	for _, s := range out {
 		r.found(s.Drift, s.at, s.rx, s.tx)
 		r.machine.Mended(s.Subject, s.at)
@@ -111,49 +103,30 @@ type told struct {
 	rx, tx uint64
 }
 
-func newRepairs(a *Agent, log *repair.Log) *repairs {
-	return &repairs{a: a, machine: repair.NewMachine(neverGivenUp...), log: log, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
+func newRepairs(k *Keeper, cfg Config) *repairs {
+	return &repairs{k: k, machine: repair.NewMachine(neverGivenUp...), log: cfg.Incidents, countMended: cfg.Mended, countGaveUp: cfg.GaveUp, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
 		told: map[netns.Kind]told{}, dueAt: map[netns.Kind]time.Time{}, right: map[netns.Kind]time.Time{}, episodes: map[string]*episode{}}
 }
 
-// followHost mends what others change of ours, and applies again when something
-// changed that the plan depends on, the hub list among it, when an apply failed and when
-// the netmap grows too old.
-func (a *Agent) followHost(ctx context.Context) error {
-	r := a.repairs
-	watch, err := a.host.Watch(ctx)
+// Run mends what others change of ours, and applies again when something changed that the plan
+// depends on.
+func (k *Keeper) Run(ctx context.Context) error {
+	r := k.repairs
+	watch, err := k.host.Watch(ctx)
 	if err != nil {
-		a.log.Warn().Err(err).Msg("the host's network is looked at now and then alone")
+		k.log.Warn().Err(err).Msg("the host's network is looked at now and then alone")
 	}
 	blind := err != nil
 	noted := make(chan struct{}, 1)
 	if watch != nil {
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		wg.Go(func() { // the loop below may be busy, and it matters when a change was told
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case l, ok := <-watch:
-					if !ok {
-						return
-					}
-					r.note(l)
-				}
-				select {
-				case noted <- struct{}{}:
-				default:
-				}
-			}
-		})
+		wg.Go(func() { r.listen(ctx, watch, noted) }) // the loop below may be busy, and it matters when a change was told
 	}
-	age, look, all, blocked, firewall := time.NewTicker(tick), time.NewTicker(lookEvery), time.NewTicker(lookAtAll), time.NewTicker(blockedTick), time.NewTicker(firewallTick)
-	defer age.Stop()
+	look, all, name := time.NewTicker(lookEvery), time.NewTicker(lookAtAll), time.NewTicker(blockedTick)
 	defer look.Stop()
 	defer all.Stop()
-	defer blocked.Stop()
-	defer firewall.Stop()
+	defer name.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
 	for {
@@ -164,10 +137,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-noted: // something may be due sooner
 		case <-due.C:
 			r.lookAtDue(ctx)
-		case <-a.wallDue:
-			a.reapply(ctx)
 		case <-look.C:
-			a.board.Set(health.Clock, a.want.ClockNote())
 			kinds := []netns.Kind{netns.Sysctls}
 			if blind {
 				kinds = netns.Kinds
@@ -180,38 +150,38 @@ func (a *Agent) followHost(ctx context.Context) error {
 			r.look(ctx, netns.Kinds...)
 			r.lookAtUses(ctx)
 		case reply := <-r.asked:
-			r.mu.Lock()
+			k.mu.Lock()
 			r.machine.Asked()
-			r.mu.Unlock()
+			k.mu.Unlock()
 			reply <- r.look(ctx, netns.Kinds...)
-		case <-age.C:
-			a.want.Confirm(false)
-			stored := !a.board.OK(health.State) && a.want.SaveAgain() // the hub was told that it is not
-			expired := a.want.Expired()
-			a.mu.Lock()
-			again := stored || len(a.errs) > 0 || expired != a.expired
-			was, refused := a.expired, a.result.Refused
-			a.mu.Unlock()
-			a.board.Set(health.Netmap, a.want.Cause(was, refused))
-			if again {
-				a.reapply(ctx)
-			}
-		case <-firewall.C: // rules of others are too many to look at each change
-			a.askFirewall()
-		case <-blocked.C:
-			a.takeNameBack(ctx)
-			if a.want.FindPins() {
-				a.reapply(ctx)
-			}
-			if !a.board.OK(health.Firewall) {
-				a.askFirewall()
-			}
+		case <-name.C:
+			k.takeNameBack(ctx)
 		}
 	}
 }
 
-// ask has everything that is not as planned mended, what was given up too.
-func (r *repairs) ask(ctx context.Context) debug.RepairResult {
+// listen takes what the kernel tells, and says so.
+func (r *repairs) listen(ctx context.Context, watch <-chan []netns.Change, noted chan<- struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case l, ok := <-watch:
+			if !ok {
+				return
+			}
+			r.heard.add(l, r.k.traffic)
+		}
+		select {
+		case noted <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Repair has everything that is not as planned mended, what was given up too. Run does it.
+func (k *Keeper) Repair(ctx context.Context) debug.RepairResult {
+	r := k.repairs
 	reply := make(chan debug.RepairResult, 1)
 	select {
 	case <-ctx.Done():
@@ -226,31 +196,27 @@ func (r *repairs) ask(ctx context.Context) debug.RepairResult {
 	}
 }
 
-// note takes what the kernel told.
-func (r *repairs) note(l []netns.Change) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	for _, c := range l {
-		r.machine.Touched(now, func(subject string) bool { e := r.episodes[subject]; return e != nil && e.kind == c.Kind })
-		r.lateWord(c, now)
+// drain looks through what the kernel has told since.
+func (r *repairs) drain() {
+	for _, c := range r.heard.take() {
+		r.machine.Touched(c.last, func(subject string) bool { e := r.episodes[subject]; return e != nil && e.kind == c.Kind })
+		r.lateWord(c.Change, c.first)
 		t, ok := r.told[c.Kind]
 		if !ok {
-			t = told{Change: c}
-			t.rx, t.tx = r.a.traffic()
+			t = c.told
 		}
 		if c.By != "" {
 			t.By = c.By
 		}
 		r.told[c.Kind] = t
-		if _, ok := r.dueAt[c.Kind]; !ok && r.worthALook(c.Kind, now) {
-			r.dueAt[c.Kind] = now.Add(settle)
+		if _, ok := r.dueAt[c.Kind]; !ok && r.worthALook(c.Kind, c.first) {
+			r.dueAt[c.Kind] = c.first.Add(settle)
 		}
 	}
 }
 
 // lateWord names who did what was seen and mended before the kernel's word of it had
-// come. r.mu is held.
+// come.
 func (r *repairs) lateWord(c netns.Change, now time.Time) {
 	if c.By == "" {
 		return
@@ -264,7 +230,7 @@ func (r *repairs) lateWord(c netns.Change, now time.Time) {
 }
 
 // worthALook reports whether a change of a kind is a reason to look: not while all
-// of it that is known to differ was given up. r.mu is held.
+// of it that is known to differ was given up.
 func (r *repairs) worthALook(k netns.Kind, now time.Time) bool {
 	given := false
 	for subject, e := range r.episodes {
@@ -281,8 +247,9 @@ func (r *repairs) worthALook(k netns.Kind, now time.Time) bool {
 
 // next is how long nothing is due.
 func (r *repairs) next() time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.k.mu.Lock()
+	defer r.k.mu.Unlock()
+	r.drain()
 	d := time.Hour
 	for _, at := range r.dueAt {
 		d = min(d, time.Until(at))
@@ -297,7 +264,7 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 	now := time.Now()
 	var kinds []netns.Kind
 	again := false
-	r.mu.Lock()
+	r.k.mu.Lock()
 	for k, at := range r.dueAt {
 		switch {
 		case at.After(now):
@@ -314,7 +281,7 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 	if !r.overAt.IsZero() && !r.overAt.After(now) {
 		kinds = append(kinds, netns.Nftables, netns.Routes, netns.Rules)
 	}
-	r.mu.Unlock()
+	r.k.mu.Unlock()
 	if len(kinds) > 0 {
 		r.look(ctx, kinds...)
 	}
@@ -322,51 +289,47 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 		r.lookAtUses(ctx)
 	}
 	if again {
-		r.a.reapply(ctx)
+		r.k.Reapply(ctx)
 	}
 }
 
 // lookAtUses has all applied again, soon, when the host is used otherwise than planned: when
 // somebody else turned forwarding on or off, or has sources checked strictly.
 func (r *repairs) lookAtUses(ctx context.Context) {
-	r.a.mu.Lock()
-	planned := r.a.plan.Config
-	r.a.mu.Unlock()
+	planned := r.k.Facts().Plan.Config
 	if planned.Interface == "" {
 		return
 	}
-	if now, err := r.a.host.Uses(ctx, planned); err == nil && !now.Equal(planned.Uses) {
-		r.mu.Lock()
+	if now, err := r.k.host.Uses(ctx, planned); err == nil && !now.Equal(planned.Uses) {
+		r.k.mu.Lock()
 		r.dueAt[netns.Other] = time.Now()
-		r.mu.Unlock()
+		r.k.mu.Unlock()
 	}
 }
 
 // first looks at what the kernel told of, before everything is applied anew: what
 // others did is mended as such, and known, not silently.
 func (r *repairs) first(ctx context.Context) {
+	r.drain()
 	var kinds []netns.Kind
-	r.mu.Lock()
 	for k := range r.told {
 		if k != netns.Other && r.worthALook(k, time.Now()) {
 			kinds = append(kinds, k)
 		}
 	}
-	r.mu.Unlock()
 	if len(kinds) > 0 {
-		r.mu.Lock()
 		r.lookLocked(ctx, kinds)
-		r.mu.Unlock()
 	}
 }
 
-// look finds what differs from the plan and mends what may be mended now.
+// look finds what differs from the plan and mends what may be mended now. Keeper.mu is not held.
 func (r *repairs) look(ctx context.Context, kinds ...netns.Kind) debug.RepairResult {
-	r.mu.Lock()
+	r.k.mu.Lock()
 	res, failed := r.lookLocked(ctx, kinds)
-	r.mu.Unlock()
-	if failed || len(res.Mended) > 0 && r.a.hasErrors() {
-		r.a.reapply(ctx) // which tells what is not as it should be
+	again := failed || len(res.Mended) > 0 && r.k.hasErrors()
+	r.k.mu.Unlock()
+	if again {
+		r.k.Reapply(ctx) // which tells what is not as it should be
 	}
 	return res
 }
@@ -392,17 +355,17 @@ func why(err error, d netns.Drift) error {
 	return of
 }
 
-// lookLocked is look; failed says that something could not be put back. r.mu is held.
+// lookLocked is look; failed says that something could not be put back.
 func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug.RepairResult, failed bool) {
 	res.Mended, res.Stopped = []string{}, []string{}
-	a := r.a
+	k := r.k
 	if !slices.Contains(kinds, netns.Link) { // Drift always looks at it
 		kinds = append(slices.Clone(kinds), netns.Link)
 	}
-	a.applyMu.Lock()
+	r.drain()
 	begun := time.Now()
 	r.takeSilent(begun) // of an apply that has just ended, while it is known who did it
-	drifts, err := a.host.Drift(ctx, kinds...)
+	drifts, err := k.host.Drift(ctx, kinds...)
 	var unread netns.Failures
 	if err != nil {
 		some := errors.As(err, &unread) && ctx.Err() == nil
@@ -412,11 +375,10 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		// nothing stands against.
 		failed = ctx.Err() == nil && r.other.Allow()
 		if !some {
-			a.applyMu.Unlock()
 			return res, failed
 		}
 	}
-	rx, tx := a.traffic()
+	rx, tx := k.traffic()
 	var mend []netns.Drift
 	for _, d := range drifts {
 		e := r.found(d, begun, rx, tx)
@@ -434,9 +396,8 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	if len(mend) > 0 {
 		err = r.mend(ctx, mend)
 	}
-	a.applyMu.Unlock()
 	now := time.Now()
-	rx, tx = a.traffic()
+	rx, tx = k.traffic()
 	for _, d := range mend {
 		if err := why(err, d); err != nil {
 			r.machine.Failed(d.Subject, now)
@@ -452,7 +413,7 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 		r.mended(d, now, rx, tx)
 		res.Mended = append(res.Mended, d.Subject)
 	}
-	a.tunnel.SetInterface(!slices.ContainsFunc(drifts, func(d netns.Drift) bool {
+	k.tunnel.SetInterface(!slices.ContainsFunc(drifts, func(d netns.Drift) bool {
 		return d.Kind == netns.Link && !slices.Contains(res.Mended, d.Subject)
 	}))
 	r.looked(kinds, drifts, unread, begun, rx, tx)
@@ -461,10 +422,10 @@ func (r *repairs) lookLocked(ctx context.Context, kinds []netns.Kind) (res debug
 	return res, failed
 }
 
-// unread notes that the host cannot be compared with the plan. r.mu is held.
+// unread notes that the host cannot be compared with the plan.
 func (r *repairs) unread(ctx context.Context, kinds []netns.Kind, err error, unread netns.Failures, begun time.Time) {
 	if ctx.Err() == nil {
-		r.a.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
+		r.k.log.Warn().Err(err).Msg("the host's network cannot be compared with the plan")
 	}
 	for _, k := range kinds {
 		if _, ok := r.dueAt[k]; ok && (len(unread) == 0 || ctx.Err() != nil || len(unread.Of(k)) > 0) {
@@ -473,7 +434,7 @@ func (r *repairs) unread(ctx context.Context, kinds []netns.Kind, err error, unr
 	}
 }
 
-// looked ends what drifts of kinds that were looked at do not show any more. r.mu is held.
+// looked ends what drifts of kinds that were looked at do not show any more.
 func (r *repairs) looked(kinds []netns.Kind, drifts []netns.Drift, unread netns.Failures, begun time.Time, rx, tx uint64) {
 	// What needs a link that is missing was not looked at.
 	linkGone := slices.ContainsFunc(drifts, func(d netns.Drift) bool { return d.Kind == netns.Link })
@@ -504,10 +465,10 @@ func (r *repairs) looked(kinds []netns.Kind, drifts []netns.Drift, unread netns.
 	}
 }
 
-// isRight notes that a subject was found as planned. r.mu is held.
+// isRight notes that a subject was found as planned.
 func (r *repairs) isRight(subject string, e *episode, now time.Time, rx, tx uint64) {
 	switch {
-	case e.drifting && e.failure != "" && r.a.hasErrors(): // known, and no drift of others any more
+	case e.drifting && e.failure != "" && r.k.hasErrors(): // known, and no drift of others any more
 	case r.foughtOver(subject, now):
 		e.drifting = false // till it is undone again
 	case e.drifting:
@@ -520,28 +481,25 @@ func (r *repairs) isRight(subject string, e *episode, now time.Time, rx, tx uint
 	}
 }
 
-// mend puts drifts back. applyMu is held.
+// mend puts drifts back.
 func (r *repairs) mend(ctx context.Context, l []netns.Drift) error {
 	if !slices.ContainsFunc(l, func(d netns.Drift) bool { return d.Kind == netns.Link }) {
-		return r.a.host.Mend(ctx, l)
+		return r.k.host.Mend(ctx, l)
 	}
-	made, err := r.a.tunnel.Reattach()
+	made, err := r.k.tunnel.Reattach()
 	if made {
-		// The session's socket is bound to the device that was.
-		defer r.a.redial(errRemade)
+		defer r.k.tellRemade()
 	}
 	if err != nil {
 		return err
 	}
-	r.a.mu.Lock()
-	planned := r.a.plan.Config
-	r.a.mu.Unlock()
-	if now := r.a.hostConfig(nil, nil, nil); now.Interface == planned.Interface && now.Index == planned.Index {
-		return r.a.host.Mend(ctx, l)
+	planned := r.k.Facts().Plan.Config
+	if now := r.k.hostConfig(nil, nil, nil); now.Interface == planned.Interface && now.Index == planned.Index {
+		return r.k.host.Mend(ctx, l)
 	}
 	// Another device, or another name while somebody else's link has ours: another plan.
 	r.mending = true // what is put right on the way is known
-	ack := r.a.apply(ctx)
+	ack := r.k.apply(ctx)
 	r.mending = false
 	if len(ack.Errors) > 0 {
 		return errors.New(strings.Join(ack.Errors, "; "))
@@ -550,8 +508,17 @@ func (r *repairs) mend(ctx context.Context, l []netns.Drift) error {
 }
 
 // hasErrors reports whether the last apply left something undone.
-func (a *Agent) hasErrors() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.errs) > 0
+func (k *Keeper) hasErrors() bool {
+	return len(k.Facts().Errors) > 0
 }
+
+// tellRemade says that the tunnel's device is another.
+func (k *Keeper) tellRemade() {
+	select {
+	case k.remade <- struct{}{}:
+	default:
+	}
+}
+
+// traffic sums what all peers and hubs sent and received.
+func (k *Keeper) traffic() (rx, tx uint64) { return repair.Traffic(k.tunnel.Paths()) }

@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"net/netip"

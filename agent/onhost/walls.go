@@ -1,4 +1,4 @@
-package agent
+package onhost
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 var neverGivenUp = []string{string(netns.Nftables), string(netns.Routes), string(netns.Rules)}
 
 // guard takes all peers away while others take the walls down again and again, and gives them back
-// once the walls have stood for repair.Stand. r.mu is held.
+// once the walls have stood for repair.Stand. k.mu is held.
 //
 // What the walls alone hold, so that it is closed: 'shields' (what of this host peers
 // reach), and that nobody on a LAN or in a container sends into the tunnel as a pod or as this
@@ -33,28 +33,23 @@ func (r *repairs) guard(now time.Time) {
 	walls := string(netns.Nftables)
 	e := r.episodes[walls]
 	down := e != nil && e.drifting // since the last look, and not put back by it
-	a := r.a
-	a.applyMu.Lock()
-	defer a.applyMu.Unlock()
+	k := r.k
 	closed := down || r.foughtOver(walls, now)
-	if closed == a.fought {
+	if closed == k.fought {
 		return
 	}
-	a.fought = closed
-	a.mu.Lock()
-	peers := a.result.Peers
-	a.mu.Unlock()
-	if err := a.reach(peers); err != nil {
-		a.log.Error().Err(err).Msg("peers were not set")
+	k.fought = closed
+	if err := k.reach(k.Facts().Result.Peers); err != nil {
+		k.log.Error().Err(err).Msg("peers were not set")
 	}
 	if closed {
-		a.log.Warn().Msg("others have taken the nftables table down again: no peer is reached until it stands")
+		k.log.Warn().Msg("others have taken the nftables table down again: no peer is reached until it stands")
 	} else {
-		a.log.Info().Msg("the nftables table stands: peers are reached again")
+		k.log.Info().Msg("the nftables table stands: peers are reached again")
 	}
 }
 
-// foughtOver reports whether a subject that is never given up is fought over. r.mu is held.
+// foughtOver reports whether a subject that is never given up is fought over. k.mu is held.
 func (r *repairs) foughtOver(subject string, now time.Time) bool {
 	_, fought := r.machine.Fought(subject, now)
 	return fought
