@@ -13,25 +13,22 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"regexp"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"causeway/agent/clock"
 	"causeway/agent/config"
-	"causeway/agent/control"
 	"causeway/agent/debug"
 	"causeway/agent/desired"
 	"causeway/agent/health"
+	"causeway/agent/hublink"
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
 	"causeway/agent/onhost"
@@ -56,30 +53,13 @@ type Config struct {
 
 // Tunnel is the agent's use of tunnel.Node.
 type Tunnel interface {
+	onhost.Tunnel
+	hublink.Tunnel
 	Run(context.Context) error
-	Ready() <-chan struct{}
-	SetKeys([]tunnel.OwnKey) error
-	SetHubs([]tunnel.NodeHub) error
-	SetPeers([]tunnel.NodePeer) error
-	SetLocal([]netip.Prefix)
-	Candidates() []netip.AddrPort
-	Paths() []protocol.PathStatus
-	View(protocol.NodeNumber) (protocol.PathView, bool)
-	Ways(protocol.NodeNumber) []protocol.Way
-	Suspects() []protocol.SuspectPath
-	SetInterface(there bool)
-	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
-	HubRestarted() <-chan protocol.NodeNumber
-	CandidatesChanged() <-chan struct{}
-	HubsChanged() <-chan struct{}
-	UDPBlocked() bool
-	EngineName() string
+	View(protocol.NodeNumber) (protocol.PathView, bool)
 	Dropped() map[string]uint64
 	Drops() protocol.Drops
-	Reattach() (made bool, err error)
-	Device() tunnel.Device
-	Inject(packet []byte) error
 }
 
 // Host is the agent's use of netns.Host: what is kept on it, and what is looked at.
@@ -93,69 +73,26 @@ type Host interface {
 	AccessDrops(context.Context) (map[string]uint64, error)
 }
 
-// Agent is a running or startable agent.
+// Agent is a running or startable agent: what is desired (desired), what is kept on the host (onhost), which
+// hub it talks to (hublink), and what goes on beside these.
 type Agent struct {
-	cfg     Config
-	log     zerolog.Logger
-	own     *identity.Own
-	boot    protocol.BootID
-	started time.Time
-	ready   chan struct{}
-	stop    context.CancelCauseFunc // ends Run; set by Run
+	cfg   Config
+	log   zerolog.Logger
+	ready chan struct{}
 
-	tunnel    Tunnel
-	net       Host // for looks at it
-	host      *onhost.Keeper
-	incidents *repair.Log
-	dial      func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
-	lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
-	now       func() time.Time  // the wall clock
-	booted    func() clock.Boot // the boot clock
-	want      *desired.Desired
-	board     *health.Board
-	control   *control.Client
-	facts     *inventory.Collector
-	inv       *inventory.Publisher
-	debug     *debug.Server
-	metrics   *metrics
-
-	names       *names                 // where hubs' names led
-	proxied     bool                   // streams may go through a proxy
-	dnsError    atomic.Pointer[string] // of the last lookup of hubs' names; nil: it succeeded
-	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
-	fetchList   listFetch              // over HTTPS
-	listChanged <-chan struct{}        // the hub list did
-	live        *config.Live
-
-	keysDue chan struct{} // look at the keys now
-
-	measuring chan struct{}   // holds one while a measurement goes on
-	runCtx    context.Context // of Run: what outlives the request that began it
-
-	// For gather alone: what paths had carried, and their rates then.
-	carried map[protocol.NodeNumber]carried
-	rates   map[protocol.NodeNumber][2]uint64
-
-	// Of apply, with applyMu.
-
-	mu         sync.Mutex
-	hubSays    string // why a hub gives no session, by its own word
-	newest     newest
-	acked      string // what was last told to the hub of result, as text
-	ackedApply uint64 // of which apply
-	hub        protocol.NodeNumber
-	hubVersion string
-	endSession context.CancelCauseFunc // of the control session; nil: there is none
-	saidNext   bool                    // the last hello named the next key
-	sayOld     bool                    // the hub did not take the next key: hellos name the present one
-	refusedKey string                  // why it did not
-	nextFirst  bool                    // the next key is tried before the present one
-	unread     *protocol.UpgradeStatus // said of a wish while root's result does not read
-	upgraded   *protocol.UpgradeStatus // the last upgrade that was asked for; replaced, never changed
+	own      *identity.Own
+	live     *config.Live
+	board    *health.Board
+	want     *desired.Desired
+	host     *onhost.Keeper
+	link     *hublink.Link
+	tunnel   Tunnel
+	facts    *inventory.Collector
+	inv      *inventory.Publisher
+	upgrades *upgrades
+	answers  *answers
+	debug    *debug.Server
 }
-
-// errLeft ends Run after a leave.
-var errLeft = errors.New("left")
 
 // New checks cfg and reads the state directory. It opens nothing else.
 func New(cfg Config) (*Agent, error) {
@@ -173,11 +110,11 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil { // any will do
 		cfg.Log.Warn().Err(err).Msg("cannot read the port of the last run, another one is taken")
 	}
-	proxy := proxyFor(cfg.Settings, id.Joined)
-	where := newNames(cfg.Store, lookup, cfg.Log)
+	proxy := hublink.ProxyFor(cfg.Settings, id.Joined)
+	names := hublink.NewNames(cfg.Store, hublink.Lookup, cfg.Log)
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: where.lookup,
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: names.Lookup,
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
@@ -186,27 +123,74 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
-	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return node.Device().Name }), where)
+	return build(cfg, id, boot, parts{tunnel: node, host: netns.NewHost(cfg.Store.Dir(), cfg.Log), names: names, now: time.Now, booted: clock.ThisBoot,
+		dial:  hublink.Dialer(func() string { return node.Device().Name }),
+		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
 
-// build puts an agent together; tests give it doubles.
-func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h Host,
-	dial func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error),
-	where *names) (*Agent, error) {
+// parts are what an agent is put together of; tests give it doubles.
+type parts struct {
+	tunnel Tunnel
+	host   Host
+	dial   func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
+	names  *hublink.Names
+	fetch  hublink.ListFetch
+	now    func() time.Time  // the wall clock
+	booted func() clock.Boot // the boot clock
+}
+
+// build puts an agent together, each part of those before it.
+func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Agent, error) {
 	if cfg.Socket == "" {
 		cfg.Socket = cfg.Settings.Debug.Socket
 	}
 	if cfg.UpgradeDir == "" {
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, net: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
-		keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), rates: map[protocol.NodeNumber][2]uint64{}}
-	_, given := ownProxy(cfg.Settings)
-	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
-	a.live = config.NewLive(cfg.Settings)
-	a.board = health.New(a.started, a.conditionChanged,
+	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), ready: make(chan struct{}), live: config.NewLive(cfg.Settings), tunnel: p.tunnel}
+	started, reg, statusDue := time.Now().UTC(), prometheus.NewRegistry(), make(chan struct{}, 1)
+	count := newCounters(reg)
+	a.board = newBoard(started, func(c protocol.Condition) { tellCondition(a.log, c, statusDue) })
+	a.own = identity.NewOwn(cfg.Store, id, func(err error) { a.board.SetError(health.State, err) })
+	var err error
+	a.want, err = desired.New(desired.Config{Store: cfg.Store, Own: a.own, Live: a.live, Board: a.board, Log: a.log, Wall: p.now, Boot: p.booted})
+	if err != nil {
+		return nil, err
+	}
+	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), p.now())
+	if err != nil {
+		a.log.Warn().Err(err).Msg("incidents")
+	}
+	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Incidents: incidents, Now: p.now,
+		Mended: count.mended, GaveUp: count.gaveUp, Log: a.log})
+	if err != nil {
+		return nil, err
+	}
+	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
+	gather := &gatherer{version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
+		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
+	var upgraded atomic.Pointer[protocol.UpgradeStatus]
+	a.link, err = hublink.New(hublink.Config{Own: a.own, Live: a.live, Want: a.want, Host: a.host, Board: a.board, Tunnel: p.tunnel, Incidents: incidents, Names: p.names, Fetch: p.fetch, Dial: p.dial, Now: p.now,
+		Boot: boot, Version: cfg.Version, Due: statusDue, Upgrade: upgraded.Load, Announces: a.facts.Changed, NATS: a.inv.Run, Began: count.sessionBegan, Ended: count.sessionEnded, Log: a.log})
+	if err != nil {
+		return nil, err
+	}
+	a.upgrades = &upgrades{log: a.log, dir: cfg.UpgradeDir, state: cfg.Store.Dir(), version: cfg.Version, live: a.live, want: a.want, link: a.link, told: &upgraded}
+	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host,
+		measuring: make(chan struct{}, 1)}
+	an.life, an.stop = context.WithCancelCause(context.Background())
+	a.answers = an
+	registerMetrics(an, p.now, reg)
+	a.debug = debug.New(debug.Config{Status: an.status, Peers: an.peers, Paths: p.tunnel.Paths, Netmap: an.netmap,
+		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows,
+		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: an.used, Metrics: reg})
+	return a, nil
+}
+
+// newBoard has the agent's conditions.
+func newBoard(started time.Time, changed func(protocol.Condition)) *health.Board {
+	b := health.New(started, changed,
 		health.Spec{Name: health.Tunnel, Cause: "starting"},
 		health.Spec{Name: health.Hub, Cause: "no hub has answered yet", DependsOn: []string{health.Tunnel}},
 		health.Spec{Name: health.Control, Cause: "not connected yet", DependsOn: []string{health.Hub}},
@@ -217,137 +201,31 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h H
 		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
 		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
 	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.HubList} {
-		a.board.Set(c, "")
+		b.Set(c, "")
 	}
-	a.own = identity.NewOwn(cfg.Store, id, func(err error) { a.board.SetError(health.State, err) })
-	if err := a.load(); err != nil {
-		return nil, err
-	}
-	if err := t.SetKeys(a.ring()); err != nil {
-		return nil, err
-	}
-	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
-	if err != nil {
-		a.log.Warn().Err(err).Msg("incidents")
-	}
-	a.incidents = incidents
-	if a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: t, Host: h, Incidents: incidents, Now: func() time.Time { return a.now() },
-		Mended: func(kind string) { a.metrics.mended(kind) }, GaveUp: func(kind string) { a.metrics.gaveUp(kind) }, Log: a.log}); err != nil {
-		return nil, err
-	}
-	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
-	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
-		Report: func(err error) { a.board.SetError(health.NATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Ended: func() { a.want.SessionEnded() }, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.want.TakeMark, Status: a.status,
-		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Bulk: a.bulk, Log: a.log})
-	reg := prometheus.NewRegistry()
-	a.metrics = newMetrics(a, reg)
-	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.host.Repair, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
-		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
-	return a, nil
+	return b
 }
 
-// load reads what an earlier run has left.
-func (a *Agent) load() (err error) {
-	a.want, err = desired.New(desired.Config{Store: a.cfg.Store, Own: a.own, Live: a.live, Board: a.board, Log: a.log,
-		Wall: func() time.Time { return a.now() }, Boot: func() clock.Boot { return a.booted() }})
-	if err != nil {
-		return err
-	}
-	a.listChanged = a.want.WatchHubs()
-	return nil
-}
-
-// Ready is closed when the tunnel is up and what was known of the netmap is
-// applied. It does not wait for a hub.
-func (a *Agent) Ready() <-chan struct{} { return a.ready }
-
-// Run works until ctx ends, or until a leave was asked for over the debug
-// socket; both return nil.
-func (a *Agent) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	a.stop, a.runCtx = stop, ctx
-	l, err := debug.Listen(ctx, a.cfg.Socket)
-	if err != nil {
-		return err
-	}
-	public, err := debug.ListenPublic(ctx, a.cfg.Settings.Debug.Metrics)
-	if err != nil {
-		l.Close()
-		return err
-	}
-	a.log.Info().Uint32("number", uint32(a.own.Now().Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
-		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.debug.Run(ctx, l, public) })
-	// The tunnel ends after the control session, which it carries.
-	tunnelCtx, stopTunnel := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopTunnel()
-	g.Go(func() error {
-		err := a.tunnel.Run(tunnelCtx)
-		if ctx.Err() != nil || tunnelCtx.Err() != nil {
-			return nil
-		}
-		if err == nil {
-			err = errors.New("it ended by itself")
-		}
-		return fmt.Errorf("run tunnel: %w", err)
-	})
-	g.Go(func() error { return a.resolveLoop(ctx) })
-	g.Go(func() error {
-		defer stopTunnel()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.tunnel.Ready():
-		}
-		a.board.Set(health.Tunnel, "")
-		if port := a.tunnel.Port(); port != 0 {
-			// A full disk is told of elsewhere, and this is no reason to end.
-			if err := a.cfg.Store.SavePort(port); err != nil {
-				a.log.Warn().Err(err).Msg("cannot keep the tunnel's port for the next run")
-			}
-		}
-		a.host.Start(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		close(a.ready)
-		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
-		for _, t := range a.tasks() {
-			g.Go(func() error { return t.run(ctx) })
-		}
-		return a.controlLoop(ctx)
-	})
-	err = g.Wait()
-	a.want.Confirm(true)
-	if errors.Is(context.Cause(ctx), errLeft) {
-		a.log.Info().Msg("this node has left")
-		return nil
-	}
-	if err == nil {
-		a.log.Info().Msg("agent stops; interface, routes and rules stay")
-	}
-	return err
-}
-
-// conditionChanged logs a condition and tells the hub.
-func (a *Agent) conditionChanged(c protocol.Condition) {
+// tellCondition logs a condition that changed, and has the hub told.
+func tellCondition(log zerolog.Logger, c protocol.Condition, statusDue chan<- struct{}) {
 	if c.OK {
-		e := a.log.Info().Str("condition", c.Name)
+		e := log.Info().Str("condition", c.Name)
 		if c.Note != "" {
 			e = e.Str("note", c.Note)
 		}
 		e.Msg("condition holds")
 	} else {
-		a.log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
+		log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
 	}
-	if a.control != nil {
-		a.control.Changed()
+	select {
+	case statusDue <- struct{}{}:
+	default:
 	}
 }
+
+// Ready is closed when the tunnel is up and what was known of the netmap is
+// applied. It does not wait for a hub.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // engineInterface is how container engines and hypervisors call what they make.
 var engineInterface = regexp.MustCompile(`^(docker(\d+|_gwbridge)|br-[0-9a-f]{12}|cni-?(podman)?\d+|podman\d+|nerdctl\d+|veth|virbr\d+|vnet\d+|tap\d+|cali|flannel|cilium|lxc|lxd|incus|kube-)`)

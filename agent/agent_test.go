@@ -158,7 +158,7 @@ func TestNetmapHasNoNullLists(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	text := func() string {
-		b, err := json.Marshal(w.agent.debugNetmap())
+		b, err := json.Marshal(w.agent.answers.netmap())
 		require.NoError(t, err)
 		return string(b)
 	}
@@ -259,7 +259,7 @@ func TestGoneStaysGone(t *testing.T) {
 	all := protocol.SignGone([]protocol.NodeNumber{3, 4, 7}, w.cluster)
 	require.Empty(t, w.agent.want.TakeGone(all))
 	require.Empty(t, w.agent.want.TakeGone(first), "what is known already changes nothing")
-	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.hello().Gone)
+	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.want.Now().Said)
 }
 
 // heldForAnHour stores a netmap that is good for an hour, of peer 3 with 10.3.0.0/24.
@@ -330,7 +330,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 	require.Len(t, w.tunnel.peerNumbers(), 1, "what is stored seems to be of the future")
 	w.tunnel.setBound(true)
 	w.session()
-	w.eventually(w.agent.control.Connected, "connected")
+	w.eventually(w.agent.link.Connected, "connected")
 	for _, d := range []time.Duration{0, 24 * time.Hour, 0} {
 		wrong.Store(int64(d))
 		w.agent.host.Reapply(context.Background())
@@ -339,7 +339,7 @@ func TestClockSetWhileConnected(t *testing.T) {
 		require.Empty(t, w.agent.want.ClockNote())
 	}
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "lost")
 	peers := func(want int, why string) {
 		w.agent.host.Reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), want, why)
@@ -377,9 +377,9 @@ func TestRevoked(t *testing.T) {
 	w.session()
 	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub that welcomes it takes it back")
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
-	w.agent.setRevoked(context.Background())
-	require.True(t, w.agent.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "lost")
+	require.True(t, w.agent.want.Revoke())
+	require.True(t, w.agent.answers.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
 }
 
 // Shields are up where the host joined with them or the configuration says so; a reload
@@ -405,7 +405,7 @@ func TestShields(t *testing.T) {
 	c.Shields = config.Shields{Allow: []netns.Port{port}}
 	w.agent.Reload(t.Context(), c)
 	require.Equal(t, netns.Shields{Up: true, Allow: []netns.Port{port}}, shields())
-	require.Equal(t, "up, but for tcp/22", w.agent.debugStatus().Shields.String())
+	require.Equal(t, "up, but for tcp/22", w.agent.answers.status().Shields.String())
 	c.Shields = config.Shields{State: "down"}
 	w.agent.Reload(t.Context(), c)
 	require.False(t, shields().Up)
@@ -436,7 +436,7 @@ func TestRedial(t *testing.T) {
 	h.m.Close()
 	w.session()
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "a hub that is lost is given up")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "a hub that is lost is given up")
 	w.tunnel.setBound(true)
 	w.session()
 }
@@ -525,8 +525,8 @@ func TestNetmapAfterLeave(t *testing.T) {
 	require.NoError(t, err)
 	n := testNetmap(1)
 	n.HubList = &signed
-	w.agent.leave(context.Background())
-	require.NotEmpty(t, w.agent.takeNetmap(context.Background(), n).Errors)
+	w.agent.answers.leave(context.Background())
+	require.NotEmpty(t, w.agent.link.TakeNetmap(context.Background(), n).Errors)
 	_, err = w.store.Identity()
 	require.ErrorIs(t, err, identity.ErrNotJoined)
 }
@@ -554,7 +554,7 @@ func TestHugeNetmap(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	begin := time.Now()
-	ack := w.agent.takeNetmap(context.Background(), n)
+	ack := w.agent.link.TakeNetmap(context.Background(), n)
 	took := time.Since(begin)
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -778,4 +778,19 @@ func TestNoPlan(t *testing.T) {
 	w.agent.host.Reapply(t.Context())
 	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
 	require.True(t, w.agent.board.OK(health.Routes))
+}
+
+// Whoever mistypes a name is told so, and the agent goes on.
+func TestPingUnknownName(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	said := make(chan debug.PingResult, 1)
+	go func() { said <- w.agent.answers.ping(t.Context(), debug.PingRequest{To: "nobody", Count: 1}) }()
+	select {
+	case r := <-said:
+		require.Equal(t, `"nobody" is neither an address nor a node of this node's netmap`, r.Error)
+	case <-time.After(wait):
+		t.Fatal("no answer")
+	}
+	require.NoError(t, w.agent.Alive(t.Context()))
 }

@@ -15,7 +15,7 @@ import (
 
 // capture begins to record the tunnel's interface or a pod's. The hub's sessions are
 // never in it, and the underlay cannot be captured.
-func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
+func (a *answers) capture(q debug.CaptureQuery) (debug.Recording, error) {
 	c := capture.Config{Interface: a.host.DeviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
 		Comment: "node " + a.want.Name()}
 	if q.Pod.IsValid() {
@@ -36,7 +36,7 @@ func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
 
 // podInterface is the host's interface behind which a pod of this node is: its own end of
 // the pod's link where that can be told, else the bridge.
-func (a *Agent) podInterface(pod netip.Addr) (string, error) {
+func (a *answers) podInterface(pod netip.Addr) (string, error) {
 	if !slices.ContainsFunc(a.want.Announced(), func(p netip.Prefix) bool { return p.Contains(pod) }) {
 		return "", fmt.Errorf("%s is in no range that this node announces", pod)
 	}
@@ -86,7 +86,7 @@ func (a *Agent) podInterface(pod netip.Addr) (string, error) {
 }
 
 // carries reports whether the tunnel's own packets leave over an interface now.
-func (a *Agent) carries(index int) bool {
+func (a *answers) carries(index int) bool {
 	for _, p := range a.tunnel.Paths() {
 		if !p.Addr.IsValid() {
 			continue

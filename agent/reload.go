@@ -2,15 +2,10 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"strings"
 
 	"causeway/agent/config"
 )
-
-// errReloaded ends a control session, so that the next one tells the hub what
-// was configured anew.
-var errReloaded = errors.New("the configuration was reloaded")
 
 // Reload takes what a running agent can take of c, and says of the rest that
 // it needs a restart. It may be called while Run runs.
@@ -21,17 +16,7 @@ func (a *Agent) Reload(ctx context.Context, c config.Config) {
 		a.log.Info().Msg("configuration reloaded")
 	}
 	a.host.Reapply(ctx)
-	a.redial(errReloaded)
-}
-
-// redial ends the control session, if there is one, so that the next begins at once.
-func (a *Agent) redial(why error) {
-	a.mu.Lock()
-	end := a.endSession
-	a.mu.Unlock()
-	if end != nil {
-		end(why)
-	}
+	a.link.Reloaded()
 }
 
 // Alive returns an error if the agent is stuck: the tunnel, its own state, or

@@ -11,8 +11,29 @@ import (
 
 	"causeway/agent/debug"
 	"causeway/agent/held"
+	"causeway/agent/hublink"
+	"causeway/agent/identity"
 	"causeway/protocol"
 )
+
+// joinedBy is how the join reached the hub, for people.
+func joinedBy(j *identity.Joined) *debug.Joined {
+	if j == nil {
+		return nil
+	}
+	d := &debug.Joined{Time: j.Time, Hub: j.Hub, Addr: j.Addr, Local: j.Local, Interface: j.Interface, From: j.From, CA: j.CA}
+	if j.Proxy != "" {
+		d.Proxy = hublink.ShownProxy(j.Proxy)
+	}
+	return d
+}
+
+func notNil[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
 
 // absolute is a path as another process understands it.
 func absolute(path string) string {
@@ -26,21 +47,19 @@ func allOK(l []protocol.Condition) bool {
 	return !slices.ContainsFunc(l, func(c protocol.Condition) bool { return !c.OK })
 }
 
-func (a *Agent) debugStatus() debug.Status {
+func (a *answers) status() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.own.Now().Pin.String(), Name: a.want.Name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.cfg.Version,
+	s := debug.Status{StateDir: absolute(a.dir), Cluster: a.own.Now().Pin.String(), Name: a.want.Name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.version,
 		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.host.DeviceName(),
 		Netmap: a.want.Have(), Routes: notNil(a.want.Announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
-	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), lacks(a.cfg.Settings, a.own.Now().Joined)
+	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), hublink.Lacks(a.live.Now(), a.own.Now().Joined)
 	shields := a.host.Shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {
 		s.Shields.Allow = append(s.Shields.Allow, p.String())
 	}
-	if a.control.Connected() {
-		a.mu.Lock()
-		s.Hub, s.HubVersion = a.hub, a.hubVersion
-		a.mu.Unlock()
+	if a.link.Connected() {
+		s.Hub, s.HubVersion = a.link.Hub()
 	}
 	f := a.host.Facts()
 	s.Peers, s.Items = len(f.Result.Peers), notNil(f.Items)
@@ -60,9 +79,9 @@ func (a *Agent) debugStatus() debug.Status {
 	return s
 }
 
-// debugUsed logs who looked. What is read on the host itself is frequent and
+// used logs who looked. What is read on the host itself is frequent and
 // in the list of uses; the hub's requests and changes are of interest.
-func (a *Agent) debugUsed(u debug.Use) {
+func (a *answers) used(u debug.Use) {
 	e := a.log.Debug()
 	if u.From == debug.FromHub || u.Method != "GET" {
 		e = a.log.Info()
@@ -70,7 +89,7 @@ func (a *Agent) debugUsed(u debug.Use) {
 	e.Str("from", u.From).Str("who", u.Who).Str("method", u.Method).Str("endpoint", u.Path).Int("status", u.Status).Msg("debug endpoint used")
 }
 
-func (a *Agent) debugPeers() []debug.Peer {
+func (a *answers) peers() []debug.Peer {
 	paths := map[protocol.NodeNumber]protocol.PathKind{}
 	for _, p := range a.tunnel.Paths() {
 		paths[p.Peer] = p.Path
@@ -88,7 +107,7 @@ func (a *Agent) debugPeers() []debug.Peer {
 	return out
 }
 
-func (a *Agent) debugNetmap() debug.Netmap {
+func (a *answers) netmap() debug.Netmap {
 	f := a.host.Facts()
 	n := debug.Netmap{Refused: notNil(f.Result.Refused), Errors: notNil(f.Errors), Netmap: shown(protocol.Netmap{})}
 	held := a.want.Now().Held
@@ -113,7 +132,7 @@ func shown(n protocol.Netmap) protocol.Netmap {
 	return n
 }
 
-func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
+func (a *answers) routes(ctx context.Context) debug.Routes {
 	f := a.host.Facts()
 	plan, refused := f.Plan, f.Result.Refused
 	announced := a.want.Now().Netmap().Self.Routes
@@ -138,7 +157,7 @@ func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
 
 // ping pings an address, or a node or hub by name, from the node's own
 // overlay address.
-func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
+func (a *answers) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
 	dst, err := a.target(q.To)
 	if err != nil {
 		return debug.PingResult{From: a.want.Name(), To: q.To, Error: err.Error()}
@@ -148,7 +167,7 @@ func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult 
 	return r
 }
 
-func (a *Agent) target(to string) (netip.Addr, error) {
+func (a *answers) target(to string) (netip.Addr, error) {
 	if ip, err := netip.ParseAddr(to); err == nil {
 		return ip.Unmap(), nil
 	}
@@ -165,7 +184,7 @@ func (a *Agent) target(to string) (netip.Addr, error) {
 
 // pathTo is the path to the peer or hub that has addr, by the longest prefix;
 // empty where it is none's.
-func (a *Agent) pathTo(addr netip.Addr) string {
+func (a *answers) pathTo(addr netip.Addr) string {
 	var owner protocol.NodeNumber
 	bits := -1
 	for _, p := range a.host.Facts().Result.Peers {
@@ -191,8 +210,8 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 	return string(protocol.PathNone)
 }
 
-// debugHubs is the hub list held.
-func (a *Agent) debugHubs() debug.Hubs {
+// hubs is the hub list held.
+func (a *answers) hubs() debug.Hubs {
 	now := a.want.Now()
 	return ShownHubs(now.Hubs, now.Signed, now.Shown)
 }
@@ -203,13 +222,13 @@ func ShownHubs(l protocol.HubList, s protocol.SignedHubList, confirmed time.Time
 }
 
 // setHubs takes a hub list from a person on the host.
-func (a *Agent) setHubs(_ context.Context, s protocol.SignedHubList) debug.HubsResult {
+func (a *answers) setHubs(_ context.Context, s protocol.SignedHubList) debug.HubsResult {
 	taken, why := a.want.TakeHubList(s)
-	return debug.HubsResult{Taken: taken, Error: why, Hubs: a.debugHubs()}
+	return debug.HubsResult{Taken: taken, Error: why, Hubs: a.hubs()}
 }
 
 // release lets closed ranges go, for whoever may use the debug socket.
-func (a *Agent) release(ctx context.Context, p netip.Prefix) (debug.ReleaseResult, error) {
+func (a *answers) release(ctx context.Context, p netip.Prefix) (debug.ReleaseResult, error) {
 	out, err := a.host.Release(ctx, p)
 	if err != nil {
 		return debug.ReleaseResult{}, err
@@ -223,71 +242,4 @@ func heldRanges(l []held.Range) []debug.HeldRange {
 		out = append(out, debug.HeldRange{Prefix: r.Prefix, Since: r.Closed})
 	}
 	return out
-}
-
-// leaveReach is how long a leave waits for a hub to tell: one that can be
-// reached is within a second of an agent's start.
-const leaveReach = 3 * time.Second
-
-// leave tells the hub, if there is one, gives the identity up and ends Run.
-func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
-	r := debug.LeaveResult{Told: true}
-	known := a.want.Now().Revoked()
-	var err error
-	if !known { // an agent that has just started is about to reach its hub
-		wait, cancel := context.WithTimeout(ctx, leaveReach)
-		err = a.connected(wait)
-		cancel()
-	}
-	if err == nil {
-		err = a.control.Leave(ctx)
-	}
-	release, held := a.host.Hold(context.WithoutCancel(ctx)) // after a netmap that is being applied
-	if held != nil {
-		return debug.LeaveResult{Error: held.Error()}
-	}
-	defer release()
-	revoked := a.want.Now().Revoked()
-	if err != nil && !revoked { // a hub that revoked the node knows already
-		r = debug.LeaveResult{Error: err.Error()}
-	}
-	// Here, not in the command that asked: a service manager may start the
-	// agent again before that command has the state directory.
-	if err := a.want.Leave(); err != nil {
-		r.Error = err.Error()
-	}
-	a.stop(errLeft)
-	return r
-}
-
-// LeaveWhenConnected waits for a hub, tells it that this node leaves and ends
-// Run. It fails, with the identity still there, if ctx ends first.
-func (a *Agent) LeaveWhenConnected(ctx context.Context) error {
-	if err := a.connected(ctx); err != nil {
-		return err
-	}
-	if r := a.leave(ctx); !r.Told {
-		return fmt.Errorf("%s", r.Error)
-	}
-	return nil
-}
-
-// connected waits for a control session. It fails with what keeps it away if
-// ctx ends first.
-func (a *Agent) connected(ctx context.Context) error {
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for !a.control.Connected() {
-		select {
-		case <-ctx.Done():
-			for _, c := range a.board.List() {
-				if !c.OK {
-					return fmt.Errorf("%s: %s", c.Name, c.Cause)
-				}
-			}
-			return ctx.Err()
-		case <-t.C:
-		}
-	}
-	return nil
 }

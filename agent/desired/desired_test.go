@@ -159,3 +159,19 @@ func TestWordOfAHub(t *testing.T) {
 	require.True(t, w.Welcomed())
 	require.Empty(t, w.Cause(false, nil))
 }
+
+func TestMarksOfAnAgent(t *testing.T) {
+	w := newWorld(t)
+	a := w.Desired
+	require.Nil(t, a.Mark())
+	mark := func(seq uint64) protocol.StateMark {
+		return protocol.StateMark{Epoch: 1, Sequence: seq, Hash: make([]byte, 32), NextNumber: 9}.Sign(w.cluster)
+	}
+	other, err := protocol.NewClusterPrivateKey()
+	require.NoError(t, err)
+	a.TakeMark(mark(5).Sign(other))
+	require.Nil(t, a.Mark(), "another cluster's")
+	a.TakeMark(mark(5))
+	a.TakeMark(mark(4))
+	require.Equal(t, uint64(5), a.Mark().Sequence, "the newest is kept")
+}

@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -53,26 +53,26 @@ func TestNamesRemember(t *testing.T) {
 	defer store.Close()
 	addr := netip.MustParseAddr
 	down := func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("DNS is down") }
-	n := newNames(store, down, zerolog.Nop())
-	_, err = n.lookup(t.Context(), "hub.example")
+	n := NewNames(store, down, zerolog.Nop())
+	_, err = n.Lookup(t.Context(), "hub.example")
 	require.ErrorContains(t, err, "DNS is down")
 	n.answered("hub.example", addr("192.0.2.1"))
-	n = newNames(store, down, zerolog.Nop()) // the next run
-	got, err := n.lookup(t.Context(), "hub.example")
+	n = NewNames(store, down, zerolog.Nop()) // the next run
+	got, err := n.Lookup(t.Context(), "hub.example")
 	require.NoError(t, err)
 	require.Equal(t, []netip.Addr{addr("192.0.2.1")}, got)
 
 	n.ask = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{addr("192.0.2.7"), addr("192.0.2.1")}, nil
 	}
-	got, err = n.lookup(t.Context(), "hub.example")
+	got, err = n.Lookup(t.Context(), "hub.example")
 	require.NoError(t, err)
 	require.Equal(t, []netip.Addr{addr("192.0.2.7"), addr("192.0.2.1")}, got)
 
 	synctest.Test(t, func(t *testing.T) {
 		n.ask = func(ctx context.Context, _ string) ([]netip.Addr, error) { <-ctx.Done(); return nil, ctx.Err() }
 		begun := time.Now()
-		got, err = n.lookup(t.Context(), "hub.example")
+		got, err = n.Lookup(t.Context(), "hub.example")
 		require.NoError(t, err)
 		require.Equal(t, []netip.Addr{addr("192.0.2.1")}, got)
 		require.Equal(t, dnsGrace, time.Since(begun))
@@ -94,14 +94,14 @@ func TestJoinedProxy(t *testing.T) {
 	}
 	j := &identity.Joined{Proxy: "http://me:secret@192.0.2.8:3128", From: "HTTPS_PROXY of the join's environment", CA: "SSL_CERT_FILE=/srv/ca.pem", Interface: "none0"}
 	u := &url.URL{Scheme: "https", Host: "hub:443"}
-	choose := proxyFor(config.Default(), j)
+	choose := ProxyFor(config.Default(), j)
 	first, err := choose(u)
 	require.NoError(t, err)
 	require.Equal(t, "192.0.2.8:3128", first.Host)
 	second, err := choose(u)
 	require.NoError(t, err)
 	require.Nil(t, second, "and then the direct way")
-	said := lacks(config.Default(), j)
+	said := Lacks(config.Default(), j)
 	for _, want := range []string{"the proxy http://me:xxxxx@192.0.2.8:3128", "proxy: http://", "Environment=SSL_CERT_FILE=/srv/ca.pem", "interface none0"} {
 		require.Contains(t, said, want)
 	}
@@ -110,14 +110,14 @@ func TestJoinedProxy(t *testing.T) {
 	own := config.Default()
 	own.Proxy = &url.URL{Scheme: "http", Host: "own:1"}
 	for range 2 {
-		got, err := proxyFor(own, j)(u)
+		got, err := ProxyFor(own, j)(u)
 		require.NoError(t, err)
 		require.Equal(t, "own:1", got.Host)
 	}
-	require.Empty(t, lacks(own, &identity.Joined{Proxy: j.Proxy}))
-	require.Empty(t, lacks(own, nil))
+	require.Empty(t, Lacks(own, &identity.Joined{Proxy: j.Proxy}))
+	require.Empty(t, Lacks(own, nil))
 	t.Setenv("HTTPS_PROXY", "http://own:2")
-	require.Empty(t, lacks(config.Default(), &identity.Joined{Proxy: j.Proxy}))
+	require.Empty(t, Lacks(config.Default(), &identity.Joined{Proxy: j.Proxy}))
 }
 
 // Without the tunnel's device nothing is dialled through another one.
@@ -125,6 +125,6 @@ func TestDialWithoutDevice(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
-	_, err = dialer(func() string { return "" })(t.Context(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort(l.Addr().String()))
+	_, err = Dialer(func() string { return "" })(t.Context(), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddrPort(l.Addr().String()))
 	require.ErrorIs(t, err, errNoDevice)
 }

@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -19,10 +19,10 @@ const (
 	addrsPerName = 4
 )
 
-// names remembers at which addresses hubs answered, by the names that led there, so that they
+// Names remembers at which addresses hubs answered, by the names that led there, so that they
 // are found while DNS is down or wrong. An address gets in by an answer that proved the hub's key,
 // never by DNS alone. Its methods may be called concurrently.
-type names struct {
+type Names struct {
 	ask   func(context.Context, string) ([]netip.Addr, error) // DNS
 	store *identity.Store
 	log   zerolog.Logger
@@ -31,8 +31,8 @@ type names struct {
 	known map[string][]netip.Addr // the latest first
 }
 
-// newNames reads what was remembered. What does not read is forgotten.
-func newNames(store *identity.Store, ask func(context.Context, string) ([]netip.Addr, error), log zerolog.Logger) *names {
+// NewNames reads what was remembered. What does not read is forgotten.
+func NewNames(store *identity.Store, ask func(context.Context, string) ([]netip.Addr, error), log zerolog.Logger) *Names {
 	known, err := store.Addrs()
 	if err != nil {
 		log.Warn().Err(err).Msg("cannot read the hubs' addresses of the last run")
@@ -40,18 +40,18 @@ func newNames(store *identity.Store, ask func(context.Context, string) ([]netip.
 	if known == nil {
 		known = map[string][]netip.Addr{}
 	}
-	return &names{ask: ask, store: store, log: log, known: known}
+	return &Names{ask: ask, store: store, log: log, known: known}
 }
 
 // of are the remembered addresses of a name.
-func (n *names) of(host string) []netip.Addr {
+func (n *Names) of(host string) []netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.known[host])
 }
 
 // answered remembers that a hub answered at addr, to which host led.
-func (n *names) answered(host string, addr netip.Addr) {
+func (n *Names) answered(host string, addr netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	was := n.known[host]
@@ -65,9 +65,9 @@ func (n *names) answered(host string, addr netip.Addr) {
 	}
 }
 
-// lookup is what DNS says of a name, and behind it what is remembered. If DNS fails, or takes
+// Lookup is what DNS says of a name, and behind it what is remembered. If DNS fails, or takes
 // long, that is all. It is a sock.Lookup.
-func (n *names) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func (n *Names) Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	before := n.of(host)
 	if len(before) == 0 {
 		return n.ask(ctx, host)

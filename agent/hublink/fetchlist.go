@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -31,10 +31,10 @@ const (
 	fetchWait = 8 * time.Second
 )
 
-// followList asks listed hubs for a newer list while there is no control
+// FollowList asks listed hubs for a newer list while there is no control
 // session, and the hub of a session whether the one held is the newest. Whoever answers is
 // nobody special: the cluster key signed the list, and the word that it is the newest.
-func (a *Agent) followList(ctx context.Context) error {
+func (l *Link) FollowList(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	since, due := time.Now(), time.Time{}
@@ -46,10 +46,10 @@ func (a *Agent) followList(ctx context.Context) error {
 		case <-t.C:
 		}
 		now := time.Now()
-		if a.control.Connected() && a.boundHub(0) != 0 { // a session ends some seconds after the hub fell silent
+		if l.control.Connected() && l.boundHub(0) != 0 { // a session ends some seconds after the hub fell silent
 			since, due = now, time.Time{}
 			pause.Reset()
-			a.askWhetherNewest(now)
+			l.askWhetherNewest(now)
 			continue
 		}
 		if now.Sub(since) < fetchAfter || now.Before(due) {
@@ -57,14 +57,14 @@ func (a *Agent) followList(ctx context.Context) error {
 		}
 		var wait time.Duration // the longest that a hub asks for
 		answered := false
-		list := a.want.Now().Hubs
+		list := l.want.Now().Hubs
 		for _, h := range list.Hubs {
 			for _, at := range h.HTTPS {
-				err := a.fetchListAt(ctx, at)
+				err := l.fetchListAt(ctx, at)
 				answered = answered || !errors.As(err, new(*url.Error))
 				if err != nil && ctx.Err() == nil {
 					wait = max(wait, retry.Asked(err))
-					a.log.Debug().Err(err).Msg("no hub list")
+					l.log.Debug().Err(err).Msg("no hub list")
 				}
 			}
 		}
@@ -77,28 +77,28 @@ func (a *Agent) followList(ctx context.Context) error {
 }
 
 // fetchListAt asks at an HTTPS address for the newest list.
-func (a *Agent) fetchListAt(ctx context.Context, at string) error {
+func (l *Link) fetchListAt(ctx context.Context, at string) error {
 	n, err := protocol.NewListNonce()
 	if err != nil {
 		return err
 	}
-	asked := a.now()
-	q := listQuestion{nonce: n, mark: a.want.Mark(), node: a.nodeAsk(n)}
-	answer, err := a.fetchList(ctx, at, q)
+	asked := l.now()
+	q := ListQuestion{Nonce: n, Mark: l.want.Mark(), Node: l.nodeAsk(n)}
+	answer, err := l.fetch(ctx, at, q)
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
 	}
-	err = a.want.TakeHubListAnswer(answer, n, asked)
-	a.hearStanding(ctx, q, answer) // a hub that was set back has an older list, too
+	err = l.want.TakeHubListAnswer(answer, n, asked)
+	l.hearStanding(ctx, q, answer) // a hub that was set back has an older list, too
 	if err != nil {
 		return fmt.Errorf("hub list of %s: %w", at, err)
 	}
 	return nil
 }
 
-// listFetcher gets the hub list from an HTTPS address of a hub, over sockets
+// ListFetcher gets the hub list from an HTTPS address of a hub, over sockets
 // that never take tunnel routes.
-func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) listFetch {
+func ListFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) ListFetch {
 	cl := &http.Client{
 		Timeout: fetchWait,
 		Transport: &http.Transport{
@@ -112,10 +112,10 @@ func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) lis
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return func(ctx context.Context, at string, q listQuestion) (a protocol.HubListAnswer, err error) {
-		query := "?" + protocol.NonceParameter + "=" + q.nonce.String() + "&" + protocol.NodeParameter + "=" + q.node.Query()
-		if q.mark != nil {
-			query += "&" + protocol.MarkParameter + "=" + q.mark.Query()
+	return func(ctx context.Context, at string, q ListQuestion) (a protocol.HubListAnswer, err error) {
+		query := "?" + protocol.NonceParameter + "=" + q.Nonce.String() + "&" + protocol.NodeParameter + "=" + q.Node.Query()
+		if q.Mark != nil {
+			query += "&" + protocol.MarkParameter + "=" + q.Mark.Query()
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+at+protocol.PathHubList+query, nil)
 		if err != nil {
@@ -133,16 +133,16 @@ func listFetcher(proxy func(*url.URL) (*url.URL, error), lookup sock.Lookup) lis
 	}
 }
 
-// listQuestion is the question for the hub list of a node that has no session. It shows what the
+// ListQuestion is the question for the hub list of a node that has no session. It shows what the
 // node knows of the cluster's state, if it knows anything, and who asks.
-type listQuestion struct {
-	nonce protocol.ListNonce
-	mark  *protocol.StateMark
-	node  protocol.NodeAsk
+type ListQuestion struct {
+	Nonce protocol.ListNonce
+	Mark  *protocol.StateMark
+	Node  protocol.NodeAsk
 }
 
-// listFetch asks it at an HTTPS address of a hub.
-type listFetch func(ctx context.Context, at string, q listQuestion) (protocol.HubListAnswer, error)
+// ListFetch asks it at an HTTPS address of a hub.
+type ListFetch func(ctx context.Context, at string, q ListQuestion) (protocol.HubListAnswer, error)
 
 // readList reads a list that anybody may have sent; Open judges it.
 func readList(r io.Reader) (s protocol.HubListAnswer, err error) {

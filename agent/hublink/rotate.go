@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -43,52 +43,52 @@ const (
 var errRotating = errors.New("the node's key is rotated")
 
 // ring is the keys that are good here, the one to begin with first.
-func (a *Agent) ring() []tunnel.OwnKey {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := []tunnel.OwnKey{{Key: a.own.Now().WireGuardKey, Epoch: a.own.Now().KeyEpoch}}
-	if n := a.own.Now().Next; n != nil {
-		out = append(out, tunnel.OwnKey{Key: n.Key, Epoch: a.own.Now().KeyEpoch + 1})
-		if a.nextFirst {
+func (l *Link) ring() []tunnel.OwnKey {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := []tunnel.OwnKey{{Key: l.own.Now().WireGuardKey, Epoch: l.own.Now().KeyEpoch}}
+	if n := l.own.Now().Next; n != nil {
+		out = append(out, tunnel.OwnKey{Key: n.Key, Epoch: l.own.Now().KeyEpoch + 1})
+		if l.nextFirst {
 			out[0], out[1] = out[1], out[0]
 		}
 	}
-	if !a.own.Now().Old.IsZero() && a.own.Now().KeyEpoch > 0 {
-		out = append(out, tunnel.OwnKey{Key: a.own.Now().Old, Epoch: a.own.Now().KeyEpoch - 1})
+	if !l.own.Now().Old.IsZero() && l.own.Now().KeyEpoch > 0 {
+		out = append(out, tunnel.OwnKey{Key: l.own.Now().Old, Epoch: l.own.Now().KeyEpoch - 1})
 	}
 	return out
 }
 
-func (a *Agent) setKeys() {
-	if err := a.tunnel.SetKeys(a.ring()); err != nil {
-		a.log.Error().Err(err).Msg("keys cannot be set")
+func (l *Link) setKeys() {
+	if err := l.tunnel.SetKeys(l.ring()); err != nil {
+		l.log.Error().Err(err).Msg("keys cannot be set")
 	}
 }
 
 // rotate begins a rotation, unless one is under way, and asks for a session
 // that names the next key.
-func (a *Agent) rotate(overlap time.Duration) error {
+func (l *Link) rotate(overlap time.Duration) error {
 	next, err := protocol.NewWireGuardPrivateKey()
 	if err != nil {
 		return err
 	}
 	began := false
-	err = a.own.Change(func(id *identity.Identity) {
+	err = l.own.Change(func(id *identity.Identity) {
 		if id.Next == nil {
-			id.Next, began = &identity.NextKey{Key: next, Made: a.now().UTC(), Overlap: overlap}, true
+			id.Next, began = &identity.NextKey{Key: next, Made: l.now().UTC(), Overlap: overlap}, true
 		}
 	})
 	if err != nil {
 		return fmt.Errorf("store the new key: %w", err)
 	}
 	if began {
-		a.log.Info().Str("wireguard_key", next.Public().String()).Msg("a new key was made, the hub is told")
+		l.log.Info().Str("wireguard_key", next.Public().String()).Msg("a new key was made, the hub is told")
 	}
-	a.setKeys()
-	a.mu.Lock()
-	a.sayOld, a.nextFirst = false, false
-	end := a.endSession
-	a.mu.Unlock()
+	l.setKeys()
+	l.mu.Lock()
+	l.sayOld, l.nextFirst = false, false
+	end := l.endSession
+	l.mu.Unlock()
 	if end != nil {
 		end(errRotating)
 	}
@@ -96,127 +96,127 @@ func (a *Agent) rotate(overlap time.Duration) error {
 }
 
 // say is the statement of a hello.
-func (a *Agent) say() protocol.SignedNodeStatement {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.saidNext = a.own.Now().Next != nil && !a.sayOld
-	if a.saidNext {
-		return a.own.Now().NextStatement()
+func (l *Link) say() protocol.SignedNodeStatement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.saidNext = l.own.Now().Next != nil && !l.sayOld
+	if l.saidNext {
+		return l.own.Now().NextStatement()
 	}
-	return a.own.Now().Statement()
+	return l.own.Now().Statement()
 }
 
 // keyTaken hears that a hub has stored what the last hello said.
-func (a *Agent) keyTaken() {
-	a.mu.Lock()
-	taken := a.saidNext && a.own.Now().Next != nil
-	a.mu.Unlock()
+func (l *Link) keyTaken() {
+	l.mu.Lock()
+	taken := l.saidNext && l.own.Now().Next != nil
+	l.mu.Unlock()
 	if !taken {
 		return
 	}
-	if err := a.own.Change(func(id *identity.Identity) { id.Take(a.now().UTC()) }); err != nil {
+	if err := l.own.Change(func(id *identity.Identity) { id.Take(l.now().UTC()) }); err != nil {
 		// The next session says the same again.
-		a.log.Error().Err(err).Msg("the key that the hub took was not stored")
+		l.log.Error().Err(err).Msg("the key that the hub took was not stored")
 		return
 	}
-	a.mu.Lock()
-	a.nextFirst, a.refusedKey = false, ""
-	epoch, key := a.own.Now().KeyEpoch, a.own.Now().WireGuardKey.Public()
-	a.mu.Unlock()
-	a.setKeys()
-	a.log.Info().Uint32("key_epoch", epoch).Str("wireguard_key", key.String()).Msg("this node's key was rotated")
-	a.lookAtKeysSoon()
+	l.mu.Lock()
+	l.nextFirst, l.refusedKey = false, ""
+	epoch, key := l.own.Now().KeyEpoch, l.own.Now().WireGuardKey.Public()
+	l.mu.Unlock()
+	l.setKeys()
+	l.log.Info().Uint32("key_epoch", epoch).Str("wireguard_key", key.String()).Msg("this node's key was rotated")
+	l.lookAtKeysSoon()
 }
 
 // helloRefused hears why a session ended. A hub that refused the next key is told
 // the present one, and one that refused that, the next one: so one that has
 // taken either is found.
-func (a *Agent) helloRefused(err error) {
+func (l *Link) helloRefused(err error) {
 	if !errors.Is(err, control.ErrRefused) {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.own.Now().Next == nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.own.Now().Next == nil {
 		return
 	}
-	if a.saidNext {
-		a.refusedKey = err.Error()
+	if l.saidNext {
+		l.refusedKey = err.Error()
 	}
-	a.sayOld = a.saidNext
+	l.sayOld = l.saidNext
 }
 
-func (a *Agent) lookAtKeysSoon() {
+func (l *Link) lookAtKeysSoon() {
 	select {
-	case a.keysDue <- struct{}{}:
+	case l.keysDue <- struct{}{}:
 	default:
 	}
 }
 
-// followKeys rotates keys that are due, drops old ones and keeps the condition.
-func (a *Agent) followKeys(ctx context.Context) error {
+// FollowKeys rotates keys that are due, drops old ones and keeps the condition.
+func (l *Link) FollowKeys(ctx context.Context) error {
 	t := time.NewTicker(keysEvery)
 	defer t.Stop()
 	again := time.NewTicker(sayAgain)
 	defer again.Stop()
 	for {
-		a.lookAtKeys()
+		l.lookAtKeys()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.keysDue:
+		case <-l.keysDue:
 		case <-again.C:
-			a.mu.Lock()
-			refused := a.sayOld && a.own.Now().Next != nil
-			a.mu.Unlock()
+			l.mu.Lock()
+			refused := l.sayOld && l.own.Now().Next != nil
+			l.mu.Unlock()
 			if refused {
-				if err := a.rotate(0); err != nil {
-					a.log.Error().Err(err).Msg("key was not rotated")
+				if err := l.rotate(0); err != nil {
+					l.log.Error().Err(err).Msg("key was not rotated")
 				}
 			}
 		case <-t.C:
 			// An engine that has but one key tries the next one, which the hub may
 			// have taken without our hearing of it.
-			a.mu.Lock()
-			lost := a.own.Now().Next != nil && !a.control.Connected()
+			l.mu.Lock()
+			lost := l.own.Now().Next != nil && !l.control.Connected()
 			if lost {
-				a.nextFirst = !a.nextFirst
+				l.nextFirst = !l.nextFirst
 			}
-			a.mu.Unlock()
+			l.mu.Unlock()
 			if lost {
-				a.setKeys()
+				l.setKeys()
 			}
 		}
 	}
 }
 
-func (a *Agent) lookAtKeys() {
-	now := a.now().UTC()
-	a.mu.Lock()
-	id := a.own.Now()
-	self := a.want.Now().Netmap().Self
-	refused := a.refusedKey
-	a.mu.Unlock()
+func (l *Link) lookAtKeys() {
+	now := l.now().UTC()
+	l.mu.Lock()
+	id := l.own.Now()
+	self := l.want.Now().Netmap().Self
+	refused := l.refusedKey
+	l.mu.Unlock()
 	if id.KeyMade.IsZero() { // of an agent that did not write it down
-		if err := a.own.Change(func(id *identity.Identity) { id.KeyMade = now }); err != nil {
-			a.log.Error().Err(err).Msg("the key's age was not stored")
+		if err := l.own.Change(func(id *identity.Identity) { id.KeyMade = now }); err != nil {
+			l.log.Error().Err(err).Msg("the key's age was not stored")
 		}
 		id.KeyMade = now
 	}
 	if !id.Old.IsZero() && now.After(id.OldUntil) {
-		if err := a.own.Change(func(id *identity.Identity) { id.Old, id.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{} }); err == nil {
-			a.setKeys()
-			a.log.Info().Msg("the old key is good no more")
+		if err := l.own.Change(func(id *identity.Identity) { id.Old, id.OldUntil = protocol.WireGuardPrivateKey{}, time.Time{} }); err == nil {
+			l.setKeys()
+			l.log.Info().Msg("the old key is good no more")
 		}
 	}
-	a.board.Set(health.Keys, keysCause(now, id, self, refused))
+	l.board.Set(health.Keys, keysCause(now, id, self, refused))
 	overlap, due := keyDue(now, id, self)
 	if !due {
 		return
 	}
-	if err := a.rotate(overlap); err != nil {
-		a.log.Error().Err(err).Msg("key was not rotated")
-		a.board.SetError(health.Keys, err)
+	if err := l.rotate(overlap); err != nil {
+		l.log.Error().Err(err).Msg("key was not rotated")
+		l.board.SetError(health.Keys, err)
 	}
 }
 
@@ -252,12 +252,12 @@ func keysCause(now time.Time, id identity.Identity, self protocol.NetmapSelf, re
 	return ""
 }
 
-// rotateByHand is the command's: it waits a little until a hub has the new key.
-func (a *Agent) rotateByHand(ctx context.Context, overlap time.Duration) (r debug.RotateResult) {
-	a.mu.Lock()
-	before := a.own.Now().KeyEpoch
-	a.mu.Unlock()
-	if err := a.rotate(overlap); err != nil {
+// RotateByHand is the command's: it waits a little until a hub has the new key.
+func (l *Link) RotateByHand(ctx context.Context, overlap time.Duration) (r debug.RotateResult) {
+	l.mu.Lock()
+	before := l.own.Now().KeyEpoch
+	l.mu.Unlock()
+	if err := l.rotate(overlap); err != nil {
 		r.Error = err.Error()
 		return r
 	}
@@ -266,12 +266,12 @@ func (a *Agent) rotateByHand(ctx context.Context, overlap time.Duration) (r debu
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
-		a.mu.Lock()
-		r = debug.RotateResult{Epoch: a.own.Now().KeyEpoch, Key: a.own.Now().WireGuardKey.Public().String(), Taken: a.own.Now().KeyEpoch > before, Error: a.refusedKey}
-		if a.own.Now().Next != nil {
-			r.Epoch, r.Key = a.own.Now().KeyEpoch+1, a.own.Now().Next.Key.Public().String()
+		l.mu.Lock()
+		r = debug.RotateResult{Epoch: l.own.Now().KeyEpoch, Key: l.own.Now().WireGuardKey.Public().String(), Taken: l.own.Now().KeyEpoch > before, Error: l.refusedKey}
+		if l.own.Now().Next != nil {
+			r.Epoch, r.Key = l.own.Now().KeyEpoch+1, l.own.Now().Next.Key.Public().String()
 		}
-		a.mu.Unlock()
+		l.mu.Unlock()
 		if r.Taken || r.Error != "" {
 			return r
 		}

@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"fmt"
@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"causeway/agent/config"
-	"causeway/agent/debug"
 	"causeway/agent/identity"
 )
 
@@ -29,9 +28,9 @@ func ownProxy(c config.Config) (choose func(*url.URL) (*url.URL, error), given b
 	return func(u *url.URL) (*url.URL, error) { return http.ProxyFromEnvironment(&http.Request{URL: u}) }, given
 }
 
-// proxyFor chooses the HTTP proxy for streams: the service's own, or else, in turn, that of the
+// ProxyFor chooses the HTTP proxy for streams: the service's own, or else, in turn, that of the
 // join, with which the hub was reached, and none.
-func proxyFor(c config.Config, j *identity.Joined) func(*url.URL) (*url.URL, error) {
+func ProxyFor(c config.Config, j *identity.Joined) func(*url.URL) (*url.URL, error) {
 	own, given := ownProxy(c)
 	if given || j == nil || j.Proxy == "" {
 		return own
@@ -49,8 +48,8 @@ func proxyFor(c config.Config, j *identity.Joined) func(*url.URL) (*url.URL, err
 	}
 }
 
-// shownProxy is a proxy's URL without its password.
-func shownProxy(text string) string {
+// ShownProxy is a proxy's URL without its password.
+func ShownProxy(text string) string {
 	u, err := url.Parse(text)
 	if err != nil {
 		return "(no URL)"
@@ -58,27 +57,15 @@ func shownProxy(text string) string {
 	return u.Redacted()
 }
 
-// joinedBy is how the join reached the hub, for people.
-func joinedBy(j *identity.Joined) *debug.Joined {
-	if j == nil {
-		return nil
-	}
-	d := &debug.Joined{Time: j.Time, Hub: j.Hub, Addr: j.Addr, Local: j.Local, Interface: j.Interface, From: j.From, CA: j.CA}
-	if j.Proxy != "" {
-		d.Proxy = shownProxy(j.Proxy)
-	}
-	return d
-}
-
-// lacks says in one line what the join had to reach the hub with and the service has not;
+// Lacks says in one line what the join had to reach the hub with and the service has not;
 // empty: nothing.
-func lacks(c config.Config, j *identity.Joined) string {
+func Lacks(c config.Config, j *identity.Joined) string {
 	if j == nil {
 		return ""
 	}
 	var out []string
 	if _, given := ownProxy(c); !given && j.Proxy != "" {
-		p := shownProxy(j.Proxy)
+		p := ShownProxy(j.Proxy)
 		out = append(out, fmt.Sprintf("the join went through the proxy %s (%s), which this service was not given: it is tried beside the direct way; write 'proxy: %s' into %s", p, j.From, p, config.DefaultPath))
 	}
 	if name, value, ok := strings.Cut(j.CA, "="); ok && os.Getenv(name) != value {
@@ -94,16 +81,16 @@ func lacks(c config.Config, j *identity.Joined) string {
 
 // dnsNote says that hubs are reached, or sought, at the addresses of before, while DNS does not
 // answer; empty: it does, or there is nothing to ask.
-func (a *Agent) dnsNote() string {
-	if e := a.dnsError.Load(); e != nil {
+func (l *Link) dnsNote() string {
+	if e := l.dnsError.Load(); e != nil {
 		return fmt.Sprintf("%s; the addresses at which hubs answered before are used", *e)
 	}
 	return ""
 }
 
 // hubCause puts what keeps the hub away together.
-func (a *Agent) hubCause(cause string) string {
-	for _, more := range []string{a.dnsNote(), lacks(a.cfg.Settings, a.own.Now().Joined)} {
+func (l *Link) hubCause(cause string) string {
+	for _, more := range []string{l.dnsNote(), Lacks(l.live.Now(), l.own.Now().Joined)} {
 		if more != "" && cause != "" {
 			cause += "; "
 		}

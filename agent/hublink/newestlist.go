@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -32,25 +32,25 @@ type newest struct {
 }
 
 // newestSession notes that a session begins.
-func (a *Agent) newestSession() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.newest = newest{began: a.now()}
+func (l *Link) newestSession() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = newest{began: l.now()}
 }
 
 // askWhetherNewest asks the hub of the session whether the hub list held is the newest, if
 // it is time to, and looks after the condition. A hub of before does not know the question.
-func (a *Agent) askWhetherNewest(now time.Time) {
-	a.mu.Lock()
-	n := a.newest
-	a.mu.Unlock()
-	shown := a.want.Now().Shown
+func (l *Link) askWhetherNewest(now time.Time) {
+	l.mu.Lock()
+	n := l.newest
+	l.mu.Unlock()
+	shown := l.want.Now().Shown
 	wait := newestEvery
 	if shown.Before(n.began) {
 		wait = newestAgain
 	}
 	if !shown.IsZero() && now.Sub(shown) > newestWithin && now.Sub(n.began) > newestGrace {
-		a.board.Set(health.HubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
+		l.board.Set(health.HubList, fmt.Sprintf("no hub has shown since %s that the hub list held is the newest: the hub may be of an older version, or somebody stands in for it who has an old key of it; "+
 			"compare the hub's key in 'causeway-agent hubs show' with 'causeway status' on the hub's host", shown.Format(time.RFC3339)))
 	}
 	if !n.asked.IsZero() && now.Sub(n.asked) < wait {
@@ -58,27 +58,27 @@ func (a *Agent) askWhetherNewest(now time.Time) {
 	}
 	nonce, err := protocol.NewListNonce()
 	if err == nil {
-		a.mu.Lock()
-		a.newest.nonce, a.newest.asked = nonce, now
-		a.mu.Unlock()
-		err = a.control.AskHubList(nonce)
+		l.mu.Lock()
+		l.newest.nonce, l.newest.asked = nonce, now
+		l.mu.Unlock()
+		err = l.control.AskHubList(nonce)
 	}
 	if err != nil {
-		a.log.Debug().Err(err).Msg("the hub was not asked for the newest hub list")
+		l.log.Debug().Err(err).Msg("the hub was not asked for the newest hub list")
 	}
 }
 
 // hubListTold is the control channel's: the hub's answer.
-func (a *Agent) hubListTold(_ context.Context, answer protocol.HubListAnswer) {
-	a.mu.Lock()
-	n := a.newest
-	a.newest.nonce = protocol.ListNonce{}
-	a.mu.Unlock()
+func (l *Link) hubListTold(_ context.Context, answer protocol.HubListAnswer) {
+	l.mu.Lock()
+	n := l.newest
+	l.newest.nonce = protocol.ListNonce{}
+	l.mu.Unlock()
 	err := errors.New("nobody asked")
 	if n.nonce != (protocol.ListNonce{}) {
-		err = a.want.TakeHubListAnswer(answer, n.nonce, n.asked)
+		err = l.want.TakeHubListAnswer(answer, n.nonce, n.asked)
 	}
 	if err != nil {
-		a.log.Warn().Err(err).Msg("hub list of the session's hub")
+		l.log.Warn().Err(err).Msg("hub list of the session's hub")
 	}
 }

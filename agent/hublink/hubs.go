@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -33,9 +33,9 @@ const (
 	lookupWait    = 5 * time.Second
 )
 
-// resolveLoop keeps the tunnel's hubs what the hub list and DNS say, and beside that,
+// Resolve keeps the tunnel's hubs what the hub list and DNS say, and beside that,
 // while no hub answers there, the addresses at which one did.
-func (a *Agent) resolveLoop(ctx context.Context) error {
+func (l *Link) Resolve(ctx context.Context) error {
 	pause := retry.Backoff{First: resolveFirst, Most: resolveLost}
 	found := map[string][]netip.Addr{} // by name, what DNS said last
 	var last string
@@ -44,28 +44,28 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-a.tunnel.Ready():
+	case <-l.tunnel.Ready():
 	}
 	for ask := false; ; ask = true { // first without DNS, which may not answer
-		list := a.want.Now().Hubs
+		list := l.want.Now().Hubs
 		var err error
 		if ask {
-			if err := list.ValidAt(a.want.Time()); err != nil {
-				a.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
+			if err := list.ValidAt(l.want.Time()); err != nil {
+				l.log.Warn().Err(err).Msg("the hub list is used all the same, until a hub sends another")
 			}
-			if err = a.askDNS(ctx, list, found); err == nil {
-				a.dnsError.Store(nil)
+			if err = l.askDNS(ctx, list, found); err == nil {
+				l.dnsError.Store(nil)
 			} else if ctx.Err() == nil {
 				text := err.Error()
-				a.dnsError.Store(&text)
+				l.dnsError.Store(&text)
 			}
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		hubs := a.where(list, found)
+		hubs := l.where(list, found)
 		if text := fmt.Sprint(hubs); text != last {
-			if e := a.tunnel.SetHubs(hubs); e != nil {
+			if e := l.tunnel.SetHubs(hubs); e != nil {
 				err = errors.Join(err, e)
 			} else {
 				last = text
@@ -75,9 +75,9 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 			continue
 		}
 		wait := resolveEvery
-		silent := a.hubsSilent // wakes once, when a hub falls silent
-		if err != nil || a.silent(list) {
-			if pause.Most = resolveLost; a.boundHub(0) != 0 {
+		silent := l.hubsSilent // wakes once, when a hub falls silent
+		if err != nil || l.silent(list) {
+			if pause.Most = resolveLost; l.boundHub(0) != 0 {
 				pause.Most = resolveStream
 			}
 			wait, silent = pause.Next(0), nil
@@ -85,12 +85,12 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 			pause.Reset()
 		}
 		if err != nil {
-			a.log.Warn().Err(err).Dur("retry_in", wait).Msg("not every hub could be set")
+			l.log.Warn().Err(err).Dur("retry_in", wait).Msg("not every hub could be set")
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.listChanged:
+		case <-l.listChanged:
 		case <-silent:
 		case <-time.After(wait):
 		}
@@ -99,7 +99,7 @@ func (a *Agent) resolveLoop(ctx context.Context) error {
 
 // askDNS looks up the names of all hubs into found, where a name that DNS does not tell
 // stays as it was. Its error is the first of those.
-func (a *Agent) askDNS(ctx context.Context, list protocol.HubList, found map[string][]netip.Addr) (first error) {
+func (l *Link) askDNS(ctx context.Context, list protocol.HubList, found map[string][]netip.Addr) (first error) {
 	asked := map[string]bool{}
 	for _, h := range list.Hubs {
 		for _, hp := range h.UDP {
@@ -109,7 +109,7 @@ func (a *Agent) askDNS(ctx context.Context, list protocol.HubList, found map[str
 			}
 			asked[host] = true
 			lctx, cancel := context.WithTimeout(ctx, lookupWait)
-			ips, err := a.lookup(lctx, host)
+			ips, err := l.names.ask(lctx, host)
 			cancel()
 			if err != nil {
 				if first == nil {
@@ -128,10 +128,10 @@ func (a *Agent) askDNS(ctx context.Context, list protocol.HubList, found map[str
 }
 
 // where is at which addresses hubs are sought over UDP.
-func (a *Agent) where(list protocol.HubList, found map[string][]netip.Addr) (out []tunnel.NodeHub) {
+func (l *Link) where(list protocol.HubList, found map[string][]netip.Addr) (out []tunnel.NodeHub) {
 	for _, h := range list.Hubs {
 		t := tunnel.NodeHub{Number: h.Number, Key: h.WireGuardKey, Overlay: list.Addrs(h.Number), HTTPS: h.HTTPS}
-		answers := answering(a.tunnel.Ways(h.Number))
+		answers := answering(l.tunnel.Ways(h.Number))
 		for _, hp := range h.UDP {
 			host, port, err := splitHostPort(hp)
 			if err != nil {
@@ -141,7 +141,7 @@ func (a *Agent) where(list protocol.HubList, found map[string][]netip.Addr) (out
 			if ip, err := netip.ParseAddr(host); err == nil {
 				addrs = []netip.Addr{ip.Unmap()}
 			} else {
-				addrs = beside(addrs, a.names.of(host), func(x netip.Addr) bool { return answers[netip.AddrPortFrom(x, port)] })
+				addrs = beside(addrs, l.names.of(host), func(x netip.Addr) bool { return answers[netip.AddrPortFrom(x, port)] })
 			}
 			for _, ip := range addrs {
 				if ap := netip.AddrPortFrom(ip, port); !slices.Contains(t.UDP, ap) {
@@ -182,9 +182,9 @@ func answering(ways []protocol.Way) map[netip.AddrPort]bool {
 }
 
 // silent reports whether a hub that has a name answers nowhere over UDP.
-func (a *Agent) silent(list protocol.HubList) bool {
+func (l *Link) silent(list protocol.HubList) bool {
 	return slices.ContainsFunc(list.Hubs, func(h protocol.Hub) bool {
-		return named(h) && len(answering(a.tunnel.Ways(h.Number))) == 0
+		return named(h) && len(answering(l.tunnel.Ways(h.Number))) == 0
 	})
 }
 
@@ -196,17 +196,17 @@ func named(h protocol.Hub) bool {
 	})
 }
 
-// lookAtHubs remembers where hubs answer, and tells resolveLoop if one does not.
-func (a *Agent) lookAtHubs() {
-	list := a.want.Now().Hubs
+// lookAtHubs remembers where hubs answer, and tells Resolve if one does not.
+func (l *Link) lookAtHubs() {
+	list := l.want.Now().Hubs
 	for _, h := range list.Hubs {
 		if !named(h) {
 			continue
 		}
-		answers := answering(a.tunnel.Ways(h.Number))
+		answers := answering(l.tunnel.Ways(h.Number))
 		if len(answers) == 0 {
 			select {
-			case a.hubsSilent <- struct{}{}:
+			case l.hubsSilent <- struct{}{}:
 			default:
 			}
 		}
@@ -217,27 +217,27 @@ func (a *Agent) lookAtHubs() {
 			}
 			for ap := range answers {
 				if ap.Port() == port {
-					a.names.answered(host, ap.Addr())
+					l.names.answered(host, ap.Addr())
 				}
 			}
 		}
 	}
-	a.lookAtStreams(list)
+	l.lookAtStreams(list)
 }
 
 // lookAtStreams remembers where hubs answer over streams that go through no proxy.
-func (a *Agent) lookAtStreams(list protocol.HubList) {
-	if a.proxied {
+func (l *Link) lookAtStreams(list protocol.HubList) {
+	if l.proxied {
 		return
 	}
-	for _, p := range a.tunnel.Paths() {
+	for _, p := range l.tunnel.Paths() {
 		i := slices.IndexFunc(list.Hubs, func(h protocol.Hub) bool { return h.Number == p.Peer })
 		if i < 0 || p.Path != protocol.PathStream || !p.Addr.IsValid() || len(list.Hubs[i].HTTPS) != 1 {
 			continue
 		}
 		host, port, err := splitHostPort(list.Hubs[i].HTTPS[0])
 		if _, e := netip.ParseAddr(host); err == nil && e != nil && p.Addr.Port() == port {
-			a.names.answered(host, p.Addr.Addr().Unmap())
+			l.names.answered(host, p.Addr.Addr().Unmap())
 		}
 	}
 }
@@ -252,13 +252,13 @@ func splitHostPort(hp string) (string, uint16, error) {
 }
 
 // boundHub is a hub that answers, prefer if it does; 0 if none.
-func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
-	if prefer != 0 && a.tunnel.HubBound(prefer) {
+func (l *Link) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
+	if prefer != 0 && l.tunnel.HubBound(prefer) {
 		return prefer
 	}
-	list := a.want.Now().Hubs
+	list := l.want.Now().Hubs
 	for _, h := range list.Hubs {
-		if a.tunnel.HubBound(h.Number) {
+		if l.tunnel.HubBound(h.Number) {
 			return h.Number
 		}
 	}
@@ -266,8 +266,8 @@ func (a *Agent) boundHub(prefer protocol.NodeNumber) protocol.NodeNumber {
 }
 
 // hubNames says where hubs are looked for, for a condition's cause.
-func (a *Agent) hubNames(of func(protocol.Hub) []string) string {
-	list := a.want.Now().Hubs
+func (l *Link) hubNames(of func(protocol.Hub) []string) string {
+	list := l.want.Now().Hubs
 	var out []string
 	for _, h := range list.Hubs {
 		out = append(out, of(h)...)
@@ -278,9 +278,43 @@ func (a *Agent) hubNames(of func(protocol.Hub) []string) string {
 func udpNames(h protocol.Hub) []string   { return h.UDP }
 func httpsNames(h protocol.Hub) []string { return h.HTTPS }
 
-// lookup resolves a name through sockets that never take tunnel routes: a DNS
+// namesWait bounds how long NamesNow takes.
+const namesWait = 2 * time.Second
+
+// NamesNow looks names of the hub list up.
+func (l *Link) NamesNow(ctx context.Context) (out []protocol.HubName) {
+	list := l.want.Now().Hubs
+	ctx, cancel := context.WithTimeout(ctx, namesWait)
+	defer cancel()
+	for _, h := range list.Hubs {
+		var used []netip.Addr
+		for _, w := range l.tunnel.Ways(h.Number) {
+			if w.Addr.IsValid() && w.Fresh() && !slices.Contains(used, w.Addr.Addr()) {
+				used = append(used, w.Addr.Addr())
+			}
+		}
+		for _, hp := range h.UDP {
+			host, _, err := net.SplitHostPort(hp)
+			if _, e := netip.ParseAddr(host); err != nil || e == nil || len(out) >= 8 {
+				continue
+			}
+			n := protocol.HubName{Name: host, Used: used}
+			ips, err := l.names.ask(ctx, host)
+			for _, ip := range ips[:min(len(ips), 16)] {
+				n.Addrs = append(n.Addrs, ip.Unmap())
+			}
+			if err != nil {
+				n.Error = protocol.OneLine(err.Error(), 200)
+			}
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Lookup resolves a name through sockets that never take tunnel routes: a DNS
 // server may lie inside an approved route.
-func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func Lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return sock.Resolver(netns.DefaultMark).LookupNetIP(ctx, "ip", host)
 }
 
@@ -292,10 +326,10 @@ const controlMSS = 1280 - 40 - 8 - 32 - 60
 // errNoDevice says that somebody has deleted the tunnel's device.
 var errNoDevice = errors.New("the tunnel's device is missing")
 
-// dialer dials TCP from an overlay address through the tunnel's interface and
+// Dialer dials TCP from an overlay address through the tunnel's interface and
 // through no other, whatever the routes are at that moment. iface is empty while there
 // is none.
-func dialer(iface func() string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
+func Dialer(iface func() string) func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error) {
 	return func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		d := net.Dialer{
 			LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)),

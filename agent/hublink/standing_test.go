@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 func TestWhyNoSession(t *testing.T) {
 	mark := func(epoch, seq uint64) *protocol.StateMark { return &protocol.StateMark{Epoch: epoch, Sequence: seq} }
 	own, other := protocol.WireGuardPublicKey{1}, protocol.WireGuardPublicKey{2}
-	q := listQuestion{mark: mark(1, 10), node: protocol.NodeAsk{Number: 5, WireGuardKey: own, Epoch: 2}}
+	q := ListQuestion{Mark: mark(1, 10), Node: protocol.NodeAsk{Number: 5, WireGuardKey: own, Epoch: 2}}
 	for name, c := range map[string]struct {
 		s    *protocol.Standing
 		hubs *protocol.StateMark
@@ -43,32 +43,29 @@ func TestWhyNoSession(t *testing.T) {
 // What the cluster key did not sign for this question is no word of the hub's; a node that is
 // gone reaches no peer.
 func TestStandingHeard(t *testing.T) {
-	w := newWorld(t)
-	var standing func(q listQuestion) *protocol.Standing
-	w.fetch = func(_ context.Context, _ string, q listQuestion) (protocol.HubListAnswer, error) {
-		return protocol.HubListAnswer{SignedHubList: w.first, Fresh: w.first.Fresh(w.cluster, w.list.Serial, q.nonce, time.Now()), Standing: standing(q)}, nil
+	w := newWorld(t, time.Now)
+	var standing func(q ListQuestion) *protocol.Standing
+	w.fetch = func(_ context.Context, _ string, q ListQuestion) (protocol.HubListAnswer, error) {
+		return protocol.HubListAnswer{SignedHubList: w.signed, Fresh: w.signed.Fresh(w.cluster, w.list.Serial, q.Nonce, time.Now()), Standing: standing(q)}, nil
 	}
-	w.start()
-	a := w.agent
+	a := w.Link
 	q := a.nodeAsk(protocol.ListNonce{1})
-	a.mu.Lock()
 	id := a.own.Now()
-	a.mu.Unlock()
 	require.True(t, q.SignedBy(protocol.ListNonce{1}, id.IdentityKey.Public()))
 	require.Equal(t, id.WireGuardKey.Public(), q.WireGuardKey)
 	left := protocol.Standing{Number: id.Number, Name: id.Name, Gone: protocol.StandingLeft}
-	for name, f := range map[string]func(q listQuestion) *protocol.Standing{
-		"another question": func(q listQuestion) *protocol.Standing { s := left.Sign(protocol.ListNonce{9}, w.cluster); return &s },
-		"another cluster": func(q listQuestion) *protocol.Standing {
+	for name, f := range map[string]func(q ListQuestion) *protocol.Standing{
+		"another question": func(q ListQuestion) *protocol.Standing { s := left.Sign(protocol.ListNonce{9}, w.cluster); return &s },
+		"another cluster": func(q ListQuestion) *protocol.Standing {
 			k, err := protocol.NewClusterPrivateKey()
 			require.NoError(t, err)
-			s := left.Sign(q.nonce, k)
+			s := left.Sign(q.Nonce, k)
 			return &s
 		},
-		"another node": func(q listQuestion) *protocol.Standing {
+		"another node": func(q ListQuestion) *protocol.Standing {
 			o := left
 			o.Number++
-			s := o.Sign(q.nonce, w.cluster)
+			s := o.Sign(q.Nonce, w.cluster)
 			return &s
 		},
 	} {
@@ -76,24 +73,7 @@ func TestStandingHeard(t *testing.T) {
 		require.NoError(t, a.fetchListAt(t.Context(), "192.0.2.1:443"), name)
 		require.Empty(t, a.hubsWord(), name)
 	}
-	standing = func(q listQuestion) *protocol.Standing { s := left.Sign(q.nonce, w.cluster); return &s }
+	standing = func(q ListQuestion) *protocol.Standing { s := left.Sign(q.Nonce, w.cluster); return &s }
 	require.NoError(t, a.fetchListAt(t.Context(), "192.0.2.1:443"))
 	require.True(t, strings.Contains(a.hubsWord(), "left the cluster"), a.hubsWord())
-}
-
-func TestMarksOfAnAgent(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	a := w.agent
-	require.Nil(t, a.want.Mark())
-	mark := func(seq uint64) protocol.StateMark {
-		return protocol.StateMark{Epoch: 1, Sequence: seq, Hash: make([]byte, 32), NextNumber: 9}.Sign(w.cluster)
-	}
-	other, err := protocol.NewClusterPrivateKey()
-	require.NoError(t, err)
-	a.want.TakeMark(mark(5).Sign(other))
-	require.Nil(t, a.want.Mark(), "another cluster's")
-	a.want.TakeMark(mark(5))
-	a.want.TakeMark(mark(4))
-	require.Equal(t, uint64(5), a.want.Mark().Sequence, "the newest is kept")
 }

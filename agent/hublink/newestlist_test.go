@@ -1,4 +1,4 @@
-package agent
+package hublink
 
 import (
 	"sync/atomic"
@@ -14,12 +14,10 @@ import (
 // The hub of a session is asked whether the list is the newest; that it says so no more
 // is a condition after a day.
 func TestNewestListAsked(t *testing.T) {
-	w := newWorld(t)
 	now := time.Now()
 	var later atomic.Int64
-	w.now = func() time.Time { return now.Add(time.Duration(later.Load())) }
-	w.start()
-	a := w.agent
+	w := newWorld(t, func() time.Time { return now.Add(time.Duration(later.Load())) })
+	a := w.Link
 	cond := func() protocol.Condition {
 		for _, c := range a.board.List() {
 			if c.Name == health.HubList {
@@ -45,18 +43,18 @@ func TestNewestListAsked(t *testing.T) {
 
 	a.newestSession()
 	ask(now)
-	wrong := protocol.HubListAnswer{SignedHubList: w.first, Fresh: w.first.Fresh(w.cluster, w.list.Serial, protocol.ListNonce{1}, now)}
+	wrong := protocol.HubListAnswer{SignedHubList: w.signed, Fresh: w.signed.Fresh(w.cluster, w.list.Serial, protocol.ListNonce{1}, now)}
 	a.hubListTold(t.Context(), wrong)
 	require.Zero(t, w.stored().HubListConfirmed, "said to another")
 	a.newestSession()
 	ask(now)
-	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.first})
+	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.signed})
 	require.Zero(t, w.stored().HubListConfirmed, "not said")
 	a.newestSession()
 	n = ask(now)
-	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.first, Fresh: w.first.Fresh(w.cluster, w.list.Serial, n, now)})
+	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.signed, Fresh: w.signed.Fresh(w.cluster, w.list.Serial, n, now)})
 	require.True(t, now.Equal(w.stored().HubListConfirmed))
-	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.first, Fresh: w.first.Fresh(w.cluster, w.list.Serial, n, now)})
+	a.hubListTold(t.Context(), protocol.HubListAnswer{SignedHubList: w.signed, Fresh: w.signed.Fresh(w.cluster, w.list.Serial, n, now)})
 
 	ask(now.Add(newestWithin + time.Minute))
 	require.False(t, cond().OK)
