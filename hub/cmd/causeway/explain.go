@@ -17,7 +17,7 @@ import (
 	"causeway/protocol"
 )
 
-// kinds are what 'explain' knows: the type of each kind in -o json, or in files for
+// kinds are what 'explain' knows: the type of each kind in -o json, or, of KIND-file, in files for
 // apply.
 var kinds = map[string]struct{ about, typ string }{
 	"status":    {"'causeway status -o json'", "api.Status"},
@@ -30,11 +30,12 @@ var kinds = map[string]struct{ about, typ string }{
 	"incident":  {"'causeway incidents show -o json'", "api.Incident"},
 	"event":     {"'causeway events -o json'", "api.Event"},
 	"audit":     {"'causeway audit -o json'", "api.AuditEntry"},
-	"site-file": {"files for 'causeway apply', kind: site", "api.SiteDocument"},
-	"node-file": {"files for 'causeway apply', kind: node", "api.NodeDocument"},
+}
 
-	"route-file": {"files for 'causeway apply', kind: route", "api.RouteDocument"},
-	"limit-file": {"files for 'causeway apply', kind: limit", "api.LimitDocument"},
+func init() {
+	for kind, doc := range api.Documents {
+		kinds[kind+"-file"] = struct{ about, typ string }{"files for 'causeway apply', kind: " + kind, "api." + reflect.TypeOf(doc).Name()}
+	}
 }
 
 // field is one field of a kind.
@@ -187,6 +188,24 @@ func comment(groups ...*ast.CommentGroup) string {
 	return strings.Join(s, " ")
 }
 
+// doc is what the comments of a struct and of those embedded in it say; "It" is what each begins with.
+func (l library) doc(typ string) string {
+	t := l[typ]
+	pkg, name, _ := strings.Cut(typ, ".")
+	text := comment(t.Doc)
+	if rest, ok := strings.CutPrefix(text, name+" "); ok {
+		text = "It " + rest
+	}
+	if s, ok := t.Type.(*ast.StructType); ok {
+		for _, f := range s.Fields.List {
+			if _, of := l.describe(pkg, f.Type); len(f.Names) == 0 && l[of] != nil {
+				text += " " + l.doc(of)
+			}
+		}
+	}
+	return text
+}
+
 // explain answers for KIND or KIND.field.field.
 func (l library) explain(path string) (explanation, error) {
 	parts := strings.Split(path, ".")
@@ -194,7 +213,7 @@ func (l library) explain(path string) (explanation, error) {
 	if !ok {
 		return explanation{}, usagef("kind %.40q is not known; use %s", parts[0], strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
-	at := explanation{Path: parts[0], Type: "object", Doc: comment(l[k.typ].Doc) + " This is the shape of " + k.about + ".", Fields: l.fields(k.typ)}
+	at := explanation{Path: parts[0], Type: "object", Doc: l.doc(k.typ) + " This is the shape of " + k.about + ".", Fields: l.fields(k.typ)}
 	for _, p := range parts[1:] {
 		i := slices.IndexFunc(at.Fields, func(f field) bool { return f.Name == p })
 		if i < 0 {
@@ -210,7 +229,7 @@ func (l library) explain(path string) (explanation, error) {
 		f := at.Fields[i]
 		at = explanation{Path: at.Path + "." + p, Type: f.Type, Doc: f.Doc, Fields: l.fields(f.of)}
 		if t := l[f.of]; at.Doc == "" && t != nil {
-			at.Doc = comment(t.Doc)
+			at.Doc = l.doc(f.of)
 		}
 	}
 	return at, nil
