@@ -70,7 +70,6 @@ type Host interface {
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence
 	Way(to netip.Addr, mark uint32) (link, learned int)
 	Disk() *protocol.DiskSpace
-	AccessDrops(context.Context) (map[string]uint64, error)
 }
 
 // Agent is a running or startable agent: what is desired (desired), what is kept on the host (onhost), which

@@ -115,11 +115,6 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 		ack.Errors = x.errs
 		return ack
 	}
-	if len(x.causes) > 0 {
-		k.board.Set(health.Routes, strings.Join(x.causes, "; "))
-	} else {
-		k.board.SetNote(health.Routes, x.note)
-	}
 	k.noteName()
 	k.learn(func(f *Facts) {
 		f.Result, f.Plan, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, x.errs, x.wish.Expired, apart, held
@@ -127,6 +122,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 		}
 	})
+	k.setRoutes(strings.Join(x.causes, "; "), x.note)
 	k.askFirewall()
 	k.tellClosed()
 	x.fail(k.want.Learn(x.res.Pins))

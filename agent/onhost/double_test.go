@@ -104,7 +104,9 @@ func (d *doubles) Mend(_ context.Context, l []netns.Drift) error {
 	d.mended = append(d.mended, l...)
 	return d.err
 }
-func (d *doubles) PutRight() []netns.Drift { return nil }
+func (d *doubles) AccessDrops(context.Context) (map[string]uint64, error) { return nil, nil }
+func (d *doubles) Passing() ([]netns.Passing, error)                      { return nil, nil }
+func (d *doubles) PutRight() []netns.Drift                                { return nil }
 
 func (d *doubles) change(f func()) {
 	d.mu.Lock()

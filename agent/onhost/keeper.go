@@ -60,6 +60,8 @@ type Host interface {
 	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
 	Mend(context.Context, []netns.Drift) error
 	PutRight() []netns.Drift
+	AccessDrops(context.Context) (map[string]uint64, error)
+	Passing() ([]netns.Passing, error)
 }
 
 // Config is what a Keeper is made of.
@@ -96,6 +98,7 @@ type Keeper struct {
 	firewallShut bool          // the last trial was blocked; FollowFirewall's alone
 	hadDevice    atomic.Bool   // the tunnel had one
 	facts        atomic.Pointer[Facts]
+	passing      passing
 
 	mu         sync.Mutex // one at a time changes tunnel and host, and what is known of them
 	walled     bool       // what nftables drop is dropped, as of the last apply

@@ -147,6 +147,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-all.C:
 			r.look(ctx, netns.Kinds...)
 			r.lookAtUses(ctx)
+			k.lookAtRules()
 		case reply := <-r.asked:
 			k.mu.Lock()
 			r.machine.Asked()
@@ -154,6 +155,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			reply <- r.look(ctx, netns.Kinds...)
 		case <-name.C:
 			k.takeNameBack(ctx)
+			k.countPassing(ctx, time.Now())
 		}
 	}
 }
@@ -285,6 +287,9 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 	}
 	if slices.Contains(kinds, netns.Sysctls) {
 		r.lookAtUses(ctx)
+	}
+	if slices.Contains(kinds, netns.Rules) {
+		r.k.lookAtRules()
 	}
 	if again {
 		r.k.Reapply(ctx)
