@@ -13,29 +13,25 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"regexp"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
 
 	"causeway/agent/clock"
 	"causeway/agent/config"
-	"causeway/agent/control"
 	"causeway/agent/debug"
+	"causeway/agent/desired"
 	"causeway/agent/health"
-	"causeway/agent/held"
+	"causeway/agent/hublink"
 	"causeway/agent/identity"
 	"causeway/agent/inventory"
-	"causeway/agent/items"
-	"causeway/agent/netmapcheck"
+	"causeway/agent/onhost"
 	"causeway/agent/repair"
 	"causeway/agent/upgrade"
 	"causeway/netns"
@@ -57,170 +53,45 @@ type Config struct {
 
 // Tunnel is the agent's use of tunnel.Node.
 type Tunnel interface {
+	onhost.Tunnel
+	hublink.Tunnel
 	Run(context.Context) error
-	Ready() <-chan struct{}
-	SetKeys([]tunnel.OwnKey) error
-	SetHubs([]tunnel.NodeHub) error
-	SetPeers([]tunnel.NodePeer) error
-	SetLocal([]netip.Prefix)
-	Candidates() []netip.AddrPort
-	Paths() []protocol.PathStatus
-	View(protocol.NodeNumber) (protocol.PathView, bool)
-	Ways(protocol.NodeNumber) []protocol.Way
-	Suspects() []protocol.SuspectPath
-	SetInterface(there bool)
-	HubBound(protocol.NodeNumber) bool
 	Port() uint16 // UDP, once it is ready
-	HubRestarted() <-chan protocol.NodeNumber
-	CandidatesChanged() <-chan struct{}
-	HubsChanged() <-chan struct{}
-	UDPBlocked() bool
-	EngineName() string
+	View(protocol.NodeNumber) (protocol.PathView, bool)
 	Dropped() map[string]uint64
 	Drops() protocol.Drops
-	Reattach() (made bool, err error)
-	Device() tunnel.Device
-	Inject(packet []byte) error
 }
 
-// Host is the agent's use of netns.Host.
+// Host is the agent's use of netns.Host: what is kept on it, and what is looked at.
 type Host interface {
-	Apply(context.Context, netns.Plan) error
+	onhost.Host
 	Found(context.Context, netns.Config) ([]string, error)
-	ForeignRoutes(context.Context, netns.Config) ([]netns.Foreign, error)
-	Gateways(context.Context, netns.Config) ([]netip.Addr, error)
-	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
-	Apart(context.Context, netns.Config) ([]netip.Addr, error)
-	Uses(context.Context, netns.Config) (netns.Uses, error)
-	ForwardBlockedBy(context.Context) (string, error)
-	Try(context.Context, netns.Inject) (netns.Trial, error)
-	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
 	Pod(context.Context, netns.Flow) *protocol.PodEvidence
 	Way(to netip.Addr, mark uint32) (link, learned int)
 	Disk() *protocol.DiskSpace
-	Watch(context.Context) (<-chan []netns.Change, error)
-	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
-	Mend(context.Context, []netns.Drift) error
-	PutRight() []netns.Drift
-	AccessDrops(context.Context) (map[string]uint64, error)
-	Passing() ([]netns.Passing, error)
 }
 
-// Names of the health conditions.
-const (
-	condTunnel   = "tunnel"
-	condHub      = "hub"
-	condPaths    = protocol.ConditionPaths
-	condControl  = "control"
-	condNATS     = "nats"
-	condNetmap   = "netmap"
-	condRoutes   = "routes"
-	condFirewall = "firewall"
-	condState    = "state"
-	condKeys     = "keys"
-	condRepair   = "repair"
-	condClock    = "clock"
-	condHeld     = "held"
-	condLocal    = "local"
-	condHubList  = "hub_list"
-)
-
-// Agent is a running or startable agent.
+// Agent is a running or startable agent: what is desired (desired), what is kept on the host (onhost), which
+// hub it talks to (hublink), and what goes on beside these.
 type Agent struct {
-	cfg     Config
-	log     zerolog.Logger
-	id      identity.Identity // its keys and hub list change: see changeIdentity
-	boot    protocol.BootID
-	started time.Time
-	ready   chan struct{}
-	stop    context.CancelCauseFunc // ends Run; set by Run
+	cfg   Config
+	log   zerolog.Logger
+	ready chan struct{}
 
-	tunnel  Tunnel
-	host    Host
-	dial    func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
-	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
-	now     func() time.Time  // the wall clock
-	booted  func() clock.Boot // the boot clock
-	clock   *clock.Clock      // of both: what time it is for all that grows old
-	board   *health.Board
-	control *control.Client
-	facts   *inventory.Collector
-	inv     *inventory.Publisher
-	debug   *debug.Server
-	metrics *metrics
-	repairs *repairs
-	passing passing
-
-	names       *names                 // where hubs' names led
-	proxied     bool                   // streams may go through a proxy
-	dnsError    atomic.Pointer[string] // of the last lookup of hubs' names; nil: it succeeded
-	hubsSilent  chan struct{}          // a hub that has a name answers over UDP no more
-	fetchList   listFetch              // over HTTPS
-	listChanged chan struct{}          // the hub list did
-	wallDue     chan struct{}          // and the wall is to be around its hubs
-	firewallDue chan struct{}          // the firewalls are to be looked at
-	live        atomic.Pointer[live]
-
-	keysDue chan struct{} // look at the keys now
-
-	hadDevice atomic.Bool // the tunnel had one
-
-	firewallShut bool // the last trial was blocked; followFirewall's alone
-
-	measuring chan struct{}   // holds one while a measurement goes on
-	runCtx    context.Context // of Run: what outlives the request that began it
-
-	// For gather alone: what paths had carried, and their rates then.
-	carried map[protocol.NodeNumber]carried
-	rates   map[protocol.NodeNumber][2]uint64
-
-	// Of apply, with applyMu.
-	bookNew    bool // there was none at the start: what the stored netmap routes was so before
-	bookLost   bool // none could be read at the start
-	bookStored bool // it is on disk
-	grantDue   bool // id.Granted is not, though it was learned
-
-	applyMu sync.Mutex // one at a time changes tunnel and host
-	walled  bool       // what nftables drop is dropped, as of the last apply; with applyMu
-	fought  bool       // but others take that down, and no peer is reached; with applyMu
-	idMu    sync.Mutex // one at a time changes the identity; after applyMu, before mu
-
-	mu         sync.Mutex
-	hubSays    string              // why a hub gives no session, by its own word
-	marked     *protocol.StateMark // the newest that came by itself in this run
-	hubs       protocol.HubList
-	signed     protocol.SignedHubList
-	newest     newest
-	held       *identity.StoredNetmap
-	pins       map[protocol.NodeNumber]identity.Pin
-	gone       gone
-	pinsLost   error // what the pins were is not known: no peer's key is believed
-	result     netmapcheck.Result
-	book       held.Book          // changed with applyMu alone
-	apart      []held.Exception   // of the last apply
-	items      []items.Held       // likewise
-	own        *netmapcheck.Owned // what the host had of its own then; nil: not known
-	plan       netns.Plan
-	errs       []string // of the last apply
-	expired    bool
-	left       bool      // the identity is gone: nothing is stored any more
-	stored     time.Time // held.Confirmed as it is on disk
-	acked      string    // what was last told to the hub of result, as text
-	hub        protocol.NodeNumber
-	hubVersion string
-	endSession context.CancelCauseFunc     // of the control session; nil: there is none
-	saidNext   bool                        // the last hello named the next key
-	sayOld     bool                        // the hub did not take the next key: hellos name the present one
-	refusedKey string                      // why it did not
-	nextFirst  bool                        // the next key is tried before the present one
-	mtus       map[protocol.NodeNumber]int // of peers' paths, as routes have them; replaced, never changed
-	unread     *protocol.UpgradeStatus     // said of a wish while root's result does not read
-	upgraded   *protocol.UpgradeStatus     // the last upgrade that was asked for; replaced, never changed
+	own      *identity.Own
+	live     *config.Live
+	board    *health.Board
+	want     *desired.Desired
+	host     *onhost.Keeper
+	link     *hublink.Link
+	tunnel   Tunnel
+	facts    *inventory.Collector
+	inv      *inventory.Publisher
+	upgrades *upgrades
+	answers  *answers
+	debug    *debug.Server
 }
-
-// errLeft ends Run after a leave.
-var errLeft = errors.New("left")
 
 // New checks cfg and reads the state directory. It opens nothing else.
 func New(cfg Config) (*Agent, error) {
@@ -238,11 +109,11 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil { // any will do
 		cfg.Log.Warn().Err(err).Msg("cannot read the port of the last run, another one is taken")
 	}
-	proxy := proxyFor(cfg.Settings, id.Joined)
-	where := newNames(cfg.Store, lookup, cfg.Log)
+	proxy := hublink.ProxyFor(cfg.Settings, id.Joined)
+	names := hublink.NewNames(cfg.Store, hublink.Lookup, cfg.Log)
 	node, err := tunnel.NewNode(tunnel.NodeConfig{
 		Number: id.Number, PrivateKey: id.WireGuardKey, BootID: boot, KeyEpoch: id.KeyEpoch,
-		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: where.lookup,
+		Interface: t.Interface, MTU: t.MTU, ListenPort: t.ListenPort, LastPort: port, Mark: netns.DefaultMark, Engine: t.Engine, Queues: t.Queues, UAPI: t.UAPI, PrivateCandidates: t.PrivateCandidates, Proxy: proxy, Lookup: names.Lookup,
 		Log: cfg.Log,
 		Excluded: func(ifname string, a netip.Addr) bool {
 			return ifname == t.Interface || containerInterface(ifname, netns.LeadsOut) || containsAddr(overlay, a)
@@ -251,160 +122,109 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
-	return build(cfg, id, boot, node, netns.NewHost(cfg.Store.Dir(), cfg.Log),
-		dialer(func() string { return node.Device().Name }), where)
+	return build(cfg, id, boot, parts{tunnel: node, host: netns.NewHost(cfg.Store.Dir(), cfg.Log), names: names, now: time.Now, booted: clock.ThisBoot,
+		dial:  hublink.Dialer(func() string { return node.Device().Name }),
+		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
 
-// build puts an agent together; tests give it doubles.
-func build(cfg Config, id identity.Identity, boot protocol.BootID, t Tunnel, h Host,
-	dial func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error),
-	where *names) (*Agent, error) {
+// parts are what an agent is put together of; tests give it doubles.
+type parts struct {
+	tunnel Tunnel
+	host   Host
+	dial   func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
+	names  *hublink.Names
+	fetch  hublink.ListFetch
+	now    func() time.Time  // the wall clock
+	booted func() clock.Boot // the boot clock
+}
+
+// build puts an agent together, each part of those before it.
+func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Agent, error) {
 	if cfg.Socket == "" {
 		cfg.Socket = cfg.Settings.Debug.Socket
 	}
 	if cfg.UpgradeDir == "" {
 		cfg.UpgradeDir = upgrade.DefaultDir
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), id: id, boot: boot,
-		started: time.Now().UTC(), ready: make(chan struct{}), tunnel: t, host: h, dial: dial, lookup: where.ask, names: where, hubsSilent: make(chan struct{}, 1), now: time.Now, booted: clock.ThisBoot,
-		listChanged: make(chan struct{}, 1), wallDue: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1), keysDue: make(chan struct{}, 1), measuring: make(chan struct{}, 1), fetchList: listFetcher(proxyFor(cfg.Settings, id.Joined), where.lookup), signed: id.HubList, newest: newest{shown: id.HubListConfirmed}, rates: map[protocol.NodeNumber][2]uint64{}}
-	_, given := ownProxy(cfg.Settings)
-	a.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
-	a.live.Store(liveOf(cfg.Settings))
+	a := &Agent{cfg: cfg, log: cfg.Log.With().Str("node", id.Name).Str("site", id.Site).Logger(), ready: make(chan struct{}), live: config.NewLive(cfg.Settings), tunnel: p.tunnel}
+	started, reg, statusDue := time.Now().UTC(), prometheus.NewRegistry(), make(chan struct{}, 1)
+	count := newCounters(reg)
+	a.board = newBoard(started, func(c protocol.Condition) { tellCondition(a.log, c, statusDue) })
+	a.own = identity.NewOwn(cfg.Store, id, func(err error) { a.board.SetError(health.State, err) })
 	var err error
-	if a.hubs, err = id.HubList.Open(id.Pin); err != nil {
-		return nil, fmt.Errorf("hub list of %s: %w; join again with 'causeway-agent join --replace TOKEN'", cfg.Store.Dir(), err)
-	}
-	a.clock = clock.New(a.wall, a.boots, clock.State{}, a.hubs.NotBefore)
-	if err := a.load(); err != nil {
+	a.want, err = desired.New(desired.Config{Store: cfg.Store, Own: a.own, Live: a.live, Board: a.board, Log: a.log, Wall: p.now, Boot: p.booted})
+	if err != nil {
 		return nil, err
 	}
-	a.clock.Floor(a.hubs.NotBefore)
-	if err := t.SetKeys(a.ring()); err != nil {
-		return nil, err
-	}
-	a.board = health.New(a.started, a.conditionChanged,
-		health.Spec{Name: condTunnel, Cause: "starting"},
-		health.Spec{Name: condHub, Cause: "no hub has answered yet", DependsOn: []string{condTunnel}},
-		health.Spec{Name: condControl, Cause: "not connected yet", DependsOn: []string{condHub}},
-		health.Spec{Name: condNATS, Cause: "not connected yet", DependsOn: []string{condControl}},
-		health.Spec{Name: condNetmap, Cause: "no netmap yet", DependsOn: []string{condControl}},
-		health.Spec{Name: condRoutes, Cause: "not applied yet", DependsOn: []string{condTunnel}},
-		health.Spec{Name: condFirewall, Cause: "not looked at yet", DependsOn: []string{condRoutes}},
-		health.Spec{Name: condState}, health.Spec{Name: condKeys}, health.Spec{Name: condRepair}, health.Spec{Name: condClock},
-		health.Spec{Name: condHeld}, health.Spec{Name: condLocal}, health.Spec{Name: condPaths}, health.Spec{Name: condHubList, DependsOn: []string{condControl}})
-	for _, c := range []string{condState, condKeys, condRepair, condClock, condHeld, condLocal, condPaths, condHubList} {
-		a.board.Set(c, "")
-	}
-	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), a.now())
+	incidents, err := repair.OpenLog(cfg.Store.IncidentFile(), p.now())
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
 	}
-	a.repairs = newRepairs(a, incidents)
+	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Incidents: incidents, Now: p.now,
+		Mended: count.mended, GaveUp: count.gaveUp, Log: a.log})
+	if err != nil {
+		return nil, err
+	}
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
-	a.inv = inventory.New(inventory.PublisherConfig{Facts: a.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
-		Report: func(err error) { a.board.SetError(condNATS, err); a.metrics.published(err) }, Log: a.log})
-	a.control = control.New(control.Config{Number: id.Number, Hello: a.hello, Prove: a.prove, Welcome: a.welcome, Netmap: a.takeNetmap, HubList: a.hubListTold, Mark: a.takeMark, Status: a.status,
-		NATS: a.inv.Run, Debug: func(c net.Conn) { a.debug.ServeConn(c) }, Bulk: a.bulk, Log: a.log})
-	reg := prometheus.NewRegistry()
-	a.metrics = newMetrics(a, reg)
-	a.debug = debug.New(debug.Config{Status: a.debugStatus, Peers: a.debugPeers, Paths: a.tunnel.Paths, Netmap: a.debugNetmap,
-		Routes: a.debugRoutes, Ping: a.ping, Trace: a.trace, Evidence: a.evidence, MeasureOffer: a.measureOffer, MeasureRun: a.measureRun, Capture: a.capture, Leave: a.leave, Repair: a.repairs.ask, Release: a.release, Hubs: a.debugHubs, SetHubs: a.setHubs, Incidents: incidents.Newest, RotateKey: a.rotateByHand, Flows: debug.ReadFlows,
-		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: a.debugUsed, Metrics: reg})
+	gather := &gatherer{version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
+		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
+	var upgraded atomic.Pointer[protocol.UpgradeStatus]
+	a.link, err = hublink.New(hublink.Config{Own: a.own, Live: a.live, Want: a.want, Host: a.host, Board: a.board, Tunnel: p.tunnel, Incidents: incidents, Names: p.names, Fetch: p.fetch, Dial: p.dial, Now: p.now,
+		Boot: boot, Version: cfg.Version, Due: statusDue, Upgrade: upgraded.Load, Announces: a.facts.Changed, NATS: a.inv.Run, Began: count.sessionBegan, Ended: count.sessionEnded, Log: a.log})
+	if err != nil {
+		return nil, err
+	}
+	a.upgrades = &upgrades{log: a.log, dir: cfg.UpgradeDir, state: cfg.Store.Dir(), version: cfg.Version, live: a.live, want: a.want, link: a.link, told: &upgraded}
+	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host,
+		measuring: make(chan struct{}, 1)}
+	an.life, an.stop = context.WithCancelCause(context.Background())
+	a.answers = an
+	registerMetrics(an, p.now, reg)
+	a.debug = debug.New(debug.Config{Status: an.status, Peers: an.peers, Paths: p.tunnel.Paths, Netmap: an.netmap,
+		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows,
+		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: an.used, Metrics: reg})
 	return a, nil
 }
 
-// Ready is closed when the tunnel is up and what was known of the netmap is
-// applied. It does not wait for a hub.
-func (a *Agent) Ready() <-chan struct{} { return a.ready }
-
-// Run works until ctx ends, or until a leave was asked for over the debug
-// socket; both return nil.
-func (a *Agent) Run(ctx context.Context) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	a.stop, a.runCtx = stop, ctx
-	l, err := debug.Listen(ctx, a.cfg.Socket)
-	if err != nil {
-		return err
+// newBoard has the agent's conditions.
+func newBoard(started time.Time, changed func(protocol.Condition)) *health.Board {
+	b := health.New(started, changed,
+		health.Spec{Name: health.Tunnel, Cause: "starting"},
+		health.Spec{Name: health.Hub, Cause: "no hub has answered yet", DependsOn: []string{health.Tunnel}},
+		health.Spec{Name: health.Control, Cause: "not connected yet", DependsOn: []string{health.Hub}},
+		health.Spec{Name: health.NATS, Cause: "not connected yet", DependsOn: []string{health.Control}},
+		health.Spec{Name: health.Netmap, Cause: "no netmap yet", DependsOn: []string{health.Control}},
+		health.Spec{Name: health.Routes, Cause: "not applied yet", DependsOn: []string{health.Tunnel}},
+		health.Spec{Name: health.Firewall, Cause: "not looked at yet", DependsOn: []string{health.Routes}},
+		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
+		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
+	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.HubList} {
+		b.Set(c, "")
 	}
-	public, err := debug.ListenPublic(ctx, a.cfg.Settings.Debug.Metrics)
-	if err != nil {
-		l.Close()
-		return err
-	}
-	a.log.Info().Uint32("number", uint32(a.id.Number)).Str("version", a.cfg.Version).Str("iface", a.cfg.Settings.Tunnel.Interface).
-		Str("engine", a.tunnel.EngineName()).Msg("agent starts")
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.debug.Run(ctx, l, public) })
-	// The tunnel ends after the control session, which it carries.
-	tunnelCtx, stopTunnel := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopTunnel()
-	g.Go(func() error {
-		err := a.tunnel.Run(tunnelCtx)
-		if ctx.Err() != nil || tunnelCtx.Err() != nil {
-			return nil
-		}
-		if err == nil {
-			err = errors.New("it ended by itself")
-		}
-		return fmt.Errorf("run tunnel: %w", err)
-	})
-	g.Go(func() error { return a.resolveLoop(ctx) })
-	g.Go(func() error {
-		defer stopTunnel()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-a.tunnel.Ready():
-		}
-		a.board.Set(condTunnel, "")
-		if port := a.tunnel.Port(); port != 0 {
-			// A full disk is told of elsewhere, and this is no reason to end.
-			if err := a.cfg.Store.SavePort(port); err != nil {
-				a.log.Warn().Err(err).Msg("cannot keep the tunnel's port for the next run")
-			}
-		}
-		a.recallMTUs(ctx)
-		a.recallRanges(ctx)
-		a.reapply(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		close(a.ready)
-		a.log.Info().Str("iface", a.cfg.Settings.Tunnel.Interface).Msg("tunnel is up")
-		for _, t := range a.tasks() {
-			g.Go(func() error { return t.run(ctx) })
-		}
-		return a.controlLoop(ctx)
-	})
-	err = g.Wait()
-	a.confirm(true)
-	if errors.Is(context.Cause(ctx), errLeft) {
-		a.log.Info().Msg("this node has left")
-		return nil
-	}
-	if err == nil {
-		a.log.Info().Msg("agent stops; interface, routes and rules stay")
-	}
-	return err
+	return b
 }
 
-// conditionChanged logs a condition and tells the hub.
-func (a *Agent) conditionChanged(c protocol.Condition) {
+// tellCondition logs a condition that changed, and has the hub told.
+func tellCondition(log zerolog.Logger, c protocol.Condition, statusDue chan<- struct{}) {
 	if c.OK {
-		e := a.log.Info().Str("condition", c.Name)
+		e := log.Info().Str("condition", c.Name)
 		if c.Note != "" {
 			e = e.Str("note", c.Note)
 		}
 		e.Msg("condition holds")
 	} else {
-		a.log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
+		log.Warn().Str("condition", c.Name).Str("cause", c.Cause).Msg("condition does not hold")
 	}
-	if a.control != nil {
-		a.control.Changed()
+	select {
+	case statusDue <- struct{}{}:
+	default:
 	}
 }
+
+// Ready is closed when the tunnel is up and what was known of the netmap is
+// applied. It does not wait for a hub.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // engineInterface is how container engines and hypervisors call what they make.
 var engineInterface = regexp.MustCompile(`^(docker(\d+|_gwbridge)|br-[0-9a-f]{12}|cni-?(podman)?\d+|podman\d+|nerdctl\d+|veth|virbr\d+|vnet\d+|tap\d+|cali|flannel|cilium|lxc|lxd|incus|kube-)`)

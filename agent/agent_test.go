@@ -23,8 +23,8 @@ import (
 	"causeway/agent/clock"
 	"causeway/agent/config"
 	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/identity"
-	"causeway/agent/repair"
 	"causeway/internal/docpage"
 	"causeway/netns"
 	"causeway/protocol"
@@ -49,20 +49,20 @@ func TestWithoutHub(t *testing.T) {
 	require.Equal(t, []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:51820"), netip.MustParseAddrPort("192.0.2.9:51820")}, h.UDP, "names and addresses, each once")
 
 	c := debug.NewClient(w.socket)
-	var health debug.Health
+	var answer debug.Health
 	w.eventually(func() bool {
-		require.NoError(t, c.Get(context.Background(), "/v1/health", &health))
-		for _, x := range health.Conditions {
-			if x.Name == condHub {
+		require.NoError(t, c.Get(context.Background(), "/v1/health", &answer))
+		for _, x := range answer.Conditions {
+			if x.Name == health.Hub {
 				return x.Cause == "no hub answers at hub.example:51820, 192.0.2.1:51820 (UDP) or 192.0.2.1:443 (TCP); check that it runs and that one of them may leave this host; "+
 					"if the hub moved, hand its list over: 'causeway hubs list -o json >hubs.json' on its host, then here 'causeway-agent hubs set @hubs.json'"
 			}
 		}
 		return false
 	}, "the hub condition says where")
-	require.False(t, health.OK)
-	require.True(t, w.agent.board.OK(condTunnel))
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.False(t, answer.OK)
+	require.True(t, w.agent.board.OK(health.Tunnel))
+	require.True(t, w.agent.board.OK(health.Routes))
 }
 
 func TestNetmapFlow(t *testing.T) {
@@ -84,9 +84,7 @@ func TestNetmapFlow(t *testing.T) {
 	require.True(t, w.host.routed("10.3.0.0/24"))
 	require.False(t, w.host.routed("0.0.0.0/0"))
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}, w.host.plan.Local)
-	w.agent.mu.Lock()
-	overlay := w.agent.id.Overlay
-	w.agent.mu.Unlock()
+	overlay := w.agent.own.Now().Overlay
 	require.Equal(t, netns.OwnDestinations(overlay, w.host.plan.Local), w.tunnel.destinations(), "the engine takes what the host takes")
 
 	// A change on top of it.
@@ -116,7 +114,7 @@ func TestNetmapFlow(t *testing.T) {
 	w.host.mu.Unlock()
 	ack = h.give(testNetmap(7, testPeer(3, "10.3.0.0/24")))
 	require.Len(t, ack.Errors, 1)
-	require.False(t, w.agent.board.OK(condRoutes))
+	require.False(t, w.agent.board.OK(health.Routes))
 	w.host.mu.Lock()
 	w.host.err, w.host.foreign = nil, []netns.Foreign{{Prefix: netip.MustParsePrefix("10.3.0.0/16"), Link: "eth0", Via: netip.MustParseAddr("192.0.2.1")}}
 	w.host.mu.Unlock()
@@ -125,7 +123,7 @@ func TestNetmapFlow(t *testing.T) {
 	h.next(protocol.KindNetmapAck, &ack)
 	require.Empty(t, ack.Errors)
 	require.Contains(t, ack.Refused[0].Reason, "own route 10.3.0.0/16")
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.True(t, w.agent.board.OK(health.Routes))
 	require.False(t, w.host.routed("10.3.0.0/24"))
 
 	var routes debug.Routes
@@ -160,7 +158,7 @@ func TestNetmapHasNoNullLists(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	text := func() string {
-		b, err := json.Marshal(w.agent.debugNetmap())
+		b, err := json.Marshal(w.agent.answers.netmap())
 		require.NoError(t, err)
 		return string(b)
 	}
@@ -190,12 +188,12 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	require.Contains(t, ack.Refused[0].Reason, "identity key is not the one")
 	require.Equal(t, []protocol.NodeNumber{4}, w.tunnel.peerNumbers())
 	// The incident is a condition of the agent, and of its next status.
-	var health debug.Health
-	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
-	require.False(t, health.OK)
+	var answer debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &answer))
+	require.False(t, answer.OK)
 	incident := protocol.Condition{}
-	for _, c := range health.Conditions {
-		if c.Name == condNetmap {
+	for _, c := range answer.Conditions {
+		if c.Name == health.Netmap {
 			incident = c
 		}
 	}
@@ -203,7 +201,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	w.eventually(func() bool {
 		var st protocol.Status
 		h.next(protocol.KindStatus, &st)
-		return slices.ContainsFunc(st.Conditions, func(c protocol.Condition) bool { return c.Name == condNetmap && !c.OK && c.Cause == incident.Cause })
+		return slices.ContainsFunc(st.Conditions, func(c protocol.Condition) bool { return c.Name == health.Netmap && !c.OK && c.Cause == incident.Cause })
 	}, "the hub is told")
 	// The same identity with another WireGuard key is none the better.
 	forged = testPeer(3)
@@ -211,7 +209,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{3})
 	require.Contains(t, h.give(testNetmap(4, forged)).Refused[0].Reason, "without a higher epoch")
 	require.Empty(t, h.give(testNetmap(5, testPeer(3))).Refused)
-	w.eventually(func() bool { return w.agent.board.OK(condNetmap) }, "the true key ends it")
+	w.eventually(func() bool { return w.agent.board.OK(health.Netmap) }, "the true key ends it")
 }
 
 // A hub that was restored from an old backup has a node again that was revoked
@@ -259,9 +257,9 @@ func TestGoneStaysGone(t *testing.T) {
 	h.m.Close()
 	require.Equal(t, []protocol.SignedGoneList{both, fork}, w.session().hello.Gone, "neither has what the other has")
 	all := protocol.SignGone([]protocol.NodeNumber{3, 4, 7}, w.cluster)
-	require.Empty(t, w.agent.takeGone(all))
-	require.Empty(t, w.agent.takeGone(first), "what is known already changes nothing")
-	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.hello().Gone)
+	require.Empty(t, w.agent.want.TakeGone(all))
+	require.Empty(t, w.agent.want.TakeGone(first), "what is known already changes nothing")
+	require.Equal(t, []protocol.SignedGoneList{all}, w.agent.want.Now().Said)
 }
 
 // heldForAnHour stores a netmap that is good for an hour, of peer 3 with 10.3.0.0/24.
@@ -300,7 +298,7 @@ func TestMaxAge(t *testing.T) {
 			at(w, 31*time.Minute)
 			w.start()
 			require.Len(t, w.tunnel.peerNumbers(), 1)
-			require.False(t, w.agent.board.OK(condNetmap), "warned at half")
+			require.False(t, w.agent.board.OK(health.Netmap), "warned at half")
 			w.stop()
 
 			at(w, 61*time.Minute)
@@ -332,28 +330,28 @@ func TestClockSetWhileConnected(t *testing.T) {
 	require.Len(t, w.tunnel.peerNumbers(), 1, "what is stored seems to be of the future")
 	w.tunnel.setBound(true)
 	w.session()
-	w.eventually(w.agent.control.Connected, "connected")
+	w.eventually(w.agent.link.Connected, "connected")
 	for _, d := range []time.Duration{0, 24 * time.Hour, 0} {
 		wrong.Store(int64(d))
-		w.agent.reapply(context.Background())
+		w.agent.host.Reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), 1, "off by %s", d)
-		require.True(t, w.agent.board.OK(condNetmap))
-		require.Empty(t, w.agent.clock.Note())
+		require.True(t, w.agent.board.OK(health.Netmap))
+		require.Empty(t, w.agent.want.ClockNote())
 	}
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "lost")
 	peers := func(want int, why string) {
-		w.agent.reapply(context.Background())
+		w.agent.host.Reapply(context.Background())
 		require.Len(t, w.tunnel.peerNumbers(), want, why)
 	}
 	wrong.Store(int64(10 * 24 * time.Hour))
 	peers(1, "ten days ahead")
-	require.Contains(t, w.agent.clock.Note(), "set ahead by 240h")
+	require.Contains(t, w.agent.want.ClockNote(), "set ahead by 240h")
 	gone.Store(int64(29 * time.Minute))
 	peers(1, "for less than half of max_age")
 	wrong.Store(int64(29 * time.Minute))
 	peers(1, "set right")
-	require.Empty(t, w.agent.clock.Note())
+	require.Empty(t, w.agent.want.ClockNote())
 	wrong.Store(int64(10 * 24 * time.Hour))
 	peers(1, "and again")
 	gone.Store(int64(60 * time.Minute))
@@ -372,16 +370,16 @@ func TestRevoked(t *testing.T) {
 	w.stop()
 	w.start()
 	require.Empty(t, w.tunnel.peerNumbers())
-	var health debug.Health
-	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &health))
-	require.Contains(t, health.Conditions[4].Cause, "revoked")
+	var answer debug.Health
+	require.NoError(t, debug.NewClient(w.socket).Get(context.Background(), "/v1/health", &answer))
+	require.Contains(t, answer.Conditions[4].Cause, "revoked")
 	w.tunnel.setBound(true)
 	w.session()
 	w.eventually(func() bool { return len(w.tunnel.peerNumbers()) == 1 }, "a hub that welcomes it takes it back")
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "lost")
-	w.agent.setRevoked(context.Background())
-	require.True(t, w.agent.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "lost")
+	require.True(t, w.agent.want.Revoke())
+	require.True(t, w.agent.answers.leave(context.Background()).Told, "a hub that revoked the node knows that it is gone")
 }
 
 // Shields are up where the host joined with them or the configuration says so; a reload
@@ -407,15 +405,10 @@ func TestShields(t *testing.T) {
 	c.Shields = config.Shields{Allow: []netns.Port{port}}
 	w.agent.Reload(t.Context(), c)
 	require.Equal(t, netns.Shields{Up: true, Allow: []netns.Port{port}}, shields())
-	require.Equal(t, "up, but for tcp/22", w.agent.debugStatus().Shields.String())
+	require.Equal(t, "up, but for tcp/22", w.agent.answers.status().Shields.String())
 	c.Shields = config.Shields{State: "down"}
 	w.agent.Reload(t.Context(), c)
 	require.False(t, shields().Up)
-
-	a := &Agent{id: id}
-	a.cfg.Settings.Debug.Metrics = "198.18.0.2:9464"
-	a.live.Store(liveOf(a.cfg.Settings))
-	require.Equal(t, []netns.Port{{Proto: "tcp", First: 9464, Last: 9464}}, a.shields().Allow)
 }
 
 func TestRequiredFeatureIsClosed(t *testing.T) {
@@ -443,7 +436,7 @@ func TestRedial(t *testing.T) {
 	h.m.Close()
 	w.session()
 	w.tunnel.setBound(false)
-	w.eventually(func() bool { return !w.agent.control.Connected() }, "a hub that is lost is given up")
+	w.eventually(func() bool { return !w.agent.link.Connected() }, "a hub that is lost is given up")
 	w.tunnel.setBound(true)
 	w.session()
 }
@@ -532,8 +525,8 @@ func TestNetmapAfterLeave(t *testing.T) {
 	require.NoError(t, err)
 	n := testNetmap(1)
 	n.HubList = &signed
-	w.agent.leave(context.Background())
-	require.NotEmpty(t, w.agent.takeNetmap(context.Background(), n).Errors)
+	w.agent.answers.leave(context.Background())
+	require.NotEmpty(t, w.agent.link.TakeNetmap(context.Background(), n).Errors)
 	_, err = w.store.Identity()
 	require.ErrorIs(t, err, identity.ErrNotJoined)
 }
@@ -561,7 +554,7 @@ func TestHugeNetmap(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	begin := time.Now()
-	ack := w.agent.takeNetmap(context.Background(), n)
+	ack := w.agent.link.TakeNetmap(context.Background(), n)
 	took := time.Since(begin)
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -572,9 +565,7 @@ func TestHugeNetmap(t *testing.T) {
 	b, err := json.Marshal(ack)
 	require.NoError(t, err)
 	require.Less(t, len(b), protocol.MaxToHub)
-	w.agent.mu.Lock()
-	defer w.agent.mu.Unlock()
-	require.Len(t, w.agent.result.Peers, peers, "what is good of it")
+	require.Len(t, w.agent.host.Facts().Result.Peers, peers, "what is good of it")
 }
 
 func TestLeaveWithoutHub(t *testing.T) {
@@ -593,10 +584,10 @@ func TestFirewallCondition(t *testing.T) {
 	w := newWorld(t)
 	w.host.blocked = "chain forward of table inet other (policy drop)"
 	w.start()
-	w.eventually(func() bool { return w.agent.board.OK(condFirewall) }, "nothing is forwarded yet")
+	w.eventually(func() bool { return w.agent.board.OK(health.Firewall) }, "nothing is forwarded yet")
 	w.tunnel.setBound(true)
 	w.session().give(testNetmap(1))
-	w.eventually(func() bool { return !w.agent.board.OK(condFirewall) }, "read, as nothing can be tried")
+	w.eventually(func() bool { return !w.agent.board.OK(health.Firewall) }, "read, as nothing can be tried")
 }
 
 func TestAcceptFromConfig(t *testing.T) {
@@ -679,7 +670,7 @@ func TestHalfApplied(t *testing.T) {
 	require.Len(t, w.tunnel.peerNumbers(), 1)
 	condition := func() (c protocol.Condition) {
 		for _, c = range w.agent.board.List() {
-			if c.Name == condRoutes {
+			if c.Name == health.Routes {
 				break
 			}
 		}
@@ -705,7 +696,7 @@ func TestHalfApplied(t *testing.T) {
 	w.start()
 	require.Empty(t, w.tunnel.peerNumbers(), "not for a moment")
 	fails()
-	w.agent.reapply(context.Background())
+	w.agent.host.Reapply(context.Background())
 	require.Len(t, w.tunnel.peerNumbers(), 2)
 	require.True(t, condition().OK)
 	require.Empty(t, condition().Note)
@@ -730,7 +721,7 @@ func TestRepairDoesNotWork(t *testing.T) {
 	w.host.watch <- []netns.Change{{Kind: netns.Link, At: time.Now(), By: "ip (process 7)"}}
 	cause := func() string {
 		for _, c := range w.agent.board.List() {
-			if c.Name == condRepair {
+			if c.Name == health.Repair {
 				return c.Cause
 			}
 		}
@@ -750,99 +741,6 @@ func TestRepairDoesNotWork(t *testing.T) {
 		there.Store(mends() < 5)
 		return cause() == ""
 	}, "and works once it can")
-}
-
-// Where the host cannot be compared with the plan, all is applied anew, and what that cannot do
-// either is acted upon, now and then.
-func TestHostDoesNotRead(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.tunnel.setBound(true)
-	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-	w.host.mu.Lock()
-	w.host.unread = errors.New("list nftables tables: no such program")
-	w.host.err = netns.Failures{{Kind: netns.Nftables, Err: fmt.Errorf("%w; %w", w.host.unread, netns.ErrNoWalls)}}
-	before := w.host.applies
-	w.host.mu.Unlock()
-	for range 50 {
-		w.agent.repairs.look(t.Context(), netns.Nftables)
-	}
-	require.Empty(t, w.tunnel.peerNumbers())
-	w.host.mu.Lock()
-	require.LessOrEqual(t, w.host.applies-before, 2*otherBurst)
-	w.host.unread, w.host.err = netns.Failures{{Kind: netns.Nftables, Err: errors.New("list nftables tables: no such program")}}, nil
-	w.host.drifts = func() []netns.Drift {
-		return []netns.Drift{{Kind: netns.Routes, Subject: "routes", Missing: []string{"ip -4 route add x"}}}
-	}
-	w.host.mu.Unlock()
-	res := w.agent.repairs.look(t.Context(), netns.Routes, netns.Nftables)
-	require.Equal(t, []string{"routes"}, res.Mended, "what does read")
-	require.Contains(t, res.Error, "no such program")
-	w.host.mu.Lock()
-	w.host.unread, w.host.drifts = nil, nil
-	w.host.mu.Unlock()
-	w.agent.reapply(t.Context())
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-}
-
-// Once the tunnel had a device, a link of its name is not taken for it.
-func TestDeviceOfOthers(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	index := func() int { return w.agent.hostConfig(nil, nil, nil).Index }
-	require.Zero(t, index(), "by its name")
-	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
-	require.Equal(t, 7, index())
-	w.tunnel.setDevice(tunnel.Device{})
-	require.Equal(t, netns.NoDevice, index())
-	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 8})
-	require.Equal(t, 8, index())
-}
-
-// While others take the walls down again and again no peer is reached, and a drift that waits for its
-// repair is no moment without walls either.
-func TestWallsFoughtOver(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.tunnel.setBound(true)
-	w.session().give(testNetmap(1, testPeer(3, "10.3.0.0/24")))
-	require.Len(t, w.tunnel.peerNumbers(), 1)
-	r, now := w.agent.repairs, time.Now()
-	guard := func(at time.Time) []protocol.NodeNumber {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.guard(at)
-		return w.tunnel.peerNumbers()
-	}
-	for _, subject := range []string{"nftables", "routes", "link"} {
-		for range repair.Limit {
-			require.Len(t, guard(now), 1)
-			r.mu.Lock()
-			r.machine.Mended(subject, now)
-			r.mu.Unlock()
-		}
-		if subject != "nftables" { // closed by what lies beneath them
-			require.Len(t, guard(now), 1)
-			continue
-		}
-		require.Empty(t, guard(now))
-		w.agent.reapply(t.Context())
-		require.Empty(t, w.tunnel.peerNumbers(), "a netmap gives none back")
-		require.Empty(t, guard(now.Add(repair.Stand-1)))
-		require.Len(t, guard(now.Add(repair.Stand)), 1)
-		r.mu.Lock()
-		r.machine.Asked()
-		r.mu.Unlock()
-	}
-	r.mu.Lock()
-	r.episodes["nftables"] = &episode{kind: netns.Nftables, drifting: true}
-	r.mu.Unlock()
-	require.Empty(t, guard(now))
-	r.mu.Lock()
-	delete(r.episodes, "nftables")
-	r.mu.Unlock()
-	require.Len(t, guard(now), 1)
 }
 
 // Where no plan can be made of what is wanted, the host stays as it is and nobody and nothing is
@@ -872,12 +770,27 @@ func TestNoPlan(t *testing.T) {
 	require.Contains(t, peers[0].AllowedIPs, netip.MustParsePrefix("10.3.0.0/24"))
 	require.Equal(t, before, applies())
 	for _, c := range w.agent.board.List() {
-		if c.Name == condRoutes {
+		if c.Name == health.Routes {
 			require.Contains(t, c.Cause, "nobody and nothing is reached that was not before: plan it: interface name")
 		}
 	}
 	w.tunnel.setDevice(tunnel.Device{Name: "cw0", Index: 7})
-	w.agent.reapply(t.Context())
+	w.agent.host.Reapply(t.Context())
 	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
-	require.True(t, w.agent.board.OK(condRoutes))
+	require.True(t, w.agent.board.OK(health.Routes))
+}
+
+// Whoever mistypes a name is told so, and the agent goes on.
+func TestPingUnknownName(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	said := make(chan debug.PingResult, 1)
+	go func() { said <- w.agent.answers.ping(t.Context(), debug.PingRequest{To: "nobody", Count: 1}) }()
+	select {
+	case r := <-said:
+		require.Equal(t, `"nobody" is neither an address nor a node of this node's netmap`, r.Error)
+	case <-time.After(wait):
+		t.Fatal("no answer")
+	}
+	require.NoError(t, w.agent.Alive(t.Context()))
 }

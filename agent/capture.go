@@ -15,20 +15,18 @@ import (
 
 // capture begins to record the tunnel's interface or a pod's. The hub's sessions are
 // never in it, and the underlay cannot be captured.
-func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
-	c := capture.Config{Interface: a.deviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
-		Comment: "node " + a.name()}
+func (a *answers) capture(q debug.CaptureQuery) (debug.Recording, error) {
+	c := capture.Config{Interface: a.host.DeviceName(), Filter: q.Filter, Only: q.Pod, Time: q.Time, Bytes: q.Bytes, Payload: q.Payload, Flush: q.Flush,
+		Comment: "node " + a.want.Name()}
 	if q.Pod.IsValid() {
 		var err error
 		if c.Interface, err = a.podInterface(q.Pod); err != nil {
 			return nil, err
 		}
 	}
-	a.mu.Lock()
-	for _, h := range a.hubs.Hubs {
-		c.Never = append(c.Never, hubOverlay(a.hubs, h.Number)...)
+	for _, h := range a.want.Now().Hubs.Hubs {
+		c.Never = append(c.Never, a.want.Now().Hubs.Addrs(h.Number)...)
 	}
-	a.mu.Unlock()
 	rec, err := capture.Open(c)
 	if err != nil {
 		return nil, err
@@ -38,8 +36,8 @@ func (a *Agent) capture(q debug.CaptureQuery) (debug.Recording, error) {
 
 // podInterface is the host's interface behind which a pod of this node is: its own end of
 // the pod's link where that can be told, else the bridge.
-func (a *Agent) podInterface(pod netip.Addr) (string, error) {
-	if !slices.ContainsFunc(a.announced(), func(p netip.Prefix) bool { return p.Contains(pod) }) {
+func (a *answers) podInterface(pod netip.Addr) (string, error) {
+	if !slices.ContainsFunc(a.want.Announced(), func(p netip.Prefix) bool { return p.Contains(pod) }) {
 		return "", fmt.Errorf("%s is in no range that this node announces", pod)
 	}
 	found, err := netlink.RouteGet(pod.AsSlice())
@@ -54,7 +52,7 @@ func (a *Agent) podInterface(pod netip.Addr) (string, error) {
 	if a.carries(l.Attrs().Index) {
 		return "", fmt.Errorf("%s is behind %s, which carries the tunnel itself and is not captured: capture the node with the filter 'host %s'", pod, name, pod)
 	}
-	if name == a.deviceName() || name == "lo" {
+	if name == a.host.DeviceName() || name == "lo" {
 		return "", fmt.Errorf("%s is behind %s, not on this node", pod, name)
 	}
 	if l.Type() != "bridge" {
@@ -88,7 +86,7 @@ func (a *Agent) podInterface(pod netip.Addr) (string, error) {
 }
 
 // carries reports whether the tunnel's own packets leave over an interface now.
-func (a *Agent) carries(index int) bool {
+func (a *answers) carries(index int) bool {
 	for _, p := range a.tunnel.Paths() {
 		if !p.Addr.IsValid() {
 			continue

@@ -284,7 +284,7 @@ func TestGrantedRoutesNotStored(t *testing.T) {
 	require.Empty(t, ack.Refused)
 	require.NoError(t, os.Rename(dir+".away", dir))
 	require.Nil(t, w.stored().Granted)
-	w.agent.reapply(t.Context())
+	w.agent.host.Reapply(t.Context())
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}, w.stored().Granted)
 }
 
@@ -353,13 +353,16 @@ func TestNoStartForShortage(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.stop()
+	id, err := w.store.Identity()
+	require.NoError(t, err)
 	var limit unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
-	err := w.agent.load()
+	_, err = w.buildAs(id)
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	require.True(t, shortage.Is(err), err)
-	require.NoError(t, w.agent.load())
+	_, err = w.buildAs(id)
+	require.NoError(t, err)
 }
 
 // An operator who names the host's own networks in accept: gets them into the tunnel, but for the

@@ -17,6 +17,7 @@ import (
 
 	"causeway/agent/clock"
 	"causeway/agent/config"
+	"causeway/agent/hublink"
 	"causeway/agent/identity"
 	"causeway/netns"
 	"causeway/protocol"
@@ -281,7 +282,7 @@ type world struct {
 	bulks   chan net.Conn // to the bulk port
 	socket  string
 	first   protocol.SignedHubList
-	fetch   listFetch // nil: no hub answers
+	fetch   hublink.ListFetch // nil: no hub answers
 	now     func() time.Time
 	booted  func() clock.Boot
 	set     func(*config.Config)
@@ -315,18 +316,24 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start runs an agent on the state directory, with a tunnel of its own.
-func (w *world) start() {
+// build puts an agent together on the state directory, with a tunnel of its own.
+func (w *world) build() (*Agent, error) {
 	w.t.Helper()
 	id, err := w.store.Identity()
 	require.NoError(w.t, err)
+	return w.buildAs(id)
+}
+
+// buildAs is build of what the state directory has as identity.
+func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 	w.tunnel, w.dials, w.bulks = newTunnel(), make(chan net.Conn), make(chan net.Conn)
 	settings := config.Default()
 	settings.Routes = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}
 	if w.set != nil {
 		w.set(&settings)
 	}
-	dial := func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	p := parts{tunnel: w.tunnel, host: w.host, now: time.Now, booted: clock.ThisBoot}
+	p.dial = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		dials := map[string]chan net.Conn{"198.18.0.1:4710": w.dials, "198.18.0.1:4711": w.bulks}[to.String()]
 		if from.String() != "198.18.0.2" || dials == nil {
 			return nil, errors.New("dialled from " + from.String() + " to " + to.String())
@@ -339,27 +346,33 @@ func (w *world) start() {
 			return nil, ctx.Err()
 		}
 	}
-	lookup := func(context.Context, string) ([]netip.Addr, error) {
+	p.names = hublink.NewNames(w.store, func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.1")}, nil
-	}
-	var host Host = w.host
-	if w.real != nil {
-		host = w.real
-	}
-	w.agent, err = build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, w.tunnel, host, dial, newNames(w.store, lookup, zerolog.Nop()))
-	require.NoError(w.t, err)
-	w.agent.fetchList = func(ctx context.Context, at string, q listQuestion) (protocol.HubListAnswer, error) {
+	}, zerolog.Nop())
+	p.fetch = func(ctx context.Context, at string, q hublink.ListQuestion) (protocol.HubListAnswer, error) {
 		if w.fetch == nil {
 			return protocol.HubListAnswer{}, errors.New("nobody answers")
 		}
 		return w.fetch(ctx, at, q)
 	}
+	if w.real != nil {
+		p.host = w.real
+	}
 	if w.now != nil {
-		w.agent.now = w.now
+		p.now = w.now
 	}
 	if w.booted != nil {
-		w.agent.booted = w.booted
+		p.booted = w.booted
 	}
+	return build(Config{Store: w.store, Settings: settings, Socket: w.socket, Version: "test", Log: zerolog.Nop()}, id, protocol.BootID{7}, p)
+}
+
+// start runs one.
+func (w *world) start() {
+	w.t.Helper()
+	var err error
+	w.agent, err = w.build()
+	require.NoError(w.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel, w.done = cancel, make(chan error, 1)
 	go func() { w.done <- w.agent.Run(ctx) }()
@@ -400,7 +413,7 @@ func (w *world) session() *hubEnd {
 	w.t.Helper()
 	h := w.dialled()
 	h.send(protocol.KindWelcome, protocol.Welcome{Hub: 1, Number: 2, HubVersion: "h", Time: time.Now()})
-	w.eventually(w.agent.control.Connected, "connected")
+	w.eventually(w.agent.link.Connected, "connected")
 	return h
 }
 
@@ -474,19 +487,4 @@ func (h *hubEnd) give(n protocol.Netmap) (ack protocol.NetmapAck) {
 	h.send(protocol.KindNetmap, n)
 	h.next(protocol.KindNetmapAck, &ack)
 	return ack
-}
-
-func testPeer(n protocol.NodeNumber, routes ...string) protocol.Peer {
-	a, _ := n.Overlay(protocol.DefaultOverlay4)
-	p := protocol.Peer{Statement: protocol.NodeStatement{Number: n, WireGuardKey: protocol.WireGuardPublicKey{byte(n), 7}, Epoch: 1}.Sign(protocol.IdentityPrivateKey{byte(n)}),
-		Name: "p", Site: "s", Overlay: []netip.Addr{a}}
-	for _, r := range routes {
-		p.Routes = append(p.Routes, netip.MustParsePrefix(r))
-	}
-	return p
-}
-
-func testNetmap(version uint64, peers ...protocol.Peer) protocol.Netmap {
-	return protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: version}, Peers: peers,
-		Self: protocol.NetmapSelf{Number: 2, Routes: []protocol.AnnouncedRoute{{Prefix: netip.MustParsePrefix("10.2.0.0/24"), State: protocol.RouteApproved}}}}
 }

@@ -23,7 +23,6 @@ const (
 	evidenceWait = 8 * time.Second
 	echoWait     = 1500 * time.Millisecond
 	connectWait  = 3 * time.Second
-	nameWait     = 2 * time.Second
 	// mostHosts bounds at how many addresses a silent peer's host is looked for.
 	mostHosts = 3
 )
@@ -31,15 +30,14 @@ const (
 // evidence tells what this node sees of a flow. It looks, sends a few small packets
 // to the peer and to the flow's local end, and judges nothing. It refuses an end
 // that is not its own, so that nobody scans networks through it.
-func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (protocol.Evidence, error) {
+func (a *answers) evidence(ctx context.Context, q protocol.EvidenceRequest) (protocol.Evidence, error) {
 	ctx, cancel := context.WithTimeout(ctx, evidenceWait)
 	defer cancel()
 	before := a.tunnel.Drops()
-	a.mu.Lock()
-	res := a.result
-	e := protocol.Evidence{Version: protocol.Version, Netmap: a.haveLocked(), Expired: a.expired, Errors: slices.Clone(a.errs)}
-	a.mu.Unlock()
-	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.announced())) {
+	facts := a.host.Facts()
+	res := facts.Result
+	e := protocol.Evidence{Version: protocol.Version, Netmap: a.want.Have(), Expired: facts.Expired, Errors: slices.Clone(facts.Errors)}
+	if !a.ownEnd(q.Local, slices.Concat(res.Local, a.want.Announced())) {
 		return e, fmt.Errorf("%s is neither an address of this node nor inside a route that it carries", q.Local)
 	}
 	var peer protocol.Peer
@@ -54,7 +52,7 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		}
 	}
 	for _, r := range res.Refused {
-		if r.Kind == "" && (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.id.Number) && len(e.Refused) < protocol.MaxEvidenceLines {
+		if r.Kind == "" && (r.Peer == q.Peer || r.Peer == 0 || r.Peer == a.own.Now().Number) && len(e.Refused) < protocol.MaxEvidenceLines {
 			e.Refused = append(e.Refused, r)
 		}
 	}
@@ -81,17 +79,17 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 		}
 	}
 	wg.Go(func() { e.Pod = a.lookAtPod(ctx, flow) })
-	wg.Go(func() { e.Names = a.hubNamesNow(ctx) })
-	wg.Go(func() { e.Disk = a.host.Disk() })
+	wg.Go(func() { e.Names = a.link.NamesNow(ctx) })
+	wg.Go(func() { e.Disk = a.net.Disk() })
 	wg.Wait()
 
-	e.Ways, e.Underlay.Hub = a.tunnel.Ways(q.Peer), a.tunnel.Ways(a.boundHub(0))
+	e.Ways, e.Underlay.Hub = a.tunnel.Ways(q.Peer), a.tunnel.Ways(a.link.Bound())
 	e.Underlay.UDPBlocked = a.tunnel.UDPBlocked()
 	for _, p := range a.tunnel.Paths() {
 		if p.Peer == q.Peer && e.Peer {
 			e.Path = &p
 			if p.Path != protocol.PathStream && p.Addr.IsValid() { // a relay's is the hub's
-				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.host.Way(p.Addr.Addr(), netns.DefaultMark)
+				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.net.Way(p.Addr.Addr(), netns.DefaultMark)
 			}
 		}
 	}
@@ -114,11 +112,12 @@ func (a *Agent) evidence(ctx context.Context, q protocol.EvidenceRequest) (proto
 
 // ownEvidence tells what of the host's own is in the flow's way, and what the host would lose if
 // accept: named the range that would lead the flow into the tunnel.
-func (a *Agent) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
-	if s := a.stayOf(q.Remote); s != nil && e.Allowed.IsValid() {
+func (a *answers) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
+	f := a.host.Facts()
+	if s := f.StayOf(q.Remote); s != nil && e.Allowed.IsValid() {
 		e.Stays, e.Name = &s.Own, s.Prefix
-		if s.apart {
-			e.Name = s.in
+		if s.Apart {
+			e.Name = s.In
 		}
 	}
 	for _, r := range e.Refused {
@@ -126,34 +125,32 @@ func (a *Agent) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) {
 			e.Name = p
 		}
 	}
-	e.Takes = a.takes(e.Name)
+	e.Takes = f.Takes(e.Name)
 	e.Takes = e.Takes[:min(len(e.Takes), protocol.MaxEvidenceLines)]
 }
 
 // flow looks what the host does with a flow's packets, while nothing of the plan is
 // being changed: half of a change looks like what others did.
-func (a *Agent) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, error) {
-	if err := a.lockApply(ctx); err != nil {
+func (a *answers) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, error) {
+	release, err := a.host.Hold(ctx)
+	if err != nil {
 		return protocol.FlowEvidence{}, err
 	}
-	defer a.applyMu.Unlock()
-	a.mu.Lock()
-	plan := a.plan
-	a.mu.Unlock()
-	return a.host.Flow(ctx, plan, f), nil
+	defer release()
+	return a.net.Flow(ctx, a.host.Facts().Plan, f), nil
 }
 
 // ownEnd reports whether an address is the node's own, or behind it.
-func (a *Agent) ownEnd(x netip.Addr, routes []netip.Prefix) bool {
-	return slices.Contains(a.id.Overlay, x) || slices.ContainsFunc(routes, func(p netip.Prefix) bool { return p.Contains(x) })
+func (a *answers) ownEnd(x netip.Addr, routes []netip.Prefix) bool {
+	return slices.Contains(a.own.Now().Overlay, x) || slices.ContainsFunc(routes, func(p netip.Prefix) bool { return p.Contains(x) })
 }
 
 // echoPeer sends small echo requests to a peer, and some as large as the route to
 // remote lets through.
-func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr) []protocol.TunnelPing {
+func (a *answers) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr) []protocol.TunnelPing {
 	q := debug.EchoRequest{Count: 4, Wait: echoWait}
 	for _, to := range p.Overlay {
-		for _, from := range a.id.Overlay {
+		for _, from := range a.own.Now().Overlay {
 			if to.Is4() == from.Is4() && !q.To.IsValid() {
 				q.From, q.To = from, to
 			}
@@ -163,11 +160,9 @@ func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr
 		return nil
 	}
 	out := []protocol.TunnelPing{debug.SendEcho(ctx, q)}
-	a.mu.Lock()
-	mtu, known := a.mtus[p.Number()]
-	a.mu.Unlock()
+	mtu, known := a.host.Facts().MTUs[p.Number()]
 	if !known {
-		mtu = a.cfg.Settings.Tunnel.MTU
+		mtu = a.live.Now().Tunnel.MTU
 	}
 	if out[0].Received > 0 && mtu > 0 {
 		q.Size, q.Count = mtu, 3
@@ -178,8 +173,8 @@ func (a *Agent) echoPeer(ctx context.Context, p protocol.Peer, remote netip.Addr
 
 // sourceFor is an address of this host that stands for a local end: the host's own
 // beside a pod, which is inside the route that the pod is in.
-func (a *Agent) sourceFor(local netip.Addr) netip.Addr {
-	if slices.Contains(a.id.Overlay, local) {
+func (a *answers) sourceFor(local netip.Addr) netip.Addr {
+	if slices.Contains(a.own.Now().Overlay, local) {
 		return local
 	}
 	as, err := net.InterfaceAddrs()
@@ -196,10 +191,10 @@ func (a *Agent) sourceFor(local netip.Addr) netip.Addr {
 
 // lookAtPod looks at the flow's local end, if that is not the host itself, and pings
 // it from beside and from afar.
-func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEvidence {
+func (a *answers) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEvidence {
 	var near, far protocol.TunnelPing
 	var wg sync.WaitGroup
-	if slices.Contains(a.id.Overlay, f.Local) {
+	if slices.Contains(a.own.Now().Overlay, f.Local) {
 		return nil
 	}
 	beside := a.sourceFor(f.Local)
@@ -208,12 +203,12 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 			near = debug.SendEcho(ctx, debug.EchoRequest{From: beside, To: f.Local, Count: 2, Wait: echoWait})
 		})
 	}
-	for _, o := range a.id.Overlay {
+	for _, o := range a.own.Now().Overlay {
 		if o.Is4() == f.Local.Is4() && beside != f.Local {
 			wg.Go(func() { far = debug.SendEcho(ctx, debug.EchoRequest{From: o, To: f.Local, Count: 2, Wait: echoWait}) })
 		}
 	}
-	e := a.host.Pod(ctx, f)
+	e := a.net.Pod(ctx, f)
 	wg.Wait()
 	if e == nil {
 		return nil
@@ -228,42 +223,9 @@ func (a *Agent) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEviden
 	return e
 }
 
-// hubNamesNow looks names of the hub list up.
-func (a *Agent) hubNamesNow(ctx context.Context) (out []protocol.HubName) {
-	a.mu.Lock()
-	list := a.hubs
-	a.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, nameWait)
-	defer cancel()
-	for _, h := range list.Hubs {
-		var used []netip.Addr
-		for _, w := range a.tunnel.Ways(h.Number) {
-			if w.Addr.IsValid() && w.Fresh() && !slices.Contains(used, w.Addr.Addr()) {
-				used = append(used, w.Addr.Addr())
-			}
-		}
-		for _, hp := range h.UDP {
-			host, _, err := net.SplitHostPort(hp)
-			if _, e := netip.ParseAddr(host); err != nil || e == nil || len(out) >= 8 {
-				continue
-			}
-			n := protocol.HubName{Name: host, Used: used}
-			ips, err := a.lookup(ctx, host)
-			for _, ip := range ips[:min(len(ips), 16)] {
-				n.Addrs = append(n.Addrs, ip.Unmap())
-			}
-			if err != nil {
-				n.Error = protocol.OneLine(err.Error(), 200)
-			}
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
 // lookForHost looks whether the host of a peer that is silent answers, and whether
 // its port is closed, past the tunnel.
-func (a *Agent) lookForHost(ctx context.Context, p protocol.Peer) (host *protocol.TunnelPing, port string) {
+func (a *answers) lookForHost(ctx context.Context, p protocol.Peer) (host *protocol.TunnelPing, port string) {
 	for _, c := range p.Candidates[:min(len(p.Candidates), mostHosts)] {
 		r := debug.SendEcho(ctx, debug.EchoRequest{To: c.Addr(), Count: 2, Wait: 500 * time.Millisecond, Mark: netns.DefaultMark})
 		if host == nil || r.Received > 0 {

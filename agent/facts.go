@@ -6,15 +6,32 @@ import (
 	"strconv"
 	"time"
 
+	"causeway/agent/config"
+	"causeway/agent/desired"
+	"causeway/agent/inventory"
+	"causeway/agent/onhost"
 	"causeway/protocol"
 )
 
+// gatherer puts the node's facts together. gather is called by one at a time.
+type gatherer struct {
+	version string
+	live    *config.Live
+	want    *desired.Desired
+	host    *onhost.Keeper
+	tunnel  Tunnel
+	facts   *inventory.Collector
+
+	carried map[protocol.NodeNumber]carried // what paths had carried
+	rates   map[protocol.NodeNumber][2]uint64
+}
+
 // gather is the node's facts: the host's, and the agent's own.
-func (a *Agent) gather(ctx context.Context) protocol.Inventory {
-	inv := a.facts.Facts(ctx)
-	inv.AgentVersion, inv.Engine = a.cfg.Version, a.tunnel.EngineName()
-	inv.PodCIDRs, inv.Labels = notNil(a.announced()), a.live.Load().labels
-	inv.Paths = a.pathFacts(inv.Time)
+func (g *gatherer) gather(ctx context.Context) protocol.Inventory {
+	inv := g.facts.Facts(ctx)
+	inv.AgentVersion, inv.Engine = g.version, g.tunnel.EngineName()
+	inv.PodCIDRs, inv.Labels = notNil(g.want.Announced()), g.live.Now().Labels
+	inv.Paths = g.pathFacts(inv.Time)
 	used := inv.Capacity.Pods.Used
 	inv.Capacity.Pods = protocol.Amount{Used: used}
 	if n := podAddresses(inv.PodCIDRs); n > 0 {
@@ -45,39 +62,37 @@ type carried struct {
 
 // pathFacts are the paths in use, with rates since they were last asked for. Only
 // gather calls it.
-func (a *Agent) pathFacts(now time.Time) map[string]protocol.Path {
+func (g *gatherer) pathFacts(now time.Time) map[string]protocol.Path {
 	names := map[protocol.NodeNumber]string{}
-	a.mu.Lock()
-	for _, p := range a.result.Peers {
+	for _, p := range g.host.Facts().Result.Peers {
 		names[p.Number()] = p.Name
 	}
-	for _, h := range a.hubs.Hubs {
+	for _, h := range g.want.Now().Hubs.Hubs {
 		names[h.Number] = "hub"
 	}
-	a.mu.Unlock()
 	out, seen := map[string]protocol.Path{}, map[protocol.NodeNumber]carried{}
-	for _, p := range a.tunnel.Paths() {
+	for _, p := range g.tunnel.Paths() {
 		if p.Path == protocol.PathNone {
 			continue
 		}
 		f := protocol.Path{Peer: names[p.Peer], Path: p.Path, Idle: p.Idle, RTT: float64(p.RTT.Microseconds()) / 1000, Loss: p.Loss, MTU: p.MTU}
 		c := carried{now, p.RxBytes, p.TxBytes}
-		if was, ok := a.carried[p.Peer]; ok && c.rx >= was.rx && c.tx >= was.tx {
+		if was, ok := g.carried[p.Peer]; ok && c.rx >= was.rx && c.tx >= was.tx {
 			d := now.Sub(was.at).Seconds()
 			if d >= minRate.Seconds() {
 				f.RxRate, f.TxRate = uint64(float64(c.rx-was.rx)/d), uint64(float64(c.tx-was.tx)/d)
-				a.rates[p.Peer] = [2]uint64{f.RxRate, f.TxRate}
+				g.rates[p.Peer] = [2]uint64{f.RxRate, f.TxRate}
 			} else {
-				c, f.RxRate, f.TxRate = was, a.rates[p.Peer][0], a.rates[p.Peer][1]
+				c, f.RxRate, f.TxRate = was, g.rates[p.Peer][0], g.rates[p.Peer][1]
 			}
 		}
 		seen[p.Peer] = c
 		out[strconv.FormatUint(uint64(p.Peer), 10)] = f
 	}
-	a.carried = seen
-	for n := range a.rates {
+	g.carried = seen
+	for n := range g.rates {
 		if _, ok := seen[n]; !ok {
-			delete(a.rates, n)
+			delete(g.rates, n)
 		}
 	}
 	return out

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"net/netip"
 	"slices"
 	"testing"
@@ -11,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/hublink"
 	"causeway/protocol"
 )
 
@@ -30,21 +29,26 @@ func TestListFetched(t *testing.T) {
 	forged, err := next.Sign(other)
 	require.NoError(t, err)
 	w.start()
-	require.Contains(t, w.agent.takeHubList(forged), "does not match the pin")
+	refused := func(l protocol.SignedHubList) string {
+		taken, why := w.agent.want.TakeHubList(l)
+		require.False(t, taken)
+		return why
+	}
+	require.Contains(t, refused(forged), "does not match the pin")
 	forged.ClusterKey = w.cluster.Public()
-	require.Contains(t, w.agent.takeHubList(forged), "bad signature")
+	require.Contains(t, refused(forged), "bad signature")
 	w.stop()
 
-	w.fetch = func(_ context.Context, at string, q listQuestion) (protocol.HubListAnswer, error) {
+	w.fetch = func(_ context.Context, at string, q hublink.ListQuestion) (protocol.HubListAnswer, error) {
 		require.Equal(t, "192.0.2.1:443", at)
-		return protocol.HubListAnswer{SignedHubList: good, Fresh: good.Fresh(w.cluster, 2, q.nonce, time.Now())}, nil
+		return protocol.HubListAnswer{SignedHubList: good, Fresh: good.Fresh(w.cluster, 2, q.Nonce, time.Now())}, nil
 	}
 	w.start()
 	w.eventually(func() bool {
 		return w.stored().HubList.ClusterKey == good.ClusterKey && string(w.stored().HubList.Payload) == string(good.Payload)
 	}, "stored")
 	w.eventually(func() bool { return w.tunnel.hubKey() == protocol.WireGuardPublicKey{5} }, "the tunnel has the new key")
-	require.Contains(t, w.agent.takeHubList(w.first), "lower than 2", "the older list")
+	require.Contains(t, refused(w.first), "lower than 2", "the older list")
 
 	walled := func() []netip.Addr {
 		w.host.mu.Lock()
@@ -54,32 +58,6 @@ func TestListFetched(t *testing.T) {
 	next.Serial, next.Hubs = 3, append(next.Hubs, protocol.Hub{Number: 9, WireGuardKey: protocol.WireGuardPublicKey{9}, HTTPS: []string{"192.0.2.9:443"}})
 	byHand, err := next.Sign(w.cluster)
 	require.NoError(t, err)
-	require.True(t, w.agent.setHubs(t.Context(), byHand).Taken)
+	require.True(t, w.agent.answers.setHubs(t.Context(), byHand).Taken)
 	w.eventually(func() bool { return slices.Contains(walled(), netip.MustParseAddr("198.18.0.9")) }, "the wall is around its hubs, without a netmap")
-}
-
-// FuzzHubList: anybody may answer in a hub's place. Nothing but what the cluster
-// key signed is taken, and nothing breaks.
-func FuzzHubList(f *testing.F) {
-	key := protocol.ClusterPrivateKey{1}
-	signed, err := protocol.HubList{Version: 1, Serial: 3, Hubs: []protocol.Hub{{Number: 1, WireGuardKey: protocol.WireGuardPublicKey{2}, HTTPS: []string{"192.0.2.1:443"}}}}.Sign(key)
-	if err != nil {
-		f.Fatal(err)
-	}
-	b, err := json.Marshal(signed)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Add([]byte(`{"payload":"e30="}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := readList(bytes.NewReader(b))
-		if err != nil {
-			return
-		}
-		if l, err := s.Open(key.Public().Pin()); err == nil {
-			require.Equal(t, signed.Payload, s.Payload, "not what was signed")
-			require.Equal(t, uint64(3), l.Serial)
-		}
-	})
 }

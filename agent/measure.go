@@ -18,7 +18,7 @@ import (
 const measureTurn = 2 * time.Second
 
 // turn takes the one place for a measurement.
-func (a *Agent) turn(ctx context.Context) error {
+func (a *answers) turn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, measureTurn)
 	defer cancel()
 	select {
@@ -30,7 +30,7 @@ func (a *Agent) turn(ctx context.Context) error {
 }
 
 // measureOffer opens a receiver for a peer, which ends by itself.
-func (a *Agent) measureOffer(ctx context.Context, o protocol.MeasureOffer) protocol.MeasurePlace {
+func (a *answers) measureOffer(ctx context.Context, o protocol.MeasureOffer) protocol.MeasurePlace {
 	fail := func(err error) protocol.MeasurePlace { return protocol.MeasurePlace{Error: err.Error()} }
 	from, ok := a.overlayOf(o.Peer, netip.Addr{})
 	if !ok {
@@ -46,7 +46,7 @@ func (a *Agent) measureOffer(ctx context.Context, o protocol.MeasureOffer) proto
 	}
 	go func() {
 		defer func() { <-a.measuring }()
-		if err := r.Run(a.runCtx); err != nil {
+		if err := r.Run(a.life); err != nil {
 			a.log.Info().Err(err).Msg("measurement ended")
 		}
 	}()
@@ -54,7 +54,7 @@ func (a *Agent) measureOffer(ctx context.Context, o protocol.MeasureOffer) proto
 }
 
 // measureRun sends to a receiver at a peer's overlay address, and nowhere else.
-func (a *Agent) measureRun(ctx context.Context, q protocol.MeasureRun) protocol.Measured {
+func (a *answers) measureRun(ctx context.Context, q protocol.MeasureRun) protocol.Measured {
 	fail := func(err error) protocol.Measured { return protocol.Measured{Error: err.Error()} }
 	dst := q.Place.TCP.Addr()
 	if to, ok := a.overlayOf(q.Peer, dst); !ok || to != dst || q.Place.UDP.Addr() != dst {
@@ -72,7 +72,7 @@ func (a *Agent) measureRun(ctx context.Context, q protocol.MeasureRun) protocol.
 		m.Error = err.Error()
 	}
 	m.Route = debug.RouteTo(netip.Addr{}, dst).MTU
-	if l, err := netlink.LinkByName(a.deviceName()); err == nil {
+	if l, err := netlink.LinkByName(a.host.DeviceName()); err == nil {
 		m.Device = l.Attrs().MTU
 	}
 	return m

@@ -7,16 +7,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/protocol"
 )
 
+// counters are what the agent counts itself.
+type counters struct {
+	sessions, ended  prometheus.Counter
+	inventory        *prometheus.CounterVec
+	repairs, givenUp *prometheus.CounterVec
+}
+
 // metrics are the agent's own, read from its state when they are asked for.
 type metrics struct {
-	a                       *Agent
-	sessions, ended         prometheus.Counter
-	inventory               *prometheus.CounterVec
-	repairs, givenUp        *prometheus.CounterVec
+	answers                 *answers
+	wall                    func() time.Time
 	info, condition, peers  *prometheus.Desc
 	refused, netmap, netAge *prometheus.Desc
 	rx, tx, dropped, drops  *prometheus.Desc
@@ -28,16 +34,30 @@ type metrics struct {
 // accessWait bounds how long a scrape waits for nftables.
 const accessWait = 2 * time.Second
 
-func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("causeway_agent_"+name, help, labels, nil)
-	}
-	m := &metrics{a: a,
+func newCounters(reg prometheus.Registerer) *counters {
+	c := &counters{
 		repairs:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_total", Help: "Times that what others changed on the host was put back, by kind."}, []string{"kind"}),
 		givenUp:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_repairs_given_up_total", Help: "Times that something was changed again and again, and was given up or goes on slowly, by kind."}, []string{"kind"}),
 		sessions:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_total", Help: "Control sessions that a hub welcomed."}),
 		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
 		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),
+	}
+	for _, outcome := range []string{"acknowledged", "error"} {
+		c.inventory.WithLabelValues(outcome)
+	}
+	for _, k := range netns.Kinds {
+		c.repairs.WithLabelValues(string(k))
+		c.givenUp.WithLabelValues(string(k))
+	}
+	reg.MustRegister(c.repairs, c.givenUp, c.sessions, c.ended, c.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return c
+}
+
+func registerMetrics(a *answers, now func() time.Time, reg prometheus.Registerer) {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("causeway_agent_"+name, help, labels, nil)
+	}
+	m := &metrics{answers: a, wall: now,
 		info:      desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
 		condition: desc("condition", "1 where a health condition holds.", "condition"),
 		peers:     desc("peers", "Peers and hubs by the path chosen; none: sought, and there is none; idle: no traffic for a while.", "path"),
@@ -54,29 +74,21 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		rtt:       desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
 		clock:     desc("time_seconds", "What time it is by this host's clock."),
 	}
-	for _, outcome := range []string{"acknowledged", "error"} {
-		m.inventory.WithLabelValues(outcome)
-	}
-	for _, k := range netns.Kinds {
-		m.repairs.WithLabelValues(string(k))
-		m.givenUp.WithLabelValues(string(k))
-	}
-	reg.MustRegister(m, m.repairs, m.givenUp, m.sessions, m.ended, m.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return m
+	reg.MustRegister(m)
 }
 
-func (m *metrics) mended(kind string) { m.repairs.WithLabelValues(kind).Inc() }
-func (m *metrics) gaveUp(kind string) { m.givenUp.WithLabelValues(kind).Inc() }
+func (c *counters) mended(kind string) { c.repairs.WithLabelValues(kind).Inc() }
+func (c *counters) gaveUp(kind string) { c.givenUp.WithLabelValues(kind).Inc() }
 
-func (m *metrics) sessionBegan() { m.sessions.Inc() }
-func (m *metrics) sessionEnded() { m.ended.Inc() }
+func (c *counters) sessionBegan() { c.sessions.Inc() }
+func (c *counters) sessionEnded() { c.ended.Inc() }
 
-func (m *metrics) published(err error) {
+func (c *counters) published(err error) {
 	if err != nil {
-		m.inventory.WithLabelValues("error").Inc()
+		c.inventory.WithLabelValues("error").Inc()
 		return
 	}
-	m.inventory.WithLabelValues("acknowledged").Inc()
+	c.inventory.WithLabelValues("acknowledged").Inc()
 }
 
 // Describe implements prometheus.Collector.
@@ -91,8 +103,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	a := m.a
-	gauge(m.info, 1, a.cfg.Version, a.tunnel.EngineName(), a.name(), a.id.Site)
+	a := m.answers
+	gauge(m.info, 1, a.version, a.tunnel.EngineName(), a.want.Name(), a.own.Now().Site)
 	for _, c := range a.board.List() {
 		v := 0.0
 		if c.OK {
@@ -101,14 +113,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.condition, v, c.Name)
 	}
 	m.collectPaths(gauge)
-	gauge(m.suspects, float64(len(m.a.tunnel.Suspects())))
-	gauge(m.clock, float64(a.now().UnixMilli())/1000)
-	a.mu.Lock()
-	refused, version, confirmed := len(a.result.Refused), uint64(0), 0.0
-	if a.held != nil {
-		version, confirmed = a.held.Netmap.Version, float64(a.held.Confirmed.Unix())
+	gauge(m.suspects, float64(len(m.answers.tunnel.Suspects())))
+	gauge(m.clock, float64(m.wall().UnixMilli())/1000)
+	refused, version, confirmed := len(a.host.Facts().Result.Refused), uint64(0), 0.0
+	if held := a.want.Now().Held; held != nil {
+		version, confirmed = held.Netmap.Version, float64(held.Confirmed.Unix())
 	}
-	a.mu.Unlock()
 	gauge(m.refused, float64(refused))
 	gauge(m.netmap, float64(version))
 	gauge(m.netAge, confirmed)
@@ -120,12 +130,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), accessWait)
 	defer cancel()
-	if drops, err := a.host.AccessDrops(ctx); err == nil { // no table: no series
+	if drops, err := a.net.AccessDrops(ctx); err == nil { // no table: no series
 		for reason, n := range drops {
 			ch <- prometheus.MustNewConstMetric(m.access, prometheus.CounterValue, float64(n), reason)
 		}
 	}
-	rx, tx := a.traffic()
+	rx, tx := repair.Traffic(a.tunnel.Paths())
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
 	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))
 }
@@ -134,7 +144,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 // cluster's nodes. Which one is the worst 'causeway doctor' names.
 func (m *metrics) collectPaths(gauge func(*prometheus.Desc, float64, ...string)) {
 	kinds := map[protocol.PathKind][]protocol.PathStatus{protocol.PathNone: nil, protocol.PathIdle: nil, protocol.PathDirect: nil, protocol.PathRelay: nil, protocol.PathStream: nil}
-	for _, p := range m.a.tunnel.Paths() {
+	for _, p := range m.answers.tunnel.Paths() {
 		k := p.Path
 		if p.Idle {
 			k = protocol.PathIdle

@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/agent/debug"
+	"causeway/agent/health"
 	"causeway/agent/identity"
 	"causeway/protocol"
 )
@@ -34,7 +36,7 @@ func TestKeyRotates(t *testing.T) {
 	h := w.session()
 	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
 	w.eventually(func() bool { return !w.stored().KeyMade.IsZero() }, "the key's age is noted")
-	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.KeyMade = id.KeyMade.Add(-time.Minute) }))
+	require.NoError(t, w.agent.own.Change(func(id *identity.Identity) { id.KeyMade = id.KeyMade.Add(-time.Minute) }))
 	h.send(protocol.KindNetmap, wanted(1, 2)) // its session may end before an answer
 	h = w.dialled()                           // stopped before it heard whether the hub took it
 	said := h.hello.Statement
@@ -62,10 +64,10 @@ func TestKeyRotates(t *testing.T) {
 	h.give(wanted(2, 2))
 
 	// After its overlap the old one goes.
-	require.NoError(t, w.agent.changeIdentity(func(id *identity.Identity) { id.OldUntil = time.Now().Add(-time.Second) }))
-	w.agent.lookAtKeysSoon()
+	require.NoError(t, w.agent.own.Change(func(id *identity.Identity) { id.OldUntil = time.Now().Add(-time.Second) }))
+	h.give(wanted(3, 2)) // at which keys are looked at
 	w.eventually(func() bool { return w.stored().Old.IsZero() && len(w.tunnel.ownKeys()) == 1 }, "the old key is gone")
-	require.True(t, w.agent.board.OK(condKeys))
+	require.True(t, w.agent.board.OK(health.Keys))
 }
 
 // A hub that does not take the next key is told the present one, and a person is
@@ -75,14 +77,16 @@ func TestKeyRefused(t *testing.T) {
 	w.start()
 	w.tunnel.setBound(true)
 	w.session()
-	require.NoError(t, w.agent.rotate(0))
+	asked := make(chan debug.RotateResult, 1)
+	go func() { asked <- w.agent.link.RotateByHand(t.Context(), 0) }()
 	h := w.dialled()
 	require.Equal(t, uint32(2), h.hello.Statement.Epoch)
 	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: "no such thing"})
 	h = w.session()
 	require.Equal(t, uint32(1), h.hello.Statement.Epoch)
-	w.agent.lookAtKeysSoon()
-	w.eventually(func() bool { return !w.agent.board.OK(condKeys) }, "it is told")
+	require.Contains(t, (<-asked).Error, "no such thing")
+	h.give(testNetmap(1))
+	w.eventually(func() bool { return !w.agent.board.OK(health.Keys) }, "it is told")
 	require.Equal(t, uint32(1), w.stored().KeyEpoch)
 
 	// The hub has taken it after all, and refuses the older epoch.
@@ -92,33 +96,6 @@ func TestKeyRefused(t *testing.T) {
 	h.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: "older than 2"})
 	h = w.session()
 	require.Equal(t, uint32(2), h.hello.Statement.Epoch)
-	w.eventually(func() bool { return w.stored().KeyEpoch == 2 && w.agent.board.OK(condKeys) }, "taken")
+	w.eventually(func() bool { return w.stored().KeyEpoch == 2 && w.agent.board.OK(health.Keys) }, "taken")
 	require.True(t, w.stored().Old.IsZero(), "no overlap was asked for")
-}
-
-func TestKeyDue(t *testing.T) {
-	now := time.Unix(1_000_000_000, 0)
-	id := identity.Identity{Number: 5, KeyEpoch: 3, KeyMade: now.Add(-20 * time.Hour)}
-	due := func(change func(*identity.Identity), self protocol.NetmapSelf) bool {
-		i := id
-		if change != nil {
-			change(&i)
-		}
-		_, due := keyDue(now, i, self)
-		return due
-	}
-	require.False(t, due(nil, protocol.NetmapSelf{}))
-	require.False(t, due(nil, protocol.NetmapSelf{KeyEpoch: 3}))
-	require.True(t, due(nil, protocol.NetmapSelf{KeyEpoch: 4}))
-	require.False(t, due(func(i *identity.Identity) { i.Next = &identity.NextKey{} }, protocol.NetmapSelf{KeyEpoch: 4}), "one is under way")
-	require.False(t, due(func(i *identity.Identity) { i.KeyMade = now }, protocol.NetmapSelf{KeyEpoch: 4}), "a hub that asks without end")
-	require.False(t, due(func(i *identity.Identity) { i.KeyEpoch = ^uint32(0) }, protocol.NetmapSelf{RotateKeys: time.Hour}))
-	require.False(t, due(nil, protocol.NetmapSelf{RotateKeys: 24 * time.Hour}))
-	require.True(t, due(nil, protocol.NetmapSelf{RotateKeys: 20 * time.Hour}))
-	require.False(t, due(func(i *identity.Identity) { i.KeyMade = now.Add(-time.Minute) }, protocol.NetmapSelf{RotateKeys: 1}), "never more often than each hour")
-	require.Empty(t, keysCause(now, id, protocol.NetmapSelf{RotateKeys: 20 * time.Hour}, ""))
-	require.NotEmpty(t, keysCause(now, id, protocol.NetmapSelf{RotateKeys: 15 * time.Hour}, ""))
-	waits := id
-	waits.Next = &identity.NextKey{Made: now.Add(-time.Hour)}
-	require.Contains(t, keysCause(now, waits, protocol.NetmapSelf{}, ""), "waits for a hub")
 }

@@ -19,8 +19,8 @@ const (
 
 // trace looks at what is between this node and a peer. It makes traffic first, so
 // that paths are judged: an idle peer's are not.
-func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.TraceView {
-	t := protocol.TraceView{Node: a.name(), Number: a.id.Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
+func (a *answers) trace(ctx context.Context, q protocol.TraceQuestion) protocol.TraceView {
+	t := protocol.TraceView{Node: a.want.Name(), Number: a.own.Now().Number, Hubs: []protocol.PathStatus{}, Peer: protocol.PathView{Candidates: []protocol.PathCandidate{}}}
 	t.Peer.Path = protocol.PathNone
 	peer, ok := a.overlayOf(q.Peer, q.To)
 	if !ok {
@@ -34,11 +34,9 @@ func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.Tr
 		t.Peer = v
 	}
 	hubs := map[protocol.NodeNumber]bool{}
-	a.mu.Lock()
-	for _, h := range a.hubs.Hubs {
+	for _, h := range a.want.Now().Hubs.Hubs {
 		hubs[h.Number] = true
 	}
-	a.mu.Unlock()
 	for _, p := range a.tunnel.Paths() {
 		if hubs[p.Peer] {
 			t.Hubs = append(t.Hubs, p)
@@ -64,7 +62,7 @@ func (a *Agent) trace(ctx context.Context, q protocol.TraceQuestion) protocol.Tr
 
 // settle waits until the path to a peer that has traffic now is found: a direct one,
 // or another when the peer's addresses had time to answer.
-func (a *Agent) settle(ctx context.Context, peer protocol.NodeNumber) {
+func (a *answers) settle(ctx context.Context, peer protocol.NodeNumber) {
 	ctx, cancel := context.WithTimeout(ctx, traceSettle)
 	defer cancel()
 	t := time.NewTicker(50 * time.Millisecond)
@@ -85,10 +83,8 @@ func (a *Agent) settle(ctx context.Context, peer protocol.NodeNumber) {
 
 // overlayOf is the overlay address of a peer of the netmap, of the family of like
 // if that is valid.
-func (a *Agent) overlayOf(peer protocol.NodeNumber, like netip.Addr) (netip.Addr, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.result.Peers {
+func (a *answers) overlayOf(peer protocol.NodeNumber, like netip.Addr) (netip.Addr, bool) {
+	for _, p := range a.host.Facts().Result.Peers {
 		if p.Number() != peer || len(p.Overlay) == 0 {
 			continue
 		}
@@ -103,8 +99,8 @@ func (a *Agent) overlayOf(peer protocol.NodeNumber, like netip.Addr) (netip.Addr
 }
 
 // ownOverlay is the node's overlay address of the family of dst; invalid: it has none.
-func (a *Agent) ownOverlay(dst netip.Addr) (src netip.Addr) {
-	for _, o := range a.id.Overlay {
+func (a *answers) ownOverlay(dst netip.Addr) (src netip.Addr) {
+	for _, o := range a.own.Now().Overlay {
 		if o.Is4() == dst.Is4() {
 			src = o
 		}

@@ -2,12 +2,17 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"runtime"
+	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"causeway/agent/config"
+	"causeway/agent/desired"
+	"causeway/agent/hublink"
 	"causeway/agent/upgrade"
 	"causeway/protocol"
 )
@@ -15,22 +20,33 @@ import (
 // upgradePoll is how often the netmap's wish and root's result are looked at.
 const upgradePoll = time.Second
 
-// errNoHub says that there is no hub to fetch from.
-var errNoHub = errors.New("no control session with a hub")
+// upgrades does what the hub wishes of this node's version.
+type upgrades struct {
+	log     zerolog.Logger
+	dir     string // where root tells of upgrades
+	state   string // the state directory
+	version string
+	live    *config.Live
+	want    *desired.Desired
+	link    *hublink.Link
 
-// followUpgrade does what the netmap wishes, if the host allows it.
-func (a *Agent) followUpgrade(ctx context.Context) error {
+	told   *atomic.Pointer[protocol.UpgradeStatus] // the last upgrade that was asked for
+	unread *protocol.UpgradeStatus                 // said of a wish while root's result does not read; run's alone
+}
+
+// run does what the netmap wishes, if the host allows it.
+func (u *upgrades) run(ctx context.Context) error {
 	t := time.NewTicker(upgradePoll)
 	defer t.Stop()
 	for {
-		if wish := a.upgradeDue(); wish.ID != 0 {
-			a.log.Info().Str("version", wish.Version).Msg("the hub asks for an upgrade")
-			a.setUpgrade(wish, protocol.UpgradeFetching, nil)
-			if err := a.fetchUpgrade(ctx, wish); err != nil && ctx.Err() == nil {
-				a.log.Error().Err(err).Str("version", wish.Version).Msg("the upgrade failed, this version goes on")
-				a.setUpgrade(wish, protocol.UpgradeFailed, err)
+		if wish := u.due(); wish.ID != 0 {
+			u.log.Info().Str("version", wish.Version).Msg("the hub asks for an upgrade")
+			u.tell(wish, protocol.UpgradeFetching, nil)
+			if err := u.fetch(ctx, wish); err != nil && ctx.Err() == nil {
+				u.log.Error().Err(err).Str("version", wish.Version).Msg("the upgrade failed, this version goes on")
+				u.tell(wish, protocol.UpgradeFailed, err)
 			} else if ctx.Err() == nil {
-				a.setUpgrade(wish, protocol.UpgradeInstalling, nil)
+				u.tell(wish, protocol.UpgradeInstalling, nil)
 			}
 		}
 		select {
@@ -41,74 +57,54 @@ func (a *Agent) followUpgrade(ctx context.Context) error {
 	}
 }
 
-// upgradeDue brings what is told of upgrades up to date, and returns the wish that
+// due brings what is told of upgrades up to date, and returns the wish that
 // nothing was done about yet.
-func (a *Agent) upgradeDue() (due protocol.UpgradeWish) {
-	result, err := upgrade.ReadResult(a.cfg.UpgradeDir)
-	a.mu.Lock()
-	var wish *protocol.UpgradeWish
-	if a.held != nil {
-		wish = a.held.Netmap.Self.Upgrade
-	}
-	before := a.upgraded
-	if err == nil && a.unread != nil { // it reads again
-		if a.upgraded == a.unread {
-			a.upgraded = nil
+func (u *upgrades) due() (due protocol.UpgradeWish) {
+	result, err := upgrade.ReadResult(u.dir)
+	wish, before := u.want.Now().Netmap().Self.Upgrade, u.told.Load()
+	now := before
+	if err == nil && u.unread != nil { // it reads again
+		if now == u.unread {
+			now = nil
 		}
-		a.unread = nil
+		u.unread = nil
 	}
-	if err == nil && result.ID != 0 && (a.upgraded == nil || a.upgraded.ID == result.ID) {
-		a.upgraded = &result.UpgradeStatus
+	if err == nil && result.ID != 0 && (now == nil || now.ID == result.ID) {
+		now = &result.UpgradeStatus
 	}
-	now := a.upgraded
 	switch {
 	case wish == nil || wish.ID == 0 || now != nil && now.ID == wish.ID:
 	case wish.ID == result.ID: // while another was told of
-		a.upgraded = &result.UpgradeStatus
-	case wish.Version == a.cfg.Version: // installed by other means
-		a.upgraded = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeDone}
+		now = &result.UpgradeStatus
+	case wish.Version == u.version: // installed by other means
+		now = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeDone}
 	case err == nil:
 		due = *wish
 	default: // what became of the last one is not known: it is not begun, and the hub hears why
-		a.unread = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeFailed, Error: protocol.OneLine(err.Error(), 500)}
-		a.upgraded = a.unread
+		u.unread = &protocol.UpgradeStatus{UpgradeWish: *wish, State: protocol.UpgradeFailed, Error: protocol.OneLine(err.Error(), 500)}
+		now = u.unread
 	}
-	changed := a.upgraded != before && (before == nil || *a.upgraded != *before)
-	a.mu.Unlock()
-	if changed {
-		a.control.Changed()
+	u.told.Store(now)
+	if now != before && (before == nil || now == nil || *now != *before) {
+		u.link.Changed()
 	}
 	return due
 }
 
-func (a *Agent) setUpgrade(wish protocol.UpgradeWish, state protocol.UpgradeState, err error) {
+func (u *upgrades) tell(wish protocol.UpgradeWish, state protocol.UpgradeState, err error) {
 	st := &protocol.UpgradeStatus{UpgradeWish: wish, State: state}
 	if err != nil {
 		st.Error = protocol.OneLine(err.Error(), 500)
 	}
-	a.mu.Lock()
-	a.upgraded = st
-	a.mu.Unlock()
-	a.control.Changed()
+	u.told.Store(st)
+	u.link.Changed()
 }
 
-// fetchUpgrade fetches a release over the tunnel, beside the control session.
-func (a *Agent) fetchUpgrade(ctx context.Context, wish protocol.UpgradeWish) error {
+// fetch fetches a release over the tunnel, beside the control session.
+func (u *upgrades) fetch(ctx context.Context, wish protocol.UpgradeWish) error {
 	tr := &http.Transport{DisableKeepAlives: true, DisableCompression: true, ResponseHeaderTimeout: 30 * time.Second,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			a.mu.Lock()
-			hub := a.hub
-			a.mu.Unlock()
-			if hub == 0 {
-				return nil, errNoHub
-			}
-			from, to, err := a.hubAddrs(hub, protocol.PackagePort)
-			if err != nil {
-				return nil, err
-			}
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-			defer cancel()
-			return a.dial(ctx, from, to)
+			return u.link.DialHub(ctx, protocol.PackagePort)
 		}}
-	return upgrade.Fetch(ctx, &http.Client{Transport: tr}, "http://hub", wish, runtime.GOARCH, a.cfg.Store.Dir(), a.live.Load().upgrade)
+	return upgrade.Fetch(ctx, &http.Client{Transport: tr}, "http://hub", wish, runtime.GOARCH, u.state, u.live.Now().Upgrade)
 }

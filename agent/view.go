@@ -6,38 +6,33 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
-	"go4.org/netipx"
-
 	"causeway/agent/debug"
+	"causeway/agent/held"
+	"causeway/agent/hublink"
+	"causeway/agent/identity"
 	"causeway/protocol"
 )
 
-// announced are the routes that the node announces: those of its config and
-// those that came with its token.
-func (a *Agent) announced() []netip.Prefix {
-	out := slices.Clone(a.live.Load().routes)
-	a.mu.Lock()
-	if a.held != nil {
-		for _, r := range a.held.Netmap.Self.Routes {
-			out = append(out, r.Prefix)
-		}
+// joinedBy is how the join reached the hub, for people.
+func joinedBy(j *identity.Joined) *debug.Joined {
+	if j == nil {
+		return nil
 	}
-	a.mu.Unlock()
-	slices.SortFunc(out, netipx.ComparePrefix)
-	return slices.Compact(out)
+	d := &debug.Joined{Time: j.Time, Hub: j.Hub, Addr: j.Addr, Local: j.Local, Interface: j.Interface, From: j.From, CA: j.CA}
+	if j.Proxy != "" {
+		d.Proxy = hublink.ShownProxy(j.Proxy)
+	}
+	return d
 }
 
-// name is the node's name: the hub's word, as an operator may have renamed it since
-// it joined.
-func (a *Agent) name() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.held != nil && protocol.ValidName(a.held.Netmap.Self.Name) {
-		return a.held.Netmap.Self.Name
+func notNil[T any](l []T) []T {
+	if l == nil {
+		return []T{}
 	}
-	return a.id.Name
+	return l
 }
 
 // absolute is a path as another process understands it.
@@ -52,44 +47,41 @@ func allOK(l []protocol.Condition) bool {
 	return !slices.ContainsFunc(l, func(c protocol.Condition) bool { return !c.OK })
 }
 
-func (a *Agent) debugStatus() debug.Status {
+func (a *answers) status() debug.Status {
 	conds := a.board.List()
-	s := debug.Status{StateDir: absolute(a.cfg.Store.Dir()), Cluster: a.id.Pin.String(), Name: a.name(), Site: a.id.Site, Number: a.id.Number, Overlay: a.id.Overlay, Version: a.cfg.Version,
-		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.deviceName(),
-		Netmap: a.have(), Routes: notNil(a.announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
-	s.Joined, s.Lacks = joinedBy(a.id.Joined), lacks(a.cfg.Settings, a.id.Joined)
-	shields := a.shields()
+	s := debug.Status{StateDir: absolute(a.dir), Cluster: a.own.Now().Pin.String(), Name: a.want.Name(), Site: a.own.Now().Site, Number: a.own.Now().Number, Overlay: a.own.Now().Overlay, Version: a.version,
+		Engine: a.tunnel.EngineName(), BootID: a.boot, Started: a.started, Interface: a.host.DeviceName(),
+		Netmap: a.want.Have(), Routes: notNil(a.want.Announced()), Candidates: notNil(a.tunnel.Candidates()), OK: allOK(conds), Conditions: conds}
+	s.Joined, s.Lacks = joinedBy(a.own.Now().Joined), hublink.Lacks(a.live.Now(), a.own.Now().Joined)
+	shields := a.host.Shields()
 	s.Shields = debug.Shields{Up: shields.Up, Allow: []string{}}
 	for _, p := range shields.Allow {
 		s.Shields.Allow = append(s.Shields.Allow, p.String())
 	}
-	if a.control.Connected() {
-		a.mu.Lock()
-		s.Hub, s.HubVersion = a.hub, a.hubVersion
-		a.mu.Unlock()
+	if a.link.Connected() {
+		s.Hub, s.HubVersion = a.link.Hub()
 	}
-	a.mu.Lock()
-	s.Peers, s.Items = len(a.result.Peers), notNil(a.items)
-	s.Held, s.Apart, s.Local, s.Stays = heldRanges(a.book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
-	a.mu.Unlock()
-	for _, x := range a.stays() {
-		if x.apart {
-			s.Apart = append(s.Apart, debug.Apart{Addr: x.Prefix.Addr(), What: x.Needs[0], Advice: a.apartAdvice(x)})
+	f := a.host.Facts()
+	s.Peers, s.Items = len(f.Result.Peers), notNil(f.Items)
+	s.Held, s.Apart, s.Local, s.Stays = heldRanges(f.Book.Closed()), []debug.Apart{}, []netip.Prefix{}, []debug.Stay{}
+	for _, x := range f.Stays() {
+		if x.Apart {
+			s.Apart = append(s.Apart, debug.Apart{Addr: x.Prefix.Addr(), What: x.Needs[0], Advice: f.ApartAdvice(x)})
 			continue
 		}
 		s.Local = append(s.Local, x.Prefix)
-		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.in, Peer: x.peer})
+		s.Stays = append(s.Stays, debug.Stay{Own: x.Own, Range: x.In, Peer: x.Peer})
 	}
-	s.Taken, s.Drops = notNil(a.taken()), a.tunnel.Drops()
+	s.Taken, s.Drops = notNil(a.host.Taken()), a.tunnel.Drops()
 	if s.Drops == nil { // it does not run yet
 		s.Drops = protocol.Drops{}
 	}
 	return s
 }
 
-// debugUsed logs who looked. What is read on the host itself is frequent and
+// used logs who looked. What is read on the host itself is frequent and
 // in the list of uses; the hub's requests and changes are of interest.
-func (a *Agent) debugUsed(u debug.Use) {
+func (a *answers) used(u debug.Use) {
 	e := a.log.Debug()
 	if u.From == debug.FromHub || u.Method != "GET" {
 		e = a.log.Info()
@@ -97,15 +89,14 @@ func (a *Agent) debugUsed(u debug.Use) {
 	e.Str("from", u.From).Str("who", u.Who).Str("method", u.Method).Str("endpoint", u.Path).Int("status", u.Status).Msg("debug endpoint used")
 }
 
-func (a *Agent) debugPeers() []debug.Peer {
+func (a *answers) peers() []debug.Peer {
 	paths := map[protocol.NodeNumber]protocol.PathKind{}
 	for _, p := range a.tunnel.Paths() {
 		paths[p.Peer] = p.Path
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make([]debug.Peer, 0, len(a.result.Peers))
-	for _, p := range a.result.Peers {
+	peers := a.host.Facts().Result.Peers
+	out := make([]debug.Peer, 0, len(peers))
+	for _, p := range peers {
 		kind := paths[p.Number()]
 		if kind == "" {
 			kind = protocol.PathNone
@@ -116,16 +107,16 @@ func (a *Agent) debugPeers() []debug.Peer {
 	return out
 }
 
-func (a *Agent) debugNetmap() debug.Netmap {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := debug.Netmap{Refused: notNil(a.result.Refused), Errors: notNil(a.errs), Netmap: shown(protocol.Netmap{})}
-	if a.held == nil {
+func (a *answers) netmap() debug.Netmap {
+	f := a.host.Facts()
+	n := debug.Netmap{Refused: notNil(f.Result.Refused), Errors: notNil(f.Errors), Netmap: shown(protocol.Netmap{})}
+	held := a.want.Now().Held
+	if held == nil {
 		return n
 	}
-	n.Held, n.Confirmed, n.Expired, n.Netmap = true, a.held.Confirmed, a.expired, shown(a.held.Netmap)
-	if m := a.held.Netmap.MaxAge; m > 0 {
-		n.Expires = a.held.Confirmed.Add(m)
+	n.Held, n.Confirmed, n.Expired, n.Netmap = true, held.Confirmed, f.Expired, shown(held.Netmap)
+	if m := held.Netmap.MaxAge; m > 0 {
+		n.Expires = held.Confirmed.Add(m)
 	}
 	return n
 }
@@ -141,16 +132,12 @@ func shown(n protocol.Netmap) protocol.Netmap {
 	return n
 }
 
-func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
-	a.mu.Lock()
-	plan, refused := a.plan, a.result.Refused
-	var announced []protocol.AnnouncedRoute
-	if a.held != nil {
-		announced = a.held.Netmap.Self.Routes
-	}
-	a.mu.Unlock()
+func (a *answers) routes(ctx context.Context) debug.Routes {
+	f := a.host.Facts()
+	plan, refused := f.Plan, f.Result.Refused
+	announced := a.want.Now().Netmap().Self.Routes
 	r := debug.Routes{Announced: notNil(announced), Planned: notNil(plan.Lines()), Refused: notNil(refused), Missing: []string{}, Extra: []string{}}
-	found, err := a.host.Found(ctx, plan.Config)
+	found, err := a.net.Found(ctx, plan.Config)
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -170,52 +157,48 @@ func (a *Agent) debugRoutes(ctx context.Context) debug.Routes {
 
 // ping pings an address, or a node or hub by name, from the node's own
 // overlay address.
-func (a *Agent) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
+func (a *answers) ping(ctx context.Context, q debug.PingRequest) debug.PingResult {
 	dst, err := a.target(q.To)
 	if err != nil {
-		return debug.PingResult{From: a.name(), To: q.To, Error: err.Error()}
+		return debug.PingResult{From: a.want.Name(), To: q.To, Error: err.Error()}
 	}
 	r := debug.Ping(ctx, a.ownOverlay(dst), dst, q.Count, time.Duration(q.Timeout))
-	r.From, r.To, r.Path = a.name(), q.To, a.pathTo(dst)
+	r.From, r.To, r.Path = a.want.Name(), q.To, a.pathTo(dst)
 	return r
 }
 
-func (a *Agent) target(to string) (netip.Addr, error) {
+func (a *answers) target(to string) (netip.Addr, error) {
 	if ip, err := netip.ParseAddr(to); err == nil {
 		return ip.Unmap(), nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.result.Peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		if p.Name == to && len(p.Overlay) > 0 {
 			return p.Overlay[0], nil
 		}
 	}
-	if to == a.name() {
-		return a.id.Overlay[0], nil
+	if to == a.want.Name() {
+		return a.own.Now().Overlay[0], nil
 	}
 	return netip.Addr{}, fmt.Errorf("%q is neither an address nor a node of this node's netmap", to)
 }
 
 // pathTo is the path to the peer or hub that has addr, by the longest prefix;
 // empty where it is none's.
-func (a *Agent) pathTo(addr netip.Addr) string {
-	a.mu.Lock()
+func (a *answers) pathTo(addr netip.Addr) string {
 	var owner protocol.NodeNumber
 	bits := -1
-	for _, p := range a.result.Peers {
+	for _, p := range a.host.Facts().Result.Peers {
 		for _, x := range p.Prefixes() {
 			if x.Contains(addr) && x.Bits() > bits {
 				owner, bits = p.Number(), x.Bits()
 			}
 		}
 	}
-	for _, h := range a.hubs.Hubs {
-		if slices.Contains(hubOverlay(a.hubs, h.Number), addr) {
+	for _, h := range a.want.Now().Hubs.Hubs {
+		if slices.Contains(a.want.Now().Hubs.Addrs(h.Number), addr) {
 			owner = h.Number
 		}
 	}
-	a.mu.Unlock()
 	if owner == 0 {
 		return ""
 	}
@@ -227,73 +210,36 @@ func (a *Agent) pathTo(addr netip.Addr) string {
 	return string(protocol.PathNone)
 }
 
-// leaveReach is how long a leave waits for a hub to tell: one that can be
-// reached is within a second of an agent's start.
-const leaveReach = 3 * time.Second
-
-// leave tells the hub, if there is one, gives the identity up and ends Run.
-func (a *Agent) leave(ctx context.Context) debug.LeaveResult {
-	r := debug.LeaveResult{Told: true}
-	a.mu.Lock()
-	known := a.held != nil && a.held.Revoked
-	a.mu.Unlock()
-	var err error
-	if !known { // an agent that has just started is about to reach its hub
-		wait, cancel := context.WithTimeout(ctx, leaveReach)
-		err = a.connected(wait)
-		cancel()
-	}
-	if err == nil {
-		err = a.control.Leave(ctx)
-	}
-	a.applyMu.Lock() // after a netmap that is being taken
-	defer a.applyMu.Unlock()
-	a.idMu.Lock() // and a key
-	defer a.idMu.Unlock()
-	a.mu.Lock()
-	a.left = true
-	revoked := a.held != nil && a.held.Revoked
-	a.mu.Unlock()
-	if err != nil && !revoked { // a hub that revoked the node knows already
-		r = debug.LeaveResult{Error: err.Error()}
-	}
-	// Here, not in the command that asked: a service manager may start the
-	// agent again before that command has the state directory.
-	if err := a.cfg.Store.RemoveIdentity(); err != nil {
-		r.Error = err.Error()
-	}
-	a.stop(errLeft)
-	return r
+// hubs is the hub list held.
+func (a *answers) hubs() debug.Hubs {
+	now := a.want.Now()
+	return ShownHubs(now.Hubs, now.Signed, now.Shown)
 }
 
-// LeaveWhenConnected waits for a hub, tells it that this node leaves and ends
-// Run. It fails, with the identity still there, if ctx ends first.
-func (a *Agent) LeaveWhenConnected(ctx context.Context) error {
-	if err := a.connected(ctx); err != nil {
-		return err
-	}
-	if r := a.leave(ctx); !r.Told {
-		return fmt.Errorf("%s", r.Error)
-	}
-	return nil
+// ShownHubs is a hub list as debug endpoints and commands show it.
+func ShownHubs(l protocol.HubList, s protocol.SignedHubList, confirmed time.Time) debug.Hubs {
+	return debug.Hubs{Serial: l.Serial, NotBefore: l.NotBefore, NotAfter: l.NotAfter, Confirmed: confirmed, Hubs: notNil(l.Hubs), Signed: s}
 }
 
-// connected waits for a control session. It fails with what keeps it away if
-// ctx ends first.
-func (a *Agent) connected(ctx context.Context) error {
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for !a.control.Connected() {
-		select {
-		case <-ctx.Done():
-			for _, c := range a.board.List() {
-				if !c.OK {
-					return fmt.Errorf("%s: %s", c.Name, c.Cause)
-				}
-			}
-			return ctx.Err()
-		case <-t.C:
-		}
+// setHubs takes a hub list from a person on the host.
+func (a *answers) setHubs(_ context.Context, s protocol.SignedHubList) debug.HubsResult {
+	taken, why := a.want.TakeHubList(s)
+	return debug.HubsResult{Taken: taken, Error: why, Hubs: a.hubs()}
+}
+
+// release lets closed ranges go, for whoever may use the debug socket.
+func (a *answers) release(ctx context.Context, p netip.Prefix) (debug.ReleaseResult, error) {
+	out, err := a.host.Release(ctx, p)
+	if err != nil {
+		return debug.ReleaseResult{}, err
 	}
-	return nil
+	return debug.ReleaseResult{Released: heldRanges(out), Error: strings.Join(a.host.Facts().Errors, "; ")}, nil
+}
+
+func heldRanges(l []held.Range) []debug.HeldRange {
+	out := []debug.HeldRange{}
+	for _, r := range l {
+		out = append(out, debug.HeldRange{Prefix: r.Prefix, Since: r.Closed})
+	}
+	return out
 }

@@ -86,6 +86,16 @@ func (s SignedHubList) Open(pin Pin) (HubList, error) {
 	return l, nil
 }
 
+// Addrs are a hub's addresses in the overlay.
+func (l HubList) Addrs(hub NodeNumber) (out []netip.Addr) {
+	for _, p := range l.Overlay {
+		if a, err := hub.Overlay(p); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // ValidAt fails with ErrHubListValidity outside the list's validity.
 func (l HubList) ValidAt(t time.Time) error {
 	if t.Before(l.NotBefore) || (!l.NotAfter.IsZero() && t.After(l.NotAfter)) {

@@ -32,6 +32,8 @@ type Config struct {
 	Prove func(c protocol.Challenge, hello []byte) (protocol.Proof, error)
 	// Welcome hears that the hub knows us.
 	Welcome func(protocol.Welcome)
+	// Ended hears that a session that was welcomed is over, before Connected says so.
+	Ended func()
 	// Netmap takes a netmap, and returns when it is applied and stored.
 	Netmap func(context.Context, protocol.Netmap) protocol.NetmapAck
 	// HubList hears the answer to AskHubList.
@@ -42,12 +44,12 @@ type Config struct {
 	Status func() protocol.Status
 	// NATS runs beside the session until ctx ends; open opens a nats stream.
 	NATS func(ctx context.Context, open func(context.Context) (net.Conn, error))
-	// Debug takes over a stream on which the hub speaks HTTP.
-	Debug func(net.Conn)
 	// Bulk opens a connection for a long answer and serves it until it or ctx ends; nil: hubs
 	// are not told that they may ask.
-	Bulk func(context.Context, protocol.Challenge)
-	Log  zerolog.Logger
+	Bulk func(ctx context.Context, c protocol.Challenge, serve func(net.Conn))
+	// Due has a status sent when it gets something; Changed is another way to say so. nil: nobody else says so.
+	Due chan struct{}
+	Log zerolog.Logger
 }
 
 // Limits in time of a session.
@@ -88,12 +90,16 @@ func Redial() *backoff.ExponentialBackOff {
 
 // New opens nothing.
 func New(cfg Config) *Client {
-	return &Client{cfg: cfg, changed: make(chan struct{}, 1)}
+	if cfg.Due == nil {
+		cfg.Due = make(chan struct{}, 1)
+	}
+	return &Client{cfg: cfg, changed: cfg.Due}
 }
 
 type session struct {
 	c      *Client
 	stream net.Conn
+	serve  func(net.Conn)
 	ready  bool // welcomed; guarded by c.mu
 
 	bulk chan struct{} // connections for long answers
@@ -111,9 +117,10 @@ func (c *Client) Changed() {
 	}
 }
 
-// Serve runs one session over conn, which it closes. It returns when the
+// Serve runs one session over conn, which it closes. serve takes over each stream on which the hub
+// speaks HTTP. It returns when the
 // session ended, with the reason: ErrRevoked, ctx's error, or what failed.
-func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
+func (c *Client) Serve(ctx context.Context, conn net.Conn, serve func(net.Conn)) error {
 	m, err := mux.Client(conn)
 	if err != nil {
 		conn.Close()
@@ -124,7 +131,7 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	s := &session{c: c, stream: stream, left: make(chan struct{}), bulk: make(chan struct{}, maxBulk)}
+	s := &session{c: c, stream: stream, serve: serve, left: make(chan struct{}), bulk: make(chan struct{}, maxBulk)}
 	hello, err := protocol.NewMessage(protocol.KindHello, c.cfg.Hello())
 	if err != nil {
 		return err
@@ -138,12 +145,14 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 	err = s.welcome(ctx, hello.Body)
 	stop()
 	if err != nil {
+		c.cfg.Ended() // it may have been welcomed
 		return err
 	}
 	c.mu.Lock()
 	s.ready, c.cur = true, s
 	c.mu.Unlock()
 	defer func() {
+		c.cfg.Ended()
 		c.mu.Lock()
 		c.cur = nil
 		c.mu.Unlock()
@@ -169,7 +178,7 @@ func (c *Client) Serve(ctx context.Context, conn net.Conn) error {
 		return nil
 	})
 	g.Go(func() error {
-		c.accept(ctx, m)
+		c.accept(ctx, m, serve)
 		return nil
 	})
 	g.Go(func() error {
@@ -331,7 +340,7 @@ func (s *session) openBulk(ctx context.Context, g *errgroup.Group, m protocol.Me
 		case s.bulk <- struct{}{}:
 			g.Go(func() error {
 				defer func() { <-s.bulk }()
-				s.c.cfg.Bulk(ctx, c)
+				s.c.cfg.Bulk(ctx, c, s.serve)
 				return nil
 			})
 			return nil
@@ -386,7 +395,7 @@ const maxStreams = 64
 
 // accept hands over the streams that the hub opens, and closes those beyond
 // maxStreams at once.
-func (c *Client) accept(ctx context.Context, m *mux.Session) {
+func (c *Client) accept(ctx context.Context, m *mux.Session, serve func(net.Conn)) {
 	defer m.Close()
 	slots := make(chan struct{}, maxStreams)
 	for {
@@ -405,7 +414,7 @@ func (c *Client) accept(ctx context.Context, m *mux.Session) {
 		go func() { // ends with the stream, and that with the session
 			h, err := mux.ReadHeader(st)
 			if err == nil && h.Kind == protocol.StreamDebug {
-				c.cfg.Debug(st)
+				serve(st)
 				return
 			}
 			if err == nil {

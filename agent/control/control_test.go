@@ -43,7 +43,7 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 	cfg := Config{
 		Number:  9,
 		Hello:   func() protocol.Hello { return protocol.Hello{AgentVersion: "test"} },
-		Welcome: func(protocol.Welcome) {},
+		Welcome: func(protocol.Welcome) {}, Ended: func() {},
 		Netmap: func(_ context.Context, n protocol.Netmap) protocol.NetmapAck {
 			ag.netmap <- n
 			return protocol.NetmapAck{NetmapVersion: n.NetmapVersion}
@@ -57,10 +57,6 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 				c.Close()
 			}
 		},
-		Debug: func(c net.Conn) {
-			io.Copy(c, io.LimitReader(c, 4))
-			c.Close()
-		},
 		Log: zerolog.Nop(),
 	}
 	if edit != nil {
@@ -69,7 +65,12 @@ func pair(t *testing.T, edit func(*Config)) (*hub, *agent) {
 	ag.client = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	ag.cancel = cancel
-	go func() { ag.err <- ag.client.Serve(ctx, a) }()
+	go func() {
+		ag.err <- ag.client.Serve(ctx, a, func(c net.Conn) {
+			io.Copy(c, io.LimitReader(c, 4))
+			c.Close()
+		})
+	}()
 
 	m, err := mux.Server(b)
 	require.NoError(t, err)

@@ -174,3 +174,12 @@ func (l *Log) Told(i protocol.Incident) error {
 	}
 	return nil
 }
+
+// Traffic sums what all peers and hubs sent and received: what an incident counts.
+func Traffic(paths []protocol.PathStatus) (rx, tx uint64) {
+	for _, p := range paths {
+		rx += p.RxBytes
+		tx += p.TxBytes
+	}
+	return rx, tx
+}

@@ -13,6 +13,7 @@ import (
 
 	"causeway/agent"
 	"causeway/agent/debug"
+	"causeway/agent/desired"
 	"causeway/agent/identity"
 	"causeway/internal/exitstatus"
 	"causeway/protocol"
@@ -124,7 +125,7 @@ func setStored(dir string, s protocol.SignedHubList) (r debug.HubsResult, err er
 	if r.Hubs, err = stored(id); err != nil {
 		return r, err
 	}
-	l, newer, err := agent.NewerHubList(id, r.Hubs.Serial, s, time.Now())
+	l, newer, err := desired.NewerHubList(id, r.Hubs.Serial, s, time.Now())
 	if err != nil {
 		r.Error = err.Error()
 		return r, nil
