@@ -118,3 +118,36 @@ func BenchmarkForward(b *testing.B) {
 		})
 	}
 }
+
+// Whether a pair of 10,000 nodes may talk, a datagram each: what is looked at beside the addressee's entry.
+func BenchmarkLargeAllows(b *testing.B) {
+	key, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(b, err)
+	r, err := New(Config{Self: 1, PrivateKey: key, BootID: protocol.BootID{1}, Listen: netip.MustParseAddrPort("127.0.0.1:0"),
+		NewReader: func() underlay.Receiver { return nobody{} }, Log: zerolog.Nop()})
+	require.NoError(b, err)
+	all := map[protocol.NodeNumber]bool{}
+	var nodes []Node
+	for n := range protocol.NodeNumber(10_000) {
+		all[n+2] = true
+		nodes = append(nodes, Node{Number: n + 2, Key: protocol.WireGuardPublicKey{byte(n), byte(n >> 8), 1}})
+	}
+	for i := range nodes {
+		nodes[i].Talks = all // shared; a policy's would be one for each
+	}
+	require.NoError(b, r.SetNodes(nodes))
+	m := *r.nodes.Load()
+	var entries []*entry
+	for _, n := range nodes {
+		entries = append(entries, m[n.Number])
+	}
+	i, allowed := 0, 0
+	for b.Loop() {
+		from, to := entries[i%10_000], entries[(i*7919+1)%10_000]
+		if from.allows(to.number) && to.allows(from.number) {
+			allowed++
+		}
+		i++
+	}
+	require.NotZero(b, allowed)
+}
