@@ -51,7 +51,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		there[n.Name] = !n.Connected.IsZero()
 	}
 	for _, x := range s.cfg.Fleet.Strays() {
-		if n := st.Nodes[x.Number]; n.Gone != "" || x.Epoch <= n.KeyEpoch() {
+		if n := st.Nodes.Get(x.Number); n.Gone != "" || x.Epoch <= n.KeyEpoch() {
 			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // live one or else the last one that had it, by site and name.
 func shownNodes(st *state.State) []state.Node {
 	last := map[string]state.Node{}
-	for _, n := range st.Nodes {
+	for _, n := range st.Nodes.All() {
 		if o, ok := last[n.Name]; !ok || n.Live() || !o.Live() && n.Number > o.Number {
 			last[n.Name] = n
 		}
@@ -67,8 +67,8 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 		out.Paths = nil // of the past
 	}
 	for p := range out.Paths {
-		out.Paths[p].Name = st.Nodes[out.Paths[p].Peer].Name
-		if st.HubNumbers[out.Paths[p].Peer] {
+		out.Paths[p].Name = st.Nodes.Get(out.Paths[p].Peer).Name
+		if st.HubNumbers.Get(out.Paths[p].Peer) {
 			out.Paths[p].Name = "hub"
 		}
 	}
@@ -88,7 +88,7 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 }
 
 func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
-	n := st.Nodes[r.Node]
+	n := st.Nodes.Get(r.Node)
 	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: tag(r)}
 	owner := s.cfg.Fleet.Owner(r.Prefix)
 	out.Owner = owner == r.Node && r.Carried()
@@ -107,7 +107,7 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 	case n.Statement == nil:
 		out.Why = "the node's agent was never seen"
 	case owner != 0:
-		out.Why = "node " + st.Nodes[owner].Name + " carries it"
+		out.Why = "node " + st.Nodes.Get(owner).Name + " carries it"
 	default:
 		out.Why = "the next netmap brings it"
 	}
@@ -128,7 +128,7 @@ func (s *Server) claimsOf(st *state.State) *state.Claims {
 func (s *Server) revocation(name string) (out api.Revocation, err error) {
 	st := s.cfg.Store.State()
 	var n state.Node
-	for _, x := range st.Nodes {
+	for _, x := range st.Nodes.All() {
 		if x.Name == name && x.Gone == state.GoneRevoked && x.Number > n.Number {
 			n = x
 		}
@@ -141,9 +141,9 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 		Confirmed: []api.Confirmed{}, Waiting: []api.Unconfirmed{}}
 	for _, c := range r.Nodes {
 		if c.After >= 0 {
-			out.Confirmed = append(out.Confirmed, api.Confirmed{Node: st.Nodes[c.Node].Name, After: api.Duration(c.After)})
+			out.Confirmed = append(out.Confirmed, api.Confirmed{Node: st.Nodes.Get(c.Node).Name, After: api.Duration(c.After)})
 		} else {
-			out.Waiting = append(out.Waiting, api.Unconfirmed{Node: st.Nodes[c.Node].Name, Why: c.Why})
+			out.Waiting = append(out.Waiting, api.Unconfirmed{Node: st.Nodes.Get(c.Node).Name, Why: c.Why})
 		}
 	}
 	return out, nil
@@ -164,8 +164,8 @@ func (s *Server) allRoutes() []api.Route {
 	for _, n := range st.LiveNodes() {
 		nodes[n.Number] = true
 	}
-	routes := make([]state.Route, 0, len(st.Routes))
-	for _, r := range st.Routes {
+	routes := make([]state.Route, 0, st.Routes.Len())
+	for _, r := range st.Routes.All() {
 		if nodes[r.Node] {
 			routes = append(routes, r)
 		}
@@ -251,7 +251,7 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		current := func(st *state.State) (string, error) {
 			n, err := st.FindNode(in.Body.Node)
-			return tag(s.cfg.Fleet.Shown(st).Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
+			return tag(s.cfg.Fleet.Shown(st).Routes.Get(state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix})), err
 		}
 		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
 			if n, err := d.FindNode(in.Body.Node); err == nil {
@@ -263,7 +263,7 @@ func (s *Server) registerNodes(a huma.API) {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Body.Node)
-		out := s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}])
+		out := s.toRoute(st, st.Routes.Get(state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}))
 		return withTag(out.ETag, out)
 	}, changes)
 }

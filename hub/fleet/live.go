@@ -89,7 +89,7 @@ func (t *Table) judged(n protocol.NodeNumber, l *record) {
 	if !l.machine.Observe(time.Now(), e) {
 		return
 	}
-	node := t.cfg.State().Nodes[n]
+	node := t.cfg.State().Nodes.Get(n)
 	if !node.Live() || node.Quarantine != "" {
 		return
 	}
@@ -109,7 +109,7 @@ func (t *Table) LookAround() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for n, l := range t.nodes {
-		if quarantined := st.Nodes[n].Quarantine != ""; quarantined != !l.shut.IsZero() {
+		if quarantined := st.Nodes.Get(n).Quarantine != ""; quarantined != !l.shut.IsZero() {
 			if l.shut = (time.Time{}); quarantined {
 				l.shut = time.Now().UTC()
 			}
@@ -124,7 +124,7 @@ func (t *Table) Missed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for n, r := range t.memory.Nodes {
-		if node := st.Nodes[n]; r.Online && node.Live() && t.node(n).session == nil {
+		if node := st.Nodes.Get(n); r.Online && node.Live() && t.node(n).session == nil {
 			t.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+t.node(n).machine.Verdict().Reasons[0])
 		}
 	}

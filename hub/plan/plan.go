@@ -67,14 +67,14 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		alone:   map[protocol.NodeNumber]bool{},
 	}
 	v.items, v.itemsBy = items(s, before.items)
-	for _, site := range s.Sites {
+	for _, site := range s.Sites.All() {
 		v.ages[site.Name] = site.MaxAge
 	}
 	candidates, announced := v.routes(s)
 	owned := map[protocol.NodeNumber][]netip.Prefix{}
 	shared := map[protocol.NodeNumber][]netip.Prefix{} // owned by another node of the site
 	for p, nodes := range candidates {
-		o := owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes[n], live[n]) })
+		o := owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes.Get(n), live[n]) })
 		v.Owners[p] = o
 		owned[o] = append(owned[o], p)
 		for _, n := range nodes {
@@ -89,7 +89,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 			continue
 		}
 		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
-			RotateKeys: s.Sites[n.Site].RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
+			RotateKeys: s.Sites.Get(n.Site).RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
 		if n.KeyWanted > n.KeyEpoch() {
 			self := v.self[n.Number]
 			self.KeyEpoch, self.KeyOverlap = n.KeyWanted, n.KeyOverlap
@@ -117,8 +117,8 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 // routes notes the prefixes that each node announces, approved. candidates are the nodes who could own a prefix, by
 // number; announced is what each node announces.
 func (v *Netmaps) routes(s *state.State) (candidates map[netip.Prefix][]protocol.NodeNumber, announced map[protocol.NodeNumber][]protocol.AnnouncedRoute) {
-	routes := make([]state.Route, 0, len(s.Routes))
-	for _, r := range s.Routes {
+	routes := make([]state.Route, 0, s.Routes.Len())
+	for _, r := range s.Routes.All() {
 		routes = append(routes, r)
 	}
 	state.SortRoutes(routes)
@@ -136,7 +136,7 @@ func (v *Netmaps) routes(s *state.State) (candidates map[netip.Prefix][]protocol
 			v.own[r.Node] = map[netip.Prefix]bool{}
 		}
 		v.own[r.Node][r.Prefix] = true
-		if talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
+		if talks(s.Nodes.Get(r.Node)) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
 			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
 	nodes := st.LiveNodes()
 	for n, x := range fl.Nodes {
-		if node, ok := st.Nodes[n]; ok && !node.Live() && x.Leaving {
+		if node, ok := st.Nodes.Find(n); ok && !node.Live() && x.Leaving {
 			nodes = append(nodes, node)
 		}
 	}
@@ -41,7 +41,7 @@ func (l *Loop) setNodes(_ context.Context, t *turn) error {
 	has := map[protocol.NodeNumber]bool{}
 	for _, n := range nodes {
 		has[n.Number] = true
-		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes[n.Number].KeyEpoch(), n.Talks != nil)
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes.Get(n.Number).KeyEpoch(), n.Talks != nil)
 	}
 	fingerprint := string(print)
 	if fingerprint == l.fingerprint && fingerprint != "" {

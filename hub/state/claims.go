@@ -41,7 +41,7 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
-	for _, o := range s.Sites {
+	for _, o := range s.Sites.All() {
 		if o.Name == site {
 			continue
 		}
@@ -56,11 +56,11 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 
 // checkCarried checks p, claimed by site, against the routes carried for other sites.
 func (s *State) checkCarried(site string, p netip.Prefix) error {
-	for _, r := range s.Routes {
+	for _, r := range s.Routes.All() {
 		if r.State != protocol.RouteApproved || !r.Prefix.Overlaps(p) {
 			continue
 		}
-		if n := s.Nodes[r.Node]; n.Site != site {
+		if n := s.Nodes.Get(r.Node); n.Site != site {
 			return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
 		}
 	}
@@ -77,7 +77,7 @@ func (s *State) ClaimConflict(site string, p netip.Prefix) error { return s.chec
 
 // inRange reports whether p lies inside a range of site.
 func (s *State) inRange(site string, p netip.Prefix) bool {
-	return within(p, s.Sites[site].Ranges)
+	return within(p, s.Sites.Get(site).Ranges)
 }
 
 // within reports whether p lies inside one of the ranges.

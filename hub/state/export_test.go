@@ -5,6 +5,9 @@ import "context"
 // CompactIfDue is what a store that runs does by itself.
 func (s *Store) CompactIfDue(ctx context.Context) error { return s.compact(ctx, false) }
 
+// Same compares states, their inner tables included.
+var Same = same
+
 // Transact does what a change costs a Store beside the log: it decides on a copy of base, encodes the transaction,
 // and folds what was encoded into another copy.
 func Transact(base *State, decide func(*Draft) error) (*State, error) {

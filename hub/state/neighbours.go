@@ -20,7 +20,7 @@ type Claims struct {
 // NewClaims gathers the claims of a state.
 func NewClaims(s *State) *Claims {
 	c := &Claims{names: map[protocol.NodeNumber]string{}, exact: map[netip.Prefix][]Route{}}
-	for _, r := range s.Routes {
+	for _, r := range s.Routes.All() {
 		if r.State != protocol.RouteApproved && (r.State != protocol.RoutePending || !r.Announced && !r.FromToken) {
 			continue
 		}
@@ -31,7 +31,7 @@ func NewClaims(s *State) *Claims {
 			c.sorted = append(c.sorted, r.Prefix)
 		}
 		c.exact[r.Prefix] = append(c.exact[r.Prefix], r)
-		c.names[r.Node] = s.Nodes[r.Node].Name
+		c.names[r.Node] = s.Nodes.Get(r.Node).Name
 	}
 	slices.SortFunc(c.sorted, netip.Prefix.Compare)
 	for _, l := range c.exact {
@@ -111,7 +111,7 @@ func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
 	}
 	c := NewClaims(s)
 	for _, p := range routes {
-		for _, r := range c.Met(s.names[replace], p) {
+		for _, r := range c.Met(s.names.Get(replace), p) {
 			if !slices.Contains(out, r.RouteKey) && len(out) < protocol.MaxNodeRoutes {
 				out = append(out, r.RouteKey)
 			}
@@ -121,4 +121,4 @@ func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
 }
 
 // NumberOf is the number of the live node of that name; 0: there is none.
-func (s *State) NumberOf(name string) protocol.NodeNumber { return s.names[name] }
+func (s *State) NumberOf(name string) protocol.NodeNumber { return s.names.Get(name) }

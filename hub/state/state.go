@@ -13,7 +13,6 @@ package state
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -36,21 +35,21 @@ type State struct {
 	HubList *protocol.SignedHubList // the last one signed
 	Hubs    protocol.HubList        // its content
 
-	HubNumbers map[protocol.NodeNumber]bool
-	Sites      map[string]Site
-	Tokens     map[protocol.TokenID]Token
-	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
-	Routes     map[RouteKey]Route           // of live nodes
-	Admins     map[string]Admin             // by name; those that were revoked too
-	NATSUsers  map[string]NATSUser          // likewise
-	Objects    map[ObjectKey]Object         `json:",omitempty"` // declared
+	HubNumbers Map[protocol.NodeNumber, bool]
+	Sites      Map[string, Site]
+	Tokens     Map[protocol.TokenID, Token]
+	Nodes      Map[protocol.NodeNumber, Node] // those that left or were revoked too
+	Routes     Map[RouteKey, Route]           // of live nodes
+	Admins     Map[string, Admin]             // by name; those that were revoked too
+	NATSUsers  Map[string, NATSUser]          // likewise
+	Objects    Map[ObjectKey, Object]         `json:",omitzero"` // declared
 
 	Upgrade *Upgrade // the last one; nil: there was none
 
-	hash       []byte                                              // of the last transaction
-	names      map[string]protocol.NodeNumber                      // live nodes
-	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
-	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
+	hash       []byte                                                // of the last transaction
+	names      Map[string, protocol.NodeNumber]                      // live nodes
+	keys       Map[protocol.WireGuardPublicKey, protocol.NodeNumber] // every node that ever was
+	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
 	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
 	folding    bool                 // what a log holds is taken, though the rules of today forbid it anew
 }
@@ -145,37 +144,11 @@ func (r Route) Carried() bool {
 }
 
 // New is the state before the first transaction.
-func New() *State {
-	return &State{
-		NextNumber: 1,
-		HubNumbers: map[protocol.NodeNumber]bool{},
-		Sites:      map[string]Site{},
-		Tokens:     map[protocol.TokenID]Token{},
-		Nodes:      map[protocol.NodeNumber]Node{},
-		Routes:     map[RouteKey]Route{},
-		Admins:     map[string]Admin{},
-		NATSUsers:  map[string]NATSUser{},
-		Objects:    map[ObjectKey]Object{},
-		names:      map[string]protocol.NodeNumber{},
-		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
-		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
-	}
-}
+func New() *State { return &State{NextNumber: 1} }
 
-// clone copies the maps. What is in them is replaced, never changed in place.
+// clone is a copy for whoever changes it. It shares all that nobody changes.
 func (s *State) clone() *State {
 	c := *s
-	c.HubNumbers = maps.Clone(s.HubNumbers)
-	c.Sites = maps.Clone(s.Sites)
-	c.Tokens = maps.Clone(s.Tokens)
-	c.Nodes = maps.Clone(s.Nodes)
-	c.Routes = maps.Clone(s.Routes)
-	c.Admins = maps.Clone(s.Admins)
-	c.NATSUsers = maps.Clone(s.NATSUsers)
-	c.Objects = maps.Clone(s.Objects)
-	c.names = maps.Clone(s.names)
-	c.keys = maps.Clone(s.keys)
-	c.identities = maps.Clone(s.identities)
 	c.targets = nil
 	return &c
 }
@@ -183,11 +156,11 @@ func (s *State) clone() *State {
 // NodeByName returns the live node of that name or, if there is none, the
 // last one that had it.
 func (s *State) NodeByName(name string) (Node, bool) {
-	if n, ok := s.names[name]; ok {
-		return s.Nodes[n], true
+	if n, ok := s.names.Find(name); ok {
+		return s.Nodes.Get(n), true
 	}
 	var found Node
-	for _, n := range s.Nodes {
+	for _, n := range s.Nodes.All() {
 		if n.Name == name && n.Number > found.Number {
 			found = n
 		}
@@ -197,37 +170,40 @@ func (s *State) NodeByName(name string) (Node, bool) {
 
 // NodeByKey returns the node that has or had this WireGuard key.
 func (s *State) NodeByKey(k protocol.WireGuardPublicKey) (Node, bool) {
-	n, ok := s.keys[k]
-	return s.Nodes[n], ok
+	n, ok := s.keys.Find(k)
+	return s.Nodes.Get(n), ok
 }
 
 // LiveNodes lists the live nodes by number.
 func (s *State) LiveNodes() []Node {
-	out := make([]Node, 0, len(s.names))
-	for _, n := range s.names {
-		out = append(out, s.Nodes[n])
+	out := make([]Node, 0, s.names.Len())
+	for _, n := range s.Nodes.All() {
+		if n.Live() {
+			out = append(out, n)
+		}
 	}
-	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.Number, b.Number) })
 	return out
 }
 
 // NodeRoutes lists a node's routes by prefix.
-func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
-	var out []Route
-	for k, r := range s.Routes {
-		if k.Node == n {
-			out = append(out, r)
+func (s *State) NodeRoutes(n protocol.NodeNumber) (out []Route) {
+	for k, r := range s.Routes.From(RouteKey{Node: n}) {
+		if k.Node != n {
+			break
 		}
+		out = append(out, r)
 	}
-	SortRoutes(out)
 	return out
+}
+
+// compareRoutes compares by node and prefix.
+func compareRoutes(a, b RouteKey) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
 }
 
 // SortRoutes sorts by node and prefix.
 func SortRoutes(r []Route) {
-	slices.SortFunc(r, func(a, b Route) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-	})
+	slices.SortFunc(r, func(a, b Route) int { return compareRoutes(a.RouteKey, b.RouteKey) })
 }
 
 // OverlayOf returns the overlay addresses of a node or hub.
@@ -262,7 +238,7 @@ func (s *State) NodeByOverlay(a netip.Addr) (Node, bool) {
 		if have, err := n.Overlay(p); err != nil || have != a {
 			return Node{}, false
 		}
-		node, ok := s.Nodes[n]
+		node, ok := s.Nodes.Find(n)
 		return node, ok && node.Live()
 	}
 	return Node{}, false

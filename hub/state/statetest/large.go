@@ -47,7 +47,7 @@ func Large(t testing.TB) *state.Draft {
 			at := i/LargeSites*(LargeRoutes/LargeNodes) + r
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(site >> 1), byte(site&1)<<7 | byte(at), 0}), 24)
 			k := state.RouteKey{Node: n, Prefix: p} // not by a change, whose check looks at all routes
-			d.Routes[k] = state.Route{RouteKey: k, State: protocol.RouteApproved, By: state.ByRange, Announced: true}
+			d.Routes.Set(k, state.Route{RouteKey: k, State: protocol.RouteApproved, By: state.ByRange, Announced: true})
 		}
 	}
 	d.Seq = 100
