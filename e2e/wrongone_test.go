@@ -25,7 +25,7 @@ func TestWrongAgent(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(list), 0o600))
 	none := filepath.Join(t.TempDir(), "none")
 	clone := filepath.Join(t.TempDir(), "clone")
-	one.Host.Sh("cp -a " + one.StateDir + " " + clone)
+	one.Host.Sh(snapshotOf(one.StateDir, clone))
 	network := func() (out []string) {
 		for _, n := range nodes {
 			out = append(out, installed(n.Host))

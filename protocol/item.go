@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Limits of the items of one netmap.
@@ -78,36 +77,4 @@ func (n Netmap) items(held *Netmap) ([]Item, error) {
 	}
 	slices.SortFunc(out, CompareItems)
 	return out, nil
-}
-
-// ItemLimit is the kind of items of what goes through a relay in a second.
-const ItemLimit = "limit"
-
-// LimitItem is the body of an item of kind ItemLimit. The hub's relay holds the node to it; the agent
-// says so.
-type LimitItem struct {
-	Node    string   `json:"node,omitempty"`    // each node for itself: '*'
-	Site    string   `json:"site,omitempty"`    // all nodes of the site together
-	Between []string `json:"between,omitempty"` // two sites, both ways together
-	Packets uint64   `json:"packets,omitempty"` // datagrams in a second; 0: any number
-	Bytes   uint64   `json:"bytes,omitempty"`   // bytes in a second; 0: any number
-}
-
-// String words the limit.
-func (l LimitItem) String() string {
-	var much []string
-	if l.Packets > 0 {
-		much = append(much, fmt.Sprintf("%d datagrams", l.Packets))
-	}
-	if l.Bytes > 0 {
-		much = append(much, fmt.Sprintf("%d bytes", l.Bytes))
-	}
-	who := "this node sends"
-	switch {
-	case l.Site != "":
-		who = "all nodes of site " + l.Site + " send together"
-	case len(l.Between) == 2:
-		who = "goes between sites " + l.Between[0] + " and " + l.Between[1] + ", both ways together"
-	}
-	return strings.Join(much, " and ") + " a second of what " + who + " through a hub's relay"
 }

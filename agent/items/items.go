@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"causeway/protocol"
 )
@@ -22,8 +23,11 @@ type Applier interface {
 	Text(protocol.Item) string
 }
 
+// appliers are all kinds that this agent knows, in the order in which they are applied.
+var appliers = []Applier{limits{}}
+
 // Appliers are all kinds that this agent knows, in the order in which they are applied.
-func Appliers() []Applier { return []Applier{limits{}} }
+func Appliers() []Applier { return slices.Clone(appliers) }
 
 // Kinds are the names of the appliers' kinds.
 func Kinds() (l []string) {

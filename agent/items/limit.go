@@ -14,7 +14,7 @@ type limits struct{}
 func (limits) Kind() string { return protocol.ItemLimit }
 
 func (limits) Check(i protocol.Item) error {
-	l, err := bodyOf[protocol.LimitItem](i)
+	l, err := bodyOf[protocol.Limit](i)
 	if err == nil && l.Packets == 0 && l.Bytes == 0 {
 		err = errors.New("it limits nothing")
 	}
@@ -24,7 +24,7 @@ func (limits) Check(i protocol.Item) error {
 func (limits) Apply(context.Context, []protocol.Item) error { return nil }
 
 func (limits) Text(i protocol.Item) string {
-	l, err := bodyOf[protocol.LimitItem](i)
+	l, err := bodyOf[protocol.Limit](i)
 	if err != nil {
 		return err.Error()
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"causeway/protocol"
 )
@@ -63,8 +64,17 @@ func TestReceiverEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorContains(t, r.Run(ctx), "no sender came")
-	_, err = Run(t.Context(), protocol.MeasureRun{MeasureOffer: r.offer, Place: r.Place()}, lo)
-	require.Error(t, err) // most often it is refused; the port may be another's by now, or the sender's own
+	// The port may be another's by now, or the sender's own: one is asked that is held and that nobody listens on.
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: lo.As4()}))
+	at, err := unix.Getsockname(fd)
+	require.NoError(t, err)
+	place := r.Place()
+	place.TCP = netip.AddrPortFrom(lo, uint16(at.(*unix.SockaddrInet4).Port))
+	_, err = Run(t.Context(), protocol.MeasureRun{MeasureOffer: r.offer, Place: place}, lo)
+	require.ErrorContains(t, err, "refused")
 }
 
 // At a rate that lets one piece through in all the time, that is what is measured.

@@ -70,6 +70,7 @@ var access = map[string]Role{
 	"GET /v1/watch/inventory":              Viewer,
 	"GET /v1/watch/events":                 Viewer,
 	"GET /v1/watch/audit":                  Viewer,
+	"GET /v1/watch/objects/{kind}":         Viewer,
 	"GET /v1/watch/admins":                 Admin,
 	"GET /v1/watch/nats-users":             Admin,
 	"GET /v1/incidents":                    Viewer,

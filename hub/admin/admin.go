@@ -398,8 +398,8 @@ func (s *Server) status() api.Status {
 	}
 	r := s.cfg.Relay()
 	for _, u := range s.cfg.Fleet.Unknown() {
-		if cameBack(st, u) {
-			continue
+		if n, ok := st.LiveAt(u.Site, u.Name); ok && n.Number > u.Number {
+			continue // it has joined again since
 		}
 		out.Unknown = append(out.Unknown, api.UnknownNode{Name: u.Name, Site: u.Site, Number: u.Number, ReportedBy: u.By})
 	}
@@ -409,17 +409,6 @@ func (s *Server) status() api.Status {
 	}
 	out.Conditions = s.Conditions()
 	return out
-}
-
-// cameBack reports whether a node that the hub forgot has joined again since: one of its name has a
-// number that was given later.
-func cameBack(st *state.State, u fleet.Unknown) bool {
-	for _, n := range st.LiveNodes() {
-		if n.Name == u.Name && n.Site == u.Site && n.Number > u.Number {
-			return true
-		}
-	}
-	return false
 }
 
 // Conditions are the hub's own, as status shows them.

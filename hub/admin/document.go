@@ -33,6 +33,8 @@ func describe(doc *huma.OpenAPI, feeds map[string]*feed) {
 		}
 		doc.AddOperation(o)
 	}
+	kind := &huma.Param{Name: "kind", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}, Description: "As documents for /v1/apply have it."}
+	doc.AddOperation(plain("GET", "/v1/watch/objects/{kind}", "Follow the declared objects of a kind, as other lists", "text/event-stream", kind, from))
 	for pattern, role := range access {
 		if o := operation(doc, pattern); o != nil {
 			o.Extensions = map[string]any{"x-role": role.String()}

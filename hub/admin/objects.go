@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -16,16 +18,26 @@ import (
 
 // objectView shows objects of one state, with what is known live of them.
 func (s *Server) objectView(st *state.State) func(state.Object) api.Object {
-	fl := s.cfg.Fleet.Snapshot()
+	fleet := sync.OnceValue(s.cfg.Fleet.Snapshot)
 	return func(o state.Object) api.Object {
 		out := api.Object{Kind: o.Kind, Name: o.Name, Spec: o.Spec, Generation: o.Generation, Created: o.Created, Changed: o.Changed, Known: o.Known(), ETag: tag(o)}
 		if s.cfg.ObjectStatus != nil {
 			out.Status = s.cfg.ObjectStatus(o.Key())
 		}
-		have, lack := fl.Has(st, o)
+		have, lack := fleet().Has(st, o)
 		out.Have, out.Lack = len(have), names(st, lack)
 		return out
 	}
+}
+
+// objects lists those of a kind.
+func (s *Server) objects(kind string) []api.Object {
+	st, out := s.cfg.Store.State(), []api.Object{}
+	show := s.objectView(st)
+	for _, o := range st.ObjectsOf(kind) {
+		out = append(out, show(o))
+	}
+	return out
 }
 
 // strangeCondition says that a newer hub declared what this one does not know.
@@ -53,11 +65,7 @@ func (s *Server) registerObjects(a huma.API) {
 	huma.Get(a, "/v1/objects/{kind}", func(_ context.Context, in *struct {
 		Kind string `path:"kind" maxLength:"63"`
 	}) (*body[[]api.Object], error) {
-		st, out := s.cfg.Store.State(), []api.Object{}
-		show := s.objectView(st)
-		for _, o := range st.ObjectsOf(in.Kind) {
-			out = append(out, show(o))
-		}
+		out := s.objects(in.Kind)
 		if len(out) > 0 { // of a newer hub, perhaps
 			return answer(out, nil)
 		}
@@ -98,7 +106,7 @@ var errDry = errors.New("nothing is to be changed")
 
 // apply makes all that documents ask for in one transaction, or says what that would be.
 func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err error) {
-	if len(in.Documents) == 0 {
+	if len(in.Documents) == 0 { // with prune, too: a directory that is not mounted shall not take everything away
 		return out, huma.Error422UnprocessableEntity("no document is there")
 	}
 	live := declare.Live{Who: who(ctx), Announced: s.cfg.Fleet.Announced}
@@ -107,7 +115,7 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 			return state.Errorf(state.Conflict, "the state was changed since you read it: it is at transaction %d by now", d.Seq)
 		}
 		out.Sequence = d.Seq
-		if out.Steps, err = declare.Apply(d, in.Documents, live); err == nil && in.DryRun {
+		if out.Steps, err = declare.Apply(d, in.Documents, in.Prune, live); err == nil && in.DryRun {
 			err = errDry
 		}
 		return err
@@ -118,7 +126,11 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 		}
 		return out, nil
 	}
-	st, err := s.update(ctx, fmt.Sprintf("apply of %d documents", len(in.Documents)), decide)
+	reason := fmt.Sprintf("apply of %d documents", len(in.Documents))
+	if len(in.Prune) > 0 {
+		reason += ", prune " + protocol.OneLine(strings.Join(in.Prune, ", "), 256)
+	}
+	st, err := s.update(ctx, reason, decide)
 	if err != nil {
 		return api.Applied{}, err
 	}

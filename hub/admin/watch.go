@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -25,11 +26,12 @@ const (
 
 // watches are the lists that can be watched, by the last part of their path.
 type watches struct {
-	feeds map[string]*feed
-	open  atomic.Int32
+	feeds   map[string]*feed
+	objects map[string]*feed // of declared objects, by kind
+	open    atomic.Int32
 }
 
-func objects[T any](l []T, name func(T) string, shown func(T) any) []watched {
+func watchedOf[T any](l []T, name func(T) string, shown func(T) any) []watched {
 	out := make([]watched, len(l))
 	for i, v := range l {
 		out[i] = watched{name: name(v), object: v}
@@ -40,38 +42,54 @@ func objects[T any](l []T, name func(T) string, shown func(T) any) []watched {
 	return out
 }
 
-// registerWatches makes a feed of each kind. A new kind is one line here, one in
-// api.Watches and its role in access.
+// registerWatches makes a feed of each list. A new one is one line here, one in api and its role in
+// access; a kind of declared objects has one by itself.
 func (s *Server) registerWatches(mux *routes) {
+	s.watches.objects = map[string]*feed{}
 	s.watches.feeds = map[string]*feed{
 		"sites": {list: func(context.Context) ([]watched, error) {
-			return objects(s.sites(), func(v api.Site) string { return v.Name }, nil), nil
+			return watchedOf(s.sites(), func(v api.Site) string { return v.Name }, nil), nil
 		}},
 		"tokens": {list: func(context.Context) ([]watched, error) {
-			return objects(s.tokens(), func(v api.Token) string { return v.ID }, nil), nil
+			return watchedOf(s.tokens(), func(v api.Token) string { return v.ID }, nil), nil
 		}},
 		"nodes": {list: func(context.Context) ([]watched, error) {
-			return objects(s.nodes(), func(v api.Node) string { return v.Name }, shownNode), nil
+			return watchedOf(s.nodes(), func(v api.Node) string { return v.Name }, shownNode), nil
 		}},
 		"routes": {list: func(context.Context) ([]watched, error) {
-			return objects(s.allRoutes(), func(v api.Route) string { return v.Node + " " + v.Prefix.String() }, nil), nil
+			return watchedOf(s.allRoutes(), func(v api.Route) string { return v.Node + " " + v.Prefix.String() }, nil), nil
 		}},
 		"inventory": {list: func(context.Context) ([]watched, error) {
-			return objects(s.inventories(), func(v api.Inventory) string { return v.Node }, nil), nil
+			return watchedOf(s.inventories(), func(v api.Inventory) string { return v.Node }, nil), nil
 		}},
 		"admins": {list: func(context.Context) ([]watched, error) {
-			return objects(s.admins(), func(v api.Admin) string { return v.Name }, nil), nil
+			return watchedOf(s.admins(), func(v api.Admin) string { return v.Name }, nil), nil
 		}},
 		"nats-users": {list: func(context.Context) ([]watched, error) {
-			return objects(s.natsUsers(), func(v api.NATSUser) string { return v.Name }, nil), nil
+			return watchedOf(s.natsUsers(), func(v api.NATSUser) string { return v.Name }, nil), nil
 		}},
 		"events": {log: true, list: func(context.Context) ([]watched, error) {
 			l := s.cfg.Events.Newest(feedLogSize)
 			slices.Reverse(l)
-			return objects(l, func(v api.Event) string { return strconv.FormatUint(v.Sequence, 10) }, func(v api.Event) any { return v.Sequence }), nil
+			return watchedOf(l, func(v api.Event) string { return strconv.FormatUint(v.Sequence, 10) }, func(v api.Event) any { return v.Sequence }), nil
 		}},
 		"audit": {log: true, list: s.auditTail()},
 	}
+	for _, kind := range state.ObjectKinds() {
+		s.watches.objects[kind] = &feed{list: func(context.Context) ([]watched, error) {
+			return watchedOf(s.objects(kind), func(v api.Object) string { return v.Name }, shownObject), nil
+		}}
+	}
+	mux.HandleFunc("GET /v1/watch/objects/{kind}", func(w http.ResponseWriter, r *http.Request) {
+		kind := r.PathValue("kind")
+		f := s.watches.objects[kind]
+		if f == nil {
+			_, err := state.FindKind(kind)
+			writeProblem(w, problem(err))
+			return
+		}
+		s.watch(f, w, r)
+	})
 	for kind, f := range s.watches.feeds {
 		mux.HandleFunc("GET /v1/watch/"+kind, func(w http.ResponseWriter, r *http.Request) { s.watch(f, w, r) })
 	}
@@ -117,6 +135,12 @@ func shownNode(n api.Node) any {
 	}
 	n.Paths = paths
 	return n
+}
+
+// shownObject leaves out what never stands still.
+func shownObject(o api.Object) any {
+	o.Status = nil
+	return o
 }
 
 // watch answers with server-sent events

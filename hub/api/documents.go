@@ -10,7 +10,7 @@ import (
 // Source is this package's source: what its comments say of types and fields is
 // what 'causeway explain' prints.
 //
-//go:embed types.go lifecycle.go documents.go
+//go:embed types.go lifecycle.go documents.go document_*.go
 var Source embed.FS
 
 // SiteDocument is a site as files for 'causeway apply' have it. What is left out stays
@@ -37,22 +37,4 @@ type RouteDocument struct {
 	Node   string              `json:"node"`   // the node that announces it
 	Prefix netip.Prefix        `json:"prefix"` // the CIDR
 	State  protocol.RouteState `json:"state"`  // approved or rejected
-}
-
-// LimitDocument says how much goes through the relay in files for 'causeway apply'.
-type LimitDocument struct {
-	Kind      string `json:"kind"` // limit
-	Name      string `json:"name"` // 1 to 63 of a-z, 0-9 and '-'
-	LimitSpec `yaml:",inline"`
-}
-
-// LimitSpec is how much data some nodes may send through a hub's relay in a second, all of them
-// together: direct paths are not held, nor are probes and handshakes. Each hub counts what
-// passes by itself. All limits that are for a datagram hold.
-type LimitSpec struct {
-	Node    string   `json:"node,omitempty"`    // what this node sends; '*' is each node for itself
-	Site    string   `json:"site,omitempty"`    // what all nodes of this site send together
-	Between []string `json:"between,omitempty"` // what goes between these two sites, both ways together
-	Packets uint64   `json:"packets,omitempty"` // datagrams in a second; 0: any number
-	Bytes   uint64   `json:"bytes,omitempty"`   // bytes of UDP payload in a second; 0: any number
 }

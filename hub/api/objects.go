@@ -31,10 +31,30 @@ type Object struct {
 	ETag   string            `json:"etag"`
 }
 
+// SpecFields are a spec's fields as texts, for people.
+func SpecFields(spec json.RawMessage) map[string]string {
+	var m map[string]json.RawMessage
+	out := map[string]string{}
+	if json.Unmarshal(spec, &m) != nil {
+		return out
+	}
+	for k, v := range m {
+		if s := ""; json.Unmarshal(v, &s) == nil {
+			out[k] = s
+		} else {
+			out[k] = string(v)
+		}
+	}
+	return out
+}
+
 // Apply is what 'causeway apply' sends: all of it is done, or nothing.
 type Apply struct {
 	Documents []ApplyDocument `json:"documents" maxItems:"10000"`
-	DryRun    bool            `json:"dry_run,omitempty"` // say what would change, and change nothing
+	// Prune takes away what has no document here: each is KIND or KIND/PATTERN of names, such as
+	// limit/sh-*; of sites and declared objects.
+	Prune  []string `json:"prune,omitempty" maxItems:"64"`
+	DryRun bool     `json:"dry_run,omitempty"` // say what would change, and change nothing
 	// Sequence is that of the state which a dry run has shown: if the log has grown since, nothing is
 	// done (status 409). 0: whatever it is now.
 	Sequence uint64 `json:"sequence,omitempty"`
@@ -49,13 +69,13 @@ type ApplyDocument struct {
 // Applied is what an Apply did, or would do.
 type Applied struct {
 	Sequence uint64      `json:"sequence"` // of the state afterwards
-	Steps    []ApplyStep `json:"steps"`    // one for each document
+	Steps    []ApplyStep `json:"steps"`    // one for each document, then one for each that is pruned
 }
 
 // ApplyStep is what became of one document.
 type ApplyStep struct {
 	At     string   `json:"at,omitempty"`
 	Object string   `json:"object"`         // such as "site idc-sh"
-	Action string   `json:"action"`         // none, create or change
+	Action string   `json:"action"`         // none, create, change or delete
 	Diff   []string `json:"diff,omitempty"` // lines such as "- max_age: 72h" and "+ max_age: forever"
 }

@@ -59,6 +59,7 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/watch/inventory", nil, nil, false},
 	{http.MethodGet, "/v1/watch/admins", nil, nil, false},
 	{http.MethodGet, "/v1/watch/nats-users", nil, nil, false},
+	{http.MethodGet, "/v1/watch/objects/{kind}", nil, nil, false},
 	{http.MethodGet, "/v1/watch/events", nil, nil, false},       // ?limit=N of old ones at first
 	{http.MethodGet, "/v1/watch/audit", nil, nil, false},        // likewise
 	{http.MethodGet, "/v1/audit", nil, []AuditEntry{}, false},   // ?limit=N, newest first

@@ -36,6 +36,9 @@ const (
 	WatchAudit     = "audit"  // likewise
 )
 
+// WatchObjects is the list of the declared objects of a kind.
+func WatchObjects(kind string) string { return "objects/" + url.PathEscape(kind) }
+
 // ErrWatchEnded says that the hub ended a watch: it stops, or the watcher was too slow.
 var ErrWatchEnded = errors.New("the hub ended the watch")
 

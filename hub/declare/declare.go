@@ -1,14 +1,13 @@
 // Package declare turns the documents of 'causeway apply' into changes of a draft, with what
-// they differ in: a file for each kind that has rules of its own, and one for declared objects.
+// they differ in: a file for each kind that has rules of its own, one for declared objects and one
+// for what is pruned.
 // It has no I/O.
 package declare
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,10 +31,17 @@ type apply struct {
 	step *api.ApplyStep
 }
 
-// Apply makes the changes that documents ask for, in their order. An error names the document, and
-// leaves a draft that is of no use.
-func Apply(d *state.Draft, docs []api.ApplyDocument, live Live) ([]api.ApplyStep, error) {
-	steps := make([]api.ApplyStep, len(docs))
+// Apply makes the changes that documents ask for, in their order, and takes away what prune selects and
+// no document is of. An error names the document, and leaves a draft that is of no use.
+func Apply(d *state.Draft, docs []api.ApplyDocument, prune []string, live Live) ([]api.ApplyStep, error) {
+	going, err := pruned(d.State, docs, prune)
+	if err != nil {
+		return nil, err
+	}
+	// First what nothing names, so that its place is free for what is declared; then what is named
+	// by objects that a document changes.
+	later := going.take(d)
+	steps := make([]api.ApplyStep, len(docs), len(docs)+len(going))
 	for i, doc := range docs {
 		steps[i] = api.ApplyStep{At: doc.At, Action: "none"}
 		a := &apply{d: d, live: live, step: &steps[i]}
@@ -45,6 +51,12 @@ func Apply(d *state.Draft, docs []api.ApplyDocument, live Live) ([]api.ApplyStep
 		if a.step.Action == "none" && len(a.step.Diff) > 0 {
 			a.step.Action = "change"
 		}
+	}
+	if later = later.take(d); len(later) > 0 {
+		return nil, fmt.Errorf("%s cannot be pruned: %w", later[0].key, later[0].err)
+	}
+	for _, g := range going {
+		steps = append(steps, api.ApplyStep{Object: g.key.String(), Action: "delete", Diff: []string{"- name: " + g.key.Name}})
 	}
 	return steps, nil
 }
@@ -96,13 +108,8 @@ func Kinds() string {
 // read decodes a document strictly and goes on with it.
 func read[T any](b []byte, do func(T) error) error {
 	var v T
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return state.Errorf(state.Invalid, "%s", strings.TrimPrefix(err.Error(), "json: "))
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return state.Errorf(state.Invalid, "something follows the document")
+	if err := state.ReadStrictly(b, &v); err != nil {
+		return err
 	}
 	return do(v)
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"causeway/hub/api"
 	"causeway/hub/state"
 )
 
@@ -34,28 +35,11 @@ func (a *apply) object(kind, name string, document json.RawMessage) error {
 	if err := state.PutObject(a.d, kind, name, b); err != nil {
 		return err
 	}
-	had, has := fields(before.Spec), fields(a.d.Objects.Get(key).Spec)
+	had, has := api.SpecFields(before.Spec), api.SpecFields(a.d.Objects.Get(key).Spec)
 	names := maps.Clone(has)
 	maps.Copy(names, had)
 	for _, f := range slices.Sorted(maps.Keys(names)) {
 		a.differs(f, had[f], has[f])
 	}
 	return nil
-}
-
-// fields are a spec's fields as texts.
-func fields(spec json.RawMessage) map[string]string {
-	var m map[string]json.RawMessage
-	out := map[string]string{}
-	if json.Unmarshal(spec, &m) != nil {
-		return out
-	}
-	for k, v := range m {
-		if s := ""; json.Unmarshal(v, &s) == nil {
-			out[k] = s
-		} else {
-			out[k] = string(v)
-		}
-	}
-	return out
 }

@@ -86,11 +86,8 @@ func (t *Table) Strays() []Stray {
 // joined reports whether a node of x's name has joined since x asked, and x's own is gone.
 func (x Stray) joined(st *state.State) bool {
 	n := st.Nodes.Get(x.Number)
-	if n.Live() {
-		return false
-	}
-	now, ok := st.NodeByName(n.Name)
-	return ok && now.Live() && now.Site == n.Site && now.Joined.After(x.At)
+	now, ok := st.LiveAt(n.Site, n.Name)
+	return ok && now.Number != n.Number && now.Joined.After(x.At)
 }
 
 // strayOf says what asks for a session with the identity of n, which has none; "": nobody does.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"causeway/hub/api"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -16,7 +15,7 @@ import (
 // EachNode, as the node of a limit, is each node for itself.
 const EachNode = "*"
 
-// LimitKind is the kind of api.LimitSpec.
+// LimitKind is the kind of protocol.Limit.
 const LimitKind = protocol.ItemLimit
 
 type limits struct{}
@@ -24,9 +23,12 @@ type limits struct{}
 func (limits) Kind() string  { return LimitKind }
 func (limits) Shape() uint32 { return 1 }
 
+// Essential: without it a relay carries more than it should, and nothing wrong.
+func (limits) Essential() bool { return false }
+
 func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
-	var l api.LimitSpec
-	if err := read(spec, &l); err != nil {
+	var l protocol.Limit
+	if err := state.ReadStrictly(spec, &l); err != nil {
 		return nil, err
 	}
 	named := 0
@@ -57,50 +59,41 @@ func (limits) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 }
 
 func (limits) Check(st *state.State, o state.Object) error {
-	if _, err := specOf[api.LimitSpec](o); err != nil {
+	if _, err := specOf[protocol.Limit](o); err != nil {
 		return err
 	}
-	sites, nodes := limits{}.Names(o)
-	for _, s := range sites {
-		if _, err := st.FindSite(s); err != nil {
-			return err
-		}
-	}
-	for _, n := range nodes {
-		if _, ok := st.NodeByName(n); !ok {
-			return state.Errorf(state.NotFound, "there is no node %.80q; see 'causeway node list'", n)
-		}
-	}
-	return nil
+	return state.Found(st, limits{}.Names(o))
 }
 
 // Target is whom a limit is for. Two for the same would leave the reader of one in the belief that
 // it holds.
 func (limits) Target(o state.Object) string {
-	l, err := specOf[api.LimitSpec](o)
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
 		return "" // of a newer hub
 	}
 	return strings.Join(append([]string{l.Node, l.Site}, l.Between...), " ")
 }
 
-func (limits) Names(o state.Object) (sites, nodes []string) {
-	l, err := specOf[api.LimitSpec](o)
+func (limits) Names(o state.Object) (out []state.ObjectKey) {
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
-		return nil, nil
+		return nil
 	}
-	if sites = l.Between; l.Site != "" {
-		sites = []string{l.Site}
+	for _, s := range append([]string{l.Site}, l.Between...) {
+		if s != "" {
+			out = append(out, state.ObjectKey{Kind: state.KindSite, Name: s})
+		}
 	}
 	if l.Node != "" && l.Node != EachNode {
-		nodes = []string{l.Node}
+		out = append(out, state.ObjectKey{Kind: state.KindNode, Name: l.Node})
 	}
-	return sites, nodes
+	return out
 }
 
 // Tells tells those that a limit holds, so that who looks on a host finds it.
 func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protocol.NodeNumber) {
-	l, err := specOf[api.LimitSpec](o)
+	l, err := specOf[protocol.Limit](o)
 	if err != nil {
 		return nil, nil
 	}
@@ -110,11 +103,7 @@ func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protoco
 			nodes = append(nodes, n.Number)
 		}
 	}
-	body, err := json.Marshal(protocol.LimitItem{Node: l.Node, Site: l.Site, Between: l.Between, Packets: l.Packets, Bytes: l.Bytes})
-	if err != nil {
-		return nil, nil
-	}
-	return body, nodes
+	return o.Spec, nodes
 }
 
 // RelayBounds is what the limits of a state mean for the relay.
@@ -128,7 +117,7 @@ func RelayBounds(st *state.State) (out []tunnel.RelayBound) {
 		of[n.Site] = append(of[n.Site], n.Number)
 	}
 	for _, o := range all {
-		l, err := specOf[api.LimitSpec](o)
+		l, err := specOf[protocol.Limit](o)
 		if err != nil {
 			continue // of a newer hub
 		}

@@ -40,7 +40,7 @@ func put(d *state.Draft, name, spec string) error {
 func TestLimitsAreRefused(t *testing.T) {
 	for spec, want := range map[string]string{
 		``:                                           "EOF",
-		`{"site":"a","packets":1}{}`:                 "something follows the object",
+		`{"site":"a","packets":1}{}`:                 "something follows the document",
 		`{"site":"a","pakets":1}`:                    `unknown field "pakets"`,
 		`{"site":"a","packets":-1}`:                  "cannot unmarshal number -1",
 		`{"packets":1}`:                              "say whom it is for",

@@ -40,6 +40,18 @@ func (v *Netmaps) itemsOf(n protocol.NodeNumber) []protocol.Item {
 	return out
 }
 
+// requires are the features without which node n may not go on with its items.
+func (v *Netmaps) requires(n protocol.NodeNumber) (out []string) {
+	for _, i := range v.itemsBy[n] { // by kind
+		if k, err := state.FindKind(i.Kind); err == nil && k.Essential() {
+			if f := protocol.ItemFeature(i.Kind); len(out) == 0 || out[len(out)-1] != f {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
 // changedItems puts into u what differs in node n's items between held and v.
 func (v *Netmaps) changedItems(held *Netmaps, n protocol.NodeNumber, u *Update) (changed bool) {
 	u.Netmap.AllItems, u.Netmap.Items = false, nil

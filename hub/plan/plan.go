@@ -213,7 +213,7 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 // frame is node n's full netmap without the peers.
 func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site], Items: v.itemsOf(n)}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site], Requires: v.requires(n), Items: v.itemsOf(n)}, ok
 }
 
 // Has reports whether n is a live node.

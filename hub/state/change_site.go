@@ -194,7 +194,7 @@ func (c SiteDeleted) apply(s *State, t time.Time) error {
 			return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, n.Name)
 		}
 	}
-	if err := s.named(c.Name, ""); err != nil && !s.folding {
+	if err := s.named(ObjectKey{KindSite, c.Name}); err != nil {
 		return err
 	}
 	for id, tok := range s.Tokens.All() {

@@ -61,7 +61,7 @@ func (c NodeRenamed) apply(s *State, _ time.Time) error {
 	if o, ok := s.names.Find(c.Name); ok {
 		return Errorf(Conflict, "the name %s is taken by a node of site %s", c.Name, s.Nodes.Get(o).Site)
 	}
-	if err := s.named("", n.Name); err != nil && !s.folding {
+	if err := s.named(ObjectKey{KindNode, n.Name}); err != nil {
 		return err
 	}
 	s.names.Delete(n.Name)

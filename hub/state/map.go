@@ -161,7 +161,7 @@ func order[K comparable]() immutable.Comparer[K] {
 	case RouteKey:
 		f = ordered[RouteKey](compareRoutes)
 	case ObjectKey:
-		f = ordered[ObjectKey](compareKeys)
+		f = ordered[ObjectKey](CompareKeys)
 	default:
 		panic(fmt.Sprintf("a table by %T has no order", *new(K)))
 	}

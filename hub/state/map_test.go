@@ -91,7 +91,7 @@ func TestMapProperty(t *testing.T) {
 		mapProperty(t, func(a, b protocol.NodeNumber) int { return int(a) - int(b) }, func(i int) protocol.NodeNumber { return protocol.NodeNumber(i) })
 	})
 	t.Run("objects", func(t *testing.T) {
-		mapProperty(t, compareKeys, func(i int) ObjectKey { return ObjectKey{string(rune('a' + i%3)), string(rune('a' + i/3))} })
+		mapProperty(t, CompareKeys, func(i int) ObjectKey { return ObjectKey{string(rune('a' + i%3)), string(rune('a' + i/3))} })
 	})
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -38,6 +40,12 @@ func (k *ObjectKey) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// Kinds of what declared objects name and is no declared object itself.
+const (
+	KindSite = "site"
+	KindNode = "node"
+)
+
 // Object is what operators declared: a spec of a kind, under a name.
 type Object struct {
 	Kind       string
@@ -60,15 +68,18 @@ type ObjectKind interface {
 	Kind() string
 	// Shape is the version of specs that Canonical writes; it reads all below.
 	Shape() uint32
+	// Essential reports whether a hub that does not know the kind may not plan without it, and a node
+	// that does not know it may not go on with a netmap that has an item of it.
+	Essential() bool
 	// Canonical reads a spec as somebody wrote it and returns it as it is stored. Unknown fields
 	// are refused; the error names the field.
 	Canonical(spec json.RawMessage) (json.RawMessage, error)
 	// Check says what keeps an object, which is in st by now, from being declared. It is asked
 	// when the object is put and not later.
 	Check(st *State, o Object) error
-	// Names are the sites and nodes that an object names. A site is not deleted and a node not
-	// renamed while one names it.
-	Names(o Object) (sites, nodes []string)
+	// Names are what an object names: sites (of kind "site"), nodes ("node") and other declared objects.
+	// A site or object is not deleted and a node not renamed while one names it.
+	Names(o Object) []ObjectKey
 }
 
 // Teller is a kind of which nodes are told: an ObjectKind that has items in netmaps.
@@ -134,11 +145,12 @@ func (s *State) Strange() (l []ObjectKey, essential bool) {
 			l, essential = append(l, k), essential || o.Essential
 		}
 	}
-	slices.SortFunc(l, compareKeys)
+	slices.SortFunc(l, CompareKeys)
 	return l, essential
 }
 
-func compareKeys(a, b ObjectKey) int {
+// CompareKeys orders keys by kind and name.
+func CompareKeys(a, b ObjectKey) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
@@ -193,9 +205,10 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
 	if s.Objects.Set(key, o); k == nil || s.folding {
-		s.targets = nil
+		s.targets, s.namers = nil, nil
 		return nil
 	}
+	s.index(old, o)
 	if err := s.target(k, old, o); err != nil {
 		return err
 	}
@@ -223,8 +236,12 @@ func (c ObjectDeleted) apply(s *State, _ time.Time) error {
 	if o.known() == nil && !s.folding {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; delete it there", key)
 	}
+	if err := s.named(key); err != nil {
+		return err
+	}
 	s.Objects.Delete(key)
 	s.targets = nil
+	s.index(o, Object{})
 	return nil
 }
 
@@ -272,23 +289,77 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	if o, there := d.Objects.Find(ObjectKey{kind, name}); there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
 		return nil
 	}
-	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Spec: stored})
+	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored})
 }
 
-// named says which object names a site, or a node, and so keeps it from going: nil if none does.
-func (s *State) named(site, node string) error {
-	for _, o := range s.Objects.All() {
-		k := o.known()
-		if k == nil {
-			continue
+// Found says which of what an object names is not there; of a node, that nobody ever had the name.
+func Found(s *State, names []ObjectKey) error {
+	for _, k := range names {
+		var err error
+		switch k.Kind {
+		case KindSite:
+			_, err = s.FindSite(k.Name)
+		case KindNode:
+			if _, ok := s.NodeByName(k.Name); !ok {
+				err = noNode(s, k.Name)
+			}
+		default:
+			_, err = s.FindObject(k)
 		}
-		sites, nodes := k.Names(o)
-		if site != "" && slices.Contains(sites, site) {
-			return Errorf(Conflict, "%s names site %s; first delete it, or change it: causeway delete %s", o.Key(), site, o.Key())
-		}
-		if node != "" && slices.Contains(nodes, node) {
-			return Errorf(Conflict, "%s names node %s; first delete it, or change it: causeway delete %s", o.Key(), node, o.Key())
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ReadStrictly decodes what somebody wrote: one JSON value, with no other fields than v's. The error is
+// one line that names the field.
+func ReadStrictly(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return Errorf(Invalid, "%s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Errorf(Invalid, "something follows the document")
+	}
+	return nil
+}
+
+// named says which other object names what has this key, and so keeps it from going: nil if none does, and
+// of what stands in the log, which was asked when it was decided.
+func (s *State) named(key ObjectKey) error {
+	if s.folding || s.Objects.Len() == 0 {
+		return nil
+	}
+	if s.namers == nil {
+		s.namers = map[ObjectKey][]ObjectKey{}
+		for _, o := range s.Objects.All() {
+			s.index(Object{}, o)
+		}
+	}
+	for _, by := range s.namers[key] {
+		if by != key {
+			return Errorf(Conflict, "%s names %s; first delete it, or change it: causeway delete %s", by, key, by)
+		}
+	}
+	return nil
+}
+
+// index notes what an object names now, in place of what it named before.
+func (s *State) index(old, o Object) {
+	if s.namers == nil {
+		return
+	}
+	if k := old.known(); k != nil {
+		for _, n := range k.Names(old) {
+			s.namers[n] = slices.DeleteFunc(s.namers[n], func(by ObjectKey) bool { return by == old.Key() })
+		}
+	}
+	if k := o.known(); k != nil {
+		for _, n := range k.Names(o) {
+			s.namers[n] = append(s.namers[n], o.Key())
+		}
+	}
 }

@@ -9,15 +9,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tint is a kind for tests: its objects name one site.
+// tint is a kind for tests: its objects name one site, and perhaps one another.
 type tint struct{}
 
 type tintSpec struct {
 	Site string `json:"site"`
+	Like string `json:"like,omitempty"` // another tint
 }
 
 func (tint) Kind() string  { return "tint" }
 func (tint) Shape() uint32 { return 2 }
+
+func (tint) Essential() bool { return false }
 
 func (tint) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 	var v tintSpec
@@ -28,15 +31,17 @@ func (tint) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 }
 
 func (tint) Check(st *State, o Object) error {
-	sites, _ := tint{}.Names(o)
-	_, err := st.FindSite(sites[0])
-	return err
+	return Found(st, tint{}.Names(o))
 }
 
-func (tint) Names(o Object) (sites, nodes []string) {
+func (tint) Names(o Object) []ObjectKey {
 	var v tintSpec
 	_ = json.Unmarshal(o.Spec, &v) // Canonical wrote it
-	return []string{v.Site}, nil
+	out := []ObjectKey{{KindSite, v.Site}}
+	if v.Like != "" {
+		out = append(out, ObjectKey{"tint", v.Like})
+	}
+	return out
 }
 
 func init() { RegisterKind(tint{}) }
@@ -61,6 +66,15 @@ func TestObjects(t *testing.T) {
 	d = draft(t)
 	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"b"}`)))
 	require.ErrorContains(t, d.Add(SiteDeleted{"b"}), "tint red names site b")
+	require.ErrorContains(t, PutObject(d, "tint", "pink", json.RawMessage(`{"site":"b","like":"none"}`)), `tint pink: there is no tint "none"`)
+	d = draft(t)
+	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"b"}`)))
+	require.NoError(t, PutObject(d, "tint", "pink", json.RawMessage(`{"site":"b","like":"red"}`)))
+	require.ErrorContains(t, d.Add(ObjectDeleted{"tint", "red"}), "tint pink names tint red; first delete it, or change it: causeway delete tint pink")
+	require.NoError(t, PutObject(d, "tint", "pink", json.RawMessage(`{"site":"b","like":"pink"}`)))
+	require.NoError(t, d.Add(ObjectDeleted{"tint", "pink"}), "one that names itself is named by nobody else")
+	require.NoError(t, d.Add(ObjectDeleted{"tint", "red"}))
+	d = draft(t)
 	require.ErrorContains(t, d.Add(ObjectPut{Kind: "tint", Name: "big", Shape: 2, Spec: make(json.RawMessage, maxSpec+1)}), "at most 65536")
 	for i := range maxObjects {
 		d.Objects.Set(ObjectKey{"tint", string(rune('a'+i%26)) + time.Duration(i).String()}, Object{})

@@ -50,8 +50,9 @@ type State struct {
 	names      Map[string, protocol.NodeNumber]                      // live nodes
 	keys       Map[protocol.WireGuardPublicKey, protocol.NodeNumber] // every node that ever was
 	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
-	targets    map[ObjectKey]string // names of objects by what they are for; nil: made when it is wanted
-	folding    bool                 // what a log holds is taken, though the rules of today forbid it anew
+	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
+	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
+	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -149,8 +150,14 @@ func New() *State { return &State{NextNumber: 1} }
 // clone is a copy for whoever changes it. It shares all that nobody changes.
 func (s *State) clone() *State {
 	c := *s
-	c.targets = nil
+	c.targets, c.namers = nil, nil
 	return &c
+}
+
+// LiveAt returns the live node of that name if it is at that site.
+func (s *State) LiveAt(site, name string) (Node, bool) {
+	n, ok := s.Nodes.Find(s.names.Get(name))
+	return n, ok && n.Live() && n.Site == site
 }
 
 // NodeByName returns the live node of that name or, if there is none, the

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -13,11 +14,12 @@ import (
 	"causeway/protocol"
 )
 
-const manifestHelp = `A file holds one or more YAML documents, parted by lines of '---'; of a directory all files
+var manifestHelp = `A file holds one or more YAML documents, parted by lines of '---'; of a directory all files
 *.yaml and *.yml are taken. Each document has a kind and what it shall be. What has no
 document stays as it is, and so do fields of a site or node that a document does not
-name; a limit is as its document says. 'causeway explain site-file', node-file, route-file
-and limit-file tell the fields.`
+name; a declared object is as its document says. With --prune, of the kinds and names
+that it selects, what has no document goes. 'causeway explain KIND-file' tells the fields of
+a kind: ` + kindNames() + `.`
 
 const manifestExample = `  cat > dc.yaml <<END
   kind: site
@@ -40,39 +42,75 @@ const manifestExample = `  cat > dc.yaml <<END
   bytes: 12500000
   END
   causeway diff -f dc.yaml
-  causeway apply -f dc.yaml`
+  causeway apply -f dc.yaml
+  causeway apply -f sites/ --prune limit --prune site/sh-*`
 
-func fileFlag(cmd *cobra.Command, files *[]string) {
-	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
-	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
+// manifests are what 'apply' and 'diff' are given.
+type manifests struct {
+	files []string
+	prune []string
 }
 
-// applied reads files and sends them to the hub.
-func (c *cli) applied(ctx context.Context, hub *api.Client, files []string, dry bool) ([]step, error) {
-	if len(files) == 0 {
-		return nil, usagef("-f FILE is missing")
+func (c *cli) manifestFlags(cmd *cobra.Command, m *manifests) {
+	cmd.Flags().StringArrayVarP(&m.files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
+	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
+	cmd.Flags().StringArrayVar(&m.prune, "prune", nil, "take away what has no document: `SELECTOR` is a kind, or kind/pattern of names (repeatable)")
+	must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(append(objectKinds(), "site"), cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// read reads the files.
+func (m manifests) read(ctx context.Context, c *cli) (api.Apply, error) {
+	if len(m.files) == 0 {
+		return api.Apply{}, usagef("-f FILE is missing")
 	}
-	docs, err := exitstatus.Until(ctx, func() ([]api.ApplyDocument, error) { return c.readManifests(files) })
+	docs, err := exitstatus.Until(ctx, func() ([]api.ApplyDocument, error) { return c.readManifests(m.files) })
+	return api.Apply{Documents: docs, Prune: m.prune}, err
+}
+
+// send has the hub do what documents ask for, or say what that would be. sequence is that of the state
+// afterwards.
+func (c *cli) send(ctx context.Context, hub *api.Client, in api.Apply) (steps []step, sequence uint64, err error) {
+	a, err := hub.Apply(ctx, in)
+	if errors.Is(err, api.ErrNotFound) && !slices.ContainsFunc(in.Documents, func(d api.ApplyDocument) bool { return strings.HasPrefix(err.Error(), d.At) }) {
+		return nil, 0, errors.New("the hub is older than this causeway and takes no files in one transaction; run its own version of causeway")
+	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	a, err := hub.Apply(ctx, api.Apply{Documents: docs, DryRun: dry})
-	if errors.Is(err, api.ErrNotFound) && !slices.ContainsFunc(docs, func(d api.ApplyDocument) bool { return strings.HasPrefix(err.Error(), d.At) }) {
-		return nil, errors.New("the hub is older than this causeway and takes no files in one transaction; run its own version of causeway")
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := make([]step, len(a.Steps))
+	steps = make([]step, len(a.Steps))
 	for i, s := range a.Steps {
-		if out[i] = (step{ApplyStep: s}); !dry {
-			out[i].Result = "unchanged"
+		if steps[i] = (step{ApplyStep: s}); !in.DryRun {
+			steps[i].Result = "unchanged"
 			if s.Action != "none" {
-				out[i].Result = "done"
+				steps[i].Result = "done"
 			}
 		}
 	}
-	return out, nil
+	return steps, a.Sequence, nil
+}
+
+// confirmPruned asks whether what would be pruned may go, and holds in to the state that it was asked of.
+func (c *cli) confirmPruned(ctx context.Context, hub *api.Client, in *api.Apply, yes bool) error {
+	in.DryRun = true
+	steps, sequence, err := c.send(ctx, hub, *in)
+	if err != nil {
+		return err
+	}
+	in.DryRun, in.Sequence = false, sequence
+	var gone []string
+	for _, s := range steps {
+		if s.Action == "delete" {
+			gone = append(gone, protocol.Printable(s.Object))
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	n := len(gone)
+	if n > 5 {
+		gone = append(gone[:5], fmt.Sprintf("%d more", n-5))
+	}
+	return c.confirm(yes, "Delete %s, which have no document?", strings.Join(gone, ", "))
 }
 
 // step is what became of one document.
@@ -82,7 +120,8 @@ type step struct {
 }
 
 func (c *cli) apply() *cobra.Command {
-	var files []string
+	var m manifests
+	var yes bool
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Make things as files say: sites, limits, node labels, approvals",
@@ -96,9 +135,19 @@ the hub refuses one, nothing.`,
 		Example: manifestExample,
 		Args:    exactly(),
 	}
-	fileFlag(cmd, &files)
+	c.manifestFlags(cmd, &m)
+	yesFlag(cmd, &yes)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		steps, err := c.applied(ctx, hub, files, false)
+		in, err := m.read(ctx, c)
+		if err != nil {
+			return err
+		}
+		if len(in.Prune) > 0 {
+			if err := c.confirmPruned(ctx, hub, &in, yes); err != nil {
+				return err
+			}
+		}
+		steps, _, err := c.send(ctx, hub, in)
 		if err != nil {
 			return err
 		}
@@ -107,7 +156,7 @@ the hub refuses one, nothing.`,
 }
 
 func (c *cli) diff() *cobra.Command {
-	var files []string
+	var m manifests
 	cmd := &cobra.Command{
 		Use:   "diff -f FILE",
 		Short: "Show what 'apply' would change, and change nothing",
@@ -118,9 +167,14 @@ nothing differs and 3 if something does.
 		Example: manifestExample,
 		Args:    exactly(),
 	}
-	fileFlag(cmd, &files)
+	c.manifestFlags(cmd, &m)
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		steps, err := c.applied(ctx, hub, files, true)
+		in, err := m.read(ctx, c)
+		if err != nil {
+			return err
+		}
+		in.DryRun = true
+		steps, _, err := c.send(ctx, hub, in)
 		if err != nil {
 			return err
 		}
@@ -155,7 +209,11 @@ func diffPage(p *page, steps []step) {
 			continue
 		}
 		n++
-		p.line("%s %s (%s)", s.Action, protocol.Printable(s.Object), protocol.Printable(s.At))
+		where := ""
+		if s.At != "" {
+			where = " (" + protocol.Printable(s.At) + ")"
+		}
+		p.line("%s %s%s", s.Action, protocol.Printable(s.Object), where)
 		for _, d := range s.Diff {
 			m := good
 			if d[0] == '-' {

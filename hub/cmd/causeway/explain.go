@@ -17,7 +17,7 @@ import (
 	"causeway/protocol"
 )
 
-// kinds are what 'explain' knows: the type of each kind in -o json, or in files for
+// kinds are what 'explain' knows: the type of each kind in -o json, or, of KIND-file, in files for
 // apply.
 var kinds = map[string]struct{ about, typ string }{
 	"status":    {"'causeway status -o json'", "api.Status"},
@@ -30,11 +30,12 @@ var kinds = map[string]struct{ about, typ string }{
 	"incident":  {"'causeway incidents show -o json'", "api.Incident"},
 	"event":     {"'causeway events -o json'", "api.Event"},
 	"audit":     {"'causeway audit -o json'", "api.AuditEntry"},
-	"site-file": {"files for 'causeway apply', kind: site", "api.SiteDocument"},
-	"node-file": {"files for 'causeway apply', kind: node", "api.NodeDocument"},
+}
 
-	"route-file": {"files for 'causeway apply', kind: route", "api.RouteDocument"},
-	"limit-file": {"files for 'causeway apply', kind: limit", "api.LimitDocument"},
+func init() {
+	for kind, doc := range api.Documents {
+		kinds[kind+"-file"] = struct{ about, typ string }{"files for 'causeway apply', kind: " + kind, "api." + reflect.TypeOf(doc).Name()}
+	}
 }
 
 // field is one field of a kind.

@@ -31,7 +31,7 @@ func fakeApply(w http.ResponseWriter, r *http.Request) {
 		}
 		return nil
 	}
-	steps, err := declare.Apply(d, in.Documents, declare.Live{Who: "unix:root", Announced: waiting})
+	steps, err := declare.Apply(d, in.Documents, in.Prune, declare.Live{Who: "unix:root", Announced: waiting})
 	switch {
 	case state.IsKind(err, state.NotFound):
 		problem(w, 404, err.Error())

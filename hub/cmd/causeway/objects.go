@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,11 +50,17 @@ func (c *cli) get() *cobra.Command {
 		Short: "Show declared objects: " + strings.Join(objectKinds(), ", "),
 		Long: `Show the declared objects of a kind, or one of them. 'causeway apply' declares them,
 'causeway explain KIND-file' tells the fields.`,
-		Example:           "  causeway get limit\n  causeway get limit branch -o yaml",
+		Example:           "  causeway get limit\n  causeway get limit branch -o yaml\n  causeway get limit --watch",
 		Args:              between(1, "KIND", "NAME"),
 		ValidArgsFunction: c.completer(2, c.objectNames),
 	}
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	watched := func(args []string) (string, error) {
+		if len(args) == 2 {
+			return "", usagef("--watch is of all objects of a kind; leave %.80q out", args[1])
+		}
+		return api.WatchObjects(args[0]), checkKind(args[0])
+	}
+	return c.watchableOf(watched, cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkKind(args[0]); err != nil {
 			return err
 		}
@@ -69,7 +74,7 @@ func (c *cli) get() *cobra.Command {
 			}
 			return c.showObject(o)
 		}
-		l, err := hub.Objects(ctx, args[0])
+		l, err := listed(ctx, c, func(ctx context.Context) ([]api.Object, error) { return hub.Objects(ctx, args[0]) })
 		if err != nil {
 			return err
 		}
@@ -103,21 +108,13 @@ func (c *cli) showObject(o api.Object) error {
 	})
 }
 
-// specFields are a spec's fields as texts.
+// specFields are a spec's fields as texts that fit a terminal.
 func specFields(o api.Object) map[string]string {
-	var m map[string]json.RawMessage
-	out := map[string]string{}
-	if json.Unmarshal(o.Spec, &m) != nil {
-		return out
+	f := api.SpecFields(o.Spec)
+	for k, v := range f {
+		f[k] = protocol.Printable(v)
 	}
-	for k, v := range m {
-		text, s := string(v), ""
-		if json.Unmarshal(v, &s) == nil {
-			text = s
-		}
-		out[k] = protocol.Printable(text)
-	}
-	return out
+	return f
 }
 
 func specText(o api.Object) string {

@@ -34,11 +34,20 @@ type change struct {
 // watchable is leaf for a list of api.Watch…: with --watch it goes on and prints what
 // changes. A hub that goes away is waited for. f gets the list by listed.
 func (c *cli) watchable(kind string, cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
+	return c.watchableOf(func([]string) (string, error) { return kind, nil }, cmd, f)
+}
+
+// watchableOf is watchable for a list that the arguments name.
+func (c *cli) watchableOf(of func(args []string) (kind string, err error), cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
 	var watch bool
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and print what changes, until interrupted")
 	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if !watch {
 			return f(ctx, hub, args)
+		}
+		kind, err := of(args)
+		if err != nil {
+			return err
 		}
 		w := &watcher{log: kind == api.WatchEvents || kind == api.WatchAudit, seen: map[string]string{}, objects: map[string]json.RawMessage{}}
 		c.watch = w
@@ -49,7 +58,7 @@ func (c *cli) watchable(kind string, cmd *cobra.Command, f func(ctx context.Cont
 				return err
 			}
 		}
-		err := hub.Follow(ctx, api.Watch{Kind: kind, Limit: limit,
+		err = hub.Follow(ctx, api.Watch{Kind: kind, Limit: limit,
 			Lost: func(err error) { fmt.Fprintf(c.err, "causeway: %v; trying again\n", err) },
 			Each: func(changes []api.Change) error {
 				w.take(changes)
