@@ -91,12 +91,6 @@ type Server struct {
 
 	noting sync.Mutex // BackupNote
 
-	claims struct { // of the state that was asked for last
-		sync.Mutex
-		of     *state.State
-		claims *state.Claims
-	}
-
 	explaining chan struct{} // flows that are explained now
 
 	refusals *rate.Limiter // of events that strangers cause

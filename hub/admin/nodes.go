@@ -98,7 +98,7 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 			out.Why = err.Error()
 		}
 	case r.State == protocol.RoutePending:
-		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
+		out.Why = state.NewClaims(st).Why(r.Node, r.Prefix)
 	case out.Owner && s.cfg.Fleet.Info(n).State == api.NodeUnreachable: // and no other node could take it over
 		out.Why = "the node is unreachable"
 	case r.State != protocol.RouteApproved || out.Owner:
@@ -112,16 +112,6 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 		out.Why = "the next netmap brings it"
 	}
 	return out
-}
-
-// claimsOf are a state's claims, kept until another state is asked for.
-func (s *Server) claimsOf(st *state.State) *state.Claims {
-	s.claims.Lock()
-	defer s.claims.Unlock()
-	if s.claims.of != st {
-		s.claims.of, s.claims.claims = st, state.NewClaims(st)
-	}
-	return s.claims.claims
 }
 
 // revocation tells of the last node of that name that was revoked.

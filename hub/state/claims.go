@@ -1,6 +1,7 @@
 package state
 
 import (
+	"iter"
 	"net/netip"
 
 	"causeway/protocol"
@@ -56,12 +57,14 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 
 // checkCarried checks p, claimed by site, against the routes carried for other sites.
 func (s *State) checkCarried(site string, p netip.Prefix) error {
-	for _, r := range s.Routes.All() {
-		if r.State != protocol.RouteApproved || !r.Prefix.Overlaps(p) {
-			continue
-		}
-		if n := s.Nodes.Get(r.Node); n.Site != site {
-			return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
+	for _, routes := range []iter.Seq[Route]{s.Routes.Over(p), s.Routes.Inside(p)} {
+		for r := range routes {
+			if r.State != protocol.RouteApproved {
+				continue
+			}
+			if n := s.Nodes.Get(r.Node); n.Site != site {
+				return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
+			}
 		}
 	}
 	return nil

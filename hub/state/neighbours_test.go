@@ -133,6 +133,21 @@ func TestClaimsFindWhatOverlaps(t *testing.T) {
 			s.Routes.Set(k, Route{RouteKey: k, State: rapid.SampledFrom([]protocol.RouteState{protocol.RouteApproved, protocol.RoutePending, protocol.RouteRejected}).Draw(t, "state"), Announced: true})
 		}
 		p := any.Draw(t, "p")
+		if had := slices.Collect(s.Routes.Keys()); len(had) > 0 {
+			for range rapid.IntRange(0, 5).Draw(t, "gone") {
+				s.Routes.Delete(rapid.SampledFrom(had).Draw(t, "one"))
+			}
+		}
+		around, inside := []Route{}, []Route{}
+		for _, r := range s.Routes.All() {
+			if r.Prefix.Overlaps(p) && r.Prefix.Bits() > p.Bits() {
+				inside = append(inside, r)
+			} else if r.Prefix.Overlaps(p) {
+				around = append(around, r)
+			}
+		}
+		require.ElementsMatch(t, around, slices.Collect(s.Routes.Over(p)))
+		require.ElementsMatch(t, inside, slices.Collect(s.Routes.Inside(p)))
 		want := false
 		for _, r := range s.Routes.All() {
 			want = want || r.Node != 2 && r.State != protocol.RouteRejected && r.Prefix.Overlaps(p)

@@ -156,12 +156,12 @@ func CompareKeys(a, b ObjectKey) int {
 
 // ObjectsOf lists the objects of a kind, by name.
 func (s *State) ObjectsOf(kind string) (l []Object) {
-	for k, o := range s.Objects.All() {
-		if k.Kind == kind {
-			l = append(l, o)
+	for k, o := range s.Objects.From(ObjectKey{Kind: kind}) {
+		if k.Kind != kind {
+			break
 		}
+		l = append(l, o)
 	}
-	slices.SortFunc(l, func(a, b Object) int { return cmp.Compare(a.Name, b.Name) })
 	return l
 }
 

@@ -102,7 +102,7 @@ func full(v reflect.Value, n *int) {
 func TestSnapshotHoldsEverything(t *testing.T) {
 	st, n := New(), 0
 	full(reflect.ValueOf(st).Elem(), &n)
-	st.Routes = Map[RouteKey, Route]{}
+	st.Routes = Routes{}
 	for i := range 3 {
 		var r Route
 		full(reflect.ValueOf(&r).Elem(), &n)

@@ -39,7 +39,7 @@ type State struct {
 	Sites      Map[string, Site]
 	Tokens     Map[protocol.TokenID, Token]
 	Nodes      Map[protocol.NodeNumber, Node] // those that left or were revoked too
-	Routes     Map[RouteKey, Route]           // of live nodes
+	Routes     Routes                         // of live nodes
 	Admins     Map[string, Admin]             // by name; those that were revoked too
 	NATSUsers  Map[string, NATSUser]          // likewise
 	Objects    Map[ObjectKey, Object]         `json:",omitzero"` // declared
