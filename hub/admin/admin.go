@@ -381,7 +381,7 @@ func (s *Server) status() api.Status {
 			continue
 		}
 		site.Nodes++
-		switch s.cfg.Fleet.Info(n).State {
+		switch s.cfg.Fleet.Is(n) {
 		case api.NodeReady:
 			site.Ready++
 		case api.NodeDegraded:

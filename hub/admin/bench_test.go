@@ -39,23 +39,29 @@ func BenchmarkLargeList(b *testing.B) {
 	s := largeServer(b)
 	b.Run("nodes", func(b *testing.B) {
 		b.ReportAllocs()
+		done := statetest.Processor(b)
 		for b.Loop() {
 			require.Len(b, s.nodes(), statetest.LargeNodes)
 		}
+		done()
 	})
 	b.Run("nodes in JSON", func(b *testing.B) {
 		l := s.nodes()
 		b.ReportAllocs()
+		done := statetest.Processor(b)
 		for b.Loop() {
 			j, err := json.Marshal(l)
 			require.NoError(b, err)
 			b.ReportMetric(float64(len(j)), "bytes")
 		}
+		done()
 	})
 	b.Run("routes", func(b *testing.B) {
 		b.ReportAllocs()
+		done := statetest.Processor(b)
 		for b.Loop() {
 			require.Len(b, s.allRoutes(), statetest.LargeRoutes)
 		}
+		done()
 	})
 }

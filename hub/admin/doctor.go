@@ -33,9 +33,11 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Fleet.Late(n)
 	}
 	f.Upgrades = map[protocol.NodeNumber]bool{}
+	w := s.view(st)
+	routes := w.allRoutes()
 	for _, n := range shownNodes(st) {
-		f.Upgrades[n.Number] = slices.Contains(s.cfg.Fleet.Info(n).Hello.Features, protocol.FeatureUpgrade)
-		shown := s.toNode(st, n)
+		f.Upgrades[n.Number] = slices.Contains(s.cfg.Fleet.Info(*n).Hello.Features, protocol.FeatureUpgrade)
+		shown := w.node(*n, routes[n.Number])
 		for _, r := range shown.Routes {
 			if r.State != protocol.RoutePending {
 				continue

@@ -38,11 +38,7 @@ func toSite(st *state.State, site state.Site) api.Site {
 	if site.RotateKeys != 0 {
 		out.RotateKeys = api.RotateKeys(site.RotateKeys)
 	}
-	for _, n := range st.LiveNodes() {
-		if n.Site == site.Name {
-			out.Nodes++
-		}
-	}
+	out.Nodes = len(st.LiveNodesOf(site.Name))
 	return out
 }
 

@@ -70,10 +70,8 @@ func rotate(d time.Duration) string {
 
 // SetRanges replaces a site's ranges, with what its nodes announce that waits for a decision.
 func SetRanges(d *state.Draft, site string, ranges []netip.Prefix, live Live) error {
-	for _, n := range d.LiveNodes() {
-		if n.Site == site {
-			d.Announced(n.Number, live.Announced(n.Number))
-		}
+	for _, n := range d.LiveNodesOf(site) {
+		d.Announced(n, live.Announced(n))
 	}
 	return state.SetRanges(d, site, sorted(ranges))
 }

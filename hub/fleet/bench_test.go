@@ -9,6 +9,7 @@ import (
 
 	"causeway/hub/facts/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 	"causeway/protocol"
 )
 
@@ -24,10 +25,12 @@ func BenchmarkSnapshot(b *testing.B) {
 				t.Up(last, protocol.Hello{})
 			}
 			b.ReportAllocs()
+			done := statetest.Processor(b)
 			for b.Loop() {
 				t.Status(last, protocol.Status{})
 				t.Snapshot()
 			}
+			done()
 		})
 	}
 }

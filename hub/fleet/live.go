@@ -34,6 +34,14 @@ func (t *Table) Info(n state.Node) Info {
 	return info(n, t.live(n.Number), t.strays, time.Now())
 }
 
+// Is is the state that Info returns of node n.
+func (t *Table) Is(n state.Node) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	is, _, _ := judge(n, t.live(n.Number))
+	return is
+}
+
 func info(n state.Node, x Node, strays map[protocol.NodeNumber]Stray, now time.Time) Info {
 	i := Info{Hello: x.Hello, Status: x.Status, Acked: x.Acked, Refused: slices.Clone(x.Refused), LastWord: x.LastWord, Goodbye: x.Goodbye, Conditions: slices.Clone(x.Status.Conditions)}
 	if x.Session != nil {

@@ -32,6 +32,7 @@ func BenchmarkLargeCompute(b *testing.B) {
 	c, live, v := large(b)
 	port := uint16(0)
 	b.ReportAllocs()
+	done := statetest.Processor(b)
 	for b.Loop() {
 		port++
 		c.d.Seq++
@@ -40,6 +41,7 @@ func BenchmarkLargeCompute(b *testing.B) {
 		require.False(b, w.SameAs(v))
 		v = w
 	}
+	done()
 }
 
 // One route of 30,000 is rejected or approved again.
@@ -47,6 +49,7 @@ func BenchmarkLargeRoute(b *testing.B) {
 	c, live, v := large(b)
 	on := false
 	b.ReportAllocs()
+	done := statetest.Processor(b)
 	for b.Loop() {
 		b.StopTimer()
 		require.NoError(b, state.DecideRoute(c.d, "n607", pfx("10.3.134.0/24"), on, "olga"))
@@ -57,6 +60,7 @@ func BenchmarkLargeRoute(b *testing.B) {
 		require.False(b, w.SameAs(v))
 		v = w
 	}
+	done()
 }
 
 // What each of 10,000 agents is sent when one node gets another address.
@@ -66,6 +70,7 @@ func BenchmarkLargeChange(b *testing.B) {
 	c.d.Seq++
 	w := Compute(c.d.State, live, v)
 	b.ReportAllocs()
+	done := statetest.Processor(b)
 	for b.Loop() {
 		for n := range protocol.NodeNumber(statetest.LargeNodes) {
 			if _, changed := w.Change(v, n+2, v.Version, w.Version); changed != (n != 0) {
@@ -73,4 +78,5 @@ func BenchmarkLargeChange(b *testing.B) {
 			}
 		}
 	}
+	done()
 }

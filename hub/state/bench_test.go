@@ -44,11 +44,13 @@ func BenchmarkLargeTransaction(b *testing.B) {
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
+			done := statetest.Processor(b)
 			for b.Loop() {
 				next, err := state.Transact(base, c.decide)
 				require.NoError(b, err)
 				require.Equal(b, base.Seq+1, next.Seq)
 			}
+			done()
 		})
 	}
 }
@@ -60,16 +62,20 @@ func BenchmarkLargeSnapshot(b *testing.B) {
 	var snapshot []byte
 	b.Run("write", func(b *testing.B) {
 		b.ReportAllocs()
+		done := statetest.Processor(b)
 		for b.Loop() {
 			snapshot, err = state.EncodeSnapshot(next)
 			require.NoError(b, err)
 		}
+		done()
 	})
 	b.Run("read", func(b *testing.B) {
 		b.ReportAllocs()
+		done := statetest.Processor(b)
 		for b.Loop() {
 			_, err := state.DecodeSnapshot(snapshot)
 			require.NoError(b, err)
 		}
+		done()
 	})
 }

@@ -119,11 +119,8 @@ func (c SiteRanges) apply(s *State, _ time.Time) error {
 func (s *State) checkNeeded(site string, ranges []netip.Prefix) error {
 	var first Route
 	more := 0
-	for _, n := range s.LiveNodes() {
-		if n.Site != site {
-			continue
-		}
-		for _, r := range s.NodeRoutes(n.Number) {
+	for _, n := range s.LiveNodesOf(site) {
+		for _, r := range s.NodeRoutes(n) {
 			if r.State != protocol.RouteApproved || r.By != ByRange || within(r.Prefix, ranges) {
 				continue
 			}
@@ -158,10 +155,8 @@ func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 		return err
 	}
 	claims := NewClaims(d.WithWaiting(d.announced))
-	for _, n := range d.LiveNodes() {
-		if n.Site != site {
-			continue
-		}
+	for _, number := range d.LiveNodesOf(site) {
+		n := d.Nodes.Get(number)
 		for _, r := range append(d.NodeRoutes(n.Number), d.Waiting(n.Number, d.announced[n.Number])...) {
 			if len(claims.Met(n.Number, r.Prefix)) > 0 {
 				continue // as for AnnounceRoutes
@@ -189,10 +184,8 @@ func (c SiteDeleted) apply(s *State, t time.Time) error {
 	if _, ok := s.Sites.Find(c.Name); !ok {
 		return noSite(s, c.Name)
 	}
-	for _, n := range s.LiveNodes() {
-		if n.Site == c.Name {
-			return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, n.Name)
-		}
+	if of := s.LiveNodesOf(c.Name); len(of) > 0 {
+		return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, s.Nodes.Get(of[0]).Name)
 	}
 	if err := s.named(ObjectKey{KindSite, c.Name}); err != nil {
 		return err

@@ -52,6 +52,7 @@ type State struct {
 	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
 	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
 	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
+	newest     *newest                   // of live nodes; nil: nothing is kept
 	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
 }
 
@@ -145,7 +146,7 @@ func (r Route) Carried() bool {
 }
 
 // New is the state before the first transaction.
-func New() *State { return &State{NextNumber: 1} }
+func New() *State { return &State{NextNumber: 1, newest: new(newest)} }
 
 // clone is a copy for whoever changes it. It shares all that nobody changes.
 func (s *State) clone() *State {
@@ -179,17 +180,6 @@ func (s *State) NodeByName(name string) (Node, bool) {
 func (s *State) NodeByKey(k protocol.WireGuardPublicKey) (Node, bool) {
 	n, ok := s.keys.Find(k)
 	return s.Nodes.Get(n), ok
-}
-
-// LiveNodes lists the live nodes by number.
-func (s *State) LiveNodes() []Node {
-	out := make([]Node, 0, s.names.Len())
-	for _, n := range s.Nodes.All() {
-		if n.Live() {
-			out = append(out, n)
-		}
-	}
-	return out
 }
 
 // NodeRoutes lists a node's routes by prefix.

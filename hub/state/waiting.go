@@ -36,6 +36,9 @@ func (s *State) Waiting(n protocol.NodeNumber, announced []netip.Prefix) []Route
 func (s *State) AllWaiting(announced map[protocol.NodeNumber][]netip.Prefix) []Route {
 	var all []Route
 	for n, ps := range announced {
+		if len(ps) == 0 {
+			continue
+		}
 		all = append(all, s.Waiting(n, ps)...)
 	}
 	SortRoutes(all)
