@@ -12,7 +12,7 @@ import (
 // holds what holds of those of a Map.
 type Routes struct {
 	Map[RouteKey, Route]
-	claimed Map[claimKey, struct{}] // of prefixes that can be carried
+	claimed Map[claimKey, Route] // of prefixes that can be carried
 }
 
 // claimKey is a RouteKey in the order in which prefixes that overlap are found: a prefix stands before those inside it.
@@ -33,8 +33,8 @@ func (k RouteKey) claim() (c claimKey, ok bool) {
 // Set puts a route at its key.
 func (r *Routes) Set(k RouteKey, v Route) {
 	r.Map.Set(k, v)
-	if c, ok := k.claim(); ok && !r.claimed.Has(c) {
-		r.claimed.Set(c, struct{}{})
+	if c, ok := k.claim(); ok {
+		r.claimed.Set(c, v)
 	}
 }
 
@@ -49,13 +49,24 @@ func (r *Routes) Delete(k RouteKey) {
 // fill makes r what is set, for less than Set costs.
 func (r *Routes) fill(from func(set func(RouteKey, Route))) {
 	r.Map.fill(from)
-	r.claimed.fill(func(set func(claimKey, struct{})) {
-		for k := range r.Keys() {
+	r.claimed.fill(func(set func(claimKey, Route)) {
+		for k, v := range r.All() {
 			if c, ok := k.claim(); ok {
-				set(c, struct{}{})
+				set(c, v)
 			}
 		}
 	})
+}
+
+// ByPrefix yields the routes of prefixes that can be carried, by prefix and node.
+func (r Routes) ByPrefix() iter.Seq[Route] {
+	return func(yield func(Route) bool) {
+		for _, v := range r.claimed.All() {
+			if !yield(v) {
+				return
+			}
+		}
+	}
 }
 
 // Over yields the routes of p, and then of the prefixes around it, the nearest first. p is masked.
@@ -68,8 +79,8 @@ func (r Routes) Over(p netip.Prefix) iter.Seq[Route] {
 		for bits := p.Bits(); bits >= 0; bits-- {
 			x, _ := p.Addr().Prefix(bits)
 			it.Seek(claimKey{prefix: x})
-			for k, _, ok := it.Next(); ok && k.prefix == x; k, _, ok = it.Next() {
-				if !yield(r.Get(RouteKey{k.node, x})) {
+			for k, v, ok := it.Next(); ok && k.prefix == x; k, v, ok = it.Next() {
+				if !yield(v) {
 					return
 				}
 			}
@@ -83,11 +94,11 @@ func (r Routes) Inside(p netip.Prefix) iter.Seq[Route] {
 		if !p.IsValid() {
 			return
 		}
-		for k := range r.claimed.From(claimKey{prefix: p}) {
+		for k, v := range r.claimed.From(claimKey{prefix: p}) {
 			if !p.Contains(k.prefix.Addr()) {
 				return
 			}
-			if k.prefix.Bits() > p.Bits() && !yield(r.Get(RouteKey{k.node, k.prefix})) {
+			if k.prefix.Bits() > p.Bits() && !yield(v) {
 				return
 			}
 		}
