@@ -53,25 +53,13 @@ var before = sync.OnceValues(func() (Binaries, error) {
 		return Binaries{}, err
 	}
 	src := filepath.Join(dir, "src")
-	b := Binaries{Dir: dir}
 	if err := os.Mkdir(src, 0o755); err != nil {
-		return b, err
+		return Binaries{}, err
 	}
 	if out, err := exec.CommandContext(ctx, "tar", "-C", src, "-xf", tar).CombinedOutput(); err != nil {
-		return b, fmt.Errorf("unpack: %w\n%s", err, out)
+		return Binaries{}, fmt.Errorf("unpack: %w\n%s", err, out)
 	}
-	for _, p := range []struct {
-		out *string
-		pkg string
-	}{{&b.Hub, "./hub/cmd/causeway-hub"}, {&b.Agent, "./agent/cmd/causeway-agent"}, {&b.CLI, "./hub/cmd/causeway"}} {
-		*p.out = filepath.Join(dir, filepath.Base(p.pkg))
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version="+beforeVersion, "-o", *p.out, p.pkg)
-		cmd.Dir, cmd.Env = src, append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return b, fmt.Errorf("build %s: %w\n%s", p.pkg, err, out)
-		}
-	}
-	return b, nil
+	return buildOther(ctx, src, dir, "-buildvcs=false", "-ldflags", "-X main.version="+beforeVersion)
 })
 
 // beforeVersion is what the version before calls itself here.

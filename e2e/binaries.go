@@ -57,6 +57,24 @@ func Build(ctx context.Context, dir string) (Binaries, error) {
 	return b, nil
 }
 
+// buildOther builds the product's programs of the source tree src into dir otherwise than Build, with these
+// further flags of go build.
+func buildOther(ctx context.Context, src, dir string, flags ...string) (Binaries, error) {
+	b := Binaries{Dir: dir}
+	for _, p := range []struct {
+		out *string
+		pkg string
+	}{{&b.Hub, "./hub/cmd/causeway-hub"}, {&b.Agent, "./agent/cmd/causeway-agent"}, {&b.CLI, "./hub/cmd/causeway"}} {
+		*p.out = filepath.Join(dir, filepath.Base(p.pkg))
+		cmd := exec.CommandContext(ctx, "go", append(append([]string{"build", "-trimpath"}, flags...), "-o", *p.out, p.pkg)...)
+		cmd.Dir, cmd.Env = src, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return b, fmt.Errorf("build %s: %w\n%s", p.pkg, err, out)
+		}
+	}
+	return b, nil
+}
+
 // BuildNATSCLI builds the nats command line of module tools/nats into dir, or takes the one
 // of the directory named by CAUSEWAY_BIN, and returns its path.
 func BuildNATSCLI(ctx context.Context, dir string) (string, error) {

@@ -188,6 +188,24 @@ func comment(groups ...*ast.CommentGroup) string {
 	return strings.Join(s, " ")
 }
 
+// doc is what the comments of a struct and of those embedded in it say; "It" is what each begins with.
+func (l library) doc(typ string) string {
+	t := l[typ]
+	pkg, name, _ := strings.Cut(typ, ".")
+	text := comment(t.Doc)
+	if rest, ok := strings.CutPrefix(text, name+" "); ok {
+		text = "It " + rest
+	}
+	if s, ok := t.Type.(*ast.StructType); ok {
+		for _, f := range s.Fields.List {
+			if _, of := l.describe(pkg, f.Type); len(f.Names) == 0 && l[of] != nil {
+				text += " " + l.doc(of)
+			}
+		}
+	}
+	return text
+}
+
 // explain answers for KIND or KIND.field.field.
 func (l library) explain(path string) (explanation, error) {
 	parts := strings.Split(path, ".")
@@ -195,7 +213,7 @@ func (l library) explain(path string) (explanation, error) {
 	if !ok {
 		return explanation{}, usagef("kind %.40q is not known; use %s", parts[0], strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
-	at := explanation{Path: parts[0], Type: "object", Doc: comment(l[k.typ].Doc) + " This is the shape of " + k.about + ".", Fields: l.fields(k.typ)}
+	at := explanation{Path: parts[0], Type: "object", Doc: l.doc(k.typ) + " This is the shape of " + k.about + ".", Fields: l.fields(k.typ)}
 	for _, p := range parts[1:] {
 		i := slices.IndexFunc(at.Fields, func(f field) bool { return f.Name == p })
 		if i < 0 {
@@ -211,7 +229,7 @@ func (l library) explain(path string) (explanation, error) {
 		f := at.Fields[i]
 		at = explanation{Path: at.Path + "." + p, Type: f.Type, Doc: f.Doc, Fields: l.fields(f.of)}
 		if t := l[f.of]; at.Doc == "" && t != nil {
-			at.Doc = comment(t.Doc)
+			at.Doc = l.doc(f.of)
 		}
 	}
 	return at, nil
