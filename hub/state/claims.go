@@ -42,14 +42,9 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
-	for _, o := range s.Sites.All() {
-		if o.Name == site {
-			continue
-		}
-		for _, r := range o.Ranges {
-			if r.Overlaps(p) {
-				return Errorf(Conflict, "%s overlaps range %s of site %s", p, r, o.Name)
-			}
+	for r, other := range s.Sites.Overlapping(p) {
+		if other != site {
+			return Errorf(Conflict, "%s overlaps range %s of site %s", p, r, other)
 		}
 	}
 	return s.checkCarried(site, p)

@@ -158,6 +158,8 @@ func order[K comparable]() immutable.Comparer[K] {
 		f = ordered[protocol.WireGuardPublicKey](func(a, b protocol.WireGuardPublicKey) int { return bytes.Compare(a[:], b[:]) })
 	case protocol.IdentityPublicKey:
 		f = ordered[protocol.IdentityPublicKey](func(a, b protocol.IdentityPublicKey) int { return bytes.Compare(a[:], b[:]) })
+	case rangeKey:
+		f = ordered[rangeKey](compareRanges)
 	case claimKey:
 		f = ordered[claimKey](compareClaims)
 	case RouteKey:

@@ -13,6 +13,7 @@ import (
 type Routes struct {
 	Map[RouteKey, Route]
 	claimed Map[claimKey, Route] // of prefixes that can be carried
+	lengths lengths              // of these
 }
 
 // claimKey is a RouteKey in the order in which prefixes that overlap are found: a prefix stands before those inside it.
@@ -34,6 +35,9 @@ func (k RouteKey) claim() (c claimKey, ok bool) {
 func (r *Routes) Set(k RouteKey, v Route) {
 	r.Map.Set(k, v)
 	if c, ok := k.claim(); ok {
+		if !r.claimed.Has(c) {
+			r.lengths.add(k.Prefix, 1)
+		}
 		r.claimed.Set(c, v)
 	}
 }
@@ -41,21 +45,25 @@ func (r *Routes) Set(k RouteKey, v Route) {
 // Delete takes a route away, if it is there.
 func (r *Routes) Delete(k RouteKey) {
 	r.Map.Delete(k)
-	if c, ok := k.claim(); ok {
+	if c, ok := k.claim(); ok && r.claimed.Has(c) {
 		r.claimed.Delete(c)
+		r.lengths.add(k.Prefix, -1)
 	}
 }
 
 // fill makes r what is set, for less than Set costs.
 func (r *Routes) fill(from func(set func(RouteKey, Route))) {
 	r.Map.fill(from)
+	var n [2][129]int32
 	r.claimed.fill(func(set func(claimKey, Route)) {
 		for k, v := range r.All() {
 			if c, ok := k.claim(); ok {
 				set(c, v)
+				n[family(k.Prefix)][k.Prefix.Bits()]++
 			}
 		}
 	})
+	r.lengths = lengths{&n}
 }
 
 // ByPrefix yields the routes of prefixes that can be carried, by prefix and node.
@@ -76,8 +84,7 @@ func (r Routes) Over(p netip.Prefix) iter.Seq[Route] {
 			return
 		}
 		it := r.claimed.m.Iterator()
-		for bits := p.Bits(); bits >= 0; bits-- {
-			x, _ := p.Addr().Prefix(bits)
+		for x := range r.lengths.around(p) {
 			it.Seek(claimKey{prefix: x})
 			for k, v, ok := it.Next(); ok && k.prefix == x; k, v, ok = it.Next() {
 				if !yield(v) {

@@ -36,7 +36,7 @@ type State struct {
 	Hubs    protocol.HubList        // its content
 
 	HubNumbers Map[protocol.NodeNumber, bool]
-	Sites      Map[string, Site]
+	Sites      Sites
 	Tokens     Map[protocol.TokenID, Token]
 	Nodes      Map[protocol.NodeNumber, Node] // those that left or were revoked too
 	Routes     Routes                         // of live nodes
