@@ -104,6 +104,7 @@ type Host interface {
 	Mend(context.Context, []netns.Drift) error
 	PutRight() []netns.Drift
 	AccessDrops(context.Context) (map[string]uint64, error)
+	Passing() ([]netns.Passing, error)
 }
 
 // Names of the health conditions.
@@ -149,6 +150,7 @@ type Agent struct {
 	debug   *debug.Server
 	metrics *metrics
 	repairs *repairs
+	passing passing
 
 	names       *names                 // where hubs' names led
 	proxied     bool                   // streams may go through a proxy

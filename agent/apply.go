@@ -122,11 +122,6 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		ack.Errors = x.errs
 		return ack
 	}
-	if len(x.causes) > 0 {
-		a.board.Set(condRoutes, strings.Join(x.causes, "; "))
-	} else {
-		a.board.SetNote(condRoutes, x.note)
-	}
 	a.noteName()
 	a.mu.Lock()
 	a.result, a.plan, a.errs, a.expired, a.apart, a.items = x.res, plan, x.errs, x.expired, apart, held
@@ -134,6 +129,7 @@ func (a *Agent) apply(ctx context.Context) protocol.NetmapAck {
 		a.own = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 	}
 	a.mu.Unlock()
+	a.setRoutes(strings.Join(x.causes, "; "), x.note)
 	a.askFirewall()
 	a.tellClosed()
 	if err := a.keepPins(x); err != nil {

@@ -80,6 +80,8 @@ func (h labHost) Drift(ctx context.Context, k ...netns.Kind) ([]netns.Drift, err
 	return within(h.on, func() ([]netns.Drift, error) { return h.Host.Drift(ctx, k...) })
 }
 
+func (h labHost) Passing() ([]netns.Passing, error) { return within(h.on, h.Host.Passing) }
+
 func (h labHost) Mend(ctx context.Context, l []netns.Drift) error {
 	return h.on.Do(func() error { return h.Host.Mend(ctx, l) })
 }

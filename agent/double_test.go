@@ -238,6 +238,8 @@ func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.
 	}
 	return out, d.unread
 }
+func (d *doubleHost) Passing() ([]netns.Passing, error) { return nil, nil }
+
 func (d *doubleHost) AccessDrops(context.Context) (map[string]uint64, error) {
 	return map[string]uint64{"destination": 1, "interface": 2, "source": 3, "shields": 4}, nil
 }

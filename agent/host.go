@@ -179,6 +179,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-all.C:
 			r.look(ctx, netns.Kinds...)
 			r.lookAtUses(ctx)
+			a.lookAtRules()
 		case reply := <-r.asked:
 			r.mu.Lock()
 			r.machine.Asked()
@@ -200,6 +201,7 @@ func (a *Agent) followHost(ctx context.Context) error {
 		case <-blocked.C:
 			a.takeNameBack(ctx)
 			a.findPins(ctx)
+			a.countPassing(ctx, time.Now())
 			if !a.board.OK(condFirewall) {
 				a.askFirewall()
 			}
@@ -317,6 +319,9 @@ func (r *repairs) lookAtDue(ctx context.Context) {
 	}
 	if slices.Contains(kinds, netns.Sysctls) {
 		r.lookAtUses(ctx)
+	}
+	if slices.Contains(kinds, netns.Rules) {
+		r.a.lookAtRules()
 	}
 	if again {
 		r.a.reapply(ctx)

@@ -47,7 +47,7 @@ func newMetrics(a *Agent, reg prometheus.Registerer) *metrics {
 		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
 		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
 		drops:     desc("dropped_packets_total", "Packets of the tunnel and messages of WireGuard that the engine dropped, by reason; the engine wireguard-go counts elsewhere alone.", "reason"),
-		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface).", "reason"),
+		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface); and for ranges of the tunnel by another way than it (closed).", "reason"),
 		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
 		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
 		suspects:  desc("paths_without_data", "Paths to peers and hubs that answer probes and are left alone, because they carry no data, or little."),

@@ -167,7 +167,7 @@ func (g *guide) in(h *lab.Host, script string) []string {
 
 var (
 	guideToken = regexp.MustCompile(`\bcw1\.\S+`)
-	vague      = regexp.MustCompile(`[0-9A-Za-z+/]{43}=|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?( ?UTC|Z)?|[0-9.]+ ?(ns|µs|ms|s|m|h|d|MiB|KiB|B)\b(\d+[ms]\b)?|0\.0\.0\+[0-9a-z.]+|\b(dev|<1s)\b|\d+`)
+	vague      = regexp.MustCompile(`wgpub:\S+|[0-9A-Za-z+/]{43}=|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?( ?UTC|Z)?|[0-9.]+ ?(ns|µs|ms|s|m|h|d|MiB|KiB|B)\b(\d+[ms]\b)?|0\.0\.0\+[0-9a-z.]+|\b(dev|<1s)\b|\d+`)
 	spaces     = regexp.MustCompile(`[ -]{2,}`)
 )
 

@@ -232,12 +232,16 @@ func flood(ctx context.Context, st net.Conn, id identity.Identity, i int, sent *
 	stop := context.AfterFunc(ctx, func() { st.Close() })
 	defer stop()
 	defer st.Close()
-	large := make([]byte, protocol.MaxInventory)
+	large, containers := make([]byte, protocol.MaxInventory), manyContainers()
 	inbox := protocol.InboxPrefix(id.Number)
 	fmt.Fprintf(st, "CONNECT {}\r\nSUB %s.> 1\r\n", inbox)
 	for n := 0; ; n++ {
 		subject, body := protocol.InventorySubject(id.Site, id.Number), large
 		switch n % 4 {
+		case 0:
+			if n%8 == 0 { // facts that make sense, and change
+				body = fmt.Appendf(nil, `{"v":1,"seq":%d,"boot_id":"0100000000000000","hostname":"h","containers":%s}`, time.Now().UnixNano(), containers)
+			}
 		case 1:
 			subject = protocol.DeltaSubject(id.Site, id.Number)
 		case 2:
@@ -253,6 +257,19 @@ func flood(ctx context.Context, st net.Conn, id identity.Identity, i int, sent *
 		}
 		sent.Add(int64(len(body)))
 	}
+}
+
+// manyContainers are the facts of about as many containers as fit into a snapshot.
+func manyContainers() string {
+	var b strings.Builder
+	for i := range 900 {
+		fmt.Fprintf(&b, `,"podman/%d":{"id":"%d","runtime":"podman","name":"c%d","state":"running","addresses":["10.1.2.3"],"labels":{`, i, i, i)
+		for j := range 10 {
+			fmt.Fprintf(&b, `,"label-%d":"%s"`[min(1-min(j, 1), 1):], j, strings.Repeat("x", 80))
+		}
+		b.WriteString("}}")
+	}
+	return "{" + b.String()[1:] + "}"
 }
 
 // follower follows everything as a NATS user and, unless read, takes nothing of it; cut off, it

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,4 +152,34 @@ func TestDamagedFilesOfHub(t *testing.T) {
 	st, err := os.Lstat(filepath.Join(s.Hub.Dir, "live.json"))
 	require.NoError(t, err)
 	require.True(t, st.Mode().IsRegular())
+}
+
+// Each file of a hub's data directory that its user may not read: the hub starts, or says in one line which
+// file that is and what to do, and starts once that is done.
+func TestUnreadableFilesOfHub(t *testing.T) {
+	t.Parallel()
+	s, _ := newSmall(t, 0)
+	require.NoError(t, s.CreateSite(step(t), "s1"))
+	require.NoError(t, s.Hub.Proc.Stop(step(t)))
+	files, err := os.ReadDir(s.Hub.Dir)
+	require.NoError(t, err)
+	require.Greater(t, len(files), 6)
+	for _, f := range files {
+		path := filepath.Join(s.Hub.Dir, f.Name())
+		st, err := os.Lstat(path)
+		require.NoError(t, err)
+		owner := st.Sys().(*syscall.Stat_t)
+		require.NoError(t, os.Chown(path, 0, 0))
+		require.NoError(t, os.Chmod(path, st.Mode().Perm()&0o700))
+		err = s.StartHub(step(t))
+		if err == nil {
+			require.Contains(t, []string{"tls.pem", "live.json", "backup.time", "reserve"}, f.Name(), "the hub did without")
+		} else {
+			out := s.Hub.Proc.Output()
+			requireLine(t, out[strings.LastIndex(out, "causeway-hub: "):], s.Hub.Dir, "; give it to ")
+			require.NoError(t, os.Chown(path, int(owner.Uid), int(owner.Gid)))
+			require.NoError(t, s.StartHub(step(t)), f.Name())
+		}
+		require.NoError(t, s.Hub.Proc.Stop(step(t)))
+	}
 }

@@ -108,7 +108,13 @@ func (r *run) read(ctx context.Context) (err error) {
 	}
 	r.guard = disk.New(r.cfg.DataDir)
 	r.guard.Check() // a full disk gives up the reserve: it does for a start
-	return r.guard.Probe()
+	if err := r.guard.Probe(); err != nil {
+		return err
+	}
+	if r.sockets.admin != nil || r.sockets.nats != nil {
+		r.ca, err = admin.OpenCA(filepath.Join(r.cfg.DataDir, admin.CAFile))
+	}
+	return err
 }
 
 // openBus starts the NATS server inside, which agents and readers reach in any case.
@@ -197,7 +203,7 @@ func (r *run) buildTunnel(context.Context) error {
 // openFacts opens what nodes tell of themselves.
 func (r *run) openFacts(ctx context.Context) (err error) {
 	node := nodeName(r.store)
-	r.inventory, err = inventory.Open(ctx, inventory.Config{JetStream: r.agentsJS, Conn: r.agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Events: &r.events, Log: r.log, Node: node})
+	r.inventory, err = inventory.Open(ctx, inventory.Config{JetStream: r.agentsJS, Conn: r.agentsConn, MaxBytes: bus.MaxInventoryBytes * 3 / 4, Inside: !r.outside, Events: &r.events, Log: r.log, Node: node})
 	if err != nil {
 		return r.external.explain(err)
 	}
@@ -247,11 +253,7 @@ func (r *run) buildAdmin() (err error) {
 		c.Conditions = append(c.Conditions, r.external.condition)
 	}
 	c.PublicHost, _, _ = net.SplitHostPort(r.public.HTTPS[0])
-	if r.sockets.admin != nil || r.sockets.nats != nil {
-		if c.CA, err = admin.OpenCA(filepath.Join(r.cfg.DataDir, admin.CAFile)); err != nil {
-			return err
-		}
-	}
+	c.CA = r.ca
 	if r.sockets.admin != nil {
 		_, c.AdminPort, _ = net.SplitHostPort(r.sockets.admin.Addr().String())
 	}

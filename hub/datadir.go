@@ -11,6 +11,7 @@ import (
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/internal/cause"
+	"causeway/internal/durable"
 )
 
 // Names below the data directory, beside those of hub/join.
@@ -35,7 +36,17 @@ func openDataDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, cause.Innermost(err))
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	for _, below := range []string{natsDir, vaultDir} {
+		err := durable.CheckDir(filepath.Join(dir, below))
+		if err != nil {
+			return nil, fmt.Errorf("data directory: %w; %s", err, cause.Cure(err, "restore the whole directory from a backup"))
+		}
+	}
+	lock := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(lock, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	if fi, e := os.Lstat(lock); err != nil && e == nil && !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("data directory: %s is no file: %w; remove it, it holds nothing", lock, cause.Innermost(err))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %s is not writable for the user that runs the hub: %w; give it to that user, or choose another with --data-dir", dir, cause.Innermost(err))
 	}

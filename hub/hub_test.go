@@ -805,7 +805,7 @@ func TestOneNodeIsBounded(t *testing.T) {
 		st.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 		if err = protocol.ReadFrame(st, &m, protocol.MaxToAgent); err != nil {
 			require.True(t, timedOut(err), err)
-			require.Greater(t, i, 5)
+			require.GreaterOrEqual(t, i, 2)
 			break
 		}
 		require.Less(t, i, 39, "as many streams as it likes")

@@ -105,6 +105,7 @@ type run struct {
 	reconciler *reconcile.Loop
 	joins      *join.Server
 	releases   release.Library
+	ca         *admin.CA // nil: neither admins nor readers are let in from elsewhere
 	api        *admin.Server
 	natsUsers  bus.Readers
 	figures    metrics.Config

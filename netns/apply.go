@@ -320,15 +320,19 @@ func nlFamily(v6 bool) int {
 }
 
 // applyAddrs makes the link's addresses those of the plan. The kernel's
-// link-local one is no concern of ours.
+// link-local one is no concern of ours. One that is not delivered to is set anew.
 func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 	have, err := linkAddrs(link)
+	var local map[netip.Addr]bool
+	if err == nil {
+		local, err = delivered(link, have)
+	}
 	if err != nil {
 		f.add(Addresses, "", err)
 		return
 	}
 	for _, x := range have {
-		if x.IsSingleIP() && slices.Contains(p.Overlay, x.Addr()) {
+		if x.IsSingleIP() && slices.Contains(p.Overlay, x.Addr()) && local[x.Addr()] {
 			continue
 		}
 		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: netipx.PrefixIPNet(x)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -337,7 +341,7 @@ func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 	}
 	for _, a := range p.Overlay {
 		x := netip.PrefixFrom(a, a.BitLen())
-		if slices.Contains(have, x) {
+		if slices.Contains(have, x) && local[a] {
 			continue
 		}
 		na := &netlink.Addr{IPNet: netipx.PrefixIPNet(x)}

@@ -198,7 +198,8 @@ func parseRules(b []byte) (*nftRules, error) {
 		switch {
 		case e.Chain != nil:
 			c := *e.Chain
-			if c.Family == "inet" && c.Table == NftTable && !slices.Contains(accessChains, c.Name) || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
+			// Of ours the access list alone; a trial drops nothing but its own packets.
+			if c.Family == "inet" && (c.Table == NftTable && !slices.Contains(accessChains, c.Name) || c.Table == trialTable) || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
 				continue
 			}
 			key := c.Family + " " + c.Table + " " + c.Name

@@ -40,8 +40,14 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 		if err != nil {
 			return nil, err
 		}
+		local, err := delivered(link, as)
+		if err != nil {
+			return nil, err
+		}
 		for _, a := range as {
-			out = append(out, addrLine(c.Interface, a))
+			if local[a.Addr()] { // else it is there in name alone
+				out = append(out, addrLine(c.Interface, a))
+			}
 		}
 	case Routes:
 		index := -1
@@ -85,7 +91,7 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 			}
 		}
 	case Nftables:
-		nft, err := foundNft(ctx)
+		nft, err := h.foundNft(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -85,6 +85,10 @@ func TestNeverOpenWhileMoving(t *testing.T) {
 	sh(t, `python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 10))'`)
 	wait("the last packet that is meant to be in clear", func() bool { return strings.Contains(read(clear), "192.0.2.1.10:") })
 	require.NotContains(t, read(clear), "10.2.0.9.9:", "packets in clear")
+	// A rule before ours leads them elsewhere, and the wall stands; without it they are seen.
 	sh(t, "ip rule add pref 1 to 10.2.0.9 lookup main")
+	wait("the wall to drop", func() bool { drops, err := h.AccessDrops(ctx); return err == nil && drops["closed"] > 0 })
+	require.NotContains(t, read(clear), "10.2.0.9.9:", "packets in clear")
+	sh(t, "nft delete chain inet causeway closed")
 	wait("what is in clear to be seen", func() bool { return strings.Contains(read(clear), "10.2.0.9.9:") })
 }

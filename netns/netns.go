@@ -95,6 +95,8 @@ type Host struct {
 	marks  string     // content of our table for Docker
 	trying sync.Mutex // of Try, before mu
 
+	nftables seenNft
+
 	watched atomic.Pointer[Config]       // last's, for events that come while mu is held
 	links   atomic.Pointer[map[int]bool] // those that the host's own routes lead to, by index
 }

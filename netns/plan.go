@@ -177,7 +177,8 @@ func (p Plan) sysctls() []sysctl {
 // 'nft -y -p -s list table', each line an 'add' command without that word.
 func (p Plan) nft() []string {
 	t := " inet " + NftTable + " "
-	out := []string{"table inet " + NftTable}
+	sets := p.nftClosedSets()
+	out := append([]string{"table inet " + NftTable}, sets...)
 	// SYNs carry an MSS that fits the route into the tunnel: those that go in,
 	// and those that come out, which say what is sent in. 'rt mtu' takes the
 	// smaller one of both directions' routes.
@@ -210,7 +211,7 @@ func (p Plan) nft() []string {
 		fmt.Sprintf("rule%smark-out meta mark 0x%08x ct mark set meta mark", t, p.Mark),
 		"chain"+t+"mark-in { type filter hook prerouting priority -150; policy accept; }",
 		fmt.Sprintf("rule%smark-in ct mark 0x%08x meta mark set ct mark", t, p.Mark))
-	return slices.Concat(out, p.nftBounds(), p.nftWall(), p.access())
+	return slices.Concat(out, p.nftClosed(sets), p.nftBounds(), p.nftWall(), p.access())
 }
 
 // nftPrefix is how nft prints a prefix: a single address without its length.

@@ -3,8 +3,6 @@ package netns
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -153,39 +151,20 @@ func (p Plan) access() []string {
 	return out
 }
 
+// ClosedDrops names in AccessDrops what was about to leave by another way than the tunnel.
+const ClosedDrops = chainClosed
+
 // AccessDrops counts the packets that each chain of the access list has dropped since it
-// was last made, by what it looks at: destination, interface, source, shields.
-func (h *Host) AccessDrops(ctx context.Context) (map[string]uint64, error) {
-	text, err := run(ctx, "", "nft", "-j", "list", "table", "inet", NftTable)
+// was last made, by what it looks at: destination, interface, source, shields; and
+// ClosedDrops.
+func (h *Host) AccessDrops(context.Context) (map[string]uint64, error) {
+	counted, err := nftCounted()
 	if err != nil {
-		return nil, fmt.Errorf("list nftables table %s: %w", NftTable, err)
-	}
-	var list struct {
-		Nftables []struct {
-			Rule *struct {
-				Chain string
-				Expr  []struct {
-					Counter *struct{ Packets uint64 }
-				}
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		return nil, errors.New("nft lists what does not read")
+		return nil, err
 	}
 	out := map[string]uint64{}
-	for _, c := range accessChains {
-		out[strings.TrimPrefix(c, "access-")] = 0
-	}
-	for _, e := range list.Nftables {
-		if e.Rule == nil || !slices.Contains(accessChains, e.Rule.Chain) {
-			continue
-		}
-		for _, x := range e.Rule.Expr {
-			if x.Counter != nil {
-				out[strings.TrimPrefix(e.Rule.Chain, "access-")] += x.Counter.Packets
-			}
-		}
+	for _, c := range append(slices.Clone(accessChains), chainClosed) {
+		out[strings.TrimPrefix(c, "access-")] = counted[c]
 	}
 	return out, nil
 }

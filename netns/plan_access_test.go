@@ -55,5 +55,5 @@ func TestApplyMakesShields(t *testing.T) {
 	requireFound(t, h, plan(t, testConfig()))
 	drops, err := h.AccessDrops(ctx)
 	require.NoError(t, err)
-	require.Equal(t, map[string]uint64{"destination": 0, "interface": 0, "source": 0, "shields": 0}, drops)
+	require.Equal(t, map[string]uint64{"destination": 0, "interface": 0, "source": 0, "shields": 0, "closed": 0}, drops)
 }

@@ -28,7 +28,7 @@ func testConfig() Config {
 		Local:     prefixes("10.1.0.0/16", "fd10:1::/64"),
 		Wall: Wall{UID: 998, Hubs: []netip.Addr{netip.MustParseAddr("fd63:7761:7900::1"), netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.1")},
 			Overlay: prefixes("fd63:7761:7900::/96", "198.18.0.0/15")},
-		Uses: Uses{Forward4: []string{"pods"}, Forward6: true, Bridges: []string{"pods"}},
+		Uses: Uses{Forward4: []string{"pods"}, Forward6: true, Bridges: []string{"pods"}, Bridged: []Bridge{{"pods", "02:00:00:00:00:07"}}},
 	}
 }
 
@@ -53,6 +53,13 @@ sysctl -w net.ipv6.conf.cw0.ignore_routes_with_linkdown=0
 sysctl -w net.ipv4.conf.pods.forwarding=51806
 sysctl -w net.ipv6.conf.all.forwarding=51806
 nft 'add table inet causeway'
+nft 'add set inet causeway closed4 { type ipv4_addr; flags interval; }'
+nft 'add element inet causeway closed4 { 10.0.0.0/16 }'
+nft 'add element inet causeway closed4 { 10.2.0.0-10.255.255.255 }'
+nft 'add element inet causeway closed4 { 198.18.0.0/15 }'
+nft 'add set inet causeway closed6 { type ipv6_addr; flags interval; }'
+nft 'add element inet causeway closed6 { fd10:2::/64 }'
+nft 'add element inet causeway closed6 { fd63:7761:7900::/96 }'
 nft 'add chain inet causeway forward { type filter hook forward priority -150; policy accept; }'
 nft 'add rule inet causeway forward oifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
 nft 'add rule inet causeway forward iifname "cw0" tcp flags syn tcp option maxseg size set rt mtu'
@@ -63,6 +70,16 @@ nft 'add chain inet causeway mark-out { type filter hook postrouting priority -1
 nft 'add rule inet causeway mark-out meta mark 0x0000ca5e ct mark set meta mark'
 nft 'add chain inet causeway mark-in { type filter hook prerouting priority -150; policy accept; }'
 nft 'add rule inet causeway mark-in ct mark 0x0000ca5e meta mark set ct mark'
+nft 'add chain inet causeway closed-bridged { type filter hook forward priority 10; policy accept; }'
+nft 'add rule inet causeway closed-bridged ip daddr @closed4 iifname "pods" oifname "pods" ether daddr != 02:00:00:00:00:07 meta mark set 0x0000ca5f'
+nft 'add rule inet causeway closed-bridged ip6 daddr @closed6 iifname "pods" oifname "pods" ether daddr != 02:00:00:00:00:07 meta mark set 0x0000ca5f'
+nft 'add chain inet causeway closed { type filter hook postrouting priority -160; policy accept; }'
+nft 'add rule inet causeway closed oifname "cw0" accept'
+nft 'add rule inet causeway closed oifname "lo" accept'
+nft 'add rule inet causeway closed meta mark 0x0000ca5e accept'
+nft 'add rule inet causeway closed meta mark 0x0000ca5f accept'
+nft 'add rule inet causeway closed ip daddr @closed4 counter drop'
+nft 'add rule inet causeway closed ip6 daddr @closed6 counter drop'
 nft 'add chain inet causeway bound { type filter hook forward priority -150; policy accept; }'
 nft 'add rule inet causeway bound iifname "cw0" accept'
 nft 'add rule inet causeway bound oifname "cw0" accept'

@@ -26,6 +26,8 @@ type Uses struct {
 	Forward6 bool
 	// Bridges pass frames on; with br_netfilter these look like forwarded packets.
 	Bridges []string
+	// Bridged are all bridges: what they pass on is not held to the wall of closed ranges.
+	Bridged []Bridge
 	// Strict are the interfaces that check sources strictly: they are told to look the way
 	// back of the underlay's packets up by their mark.
 	Strict []string
@@ -33,7 +35,7 @@ type Uses struct {
 
 // Equal reports whether two need the same.
 func (u Uses) Equal(v Uses) bool {
-	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Strict, v.Strict)
+	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Bridged, v.Bridged) && slices.Equal(u.Strict, v.Strict)
 }
 
 // forwardMark is what we set forwarding to. For the kernel it is as good as 1; whoever else
@@ -75,6 +77,7 @@ func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
 		}
 		if l.Type() == "bridge" {
 			u.Bridges = append(u.Bridges, a.Name)
+			u.Bridged = append(u.Bridged, Bridge{a.Name, a.HardwareAddr.String()})
 		}
 		if v, err := readSysctl(confKey("ipv4", a.Name, "forwarding")); err == nil && toward[a.Index] && ours(v, forward4) {
 			u.Forward4 = append(u.Forward4, a.Name)
@@ -87,6 +90,7 @@ func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
 		u.Forward6 = ours(v, forward6)
 	}
 	slices.Sort(u.Bridges)
+	slices.SortFunc(u.Bridged, func(a, b Bridge) int { return strings.Compare(a.Name, b.Name) })
 	slices.Sort(u.Forward4)
 	slices.Sort(u.Strict)
 	if !u.bounds() {

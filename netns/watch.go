@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -164,6 +165,9 @@ const (
 	nftMsgDelChain   = 5
 	nftMsgNewRule    = 6
 	nftMsgDelRule    = 8
+	nftMsgDelSet     = 11
+	nftMsgNewElement = 12
+	nftMsgDelElement = 14
 	nftMsgNewGen     = 15
 	nftaGenProcPID   = 2 // be32
 	nftaGenProcName  = 3
@@ -178,7 +182,7 @@ func (w *watch) nftables(typ uint16, data []byte) {
 	}
 	k := Kind("")
 	switch typ & 0xff {
-	case nftMsgDelTable, nftMsgDelChain, nftMsgDelRule, nftMsgNewRule, nftMsgNewChain:
+	case nftMsgDelTable, nftMsgDelChain, nftMsgDelRule, nftMsgNewRule, nftMsgNewChain, nftMsgDelSet, nftMsgNewElement, nftMsgDelElement:
 		switch {
 		case bytes.Contains(data, []byte(NftTable+"\x00")):
 			k = Nftables
@@ -319,6 +323,9 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		switch t := routeTable(data); t {
 		case unix.RT_TABLE_LOCAL, unix.RT_TABLE_UNSPEC:
+			if typ == unix.RTM_DELROUTE && c.hasAddress(data) { // without it the address is there in name alone
+				return Addresses
+			}
 			return ""
 		case c.Table:
 			return Routes
@@ -339,13 +346,16 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 		if c.Interface == "" {
 			return ""
 		}
-		for _, a := range c.Overlay {
-			if bytes.Contains(data, a.AsSlice()) {
-				return Addresses
-			}
+		if c.hasAddress(data) {
+			return Addresses
 		}
 	}
 	return ""
+}
+
+// hasAddress reports whether a message has one of the node's overlay addresses in it.
+func (c *Config) hasAddress(data []byte) bool {
+	return slices.ContainsFunc(c.Overlay, func(a netip.Addr) bool { return bytes.Contains(data, a.AsSlice()) })
 }
 
 // routesEnd reports whether a link goes that routes of the host's own lead to: IPv4

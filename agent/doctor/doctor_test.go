@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 
 	"causeway/agent/config"
 	"causeway/agent/held"
@@ -53,6 +54,12 @@ func TestRulesAndMTU(t *testing.T) {
 	k := policyRules(append(own, rule(52, 0x80000, 5210)))
 	require.Equal(t, Warn, k.Status)
 	require.Contains(t, k.What, "5210: fwmark 0x80000 lookup 52")
+	k = policyRules(append(own, rule(254, 0, 100)))
+	require.Equal(t, Warn, k.Status)
+	require.Equal(t, "100: lookup main", k.What)
+	toPod := rule(254, 0, 512)
+	toPod.Dst = netipx.PrefixIPNet(netip.MustParsePrefix("10.1.0.7/32"))
+	require.Equal(t, OK, policyRules(append(own, toPod)).Status, "as clouds' CNIs have one for each pod")
 	for m, want := range map[int]Status{1500: OK, 1400: OK, 1300: Warn, 0: Fail} {
 		require.Equal(t, want, mtu(m).Status, m)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -132,12 +133,20 @@ func policyRules(rules []netlink.Rule) Check {
 	var l []string
 	for _, r := range rules {
 		switch r.Table {
-		case unix.RT_TABLE_LOCAL, unix.RT_TABLE_MAIN, unix.RT_TABLE_DEFAULT, netns.DefaultTable, 0:
+		case unix.RT_TABLE_LOCAL, netns.DefaultTable, 0:
 			continue
+		case unix.RT_TABLE_MAIN, unix.RT_TABLE_DEFAULT: // with its default route, for all: not what has single pods' addresses go to them
+			if r.Priority >= netns.RulePreference || r.Dst != nil || r.SuppressPrefixlen >= 0 {
+				continue
+			}
 		}
-		text := fmt.Sprintf("%d: lookup %d", r.Priority, r.Table)
+		table := strconv.Itoa(r.Table)
+		if r.Table == unix.RT_TABLE_MAIN {
+			table = "main"
+		}
+		text := fmt.Sprintf("%d: lookup %s", r.Priority, table)
 		if r.Mark != 0 {
-			text = fmt.Sprintf("%d: fwmark %#x lookup %d", r.Priority, r.Mark, r.Table)
+			text = fmt.Sprintf("%d: fwmark %#x lookup %s", r.Priority, r.Mark, table)
 		}
 		if !slices.Contains(l, text) {
 			l = append(l, text)
@@ -147,7 +156,7 @@ func policyRules(rules []netlink.Rule) Check {
 		return Check{Name: "rules", Status: OK, What: "no foreign policy routing"}
 	}
 	slices.Sort(l)
-	return Check{Name: "rules", Status: Warn, What: few(l), Why: "a foreign rule may send packets for other sites elsewhere, before the tunnel's rule is asked", Do: "see 'ip rule'; their tables must not have routes for other sites' ranges"}
+	return Check{Name: "rules", Status: Warn, What: few(l), Why: "a foreign rule may lead packets for other sites elsewhere, before the tunnel's rule is asked; the agent drops what it leads there", Do: "see 'ip rule'; their tables must not have routes for other sites' ranges"}
 }
 
 // leastUnderlay is the MTU that carries 1280 bytes inside over IPv6.

@@ -15,10 +15,10 @@ import (
 	"io/fs"
 	"math/big"
 	"net/netip"
-	"os"
 	"time"
 
 	"causeway/hub/api"
+	"causeway/internal/cause"
 	"causeway/internal/durable"
 )
 
@@ -40,9 +40,12 @@ type CA struct {
 	text string // PEM, with the private key
 }
 
+// maxCAFile bounds what is read of it.
+const maxCAFile = 64 << 10
+
 // OpenCA reads the CA in the file, or makes one.
 func OpenCA(path string) (*CA, error) {
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxCAFile)
 	if err == nil {
 		ca, err := parseCA(string(b))
 		if err != nil {
@@ -51,7 +54,7 @@ func OpenCA(path string) (*CA, error) {
 		return ca, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("admin CA: %w", err)
+		return nil, fmt.Errorf("admin CA: %w; %s", err, cause.Cure(err, "restore it from a backup, or move it away: then every admin needs a new context"))
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

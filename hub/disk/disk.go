@@ -40,9 +40,13 @@ type FullError struct {
 	Dir   string // the data directory
 	Mount string // where its file system is mounted
 	Free  uint64 // bytes; 0 if a write found none
+	Quota bool   // the disk has room, and not for the hub's user
 }
 
 func (e *FullError) Error() string {
+	if e.Quota {
+		return fmt.Sprintf("the user that runs the hub has used up its quota of the disk at %s, which holds the data directory %s; raise the quota, or make room, it goes on by itself", e.Mount, e.Dir)
+	}
 	return fmt.Sprintf("the disk at %s, which holds the data directory %s, is full: %d MiB are free, the hub needs %d MiB to take changes; make room, it goes on by itself",
 		e.Mount, e.Dir, e.Free>>20, MinFree>>20)
 }
@@ -105,7 +109,7 @@ func (g *Guard) Check() error {
 			os.Remove(filepath.Join(g.dir, reserveFile))
 			g.held = false
 		}
-		return &FullError{g.dir, mountOf(g.dir), free}
+		return &FullError{Dir: g.dir, Mount: mountOf(g.dir), Free: free}
 	}
 	if !g.held && free >= MinFree+2*Reserve {
 		g.held = reserve(filepath.Join(g.dir, reserveFile)) == nil
@@ -141,6 +145,9 @@ func (g *Guard) write() error {
 		defer f.Close()
 	}
 	path := filepath.Join(g.dir, probeFile)
+	if err := os.RemoveAll(path); err != nil { // whatever lies there
+		return err
+	}
 	if err := durable.WriteFile(path, []byte("probe\n")); err != nil {
 		return err
 	}
@@ -162,7 +169,7 @@ func (g *Guard) Explain(err error) error {
 		g.short = &ShortageError{g.dir, err}
 		return g.short
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return &FullError{g.dir, mountOf(g.dir), 0}
+		return &FullError{Dir: g.dir, Mount: mountOf(g.dir), Quota: errors.Is(err, unix.EDQUOT)}
 	}
 	var no syscall.Errno
 	if errors.As(err, &no) {
@@ -188,7 +195,10 @@ func exists(path string) bool {
 
 // reserve makes a file that has its blocks.
 func reserve(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err := os.RemoveAll(path); err != nil { // whatever lies there
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,21 @@ func TestShortageIsNoDamage(t *testing.T) {
 		require.NoError(t, g.Probe())
 		require.NoError(t, g.Check())
 	}
-	require.ErrorAs(t, g.Explain(syscall.EIO), &broken)
-	require.NoError(t, g.Check())
+	for _, no := range []syscall.Errno{syscall.EIO, syscall.EROFS, syscall.ENXIO, syscall.EUCLEAN} {
+		require.ErrorAs(t, g.Explain(&fs.PathError{Op: "write", Path: "probe", Err: no}), &broken)
+		require.NoError(t, g.Check())
+	}
+}
+
+// A disk without room for the hub's user is full, whoever's the room is, and the words say whose.
+func TestFullDiskIsNoDamage(t *testing.T) {
+	g := New(t.TempDir())
+	var full *FullError
+	require.ErrorAs(t, g.Explain(&fs.PathError{Op: "write", Path: "probe", Err: syscall.ENOSPC}), &full)
+	require.False(t, full.Quota)
+	require.ErrorAs(t, g.Explain(&fs.PathError{Op: "write", Path: "probe", Err: syscall.EDQUOT}), &full)
+	require.ErrorContains(t, full, "raise the quota")
+	require.NotContains(t, full.Error(), "0 MiB are free")
 }
 
 // A process that has no descriptor left says what it has too little of.

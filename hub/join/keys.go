@@ -21,7 +21,9 @@ import (
 	"strings"
 	"time"
 
+	"causeway/internal/cause"
 	"causeway/internal/durable"
+	"causeway/internal/shortage"
 	"causeway/protocol"
 )
 
@@ -131,7 +133,7 @@ func (k *Keys) loadOld(dir string) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; %s", err, cause.Cure(err, "remove it if every agent has connected since the rotation, or restore it from a backup"))
 	}
 	var f oldKey
 	if err := json.Unmarshal(b, &f); err != nil {
@@ -200,7 +202,7 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 			return k, err
 		}
 	case err != nil:
-		return k, err
+		return k, fmt.Errorf("%w; %s", err, cause.Cure(err, "restore it from a backup"))
 	}
 	k, err = parse(strings.TrimSpace(string(b)))
 	if err != nil {
@@ -213,13 +215,14 @@ func loadKey[K any](path string, create bool, parse func(string) (K, error), mak
 // transport only: nobody checks it, the token's pin authenticates the hub.
 func certificate(dir string, now time.Time) (tls.Certificate, error) {
 	path := filepath.Join(dir, certFile)
-	if b, err := durable.ReadFile(path, maxKeyFile); err == nil {
-		if c, err := tls.X509KeyPair(b, b); err == nil && now.Before(c.Leaf.NotAfter) {
-			return c, nil
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	b, err := durable.ReadFile(path, maxKeyFile)
+	if shortage.Is(err) {
 		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
 	}
+	if c, err := tls.X509KeyPair(b, b); err == nil && now.Before(c.Leaf.NotAfter) {
+		return c, nil
+	}
+	// Whatever else is there is of no use, and a new one is as good.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err
@@ -241,8 +244,8 @@ func certificate(dir string, now time.Time) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	b := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})...)
-	if err := durable.WriteFile(path, b); err != nil {
+	b = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})...)
+	if err := durable.Replace(path, b); err != nil {
 		return tls.Certificate{}, fmt.Errorf("https certificate: %w", err)
 	}
 	return tls.X509KeyPair(b, b)

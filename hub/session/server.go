@@ -24,18 +24,20 @@ import (
 
 // Times of the control channel.
 const (
-	helloTimeout  = 10 * time.Second
-	silence       = 3 * protocol.StatusInterval // without a word a session is dead
-	writeTimeout  = 15 * time.Second
-	ackTimeout    = 10 * time.Second       // then it is slow: a warning
-	ackLimit      = time.Minute            // then the session ends
-	farewell      = 500 * time.Millisecond // for a revoked node to hear so
-	redialLull    = 50 * time.Millisecond
-	maxStreams    = 16 // open at once in one session, of the agent's making
+	helloTimeout = 10 * time.Second
+	silence      = 3 * protocol.StatusInterval // without a word a session is dead
+	writeTimeout = 15 * time.Second
+	ackTimeout   = 10 * time.Second       // then it is slow: a warning
+	ackLimit     = time.Minute            // then the session ends
+	farewell     = 500 * time.Millisecond // for a revoked node to hear so
+	redialLull   = 50 * time.Millisecond
+	// Open at once in one session, of the agent's making: control, NATS, and NATS before that, while
+	// its end is under way. Each may bring a window that nobody has read yet.
+	maxStreams    = 4
 	maxConnsTotal = 1 << 16
 	// A stream that was refused stays in the session until the agent closes it,
 	// with what the agent sent on it: so many may be opened at once and each second.
-	streamBurst = 8
+	streamBurst = 4
 	streamRate  = 1
 )
 

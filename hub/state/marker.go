@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"sync"
 	"time"
 
+	"causeway/internal/cause"
 	"causeway/internal/durable"
 )
 
@@ -30,18 +30,20 @@ type markerData struct {
 	Hash    []byte    `json:"last_sha256,omitempty"` // of transaction Last
 }
 
+const maxMarker = 64 << 10
+
 // ErrNoMarker says that there is no marker file: a new data directory, or one
 // that lost it.
 var ErrNoMarker = errors.New("no marker of the state log")
 
 // OpenMarker reads the marker at path. It fails with ErrNoMarker if there is none.
 func OpenMarker(path string) (*Marker, error) {
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxMarker)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w at %s", ErrNoMarker, path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read marker of the state log: %w", err)
+		return nil, fmt.Errorf("read marker of the state log: %w; %s", err, cause.Cure(err, "restore the data directory from a backup, or see what 'causeway-hub repair' finds in the log"))
 	}
 	m := &Marker{path: path}
 	d := json.NewDecoder(bytes.NewReader(b))

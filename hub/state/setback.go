@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"causeway/internal/cause"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -148,7 +148,7 @@ func writeSetBack(path string, e *SetBackError) error {
 // ReadSetBack reads what is known of a log that was set back, of which st is the state; nil: nothing, or
 // it was mended since. A file that does not read is an error: it is not there without a reason.
 func ReadSetBack(path string, st *State) (*SetBackError, error) {
-	b, err := os.ReadFile(path)
+	b, err := durable.ReadFile(path, maxMarker)
 	if path == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -160,7 +160,7 @@ func ReadSetBack(path string, st *State) (*SetBackError, error) {
 		err = e.Known.Check(st.Cluster.Pin())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s, which says that the state log was set back, does not read: %w; if a repair or a restore followed, remove it", path, err)
+		return nil, fmt.Errorf("%s, which says that the state log was set back, does not read: %w; %s", path, err, cause.Cure(err, "if a repair or a restore followed, remove it"))
 	}
 	if e.Known.Epoch < st.Epoch {
 		return nil, nil

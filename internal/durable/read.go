@@ -16,7 +16,8 @@ var ErrForeign = errors.New("no program of ours wrote that")
 // ReadFile reads a file that WriteFile wrote, of at most limit bytes. It waits for
 // nobody: a pipe, socket or device is refused. Where root reads in a directory of
 // another user's, who may have put there what he likes, a symbolic link is refused too,
-// and so is a hard link to a file that is not his.
+// and so is a hard link to a file that is not his. A symbolic link that leads nowhere is no missing
+// file, but refused: fs.ErrNotExist says that the name is free.
 func ReadFile(path string, limit int64) ([]byte, error) {
 	flags := os.O_RDONLY | syscall.O_NONBLOCK
 	owner, theirs := ownedByOther(filepath.Dir(path))
@@ -29,6 +30,8 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is a symbolic link: %w", path, ErrForeign)
 	case errors.Is(err, syscall.ENXIO):
 		return nil, fmt.Errorf("%s is a socket or device: %w", path, ErrForeign)
+	case errors.Is(err, fs.ErrNotExist) && isThere(path):
+		return nil, fmt.Errorf("%s is a link that leads nowhere: %w", path, ErrForeign)
 	case err != nil:
 		return nil, err
 	}
@@ -50,6 +53,31 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		err = tooLong(path, limit)
 	}
 	return b, err
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// CheckDir says what lies at path if that is no directory that can be listed; nil: such a one is
+// there, or nothing.
+func CheckDir(path string) error {
+	l, err := os.Lstat(path)
+	if err != nil {
+		return nil // who makes it or opens it says what is wrong
+	}
+	switch fi, err := os.Stat(path); {
+	case err != nil && l.Mode()&fs.ModeSymlink != 0:
+		return fmt.Errorf("%s is a link that leads nowhere: %w", path, ErrForeign)
+	case err == nil && !fi.IsDir():
+		return fmt.Errorf("%s is no directory but %s: %w", path, kind(fi.Mode()), ErrForeign)
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return d.Close()
 }
 
 func tooLong(path string, limit int64) error {

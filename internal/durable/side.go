@@ -254,6 +254,10 @@ func Read(path string, max int64) ([]byte, error) {
 
 func kind(m fs.FileMode) string {
 	switch {
+	case m.IsRegular():
+		return "a file"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
 	case m.IsDir():
 		return "a directory"
 	case m&fs.ModeNamedPipe != 0:

@@ -65,7 +65,7 @@ func Server(conn net.Conn) (*Session, error) {
 // is dropped, and more than 512 KiB of it ends the session.
 func ServeControl(conn net.Conn) (*Session, error) {
 	c := config()
-	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = 8, controlWindow, controlCloseTimeout
+	c.AcceptBacklog, c.MaxStreamWindowSize, c.StreamCloseTimeout = controlBacklog, controlWindow, controlCloseTimeout
 	y, err := yamux.Server(conn, c)
 	if err != nil {
 		return nil, fmt.Errorf("start mux: %w", err)
@@ -85,6 +85,10 @@ const (
 	emptyEvery    = 100 * time.Millisecond
 	maxAfterClose = 2 * controlWindow
 )
+
+// controlBacklog is how many streams of ServeControl may wait to be accepted, each with a window:
+// beyond it they are reset, and nothing of them is kept.
+const controlBacklog = 2
 
 // controlWindow is what may come on one stream of ServeControl before it is read: the least
 // that yamux has.

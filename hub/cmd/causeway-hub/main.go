@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -93,16 +92,9 @@ public host and ports, and names in its log what needs a restart.`,
 	return c
 }
 
-// gcPercent: what a flood left behind goes sooner than by Go's 100, and with it what the NATS server and
-// WireGuard keep in pools, which live for two collections. A hub makes little garbage: a
-// flood of NATS has it collect once or twice a second, 15 ms of one processor each.
-const gcPercent = 15
-
 // run runs h as a service; read reads its configuration again.
 func run(ctx context.Context, h *hub.Hub, read func() (hub.Config, error), log zerolog.Logger) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	go collect(ctx)
 	return service.Run(ctx, service.Daemon{
 		Run: func(ctx context.Context) error {
 			err := h.Run(ctx)

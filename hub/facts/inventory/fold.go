@@ -30,57 +30,54 @@ const (
 	gap           // the one before it is missing: a snapshot is needed
 )
 
-// fold applies one message to f, which may be nil. It returns the facts after it and what
-// changed as a merge patch (nil: nothing). An error is a message that makes no
-// sense; f holds on then.
-func fold(f *present, o protocol.FactOrigin, data []byte, stream uint64, received time.Time) (next *present, changes []byte, v verdict, err error) {
+// fold applies one message to f, which may be nil, and returns the facts after it. An error is a
+// message that makes no sense; f holds on then.
+func fold(f *present, o protocol.FactOrigin, data []byte, stream uint64, received time.Time) (next *present, v verdict, err error) {
 	if f != nil && stream <= f.stream {
-		return f, nil, old, nil
+		return f, old, nil
 	}
 	next = &present{site: o.Site, number: o.Node, received: received, stream: stream}
 	var inv protocol.Inventory
 	if o.Kind == protocol.FactDelta {
 		d, err := decodeDelta(data)
 		if err != nil {
-			return f, nil, taken, err
+			return f, taken, err
 		}
 		switch {
 		case f != nil && d.BootID == f.boot && d.Sequence <= f.seq:
-			return f, nil, old, nil
+			return f, old, nil
 		case f == nil || f.site != o.Site || d.BootID != f.boot || d.Sequence != f.seq+1:
-			return f, nil, gap, nil
+			return f, gap, nil
 		}
 		merged, err := protocol.MergePatch(f.doc, d.Changes)
 		if err != nil {
-			return f, nil, taken, err
+			return f, taken, err
 		}
 		if inv, err = decodeSnapshot(merged); err != nil {
-			return f, nil, taken, fmt.Errorf("with its changes: %w", err)
+			return f, taken, fmt.Errorf("with its changes: %w", err)
 		}
 		inv.Version, inv.Sequence, inv.BootID, inv.Time = d.Version, d.Sequence, d.BootID, d.Time
 	} else {
 		if inv, err = decodeSnapshot(data); err != nil {
-			return f, nil, taken, err
+			return f, taken, err
 		}
 		if f != nil && inv.BootID == f.boot && inv.Sequence < f.seq {
-			return f, nil, old, nil
+			return f, old, nil
 		}
 	}
 	next.boot, next.seq = inv.BootID, inv.Sequence
 	if next.doc, err = json.Marshal(inv); err != nil {
-		return f, nil, taken, err
+		return f, taken, err
 	}
 	if len(next.doc) > 2*protocol.MaxInventory {
-		return f, nil, taken, errors.New("facts grew too long")
+		return f, taken, errors.New("facts grew too long")
 	}
-	if f != nil {
-		changes = changed(f.doc, next.doc)
-	}
-	return next, changes, taken, nil
+	return next, taken, nil
 }
 
-// changed is the patch from one document to the other without what differs in every
-// message.
+// changed is the merge patch from one document to the other without what differs in every
+// message; nil: nothing else does. It takes some twenty times the memory of a long document for a moment, so
+// it is for who wants it.
 func changed(from, to []byte) []byte {
 	p, ok, err := protocol.DiffPatch(from, to)
 	if err != nil || !ok {

@@ -5,6 +5,7 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,10 @@ const (
 	writeSpacing = 500 * time.Millisecond // between writes of one node's facts
 )
 
+// writeRate is how many bytes a second of one node's facts are written to the bucket in the long run: the
+// longest facts every half minute. The server reads whole blocks to take out what was there before.
+const writeRate = 32 << 10
+
 // replayed is how far behind the last facts in the bucket the stream is read again after a
 // start: facts are written up to writeSpacing after their message.
 const replayed = 5000
@@ -46,6 +51,10 @@ type Config struct {
 	JetStream jetstream.JetStream // of stream and bucket
 	Conn      *nats.Conn          // where agents are heard
 	MaxBytes  int64               // of stream and bucket together
+	// Inside says that the server is the hub's own, whose memory is the hub's. It gives a stream with a
+	// bound of more than 32 MiB blocks of 8 MiB, each of which is whole in memory while it is
+	// written or cut, and one without a bound half of that. So this package bounds stream and bucket.
+	Inside bool
 	// Node returns the name of a node, and false if it is none of the cluster any more.
 	Node   func(protocol.NodeNumber) (name string, live bool)
 	Events *event.Log
@@ -59,6 +68,7 @@ type Store struct {
 	bucket jetstream.KeyValue
 	wake   chan struct{}            // something is to be written
 	heavy  chan protocol.FactOrigin // whose history is to be weighed
+	grown  chan struct{}            // the stream may be beyond its bound
 
 	mu        sync.Mutex
 	facts     map[protocol.NodeNumber]*present
@@ -66,7 +76,10 @@ type Store struct {
 	bad       map[protocol.NodeNumber]api.DroppedInventory
 	dropped   uint64
 	asked     map[protocol.NodeNumber]time.Time
+	written   map[protocol.NodeNumber]int       // bytes in the bucket
+	rewrite   map[protocol.NodeNumber]time.Time // when facts may be written again
 	histories map[protocol.NodeNumber]*history
+	unweighed int    // bytes of all nodes since the stream was looked at
 	whole     bool   // all that the stream has is read after the start
 	next      uint64 // in the stream
 	seen      uint64 // what comes up to here was there before the start
@@ -87,17 +100,21 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*present{}, dirty: map[protocol.NodeNumber]bool{},
-		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), grown: make(chan struct{}, 1), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*present{}, dirty: map[protocol.NodeNumber]bool{},
+		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, written: map[protocol.NodeNumber]int{}, rewrite: map[protocol.NodeNumber]time.Time{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
 		s.messages.WithLabelValues(r)
+	}
+	maxBytes, maxBucket := s.streamBound(), s.bucketBound()
+	if cfg.Inside {
+		maxBytes, maxBucket = -1, -1
 	}
 	var err error
 	s.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.InventoryStream, Description: "history of nodes' facts", Subjects: []string{protocol.SubjectInventoryAll},
 		Storage: jetstream.FileStorage, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, AllowDirect: true,
-		MaxMsgsPerSubject: maxPerSubject, MaxMsgSize: protocol.MaxInventory + 4096, MaxBytes: cfg.MaxBytes * 2 / 3, MaxAge: maxAge,
+		MaxMsgsPerSubject: maxPerSubject, MaxMsgSize: protocol.MaxInventory + 4096, MaxBytes: maxBytes, MaxAge: maxAge,
 		// One window for all agents: a short one, lest a guessed message id of another's hides it.
 		Duplicates: time.Second,
 	})
@@ -106,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s.bucket, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: protocol.FactsBucket, Description: "present facts of nodes", History: 1, MaxValueSize: 2*protocol.MaxInventory + 4096,
-		MaxBytes: cfg.MaxBytes / 3, Storage: jetstream.FileStorage,
+		MaxBytes: maxBucket, Storage: jetstream.FileStorage,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the bucket of facts: %w", err)
@@ -172,6 +189,7 @@ func (s *Store) load(ctx context.Context) error {
 				continue
 			}
 			s.facts[v.Number] = &present{site: v.Site, number: v.Number, boot: v.BootID, seq: v.Sequence, received: v.Received, stream: v.Stream, doc: doc}
+			s.written[v.Number] = len(e.Value())
 			s.next = max(s.next, v.Stream)
 		}
 	}
@@ -227,7 +245,7 @@ func (s *Store) take(m facts.Message) {
 	}
 	was := s.facts[o.Node]
 	s.mu.Unlock()
-	now, changes, v, err := fold(was, o, m.Data, m.Stream, m.Received) // take alone changes facts, but for sweep
+	now, v, err := fold(was, o, m.Data, m.Stream, m.Received) // take alone changes facts, but for sweep
 	if err != nil {
 		s.drop(m, err)
 		if o.Kind == protocol.FactDelta {
@@ -257,10 +275,10 @@ func (s *Store) take(m facts.Message) {
 		return
 	}
 	inv := now.inventory()
-	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: m.Received, Sequence: inv.Sequence, Lines: []string{}, Changes: changes}
+	c := api.InventoryChange{Node: name, Site: o.Site, Number: o.Node, Time: inv.Time, Received: m.Received, Sequence: inv.Sequence, Lines: []string{}}
 	if was == nil {
 		c.Lines = append(c.Lines, "first facts")
-	} else if changes != nil {
+	} else if c.Changes = changed(was.doc, now.doc); c.Changes != nil {
 		c.Lines = append(c.Lines, describe(was.inventory(), inv)...)
 	}
 	s.watchers.Tell(c)
@@ -311,16 +329,20 @@ func (s *Store) ask(n protocol.NodeNumber) {
 
 // write puts what changed into the bucket until ctx ends, and once more then.
 func (s *Store) write(ctx context.Context) {
+	var later <-chan time.Time // some wait
 	for {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			s.flush(last)
+			s.flush(last, time.Time{})
 			cancel()
 			return
 		case <-s.wake:
+		case <-later:
 		}
-		s.flush(ctx)
+		if later = nil; s.flush(ctx, time.Now()) {
+			later = time.After(writeSpacing)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(writeSpacing):
@@ -328,31 +350,66 @@ func (s *Store) write(ctx context.Context) {
 	}
 }
 
-func (s *Store) flush(ctx context.Context) {
+// flush writes what may be written at now, the zero time is always, and reports whether some waits.
+func (s *Store) flush(ctx context.Context, now time.Time) (waits bool) {
 	s.mu.Lock()
-	dirty := s.dirty
-	s.dirty = map[protocol.NodeNumber]bool{}
+	var dirty []protocol.NodeNumber
+	for n := range s.dirty {
+		if now.IsZero() || !now.Before(s.rewrite[n]) {
+			dirty = append(dirty, n)
+			delete(s.dirty, n)
+		}
+	}
+	waits = len(s.dirty) > 0
 	s.mu.Unlock()
-	for n := range dirty {
+	for i, n := range dirty {
 		f, ok := s.Get(n)
 		name, live := s.cfg.Node(n)
 		if !ok || !live {
 			continue
 		}
 		b, err := json.Marshal(stored{Inventory: api.Inventory{Node: name, Site: f.Site, Number: n, Received: f.Received, Inventory: f.Inventory}, Stream: f.stream})
-		if err == nil {
+		full := s.room(n, len(b))
+		if err == nil && full == nil {
 			_, err = s.bucket.Put(ctx, protocol.FactsKey(f.Site, n), b)
 		}
+		s.mu.Lock()
+		s.rewrite[n] = now.Add(time.Duration(len(b)) * time.Second / writeRate)
 		if err != nil {
-			s.mu.Lock()
-			s.dirty[n] = true // with the next change
-			s.mu.Unlock()
-			if ctx.Err() == nil {
-				s.cfg.Log.Warn().Err(err).Str("node", name).Msg("facts not written to the bucket")
+			for _, n := range dirty[i:] {
+				s.dirty[n] = true // with the next change
 			}
-			return
+		}
+		s.mu.Unlock()
+		if err = cmp.Or(err, full); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn().Err(err).Str("node", name).Msg("facts not written to the bucket")
+		}
+		if err != nil && full == nil {
+			break
 		}
 	}
+	return waits
+}
+
+// room notes that the facts of node n take so many bytes of the bucket; an error says that there is
+// no room for them. A cluster sees to that by itself.
+func (s *Store) room(n protocol.NodeNumber, bytes int) error {
+	if !s.cfg.Inside {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := int64(bytes)
+	for of, b := range s.written {
+		if of != n {
+			sum += int64(b)
+		}
+	}
+	if sum > s.bucketBound() {
+		return fmt.Errorf("all nodes' facts together would take %d MiB, and %d may be", sum>>20, s.bucketBound()>>20)
+	}
+	s.written[n] = bytes
+	return nil
 }
 
 // sweep forgets nodes that are none any more.
@@ -368,6 +425,8 @@ func (s *Store) sweep(ctx context.Context) {
 				delete(s.facts, n)
 				delete(s.bad, n)
 				delete(s.asked, n)
+				delete(s.written, n)
+				delete(s.rewrite, n)
 			}
 		}
 		for n := range s.histories {

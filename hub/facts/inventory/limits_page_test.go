@@ -14,6 +14,7 @@ func TestLimitsPage(t *testing.T) {
 	require.NoError(t, err)
 	for _, want := range []string{
 		fmt.Sprintf("| %d messages of each subject, %d MiB |", maxPerSubject, nodeShare>>20),
+		fmt.Sprintf("| present facts in the bucket | each node | %d KiB a second |", writeRate>>10),
 	} {
 		require.Contains(t, string(b), want)
 	}

@@ -16,7 +16,8 @@ import (
 // number; a node whose messages are long has fewer of them, and pushes nobody else's out.
 const (
 	nodeShare   = 8 << 20
-	weighAfter  = 4 << 20 // of new messages of a node
+	weighAfter  = 4 << 20  // of new messages of a node
+	lookAfter   = 16 << 20 // of new messages of all nodes
 	trimTimeout = 20 * time.Second
 )
 
@@ -25,7 +26,14 @@ func (s *Store) weigh(m facts.Message) {
 	o, n := m.Origin, len(m.Data)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o.Node == 0 || m.Stream <= s.next { // it came before
+	if m.Stream <= s.next { // it came before
+		return
+	}
+	if s.unweighed += n; s.unweighed >= lookAfter {
+		s.unweighed = 0
+		s.look()
+	}
+	if o.Node == 0 {
 		return
 	}
 	h := s.histories[o.Node]
@@ -48,17 +56,66 @@ func subjectsOf(o protocol.FactOrigin) []string {
 	return []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node)}
 }
 
-// trim cuts the histories that are too long until ctx ends.
+// look has trim look at the stream.
+func (s *Store) look() {
+	select {
+	case s.grown <- struct{}{}:
+	default:
+	}
+}
+
+// streamBound is how many bytes the stream may have.
+func (s *Store) streamBound() int64 { return s.cfg.MaxBytes * 2 / 3 }
+
+// bucketBound is the same of the bucket.
+func (s *Store) bucketBound() int64 { return s.cfg.MaxBytes / 3 }
+
+// trim cuts the histories that are too long until ctx ends, and the stream.
 func (s *Store) trim(ctx context.Context) {
+	s.look() // what was there before
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.grown:
+			if err := s.bound(ctx); err != nil && ctx.Err() == nil {
+				s.cfg.Log.Warn().Err(err).Msg("history of all nodes not cut to its bound")
+			}
 		case o := <-s.heavy:
 			if err := s.cut(ctx, o); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Warn().Err(err).Uint32("number", uint32(o.Node)).Msg("history of a node not cut to its share")
 			}
 		}
+	}
+}
+
+// bound removes the oldest messages of all nodes until the stream is within its bound. A
+// cluster does that by itself.
+func (s *Store) bound(ctx context.Context) error {
+	if !s.cfg.Inside {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
+	defer cancel()
+	for {
+		i, err := s.stream.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("weigh the stream: %w", err)
+		}
+		st := i.State
+		if st.Bytes <= uint64(s.streamBound()) || st.Msgs == 0 {
+			return nil
+		}
+		const part = 16
+		up := st.FirstSeq + (st.LastSeq-st.FirstSeq)/part
+		if err := s.stream.Purge(ctx, jetstream.WithPurgeSequence(up+1)); err != nil {
+			return fmt.Errorf("cut the stream: %w", err)
+		}
+		s.mu.Lock()
+		for _, h := range s.histories {
+			h.cut(up)
+		}
+		s.mu.Unlock()
 	}
 }
 

@@ -40,11 +40,16 @@ type Hop struct {
 	Number protocol.NodeNumber
 
 	path, leg *Tally // of the path to a peer, and of that to the hub which it leads over
+	large     bool   // for what the path does not carry
 }
 
 // Sent counts what was sent there, as Tally.Sent.
 func (h Hop) Sent(kind protocol.MessageType, n, segment int) {
-	h.path.Sent(kind, n, segment)
+	if h.large {
+		h.path.sentLarge(kind, n, segment)
+	} else {
+		h.path.Sent(kind, n, segment)
+	}
 	h.leg.Sent(kind, n, segment)
 }
 

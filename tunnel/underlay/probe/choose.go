@@ -146,7 +146,7 @@ func (a *Agent) streamHop(now time.Time, p *peer) Hop {
 			}
 			h := Hop{Addr: q.addr, leg: q.tally}
 			if p != nil {
-				h.Number, h.path = p.Number, a.relay(now, p, a.hubs[number]).tally
+				h.Number, h.path, h.large = p.Number, a.relay(now, p, a.hubs[number]).tally, true
 			}
 			return h
 		}

@@ -52,6 +52,7 @@ const (
 type flow struct {
 	known     bool
 	sent, got protocol.DataCounts // at the last comparison
+	large     uint32              // likewise
 	class     [protocol.DataClasses]starving
 	last      [protocol.DataClasses]time.Time // end of the last interval in which something arrived
 	arrived   uint32                          // handshakes
@@ -64,9 +65,10 @@ type starving struct {
 	since           time.Time // the first interval's end
 }
 
-// compare takes the counts of another moment. blind: there is another reason for what
-// did not arrive.
-func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool) {
+// compare takes the counts of another moment. What is lost of the largest class says nothing where large
+// has grown: runs were sent that the path does not carry (Route.Stream). blind: there is another reason
+// for what did not arrive.
+func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, large uint32, blind bool) {
 	var in, out [protocol.DataClasses]uint32
 	anew := !f.known
 	for i := range in {
@@ -74,12 +76,18 @@ func (f *flow) compare(now time.Time, sent, got protocol.DataCounts, blind bool)
 		anew = anew || out[i] > in[i]+resetFrom
 	}
 	if anew {
-		*f = flow{known: true, sent: sent, got: got, arrived: f.arrived}
+		*f = flow{known: true, sent: sent, got: got, large: large, arrived: f.arrived}
 		f.window.add(now, sent, got)
 		return
 	}
-	f.sent, f.got, f.arrived = sent, got, f.arrived+out[0]
+	oversize := large != f.large
+	f.sent, f.got, f.large, f.arrived = sent, got, large, f.arrived+out[0]
 	f.window.add(now, sent, got)
+	if oversize {
+		f.window.forgive()
+		f.class[protocol.DataClasses-1] = starving{}
+		in[protocol.DataClasses-1] = out[protocol.DataClasses-1]
+	}
 	if blind {
 		f.class = [protocol.DataClasses]starving{}
 		f.window.forgive()

@@ -209,6 +209,34 @@ func TestHubPathWithoutData(t *testing.T) {
 	}
 }
 
+// What is larger than any path goes over the hub's stream and may be lost behind the hub: the relay's
+// path is not accused of that, and still is of what it loses of its own.
+func TestLargerThanThePath(t *testing.T) {
+	w, a, b := streamWorld(t, all)
+	a.message(11, protocol.MessageTransport, 1452)
+	w.pass(5 * time.Second)
+	a.NeedStreams(w.now)
+	w.until(t, 5*time.Second, func() bool { return a.Route(11).Stream.Addr.IsValid() })
+	w.every(50*time.Millisecond, func() {
+		a.message(11, protocol.MessageTransport, 200)
+		b.message(10, protocol.MessageTransport, 200)
+	})
+	lose := func() {
+		for range 5 {
+			a.NeedStreams(w.now)
+			a.Route(11).Stream.Sent(protocol.MessageTransport, 5*9000, 9000)
+			w.pass(time.Second)
+		}
+	}
+	lose()
+	require.Empty(t, a.Suspects(w.now))
+	w.lost = func(p packet) bool {
+		return !isProbe(p) && (p.from == w.hub.addr || p.to == w.hub.addr) && !protocol.IsStream(p.from) && !protocol.IsStream(p.to)
+	}
+	w.every(50*time.Millisecond, func() { a.Route(11).Relays[0].Tally.Sent(protocol.MessageTransport, 200, 200) })
+	w.until(t, 5*time.Second, func() bool { return len(a.Suspects(w.now)) > 0 })
+}
+
 // Whoever knows nothing of counts is judged by probes, as before.
 func TestDataWithoutCounts(t *testing.T) {
 	w, a, b := directPair(t)

@@ -41,6 +41,7 @@ type question struct {
 	seq   uint64
 	at    time.Time
 	sent  protocol.DataCounts // over the path until then
+	large uint32              // of these, runs larger than it carries
 	size  int                 // of a padded one
 	done  bool                // answered, perhaps after a later one was
 }
@@ -126,13 +127,19 @@ func (p *path) sent(q question) {
 	if len(p.asked) == remembered {
 		p.asked = append(p.asked[:0], p.asked[1:]...)
 	}
-	q.sent = p.tally.Counts().Sent
+	q.sent, q.large = p.snapshot()
 	p.asked = append(p.asked, q)
 	p.lastAsked = q.at
 	if p.unanswered.IsZero() {
 		p.unanswered = q.at
 	}
 	p.tries++
+}
+
+// snapshot is what was sent so far; whatever large of it is counted, large has too.
+func (p *path) snapshot() (sent protocol.DataCounts, large uint32) {
+	sent = p.tally.Counts().Sent
+	return sent, p.tally.large.Load()
 }
 
 // open finds the question with this nonce that is to be answered still. closed:
@@ -151,7 +158,7 @@ func (p *path) open(nonce uint64, now time.Time) (q question, closed, ok bool) {
 func (p *path) left(nonce uint64) {
 	for i := range p.asked {
 		if p.asked[i].nonce == nonce {
-			p.asked[i].sent = p.tally.Counts().Sent
+			p.asked[i].sent, p.asked[i].large = p.snapshot()
 		}
 	}
 }

@@ -176,7 +176,7 @@ func (a *Agent) answer(now time.Time, p *peer, q *path, m protocol.Probe, out *O
 	q.noInterface = m.Flags&protocol.ProbeNoInterface != 0
 	before := q.accused(now)
 	if m.HasCounts() {
-		q.out.compare(now, qu.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
+		q.out.compare(now, qu.sent, m.Counts.Received, qu.large, m.Flags&protocol.ProbeOverrun != 0)
 		// Handshakes go over every path that answers: one that loses them alone is good for the rest.
 		q.judgeData(now, 1)
 	}
@@ -206,8 +206,8 @@ func (a *Agent) fromHub(now time.Time, src netip.AddrPort, m protocol.Probe, dat
 	if m.Kind == protocol.ProbeAcknowledge {
 		p.answered(q, now)
 		if m.HasCounts() {
-			p.out.compare(now, q.sent, m.Counts.Received, m.Flags&protocol.ProbeOverrun != 0)
-			p.in.compare(now, m.Counts.Sent, p.tally.Counts().Received, a.blind(now))
+			p.out.compare(now, q.sent, m.Counts.Received, q.large, m.Flags&protocol.ProbeOverrun != 0)
+			p.in.compare(now, m.Counts.Sent, p.tally.Counts().Received, 0, a.blind(now))
 			p.judgeData(now, 0)
 		} else {
 			p.doubt.handshake = nil // nothing can prove it

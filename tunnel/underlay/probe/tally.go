@@ -12,6 +12,7 @@ import (
 // the probes, tell. The zero value is ready; methods may be called concurrently.
 type Tally struct {
 	received, sent [protocol.DataClasses]atomic.Uint32
+	large          atomic.Uint32 // runs sent that the path was not known to carry
 }
 
 // Received counts a run of messages of one type, n bytes in all, each segment bytes
@@ -25,6 +26,14 @@ func (t *Tally) Received(kind protocol.MessageType, n, segment int) {
 // Sent is Received for what leaves.
 func (t *Tally) Sent(kind protocol.MessageType, n, segment int) {
 	if t != nil {
+		count(&t.sent, kind, n, segment)
+	}
+}
+
+// sentLarge is Sent for what is larger than the path is known to carry: it may get lost on the rest of it.
+func (t *Tally) sentLarge(kind protocol.MessageType, n, segment int) {
+	if t != nil {
+		t.large.Add(1) // before it is counted; see path.snapshot
 		count(&t.sent, kind, n, segment)
 	}
 }
