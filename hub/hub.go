@@ -41,7 +41,7 @@ func (h *Hub) Ready() <-chan struct{} { return h.ready }
 // nodeName names a node, and says whether it is one of the cluster.
 func nodeName(store *state.Store) func(protocol.NodeNumber) (string, bool) {
 	return func(n protocol.NodeNumber) (string, bool) {
-		node, ok := store.State().Nodes[n]
+		node, ok := store.State().Nodes.Find(n)
 		return node.Name, ok && node.Live()
 	}
 }

@@ -127,7 +127,7 @@ func (r *Repair) remake(ctx context.Context, dir string, from *state.Reading, sk
 		after, err := s.Update(ctx, "repair", why, func(d *state.Draft) error { return state.RestoreBeyond(d, known, skip, revoked) })
 		if err == nil {
 			r.Epoch, r.NextNumber = after.Epoch, after.NextNumber
-			r.Sites, r.Nodes = len(after.Sites), len(after.LiveNodes())
+			r.Sites, r.Nodes = after.Sites.Len(), len(after.LiveNodes())
 		}
 		return err
 	})
@@ -136,5 +136,5 @@ func (r *Repair) remake(ctx context.Context, dir string, from *state.Reading, sk
 
 func (r *Repair) kept(st *state.State) {
 	r.Kept, r.KeptUntil = st.Seq, st.Time.UTC().Format("2006-01-02T15:04:05Z")
-	r.Sites, r.Nodes, r.Epoch, r.NextNumber = len(st.Sites), len(st.LiveNodes()), st.Epoch, st.NextNumber
+	r.Sites, r.Nodes, r.Epoch, r.NextNumber = st.Sites.Len(), len(st.LiveNodes()), st.Epoch, st.NextNumber
 }

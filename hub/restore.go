@@ -105,7 +105,7 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	if err := durable.SyncDir(dir); err != nil {
 		return out, fmt.Errorf("restore: %w", err)
 	}
-	return Restored{a.Made, a.Last, st.Epoch, len(st.Sites), len(st.LiveNodes()), st.NextNumber, voided}, nil
+	return Restored{a.Made, a.Last, st.Epoch, st.Sites.Len(), len(st.LiveNodes()), st.NextNumber, voided}, nil
 }
 
 // restoreLog makes the log and closes it again.
@@ -138,7 +138,7 @@ func restoreLog(ctx context.Context, dir, vault string, marker *state.Marker, cl
 	open := 0
 	after, err := store.Update(ctx, "restore", "restored from a backup", func(d *state.Draft) error {
 		open = 0
-		for _, tok := range d.Tokens {
+		for _, tok := range d.Tokens.All() {
 			if tok.State(d.Now) == state.TokenOpen {
 				open++
 			}

@@ -61,9 +61,8 @@ type HubNode struct {
 	Number  protocol.NodeNumber
 	Key     protocol.WireGuardPublicKey
 	Overlay []netip.Addr
-	// Talks says with which nodes the relay forwards for it; nil: every node.
-	// The map must not be changed afterwards.
-	Talks map[protocol.NodeNumber]bool
+	// Alone says that the relay forwards nothing for it: it talks to the hub alone.
+	Alone bool
 }
 
 // Hub is the hub's side: switchboard, and a WireGuard device on a userspace
@@ -193,7 +192,10 @@ func (h *Hub) SetNodes(nodes []HubNode) error {
 	}
 	switched := make([]relay.Node, len(nodes))
 	for i, n := range nodes {
-		switched[i] = relay.Node{Number: n.Number, Key: n.Key, Talks: n.Talks}
+		switched[i] = relay.Node{Number: n.Number, Key: n.Key, Class: relay.Everybody}
+		if n.Alone {
+			switched[i].Class = relay.Alone
+		}
 	}
 	if err := h.relay.SetNodes(switched); err != nil {
 		return errors.Join(fmt.Errorf("set nodes: %w", err), h.setEngine(h.nodes))

@@ -91,12 +91,6 @@ type Server struct {
 
 	noting sync.Mutex // BackupNote
 
-	claims struct { // of the state that was asked for last
-		sync.Mutex
-		of     *state.State
-		claims *state.Claims
-	}
-
 	explaining chan struct{} // flows that are explained now
 
 	refusals *rate.Limiter // of events that strangers cause
@@ -387,7 +381,7 @@ func (s *Server) status() api.Status {
 			continue
 		}
 		site.Nodes++
-		switch s.cfg.Fleet.Info(n).State {
+		switch s.cfg.Fleet.Is(n) {
 		case api.NodeReady:
 			site.Ready++
 		case api.NodeDegraded:

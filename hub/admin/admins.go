@@ -35,7 +35,7 @@ func adminNow(name string) func(*state.State) (string, error) {
 
 func (s *Server) admins() []api.Admin {
 	out := []api.Admin{}
-	for _, x := range s.cfg.Store.State().Admins {
+	for _, x := range s.cfg.Store.State().Admins.All() {
 		out = append(out, toAdmin(x))
 	}
 	slices.SortFunc(out, func(a, b api.Admin) int { return cmp.Compare(a.Name, b.Name) })
@@ -82,7 +82,7 @@ func (s *Server) createAdmin(ctx context.Context, spec api.AdminSpec) (out api.A
 	if err != nil {
 		return out, err
 	}
-	return api.AdminCreated{Admin: toAdmin(st.Admins[spec.Name]), Address: net.JoinHostPort(s.cfg.PublicHost, s.cfg.AdminPort),
+	return api.AdminCreated{Admin: toAdmin(st.Admins.Get(spec.Name)), Address: net.JoinHostPort(s.cfg.PublicHost, s.cfg.AdminPort),
 		CA: certPEM(s.cfg.CA.cert.Raw), Certificate: certPEM(der)}, nil
 }
 

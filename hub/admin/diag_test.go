@@ -17,11 +17,11 @@ func TestResolve(t *testing.T) {
 	st := state.New()
 	st.Overlay = []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15")}
 	for n, name := range map[protocol.NodeNumber]string{2: "a", 3: "b", 4: "c"} {
-		st.Nodes[n] = state.Node{Number: n, Name: name, Site: "s"}
+		st.Nodes.Set(n, state.Node{Number: n, Name: name, Site: "s"})
 	}
 	route := func(n protocol.NodeNumber, prefix string, s protocol.RouteState) {
 		k := state.RouteKey{Node: n, Prefix: netip.MustParsePrefix(prefix)}
-		st.Routes[k] = state.Route{RouteKey: k, State: s, Announced: true}
+		st.Routes.Set(k, state.Route{RouteKey: k, State: s, Announced: true})
 	}
 	route(2, "10.1.0.0/16", protocol.RouteApproved)
 	route(3, "10.1.7.0/24", protocol.RouteApproved)

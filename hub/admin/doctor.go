@@ -33,9 +33,11 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		f.Behind[n], f.Late[n] = x.Behind, s.cfg.Fleet.Late(n)
 	}
 	f.Upgrades = map[protocol.NodeNumber]bool{}
+	w := s.view(st)
+	routes := w.allRoutes()
 	for _, n := range shownNodes(st) {
-		f.Upgrades[n.Number] = slices.Contains(s.cfg.Fleet.Info(n).Hello.Features, protocol.FeatureUpgrade)
-		shown := s.toNode(st, n)
+		f.Upgrades[n.Number] = slices.Contains(s.cfg.Fleet.Info(*n).Hello.Features, protocol.FeatureUpgrade)
+		shown := w.node(*n, routes[n.Number])
 		for _, r := range shown.Routes {
 			if r.State != protocol.RoutePending {
 				continue
@@ -51,7 +53,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		there[n.Name] = !n.Connected.IsZero()
 	}
 	for _, x := range s.cfg.Fleet.Strays() {
-		if n := st.Nodes[x.Number]; n.Gone != "" || x.Epoch <= n.KeyEpoch() {
+		if n := st.Nodes.Get(x.Number); n.Gone != "" || x.Epoch <= n.KeyEpoch() {
 			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
 		}
 	}

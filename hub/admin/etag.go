@@ -3,17 +3,19 @@ package admin
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/state"
-	"causeway/protocol"
 )
 
 // IfMatch is part of the input of each operation that changes what is there.
@@ -31,10 +33,67 @@ func tag(stored any) string {
 	return hex.EncodeToString(sum[:10])
 }
 
-// nodeTag leaves out what the node's agent says of itself.
+// fieldsTag is a tag of fields that are not many bytes: lists have tens of thousands of them, for which JSON takes
+// too long.
+type fieldsTag []byte
+
+func (t *fieldsTag) text(s string) {
+	*t = append(binary.AppendUvarint(*t, uint64(len(s))), s...)
+}
+
+func (t *fieldsTag) number(n uint64) { *t = binary.AppendUvarint(*t, n) }
+
+func (t *fieldsTag) flag(b bool) {
+	if *t = append(*t, 0); b {
+		(*t)[len(*t)-1] = 1
+	}
+}
+
+func (t *fieldsTag) time(at time.Time) {
+	t.number(uint64(at.Unix()))
+	t.number(uint64(at.Nanosecond()))
+}
+
+func (t fieldsTag) sum() string {
+	sum := sha256.Sum256(t)
+	return hex.EncodeToString(sum[:10])
+}
+
+// routeTag is tag for routes.
+func routeTag(r state.Route) string {
+	t := make(fieldsTag, 0, 128)
+	t.number(uint64(r.Node))
+	t = append(t, r.Prefix.Addr().AsSlice()...)
+	t.number(uint64(r.Prefix.Bits()))
+	t.text(string(r.State))
+	t.text(r.By)
+	t.flag(r.FromToken)
+	t.flag(r.Announced)
+	return t.sum()
+}
+
+// nodeTag is tag for nodes. It leaves out what the node's agent says of itself: statement, WireGuard key and since when,
+// and that it proves its identity.
 func nodeTag(n state.Node) string {
-	n.Statement, n.WireGuardKey, n.KeySince, n.Proven = nil, protocol.WireGuardPublicKey{}, time.Time{}, time.Time{}
-	return tag(n)
+	t := make(fieldsTag, 0, 256)
+	t.number(uint64(n.Number))
+	t.text(n.Name)
+	t.text(n.Site)
+	t = append(append(t, n.IdentityKey[:]...), n.Token[:]...)
+	t.number(uint64(len(n.Labels)))
+	for _, k := range slices.Sorted(maps.Keys(n.Labels)) {
+		t.text(k)
+		t.text(n.Labels[k])
+	}
+	t.time(n.Joined)
+	t.number(uint64(n.KeyWanted))
+	t.time(n.KeyAsked)
+	t.number(uint64(n.KeyOverlap))
+	t.text(n.Quarantine)
+	t.time(n.Drained)
+	t.text(string(n.Gone))
+	t.time(n.GoneTime)
+	return t.sum()
 }
 
 // staleError says that an object is not what its changer saw.

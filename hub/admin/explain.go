@@ -83,7 +83,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 		if other.Node != nil {
 			q[i].Peer = other.Node.Number
 		}
-		node := s.cfg.Store.State().Nodes[e.Node.Number]
+		node := s.cfg.Store.State().Nodes.Get(e.Node.Number)
 		wg.Go(func() {
 			ev, err := s.evidence(ctx, node, q[i])
 			if err != nil {
@@ -99,7 +99,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 	}
 	for i, e := range ends {
 		if other := ends[1-i]; e.Evidence != nil && other.Node != nil && other.Evidence == nil && !s.saidGoodbye(other) {
-			if ev, err := s.evidence(ctx, s.cfg.Store.State().Nodes[e.Node.Number], q[i]); err == nil {
+			if ev, err := s.evidence(ctx, s.cfg.Store.State().Nodes.Get(e.Node.Number), q[i]); err == nil {
 				e.Evidence, e.At = &ev, time.Now()
 			}
 		}
@@ -109,7 +109,7 @@ func (s *Server) askEnds(ctx context.Context, f *explain.Facts, q [2]protocol.Ev
 // saidGoodbye reports whether an end's agent ended its session itself, so that nobody has
 // to look for it.
 func (s *Server) saidGoodbye(e *explain.End) bool {
-	i := s.cfg.Fleet.Info(s.cfg.Store.State().Nodes[e.Node.Number])
+	i := s.cfg.Fleet.Info(s.cfg.Store.State().Nodes.Get(e.Node.Number))
 	return i.Connected.IsZero() && i.Goodbye
 }
 
@@ -207,8 +207,8 @@ func (s *Server) know(st *state.State, e *explain.End) {
 		shown := s.toNode(st, n)
 		e.Node = &shown
 	} else {
-		for _, r := range s.cfg.Fleet.State().Routes {
-			if r.Prefix.Contains(e.Addr) && st.Nodes[r.Node].Live() {
+		for _, r := range s.cfg.Fleet.State().Routes.All() {
+			if r.Prefix.Contains(e.Addr) && st.Nodes.Get(r.Node).Live() {
 				e.Routes = append(e.Routes, s.toRoute(st, r))
 			}
 		}
@@ -241,7 +241,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 	if e.Node == nil {
 		return
 	}
-	n := st.Nodes[e.Node.Number]
+	n := st.Nodes.Get(e.Node.Number)
 	i := s.cfg.Fleet.Info(n)
 	e.Connected, e.Goodbye, e.Silent, e.Bound = !i.Connected.IsZero(), i.Goodbye, -1, e.Node.Underlay
 	if !i.LastWord.IsZero() {

@@ -57,7 +57,7 @@ func (s *Server) drainOf(name string) (api.Drain, error) {
 	for p, o := range h.Owners {
 		switch {
 		case o != n.Number:
-			out.Moved = append(out.Moved, api.MovedRoute{Prefix: p, To: st.Nodes[o].Name})
+			out.Moved = append(out.Moved, api.MovedRoute{Prefix: p, To: st.Nodes.Get(o).Name})
 		case out.Drained && !h.Pending:
 			out.Kept = append(out.Kept, api.KeptRoute{Prefix: p, Why: "no other node of site " + n.Site + " that is connected announces it"})
 		default:
@@ -72,7 +72,7 @@ func (s *Server) drainOf(name string) (api.Drain, error) {
 func names(st *state.State, nodes []protocol.NodeNumber) []string {
 	out := make([]string, len(nodes))
 	for i, n := range nodes {
-		out[i] = st.Nodes[n].Name
+		out[i] = st.Nodes.Get(n).Name
 	}
 	return out
 }

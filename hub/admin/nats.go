@@ -31,7 +31,7 @@ func natsUserNow(name string) func(*state.State) (string, error) {
 
 func (s *Server) natsUsers() []api.NATSUser {
 	out := []api.NATSUser{}
-	for _, u := range s.cfg.Store.State().NATSUsers {
+	for _, u := range s.cfg.Store.State().NATSUsers.All() {
 		out = append(out, toNATSUser(u))
 	}
 	slices.SortFunc(out, func(a, b api.NATSUser) int { return cmp.Compare(a.Name, b.Name) })
@@ -64,7 +64,7 @@ func (s *Server) createNATSUser(ctx context.Context, spec api.NATSUserSpec) (out
 	if err != nil {
 		return out, err
 	}
-	return api.NATSUserCreated{NATSUser: toNATSUser(st.NATSUsers[spec.Name]), Address: net.JoinHostPort(s.cfg.PublicHost, s.cfg.NATSPort),
+	return api.NATSUserCreated{NATSUser: toNATSUser(st.NATSUsers.Get(spec.Name)), Address: net.JoinHostPort(s.cfg.PublicHost, s.cfg.NATSPort),
 		CA: certPEM(s.cfg.CA.cert.Raw), InboxPrefix: protocol.UserInboxPrefix(spec.Name)}, nil
 }
 

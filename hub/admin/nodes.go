@@ -11,34 +11,70 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
 
 // shownNodes lists the nodes that an operator thinks of: for every name the
 // live one or else the last one that had it, by site and name.
-func shownNodes(st *state.State) []state.Node {
-	last := map[string]state.Node{}
-	for _, n := range st.Nodes {
-		if o, ok := last[n.Name]; !ok || n.Live() || !o.Live() && n.Number > o.Number {
-			last[n.Name] = n
+func shownNodes(st *state.State) []*state.Node {
+	out := make([]*state.Node, 0, st.Nodes.Len())
+	last := make(map[string]int, st.Nodes.Len())
+	for _, n := range st.Nodes.All() { // by number
+		if i, ok := last[n.Name]; !ok {
+			last[n.Name] = len(out)
+			out = append(out, &n)
+		} else if n.Live() || !out[i].Live() {
+			out[i] = &n
 		}
 	}
-	out := make([]state.Node, 0, len(last))
-	for _, n := range last {
-		out = append(out, n)
+	slices.SortFunc(out, func(a, b *state.Node) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Name, b.Name)) })
+	return out
+}
+
+// view is what nodes and routes are shown by: a state with what nodes announce beyond it, and netmaps.
+type view struct {
+	s  *Server
+	st *state.State
+	v  *plan.Netmaps // nil: none yet
+}
+
+func (s *Server) view(st *state.State) view {
+	return view{s, s.cfg.Fleet.Shown(st), s.cfg.Fleet.Netmaps()}
+}
+
+// now is the view of the newest state.
+func (s *Server) now() view { return view{s, s.cfg.Fleet.State(), s.cfg.Fleet.Netmaps()} }
+
+// allRoutes are the routes of a state by node, in the order of prefixes.
+func (w view) allRoutes() map[protocol.NodeNumber][]state.Route {
+	all := make([]state.Route, 0, w.st.Routes.Len())
+	out := make(map[protocol.NodeNumber][]state.Route, w.st.Nodes.Len())
+	for _, r := range w.st.Routes.All() {
+		first := len(all)
+		if before, ok := out[r.Node]; ok {
+			first -= len(before)
+		}
+		all = append(all, r)
+		out[r.Node] = all[first:]
 	}
-	slices.SortFunc(out, func(a, b state.Node) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Name, b.Name)) })
 	return out
 }
 
 func (s *Server) toNode(st *state.State, n state.Node) api.Node {
+	w := s.view(st)
+	return w.node(n, w.st.NodeRoutes(n.Number))
+}
+
+// node shows a node with its routes.
+func (w view) node(n state.Node, routes []state.Route) api.Node {
+	s, st := w.s, w.st
 	i := s.cfg.Fleet.Info(n)
-	st = s.cfg.Fleet.Shown(st)
 	out := api.Node{
 		Name: n.Name, Site: n.Site, Number: n.Number, State: i.State, StateSince: i.Since, Reasons: i.Reasons, Paths: slices.Clone(i.Status.Paths),
 		AgentVersion: i.Hello.AgentVersion, Engine: i.Hello.Engine, Joined: n.Joined, Netmap: i.Acked, Refused: i.Refused,
-		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), KeyEpoch: n.KeyEpoch(), KeySince: n.KeySince, Underlay: s.cfg.Bound(n.Number), Routes: []api.Route{},
+		Conditions: i.Conditions, WireGuardKey: n.WireGuardKey.String(), KeyEpoch: n.KeyEpoch(), KeySince: n.KeySince, Underlay: s.cfg.Bound(n.Number), Routes: make([]api.Route, 0, len(routes)),
 		ETag: nodeTag(n),
 	}
 	out.Drained, out.Connected = n.Drained, i.Connected
@@ -60,15 +96,15 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 	for k, v := range n.Labels { // what an admin or the token says wins
 		out.Labels[k] = v
 	}
-	for _, r := range st.NodeRoutes(n.Number) {
-		out.Routes = append(out.Routes, s.toRoute(st, r))
+	for _, r := range routes {
+		out.Routes = append(out.Routes, w.route(n, i.State, r))
 	}
 	if i.Connected.IsZero() {
 		out.Paths = nil // of the past
 	}
 	for p := range out.Paths {
-		out.Paths[p].Name = st.Nodes[out.Paths[p].Peer].Name
-		if st.HubNumbers[out.Paths[p].Peer] {
+		out.Paths[p].Name = st.Nodes.Get(out.Paths[p].Peer).Name
+		if st.HubNumbers.Get(out.Paths[p].Peer) {
 			out.Paths[p].Name = "hub"
 		}
 	}
@@ -88,9 +124,18 @@ func (s *Server) toNode(st *state.State, n state.Node) api.Node {
 }
 
 func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
-	n := st.Nodes[r.Node]
-	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: tag(r)}
-	owner := s.cfg.Fleet.Owner(r.Prefix)
+	n := st.Nodes.Get(r.Node)
+	return s.view(st).route(n, s.cfg.Fleet.Is(n), r)
+}
+
+// route shows a route of node n, which is in state is.
+func (w view) route(n state.Node, is string, r state.Route) api.Route {
+	st := w.st
+	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: routeTag(r)}
+	var owner protocol.NodeNumber
+	if w.v != nil {
+		owner = w.v.Owners[r.Prefix]
+	}
 	out.Owner = owner == r.Node && r.Carried()
 	switch {
 	case r.State == protocol.RouteRejected && r.By == state.ByRule:
@@ -98,8 +143,8 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 			out.Why = err.Error()
 		}
 	case r.State == protocol.RoutePending:
-		out.Why = s.claimsOf(st).Why(r.Node, r.Prefix)
-	case out.Owner && s.cfg.Fleet.Info(n).State == api.NodeUnreachable: // and no other node could take it over
+		out.Why = state.NewClaims(st).Why(r.Node, r.Prefix)
+	case out.Owner && is == api.NodeUnreachable: // and no other node could take it over
 		out.Why = "the node is unreachable"
 	case r.State != protocol.RouteApproved || out.Owner:
 	case !r.Carried():
@@ -107,28 +152,18 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 	case n.Statement == nil:
 		out.Why = "the node's agent was never seen"
 	case owner != 0:
-		out.Why = "node " + st.Nodes[owner].Name + " carries it"
+		out.Why = "node " + st.Nodes.Get(owner).Name + " carries it"
 	default:
 		out.Why = "the next netmap brings it"
 	}
 	return out
 }
 
-// claimsOf are a state's claims, kept until another state is asked for.
-func (s *Server) claimsOf(st *state.State) *state.Claims {
-	s.claims.Lock()
-	defer s.claims.Unlock()
-	if s.claims.of != st {
-		s.claims.of, s.claims.claims = st, state.NewClaims(st)
-	}
-	return s.claims.claims
-}
-
 // revocation tells of the last node of that name that was revoked.
 func (s *Server) revocation(name string) (out api.Revocation, err error) {
 	st := s.cfg.Store.State()
 	var n state.Node
-	for _, x := range st.Nodes {
+	for _, x := range st.Nodes.All() {
 		if x.Name == name && x.Gone == state.GoneRevoked && x.Number > n.Number {
 			n = x
 		}
@@ -141,41 +176,38 @@ func (s *Server) revocation(name string) (out api.Revocation, err error) {
 		Confirmed: []api.Confirmed{}, Waiting: []api.Unconfirmed{}}
 	for _, c := range r.Nodes {
 		if c.After >= 0 {
-			out.Confirmed = append(out.Confirmed, api.Confirmed{Node: st.Nodes[c.Node].Name, After: api.Duration(c.After)})
+			out.Confirmed = append(out.Confirmed, api.Confirmed{Node: st.Nodes.Get(c.Node).Name, After: api.Duration(c.After)})
 		} else {
-			out.Waiting = append(out.Waiting, api.Unconfirmed{Node: st.Nodes[c.Node].Name, Why: c.Why})
+			out.Waiting = append(out.Waiting, api.Unconfirmed{Node: st.Nodes.Get(c.Node).Name, Why: c.Why})
 		}
 	}
 	return out, nil
 }
 
 func (s *Server) nodes() []api.Node {
-	st := s.cfg.Fleet.State()
-	out := []api.Node{}
-	for _, n := range shownNodes(st) {
-		out = append(out, s.toNode(st, n))
+	w := s.now()
+	routes, nodes := w.allRoutes(), shownNodes(w.st)
+	out := make([]api.Node, 0, len(nodes))
+	for _, n := range nodes {
+		out = append(out, w.node(*n, routes[n.Number]))
 	}
 	return out
 }
 
 func (s *Server) allRoutes() []api.Route {
-	st := s.cfg.Fleet.State()
-	nodes := map[protocol.NodeNumber]bool{}
-	for _, n := range st.LiveNodes() {
-		nodes[n.Number] = true
-	}
-	routes := make([]state.Route, 0, len(st.Routes))
-	for _, r := range st.Routes {
-		if nodes[r.Node] {
-			routes = append(routes, r)
+	w := s.now()
+	routes := w.allRoutes()
+	out := make([]api.Route, 0, w.st.Routes.Len())
+	for _, n := range shownNodes(w.st) {
+		of := routes[n.Number]
+		if len(of) == 0 || !n.Live() {
+			continue
+		}
+		is := s.cfg.Fleet.Is(*n)
+		for _, r := range of {
+			out = append(out, w.route(*n, is, r))
 		}
 	}
-	state.SortRoutes(routes)
-	out := []api.Route{}
-	for _, r := range routes {
-		out = append(out, s.toRoute(st, r))
-	}
-	slices.SortStableFunc(out, func(a, b api.Route) int { return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Node, b.Node)) })
 	return out
 }
 
@@ -251,7 +283,7 @@ func (s *Server) registerNodes(a huma.API) {
 		}
 		current := func(st *state.State) (string, error) {
 			n, err := st.FindNode(in.Body.Node)
-			return tag(s.cfg.Fleet.Shown(st).Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}]), err
+			return routeTag(s.cfg.Fleet.Shown(st).Routes.Get(state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix})), err
 		}
 		st, err := s.change(ctx, in.IfMatch, fmt.Sprintf("route %s %s %s", verb, in.Body.Node, in.Body.Prefix), fmt.Sprintf("route %s of node %s", in.Body.Prefix, in.Body.Node), current, func(d *state.Draft) error {
 			if n, err := d.FindNode(in.Body.Node); err == nil {
@@ -263,7 +295,7 @@ func (s *Server) registerNodes(a huma.API) {
 			return nil, err
 		}
 		n, _ := st.NodeByName(in.Body.Node)
-		out := s.toRoute(st, st.Routes[state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}])
+		out := s.toRoute(st, st.Routes.Get(state.RouteKey{Node: n.Number, Prefix: in.Body.Prefix}))
 		return withTag(out.ETag, out)
 	}, changes)
 }

@@ -89,8 +89,8 @@ func (r resolver) resolveAddr(text string, a netip.Addr) (end, error) {
 // route.
 func (r resolver) carrier(a netip.Addr) (n state.Node, ok bool) {
 	bits := -1
-	for _, x := range r.st.Routes {
-		node, live := r.st.Nodes[x.Node]
+	for _, x := range r.st.Routes.All() {
+		node, live := r.st.Nodes.Find(x.Node)
 		if !x.Carried() || !x.Prefix.Contains(a) || !live || !node.Live() || x.Prefix.Bits() < bits {
 			continue
 		}
@@ -108,7 +108,7 @@ func (r resolver) resolvePod(text string) (end, error) {
 		node, pod = "", text
 	}
 	var found []end
-	for _, n := range r.st.Nodes {
+	for _, n := range r.st.Nodes.All() {
 		if !n.Live() || both && n.Name != node {
 			continue
 		}

@@ -22,8 +22,8 @@ const (
 )
 
 func sortedSites(st *state.State) []state.Site {
-	out := make([]state.Site, 0, len(st.Sites))
-	for _, s := range st.Sites {
+	out := make([]state.Site, 0, st.Sites.Len())
+	for _, s := range st.Sites.All() {
 		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b state.Site) int { return cmp.Compare(a.Name, b.Name) })
@@ -38,11 +38,7 @@ func toSite(st *state.State, site state.Site) api.Site {
 	if site.RotateKeys != 0 {
 		out.RotateKeys = api.RotateKeys(site.RotateKeys)
 	}
-	for _, n := range st.LiveNodes() {
-		if n.Site == site.Name {
-			out.Nodes++
-		}
-	}
+	out.Nodes = len(st.LiveNodesOf(site.Name))
 	return out
 }
 
@@ -58,7 +54,7 @@ func (s *Server) sites() []api.Site {
 func (s *Server) tokens() []api.Token {
 	st := s.cfg.Store.State()
 	out := []api.Token{}
-	for _, k := range st.Tokens {
+	for _, k := range st.Tokens.All() {
 		out = append(out, toToken(st, k))
 	}
 	slices.SortFunc(out, func(a, b api.Token) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
@@ -77,7 +73,7 @@ func (s *Server) registerSites(a huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		out := toSite(st, st.Sites[in.Body.Name])
+		out := toSite(st, st.Sites.Get(in.Body.Name))
 		return withTag(out.ETag, out)
 	})
 	huma.Get(a, "/v1/sites/{name}", func(_ context.Context, in *named) (*tagged[api.Site], error) {
@@ -108,7 +104,7 @@ func (s *Server) registerSites(a huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		out := toSite(st, st.Sites[in.Name])
+		out := toSite(st, st.Sites.Get(in.Name))
 		return withTag(out.ETag, out)
 	}, changes)
 	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *namedChange) (*struct{}, error) {
@@ -129,7 +125,7 @@ func (s *Server) registerSites(a huma.API) {
 			return nil, huma.Error404NotFound("there is no token " + in.ID + "; see 'causeway token list'")
 		}
 		current := func(st *state.State) (string, error) {
-			k, ok := st.Tokens[id]
+			k, ok := st.Tokens.Find(id)
 			if !ok {
 				return "", state.Errorf(state.NotFound, "there is no token %s; see 'causeway token list'", in.ID)
 			}
@@ -146,7 +142,7 @@ func toToken(st *state.State, k state.Token) api.Token {
 		ID:        k.ID.String(), Created: k.Created, Expires: k.Expires, State: string(k.State(time.Now())), ETag: tag(k),
 	}
 	if k.UsedBy != 0 {
-		t.UsedBy = st.Nodes[k.UsedBy].Name
+		t.UsedBy = st.Nodes.Get(k.UsedBy).Name
 	}
 	return t
 }
@@ -188,7 +184,7 @@ func (s *Server) createToken(ctx context.Context, spec api.TokenSpec) (api.Token
 	if err != nil {
 		return api.TokenCreated{}, err
 	}
-	return api.TokenCreated{Text: tok.Text(), Token: toToken(st, st.Tokens[tok.ID]), Meets: met}, nil
+	return api.TokenCreated{Text: tok.Text(), Token: toToken(st, st.Tokens.Get(tok.ID)), Meets: met}, nil
 }
 
 func uniq(ps []netip.Prefix) []netip.Prefix {

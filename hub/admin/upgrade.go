@@ -134,7 +134,7 @@ func (s *Server) upgradeNow() (api.Upgrade, error) {
 	out := api.Upgrade{ID: u.ID, Version: u.Version, State: string(u.State), Why: u.Why, Started: u.Started, Ended: u.Ended, Wave: u.Wave + 1, Waves: len(u.Waves), Nodes: []api.UpgradeNode{}}
 	for w, nodes := range u.Waves {
 		for _, number := range nodes {
-			n := st.Nodes[number]
+			n := st.Nodes.Get(number)
 			v := api.UpgradeNode{Node: n.Name, Wave: w + 1, Version: s.cfg.Fleet.Info(n).Hello.AgentVersion}
 			v.State, v.Text = s.cfg.Reconcile.UpgradeOf(u, n)
 			if u.State != state.UpgradeRunning && v.State == api.UpgradeNodeWaiting {

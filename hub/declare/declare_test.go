@@ -86,7 +86,7 @@ func TestAllOrNothing(t *testing.T) {
 		{Object: "site a", Action: "change", Diff: []string{"- ranges: 10.1.0.0/16, 10.2.0.0/16", "- rotate_keys: never", "+ rotate_keys: 720h0m0s"}},
 		{Object: "limit l", Action: "change", Diff: []string{"- bytes: 9007199254740993", "+ packets: 5"}},
 	}, steps)
-	site := st.State().Sites["a"]
+	site := st.State().Sites.Get("a")
 	require.Empty(t, site.Ranges)
 	require.Equal(t, "720h0m0s", site.MaxAge.String(), "what is left out stays")
 }

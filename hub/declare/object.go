@@ -27,7 +27,7 @@ func (a *apply) object(kind, name string, document json.RawMessage) error {
 		return state.Errorf(state.Invalid, "%s", err)
 	}
 	key := state.ObjectKey{Kind: kind, Name: name}
-	before, there := a.d.Objects[key]
+	before, there := a.d.Objects.Find(key)
 	if !there {
 		a.step.Action = "create"
 		a.differs("name", "", name)
@@ -35,7 +35,7 @@ func (a *apply) object(kind, name string, document json.RawMessage) error {
 	if err := state.PutObject(a.d, kind, name, b); err != nil {
 		return err
 	}
-	had, has := api.SpecFields(before.Spec), api.SpecFields(a.d.Objects[key].Spec)
+	had, has := api.SpecFields(before.Spec), api.SpecFields(a.d.Objects.Get(key).Spec)
 	names := maps.Clone(has)
 	maps.Copy(names, had)
 	for _, f := range slices.Sorted(maps.Keys(names)) {

@@ -56,7 +56,7 @@ func pruned(s *state.State, docs []api.ApplyDocument, selectors []string) (goner
 
 func namesOf(s *state.State, kind string) (names []string, err error) {
 	if kind == state.KindSite {
-		return slices.Collect(maps.Keys(s.Sites)), nil
+		return slices.Collect(s.Sites.Keys()), nil
 	}
 	if _, err := state.FindKind(kind); err != nil {
 		return nil, state.Errorf(state.Invalid, "prune: kind %.40q is not known, or cannot be pruned; use %s or %s", kind, state.KindSite, strings.Join(state.ObjectKinds(), ", "))

@@ -26,7 +26,7 @@ func (a *apply) route(doc api.RouteDocument) error {
 		return err
 	}
 	key := state.RouteKey{Node: n.Number, Prefix: doc.Prefix}
-	before := a.d.Routes[key].State
+	before := a.d.Routes.Get(key).State
 	a.d.Announced(n.Number, a.live.Announced(n.Number))
 	if before == doc.State {
 		return nil

@@ -19,14 +19,14 @@ func (a *apply) site(doc api.SiteDocument) error {
 		}
 	}
 	a.step.Object = "site " + doc.Name
-	before, there := a.d.Sites[doc.Name]
+	before, there := a.d.Sites.Find(doc.Name)
 	if !there {
 		a.step.Action = "create"
 		a.differs("name", "", doc.Name)
 		if err := a.d.Add(state.SiteCreated{Name: doc.Name, Ranges: sorted(doc.Ranges)}); err != nil {
 			return err
 		}
-		a.differs("ranges", "", join(a.d.Sites[doc.Name].Ranges))
+		a.differs("ranges", "", join(a.d.Sites.Get(doc.Name).Ranges))
 	} else if want := sorted(doc.Ranges); doc.Ranges != nil && join(want) != join(sorted(before.Ranges)) {
 		a.differs("ranges", join(before.Ranges), join(want))
 		if err := SetRanges(a.d, doc.Name, want, a.live); err != nil {
@@ -36,7 +36,7 @@ func (a *apply) site(doc api.SiteDocument) error {
 	if err := SetSite(a.d, doc.Name, doc.MaxAge, doc.RotateKeys); err != nil {
 		return err
 	}
-	after := a.d.Sites[doc.Name]
+	after := a.d.Sites.Get(doc.Name)
 	if doc.MaxAge != 0 {
 		was := ""
 		if there {
@@ -70,8 +70,8 @@ func rotate(d time.Duration) string {
 
 // SetRanges replaces a site's ranges, with what its nodes announce that waits for a decision.
 func SetRanges(d *state.Draft, site string, ranges []netip.Prefix, live Live) error {
-	for _, n := range d.NodesOf(site) {
-		d.Announced(n.Number, live.Announced(n.Number))
+	for _, n := range d.LiveNodesOf(site) {
+		d.Announced(n, live.Announced(n))
 	}
 	return state.SetRanges(d, site, sorted(ranges))
 }

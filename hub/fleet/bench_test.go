@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,18 +9,28 @@ import (
 
 	"causeway/hub/facts/event"
 	"causeway/hub/state"
+	"causeway/hub/state/statetest"
 	"causeway/protocol"
 )
 
 // A snapshot is taken some times a second, of all nodes.
-func BenchmarkSnapshot2500(b *testing.B) {
-	st := state.New()
-	t := New(Config{State: func() *state.State { return st }, Proven: func(protocol.NodeNumber) time.Time { return time.Time{} }, Events: &event.Log{}, Log: zerolog.Nop()})
-	for n := protocol.NodeNumber(2); n < 2502; n++ {
-		t.Up(NewSession(n, true), protocol.Hello{})
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		t.Snapshot()
+func BenchmarkSnapshot(b *testing.B) {
+	for _, nodes := range []int{2500, 10_000} {
+		b.Run(fmt.Sprint(nodes), func(b *testing.B) {
+			st := state.New()
+			t := New(Config{State: func() *state.State { return st }, Proven: func(protocol.NodeNumber) time.Time { return time.Time{} }, Events: &event.Log{}, Log: zerolog.Nop()})
+			var last *Session
+			for n := range protocol.NodeNumber(nodes) {
+				last = NewSession(n+2, true)
+				t.Up(last, protocol.Hello{})
+			}
+			b.ReportAllocs()
+			done := statetest.Processor(b)
+			for b.Loop() {
+				t.Status(last, protocol.Status{})
+				t.Snapshot()
+			}
+			done()
+		})
 	}
 }

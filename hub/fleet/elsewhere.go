@@ -97,11 +97,11 @@ func (t *Table) toldNodes() []toldNode {
 // announce; the rest of it is left out.
 func readTold(b []byte, st *state.State, own protocol.NodeNumber) (hub protocol.NodeNumber, nodes []toldNode) {
 	var m told
-	if len(b) > maxElsewhere || json.Unmarshal(b, &m) != nil || m.Version != protocol.Version || m.Hub == own || !st.HubNumbers[m.Hub] {
+	if len(b) > maxElsewhere || json.Unmarshal(b, &m) != nil || m.Version != protocol.Version || m.Hub == own || !st.HubNumbers.Get(m.Hub) {
 		return 0, nil
 	}
 	return m.Hub, slices.DeleteFunc(m.Nodes, func(n toldNode) bool {
-		node, ok := st.Nodes[n.Node]
+		node, ok := st.Nodes.Find(n.Node)
 		return !ok || !node.Live() || len(n.Waiting) > protocol.MaxNodeRoutes ||
 			slices.ContainsFunc(n.Waiting, func(p netip.Prefix) bool { return !p.IsValid() || p != p.Masked() })
 	})

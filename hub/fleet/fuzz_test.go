@@ -72,7 +72,7 @@ func FuzzMessages(f *testing.F) {
 				if state.Announce(fork, 2, s, h.Routes) != nil {
 					continue
 				}
-				if n := fork.Nodes[2]; n.Statement == nil || n.Statement.WireGuardKey != statement.WireGuardKey {
+				if n := fork.Nodes.Get(2); n.Statement == nil || n.Statement.WireGuardKey != statement.WireGuardKey {
 					t.Fatal("took a statement that the node did not sign")
 				}
 				if l := fork.NodeRoutes(2); len(l) > protocol.MaxNodeRoutes {
@@ -126,8 +126,9 @@ func FuzzMessages(f *testing.F) {
 // where hubs tell each other what waits. It decides nothing, and what is kept is bounded by the nodes of the state.
 func FuzzTold(f *testing.F) {
 	st := state.New()
-	st.HubNumbers = map[protocol.NodeNumber]bool{1: true, 2: true}
-	st.Nodes = map[protocol.NodeNumber]state.Node{3: {Number: 3, Name: "n", Site: "a"}}
+	st.HubNumbers.Set(1, true)
+	st.HubNumbers.Set(2, true)
+	st.Nodes.Set(3, state.Node{Number: 3, Name: "n", Site: "a"})
 	good, err := json.Marshal(told{protocol.Version, 2, []toldNode{{3, true, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}}})
 	if err != nil {
 		f.Fatal(err)

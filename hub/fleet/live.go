@@ -34,6 +34,14 @@ func (t *Table) Info(n state.Node) Info {
 	return info(n, t.live(n.Number), t.strays, time.Now())
 }
 
+// Is is the state that Info returns of node n.
+func (t *Table) Is(n state.Node) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	is, _, _ := judge(n, t.live(n.Number))
+	return is
+}
+
 func info(n state.Node, x Node, strays map[protocol.NodeNumber]Stray, now time.Time) Info {
 	i := Info{Hello: x.Hello, Status: x.Status, Acked: x.Acked, Refused: slices.Clone(x.Refused), LastWord: x.LastWord, Goodbye: x.Goodbye, Conditions: slices.Clone(x.Status.Conditions)}
 	if x.Session != nil {
@@ -89,7 +97,7 @@ func (t *Table) judged(n protocol.NodeNumber, l *record) {
 	if !l.machine.Observe(time.Now(), e) {
 		return
 	}
-	node := t.cfg.State().Nodes[n]
+	node := t.cfg.State().Nodes.Get(n)
 	if !node.Live() || node.Quarantine != "" {
 		return
 	}
@@ -109,7 +117,7 @@ func (t *Table) LookAround() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for n, l := range t.nodes {
-		if quarantined := st.Nodes[n].Quarantine != ""; quarantined != !l.shut.IsZero() {
+		if quarantined := st.Nodes.Get(n).Quarantine != ""; quarantined != !l.shut.IsZero() {
 			if l.shut = (time.Time{}); quarantined {
 				l.shut = time.Now().UTC()
 			}
@@ -124,7 +132,7 @@ func (t *Table) Missed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for n, r := range t.memory.Nodes {
-		if node := st.Nodes[n]; r.Online && node.Live() && t.node(n).session == nil {
+		if node := st.Nodes.Get(n); r.Online && node.Live() && t.node(n).session == nil {
 			t.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+t.node(n).machine.Verdict().Reasons[0])
 		}
 	}

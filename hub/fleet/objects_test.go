@@ -26,7 +26,7 @@ func TestHas(t *testing.T) {
 	}
 	d.Seq = 9
 	require.NoError(t, state.PutObject(d, protocol.ItemLimit, "l", json.RawMessage(`{"site":"a","packets":1}`)))
-	o := d.Objects[state.ObjectKey{Kind: protocol.ItemLimit, Name: "l"}]
+	o := d.Objects.Get(state.ObjectKey{Kind: protocol.ItemLimit, Name: "l"})
 	version := func(epoch, v uint64) protocol.NetmapVersion { return protocol.NetmapVersion{Epoch: epoch, Version: v} }
 	s := Snapshot{Nodes: map[protocol.NodeNumber]Node{
 		2: {Acked: version(3, 10)},

@@ -31,7 +31,7 @@ func (t *Table) NoteRevoked(st *state.State) {
 			delete(t.revoked, n)
 		}
 	}
-	for _, n := range st.Nodes {
+	for _, n := range st.Nodes.All() {
 		if n.Gone != state.GoneRevoked || now.Sub(n.GoneTime) > followRevoked || t.revoked[n.Number] != nil || len(t.revoked) >= maxRevoked {
 			continue
 		}

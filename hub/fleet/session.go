@@ -113,7 +113,7 @@ func (t *Table) Status(ses *Session, v protocol.Status) {
 		return
 	}
 	moved := !slices.Equal(plan.Candidates(v.Candidates, nil), plan.Candidates(l.status.Candidates, nil))
-	t.noteUpgrade(t.cfg.State().Nodes[ses.Node].Name, l.status.Upgrade, v.Upgrade)
+	t.noteUpgrade(t.cfg.State().Nodes.Get(ses.Node).Name, l.status.Upgrade, v.Upgrade)
 	l.status, l.heard = v, true
 	delete(t.memory.Nodes, ses.Node) // what was remembered is old now
 	t.judged(ses.Node, l)
@@ -142,7 +142,7 @@ func (t *Table) noteUpgrade(name string, before, now *protocol.UpgradeStatus) {
 // Acked takes what the agent made of a netmap, clean (see CleanAck).
 func (t *Table) Acked(ses *Session, a protocol.NetmapAck) {
 	st := t.cfg.State()
-	node := st.Nodes[ses.Node]
+	node := st.Nodes.Get(ses.Node)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.current(ses)
@@ -163,7 +163,7 @@ func (t *Table) Acked(ses *Session, a protocol.NetmapAck) {
 }
 
 func peerName(st *state.State, n protocol.NodeNumber) string {
-	if p, ok := st.Nodes[n]; ok {
+	if p, ok := st.Nodes.Find(n); ok {
 		return "peer " + p.Name
 	}
 	return fmt.Sprintf("peer %d", n)

@@ -85,7 +85,7 @@ func (t *Table) Strays() []Stray {
 
 // joined reports whether a node of x's name has joined since x asked, and x's own is gone.
 func (x Stray) joined(st *state.State) bool {
-	n := st.Nodes[x.Number]
+	n := st.Nodes.Get(x.Number)
 	now, ok := st.LiveAt(n.Site, n.Name)
 	return ok && now.Number != n.Number && now.Joined.After(x.At)
 }

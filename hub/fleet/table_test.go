@@ -211,7 +211,7 @@ func TestRevokedIsFollowed(t *testing.T) {
 // A host with an earlier state of a node is why the node is unreachable, and an event tells of it once.
 func TestStraysAreShown(t *testing.T) {
 	w := newWorld(t, 1)
-	n := w.st.Nodes[2]
+	n := w.st.Nodes.Get(2)
 	n.Statement = &protocol.SignedNodeStatement{NodeStatement: protocol.NodeStatement{Epoch: 2}}
 	w.mu.Lock()
 	w.node(n.Number).machine = liveness.New(time.Now().Add(-time.Minute))
@@ -245,17 +245,17 @@ func TestStraysAreShown(t *testing.T) {
 // on asking is another.
 func TestStraysThatJoinedAnew(t *testing.T) {
 	w := newWorld(t, 1)
-	n := w.st.Nodes[2]
+	n := w.st.Nodes.Get(2)
 	ask := func() { w.NoteStray(n, protocol.NodeAsk{Number: n.Number, Epoch: 1}, netip.MustParseAddr("192.0.2.7")) }
 	ask()
 	n.Gone = state.GoneRevoked
-	w.st.Nodes[2] = n
+	w.st.Nodes.Set(2, n)
 	require.Len(t, w.Strays(), 1, "nobody has joined")
 	secret := protocol.TokenSecret{9}
 	hash := secret.Hash()
 	w.st.Now = time.Now()
 	require.NoError(t, w.st.Add(state.TokenCreated{ID: protocol.TokenID{9}, Hash: hash[:], Site: n.Site, Expires: w.st.Now.Add(time.Hour), Replace: n.Name}))
-	w.st.Nodes[2] = state.Node{Number: 2, Name: n.Name, Site: n.Site}
+	w.st.Nodes.Set(2, state.Node{Number: 2, Name: n.Name, Site: n.Site})
 	require.NoError(t, state.Redeem(w.st, state.RedeemRequest{Token: protocol.TokenID{9}, Secret: secret, WireGuardKey: protocol.WireGuardPublicKey{9}, IdentityKey: protocol.IdentityPublicKey{9}, Name: n.Name, Replace: true}))
 	require.Empty(t, w.Strays())
 	ask()

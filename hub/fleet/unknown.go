@@ -32,7 +32,7 @@ func (t *Table) noteUnknown(by string, lost []protocol.LostPeer) {
 	st := t.cfg.State()
 	var names []string
 	for _, p := range lost {
-		_, known := st.Nodes[p.Number]
+		_, known := st.Nodes.Find(p.Number)
 		if _, noted := t.unknown[p.Number]; known || noted || !p.Number.Valid() || len(t.unknown) >= maxUnknown {
 			continue
 		}

@@ -102,7 +102,7 @@ func (t *Table) Due(st, last *state.State, now time.Time) map[protocol.NodeNumbe
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for n, l := range t.nodes {
-		if l.session == nil || l.said.Announce == nil || now.Before(l.said.after) || !st.Nodes[n].Live() {
+		if l.session == nil || l.said.Announce == nil || now.Before(l.said.after) || !st.Nodes.Get(n).Live() {
 			continue
 		}
 		if l.said.late || st != last && len(st.Waiting(n, l.hello.Routes)) > 0 {

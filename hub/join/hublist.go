@@ -47,7 +47,7 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 			}
 		}
 		if number == 0 {
-			if len(d.HubNumbers) > 0 && !shared {
+			if d.HubNumbers.Len() > 0 && !shared {
 				return state.Errorf(state.Conflict, "the hub key is not the one of the state log; restore both from the same backup")
 			}
 			number = d.NextNumber

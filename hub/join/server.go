@@ -396,7 +396,7 @@ func (s *Server) redeem(ctx context.Context, from string, key protocol.WireGuard
 	}
 	ans.Number, ans.Name, ans.Site, ans.Overlay, ans.HubList = n.Number, n.Name, n.Site, overlay, st.HubList
 	ans.Routes = []netip.Prefix{}
-	for _, r := range st.Routes {
+	for _, r := range st.Routes.All() {
 		if r.Node == n.Number && r.FromToken {
 			ans.Routes = append(ans.Routes, r.Prefix)
 		}

@@ -11,7 +11,7 @@ import (
 // standing answers a node that says who it is beside the question with nonce n. It is nil
 // for whoever does not hold the identity key of a node that this cluster has or had.
 func (s *Server) standing(st *state.State, a protocol.NodeAsk, n protocol.ListNonce, from string) *protocol.Standing {
-	node, ok := st.Nodes[a.Number]
+	node, ok := st.Nodes.Find(a.Number)
 	if !ok || !a.SignedBy(n, node.IdentityKey) {
 		return nil
 	}

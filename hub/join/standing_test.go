@@ -23,7 +23,7 @@ func TestStanding(t *testing.T) {
 	stated := protocol.NodeStatement{Number: 5, WireGuardKey: own, Epoch: 3}.Sign(id)
 	node := state.Node{Number: 5, Name: "sh", Site: "a", WireGuardKey: own, IdentityKey: id.Public(), Statement: &stated, Joined: time.Unix(1700000000, 0)}
 	st := state.New()
-	st.Nodes[5] = node
+	st.Nodes.Set(5, node)
 	var noted []netip.Addr
 	s.cfg.Stray = func(n state.Node, _ protocol.NodeAsk, from netip.Addr) { noted = append(noted, from) }
 	nonce := protocol.ListNonce{1}
@@ -50,7 +50,7 @@ func TestStanding(t *testing.T) {
 	require.Len(t, noted, 1, "said long ago")
 
 	node.Gone = state.GoneLeft
-	st.Nodes[5] = node
+	st.Nodes.Set(5, node)
 	got = ask(id, nil)
 	require.Equal(t, protocol.StandingLeft, got.Gone)
 	require.False(t, got.Taken)

@@ -32,7 +32,7 @@ func TestTicketPassesTheDoor(t *testing.T) {
 		require.NoError(t, err)
 		hash := tok.Secret.Hash()
 		_, err = store.Update(t.Context(), "test", "token", func(d *state.Draft) error {
-			if _, ok := d.Sites["a"]; !ok {
+			if _, ok := d.Sites.Find("a"); !ok {
 				if err := d.Add(state.SiteCreated{Name: "a"}); err != nil {
 					return err
 				}

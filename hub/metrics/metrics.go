@@ -123,7 +123,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	gauge(s.changed, float64(st.Time.Unix()))
 	s.collectNodes(st, gauge)
 	routes := map[protocol.RouteState]int{protocol.RoutePending: 0, protocol.RouteApproved: 0, protocol.RouteRejected: 0}
-	for _, r := range st.Routes {
+	for _, r := range st.Routes.All() {
 		routes[r.State]++
 	}
 	for k, n := range routes {
@@ -165,7 +165,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 func (s *Server) collectNodes(st *state.State, gauge func(*prometheus.Desc, float64, ...string)) {
 	type key struct{ site, state string }
 	nodes := map[key]int{}
-	for site := range st.Sites {
+	for site := range st.Sites.All() {
 		for _, x := range []string{api.NodeJoined, api.NodeReady, api.NodeDegraded, api.NodeUnreachable, api.NodeQuarantined} {
 			nodes[key{site, x}] = 0
 		}
@@ -173,7 +173,7 @@ func (s *Server) collectNodes(st *state.State, gauge func(*prometheus.Desc, floa
 	var sessions, behind, refused int
 	var lag time.Duration
 	for number, x := range s.cfg.Standings(st) {
-		n := st.Nodes[number]
+		n := st.Nodes.Get(number)
 		nodes[key{n.Site, x.State}]++
 		up := 0.0
 		if x.State == api.NodeReady || x.State == api.NodeDegraded {

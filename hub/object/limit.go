@@ -97,20 +97,23 @@ func (limits) Tells(st *state.State, o state.Object) (json.RawMessage, []protoco
 	if err != nil {
 		return nil, nil
 	}
-	var told []state.Node
-	if l.Node == EachNode {
-		told = st.LiveNodes()
-	} else if n := st.NumberOf(l.Node); n != 0 {
-		told = []state.Node{st.Nodes[n]}
+	var nodes []protocol.NodeNumber
+	switch {
+	case l.Node == EachNode:
+		for _, n := range st.LiveNodes() {
+			nodes = append(nodes, n.Number)
+		}
+	case l.Node != "":
+		if n := st.NumberOf(l.Node); n != 0 {
+			nodes = append(nodes, n)
+		}
+	case l.Site != "":
+		nodes = st.LiveNodesOf(l.Site)
+	default:
+		for _, site := range l.Between {
+			nodes = append(nodes, st.LiveNodesOf(site)...)
+		}
 	}
-	for _, site := range append(slices.Clone(l.Between), l.Site) {
-		told = append(told, st.NodesOf(site)...)
-	}
-	nodes := make([]protocol.NodeNumber, len(told))
-	for i, n := range told {
-		nodes[i] = n.Number
-	}
-	slices.Sort(nodes)
 	return o.Spec, nodes
 }
 
@@ -119,10 +122,6 @@ func RelayBounds(st *state.State) (out []tunnel.RelayBound) {
 	all := st.ObjectsOf(LimitKind)
 	if len(all) == 0 {
 		return nil
-	}
-	of := map[string][]protocol.NodeNumber{} // by site
-	for _, n := range st.LiveNodes() {
-		of[n.Site] = append(of[n.Site], n.Number)
 	}
 	for _, o := range all {
 		l, err := specOf[protocol.Limit](o)
@@ -144,9 +143,9 @@ func RelayBounds(st *state.State) (out []tunnel.RelayBound) {
 			}
 			b.From = []protocol.NodeNumber{n.Number}
 		case l.Site != "":
-			b.From = of[l.Site]
+			b.From = st.LiveNodesOf(l.Site)
 		default:
-			b.From, b.To, b.Both = of[l.Between[0]], of[l.Between[1]], true
+			b.From, b.To, b.Both = st.LiveNodesOf(l.Between[0]), st.LiveNodesOf(l.Between[1]), true
 			if len(b.From) == 0 || len(b.To) == 0 {
 				continue // nothing passes, and none would mean anybody
 			}

@@ -48,10 +48,5 @@ func (samples) Tells(st *state.State, o state.Object) (body json.RawMessage, nod
 	if err != nil {
 		return nil, nil
 	}
-	for _, n := range st.LiveNodes() {
-		if n.Site == v.Site {
-			nodes = append(nodes, n.Number)
-		}
-	}
-	return o.Spec, nodes
+	return o.Spec, st.LiveNodesOf(v.Site)
 }

@@ -8,9 +8,11 @@ package plan
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"causeway/hub/state"
@@ -40,15 +42,18 @@ type Netmaps struct {
 	peers []*entry          // every node that peers may know, by number
 	sum   protocol.PeersSum // of all peers
 
-	self map[protocol.NodeNumber]protocol.NetmapSelf
+	self map[protocol.NodeNumber]*protocol.NetmapSelf
 	ages map[string]time.Duration // max_age of each site
 	hubs *protocol.SignedHubList
-	own  map[protocol.NodeNumber]map[netip.Prefix]bool // prefixes that a node announces, approved
+	own  map[protocol.NodeNumber][]netip.Prefix // prefixes that a node announces, approved, in their order
 
 	alone map[protocol.NodeNumber]bool // may know nobody
 
 	items   map[protocol.ItemKey]*protocol.Item      // all there are
 	itemsBy map[protocol.NodeNumber][]*protocol.Item // by kind and name
+
+	mu     sync.Mutex
+	deltas []delta // from those that agents hold
 }
 
 // Compute makes the netmaps. before is the one before, whose owners go on where they
@@ -60,52 +65,37 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 	v := &Netmaps{
 		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
 		Owners:  map[netip.Prefix]protocol.NodeNumber{},
-		self:    map[protocol.NodeNumber]protocol.NetmapSelf{},
+		self:    map[protocol.NodeNumber]*protocol.NetmapSelf{},
 		ages:    map[string]time.Duration{},
 		hubs:    s.HubList,
-		own:     map[protocol.NodeNumber]map[netip.Prefix]bool{},
+		own:     map[protocol.NodeNumber][]netip.Prefix{},
 		alone:   map[protocol.NodeNumber]bool{},
 	}
 	v.items, v.itemsBy = items(s, before.items)
-	for _, site := range s.Sites {
+	for _, site := range s.Sites.All() {
 		v.ages[site.Name] = site.MaxAge
 	}
-	candidates, announced := v.routes(s)
-	owned := map[protocol.NodeNumber][]netip.Prefix{}
-	shared := map[protocol.NodeNumber][]netip.Prefix{} // owned by another node of the site
-	for p, nodes := range candidates {
-		o := owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes[n], live[n]) })
-		v.Owners[p] = o
-		owned[o] = append(owned[o], p)
-		for _, n := range nodes {
-			if n != o {
-				shared[n] = append(shared[n], p)
-			}
-		}
-	}
+	announced := v.routes(s)
+	owned, shared := v.owners(s, live, before)
 	for _, n := range s.LiveNodes() {
 		overlay, err := s.OverlayOf(n.Number)
 		if err != nil { // joins beyond the range are refused
 			continue
 		}
-		v.self[n.Number] = protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
-			RotateKeys: s.Sites[n.Site].RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
+		self := &protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
+			RotateKeys: s.Sites.Get(n.Site).RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
 		if n.KeyWanted > n.KeyEpoch() {
-			self := v.self[n.Number]
 			self.KeyEpoch, self.KeyOverlap = n.KeyWanted, n.KeyOverlap
-			v.self[n.Number] = self
 		}
+		v.self[n.Number] = before.sharedSelf(self)
 		if n.Quarantine != "" {
 			v.alone[n.Number] = true
 		}
 		if !talks(n) {
 			continue
 		}
-		r := owned[n.Number]
-		slices.SortFunc(r, comparePrefixes)
-		slices.SortFunc(shared[n.Number], comparePrefixes)
 		e := before.entry(protocol.Peer{
-			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: r, Sources: shared[n.Number],
+			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: owned[n.Number], Sources: shared[n.Number],
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
 		})
 		v.peers = append(v.peers, e)
@@ -114,33 +104,58 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 	return v
 }
 
-// routes notes the prefixes that each node announces, approved. candidates are the nodes who could own a prefix, by
-// number; announced is what each node announces.
-func (v *Netmaps) routes(s *state.State) (candidates map[netip.Prefix][]protocol.NodeNumber, announced map[protocol.NodeNumber][]protocol.AnnouncedRoute) {
-	routes := make([]state.Route, 0, len(s.Routes))
-	for _, r := range s.Routes {
-		routes = append(routes, r)
-	}
-	state.SortRoutes(routes)
-
-	candidates, announced = map[netip.Prefix][]protocol.NodeNumber{}, map[protocol.NodeNumber][]protocol.AnnouncedRoute{}
-	for _, r := range routes {
+// routes notes the prefixes that each node announces, approved, and returns what each node announces.
+func (v *Netmaps) routes(s *state.State) (announced map[protocol.NodeNumber][]protocol.AnnouncedRoute) {
+	announced = make(map[protocol.NodeNumber][]protocol.AnnouncedRoute, len(v.self))
+	for _, r := range s.Routes.All() {
 		if !r.Announced && !r.FromToken {
 			continue
 		}
 		announced[r.Node] = append(announced[r.Node], protocol.AnnouncedRoute{Prefix: r.Prefix, State: r.State})
-		if !r.Carried() {
-			continue // what it may not carry is not its own: it goes on reaching who has it
-		}
-		if v.own[r.Node] == nil {
-			v.own[r.Node] = map[netip.Prefix]bool{}
-		}
-		v.own[r.Node][r.Prefix] = true
-		if talks(s.Nodes[r.Node]) && state.CheckPrefix(r.Prefix, s.Overlay) == nil {
-			candidates[r.Prefix] = append(candidates[r.Prefix], r.Node)
+		if r.Carried() { // what it may not carry is not its own: it goes on reaching who has it
+			v.own[r.Node] = append(v.own[r.Node], r.Prefix)
 		}
 	}
-	return candidates, announced
+	return announced
+}
+
+// owners finds who owns each prefix. owned are the prefixes of each node, shared those that it announces and
+// another node of its site owns, both in their order.
+func (v *Netmaps) owners(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps) (owned, shared map[protocol.NodeNumber][]netip.Prefix) {
+	owned, shared = map[protocol.NodeNumber][]netip.Prefix{}, map[protocol.NodeNumber][]netip.Prefix{}
+	talking := map[protocol.NodeNumber]bool{}
+	for _, n := range s.LiveNodes() {
+		talking[n.Number] = talks(n)
+	}
+	var p netip.Prefix
+	var nodes []protocol.NodeNumber // who could own p, by number
+	settle := func() {
+		if len(nodes) == 0 || state.CheckPrefix(p, s.Overlay) != nil {
+			return
+		}
+		o := nodes[0]
+		if len(nodes) > 1 {
+			o = owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes.Get(n), live[n]) })
+		}
+		v.Owners[p] = o
+		owned[o] = append(owned[o], p)
+		for _, n := range nodes {
+			if n != o {
+				shared[n] = append(shared[n], p)
+			}
+		}
+	}
+	for r := range s.Routes.ByPrefix() {
+		if r.Prefix != p {
+			settle()
+			p, nodes = r.Prefix, nodes[:0]
+		}
+		if r.Carried() && talking[r.Node] {
+			nodes = append(nodes, r.Node)
+		}
+	}
+	settle()
+	return owned, shared
 }
 
 // talks reports whether others may know node n: it is neither gone nor in
@@ -212,8 +227,18 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 
 // frame is node n's full netmap without the peers.
 func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
+	m, ok = v.bare(n)
+	m.Items = v.itemsOf(n)
+	return m, ok
+}
+
+// bare is frame without the items.
+func (v *Netmaps) bare(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: self, MaxAge: v.ages[self.Site], Requires: v.requires(n), Items: v.itemsOf(n)}, ok
+	if !ok {
+		self = &protocol.NetmapSelf{}
+	}
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: *self, MaxAge: v.ages[self.Site], Requires: v.requires(n)}, ok
 }
 
 // Has reports whether n is a live node.
@@ -231,8 +256,9 @@ func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
 // SameAs reports whether every netmap of v and w says the same, whatever their
 // versions. One of them was computed from the other.
 func (v *Netmaps) SameAs(w *Netmaps) bool {
-	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && reflect.DeepEqual(v.self, w.self) && reflect.DeepEqual(v.ages, w.ages) &&
-		reflect.DeepEqual(v.own, w.own) && reflect.DeepEqual(v.alone, w.alone) && reflect.DeepEqual(v.Owners, w.Owners) && reflect.DeepEqual(v.hubs, w.hubs) && reflect.DeepEqual(v.Gone, w.Gone) && reflect.DeepEqual(v.itemsBy, w.itemsBy)
+	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && maps.Equal(v.self, w.self) && maps.Equal(v.ages, w.ages) &&
+		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.alone, w.alone) && maps.Equal(v.Owners, w.Owners) &&
+		(v.hubs == w.hubs || reflect.DeepEqual(v.hubs, w.hubs)) && (v.Gone == w.Gone || reflect.DeepEqual(v.Gone, w.Gone)) && maps.EqualFunc(v.itemsBy, w.itemsBy, slices.Equal)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the

@@ -45,7 +45,7 @@ func (c *cluster) add(cs ...state.Change) {
 // node joins a node to site, which is made if it is missing, with approved routes.
 func (c *cluster) node(site, name string, routes ...string) protocol.NodeNumber {
 	c.t.Helper()
-	if _, ok := c.d.Sites[site]; !ok {
+	if _, ok := c.d.Sites.Find(site); !ok {
 		c.add(state.SiteCreated{Name: site})
 	}
 	n := c.d.NextNumber
@@ -241,7 +241,7 @@ func TestChangeProperty(t *testing.T) {
 				require.NoError(rt, state.AnnounceRoutes(c.d, n, []netip.Prefix{p}))
 				require.NoError(rt, state.DecideRoute(c.d, fmt.Sprintf("n%d", i), p, true, "x"))
 			} else if n := rapid.SampledFrom(nodes).Draw(rt, "gone"); n != nodes[0] {
-				if rapid.Bool().Draw(rt, "quarantine") && c.d.Nodes[n].Live() && c.d.Nodes[n].Quarantine == "" {
+				if rapid.Bool().Draw(rt, "quarantine") && c.d.Nodes.Get(n).Live() && c.d.Nodes.Get(n).Quarantine == "" {
 					require.NoError(rt, state.Quarantine(c.d, n, "x"))
 				} else {
 					require.NoError(rt, state.Remove(c.d, n, state.GoneLeft))

@@ -43,7 +43,7 @@ func (v *Netmaps) find(n protocol.NodeNumber) (*entry, bool) {
 
 // entry is p's, the one of v if it is the same.
 func (v *Netmaps) entry(p protocol.Peer) *entry {
-	if e, ok := v.find(p.Number()); ok && reflect.DeepEqual(e.peer, p) {
+	if e, ok := v.find(p.Number()); ok && samePeer(&e.peer, &p) {
 		return e
 	}
 	return newEntry(p)
@@ -51,7 +51,7 @@ func (v *Netmaps) entry(p protocol.Peer) *entry {
 
 // hidden lists the peers that carry a prefix which node n announces itself.
 func (v *Netmaps) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
-	for p := range v.own[n] {
+	for _, p := range v.own[n] {
 		if o, ok := v.Owners[p]; ok && o != n && !slices.Contains(out, o) {
 			out = append(out, o)
 		}
@@ -59,10 +59,16 @@ func (v *Netmaps) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
 	return out
 }
 
+// owns reports whether node n announces p, approved.
+func (v *Netmaps) owns(n protocol.NodeNumber, p netip.Prefix) bool {
+	_, ok := slices.BinarySearchFunc(v.own[n], p, comparePrefixes)
+	return ok
+}
+
 // without is e without the routes that node n announces itself.
 func (v *Netmaps) without(n protocol.NodeNumber, e *entry) *entry {
 	p := e.peer
-	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return v.own[n][r] })
+	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(r netip.Prefix) bool { return v.owns(n, r) })
 	if len(p.Routes) == 0 {
 		p.Routes = nil // as of one that never had any: the same in JSON, too
 	}
@@ -150,22 +156,66 @@ func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVe
 	return u
 }
 
+// view is the peer of that number as node n sees it; nil: it does not. hidden is what v.hidden says of n.
+func (v *Netmaps) view(n, number protocol.NodeNumber, hidden []protocol.NodeNumber) *entry {
+	e, ok := v.find(number)
+	if !ok || n == number {
+		return nil
+	}
+	if slices.Contains(hidden, number) {
+		return v.without(n, e)
+	}
+	return e
+}
+
 // Change is the change from node n's netmap in held, which the agent has as
 // version base, to that in v. changed is false if they say the same.
 func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version protocol.NetmapVersion) (u Update, changed bool) {
-	u = v.Confirm(n, base, version)
-	was, _ := held.frame(n)
-	if reflect.DeepEqual(was.HubList, u.Netmap.HubList) {
+	u.Netmap, _ = v.bare(n)
+	u.Netmap.NetmapVersion, u.Netmap.Base = version, &base
+	was, _ := held.bare(n)
+	if was.HubList == u.Netmap.HubList || reflect.DeepEqual(was.HubList, u.Netmap.HubList) {
 		u.Netmap.HubList = nil
 	}
-	if reflect.DeepEqual(was.Gone, u.Netmap.Gone) {
+	if was.Gone == u.Netmap.Gone || reflect.DeepEqual(was.Gone, u.Netmap.Gone) {
 		u.Netmap.Gone = nil
 	}
-	changed = u.Netmap.HubList != nil || u.Netmap.Gone != nil || was.MaxAge != u.Netmap.MaxAge || !reflect.DeepEqual(was.Self, u.Netmap.Self)
+	changed = u.Netmap.HubList != nil || u.Netmap.Gone != nil || was.MaxAge != u.Netmap.MaxAge || !sameSelf(&was.Self, &u.Netmap.Self)
 	changed = v.changedItems(held, n, &u) || changed
 	if v == held {
 		return u, changed
 	}
+	if v.alone[n] || held.alone[n] {
+		v.changedWalk(held, n, &u)
+	} else {
+		v.changedPeers(held, n, &u)
+	}
+	return u, changed || len(u.peers) > 0 || len(u.Netmap.Removed) > 0
+}
+
+// changedPeers puts into u what differs in node n's peers between held and v. It looks at those alone that
+// differ for anybody, or of which n does not see all.
+func (v *Netmaps) changedPeers(held *Netmaps, n protocol.NodeNumber, u *Update) {
+	numbers, now, before := v.since(held), v.hidden(n), held.hidden(n)
+	if len(now)+len(before) > 0 {
+		numbers = slices.Concat(numbers, now, before)
+		slices.Sort(numbers)
+		numbers = slices.Compact(numbers)
+	}
+	for _, m := range numbers {
+		old, e := held.view(n, m, before), v.view(n, m, now)
+		switch {
+		case old == e:
+		case e == nil:
+			u.Netmap.Removed = append(u.Netmap.Removed, m)
+		case old == nil || !bytes.Equal(old.json, e.json):
+			u.peers = append(u.peers, e)
+		}
+	}
+}
+
+// changedWalk is changedPeers for a node that may, or might, know nobody.
+func (v *Netmaps) changedWalk(held *Netmaps, n protocol.NodeNumber, u *Update) {
 	olds, news := held.walk(n), v.walk(n)
 	old, e := olds.next(), news.next()
 	for old != nil || e != nil {
@@ -185,7 +235,6 @@ func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version pro
 			old, e = olds.next(), news.next()
 		}
 	}
-	return u, changed || len(u.peers) > 0 || len(u.Netmap.Removed) > 0
 }
 
 var comma = []byte{','}

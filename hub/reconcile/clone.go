@@ -41,7 +41,7 @@ func (b Boots) Saw(n protocol.NodeNumber, id protocol.BootID) {
 // clones are the live nodes whose identity is used on two hosts and that are not shut off yet.
 func clones(st *state.State, fl fleet.Snapshot) (out []protocol.NodeNumber) {
 	for n, x := range fl.Nodes {
-		if node := st.Nodes[n]; x.Cloned && node.Live() && node.Quarantine == "" {
+		if node := st.Nodes.Get(n); x.Cloned && node.Live() && node.Quarantine == "" {
 			out = append(out, n)
 		}
 	}
@@ -50,7 +50,7 @@ func clones(st *state.State, fl fleet.Snapshot) (out []protocol.NodeNumber) {
 
 // booted notes what the tunnel saw, of a node that is not shut off.
 func (l *Loop) booted(b booted) trigger {
-	if n := l.cfg.Store.State().Nodes[b.node]; !n.Live() || n.Quarantine != "" {
+	if n := l.cfg.Store.State().Nodes.Get(b.node); !n.Live() || n.Quarantine != "" {
 		return 0
 	}
 	l.cfg.Fleet.Booted(b.node, b.boot, time.Now())
@@ -60,7 +60,7 @@ func (l *Loop) booted(b booted) trigger {
 // clone shuts nodes off whose identity is used on two hosts.
 func (l *Loop) clone(ctx context.Context, t *turn) error {
 	for _, number := range clones(t.state, t.fleet()) {
-		n := t.state.Nodes[number]
+		n := t.state.Nodes.Get(number)
 		t.acted = true
 		l.cfg.Fleet.Suspected(number)
 		l.store(ctx, t.step, change{"hub", "node quarantine " + n.Name, func(d *state.Draft) error {

@@ -52,14 +52,14 @@ func (l *Loop) departure(ctx context.Context, t *turn) error {
 	out, void := departures(fl, l.cfg.Tunnel.Proven, t.now)
 	for _, n := range void {
 		if t.acted = true; l.cfg.Fleet.Settled(n, fl.Nodes[n].Left) {
-			l.cfg.Log.Warn().Str("node", t.state.Nodes[n].Name).Msg("a node that was said to leave is still there: somebody else on its host may have said so")
+			l.cfg.Log.Warn().Str("node", t.state.Nodes.Get(n).Name).Msg("a node that was said to leave is still there: somebody else on its host may have said so")
 		}
 	}
 	for _, n := range out {
 		if t.acted = true; !l.cfg.Fleet.Settled(n, fl.Nodes[n].Left) {
 			continue
 		}
-		name := t.state.Nodes[n].Name
+		name := t.state.Nodes.Get(n).Name
 		l.store(ctx, t.step, change{"node:" + name, "leave, without proof of its identity; not heard for " + fleet.DepartAfter.String(), func(d *state.Draft) error {
 			return state.Remove(d, n, state.GoneLeft)
 		}, func(_ *state.State, err error) {

@@ -42,7 +42,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 		switch {
 		case o != n:
 			moved = append(moved, r.Prefix)
-		case !st.Nodes[n].Drained.IsZero() && takes(st, fl, r.Prefix, n):
+		case !st.Nodes.Get(n).Drained.IsZero() && takes(st, fl, r.Prefix, n):
 			out.Pending = true
 		}
 	}
@@ -69,8 +69,8 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 
 // takes reports whether another node can take prefix p from drained node n.
 func takes(st *state.State, fl fleet.Snapshot, p netip.Prefix, n protocol.NodeNumber) bool {
-	for k, r := range st.Routes {
-		m := st.Nodes[k.Node]
+	for k, r := range st.Routes.All() {
+		m := st.Nodes.Get(k.Node)
 		if k.Prefix != p || k.Node == n || !r.Carried() || !m.Drained.IsZero() || m.Quarantine != "" || m.Statement == nil {
 			continue
 		}

@@ -188,7 +188,7 @@ func TestLoop(t *testing.T) {
 	w.eventually(func() bool { return said() != nil }, "farewell")
 	w.eventually(func() bool { return w.fleet.Netmaps().Gone != nil }, "netmaps say so")
 	require.True(t, w.has(3))
-	gone := w.store.State().Nodes[3]
+	gone := w.store.State().Nodes.Get(3)
 	require.Negative(t, w.Revocation(gone).Cut)
 	w.fleet.Holds(two, w.fleet.Netmaps())
 	said()()
@@ -200,9 +200,9 @@ func TestLoop(t *testing.T) {
 	for _, b := range []byte{1, 2, 1, 2} {
 		w.cfg.Boots.Saw(4, protocol.BootID{b})
 	}
-	w.eventually(func() bool { return w.store.State().Nodes[4].Quarantine != "" }, "it is shut off")
+	w.eventually(func() bool { return w.store.State().Nodes.Get(4).Quarantine != "" }, "it is shut off")
 	w.eventually(func() bool { return w.events.Count(event.NodeCloned) == 1 }, "and that is told")
-	require.Empty(t, w.store.State().Nodes[2].Quarantine)
+	require.Empty(t, w.store.State().Nodes.Get(2).Quarantine)
 
 	for _, s := range w.steps {
 		require.GreaterOrEqual(t, w.count("runs_total", s.name), 0.0, s.name)
@@ -287,7 +287,7 @@ func TestFailuresAreCounted(t *testing.T) {
 func TestCloseOldWay(t *testing.T) {
 	w := newWorld(t, 3, nil)
 	now := time.Now()
-	for n := range w.store.State().Nodes {
+	for n := range w.store.State().Nodes.All() {
 		w.fleet.Up(fleet.NewSession(n, n != 4), protocol.Hello{})
 	}
 	proven := func() (out []number) {
@@ -320,8 +320,8 @@ func TestDepartureIsStored(t *testing.T) {
 	}
 	w.up(3, protocol.Hello{})
 	require.NoError(t, w.step("departure", time.Now().Add(fleet.DepartAfter)))
-	require.Equal(t, state.GoneLeft, w.store.State().Nodes[2].Gone)
-	require.True(t, w.store.State().Nodes[3].Live())
+	require.Equal(t, state.GoneLeft, w.store.State().Nodes.Get(2).Gone)
+	require.True(t, w.store.State().Nodes.Get(3).Live())
 	require.Contains(t, w.log.String(), "a node that was said to leave is still there")
 	for _, x := range w.fleet.Snapshot().Nodes {
 		require.True(t, x.Left.Since.IsZero())

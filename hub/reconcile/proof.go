@@ -21,7 +21,7 @@ const (
 // many as one transaction takes.
 func provenForLong(st *state.State, fl fleet.Snapshot, now time.Time) (due []protocol.NodeNumber) {
 	for n, x := range fl.Nodes {
-		node := st.Nodes[n]
+		node := st.Nodes.Get(n)
 		if len(due) < maxProvings && node.Live() && node.Proven.IsZero() && x.Proven() && now.Sub(x.FirstProof) >= oldWayFor {
 			due = append(due, n)
 		}

@@ -73,7 +73,7 @@ func since(from, to time.Time) time.Duration { return max(0, to.Sub(from)) }
 // none.
 func dismissals(st *state.State, fl fleet.Snapshot) (tell []*fleet.Session, drop []protocol.NodeNumber) {
 	for n, x := range fl.Nodes {
-		if node, ok := st.Nodes[n]; !ok || node.Live() || x.Leaving {
+		if node, ok := st.Nodes.Find(n); !ok || node.Live() || x.Leaving {
 			continue
 		}
 		if x.Session == nil {
@@ -98,7 +98,7 @@ func (l *Loop) revoke(_ context.Context, t *turn) error {
 		if !ok {
 			continue
 		}
-		l.cfg.Events.Add(event.NodeDown, t.state.Nodes[ses.Node].Name, "the node was revoked")
+		l.cfg.Events.Add(event.NodeDown, t.state.Nodes.Get(ses.Node).Name, "the node was revoked")
 		l.cfg.Sessions.Farewell(ses, done)
 	}
 	t.acted = len(tell)+len(drop) > 0

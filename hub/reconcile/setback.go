@@ -52,7 +52,7 @@ func (l *Loop) Heard(ctx context.Context) error {
 func (l *Loop) heard(now time.Time) bool {
 	st := l.cfg.Store.State()
 	back, of := l.cfg.Fleet.Came(st)
-	return heard(back, of, len(st.Nodes) > 0 || l.cfg.New, now.Sub(l.cfg.Fleet.Started()))
+	return heard(back, of, st.Nodes.Len() > 0 || l.cfg.New, now.Sub(l.cfg.Fleet.Started()))
 }
 
 // heard is so when witnessTime is over, or when each live node whose agent ever ran has had a session since the

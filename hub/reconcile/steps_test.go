@@ -71,9 +71,8 @@ func TestTunnelNodes(t *testing.T) {
 	remove(t, d, state.GoneRevoked, 4, 5)
 	talks := map[number]bool{}
 	for _, n := range tunnelNodes(d.State, seen(map[number]fleet.Node{2: here(2), 4: here(4, func(x *fleet.Node) { x.Leaving = true }), 5: here(5)})) {
-		talks[n.Number] = n.Talks == nil
-		require.Empty(t, n.Talks)
-		require.Equal(t, d.Nodes[n.Number].WireGuardKey, n.Key)
+		talks[n.Number] = !n.Alone
+		require.Equal(t, d.Nodes.Get(n.Number).WireGuardKey, n.Key)
 		require.Len(t, n.Overlay, 1)
 	}
 	require.Equal(t, map[number]bool{2: true, 3: false, 4: true}, talks)
@@ -105,7 +104,7 @@ func TestProvenForLong(t *testing.T) {
 
 	many := statetest.Cluster(t, maxProvings+1)
 	nodes = map[number]fleet.Node{}
-	for n := range many.Nodes {
+	for n := range many.Nodes.All() {
 		nodes[n] = here(n, first(oldWayFor))
 	}
 	require.Len(t, provenForLong(many.State, seen(nodes), at), maxProvings, "the rest has its turn later")
@@ -150,9 +149,9 @@ func TestSettled(t *testing.T) {
 		require.Equal(t, c.back, back, name)
 		require.Equal(t, c.due, due, name)
 	}
-	never := d.Nodes[3]
+	never := d.Nodes.Get(3)
 	never.Statement = nil
-	d.Nodes[3] = never
+	d.Nodes.Set(3, never)
 	_, of, due := settled(d.State, seen(map[number]fleet.Node{2: here(2)}), at)
 	require.Equal(t, 1, of)
 	require.True(t, due, "of a node whose agent never ran nothing is heard")
@@ -292,7 +291,7 @@ func TestHandover(t *testing.T) {
 	p := pfx("10.1.1.0/24")
 	for _, n := range []number{2, 3} {
 		require.NoError(t, state.AnnounceRoutes(d, n, []netip.Prefix{p}))
-		require.NoError(t, state.DecideRoute(d, d.Nodes[n].Name, p, true, "olga"))
+		require.NoError(t, state.DecideRoute(d, d.Nodes.Get(n).Name, p, true, "olga"))
 	}
 	before := plan.Compute(d.State, map[number]plan.Live{2: {Online: true}}, nil)
 	require.Equal(t, number(2), before.Owners[p])
@@ -324,12 +323,12 @@ func TestHandover(t *testing.T) {
 // Of a revocation all nodes are told that may have known the node, and why one has not confirmed.
 func TestRevocation(t *testing.T) {
 	d := statetest.Cluster(t, 6)
-	late := d.Nodes[6]
+	late := d.Nodes.Get(6)
 	d.Now = d.Now.Add(time.Minute)
 	remove(t, d, state.GoneRevoked, 2)
-	n := d.Nodes[2]
+	n := d.Nodes.Get(2)
 	late.Joined = d.Now
-	d.Nodes[6] = late
+	d.Nodes.Set(6, late)
 	unreachable := func(x *fleet.Node) { x.Verdict.State = api.NodeUnreachable }
 	fl := seen(map[number]fleet.Node{3: here(3), 4: here(4, unreachable), 5: here(5, func(x *fleet.Node) { x.Errors = []string{"nftables"} }),
 		7: here(7, func(x *fleet.Node) { x.Session = nil })}) // it has just gone, and is not shown so yet

@@ -15,7 +15,7 @@ import (
 func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
 	nodes := st.LiveNodes()
 	for n, x := range fl.Nodes {
-		if node, ok := st.Nodes[n]; ok && !node.Live() && x.Leaving {
+		if node, ok := st.Nodes.Find(n); ok && !node.Live() && x.Leaving {
 			nodes = append(nodes, node)
 		}
 	}
@@ -25,11 +25,7 @@ func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
 		if err != nil {
 			continue
 		}
-		node := tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay}
-		if n.Quarantine != "" {
-			node.Talks = map[protocol.NodeNumber]bool{} // with the hub alone
-		}
-		out = append(out, node)
+		out = append(out, tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay, Alone: n.Quarantine != ""})
 	}
 	return out
 }
@@ -41,7 +37,7 @@ func (l *Loop) setNodes(_ context.Context, t *turn) error {
 	has := map[protocol.NodeNumber]bool{}
 	for _, n := range nodes {
 		has[n.Number] = true
-		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes[n.Number].KeyEpoch(), n.Talks != nil)
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes.Get(n.Number).KeyEpoch(), n.Alone)
 	}
 	fingerprint := string(print)
 	if fingerprint == l.fingerprint && fingerprint != "" {

@@ -52,7 +52,7 @@ func wave(st *state.State, fl fleet.Snapshot, now time.Time) (why string, done b
 	u := st.Upgrade
 	var waiting []string
 	for _, n := range u.Waves[u.Wave] {
-		node := st.Nodes[n]
+		node := st.Nodes.Get(n)
 		p, text := progressOf(u, node, fl.Info(node))
 		switch p {
 		case api.UpgradeNodeFailed:

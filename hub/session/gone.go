@@ -41,7 +41,7 @@ func (s *Server) forget(ctx context.Context, log zerolog.Logger, by string, list
 		return err
 	}
 	for _, n := range live {
-		s.cfg.Events.Add(event.NodeDown, st.Nodes[n].Name, "gone since the backup that this hub was restored from; node "+by+" holds a list that the cluster key signed")
+		s.cfg.Events.Add(event.NodeDown, st.Nodes.Get(n).Name, "gone since the backup that this hub was restored from; node "+by+" holds a list that the cluster key signed")
 	}
 	s.cfg.Log.Warn().Str("node", by).Int("nodes", len(live)).Msg("nodes that were gone before this state was restored are taken out again")
 	return nil

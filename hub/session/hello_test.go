@@ -59,7 +59,7 @@ func newHelloWorld(t *testing.T, nodes int) *helloWorld {
 // hello is of the node at index i of those that joined.
 func (w *helloWorld) hello(i int, routes ...string) hello {
 	var node state.Node
-	for _, n := range w.store.State().Nodes {
+	for _, n := range w.store.State().Nodes.All() {
 		if n.IdentityKey == w.ids[i].Public() {
 			node = n
 		}
@@ -76,7 +76,7 @@ func (w *helloWorld) hello(i int, routes ...string) hello {
 }
 
 func (w *helloWorld) stated() (n int) {
-	for _, node := range w.store.State().Nodes {
+	for _, node := range w.store.State().Nodes.All() {
 		if node.Statement != nil {
 			n++
 		}
@@ -109,7 +109,7 @@ func TestHellosShareATransaction(t *testing.T) {
 		require.EqualValues(t, before+1, a.state.Seq)
 	}
 	require.Equal(t, 11, w.stated())
-	require.Empty(t, w.store.State().Routes, "nobody approved them")
+	require.Zero(t, w.store.State().Routes.Len(), "nobody approved them")
 	log, err := w.store.Audit(t.Context(), 0, 1)
 	require.NoError(t, err)
 	require.Equal(t, "nodes", log[0].Who)

@@ -226,7 +226,7 @@ func (ses *session) serveControl(ctx context.Context, st net.Conn) error {
 		return ses.send(protocol.KindError, protocol.Error{Code: protocol.ErrorBadMessage, Message: err.Error()})
 	}
 	fleet.CleanHello(&h)
-	proven, err := ses.prove(st, ses.s.cfg.Store.State().Nodes[ses.node], h, m.Body)
+	proven, err := ses.prove(st, ses.s.cfg.Store.State().Nodes.Get(ses.node), h, m.Body)
 	if e := (*state.Error)(nil); errors.As(err, &e) {
 		return ses.refuse(protocol.ErrorUnproven, err)
 	} else if err != nil {
@@ -286,13 +286,13 @@ func (ses *session) refuse(code string, err error) error {
 // hello checks and records what the node says of itself.
 func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (state.Node, error) {
 	if !ses.s.fleet.MayHello(fleet.Comer{Node: ses.node, Proven: proven}) {
-		return ses.s.cfg.Store.State().Nodes[ses.node], state.Errorf(state.Refused, "this node said hello too often; it may again in %s", fleet.HelloEvery)
+		return ses.s.cfg.Store.State().Nodes.Get(ses.node), state.Errorf(state.Refused, "this node said hello too often; it may again in %s", fleet.HelloEvery)
 	}
 	if err := ses.s.witness(ctx, ses.name(), h.Mark); err != nil {
-		return ses.s.cfg.Store.State().Nodes[ses.node], err
+		return ses.s.cfg.Store.State().Nodes.Get(ses.node), err
 	}
 	if err := ses.s.forget(ctx, ses.log, ses.name(), h.Gone); err != nil {
-		return ses.s.cfg.Store.State().Nodes[ses.node], err
+		return ses.s.cfg.Store.State().Nodes.Get(ses.node), err
 	}
 	// A hello that says what is recorded already is no transaction, and needs no log: many
 	// agents may come at once, and when the log is out of reach, too. Should it be
@@ -300,14 +300,14 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 	announce := func(d *state.Draft) error { return state.Announce(d, ses.node, h.Statement, h.Routes) }
 	st, changes, err := ses.s.cfg.Store.Changes(announce)
 	said := fleet.Announcement{Announce: announce, Routes: len(h.Routes)}
-	if h.Statement.WireGuardKey != st.Nodes[ses.node].WireGuardKey { // a new key is stored now, or not from this hello
+	if h.Statement.WireGuardKey != st.Nodes.Get(ses.node).WireGuardKey { // a new key is stored now, or not from this hello
 		said.Announce = func(d *state.Draft) error { return state.AnnounceRoutes(d, ses.node, h.Routes) }
 		unused, ok := ses.s.fleet.ChargeKey(ses.node)
 		if !ok {
-			return st.Nodes[ses.node], state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", fleet.KeysBurst, fleet.KeysDaily)
+			return st.Nodes.Get(ses.node), state.Errorf(state.Refused, "this node makes new WireGuard keys too often: more than %d at once or %d a day are not stored, it goes on with the key it has", fleet.KeysBurst, fleet.KeysDaily)
 		}
 		defer func() {
-			if ses.s.cfg.Store.State().Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey {
+			if ses.s.cfg.Store.State().Nodes.Get(ses.node).WireGuardKey != h.Statement.WireGuardKey {
 				unused()
 			}
 		}()
@@ -331,19 +331,19 @@ func (ses *session) hello(ctx context.Context, h protocol.Hello, proven bool) (s
 			ses.s.fleet.Wait(ses.node)
 		}
 		if err != nil {
-			return ses.s.cfg.Store.State().Nodes[ses.node], err
+			return ses.s.cfg.Store.State().Nodes.Get(ses.node), err
 		}
 	}
-	if st.Nodes[ses.node].WireGuardKey != h.Statement.WireGuardKey { // a welcome says that it is taken
-		return st.Nodes[ses.node], state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full or was set back; it goes on with the key it has")
+	if st.Nodes.Get(ses.node).WireGuardKey != h.Statement.WireGuardKey { // a welcome says that it is taken
+		return st.Nodes.Get(ses.node), state.Errorf(state.Refused, "the new WireGuard key of this node is not stored now: its announcements wait, or the state log is full or was set back; it goes on with the key it has")
 	}
 	if have, own := h.Have, st.Epoch; have.Epoch > own || have.Epoch == own && have.Version > st.Seq {
 		ses.log.Warn().Stringer("netmap", have).Uint64("sequence", st.Seq).Msg("node holds a netmap newer than this hub's state")
 	}
-	return st.Nodes[ses.node], nil
+	return st.Nodes.Get(ses.node), nil
 }
 
-func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes[ses.node].Name }
+func (ses *session) name() string { return ses.s.cfg.Store.State().Nodes.Get(ses.node).Name }
 
 // up makes ses the node's session, in place of another. One that did not prove the node's
 // identity never takes the place of one that did.
@@ -359,7 +359,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
 	ses.log.Info().Str("version", h.AgentVersion).Msg("node connected")
 	ses.known.Wake()
 	s.fleet.Touch()
-	if !s.cfg.Store.State().Nodes[ses.node].Live() { // it came up while its node was revoked
+	if !s.cfg.Store.State().Nodes.Get(ses.node).Live() { // it came up while its node was revoked
 		s.fleet.Recheck()
 	}
 	return true
@@ -367,7 +367,7 @@ func (s *Server) up(ses *session, node state.Node, h protocol.Hello) bool {
 
 // gone takes ses out, unless another took its place. goodbye: the agent ended it.
 func (s *Server) gone(ses *session, goodbye bool) {
-	node := s.cfg.Store.State().Nodes[ses.node]
+	node := s.cfg.Store.State().Nodes.Get(ses.node)
 	if !s.fleet.Gone(ses.known, goodbye) {
 		return
 	}

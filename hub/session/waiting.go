@@ -30,7 +30,7 @@ func (s *Server) storeWaiting(ctx context.Context) {
 			if err != nil {
 				continue
 			}
-			back, ok := s.fleet.MayStore(n, st.Nodes[n].Name, a, changes)
+			back, ok := s.fleet.MayStore(n, st.Nodes.Get(n).Name, a, changes)
 			if !ok || changes == 0 {
 				continue
 			}
@@ -40,10 +40,10 @@ func (s *Server) storeWaiting(ctx context.Context) {
 				}
 				return a.Announce(d)
 			}
-			if _, err := s.record(ctx, hello{name: st.Nodes[n].Name, routes: a.Routes, announce: announce}); err != nil && ctx.Err() == nil {
+			if _, err := s.record(ctx, hello{name: st.Nodes.Get(n).Name, routes: a.Routes, announce: announce}); err != nil && ctx.Err() == nil {
 				back()
 				s.fleet.Wait(n)
-				s.cfg.Log.Warn().Err(err).Str("node", st.Nodes[n].Name).Msg("what the node announces is not stored")
+				s.cfg.Log.Warn().Err(err).Str("node", st.Nodes.Get(n).Name).Msg("what the node announces is not stored")
 			}
 			if !s.fleet.IsLast(n, a) {
 				s.fleet.Again(n)

@@ -95,7 +95,7 @@ func TestNoWelcomeForAKeyThatWaits(t *testing.T) {
 	w.fleet.MayStore(node.Number, "n1", fleet.Announcement{}, fleet.ChangesBurst-2)
 	require.ErrorContains(t, say(8, protocol.FirstKeyEpoch+2), "not stored now")
 	require.NoError(t, say(7, protocol.FirstKeyEpoch+1), "it goes on")
-	require.Equal(t, protocol.WireGuardPublicKey{7, 1}, w.store.State().Nodes[node.Number].WireGuardKey)
+	require.Equal(t, protocol.WireGuardPublicKey{7, 1}, w.store.State().Nodes.Get(node.Number).WireGuardKey)
 }
 
 // The keys that a node ever had are remembered for good, so it gets new ones as often as it may be asked to.

@@ -141,16 +141,16 @@ func (c OverlayWidened) apply(s *State, _ time.Time) error {
 	if !widens(s.Overlay, c.Overlay) {
 		return Errorf(Conflict, "the overlay cannot be changed from %s to %s: nodes keep their addresses, so each range has to begin at the same address and may only grow", join(s.Overlay), join(c.Overlay))
 	}
-	for _, site := range s.Sites {
+	for _, site := range s.Sites.All() {
 		for _, p := range site.Ranges {
 			if inOverlay(p, c.Overlay) != nil {
 				return Errorf(Conflict, "range %s of site %s is in the way of the overlay %s; take it away first", p, site.Name, join(c.Overlay))
 			}
 		}
 	}
-	for _, r := range s.Routes {
+	for _, r := range s.Routes.All() {
 		if inOverlay(r.Prefix, c.Overlay) != nil && r.State == protocol.RouteApproved {
-			return Errorf(Conflict, "route %s of node %s is in the way of the overlay %s; reject it first", r.Prefix, s.Nodes[r.Node].Name, join(c.Overlay))
+			return Errorf(Conflict, "route %s of node %s is in the way of the overlay %s; reject it first", r.Prefix, s.Nodes.Get(r.Node).Name, join(c.Overlay))
 		}
 	}
 	s.Overlay = c.Overlay
@@ -183,7 +183,7 @@ func (c HubAdded) apply(s *State, _ time.Time) error {
 	if err := s.takeNumber(c.Number); err != nil {
 		return err
 	}
-	s.HubNumbers[c.Number] = true
+	s.HubNumbers.Set(c.Number, true)
 	return nil
 }
 
@@ -222,7 +222,7 @@ func (c HubListSigned) apply(s *State, _ time.Time) error {
 		return Errorf(Conflict, "hub list %d does not follow %d", l.Serial, s.Hubs.Serial)
 	}
 	for _, h := range l.Hubs {
-		if !s.HubNumbers[h.Number] {
+		if !s.HubNumbers.Get(h.Number) {
 			return Errorf(Conflict, "hub list names number %d, which is no hub", h.Number)
 		}
 	}
@@ -259,19 +259,19 @@ func (c NodeJoined) apply(s *State, t time.Time) error {
 	if !protocol.ValidName(c.Name) {
 		return Errorf(Invalid, "%q is no node name", c.Name)
 	}
-	if _, ok := s.Sites[c.Site]; !ok {
+	if _, ok := s.Sites.Find(c.Site); !ok {
 		return Errorf(Conflict, "there is no site %s", c.Site)
 	}
-	if _, ok := s.names[c.Name]; ok {
+	if _, ok := s.names.Find(c.Name); ok {
 		return Errorf(Conflict, "the name %s is taken", c.Name)
 	}
-	if _, ok := s.keys[c.WireGuardKey]; ok || c.WireGuardKey.IsZero() {
+	if _, ok := s.keys.Find(c.WireGuardKey); ok || c.WireGuardKey.IsZero() {
 		return Errorf(Conflict, "the WireGuard key is in use")
 	}
-	if _, ok := s.identities[c.IdentityKey]; ok || c.IdentityKey.IsZero() {
+	if _, ok := s.identities.Find(c.IdentityKey); ok || c.IdentityKey.IsZero() {
 		return Errorf(Conflict, "the identity key is in use")
 	}
-	if tok, ok := s.Tokens[c.Token]; !ok || tok.UsedBy != c.Number || tok.Site != c.Site {
+	if tok, ok := s.Tokens.Find(c.Token); !ok || tok.UsedBy != c.Number || tok.Site != c.Site {
 		return Errorf(Conflict, "node %d did not redeem token %s", c.Number, c.Token)
 	}
 	if err := s.takeNumber(c.Number); err != nil {
@@ -282,8 +282,10 @@ func (c NodeJoined) apply(s *State, t time.Time) error {
 	if c.Proves {
 		n.Proven = t
 	}
-	s.putNode(n)
-	s.names[c.Name], s.keys[c.WireGuardKey], s.identities[c.IdentityKey] = c.Number, c.Number, c.Number
+	s.Nodes.Set(c.Number, n)
+	s.names.Set(c.Name, c.Number)
+	s.keys.Set(c.WireGuardKey, c.Number)
+	s.identities.Set(c.IdentityKey, c.Number)
 	return nil
 }
 
@@ -293,7 +295,7 @@ func (c NodeJoined) Describe() string {
 }
 
 func (s *State) live(n protocol.NodeNumber) (Node, error) {
-	node, ok := s.Nodes[n]
+	node, ok := s.Nodes.Find(n)
 	if !ok || !node.Live() {
 		return node, Errorf(NotFound, "there is no node with number %d", n)
 	}
@@ -325,7 +327,7 @@ func (c NodeStated) apply(s *State, t time.Time) error {
 		return Errorf(Refused, "the statement of node %s has key epoch %d, older than %d", n.Name, st.Epoch, n.Statement.Epoch)
 	}
 	if st.WireGuardKey != n.WireGuardKey {
-		if _, ok := s.keys[st.WireGuardKey]; ok || st.WireGuardKey.IsZero() {
+		if _, ok := s.keys.Find(st.WireGuardKey); ok || st.WireGuardKey.IsZero() {
 			return Errorf(Refused, "the new WireGuard key of node %s is or was in use", n.Name)
 		}
 		for _, h := range s.Hubs.Hubs {
@@ -333,14 +335,14 @@ func (c NodeStated) apply(s *State, t time.Time) error {
 				return Errorf(Refused, "the new WireGuard key of node %s is hub %d's", n.Name, h.Number)
 			}
 		}
-		s.keys[st.WireGuardKey] = n.Number
+		s.keys.Set(st.WireGuardKey, n.Number)
 		n.WireGuardKey, n.KeySince = st.WireGuardKey, t
 	}
 	n.Statement = &st
 	if c.Proven && n.Proven.IsZero() {
 		n.Proven = t
 	}
-	s.Nodes[n.Number] = n
+	s.Nodes.Set(n.Number, n)
 	return nil
 }
 
@@ -367,7 +369,7 @@ func (c NodeLabelled) apply(s *State, _ time.Time) error {
 		return err
 	}
 	n.Labels = c.Labels
-	s.Nodes[c.Number] = n
+	s.Nodes.Set(c.Number, n)
 	return nil
 }
 
@@ -404,10 +406,10 @@ func (c NodeGone) apply(s *State, t time.Time) error {
 		return Errorf(Invalid, "node gone: %q", c.How)
 	}
 	n.Gone, n.GoneTime = c.How, t
-	s.putNode(n)
-	delete(s.names, n.Name)
+	s.Nodes.Set(c.Number, n)
+	s.names.Delete(n.Name)
 	for _, r := range s.NodeRoutes(c.Number) {
-		s.dropRoute(r.RouteKey)
+		s.Routes.Delete(r.RouteKey)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ const maxAdmins = 10000
 
 // AdminByCert returns who was issued the certificate with that SHA-256.
 func (s *State) AdminByCert(sum [32]byte) (Admin, bool) {
-	for _, a := range s.Admins {
+	for _, a := range s.Admins.All() {
 		if a.Cert == sum {
 			return a, true
 		}
@@ -56,7 +56,7 @@ func (s *State) AdminByCert(sum [32]byte) (Admin, bool) {
 
 // FindAdmin returns the admin of that name, or an error for a person.
 func (s *State) FindAdmin(name string) (Admin, error) {
-	if a, ok := s.Admins[name]; ok {
+	if a, ok := s.Admins.Find(name); ok {
 		return a, nil
 	}
 	return Admin{}, Errorf(NotFound, "there is no admin %.80q; see 'causeway admin list'", name)
@@ -79,7 +79,7 @@ func (c AdminCreated) apply(s *State, t time.Time) error {
 	if !slices.Contains([]string{"viewer", "operator", "admin"}, c.Role) {
 		return Errorf(Invalid, "role %.40q: use viewer, operator or admin", c.Role)
 	}
-	if a, ok := s.Admins[c.Name]; ok && a.State(t) == AdminActive {
+	if a, ok := s.Admins.Find(c.Name); ok && a.State(t) == AdminActive {
 		return Errorf(Conflict, "admin %s exists already; choose another name, or run 'causeway admin revoke %s' first", c.Name, c.Name)
 	}
 	if len(c.Cert) != 32 {
@@ -88,10 +88,10 @@ func (c AdminCreated) apply(s *State, t time.Time) error {
 	if !c.Expires.After(t) {
 		return Errorf(Invalid, "the certificate would expire at once")
 	}
-	if len(s.Admins) >= maxAdmins {
-		return Errorf(Full, "there are %d admins", len(s.Admins))
+	if s.Admins.Len() >= maxAdmins {
+		return Errorf(Full, "there are %d admins", s.Admins.Len())
 	}
-	s.Admins[c.Name] = Admin{Name: c.Name, Role: c.Role, Hub: c.Hub, Cert: [32]byte(c.Cert), Created: t, Expires: c.Expires}
+	s.Admins.Set(c.Name, Admin{Name: c.Name, Role: c.Role, Hub: c.Hub, Cert: [32]byte(c.Cert), Created: t, Expires: c.Expires})
 	return nil
 }
 
@@ -111,7 +111,7 @@ func (c AdminRevoked) apply(s *State, _ time.Time) error {
 		return err
 	}
 	a.Revoked = true
-	s.Admins[c.Name] = a
+	s.Admins.Set(c.Name, a)
 	return nil
 }
 

@@ -23,7 +23,7 @@ func (c NodeKeyWanted) apply(s *State, t time.Time) error {
 		return Errorf(Conflict, "node %s has key epoch %d already", n.Name, n.KeyEpoch())
 	}
 	n.KeyWanted, n.KeyAsked, n.KeyOverlap = c.Epoch, t, c.Overlap
-	s.Nodes[n.Number] = n
+	s.Nodes.Set(n.Number, n)
 	return nil
 }
 
@@ -51,7 +51,7 @@ type SiteRotateKeys struct {
 }
 
 func (c SiteRotateKeys) apply(s *State, _ time.Time) error {
-	site, ok := s.Sites[c.Name]
+	site, ok := s.Sites.Find(c.Name)
 	if !ok {
 		return noSite(s, c.Name)
 	}
@@ -59,7 +59,7 @@ func (c SiteRotateKeys) apply(s *State, _ time.Time) error {
 		return Errorf(Invalid, "rotate_keys %s is less than nothing", c.Every)
 	}
 	site.RotateKeys = c.Every
-	s.Sites[c.Name] = site
+	s.Sites.Set(c.Name, site)
 	return nil
 }
 
@@ -86,7 +86,7 @@ const keyGrace = 10 * time.Minute
 // KeyOverdue says why a live node's key should have been rotated by now; empty:
 // it is not due.
 func (s *State) KeyOverdue(n Node, now time.Time) string {
-	every := s.Sites[n.Site].RotateKeys
+	every := s.Sites.Get(n.Site).RotateKeys
 	switch {
 	case n.KeyWanted > n.KeyEpoch() && now.Sub(n.KeyAsked) > keyGrace:
 		return fmt.Sprintf("asked for a new key at %s, it still has the old one", n.KeyAsked.UTC().Format(time.RFC3339))

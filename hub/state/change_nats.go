@@ -28,7 +28,7 @@ const maxNATSUsers = 10000
 
 // NATSUserByKey returns the user, not revoked, who has the private key to a public nkey.
 func (s *State) NATSUserByKey(key string) (NATSUser, bool) {
-	for _, u := range s.NATSUsers {
+	for _, u := range s.NATSUsers.All() {
 		if u.Key == key && !u.Revoked {
 			return u, true
 		}
@@ -38,7 +38,7 @@ func (s *State) NATSUserByKey(key string) (NATSUser, bool) {
 
 // FindNATSUser returns the user of that name, or an error for a person.
 func (s *State) FindNATSUser(name string) (NATSUser, error) {
-	if u, ok := s.NATSUsers[name]; ok {
+	if u, ok := s.NATSUsers.Find(name); ok {
 		return u, nil
 	}
 	return NATSUser{}, Errorf(NotFound, "there is no NATS user %.80q; see 'causeway nats user list'", name)
@@ -61,19 +61,19 @@ func (c NATSUserCreated) apply(s *State, t time.Time) error {
 	if len(c.Key) > 80 || !nkeys.IsValidPublicUserKey(c.Key) {
 		return Errorf(Invalid, "key %.80q is no public nkey of a user, which begins with U", c.Key)
 	}
-	for _, u := range s.NATSUsers {
+	for _, u := range s.NATSUsers.All() {
 		if u.Key == c.Key {
 			return Errorf(Conflict, "the key is that of NATS user %s already; make another", u.Name)
 		}
 	}
-	u, ok := s.NATSUsers[c.Name]
+	u, ok := s.NATSUsers.Find(c.Name)
 	if ok && !u.Revoked {
 		return Errorf(Conflict, "NATS user %s exists already; choose another name, or run 'causeway nats user revoke %s' first", c.Name, c.Name)
 	}
-	if !ok && len(s.NATSUsers) >= maxNATSUsers {
-		return Errorf(Full, "there are %d NATS users", len(s.NATSUsers))
+	if !ok && s.NATSUsers.Len() >= maxNATSUsers {
+		return Errorf(Full, "there are %d NATS users", s.NATSUsers.Len())
 	}
-	s.NATSUsers[c.Name] = NATSUser{Name: c.Name, Role: c.Role, Key: c.Key, Created: t}
+	s.NATSUsers.Set(c.Name, NATSUser{Name: c.Name, Role: c.Role, Key: c.Key, Created: t})
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (c NATSUserRevoked) apply(s *State, _ time.Time) error {
 		return err
 	}
 	u.Revoked = true
-	s.NATSUsers[c.Name] = u
+	s.NATSUsers.Set(c.Name, u)
 	return nil
 }
 

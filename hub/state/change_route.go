@@ -25,7 +25,7 @@ func (c RouteAnnounced) apply(s *State, _ time.Time) error {
 		return err
 	}
 	k := RouteKey{c.Node, c.Prefix}
-	r, ok := s.Routes[k]
+	r, ok := s.Routes.Find(k)
 	if !ok {
 		if len(s.NodeRoutes(c.Node)) >= 2*protocol.MaxNodeRoutes {
 			return Errorf(Full, "node %s announced more than %d routes", n.Name, 2*protocol.MaxNodeRoutes)
@@ -49,7 +49,7 @@ func (c RouteAnnounced) apply(s *State, _ time.Time) error {
 	} else {
 		r.Announced = true
 	}
-	s.putRoute(r)
+	s.Routes.Set(k, r)
 	return nil
 }
 
@@ -71,14 +71,14 @@ type RouteWithdrawn struct {
 
 func (c RouteWithdrawn) apply(s *State, _ time.Time) error {
 	k := RouteKey(c)
-	r, ok := s.Routes[k]
+	r, ok := s.Routes.Find(k)
 	if !ok || !r.Announced {
 		return Errorf(NotFound, "node %d does not announce %s", c.Node, c.Prefix)
 	}
 	r.Announced = false
-	s.putRoute(r)
+	s.Routes.Set(k, r)
 	if !r.FromToken && (r.State == protocol.RoutePending || r.By == ByRange || r.By == ByRule) {
-		s.dropRoute(k)
+		s.Routes.Delete(k)
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (c RouteDecided) apply(s *State, _ time.Time) error {
 		return err
 	}
 	k := RouteKey{c.Node, c.Prefix}
-	r, ok := s.Routes[k]
+	r, ok := s.Routes.Find(k)
 	if !ok {
 		return Errorf(NotFound, "node %s does not announce %s", n.Name, c.Prefix)
 	}
@@ -123,7 +123,7 @@ func (c RouteDecided) apply(s *State, _ time.Time) error {
 		return Errorf(Invalid, "route decision %q", c.State)
 	}
 	r.State, r.By = c.State, c.By
-	s.putRoute(r)
+	s.Routes.Set(k, r)
 	return nil
 }
 

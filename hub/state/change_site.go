@@ -18,7 +18,7 @@ func (c SiteCreated) apply(s *State, t time.Time) error {
 	if !protocol.ValidName(c.Name) {
 		return Errorf(Invalid, "site name %.80q: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", c.Name)
 	}
-	if _, ok := s.Sites[c.Name]; ok {
+	if _, ok := s.Sites.Find(c.Name); ok {
 		return Errorf(Conflict, "site %s exists already", c.Name)
 	}
 	if len(c.Ranges) > protocol.MaxNodeRoutes {
@@ -29,7 +29,7 @@ func (c SiteCreated) apply(s *State, t time.Time) error {
 			return err
 		}
 	}
-	s.putSite(Site{Name: c.Name, Ranges: c.Ranges, Created: t, MaxAge: DefaultMaxAge})
+	s.Sites.Set(c.Name, Site{Name: c.Name, Ranges: c.Ranges, Created: t, MaxAge: DefaultMaxAge})
 	return nil
 }
 
@@ -59,7 +59,7 @@ type SiteMaxAge struct {
 }
 
 func (c SiteMaxAge) apply(s *State, _ time.Time) error {
-	site, ok := s.Sites[c.Name]
+	site, ok := s.Sites.Find(c.Name)
 	if !ok {
 		return noSite(s, c.Name)
 	}
@@ -67,7 +67,7 @@ func (c SiteMaxAge) apply(s *State, _ time.Time) error {
 		return Errorf(Invalid, "max_age %s is less than nothing", c.MaxAge)
 	}
 	site.MaxAge = c.MaxAge
-	s.Sites[c.Name] = site
+	s.Sites.Set(c.Name, site)
 	return nil
 }
 
@@ -94,7 +94,7 @@ type SiteRanges struct {
 }
 
 func (c SiteRanges) apply(s *State, _ time.Time) error {
-	site, ok := s.Sites[c.Name]
+	site, ok := s.Sites.Find(c.Name)
 	if !ok {
 		return noSite(s, c.Name)
 	}
@@ -110,7 +110,7 @@ func (c SiteRanges) apply(s *State, _ time.Time) error {
 		return err
 	}
 	site.Ranges = c.Ranges
-	s.putSite(site)
+	s.Sites.Set(c.Name, site)
 	return nil
 }
 
@@ -119,8 +119,8 @@ func (c SiteRanges) apply(s *State, _ time.Time) error {
 func (s *State) checkNeeded(site string, ranges []netip.Prefix) error {
 	var first Route
 	more := 0
-	for _, n := range s.NodesOf(site) {
-		for _, r := range s.NodeRoutes(n.Number) {
+	for _, n := range s.LiveNodesOf(site) {
+		for _, r := range s.NodeRoutes(n) {
 			if r.State != protocol.RouteApproved || r.By != ByRange || within(r.Prefix, ranges) {
 				continue
 			}
@@ -136,7 +136,7 @@ func (s *State) checkNeeded(site string, ranges []netip.Prefix) error {
 	if more > 1 {
 		others = fmt.Sprintf(" and %d more", more-1)
 	}
-	name := s.Nodes[first.Node].Name
+	name := s.Nodes.Get(first.Node).Name
 	return Errorf(Conflict, "a range of site %s that would go approved route %s of node %s%s; first reject it, or keep it by 'causeway route approve %s %s'", site, first.Prefix, name, others, name, first.Prefix)
 }
 
@@ -154,17 +154,15 @@ func SetRanges(d *Draft, site string, ranges []netip.Prefix) error {
 	if err := d.Add(SiteRanges{site, ranges}); err != nil {
 		return err
 	}
-	var claims *Claims // of the state as it is now
-	for _, n := range d.NodesOf(site) {
+	claims := NewClaims(d.WithWaiting(d.announced))
+	for _, number := range d.LiveNodesOf(site) {
+		n := d.Nodes.Get(number)
 		for _, r := range append(d.NodeRoutes(n.Number), d.Waiting(n.Number, d.announced[n.Number])...) {
-			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
-				continue
-			}
-			if claims == nil { // nothing was added yet
-				claims = NewClaims(d.WithWaiting(d.announced))
-			}
 			if len(claims.Met(n.Number, r.Prefix)) > 0 {
 				continue // as for AnnounceRoutes
+			}
+			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
+				continue
 			}
 			if err := d.waiting(n, r.Prefix, true); err != nil {
 				return err
@@ -183,22 +181,22 @@ type SiteDeleted struct {
 }
 
 func (c SiteDeleted) apply(s *State, t time.Time) error {
-	if _, ok := s.Sites[c.Name]; !ok {
+	if _, ok := s.Sites.Find(c.Name); !ok {
 		return noSite(s, c.Name)
 	}
-	if l := s.NodesOf(c.Name); len(l) > 0 {
-		return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, l[0].Name)
+	if of := s.LiveNodesOf(c.Name); len(of) > 0 {
+		return Errorf(Conflict, "site %s still has node %s; let its nodes leave or revoke them first", c.Name, s.Nodes.Get(of[0]).Name)
 	}
 	if err := s.named(ObjectKey{KindSite, c.Name}); err != nil {
 		return err
 	}
-	for id, tok := range s.Tokens {
+	for id, tok := range s.Tokens.All() {
 		if tok.Site == c.Name && tok.State(t) == TokenOpen {
 			tok.Revoked = true
-			s.Tokens[id] = tok
+			s.Tokens.Set(id, tok)
 		}
 	}
-	s.dropSite(c.Name)
+	s.Sites.Delete(c.Name)
 	return nil
 }
 
@@ -219,10 +217,10 @@ type TokenCreated struct {
 }
 
 func (c TokenCreated) apply(s *State, t time.Time) error {
-	if _, ok := s.Tokens[c.ID]; ok || len(c.Hash) != 32 {
+	if _, ok := s.Tokens.Find(c.ID); ok || len(c.Hash) != 32 {
 		return Errorf(Conflict, "token %s exists already or has no hash", c.ID)
 	}
-	if _, ok := s.Sites[c.Site]; !ok {
+	if _, ok := s.Sites.Find(c.Site); !ok {
 		return noSite(s, c.Site)
 	}
 	if !c.Expires.After(t) {
@@ -240,16 +238,16 @@ func (c TokenCreated) apply(s *State, t time.Time) error {
 		return err
 	}
 	if c.Replace != "" {
-		n, ok := s.names[c.Replace]
+		n, ok := s.names.Find(c.Replace)
 		if !ok {
 			return noNode(s, c.Replace)
 		}
-		if site := s.Nodes[n].Site; site != c.Site {
+		if site := s.Nodes.Get(n).Site; site != c.Site {
 			return Errorf(Conflict, "node %s belongs to site %s, not %s", c.Replace, site, c.Site)
 		}
 	}
-	s.Tokens[c.ID] = Token{ID: c.ID, Hash: [32]byte(c.Hash), Site: c.Site, Routes: c.Routes, Labels: c.Labels,
-		Replace: c.Replace, Created: t, Expires: c.Expires, Over: c.Over}
+	s.Tokens.Set(c.ID, Token{ID: c.ID, Hash: [32]byte(c.Hash), Site: c.Site, Routes: c.Routes, Labels: c.Labels,
+		Replace: c.Replace, Created: t, Expires: c.Expires, Over: c.Over})
 	return nil
 }
 
@@ -295,7 +293,7 @@ type TokenCancelled struct {
 }
 
 func (c TokenCancelled) apply(s *State, t time.Time) error {
-	k, ok := s.Tokens[c.ID]
+	k, ok := s.Tokens.Find(c.ID)
 	if !ok {
 		return Errorf(NotFound, "there is no token %s; see 'causeway token list'", c.ID)
 	}
@@ -303,7 +301,7 @@ func (c TokenCancelled) apply(s *State, t time.Time) error {
 		return Errorf(Conflict, "token %s is %s already", c.ID, st)
 	}
 	k.Revoked = true
-	s.Tokens[c.ID] = k
+	s.Tokens.Set(c.ID, k)
 	return nil
 }
 
@@ -317,7 +315,7 @@ type TokenRedeemed struct {
 }
 
 func (c TokenRedeemed) apply(s *State, t time.Time) error {
-	k, ok := s.Tokens[c.ID]
+	k, ok := s.Tokens.Find(c.ID)
 	if !ok || k.State(t) != TokenOpen {
 		return Errorf(Refused, "token %s is not open", c.ID)
 	}
@@ -325,7 +323,7 @@ func (c TokenRedeemed) apply(s *State, t time.Time) error {
 		return Errorf(Conflict, "number %d is not the next one, %d", c.Node, s.NextNumber)
 	}
 	k.UsedBy = c.Node
-	s.Tokens[c.ID] = k
+	s.Tokens.Set(c.ID, k)
 	return nil
 }
 

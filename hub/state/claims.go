@@ -1,6 +1,7 @@
 package state
 
 import (
+	"iter"
 	"net/netip"
 
 	"causeway/protocol"
@@ -41,29 +42,27 @@ func (s *State) checkRange(site string, p netip.Prefix) error {
 	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
-	var err error
-	s.found.ranges.overlapping(p, func(x claim) bool {
-		if x.site != site {
-			err = Errorf(Conflict, "%s overlaps range %s of site %s", p, x.prefix, x.site)
+	for r, other := range s.Sites.Overlapping(p) {
+		if other != site {
+			return Errorf(Conflict, "%s overlaps range %s of site %s", p, r, other)
 		}
-		return err == nil
-	})
-	if err != nil {
-		return err
 	}
 	return s.checkCarried(site, p)
 }
 
 // checkCarried checks p, claimed by site, against the routes carried for other sites.
 func (s *State) checkCarried(site string, p netip.Prefix) error {
-	var err error
-	s.found.carried.overlapping(p, func(x claim) bool {
-		if n := s.Nodes[x.node]; n.Site != site {
-			err = Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, x.prefix, n.Name, n.Site)
+	for _, routes := range []iter.Seq[Route]{s.Routes.Over(p), s.Routes.Inside(p)} {
+		for r := range routes {
+			if r.State != protocol.RouteApproved {
+				continue
+			}
+			if n := s.Nodes.Get(r.Node); n.Site != site {
+				return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
+			}
 		}
-		return err == nil
-	})
-	return err
+	}
+	return nil
 }
 
 // checkClaim says why prefix p cannot be approved for a node of site: between
@@ -76,7 +75,7 @@ func (s *State) ClaimConflict(site string, p netip.Prefix) error { return s.chec
 
 // inRange reports whether p lies inside a range of site.
 func (s *State) inRange(site string, p netip.Prefix) bool {
-	return within(p, s.Sites[site].Ranges)
+	return within(p, s.Sites.Get(site).Ranges)
 }
 
 // within reports whether p lies inside one of the ranges.

@@ -139,5 +139,5 @@ func TestDamagedStore(t *testing.T) {
 func asJSON(t *testing.T, s *state.State) string {
 	b, err := json.Marshal(s.Tokens)
 	require.NoError(t, err)
-	return fmt.Sprint(s.Seq, " ", s.NextNumber, " ", s.Epoch, " ", len(s.Sites), " ", string(b))
+	return fmt.Sprint(s.Seq, " ", s.NextNumber, " ", s.Epoch, " ", s.Sites.Len(), " ", string(b))
 }

@@ -45,10 +45,10 @@ func (d *Draft) Add(c Change) error {
 }
 
 func noSite(s *State, name string) error {
-	if len(s.Sites) == 0 {
+	if s.Sites.Len() == 0 {
 		return Errorf(NotFound, "there is no site %.80q, nor any other; make one with 'causeway site create NAME'", name)
 	}
-	return Errorf(NotFound, "there is no site %.80q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(s.Sites)), ", "))
+	return Errorf(NotFound, "there is no site %.80q; there are %s", name, strings.Join(slices.Sorted(s.Sites.Keys()), ", "))
 }
 
 func noNode(s *State, name string) error {
@@ -57,9 +57,9 @@ func noNode(s *State, name string) error {
 
 // FindNode returns the live node of that name, or an error for a person.
 func (s *State) FindNode(name string) (Node, error) {
-	n, ok := s.names[name]
+	n, ok := s.names.Find(name)
 	if ok {
-		return s.Nodes[n], nil
+		return s.Nodes.Get(n), nil
 	}
 	if old, ok := s.NodeByName(name); ok {
 		return Node{}, Errorf(NotFound, "node %s %s at %s", name, map[Gone]string{GoneLeft: "left", GoneRevoked: "was revoked"}[old.Gone], old.GoneTime.UTC().Format(time.RFC3339))
@@ -69,7 +69,7 @@ func (s *State) FindNode(name string) (Node, error) {
 
 // FindSite returns the site of that name, or an error for a person.
 func (s *State) FindSite(name string) (Site, error) {
-	if site, ok := s.Sites[name]; ok {
+	if site, ok := s.Sites.Find(name); ok {
 		return site, nil
 	}
 	return Site{}, noSite(s, name)
@@ -108,7 +108,7 @@ func tell(format string, args ...any) error {
 
 // shownToken returns the token whose secret r shows.
 func (s *State) shownToken(r RedeemRequest) (Token, error) {
-	tok, ok := s.Tokens[r.Token]
+	tok, ok := s.Tokens.Find(r.Token)
 	hash := sha256.Sum256(r.Secret[:])
 	if match := subtle.ConstantTimeCompare(hash[:], tok.Hash[:]) == 1; !ok || !match {
 		if ok {
@@ -122,7 +122,7 @@ func (s *State) shownToken(r RedeemRequest) (Token, error) {
 // ShowsTicket reports whether t is the ticket of a token that is open at now, or of one that was
 // used and would be open else: whose answer was lost asks again. It takes as long for an unknown token.
 func (s *State) ShowsTicket(t protocol.Ticket, now time.Time) bool {
-	tok, ok := s.Tokens[t.ID]
+	tok, ok := s.Tokens.Find(t.ID)
 	shows := t.Shows(tok.Hash)
 	return ok && shows && !tok.Revoked && now.Before(tok.Expires)
 }
@@ -143,7 +143,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	}
 	switch tok.State(d.Now) {
 	case TokenUsed:
-		n := d.Nodes[tok.UsedBy]
+		n := d.Nodes.Get(tok.UsedBy)
 		if n.WireGuardKey == r.WireGuardKey && n.IdentityKey == r.IdentityKey && n.Live() {
 			return nil
 		}
@@ -156,15 +156,15 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	if !protocol.ValidName(r.Name) {
 		return tell("%.80q is no node name", r.Name)
 	}
-	owner, used := d.keys[r.WireGuardKey]
+	owner, used := d.keys.Find(r.WireGuardKey)
 	if !used {
-		owner, used = d.identities[r.IdentityKey]
+		owner, used = d.identities.Find(r.IdentityKey)
 	}
 	if used {
-		return tell("the host's keys belong to node %s", d.Nodes[owner].Name)
+		return tell("the host's keys belong to node %s", d.Nodes.Get(owner).Name)
 	}
-	if old, ok := d.names[r.Name]; ok {
-		site, name := d.Nodes[old].Site, r.Name
+	if old, ok := d.names.Find(r.Name); ok {
+		site, name := d.Nodes.Get(old).Site, r.Name
 		switch {
 		case tok.Replace != name:
 			return tell("the name %s is taken by node %d of site %s; join with another --name, or, if this host takes that node's place, with --replace and a token of 'causeway token create --site %s --replace %s'", name, old, site, site, name)
@@ -270,7 +270,7 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		return len(claims.Met(n, p)) == 0
 	}
 	for _, p := range routes {
-		if r, ok := d.Routes[RouteKey{n, p}]; ok && r.Announced {
+		if r, ok := d.Routes.Find(RouteKey{n, p}); ok && r.Announced {
 			continue
 		}
 		c := RouteAnnounced{Node: n, Prefix: p, State: protocol.RoutePending}
@@ -280,7 +280,7 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil && free(p):
 			c.State, c.By = protocol.RouteApproved, ByRange
 		}
-		if _, known := d.Routes[RouteKey{n, p}]; !known && c.State != protocol.RouteApproved {
+		if _, known := d.Routes.Find(RouteKey{n, p}); !known && c.State != protocol.RouteApproved {
 			continue // it waits, see Waiting
 		}
 		if err := d.Add(c); err != nil {
@@ -300,7 +300,7 @@ func DecideRoute(d *Draft, name string, p netip.Prefix, approve bool, who string
 	if err := d.waiting(n, p, approve); err != nil {
 		return err
 	}
-	r, ok := d.Routes[RouteKey{n.Number, p}]
+	r, ok := d.Routes.Find(RouteKey{n.Number, p})
 	if !ok {
 		var has []netip.Prefix
 		for _, r := range d.NodeRoutes(n.Number) {
@@ -349,7 +349,7 @@ func Label(d *Draft, name string, patch map[string]string) error {
 
 // Remove takes a live node out.
 func Remove(d *Draft, n protocol.NodeNumber, how Gone) error {
-	if node, ok := d.Nodes[n]; ok && !node.Live() {
+	if node, ok := d.Nodes.Find(n); ok && !node.Live() {
 		return nil
 	}
 	return d.Add(NodeGone{n, how})

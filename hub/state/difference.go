@@ -101,33 +101,33 @@ func (s *State) find(o object) (stored any, name string) {
 	switch k := o.key.(type) {
 	case string:
 		name = o.kind + " " + k
-		if v, ok := s.Sites[k]; ok && o.kind == "site" {
+		if v, ok := s.Sites.Find(k); ok && o.kind == "site" {
 			stored = v
-		} else if v, ok := s.Admins[k]; ok && o.kind == "admin" {
+		} else if v, ok := s.Admins.Find(k); ok && o.kind == "admin" {
 			stored = v
-		} else if v, ok := s.NATSUsers[k]; ok && o.kind == natsUser {
+		} else if v, ok := s.NATSUsers.Find(k); ok && o.kind == natsUser {
 			stored = v
 		} else if s.Upgrade != nil && o.kind == "upgrade" {
 			stored = *s.Upgrade
 		}
 	case protocol.TokenID:
 		name = "token " + k.String()
-		if v, ok := s.Tokens[k]; ok {
+		if v, ok := s.Tokens.Find(k); ok {
 			stored = v
 		}
 	case protocol.NodeNumber:
-		name = "node " + s.Nodes[k].Name
-		if v, ok := s.Nodes[k]; ok {
+		name = "node " + s.Nodes.Get(k).Name
+		if v, ok := s.Nodes.Find(k); ok {
 			stored = v
 		}
 	case ObjectKey:
 		name = k.String()
-		if v, ok := s.Objects[k]; ok {
+		if v, ok := s.Objects.Find(k); ok {
 			stored = v
 		}
 	case RouteKey:
-		name = "route " + k.Prefix.String() + " of node " + s.Nodes[k.Node].Name
-		if v, ok := s.Routes[k]; ok {
+		name = "route " + k.Prefix.String() + " of node " + s.Nodes.Get(k.Node).Name
+		if v, ok := s.Routes.Find(k); ok {
 			stored = v
 		}
 	}

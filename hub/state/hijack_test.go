@@ -28,7 +28,7 @@ func TestHijackClaims(t *testing.T) {
 	fork := func(s *State) *Draft { return &Draft{State: s.clone(), Now: base.Now} }
 	victims := []netip.Prefix{prefix("10.1.1.0/24"), prefix("fd10:1:1::/64")}
 	carriedBy := func(s *State, n protocol.NodeNumber, p netip.Prefix) bool {
-		for _, r := range s.Routes {
+		for _, r := range s.Routes.All() {
 			if r.Node == n && r.Prefix == p && r.State == protocol.RouteApproved {
 				return true
 			}
@@ -85,7 +85,7 @@ func TestHijackClaims(t *testing.T) {
 			require.NoError(t, d2.Add(RouteAnnounced{Node: victim, Prefix: v, State: protocol.RouteApproved, By: ByToken, FromToken: true}))
 		}
 		require.NoError(t, Redeem(d2, redeem(3, "attacker")))
-		got := d2.Routes[RouteKey{d2.NextNumber - 1, p}]
+		got := d2.Routes.Get(RouteKey{d2.NextNumber - 1, p})
 		overlaps := p.Overlaps(prefix("10.1.1.0/24")) || p.Overlaps(prefix("fd10:1:1::/64"))
 		count("join", overlaps && got.State == protocol.RouteApproved)
 	}

@@ -11,7 +11,7 @@ import (
 	"causeway/protocol"
 )
 
-// What the index finds is what looking at everything finds, whatever was changed in whatever order; and
+// What is found by what it overlaps is what looking at everything finds, whatever was changed in whatever order; and
 // a copy and its original go their own ways.
 func TestIndex(t *testing.T) {
 	prefixes := rapid.Custom(func(t *rapid.T) netip.Prefix {
@@ -23,6 +23,10 @@ func TestIndex(t *testing.T) {
 		}
 		return p.Masked()
 	})
+	type found struct {
+		prefix netip.Prefix
+		whose  any
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		s, before := New(), New()
 		for range rapid.IntRange(1, 60).Draw(t, "changes") {
@@ -31,52 +35,56 @@ func TestIndex(t *testing.T) {
 			k := RouteKey{n, prefixes.Draw(t, "prefix")}
 			switch rapid.IntRange(0, 6).Draw(t, "change") {
 			case 0:
-				s.putSite(Site{Name: site, Ranges: rapid.SliceOfN(prefixes, 0, 4).Draw(t, "ranges")})
+				s.Sites.Set(site, Site{Name: site, Ranges: rapid.SliceOfN(prefixes, 0, 4).Draw(t, "ranges")})
 			case 1:
-				s.dropSite(site)
+				s.Sites.Delete(site)
 			case 2, 3:
-				s.putRoute(Route{RouteKey: k, State: rapid.SampledFrom([]protocol.RouteState{protocol.RouteApproved, protocol.RoutePending, protocol.RouteRejected}).Draw(t, "state")})
+				s.Routes.Set(k, Route{RouteKey: k, State: rapid.SampledFrom([]protocol.RouteState{protocol.RouteApproved, protocol.RoutePending, protocol.RouteRejected}).Draw(t, "state")})
 			case 4:
-				for of := range s.Routes {
-					s.dropRoute(of)
+				for of := range s.Routes.All() {
+					s.Routes.Delete(of)
 					break
 				}
 			case 5:
-				s.putNode(Node{Number: n, Site: fmt.Sprintf("s%d", n%3), Gone: rapid.SampledFrom([]Gone{"", GoneLeft}).Draw(t, "gone")})
+				s.Nodes.Set(n, Node{Number: n, Site: fmt.Sprintf("s%d", n%3), Gone: rapid.SampledFrom([]Gone{"", GoneLeft}).Draw(t, "gone")})
 			case 6:
 				before, s = s, s.clone()
 			}
 		}
 		for _, x := range []*State{before, s} {
-			anew := *x
-			anew.reindex()
-			require.True(t, x.found.Equal(anew.found))
-			for n := protocol.NodeNumber(1); n <= 6; n++ {
-				slow := *x
-				slow.found = &index{}
-				require.Equal(t, slow.NodeRoutes(n), x.NodeRoutes(n))
-			}
 			p := prefixes.Draw(t, "asked")
-			want, got := map[claim]bool{}, map[claim]bool{}
-			for _, r := range x.Routes {
-				if r.State == protocol.RouteApproved && r.Prefix.Overlaps(p) {
-					want[claim{prefix: r.Prefix, node: r.Node}] = true
+			want, got := map[found]int{}, map[found]int{}
+			for _, r := range x.Routes.All() {
+				if r.Prefix.Overlaps(p) {
+					want[found{r.Prefix, r}]++
 				}
 			}
-			for _, site := range x.Sites {
+			for r := range x.Routes.Over(p) {
+				got[found{r.Prefix, r}]++
+			}
+			for r := range x.Routes.Inside(p) {
+				got[found{r.Prefix, r}]++
+			}
+			for _, site := range x.Sites.All() {
 				for _, r := range site.Ranges {
 					if r.Overlaps(p) {
-						want[claim{prefix: r, site: site.Name}] = true
+						want[found{r, site.Name}] = 1
 					}
 				}
 			}
-			for _, c := range []*claims{x.found.ranges, x.found.carried} {
-				c.overlapping(p, func(c claim) bool { got[c] = true; return true })
+			for r, site := range x.Sites.Overlapping(p) {
+				got[found{r, site}]++
 			}
 			require.Equal(t, want, got, p)
-			first := 0
-			x.found.carried.overlapping(p, func(claim) bool { first++; return false })
-			require.LessOrEqual(t, first, 1)
+			live := map[string][]protocol.NodeNumber{}
+			for _, n := range x.Nodes.All() {
+				if n.Live() {
+					live[n.Site] = append(live[n.Site], n.Number)
+				}
+			}
+			for _, site := range []string{"s0", "s1", "s2", "s3"} {
+				require.ElementsMatch(t, live[site], x.LiveNodesOf(site))
+			}
 		}
 	})
 }

@@ -19,7 +19,7 @@ func (c NodeDrained) apply(s *State, t time.Time) error {
 		return err
 	}
 	n.Drained = t
-	s.Nodes[c.Number] = n
+	s.Nodes.Set(c.Number, n)
 	return nil
 }
 
@@ -37,7 +37,7 @@ func (c NodeUndrained) apply(s *State, _ time.Time) error {
 		return err
 	}
 	n.Drained = time.Time{}
-	s.Nodes[c.Number] = n
+	s.Nodes.Set(c.Number, n)
 	return nil
 }
 
@@ -58,15 +58,16 @@ func (c NodeRenamed) apply(s *State, _ time.Time) error {
 	if !protocol.ValidName(c.Name) {
 		return Errorf(Invalid, "%.80q is no node name: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", c.Name)
 	}
-	if o, ok := s.names[c.Name]; ok {
-		return Errorf(Conflict, "the name %s is taken by a node of site %s", c.Name, s.Nodes[o].Site)
+	if o, ok := s.names.Find(c.Name); ok {
+		return Errorf(Conflict, "the name %s is taken by a node of site %s", c.Name, s.Nodes.Get(o).Site)
 	}
 	if err := s.named(ObjectKey{KindNode, n.Name}); err != nil {
 		return err
 	}
-	delete(s.names, n.Name)
+	s.names.Delete(n.Name)
 	n.Name = c.Name
-	s.Nodes[c.Number], s.names[c.Name] = n, c.Number
+	s.Nodes.Set(c.Number, n)
+	s.names.Set(c.Name, c.Number)
 	return nil
 }
 

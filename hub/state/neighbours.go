@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 
 	"causeway/protocol"
 )
@@ -12,57 +11,35 @@ import (
 // Claims are the live claims of all nodes, found by what they overlap: the approved ones,
 // and those that wait for a decision. It is of the state as it was when it was made.
 type Claims struct {
-	names  map[protocol.NodeNumber]string
-	exact  map[netip.Prefix][]Route
-	sorted []netip.Prefix // by address, then the wider first
+	routes Routes
+	nodes  Map[protocol.NodeNumber, Node]
 }
 
-// NewClaims gathers the claims of a state.
-func NewClaims(s *State) *Claims {
-	c := &Claims{names: map[protocol.NodeNumber]string{}, exact: map[netip.Prefix][]Route{}}
-	for _, r := range s.Routes {
-		if r.State != protocol.RouteApproved && (r.State != protocol.RoutePending || !r.Announced && !r.FromToken) {
-			continue
-		}
-		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() { // can never be carried
-			continue
-		}
-		if c.exact[r.Prefix] == nil {
-			c.sorted = append(c.sorted, r.Prefix)
-		}
-		c.exact[r.Prefix] = append(c.exact[r.Prefix], r)
-		c.names[r.Node] = s.Nodes[r.Node].Name
-	}
-	slices.SortFunc(c.sorted, netip.Prefix.Compare)
-	for _, l := range c.exact {
-		SortRoutes(l)
-	}
-	return c
+// NewClaims returns the claims of a state. It costs nothing.
+func NewClaims(s *State) *Claims { return &Claims{s.Routes, s.Nodes} }
+
+// claims reports whether the route is a live claim.
+func (r Route) claims() bool {
+	return r.State == protocol.RouteApproved || r.State == protocol.RoutePending && (r.Announced || r.FromToken)
 }
 
 // Met are the claims of nodes other than n that p equals, lies inside or lies over: equal
 // ones first, then the nearest around it, then those inside it, at most a few of these.
 func (c *Claims) Met(n protocol.NodeNumber, p netip.Prefix) (out []Route) {
 	const most = 16
-	add := func(x netip.Prefix) {
-		for _, r := range c.exact[x] {
-			if r.Node != n {
-				out = append(out, r)
-			}
+	p = p.Masked()
+	for r := range c.routes.Over(p) {
+		if r.Node != n && r.claims() {
+			out = append(out, r)
 		}
 	}
-	if !p.IsValid() {
-		return nil
-	}
-	p = p.Masked()
-	for bits := p.Bits(); bits >= 0; bits-- {
-		x, _ := p.Addr().Prefix(bits)
-		add(x)
-	}
-	i := sort.Search(len(c.sorted), func(i int) bool { return c.sorted[i].Addr().Compare(p.Addr()) >= 0 })
-	for ; i < len(c.sorted) && p.Contains(c.sorted[i].Addr()) && len(out) < most; i++ {
-		if c.sorted[i].Bits() > p.Bits() {
-			add(c.sorted[i])
+	var last netip.Prefix
+	for r := range c.routes.Inside(p) {
+		if len(out) >= most && r.Prefix != last { // all that claim the same, or none
+			break
+		}
+		if last = r.Prefix; r.Node != n && r.claims() {
+			out = append(out, r)
 		}
 	}
 	return out
@@ -86,7 +63,7 @@ func (c *Claims) Why(n protocol.NodeNumber, p netip.Prefix) string {
 	if len(met) > 1 {
 		more = fmt.Sprintf(", and %d more", len(met)-1)
 	}
-	return fmt.Sprintf("it %s route %s of node %s, which is %s%s", how, r.Prefix, c.names[r.Node], r.State, more)
+	return fmt.Sprintf("it %s route %s of node %s, which is %s%s", how, r.Prefix, c.nodes.Get(r.Node).Name, r.State, more)
 }
 
 // byOperator reports whether an operator approved the route, and no rule did.
@@ -111,7 +88,7 @@ func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
 	}
 	c := NewClaims(s)
 	for _, p := range routes {
-		for _, r := range c.Met(s.names[replace], p) {
+		for _, r := range c.Met(s.names.Get(replace), p) {
 			if !slices.Contains(out, r.RouteKey) && len(out) < protocol.MaxNodeRoutes {
 				out = append(out, r.RouteKey)
 			}
@@ -121,4 +98,4 @@ func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
 }
 
 // NumberOf is the number of the live node of that name; 0: there is none.
-func (s *State) NumberOf(name string) protocol.NodeNumber { return s.names[name] }
+func (s *State) NumberOf(name string) protocol.NodeNumber { return s.names.Get(name) }

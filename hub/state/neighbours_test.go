@@ -24,7 +24,7 @@ func TestRangeApprovesNoNeighbours(t *testing.T) {
 		require.NoError(t, AnnounceRoutes(d, n, l))
 	}
 	is := func(n protocol.NodeNumber, p string) protocol.RouteState {
-		return d.WithWaiting(d.announced).Routes[RouteKey{n, prefix(p)}].State
+		return d.WithWaiting(d.announced).Routes.Get(RouteKey{n, prefix(p)}).State
 	}
 	why := func(n protocol.NodeNumber, p string) string {
 		return NewClaims(d.WithWaiting(d.announced)).Why(n, prefix(p))
@@ -49,7 +49,7 @@ func TestRangeApprovesNoNeighbours(t *testing.T) {
 		// Nor by a range that comes later.
 		later := &Draft{State: d.State.clone(), Now: d.Now, announced: d.announced}
 		require.NoError(t, SetRanges(later, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("172.16.0.0/16")}))
-		require.Equal(t, protocol.RoutePending, later.WithWaiting(d.announced).Routes[RouteKey{thief, prefix(p)}].State, p)
+		require.Equal(t, protocol.RoutePending, later.WithWaiting(d.announced).Routes.Get(RouteKey{thief, prefix(p)}).State, p)
 	}
 	// An operator may, and then it is so over a restart of the node's agent.
 	announce(thief, "10.1.1.0/24")
@@ -104,7 +104,7 @@ func TestTokenGrantsBesideNeighbours(t *testing.T) {
 				require.NoError(t, DecideRoute(d, "neighbour", prefix(c.operator), true, "admin:x"))
 			}
 			require.NoError(t, Redeem(d, redeem(2, "new")))
-			require.Equal(t, c.want, d.Routes[RouteKey{d.NextNumber - 1, grant[0]}].State)
+			require.Equal(t, c.want, d.Routes.Get(RouteKey{d.NextNumber - 1, grant[0]}).State)
 		})
 	}
 	// A node that is replaced is no neighbour.
@@ -117,7 +117,7 @@ func TestTokenGrantsBesideNeighbours(t *testing.T) {
 	r := redeem(2, "old")
 	r.Replace = true
 	require.NoError(t, Redeem(d, r))
-	require.Equal(t, protocol.RouteApproved, d.Routes[RouteKey{d.NextNumber - 1, grant[0]}].State)
+	require.Equal(t, protocol.RouteApproved, d.Routes.Get(RouteKey{d.NextNumber - 1, grant[0]}).State)
 }
 
 // What Claims finds is what overlaps.
@@ -130,11 +130,26 @@ func TestClaimsFindWhatOverlaps(t *testing.T) {
 		s := New()
 		for i := range rapid.IntRange(0, 30).Draw(t, "claims") {
 			k := RouteKey{protocol.NodeNumber(2 + i%3), any.Draw(t, "claim")}
-			s.Routes[k] = Route{RouteKey: k, State: rapid.SampledFrom([]protocol.RouteState{protocol.RouteApproved, protocol.RoutePending, protocol.RouteRejected}).Draw(t, "state"), Announced: true}
+			s.Routes.Set(k, Route{RouteKey: k, State: rapid.SampledFrom([]protocol.RouteState{protocol.RouteApproved, protocol.RoutePending, protocol.RouteRejected}).Draw(t, "state"), Announced: true})
 		}
 		p := any.Draw(t, "p")
+		if had := slices.Collect(s.Routes.Keys()); len(had) > 0 {
+			for range rapid.IntRange(0, 5).Draw(t, "gone") {
+				s.Routes.Delete(rapid.SampledFrom(had).Draw(t, "one"))
+			}
+		}
+		around, inside := []Route{}, []Route{}
+		for _, r := range s.Routes.All() {
+			if r.Prefix.Overlaps(p) && r.Prefix.Bits() > p.Bits() {
+				inside = append(inside, r)
+			} else if r.Prefix.Overlaps(p) {
+				around = append(around, r)
+			}
+		}
+		require.ElementsMatch(t, around, slices.Collect(s.Routes.Over(p)))
+		require.ElementsMatch(t, inside, slices.Collect(s.Routes.Inside(p)))
 		want := false
-		for _, r := range s.Routes {
+		for _, r := range s.Routes.All() {
 			want = want || r.Node != 2 && r.State != protocol.RouteRejected && r.Prefix.Overlaps(p)
 		}
 		got := NewClaims(s).Met(2, p)
@@ -148,7 +163,7 @@ func BenchmarkClaims(b *testing.B) {
 	s := New()
 	for i := range 20000 {
 		k := RouteKey{protocol.NodeNumber(2 + i), netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)}
-		s.Routes[k] = Route{RouteKey: k, State: protocol.RouteApproved, Announced: true}
+		s.Routes.Set(k, Route{RouteKey: k, State: protocol.RouteApproved, Announced: true})
 	}
 	for b.Loop() {
 		NewClaims(s).Met(1, prefix("10.1.0.0/16"))

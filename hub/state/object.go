@@ -140,7 +140,7 @@ func (o Object) Known() bool { return o.known() != nil }
 // Strange lists the objects that this build knows nothing of: a newer hub wrote them. They are
 // kept as they are. essential says whether one of them forbids to plan without it.
 func (s *State) Strange() (l []ObjectKey, essential bool) {
-	for k, o := range s.Objects {
+	for k, o := range s.Objects.All() {
 		if o.known() == nil {
 			l, essential = append(l, k), essential || o.Essential
 		}
@@ -156,18 +156,18 @@ func CompareKeys(a, b ObjectKey) int {
 
 // ObjectsOf lists the objects of a kind, by name.
 func (s *State) ObjectsOf(kind string) (l []Object) {
-	for k, o := range s.Objects {
-		if k.Kind == kind {
-			l = append(l, o)
+	for k, o := range s.Objects.From(ObjectKey{Kind: kind}) {
+		if k.Kind != kind {
+			break
 		}
+		l = append(l, o)
 	}
-	slices.SortFunc(l, func(a, b Object) int { return cmp.Compare(a.Name, b.Name) })
 	return l
 }
 
 // FindObject returns the object of that name, or an error for a person.
 func (s *State) FindObject(k ObjectKey) (Object, error) {
-	if o, ok := s.Objects[k]; ok {
+	if o, ok := s.Objects.Find(k); ok {
 		return o, nil
 	}
 	return Object{}, Errorf(NotFound, "there is no %s %.80q; see 'causeway get %s'", k.Kind, k.Name, k.Kind)
@@ -190,9 +190,9 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 		return Errorf(Invalid, "%s %s: %d bytes; at most %d", c.Kind, c.Name, len(c.Spec), maxSpec)
 	}
 	key := ObjectKey{c.Kind, c.Name}
-	old, there := s.Objects[key]
-	if !there && len(s.Objects) >= maxObjects {
-		return Errorf(Full, "there are %d declared objects, and no more than that may be", len(s.Objects))
+	old, there := s.Objects.Find(key)
+	if !there && s.Objects.Len() >= maxObjects {
+		return Errorf(Full, "there are %d declared objects, and no more than that may be", s.Objects.Len())
 	}
 	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: t, Changed: t}
 	if there {
@@ -204,7 +204,7 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 	}
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
-	if s.Objects[key] = o; k == nil || s.folding {
+	if s.Objects.Set(key, o); k == nil || s.folding {
 		s.targets, s.namers = nil, nil
 		return nil
 	}
@@ -239,7 +239,7 @@ func (c ObjectDeleted) apply(s *State, _ time.Time) error {
 	if err := s.named(key); err != nil {
 		return err
 	}
-	delete(s.Objects, key)
+	s.Objects.Delete(key)
 	s.targets = nil
 	s.index(o, Object{})
 	return nil
@@ -254,7 +254,7 @@ func (s *State) target(k ObjectKind, old, o Object) error {
 	}
 	if s.targets == nil {
 		s.targets = map[ObjectKey]string{}
-		for key, other := range s.Objects {
+		for key, other := range s.Objects.All() {
 			if x, ok := other.known().(targeted); ok && key != o.Key() && x.Target(other) != "" {
 				s.targets[ObjectKey{key.Kind, x.Target(other)}] = key.Name
 			}
@@ -286,7 +286,7 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	if err != nil {
 		return Errorf(Invalid, "%s %.80s: %s", kind, name, err)
 	}
-	if o, there := d.Objects[ObjectKey{kind, name}]; there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
+	if o, there := d.Objects.Find(ObjectKey{kind, name}); there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
 		return nil
 	}
 	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored})
@@ -330,12 +330,12 @@ func ReadStrictly(b []byte, v any) error {
 // named says which other object names what has this key, and so keeps it from going: nil if none does, and
 // of what stands in the log, which was asked when it was decided.
 func (s *State) named(key ObjectKey) error {
-	if s.folding || len(s.Objects) == 0 {
+	if s.folding || s.Objects.Len() == 0 {
 		return nil
 	}
 	if s.namers == nil {
 		s.namers = map[ObjectKey][]ObjectKey{}
-		for _, o := range s.Objects {
+		for _, o := range s.Objects.All() {
 			s.index(Object{}, o)
 		}
 	}

@@ -52,15 +52,15 @@ func TestObjects(t *testing.T) {
 	red := ObjectKey{"tint", "red"}
 	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(` {"site":"a"} `)))
 	want := Object{Kind: "tint", Name: "red", Shape: 2, Spec: json.RawMessage(`{"site":"a"}`), Generation: 42, Created: d.Now, Changed: d.Now}
-	require.Equal(t, want, d.Objects[red])
+	require.Equal(t, want, d.Objects.Get(red))
 	n := len(d.changes)
 	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{ "site": "a" }`)))
 	require.Len(t, d.changes, n, "what is there adds nothing")
 	d.Seq, d.Now = 50, d.Now.Add(time.Hour)
 	require.NoError(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"b"}`)))
-	require.Equal(t, uint64(51), d.Objects[red].Generation)
-	require.Equal(t, want.Created, d.Objects[red].Created)
-	require.Equal(t, d.Now, d.Objects[red].Changed)
+	require.Equal(t, uint64(51), d.Objects.Get(red).Generation)
+	require.Equal(t, want.Created, d.Objects.Get(red).Created)
+	require.Equal(t, d.Now, d.Objects.Get(red).Changed)
 	require.ErrorContains(t, PutObject(d, "tint", "red", json.RawMessage(`{"site":"z"}`)), `tint red: there is no site "z"`)
 
 	d = draft(t)
@@ -77,7 +77,7 @@ func TestObjects(t *testing.T) {
 	d = draft(t)
 	require.ErrorContains(t, d.Add(ObjectPut{Kind: "tint", Name: "big", Shape: 2, Spec: make(json.RawMessage, maxSpec+1)}), "at most 65536")
 	for i := range maxObjects {
-		d.Objects[ObjectKey{"tint", string(rune('a'+i%26)) + time.Duration(i).String()}] = Object{}
+		d.Objects.Set(ObjectKey{"tint", string(rune('a'+i%26)) + time.Duration(i).String()}, Object{})
 	}
 	require.True(t, IsKind(PutObject(d, "tint", "blue", json.RawMessage(`{"site":"a"}`)), Full))
 }
@@ -114,5 +114,5 @@ func TestStrangeObjects(t *testing.T) {
 		return decodeSnapshot(b)
 	}()
 	require.NoError(t, err)
-	require.Equal(t, d.Objects, s.Objects)
+	require.Equal(t, d.Objects.plain(), s.Objects.plain())
 }

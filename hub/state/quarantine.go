@@ -23,7 +23,7 @@ func (c NodeQuarantined) apply(s *State, _ time.Time) error {
 		return Errorf(Invalid, "quarantine of node %s without a reason", n.Name)
 	}
 	n.Quarantine = c.Why
-	s.Nodes[c.Number] = n
+	s.Nodes.Set(c.Number, n)
 	return nil
 }
 
@@ -43,7 +43,7 @@ func (c NodeReleased) apply(s *State, _ time.Time) error {
 		return err
 	}
 	n.Quarantine = ""
-	s.Nodes[c.Number] = n
+	s.Nodes.Set(c.Number, n)
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (c NodeReleased) Describe() string {
 
 // Quarantine shuts a node off. One that is shut off already stays as it is.
 func Quarantine(d *Draft, n protocol.NodeNumber, why string) error {
-	if d.Nodes[n].Quarantine != "" {
+	if d.Nodes.Get(n).Quarantine != "" {
 		return nil
 	}
 	return d.Add(NodeQuarantined{n, why})

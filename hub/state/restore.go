@@ -34,13 +34,13 @@ func (c Restored) apply(s *State, t time.Time) error {
 	if _, err := s.OverlayOf(c.NextNumber); err != nil {
 		return Errorf(Full, "the overlay has no room for passing over numbers up to %d: %v", c.NextNumber, err)
 	}
-	for name, a := range s.Admins {
+	for name, a := range s.Admins.All() {
 		a.Revoked = true
-		s.Admins[name] = a
+		s.Admins.Set(name, a)
 	}
-	for name, u := range s.NATSUsers {
+	for name, u := range s.NATSUsers.All() {
 		u.Revoked = true
-		s.NATSUsers[name] = u
+		s.NATSUsers.Set(name, u)
 	}
 	if u := s.Upgrade; u != nil && u.State == UpgradeRunning {
 		stopped := *u
@@ -75,7 +75,7 @@ func (c Settled) Describe() string {
 // Gone are the nodes that left or were revoked, the last ones first.
 func (s *State) Gone() []protocol.NodeNumber {
 	var gone []Node
-	for _, n := range s.Nodes {
+	for _, n := range s.Nodes.All() {
 		if !n.Live() {
 			gone = append(gone, n)
 		}
@@ -111,7 +111,7 @@ func (c NumbersPassed) Describe() string {
 // whether there are some of which this log has never heard.
 func (s *State) Forgotten(nodes []protocol.NodeNumber) (live []protocol.NodeNumber, unheard bool) {
 	for _, n := range nodes {
-		if node, ok := s.Nodes[n]; ok && node.Live() {
+		if node, ok := s.Nodes.Find(n); ok && node.Live() {
 			live = append(live, n)
 		}
 		unheard = unheard || n >= s.NextNumber
@@ -174,7 +174,7 @@ func RestoreBeyond(d *Draft, known protocol.StateMark, skip uint32, revoked []st
 			return err
 		}
 	}
-	for id, tok := range d.Tokens {
+	for id, tok := range d.Tokens.All() {
 		if tok.State(d.Now) == TokenOpen {
 			if err := d.Add(TokenCancelled{id}); err != nil {
 				return err

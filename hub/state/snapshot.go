@@ -60,15 +60,13 @@ type keyOwner struct {
 
 // encodeSnapshot writes st and what is known of the newest transactions.
 func encodeSnapshot(st *State, news map[uint64][]Difference) ([]byte, error) {
-	b := snapshotBody{Tx: st.hash, State: foldJSON{plainState: plainState(*st), Routes: make([]Route, 0, len(st.Routes))}, Differences: map[uint64][]Difference{}}
-	for _, r := range st.Routes {
+	b := snapshotBody{Tx: st.hash, State: foldJSON{plainState: plainState(*st), Routes: make([]Route, 0, st.Routes.Len())}, Differences: map[uint64][]Difference{}}
+	for _, r := range st.Routes.All() {
 		b.State.Routes = append(b.State.Routes, r)
 	}
-	SortRoutes(b.State.Routes)
-	for k, n := range st.keys {
+	for k, n := range st.keys.All() {
 		b.Keys = append(b.Keys, keyOwner{k, n})
 	}
-	slices.SortFunc(b.Keys, func(x, y keyOwner) int { return bytes.Compare(x.Key[:], y.Key[:]) })
 	size := 0
 	for seq := st.Seq; seq > 0 && seq+keptDifferences > st.Seq; seq-- {
 		for _, d := range news[seq] {
@@ -122,39 +120,34 @@ func decodeSnapshot(b []byte) (*State, map[uint64][]Difference, error) {
 		}
 		return nil, nil, err
 	}
-	empty, st := New(), State(v.State.plainState)
-	st.Routes = map[RouteKey]Route{}
-	st.names, st.keys, st.identities, st.hash = empty.names, empty.keys, empty.identities, v.Tx
 	if len(v.Tx) != sha256.Size {
 		return nil, nil, errors.New("it does not say what it is of")
 	}
-	fill(&st.HubNumbers)
-	fill(&st.Sites)
-	fill(&st.Tokens)
-	fill(&st.Nodes)
-	fill(&st.Admins)
-	fill(&st.NATSUsers)
-	fill(&st.Objects)
-	for _, r := range v.State.Routes {
-		st.Routes[r.RouteKey] = r
-	}
-	for _, n := range st.Nodes {
-		if st.identities[n.IdentityKey] = n.Number; n.Live() {
-			st.names[n.Name] = n.Number
+	st := State(v.State.plainState)
+	st.hash, st.newest = v.Tx, new(newest)
+	st.Routes.fill(func(set func(RouteKey, Route)) {
+		for _, r := range v.State.Routes {
+			set(r.RouteKey, r)
 		}
-	}
-	for _, k := range v.Keys {
-		st.keys[k.Key] = k.Node
-	}
-	st.reindex()
+	})
+	st.keys.fill(func(set func(protocol.WireGuardPublicKey, protocol.NodeNumber)) {
+		for _, k := range v.Keys {
+			set(k.Key, k.Node)
+		}
+	})
+	st.identities.fill(func(set func(protocol.IdentityPublicKey, protocol.NodeNumber)) {
+		for _, n := range st.Nodes.All() {
+			set(n.IdentityKey, n.Number)
+		}
+	})
+	st.names.fill(func(set func(string, protocol.NodeNumber)) {
+		for _, n := range st.Nodes.All() {
+			if n.Live() {
+				set(n.Name, n.Number)
+			}
+		}
+	})
 	return &st, v.Differences, nil
-}
-
-// fill makes a map that is nil.
-func fill[K comparable, V any](m *map[K]V) {
-	if *m == nil {
-		*m = map[K]V{}
-	}
 }
 
 // loadSnapshot returns the newest state that a snapshot of v has, one of transaction least to most;

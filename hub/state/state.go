@@ -13,7 +13,6 @@ package state
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -36,25 +35,25 @@ type State struct {
 	HubList *protocol.SignedHubList // the last one signed
 	Hubs    protocol.HubList        // its content
 
-	HubNumbers map[protocol.NodeNumber]bool
-	Sites      map[string]Site
-	Tokens     map[protocol.TokenID]Token
-	Nodes      map[protocol.NodeNumber]Node // those that left or were revoked too
-	Routes     map[RouteKey]Route           // of live nodes
-	Admins     map[string]Admin             // by name; those that were revoked too
-	NATSUsers  map[string]NATSUser          // likewise
-	Objects    map[ObjectKey]Object         `json:",omitempty"` // declared
+	HubNumbers Map[protocol.NodeNumber, bool]
+	Sites      Sites
+	Tokens     Map[protocol.TokenID, Token]
+	Nodes      Map[protocol.NodeNumber, Node] // those that left or were revoked too
+	Routes     Routes                         // of live nodes
+	Admins     Map[string, Admin]             // by name; those that were revoked too
+	NATSUsers  Map[string, NATSUser]          // likewise
+	Objects    Map[ObjectKey, Object]         `json:",omitzero"` // declared
 
 	Upgrade *Upgrade // the last one; nil: there was none
 
-	hash       []byte                                              // of the last transaction
-	names      map[string]protocol.NodeNumber                      // live nodes
-	keys       map[protocol.WireGuardPublicKey]protocol.NodeNumber // every node that ever was
-	identities map[protocol.IdentityPublicKey]protocol.NodeNumber
+	hash       []byte                                                // of the last transaction
+	names      Map[string, protocol.NodeNumber]                      // live nodes
+	keys       Map[protocol.WireGuardPublicKey, protocol.NodeNumber] // every node that ever was
+	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
 	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
 	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
-	found      *index
-	folding    bool // what a log holds is taken, though the rules of today forbid it anew
+	newest     *newest                   // of live nodes; nil: nothing is kept
+	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -147,57 +146,29 @@ func (r Route) Carried() bool {
 }
 
 // New is the state before the first transaction.
-func New() *State {
-	return &State{
-		NextNumber: 1,
-		HubNumbers: map[protocol.NodeNumber]bool{},
-		Sites:      map[string]Site{},
-		Tokens:     map[protocol.TokenID]Token{},
-		Nodes:      map[protocol.NodeNumber]Node{},
-		Routes:     map[RouteKey]Route{},
-		Admins:     map[string]Admin{},
-		NATSUsers:  map[string]NATSUser{},
-		Objects:    map[ObjectKey]Object{},
-		names:      map[string]protocol.NodeNumber{},
-		keys:       map[protocol.WireGuardPublicKey]protocol.NodeNumber{},
-		identities: map[protocol.IdentityPublicKey]protocol.NodeNumber{},
-		found:      newIndex(),
-	}
-}
+func New() *State { return &State{NextNumber: 1, newest: new(newest)} }
 
-// clone copies the maps. What is in them is replaced, never changed in place.
+// clone is a copy for whoever changes it. It shares all that nobody changes.
 func (s *State) clone() *State {
 	c := *s
-	c.HubNumbers = maps.Clone(s.HubNumbers)
-	c.Sites = maps.Clone(s.Sites)
-	c.Tokens = maps.Clone(s.Tokens)
-	c.Nodes = maps.Clone(s.Nodes)
-	c.Routes = maps.Clone(s.Routes)
-	c.Admins = maps.Clone(s.Admins)
-	c.NATSUsers = maps.Clone(s.NATSUsers)
-	c.Objects = maps.Clone(s.Objects)
-	c.names = maps.Clone(s.names)
-	c.keys = maps.Clone(s.keys)
-	c.identities = maps.Clone(s.identities)
 	c.targets, c.namers = nil, nil
-	c.found = s.found.clone()
 	return &c
 }
 
 // LiveAt returns the live node of that name if it is at that site.
 func (s *State) LiveAt(site, name string) (Node, bool) {
-	n, ok := s.Nodes[s.names[name]]
+	n, ok := s.Nodes.Find(s.names.Get(name))
 	return n, ok && n.Live() && n.Site == site
 }
 
 // NodeByName returns the live node of that name or, if there is none, the
 // last one that had it.
 func (s *State) NodeByName(name string) (Node, bool) {
-	if n, ok := s.names[name]; ok {
-		return s.Nodes[n], true
+	if n, ok := s.names.Find(name); ok {
+		return s.Nodes.Get(n), true
 	}
 	var found Node
-	for _, n := range s.Nodes {
+	for _, n := range s.Nodes.All() {
 		if n.Name == name && n.Number > found.Number {
 			found = n
 		}
@@ -207,57 +178,29 @@ func (s *State) NodeByName(name string) (Node, bool) {
 
 // NodeByKey returns the node that has or had this WireGuard key.
 func (s *State) NodeByKey(k protocol.WireGuardPublicKey) (Node, bool) {
-	n, ok := s.keys[k]
-	return s.Nodes[n], ok
-}
-
-// LiveNodes lists the live nodes by number.
-func (s *State) LiveNodes() []Node {
-	out := make([]Node, 0, len(s.names))
-	for _, n := range s.names {
-		out = append(out, s.Nodes[n])
-	}
-	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.Number, b.Number) })
-	return out
+	n, ok := s.keys.Find(k)
+	return s.Nodes.Get(n), ok
 }
 
 // NodeRoutes lists a node's routes by prefix.
-func (s *State) NodeRoutes(n protocol.NodeNumber) []Route {
-	var out []Route
-	if s.found.routes != nil {
-		s.found.routes.AscendGreaterOrEqual(RouteKey{Node: n}, func(k RouteKey) bool {
-			if k.Node == n {
-				out = append(out, s.Routes[k])
-			}
-			return k.Node == n
-		})
-		return out
-	}
-	for k, r := range s.Routes {
-		if k.Node == n {
-			out = append(out, r)
+func (s *State) NodeRoutes(n protocol.NodeNumber) (out []Route) {
+	for k, r := range s.Routes.From(RouteKey{Node: n}) {
+		if k.Node != n {
+			break
 		}
+		out = append(out, r)
 	}
-	SortRoutes(out)
 	return out
 }
 
-// NodesOf lists the live nodes of a site by number.
-func (s *State) NodesOf(site string) (out []Node) {
-	s.found.nodes.AscendGreaterOrEqual(siteAndNode{site: site}, func(x siteAndNode) bool {
-		if x.site == site {
-			out = append(out, s.Nodes[x.node])
-		}
-		return x.site == site
-	})
-	return out
+// compareRoutes compares by node and prefix.
+func compareRoutes(a, b RouteKey) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
 }
 
 // SortRoutes sorts by node and prefix.
 func SortRoutes(r []Route) {
-	slices.SortFunc(r, func(a, b Route) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-	})
+	slices.SortFunc(r, func(a, b Route) int { return compareRoutes(a.RouteKey, b.RouteKey) })
 }
 
 // OverlayOf returns the overlay addresses of a node or hub.
@@ -292,7 +235,7 @@ func (s *State) NodeByOverlay(a netip.Addr) (Node, bool) {
 		if have, err := n.Overlay(p); err != nil || have != a {
 			return Node{}, false
 		}
-		node, ok := s.Nodes[n]
+		node, ok := s.Nodes.Find(n)
 		return node, ok && node.Live()
 	}
 	return Node{}, false

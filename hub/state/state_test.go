@@ -88,7 +88,7 @@ func TestRedeem(t *testing.T) {
 	require.Equal(t, protocol.NodeNumber(2), n.Number)
 	require.Equal(t, "a", n.Site)
 	require.Equal(t, "r1", n.Labels["rack"])
-	require.True(t, d.Routes[RouteKey{2, prefix("10.9.0.0/24")}].Carried())
+	require.True(t, d.Routes.Get(RouteKey{2, prefix("10.9.0.0/24")}).Carried())
 
 	// The same key again: the same node, nothing added, long after the token expired.
 	before := len(d.changes)
@@ -106,7 +106,7 @@ func TestRedeem(t *testing.T) {
 	// A node that is gone does not come back by its old token.
 	require.NoError(t, Remove(d, 2, GoneLeft))
 	require.Contains(t, refusal(t, Redeem(d, r)), "used already by node sh-01")
-	require.Empty(t, d.Routes)
+	require.Zero(t, d.Routes.Len())
 }
 
 func TestRedeemRefusesExpiredAndRevoked(t *testing.T) {
@@ -132,7 +132,7 @@ func TestRedeemKeysAndNames(t *testing.T) {
 	r = redeem(2, "two")
 	r.WireGuardKey = key(1)
 	require.Contains(t, refusal(t, Redeem(d, r)), "keys belong to node one")
-	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{2}].State(d.Now))
+	require.Equal(t, TokenOpen, d.Tokens.Get(protocol.TokenID{2}).State(d.Now))
 
 	token(t, d, 3, TokenCreated{Site: "a", Replace: "one"})
 	r = redeem(3, "one")
@@ -142,7 +142,7 @@ func TestRedeemKeysAndNames(t *testing.T) {
 	n, err := d.FindNode("one")
 	require.NoError(t, err)
 	require.Equal(t, protocol.NodeNumber(3), n.Number)
-	require.Equal(t, GoneRevoked, d.Nodes[2].Gone)
+	require.Equal(t, GoneRevoked, d.Nodes.Get(2).Gone)
 
 	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "one", Expires: d.Now.Add(1)}), Conflict))
 	require.True(t, IsKind(d.Add(TokenCreated{ID: protocol.TokenID{8}, Hash: make([]byte, 32), Site: "b", Replace: "nobody", Expires: d.Now.Add(1)}), NotFound))
@@ -158,8 +158,8 @@ func TestRedeemReplacesWithinTheSite(t *testing.T) {
 	r := redeem(2, "one")
 	r.Replace = true
 	require.Contains(t, refusal(t, Redeem(d, r)), "the token is for site a")
-	require.True(t, d.Nodes[second].Live())
-	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{2}].State(d.Now))
+	require.True(t, d.Nodes.Get(second).Live())
+	require.Equal(t, TokenOpen, d.Tokens.Get(protocol.TokenID{2}).State(d.Now))
 }
 
 func TestOverlayUsedUp(t *testing.T) {
@@ -169,7 +169,7 @@ func TestOverlayUsedUp(t *testing.T) {
 	node(t, d, 2, "a", "two")
 	token(t, d, 3, TokenCreated{Site: "a"})
 	require.Contains(t, refusal(t, Redeem(d, redeem(3, "three"))), "overlay range is used up")
-	require.Equal(t, TokenOpen, d.Tokens[protocol.TokenID{3}].State(d.Now))
+	require.Equal(t, TokenOpen, d.Tokens.Get(protocol.TokenID{3}).State(d.Now))
 }
 
 // An overlay grows from the same address on, and in nobody's way.
@@ -216,7 +216,7 @@ func TestSetRanges(t *testing.T) {
 	require.NoError(t, AnnounceRoutes(d, n, []netip.Prefix{prefix("10.1.1.0/24"), prefix("10.1.2.0/24"), prefix("10.2.1.0/24")}))
 	require.NoError(t, AnnounceRoutes(d, other, []netip.Prefix{prefix("10.3.1.0/24")}))
 	require.NoError(t, DecideRoute(d, "two", prefix("10.3.1.0/24"), true, "admin:x"))
-	route := func(p string) Route { return d.Routes[RouteKey{n, prefix(p)}] }
+	route := func(p string) Route { return d.Routes.Get(RouteKey{n, prefix(p)}) }
 	require.Empty(t, route("10.2.1.0/24").State, "it waits, and is no state")
 	require.Len(t, d.Waiting(n, d.announced[n]), 1)
 
@@ -225,7 +225,7 @@ func TestSetRanges(t *testing.T) {
 	require.ErrorContains(t, SetRanges(d, "b", []netip.Prefix{prefix("10.1.0.0/24")}), "overlaps")
 	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("198.18.0.0/24")}), "overlay")
 	require.ErrorContains(t, SetRanges(d, "nowhere", nil), "no site \"nowhere\"")
-	require.Equal(t, []netip.Prefix{prefix("10.1.0.0/16")}, d.Sites["a"].Ranges, "a refusal changes nothing")
+	require.Equal(t, []netip.Prefix{prefix("10.1.0.0/16")}, d.Sites.Get("a").Ranges, "a refusal changes nothing")
 
 	require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.2.0.0/16")}))
 	require.Equal(t, protocol.RouteApproved, route("10.2.1.0/24").State)
@@ -246,7 +246,7 @@ func TestAnnounceAndDecide(t *testing.T) {
 	routes := []netip.Prefix{prefix("10.1.2.0/24"), prefix("172.16.0.0/16"), prefix("127.0.0.0/8"), prefix("198.18.4.0/24"), prefix("0.0.0.0/0"), prefix("10.1.2.3/24")}
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
 	state := func(p string) string {
-		r := d.WithWaiting(d.announced).Routes[RouteKey{n, prefix(p)}]
+		r := d.WithWaiting(d.announced).Routes.Get(RouteKey{n, prefix(p)})
 		return string(r.State) + " " + r.By
 	}
 	require.Equal(t, "approved range", state("10.1.2.0/24"))
@@ -261,18 +261,18 @@ func TestAnnounceAndDecide(t *testing.T) {
 	require.Len(t, d.changes, before)
 
 	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), true, "unix:root"))
-	require.True(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.True(t, d.Routes.Get(RouteKey{n, prefix("172.16.0.0/16")}).Carried())
 	require.True(t, IsKind(DecideRoute(d, "one", prefix("172.17.0.0/16"), true, "unix:root"), NotFound))
 	require.True(t, IsKind(DecideRoute(d, "two", prefix("172.17.0.0/16"), true, "unix:root"), NotFound))
 
 	// A decision outlives the announcement.
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), nil))
-	require.False(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
-	require.NotContains(t, d.Routes, RouteKey{n, prefix("10.1.2.0/24")})
+	require.False(t, d.Routes.Get(RouteKey{n, prefix("172.16.0.0/16")}).Carried())
+	require.False(t, d.Routes.Has(RouteKey{n, prefix("10.1.2.0/24")}))
 	require.NoError(t, Announce(d, n, st.Sign(identity(1)), routes))
-	require.True(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.True(t, d.Routes.Get(RouteKey{n, prefix("172.16.0.0/16")}).Carried())
 	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), false, "unix:root"))
-	require.False(t, d.Routes[RouteKey{n, prefix("172.16.0.0/16")}].Carried())
+	require.False(t, d.Routes.Get(RouteKey{n, prefix("172.16.0.0/16")}).Carried())
 }
 
 func TestStatements(t *testing.T) {
@@ -310,22 +310,22 @@ func TestKeyRotation(t *testing.T) {
 	}
 	require.NoError(t, say(1, 1, 1))
 	require.NoError(t, WantKey(d, "one", time.Hour))
-	require.Equal(t, uint32(2), d.Nodes[n].KeyWanted)
+	require.Equal(t, uint32(2), d.Nodes.Get(n).KeyWanted)
 	require.True(t, IsKind(WantKey(d, "one", -1), Invalid))
 	require.True(t, IsKind(WantKey(d, "nobody", 0), NotFound))
-	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now))
-	require.NotEmpty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(time.Hour)))
+	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now))
+	require.NotEmpty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(time.Hour)))
 
 	require.True(t, IsKind(say(3, 2, 2), Refused), "another identity's word")
 	require.True(t, IsKind(say(2, 2, 1), Refused), "another node's key")
 	low := protocol.NodeStatement{Number: n, WireGuardKey: protocol.WireGuardPublicKey{1}, Epoch: 2}
 	require.True(t, IsKind(Announce(d, n, low.Sign(identity(1)), nil), Refused), "a low-order key")
-	require.Equal(t, key(1), d.Nodes[n].WireGuardKey)
+	require.Equal(t, key(1), d.Nodes.Get(n).WireGuardKey)
 	require.NoError(t, say(3, 2, 1))
 	require.NoError(t, say(3, 2, 1), "the same again, as after a crash")
-	require.Equal(t, key(3), d.Nodes[n].WireGuardKey)
-	require.Equal(t, uint32(2), d.Nodes[n].KeyEpoch())
-	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(time.Hour)))
+	require.Equal(t, key(3), d.Nodes.Get(n).WireGuardKey)
+	require.Equal(t, uint32(2), d.Nodes.Get(n).KeyEpoch())
+	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(time.Hour)))
 	require.True(t, IsKind(say(1, 1, 1), Refused), "the old key")
 	require.True(t, IsKind(say(1, 3, 1), Refused), "a key that was in use")
 	require.True(t, IsKind(say(4, 2, 1), Refused), "another key with the same epoch")
@@ -333,10 +333,10 @@ func TestKeyRotation(t *testing.T) {
 
 	require.True(t, IsKind(SetRotateKeys(d, "a", time.Minute), Invalid))
 	require.NoError(t, SetRotateKeys(d, "a", 24*time.Hour))
-	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(24*time.Hour)))
-	require.NotEmpty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(31*time.Hour)))
+	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(24*time.Hour)))
+	require.NotEmpty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(31*time.Hour)))
 	require.NoError(t, SetRotateKeys(d, "a", 0))
-	require.Empty(t, d.KeyOverdue(d.Nodes[n], d.Now.Add(31*time.Hour)))
+	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(31*time.Hour)))
 }
 
 func TestClaimsBetweenSites(t *testing.T) {
@@ -368,11 +368,11 @@ func TestTransactionsSurviveTheLog(t *testing.T) {
 	require.NoError(t, Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}.Sign(identity(1)), nil))
 	require.NoError(t, Label(d, "one", map[string]string{"a": "b"}))
 	require.NoError(t, SetMaxAge(d, "a", 36*time.Hour))
-	require.Equal(t, 36*time.Hour, d.Sites["a"].MaxAge)
+	require.Equal(t, 36*time.Hour, d.Sites.Get("a").MaxAge)
 	require.NoError(t, SetMaxAge(d, "a", 0))
 	require.True(t, IsKind(SetMaxAge(d, "a", time.Minute), Invalid))
 	require.True(t, IsKind(SetMaxAge(d, "nowhere", time.Hour), NotFound))
-	require.Equal(t, DefaultMaxAge, d.Sites["b"].MaxAge)
+	require.Equal(t, DefaultMaxAge, d.Sites.Get("b").MaxAge)
 	add(t, d, TokenCancelled{token(t, d, 4, TokenCreated{Site: "b"})}, SiteDeleted{"b"})
 	require.NoError(t, Remove(d, n, GoneLeft))
 	tx := Transaction{Sequence: 1, ID: "x", Time: epoch0, Who: "hub", Why: "test", Changes: d.changes}
@@ -445,7 +445,7 @@ func TestForget(t *testing.T) {
 	require.Len(t, d.changes, before, "known")
 	next := d.NextNumber
 	require.NoError(t, Forget(d, []protocol.NodeNumber{one, two, next + 6}))
-	require.Equal(t, GoneRevoked, d.Nodes[two].Gone)
+	require.Equal(t, GoneRevoked, d.Nodes.Get(two).Gone)
 	require.Equal(t, next+7, d.NextNumber)
 	require.Equal(t, next+7, node(t, d, 3, "a", "three"))
 	require.ElementsMatch(t, []protocol.NodeNumber{one, two}, d.Gone())
@@ -459,5 +459,5 @@ func TestForget(t *testing.T) {
 	two = node(t, d, 2, "a", "two")
 	require.ErrorContains(t, Restore(d, 0, []string{"nobody"}), "no node")
 	require.NoError(t, Restore(d, 0, []string{"two"}))
-	require.Equal(t, GoneRevoked, d.Nodes[two].Gone)
+	require.Equal(t, GoneRevoked, d.Nodes.Get(two).Gone)
 }

@@ -185,7 +185,7 @@ func sameSoon(t testing.TB, stores ...*state.Store) {
 		return true
 	}, patience, time.Millisecond)
 	for _, st := range stores[1:] {
-		require.Empty(t, everything(stores[0].State(), st.State()))
+		require.Empty(t, state.Same(stores[0].State(), st.State()))
 	}
 }
 
@@ -232,7 +232,7 @@ func TestTwoStoresProperty(t *testing.T) {
 		for _, st := range stores {
 			_, err := st.Update(context.Background(), "x", "x", func(*state.Draft) error { return nil }) // catches up
 			require.NoError(rt, err)
-			require.Empty(rt, everything(third.State(), st.State()))
+			require.Empty(rt, state.Same(third.State(), st.State()))
 		}
 		invariants(rt, third.State())
 	})
@@ -287,33 +287,33 @@ type failer interface {
 
 func invariants(t failer, s *state.State) {
 	names, keys, used := map[string]bool{}, map[protocol.WireGuardPublicKey]bool{}, map[protocol.NodeNumber]bool{}
-	for n, node := range s.Nodes {
+	for n, node := range s.Nodes.All() {
 		require.Equal(t, n, node.Number)
 		require.Less(t, n, s.NextNumber)
-		require.False(t, s.HubNumbers[n])
+		require.False(t, s.HubNumbers.Get(n))
 		require.False(t, keys[node.WireGuardKey])
 		keys[node.WireGuardKey] = true
 		if node.Live() {
 			require.False(t, names[node.Name])
 			names[node.Name] = true
-			require.Contains(t, s.Sites, node.Site)
+			require.True(t, s.Sites.Has(node.Site))
 		}
 	}
-	for _, k := range s.Tokens {
+	for _, k := range s.Tokens.All() {
 		if k.UsedBy != 0 {
 			require.False(t, used[k.UsedBy])
 			used[k.UsedBy] = true
-			require.Equal(t, k.ID, s.Nodes[k.UsedBy].Token)
+			require.Equal(t, k.ID, s.Nodes.Get(k.UsedBy).Token)
 		}
 	}
-	for k, r := range s.Routes {
-		require.True(t, s.Nodes[k.Node].Live())
+	for k, r := range s.Routes.All() {
+		require.True(t, s.Nodes.Get(k.Node).Live())
 		if r.State != protocol.RouteApproved {
 			continue
 		}
 		require.NoError(t, state.CheckPrefix(k.Prefix, s.Overlay))
-		for k2, r2 := range s.Routes {
-			if r2.State == protocol.RouteApproved && s.Nodes[k.Node].Site != s.Nodes[k2.Node].Site {
+		for k2, r2 := range s.Routes.All() {
+			if r2.State == protocol.RouteApproved && s.Nodes.Get(k.Node).Site != s.Nodes.Get(k2.Node).Site {
 				require.False(t, k.Prefix.Overlaps(k2.Prefix), "%v %v", k, k2)
 			}
 		}

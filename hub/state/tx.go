@@ -112,7 +112,7 @@ func (s *State) apply(t Transaction) error {
 func (s *State) check(t Transaction) error {
 	for _, c := range t.Changes {
 		if r, ok := c.(TokenRedeemed); ok {
-			if n, ok := s.Nodes[r.Node]; !ok || n.Token != r.ID {
+			if n, ok := s.Nodes.Find(r.Node); !ok || n.Token != r.ID {
 				return Errorf(Invalid, "token %s is used, but no node joined with it", r.ID)
 			}
 		}

@@ -16,7 +16,7 @@ func upgradeDraft(n int) *Draft {
 	s.Epoch = 1
 	for i := range n {
 		number := protocol.NodeNumber(2 + i)
-		s.Nodes[number] = Node{Number: number, Name: "n"}
+		s.Nodes.Set(number, Node{Number: number, Name: "n"})
 	}
 	return &Draft{State: s, Now: time.UnixMilli(1000)}
 }

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -14,13 +13,13 @@ import (
 
 // Waiting lists what is not state of what node n announces, by prefix.
 func (s *State) Waiting(n protocol.NodeNumber, announced []netip.Prefix) []Route {
-	if node, ok := s.Nodes[n]; !ok || !node.Live() {
+	if node, ok := s.Nodes.Find(n); !ok || !node.Live() {
 		return nil
 	}
 	var out []Route
 	for _, p := range announced {
 		k := RouteKey{n, p}
-		if _, ok := s.Routes[k]; ok || !p.IsValid() {
+		if _, ok := s.Routes.Find(k); ok || !p.IsValid() {
 			continue
 		}
 		r := Route{RouteKey: k, State: protocol.RoutePending, Announced: true}
@@ -37,6 +36,9 @@ func (s *State) Waiting(n protocol.NodeNumber, announced []netip.Prefix) []Route
 func (s *State) AllWaiting(announced map[protocol.NodeNumber][]netip.Prefix) []Route {
 	var all []Route
 	for n, ps := range announced {
+		if len(ps) == 0 {
+			continue
+		}
 		all = append(all, s.Waiting(n, ps)...)
 	}
 	SortRoutes(all)
@@ -54,10 +56,8 @@ func (s *State) WithWaiting(announced map[protocol.NodeNumber][]netip.Prefix) *S
 // With is s and routes that wait. Nothing may be decided on it.
 func (s *State) With(waiting []Route) *State {
 	c := *s
-	c.Routes = maps.Clone(s.Routes)
-	c.found = &index{ranges: s.found.ranges, carried: s.found.carried, nodes: s.found.nodes} // what waits is not carried
 	for _, r := range waiting {
-		c.Routes[r.RouteKey] = r
+		c.Routes.Set(r.RouteKey, r)
 	}
 	return &c
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"causeway/protocol"
 	"causeway/tunnel/underlay"
@@ -117,4 +118,54 @@ func BenchmarkForward(b *testing.B) {
 			b.ReportMetric(float64(d.r.datagrams.Load())/time.Since(start).Seconds()/1000, "kpps")
 		})
 	}
+}
+
+// Whether a pair of 10,000 nodes may talk, a datagram each: what is looked at beside the addressee's entry.
+func BenchmarkLargeAllows(b *testing.B) {
+	key, err := protocol.NewWireGuardPrivateKey()
+	require.NoError(b, err)
+	r, err := New(Config{Self: 1, PrivateKey: key, BootID: protocol.BootID{1}, Listen: netip.MustParseAddrPort("127.0.0.1:0"),
+		NewReader: func() underlay.Receiver { return nobody{} }, Log: zerolog.Nop()})
+	require.NoError(b, err)
+	const classCount = 500 // of segments, sites and labels
+	classes := NewClasses(classCount)
+	for i := range classes {
+		for j := range classes[:i+1] {
+			if (i+j)%3 != 0 {
+				classes[i].Allow(classes[j])
+			}
+		}
+	}
+	var nodes []Node
+	for n := range protocol.NodeNumber(10_000) {
+		nodes = append(nodes, Node{Number: n + 2, Key: protocol.WireGuardPublicKey{byte(n), byte(n >> 8), 1}, Class: classes[int(n)%classCount]})
+	}
+	require.NoError(b, r.SetNodes(nodes))
+	m := *r.nodes.Load()
+	var entries []*entry
+	for _, n := range nodes {
+		entries = append(entries, m[n.Number])
+	}
+	var pairs [1024][2]*entry // of one burst of senders
+	for i := range pairs {
+		pairs[i] = [2]*entry{entries[i*7%10_000], entries[i*7919%10_000]}
+	}
+	allowed, before := 0, processor(b)
+	for b.Loop() {
+		for _, p := range pairs {
+			if p[0].class.Allows(p[1].class) {
+				allowed++
+			}
+		}
+	}
+	b.ReportMetric(float64(processor(b)-before)/float64(b.N*len(pairs)), "cpu-ns/datagram")
+	b.ReportMetric(float64(classCount*len(classes[0].talks)*8+10_000*8), "bytes")
+	require.NotZero(b, allowed)
+}
+
+// processor is the processor time of the process.
+func processor(b *testing.B) time.Duration {
+	var u unix.Rusage
+	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -63,7 +63,7 @@ func FuzzMessage(f *testing.F) {
 			NewReader: func() underlay.Receiver { return dev }, Log: zerolog.Nop()})
 		require.NoError(t, err)
 		require.NoError(t, r.SetNodes([]Node{{Number: 2, Key: node.Public()}, {Number: 3, Key: protocol.WireGuardPublicKey{3}},
-			{Number: 4, Key: protocol.WireGuardPublicKey{4}, Talks: map[protocol.NodeNumber]bool{}}}))
+			{Number: 4, Key: protocol.WireGuardPublicKey{4}, Class: Alone}}))
 		for n, e := range *r.nodes.Load() {
 			at := netip.AddrPortFrom(bound.Addr(), uint16(n))
 			e.bound.Store(&[]probe.Place{{To: at}})

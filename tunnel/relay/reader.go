@@ -150,7 +150,7 @@ func (d *reader) addressee(from *entry, n protocol.NodeNumber) *entry {
 	switch {
 	case to == nil || to.number == from.number:
 		d.r.drops.Add(DropAddressee, 1)
-	case !from.allows(n) || !to.allows(from.number):
+	case !from.class.Allows(to.class):
 		d.r.drops.Add(DropForbidden, 1)
 	case len(*to.bound.Load()) == 0:
 		d.r.drops.Add(DropNowhere, 1)

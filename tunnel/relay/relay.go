@@ -5,6 +5,7 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"os"
@@ -63,9 +64,7 @@ type Config struct {
 type Node struct {
 	Number protocol.NodeNumber
 	Key    protocol.WireGuardPublicKey
-	// Talks says with which nodes the relay forwards for it; nil: every node.
-	// Both ends must allow it. The map must not be changed afterwards.
-	Talks map[protocol.NodeNumber]bool
+	Class  *Class // with whom the relay forwards for it; nil: Everybody
 }
 
 // Stats is what the switchboard did since Run began.
@@ -127,7 +126,7 @@ type Relay struct {
 // entry is a node as the fast path sees it.
 type entry struct {
 	number protocol.NodeNumber
-	talks  map[protocol.NodeNumber]bool
+	class  *Class
 	bound  atomic.Pointer[[]probe.Place] // the one to send to first
 	meters *meters
 }
@@ -137,8 +136,6 @@ type owner struct {
 	*entry
 	tally *probe.Tally
 }
-
-func (e *entry) allows(n protocol.NodeNumber) bool { return e.talks == nil || e.talks[n] }
 
 // New checks cfg. It opens nothing.
 func New(cfg Config) (*Relay, error) {
@@ -198,7 +195,7 @@ func (r *Relay) SetNodes(nodes []Node) error {
 	m := make(map[protocol.NodeNumber]*entry, len(nodes))
 	for i, n := range nodes {
 		l[i] = probe.Node{Number: n.Number, Key: n.Key}
-		e := &entry{number: n.Number, talks: n.Talks}
+		e := &entry{number: n.Number, class: cmp.Or(n.Class, Everybody)}
 		if o := old[n.Number]; o != nil {
 			e.meters = o.meters
 		} else {

@@ -99,9 +99,10 @@ func TestWithoutOffloads(t *testing.T) {
 
 func TestForbiddenPair(t *testing.T) {
 	h, a, b := pair(t, false)
-	h.nodes[0].Talks = map[protocol.NodeNumber]bool{77: true}
+	classes := relay.NewClasses(2)
+	h.nodes[0].Class, h.nodes[1].Class = classes[0], classes[1]
+	classes[0].Allow(classes[0])
 	require.NoError(t, h.SetNodes(h.nodes))
-	// Either end's word is enough.
 	require.NoError(t, b.Send(a.number, transport(1, 1, 64), 64))
 	require.NoError(t, a.Send(b.number, transport(1, 1, 64), 64))
 	eventually(t, "counted", func() bool { return h.Stats().Dropped[relay.DropForbidden] >= 2 })
@@ -109,7 +110,9 @@ func TestForbiddenPair(t *testing.T) {
 	require.Empty(t, a.dev.all())
 	require.Empty(t, b.dev.all())
 
-	h.nodes[0].Talks = map[protocol.NodeNumber]bool{b.number: true}
+	classes = relay.NewClasses(2)
+	classes[0].Allow(classes[1])
+	h.nodes[0].Class, h.nodes[1].Class = classes[0], classes[1]
 	require.NoError(t, h.SetNodes(h.nodes))
 	require.NoError(t, a.Send(b.number, transport(2, 1, 64), 64))
 	eventually(t, "allowed", func() bool { return b.dev.has(a.number, transport(2, 1, 64)) })

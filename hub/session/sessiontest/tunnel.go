@@ -86,16 +86,16 @@ func (t *Tunnel) SetNodes(nodes []tunnel.HubNode) error {
 	return nil
 }
 
-// Talks is with which nodes the relay forwards for node n; nil: with every one.
-func (t *Tunnel) Talks(n protocol.NodeNumber) map[protocol.NodeNumber]bool {
+// Alone reports whether the relay forwards nothing for node n.
+func (t *Tunnel) Alone(n protocol.NodeNumber) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, x := range t.nodes {
 		if x.Number == n {
-			return x.Talks
+			return x.Alone
 		}
 	}
-	return nil
+	return false
 }
 
 // Has reports whether the hub has node n.
