@@ -92,7 +92,7 @@ package: ## Make the packages of a release in dist/: .deb, .rpm, OCI images, SBO
 	@cd packaging && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run . -version $(VERSION) -arch $(ARCH) -key "$(if $(KEY),$(abspath $(KEY)))" -out ../dist
 
 docs: ## Generate what docs/ holds of the code
-	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores|TestMetricsTable|TestAlertsTable|TestMendLedger)$$' ./agent ./agent/config ./agent/doctor ./hub ./hub/bus ./hub/cmd/causeway ./hub/cmd/causeway-hub ./hub/doctor ./e2e
+	@CAUSEWAY_UPDATE=1 go test -count=1 -run '^(TestReference|TestUnitScores|TestMetricsTable|TestAlertsTable|TestMendLedger|TestRooms)$$' ./agent ./agent/config ./internal/layering ./agent/doctor ./hub ./hub/bus ./hub/cmd/causeway ./hub/cmd/causeway-hub ./hub/doctor ./e2e
 
 # The first half of the end-to-end cases waits more than it computes: lint and the build of the unit tests, which
 # have no time limits, take what is left of the processors meanwhile.

@@ -1,4 +1,4 @@
-// Package protocol defines what crosses the wire between agents, hubs and the
+// Package protocol defines what crosses the wire, between agents, hubs and the
 // readers of the inventory: keys, tokens, join messages, the control channel's
 // messages, the netmap, probe and relay formats, NATS subjects and payloads.
 //

@@ -1,4 +1,4 @@
-// Package tunnel puts underlay, engine and relay together: Node is an agent's
+// Package tunnel is what carries packets: underlay, engine and relay put together. Node is an agent's
 // side, Hub the hub's. Both are made by New…, which opens nothing, and work
 // while Run runs; what they are told before Run takes effect with it.
 package tunnel

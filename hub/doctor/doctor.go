@@ -156,7 +156,7 @@ func (e *examination) hub() {
 			"it joined after the backup that this hub was restored from, says %s: it has to join again, with --route for what routes it got by its token", u.ReportedBy)
 	}
 	if left := e.CAExpires.Sub(e.Now); !e.CAExpires.IsZero() && left < expireSoon {
-		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see README.md, 'Administer from elsewhere'",
+		e.find(expiry(left), "hub-certificate", "hub", time.Time{}, "contexts and NATS users depend on it: see docs/guide/admins.md",
 			"the CA of certificates for administration %s at %s", expires(left), e.CAExpires.UTC().Format(time.RFC3339))
 	}
 }

@@ -57,8 +57,8 @@ func findings() []finding {
 		{"warning", "hub-keys", "hub", "causeway node rotate-key n1 --wait", hubCondition(protocol.Condition{Name: "keys", Cause: "node n1: asked for a new key at 2026, it still has the old one; and 2 more nodes are overdue"})},
 		{"warning", "hub-hub_list", "hub", "journalctl", hubCondition(protocol.Condition{Name: "hub_list", Cause: "old"})},
 		{"warning", "hub-inventory", "hub", "causeway events", hubCondition(protocol.Condition{Name: "inventory", Cause: "nonsense"})},
-		{"warning", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(time.Hour) }},
-		{"critical", "hub-certificate", "hub", "README.md", func(f *Facts) { f.CAExpires = now.Add(-time.Hour) }},
+		{"warning", "hub-certificate", "hub", "admins.md", func(f *Facts) { f.CAExpires = now.Add(time.Hour) }},
+		{"critical", "hub-certificate", "hub", "admins.md", func(f *Facts) { f.CAExpires = now.Add(-time.Hour) }},
 		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "n1"}} }},
 		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
 			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}
