@@ -23,7 +23,7 @@ import (
 // Tunnel is the hub's side of the tunnel: tunnel.Hub.
 type Tunnel interface {
 	reconcile.Tunnel
-	relayTunnel
+	relayCounts
 	Run(context.Context) error
 	SetKeys([]tunnel.OwnKey) error
 	Ready() <-chan struct{}

@@ -1,41 +1,20 @@
 package hub
 
 import (
-	"context"
 	"strconv"
 	"strings"
 
 	"causeway/hub/object"
 	"causeway/hub/state"
-	"causeway/tunnel"
 )
 
-// relayTunnel is what of the tunnel limits are set on.
-type relayTunnel interface {
-	SetRelayBounds([]tunnel.RelayBound)
+// relayCounts is what of the tunnel the status of limits is read from.
+type relayCounts interface {
 	RelayBounded() map[string]uint64
 }
 
-// holdRelay holds the relay to the limits that are declared, from one state to the next.
-func holdRelay(ctx context.Context, store *state.Store, t relayTunnel) error {
-	changed, stop := store.Watch()
-	defer stop()
-	held := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		}
-		if l := object.RelayBounds(store.State()); len(l) > 0 || held {
-			t.SetRelayBounds(l)
-			held = len(l) > 0
-		}
-	}
-}
-
 // limitStatus is what a limit did on this hub; nil: the object is no limit.
-func limitStatus(t relayTunnel, key state.ObjectKey) map[string]string {
+func limitStatus(t relayCounts, key state.ObjectKey) map[string]string {
 	if key.Kind != object.LimitKind {
 		return nil
 	}

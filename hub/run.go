@@ -140,7 +140,6 @@ func (r *run) tasks() []task {
 		{"archives", func(ctx context.Context) error { return r.store.WatchArchives(ctx) }},
 		{"disk", func(ctx context.Context) error { return watchDisk(ctx, r.guard, r.bus, r.log) }},
 		{"sessions", func(ctx context.Context) error { return r.sessions.Run(ctx) }},
-		{"limits", func(ctx context.Context) error { return holdRelay(ctx, r.store, r.tunnel) }},
 		{"reconcile", func(ctx context.Context) error { return r.reconciler.Run(ctx) }},
 		{"hub list", func(ctx context.Context) error { return r.renewList(ctx, r.shared, r.public) }},
 		{"inventory", func(ctx context.Context) error { return r.inventory.Run(ctx) }},

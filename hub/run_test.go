@@ -9,7 +9,7 @@ import (
 
 // What a hub does all the time, for each configuration: a task that is left out is missed here.
 func TestTasks(t *testing.T) {
-	always := []string{"state", "archives", "disk", "sessions", "limits", "reconcile", "hub list", "inventory", "incidents", "events", "tunnel"}
+	always := []string{"state", "archives", "disk", "sessions", "reconcile", "hub list", "inventory", "incidents", "events", "tunnel"}
 	doors := []string{"control", "bulk", "packages", "control", "bulk", "packages", "https", "admin socket"}
 	for name, c := range map[string]struct {
 		cfg          Config

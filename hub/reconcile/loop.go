@@ -24,6 +24,8 @@ import (
 type Tunnel interface {
 	// SetNodes replaces the nodes; whole state.
 	SetNodes([]tunnel.HubNode) error
+	// SetRelayBounds replaces what bounds the relay; whole state.
+	SetRelayBounds([]tunnel.RelayBound)
 	// Bound lists the underlay addresses bound for a node, newest first.
 	Bound(protocol.NodeNumber) []netip.AddrPort
 	// Proven is when a node last proved an address; zero: it is bound nowhere.
@@ -66,6 +68,7 @@ type Loop struct {
 
 	goneList    goneList
 	fingerprint string // of the tunnel's nodes
+	bounded     bool   // the relay is, by a limit
 	marked      uint64 // the last transaction of which sessions were told
 }
 
@@ -109,6 +112,7 @@ func (l *Loop) all() []*step {
 	return []*step{
 		{name: "revoke", on: onState | onGone, run: l.revoke},
 		{name: "tunnel", on: onState | onGone, run: l.setNodes, fatal: true}, // after those who are told are known
+		{name: "limits", on: onState, run: l.limits},
 		{name: "clone", on: onBoot, run: l.clone},
 		{name: "memory", on: onFinish, every: fleet.SaveEvery, run: l.save},
 		{name: "missed", every: fleet.StartGrace, run: l.missed},

@@ -37,6 +37,7 @@ type world struct {
 
 	mu       sync.Mutex
 	nodes    []tunnel.HubNode
+	bounds   [][]tunnel.RelayBound // each time that they were set
 	refuses  error
 	proven   map[number]time.Time
 	told     []protocol.StateMark
@@ -66,6 +67,26 @@ func (w *world) SetNodes(n []tunnel.HubNode) error {
 	defer w.mu.Unlock()
 	w.nodes = n
 	return w.refuses
+}
+
+func (w *world) SetRelayBounds(l []tunnel.RelayBound) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bounds = append(w.bounds, l)
+}
+
+// bounded are the names of the relay's bounds each time that they were set.
+func (w *world) bounded() (out [][]string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.bounds {
+		names := []string{}
+		for _, b := range l {
+			names = append(names, b.Name)
+		}
+		out = append(out, names)
+	}
+	return out
 }
 
 func (w *world) has(n number) bool {
@@ -202,6 +223,15 @@ func TestLoop(t *testing.T) {
 	}
 	w.eventually(func() bool { return w.store.State().Nodes.Get(4).Quarantine != "" }, "it is shut off")
 	w.eventually(func() bool { return w.events.Count(event.NodeCloned) == 1 }, "and that is told")
+	require.Empty(t, w.bounded(), "nothing is limited")
+	w.update("limit", func(d *state.Draft) error {
+		return state.PutObject(d, protocol.ItemLimit, "each", []byte(`{"node":"*","packets":5}`))
+	})
+	w.eventually(func() bool { return len(w.bounded()) == 1 }, "the relay is limited")
+	require.Equal(t, []string{"each/n2", "each/n4"}, w.bounded()[0])
+	w.update("no limit", func(d *state.Draft) error { return d.Add(state.ObjectDeleted{Kind: protocol.ItemLimit, Name: "each"}) })
+	w.eventually(func() bool { return len(w.bounded()) == 2 }, "it is limited no more")
+	require.Empty(t, w.bounded()[1])
 	require.Empty(t, w.store.State().Nodes.Get(2).Quarantine)
 
 	for _, s := range w.steps {

@@ -55,13 +55,17 @@ func TestPagesAreShort(t *testing.T) {
 	}
 }
 
-// TestLinks: every link between pages leads to one that is there.
+// TestLinks: every link between pages leads to one that is there, and every source file that a page names
+// is there, by its path or the end of it.
 func TestLinks(t *testing.T) {
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.md").Output()
+	out, err := exec.Command("git", "-C", "../..", "ls-files").Output()
 	require.NoError(t, err)
-	link := regexp.MustCompile(`\]\(([^)#:]+\.md)(#[^)]*)?\)`)
-	n := 0
+	link, source := regexp.MustCompile(`\]\(([^)#:]+\.md)(#[^)]*)?\)`), regexp.MustCompile("`([A-Za-z0-9_/.-]+\\.go)`")
+	n, tree := 0, "/"+strings.ReplaceAll(string(out), "\n", "\n/")
 	for _, page := range strings.Fields(string(out)) {
+		if !strings.HasSuffix(page, ".md") || page == "CHANGELOG.md" {
+			continue
+		}
 		b, err := os.ReadFile("../../" + page)
 		if err != nil {
 			continue // deleted, and not yet committed
@@ -71,6 +75,9 @@ func TestLinks(t *testing.T) {
 			at := "../../" + page[:strings.LastIndexByte(page, '/')+1] + m[1]
 			_, err := os.Stat(at)
 			require.NoError(t, err, "%s links to %s", page, m[1])
+		}
+		for _, m := range source.FindAllStringSubmatch(string(b), -1) {
+			require.True(t, strings.Contains(m[1], "KIND") || strings.Contains(tree, "/"+m[1]+"\n"), "%s names %s", page, m[1])
 		}
 	}
 	require.Greater(t, n, 20)
