@@ -99,7 +99,7 @@ func (w view) node(n state.Node, routes []state.Route) api.Node {
 	for _, r := range routes {
 		out.Routes = append(out.Routes, w.route(n, i.State, r))
 	}
-	if i.Connected.IsZero() {
+	if i.Connected.IsZero() || !n.Live() {
 		out.Paths = nil // of the past
 	}
 	for p := range out.Paths {
