@@ -294,15 +294,15 @@ func (w *accessWorld) engineDrops(reason protocol.DropReason) (n int) {
 	return n
 }
 
-// misledSource: a rule on n3, behind all of the agent's, gives what goes into the tunnel a source
-// that is not n3's. n1 drops that, and says so in metrics, in its status and where somebody asks why the flow fails.
+// misledSource: a rule on n3, behind all of the agent's, gives what n3 itself sends into the tunnel a source
+// that is not n3's. (Of what pods send the trial of firewalls would say so first, if it came meanwhile.) n1 drops that, and says so in metrics, in its status and where somebody asks why the flow fails.
 func (w *accessWorld) misledSource() {
 	t := w.t
 	for _, r := range protocol.DropReasons() {
 		w.engineDrops(r) // all are there
 	}
 	before := w.engineDrops(protocol.DropSpoofed)
-	w.far.Host.Nft("table ip misled { chain post { type filter hook postrouting priority 300; oifname cw0 ip daddr 10.1.1.0/24 ip saddr set 192.0.2.77; }\n}")
+	w.far.Host.Nft("table ip misled { chain post { type filter hook postrouting priority 300; oifname cw0 ip saddr != 10.3.1.0/24 ip daddr 10.1.1.0/24 ip saddr set 192.0.2.77; }\n}")
 	out, err := w.CLI(step(t), "diag", "explain", "n3", w.victim.Pod.V4, "--port", "7080", "-o", "json")
 	var failed *lab.RunError
 	require.ErrorAs(t, err, &failed, out)

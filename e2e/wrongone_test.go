@@ -77,8 +77,9 @@ func TestWrongAgent(t *testing.T) {
 	out, err = agent("release", "10.77.0.0/16", oneSock)
 	require.Error(t, err)
 	require.Contains(t, out, "causeway-agent: 10.77.0.0/16: nothing of it is held closed; see 'causeway-agent status'")
-	require.NotContains(t, out, "404")
-	require.NotContains(t, out, "POST")
+	_, said, _ := strings.Cut(out, "causeway-agent: ") // before that stands the command, with numbers of its own
+	require.NotContains(t, said, "404")
+	require.NotContains(t, said, "POST")
 	for _, c := range commands[2:] {
 		_, err := agent(append(c, oneSock, "--state-dir", one.StateDir)...)
 		require.NoError(t, err, c)
