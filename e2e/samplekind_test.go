@@ -80,8 +80,6 @@ func TestNewKind(t *testing.T) {
 			return nil
 		}))
 	}
-	watch, err := s.Hub.Host.Start(lab.Program{Name: "watch", Args: []string{s.Bin.CLI, "--socket", s.Hub.Socket, "get", "sample", "--watch", "-o", "json"}})
-	require.NoError(t, err)
 
 	// From the file to the host, and back to who asks who has it.
 	write("a.yaml", sample("greeting", "s1", "hello"))
@@ -93,7 +91,9 @@ func TestNewKind(t *testing.T) {
 	require.NoError(t, one.ask(step(t), "/v1/status", &st))
 	require.Len(t, st.Items, 1)
 	require.Equal(t, []string{"sample", "greeting", "hello"}, []string{st.Items[0].Kind, st.Items[0].Name, st.Items[0].Text})
-	for _, want := range []string{`"change":"added","name":"greeting"`, `"have":1`} {
+	watch, err := s.Hub.Host.Start(lab.Program{Name: "watch", Args: []string{s.Bin.CLI, "--socket", s.Hub.Socket, "get", "sample", "--watch", "-o", "json"}})
+	require.NoError(t, err)
+	for _, want := range []string{`"change":"present","name":"greeting"`, `"have":1`} {
 		require.NoError(t, watch.WaitOutput(step(t), want))
 	}
 	for words, want := range map[string]string{"explain sample-file": "agents refuse 'no'", "__complete get ": "sample", "__complete get sample ": "greeting", "__complete apply --prune ": "sample"} {
