@@ -1,0 +1,56 @@
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// large is 10,000 nodes of 300 sites with 30,000 prefixes, 20 labels, and 2,000 rules with 200 tests.
+func large() Input {
+	in := Input{Now: today, Segments: []Segment{{"prod", api.SegmentSpec{Labels: map[string]string{"env": "prod"}}}, {"dev", api.SegmentSpec{Labels: map[string]string{"env": "dev"}}}}}
+	for i := range 10_000 {
+		n := Node{Number: protocol.NodeNumber(i + 2), Name: fmt.Sprintf("n%d", i), Site: fmt.Sprintf("s%d", i%300),
+			Labels: map[string]string{"app": fmt.Sprintf("a%d", i%17), "env": []string{"prod", "dev"}[i%2]},
+			Own:    []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), 32)}}
+		for r := range 3 {
+			k := i*3 + r
+			n.Carries = append(n.Carries, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(k >> 8), byte(k), 0}), 24))
+		}
+		in.Nodes = append(in.Nodes, n)
+	}
+	var spec api.PolicySpec
+	for i := range 2000 {
+		r := api.PolicyRule{Name: fmt.Sprintf("r%d", i), Allow: []string{fmt.Sprintf("tcp/%d", 1000+i)},
+			From: api.PolicyEndpoint{Labels: map[string]string{"app": fmt.Sprintf("a%d", i%17)}}, To: api.PolicyEndpoint{Site: fmt.Sprintf("s%d", i%300)}}
+		if i%10 == 0 {
+			r.To.CIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i * 3 >> 8), byte(i * 3), 7}), 32)
+			r.To.Site = ""
+		}
+		if i%10 == 1 {
+			r.Across, r.From = []string{"dev", "prod"}, api.PolicyEndpoint{Segment: "dev"}
+		}
+		spec.Rules = append(spec.Rules, r)
+	}
+	for i := range 200 {
+		spec.Tests = append(spec.Tests, api.PolicyTest{From: fmt.Sprintf("n%d", 9_000+i), To: fmt.Sprintf("n%d", 8_000+i), Port: "udp/1", Want: "closed"})
+	}
+	in.Policies = []Policy{{"main", spec}}
+	return in
+}
+
+func BenchmarkLarge(b *testing.B) {
+	in := large()
+	c := compile(b, in, nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		c = compile(b, in, c)
+		require.NoError(b, c.Test(in.Policies[0].Tests))
+	}
+	b.ReportMetric(float64(len(c.Classes)), "classes")
+}

@@ -1,0 +1,26 @@
+package policy
+
+import (
+	"iter"
+	"math/bits"
+)
+
+// bitset is a set of small numbers.
+type bitset []uint64
+
+func newBits(n int) bitset { return make(bitset, (n+63)/64) }
+
+func (b bitset) set(i int) { b[i/64] |= 1 << (i % 64) }
+
+// both yields what is in b and in c, which are for the same numbers, in order.
+func (b bitset) both(c bitset) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for w := range b {
+			for x := b[w] & c[w]; x != 0; x &= x - 1 {
+				if !yield(w*64 + bits.TrailingZeros64(x)) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,318 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"causeway/hub/api"
+	"causeway/protocol"
+)
+
+// Bounds of what is compiled. What is beyond them is refused where it is declared.
+const (
+	MaxRules   = 10_000 // of all policies together
+	MaxClasses = 20_000
+)
+
+// lastDay is the form of until.
+const lastDay = "2006-01-02"
+
+// Rule is a rule of a policy, read.
+type Rule struct {
+	Name   string // POLICY/RULE
+	Across []string
+	From   string // its sides, as text
+	To     string
+	Allow  []Ports
+	Until  time.Time // zero: for ever
+	Empty  bool      // nobody may be meant
+
+	from, to *side
+}
+
+// holds reports whether the rule is in force.
+func (r *Rule) holds(now time.Time) bool { return r.Until.IsZero() || now.Before(r.Until) }
+
+// joins reports whether the rule may open anything between addresses of two segments.
+func (r *Rule) joins(from, to string) bool {
+	if len(r.Across) == 0 {
+		return from == to
+	}
+	return from != to && slices.Contains(r.Across, from) && slices.Contains(r.Across, to)
+}
+
+// ReadRule checks what somebody wrote as a rule of a policy.
+func ReadRule(policy string, w api.PolicyRule) (*Rule, error) {
+	r := &Rule{Name: policy + "/" + w.Name, Across: w.Across, Empty: w.ExpectEmpty}
+	if !protocol.ValidName(w.Name) {
+		return nil, fmt.Errorf("%.80q cannot name a rule; use 1 to 63 of a-z, 0-9 and '-'", w.Name)
+	}
+	fail := func(format string, args ...any) (*Rule, error) {
+		return nil, fmt.Errorf("rule %s: %w", w.Name, fmt.Errorf(format, args...))
+	}
+	if n := len(w.Across); n != 0 && (n != 2 || w.Across[0] == w.Across[1]) {
+		return fail("across: write two segments, such as [dev, prod]")
+	}
+	for _, s := range w.Across {
+		if !protocol.ValidName(s) {
+			return fail("across: %.80q cannot name a segment", s)
+		}
+	}
+	for _, e := range []struct {
+		what string
+		api.PolicyEndpoint
+		to *string
+		at **side
+	}{{"from", w.From, &r.From, &r.from}, {"to", w.To, &r.To, &r.to}} {
+		if err := CheckEndpoint(e.PolicyEndpoint); err != nil {
+			return fail("%s: %w", e.what, err)
+		}
+		*e.to = sideText(e.PolicyEndpoint)
+		*e.at = &side{e.PolicyEndpoint, *e.to}
+	}
+	if len(w.Allow) == 0 {
+		return fail("allow: say what it opens, such as [tcp/5432]")
+	}
+	for _, text := range w.Allow {
+		p, err := ParsePorts(text)
+		if err != nil {
+			return fail("allow: %w", err)
+		}
+		r.Allow = append(r.Allow, p)
+	}
+	if w.Until != "" {
+		day, err := time.Parse(lastDay, w.Until)
+		if err != nil {
+			return fail("until: %.40q is no day; write such as 2027-01-31", w.Until)
+		}
+		r.Until = day.AddDate(0, 0, 1)
+	}
+	return r, nil
+}
+
+// Compiled is what follows from an Input. It is not changed once it is made.
+type Compiled struct {
+	// Open: nothing is declared, and everybody may talk to everybody. There are no classes then.
+	Open    bool
+	Classes []*Class // by ID
+	Units   []Unit   // by prefix
+	// Next is when the time alone changes what follows: a rule ends. Zero: never.
+	Next time.Time
+	// Doubts are nodes and prefixes of which it is not sure where they belong: they are closed.
+	Doubts []string
+
+	policies bool // there is at least one
+	rules    []*Rule
+	unmet    []string // sides that nobody is meant by
+	byID     map[ClassID]*Class
+	units    map[netip.Prefix]Unit
+	lengths  [2][]int // of units' prefixes, descending: of IPv4 and IPv6
+	names    map[string]*Node
+	now      time.Time
+}
+
+// torn is the segment of what is in two at once: nothing is open with it.
+const torn = "?"
+
+// Compile works out the classes and pairs. before is the result before, whose classes keep their numbers; or nil.
+// The policies and segments have passed Check.
+func Compile(in Input, before *Compiled) (*Compiled, error) {
+	c := &Compiled{byID: map[ClassID]*Class{}, units: map[netip.Prefix]Unit{}, names: map[string]*Node{},
+		policies: len(in.Policies) > 0, now: in.Now}
+	for i := range in.Nodes {
+		c.names[in.Nodes[i].Name] = &in.Nodes[i]
+	}
+	if c.Open = len(in.Policies) == 0 && len(in.Segments) == 0; c.Open {
+		return c, nil
+	}
+	if err := c.read(in); err != nil {
+		return nil, err
+	}
+	m := newMatcher(in, c.rules)
+	c.Doubts = m.doubts
+	of := map[string][]*Class{} // by side
+	if err := c.classify(m, before, of); err != nil {
+		return nil, err
+	}
+	c.open(in.Now, of)
+	return c, nil
+}
+
+// read reads all rules.
+func (c *Compiled) read(in Input) error {
+	for _, p := range in.Policies {
+		for _, w := range p.Rules {
+			r, err := ReadRule(p.Name, w)
+			if err != nil {
+				return fmt.Errorf("policy %s: %w", p.Name, err)
+			}
+			if c.rules = append(c.rules, r); len(c.rules) > MaxRules {
+				return fmt.Errorf("policy %s: %d rules in all; at most %d", p.Name, len(c.rules), MaxRules)
+			}
+			if r.holds(in.Now) && !r.Until.IsZero() && (c.Next.IsZero() || r.Until.Before(c.Next)) {
+				c.Next = r.Until
+			}
+		}
+	}
+	return nil
+}
+
+// classify finds the class of each unit, and adds to of the classes that each side means.
+func (c *Compiled) classify(m *matcher, before *Compiled, of map[string][]*Class) error {
+	byKey := map[string]*Class{}
+	units := m.units()
+	keys := make([]string, len(units))
+	for i, u := range units {
+		segment, sides := m.match(u)
+		names := make([]string, len(sides))
+		for j, s := range sides {
+			names[j] = s.text
+		}
+		keys[i] = strconv.Quote(segment) + strings.Join(names, "\n")
+		if byKey[keys[i]] == nil {
+			byKey[keys[i]] = &Class{Segment: segment, Sides: names, key: keys[i], from: newBits(len(c.rules)), to: newBits(len(c.rules))}
+		}
+	}
+	if len(byKey) > MaxClasses {
+		return fmt.Errorf("the rules tell %d classes of addresses apart; at most %d", len(byKey), MaxClasses)
+	}
+	c.number(byKey, before)
+	for _, k := range c.Classes {
+		for _, s := range k.Sides {
+			of[s] = append(of[s], k)
+		}
+	}
+	for i, u := range units {
+		unit := Unit{Prefix: u.prefix, Class: byKey[keys[i]].ID}
+		for _, n := range u.at {
+			unit.At = append(unit.At, n.Number)
+		}
+		c.Units = append(c.Units, unit)
+		c.units[u.prefix] = unit
+		v := 0
+		if u.prefix.Addr().Is6() {
+			v = 1
+		}
+		if !slices.Contains(c.lengths[v], u.prefix.Bits()) {
+			c.lengths[v] = append(c.lengths[v], u.prefix.Bits())
+		}
+	}
+	for v := range c.lengths {
+		slices.SortFunc(c.lengths[v], func(a, b int) int { return b - a })
+	}
+	return nil
+}
+
+// number gives classes their numbers: those of before, where they were there, and else the first free ones.
+func (c *Compiled) number(byKey map[string]*Class, before *Compiled) {
+	if before != nil {
+		for _, k := range before.Classes {
+			if now := byKey[k.key]; now != nil {
+				now.ID = k.ID
+				c.byID[k.ID] = now
+			}
+		}
+	}
+	var fresh []*Class
+	for _, k := range byKey {
+		c.Classes = append(c.Classes, k)
+		if k.ID == 0 {
+			fresh = append(fresh, k)
+		}
+	}
+	slices.SortFunc(fresh, func(a, b *Class) int { return cmp.Compare(a.key, b.key) })
+	next := ClassID(1)
+	for _, k := range fresh {
+		for c.byID[next] != nil {
+			next++
+		}
+		k.ID, c.byID[next] = next, k
+	}
+	slices.SortFunc(c.Classes, func(a, b *Class) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+// open notes the rules in force of which each class is a side.
+func (c *Compiled) open(now time.Time, of map[string][]*Class) {
+	for i, r := range c.rules {
+		for _, s := range []string{r.From, r.To} {
+			if len(of[s]) == 0 {
+				c.unmet = append(c.unmet, s)
+			}
+		}
+		if !r.holds(now) {
+			continue
+		}
+		for _, k := range of[r.From] {
+			k.from.set(i)
+		}
+		for _, k := range of[r.To] {
+			k.to.set(i)
+		}
+	}
+}
+
+// Allows lists what is open from one class to another, in the order of policies and rules.
+func (c *Compiled) Allows(p Pair) (out []Allow) {
+	a, b := c.byID[p.From], c.byID[p.To]
+	switch {
+	case c.Open:
+		return []Allow{{}}
+	case a == nil || b == nil || a.Segment == torn || b.Segment == torn:
+		return nil
+	case !c.policies && a.Segment == b.Segment:
+		return []Allow{{}} // walls alone
+	}
+	for i := range a.from.both(b.to) {
+		if r := c.rules[i]; r.joins(a.Segment, b.Segment) {
+			for _, ports := range r.Allow {
+				out = append(out, Allow{ports, r.Name})
+			}
+		}
+	}
+	return out
+}
+
+// opens reports whether anything is open from one class to another.
+func (c *Compiled) opens(a, b *Class) bool {
+	if a.Segment == torn || b.Segment == torn {
+		return false
+	}
+	if !c.policies {
+		return a.Segment == b.Segment
+	}
+	for i := range a.from.both(b.to) {
+		if c.rules[i].joins(a.Segment, b.Segment) {
+			return true
+		}
+	}
+	return false
+}
+
+// Talk reports whether anything is open between two classes, in either direction.
+func (c *Compiled) Talk(a, b ClassID) bool {
+	x, y := c.byID[a], c.byID[b]
+	return c.Open || x != nil && y != nil && (c.opens(x, y) || c.opens(y, x))
+}
+
+// UnitOf returns the unit that an address is in: ok is false if nobody has it.
+func (c *Compiled) UnitOf(a netip.Addr) (u Unit, ok bool) {
+	v := 0
+	if a.Is6() {
+		v = 1
+	}
+	for _, bits := range c.lengths[v] {
+		p, err := a.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		if u, ok := c.units[p]; ok {
+			return u, true
+		}
+	}
+	return Unit{}, false
+}

@@ -1,0 +1,248 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"causeway/hub/api"
+)
+
+// Verdict is what becomes of a connection, and why.
+type Verdict struct {
+	Open bool
+	Rule string // POLICY/RULE that opens it, if a rule does
+	// Nearest is the rule that comes nearest to opening what is closed, and Lacks what it lacks.
+	Nearest, Lacks string
+}
+
+// String is a sentence.
+func (v Verdict) String() string {
+	switch {
+	case v.Open && v.Rule == "":
+		return "open: no policy is declared"
+	case v.Open:
+		return "open by rule " + v.Rule
+	case v.Nearest == "":
+		return "closed: no rule opens it"
+	}
+	return fmt.Sprintf("closed: no rule opens it; the nearest is %s, but %s", v.Nearest, v.Lacks)
+}
+
+// Decide says what becomes of connections between two addresses. The error says which of them nobody has.
+func (c *Compiled) Decide(from, to netip.Addr, port Ports) (Verdict, error) {
+	if c.Open {
+		return Verdict{Open: true}, nil
+	}
+	a, b, err := c.both(from, to)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return c.between(a, b, port), nil
+}
+
+func (c *Compiled) both(from, to netip.Addr) (a, b *Class, err error) {
+	if from.Is4() != to.Is4() {
+		return nil, nil, fmt.Errorf("%s and %s are not of one family", from, to)
+	}
+	if a, err = c.classOf(from); err != nil {
+		return nil, nil, err
+	}
+	b, err = c.classOf(to)
+	return a, b, err
+}
+
+func (c *Compiled) classOf(a netip.Addr) (*Class, error) {
+	u, ok := c.UnitOf(a)
+	if !ok {
+		return nil, fmt.Errorf("no node has %s, or an approved route to it", a)
+	}
+	return c.byID[u.Class], nil
+}
+
+func (c *Compiled) between(a, b *Class, port Ports) Verdict {
+	for _, x := range c.Allows(Pair{a.ID, b.ID}) {
+		if x.Has(port) {
+			return Verdict{Open: true, Rule: x.Rule}
+		}
+	}
+	v := Verdict{}
+	v.Nearest, v.Lacks = c.nearest(a, b, port)
+	return v
+}
+
+// nearest finds the rule that lacks least. What is missing further out counts more: a rule for other ports is
+// nearer than one for others.
+func (c *Compiled) nearest(a, b *Class, port Ports) (name, lacks string) {
+	best := 0
+	for _, r := range c.rules {
+		from, to := slices.Contains(a.Sides, r.From), slices.Contains(b.Sides, r.To)
+		back := slices.Contains(b.Sides, r.From) && slices.Contains(a.Sides, r.To)
+		ports := slices.ContainsFunc(r.Allow, func(p Ports) bool { return p.Has(port) })
+		score, why := 0, ""
+		switch {
+		case from && to && !r.joins(a.Segment, b.Segment):
+			score, why = 5, wall(a.Segment, b.Segment)
+		case from && to && !r.holds(c.now):
+			score, why = 6, "it ended with "+r.Until.AddDate(0, 0, -1).Format(lastDay)
+		case from && to:
+			score, why = 7, fmt.Sprintf("it opens %s and not %s", allowText(r.Allow), port)
+		case back && ports:
+			score, why = 4, "it opens the other direction"
+		case to && ports:
+			score, why = 3, fmt.Sprintf("it opens it from %s", r.From)
+		case from && ports:
+			score, why = 2, fmt.Sprintf("it opens it to %s", r.To)
+		}
+		if score > best {
+			best, name, lacks = score, r.Name, why
+		}
+	}
+	return name, lacks
+}
+
+// wall says why nothing passes between two segments by an ordinary rule.
+func wall(a, b string) string {
+	switch {
+	case a == torn || b == torn:
+		return "one side belongs to two segments"
+	case a == b:
+		return "it opens nothing inside one segment"
+	}
+	named := func(s string) string {
+		if s == Unassigned {
+			return "no segment"
+		}
+		return "segment " + s
+	}
+	return fmt.Sprintf("it does not say across, and they are in %s and in %s", named(a), named(b))
+}
+
+func allowText(l []Ports) string {
+	var out []string
+	for _, p := range l {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, ", ")
+}
+
+// resolve finds the classes that a name in a test or a question means: an address, a node (its own addresses) or
+// SITE/*.
+func (c *Compiled) resolve(name string) (map[bool][]*Class, error) { // by whether of IPv6
+	out := map[bool][]*Class{}
+	add := func(u Unit) {
+		v6, k := u.Prefix.Addr().Is6(), c.byID[u.Class]
+		if !slices.Contains(out[v6], k) {
+			out[v6] = append(out[v6], k)
+		}
+	}
+	site, all := strings.CutSuffix(name, "/*")
+	if a, err := netip.ParseAddr(name); err == nil {
+		u, ok := c.UnitOf(a)
+		if !ok {
+			return nil, fmt.Errorf("no node has %s, or an approved route to it", a)
+		}
+		add(u)
+		return out, nil
+	}
+	n := c.names[name]
+	if n == nil && !all {
+		return nil, fmt.Errorf("%.80q is no address, no node and no SITE/*", name)
+	}
+	for _, u := range c.Units {
+		if all && slices.ContainsFunc(c.nodesOf(site), func(x *Node) bool { return slices.Contains(u.At, x.Number) }) ||
+			!all && slices.Contains(n.Own, u.Prefix) {
+			add(u)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%.80q has no address", name)
+	}
+	return out, nil
+}
+
+func (c *Compiled) nodesOf(site string) (l []*Node) {
+	for _, n := range c.names {
+		if n.Site == site {
+			l = append(l, n)
+		}
+	}
+	return l
+}
+
+// Ask says what becomes of connections between what two names mean: the first that is not as the others.
+// Want, if it is said, is what is wanted: the first that is not so.
+func (c *Compiled) Ask(from, to, port, want string) (Verdict, error) {
+	p, err := ParsePorts(port)
+	if err != nil {
+		return Verdict{}, err
+	}
+	if c.Open {
+		return Verdict{Open: true}, nil
+	}
+	a, err := c.resolve(from)
+	if err != nil {
+		return Verdict{}, err
+	}
+	b, err := c.resolve(to)
+	if err != nil {
+		return Verdict{}, err
+	}
+	var first *Verdict
+	for _, v6 := range []bool{false, true} {
+		for _, x := range a[v6] {
+			for _, y := range b[v6] {
+				v := c.between(x, y, p)
+				if want != "" && v.Open != (want == "open") {
+					return v, nil
+				}
+				if first == nil {
+					first = &v
+				}
+			}
+		}
+	}
+	if first == nil {
+		return Verdict{}, fmt.Errorf("%s and %s have no address of one family", from, to)
+	}
+	return *first, nil
+}
+
+// Test says which of the tests of a policy does not hold.
+func (c *Compiled) Test(tests []api.PolicyTest) error {
+	for _, t := range tests {
+		at := fmt.Sprintf("test from %.80s to %.80s, %.40s", t.From, t.To, t.Port)
+		if t.Want != "open" && t.Want != "closed" {
+			return fmt.Errorf("%s: want: %.40q is neither open nor closed", at, t.Want)
+		}
+		v, err := c.Ask(t.From, t.To, t.Port, t.Want)
+		switch _, rule, _ := strings.Cut(v.Rule, "/"); {
+		case err != nil:
+			return fmt.Errorf("%s: %w", at, err)
+		case v.Open != (t.Want == "open"):
+			return fmt.Errorf("%s: wanted %s, and it is %s", at, t.Want, v)
+		case t.By != "" && t.Want == "open" && t.By != rule && t.By != v.Rule:
+			return fmt.Errorf("%s: wanted open by %.80s, and it is %s", at, t.By, v)
+		}
+	}
+	return nil
+}
+
+// errNobody is of a side that means nobody.
+var errNobody = errors.New("no address of any node is meant; correct it, or say expect_empty: true")
+
+// Met says which side of a rule means nobody, of rules that do not expect it. Sides that name pods are left out:
+// pods come and go.
+func (c *Compiled) Met() error {
+	for _, r := range c.rules {
+		for i, s := range []*side{r.from, r.to} {
+			what := []string{"from", "to"}[i]
+			if !r.Empty && len(s.Pods) == 0 && slices.Contains(c.unmet, s.text) {
+				return fmt.Errorf("rule %s: %s: %s: %w", r.Name, what, s.text, errNobody)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,82 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Proto is an IP protocol number; 0 is any.
+type Proto uint8
+
+// Protocols that rules name. ICMP stands for ICMPv6 too.
+const (
+	Any  Proto = 0
+	ICMP Proto = 1
+	TCP  Proto = 6
+	UDP  Proto = 17
+)
+
+var protoNames = map[string]Proto{"any": Any, "icmp": ICMP, "tcp": TCP, "udp": UDP}
+
+// Ports are the ports of a protocol, First to Last. ICMP and Any have none: both are 0.
+type Ports struct {
+	Proto       Proto
+	First, Last uint16
+}
+
+// ParsePorts reads such as tcp/5432, udp/5000-5100, tcp (all ports), icmp and any.
+func ParsePorts(text string) (Ports, error) {
+	name, ports, some := strings.Cut(text, "/")
+	proto, ok := protoNames[name]
+	if !ok {
+		return Ports{}, fmt.Errorf("%.40q is no protocol and port; write such as tcp/5432, udp/5000-5100, tcp, icmp or any", text)
+	}
+	has := proto == TCP || proto == UDP
+	switch {
+	case !some && has:
+		return Ports{proto, 1, 65535}, nil
+	case !some:
+		return Ports{Proto: proto}, nil
+	case !has:
+		return Ports{}, fmt.Errorf("%.40q: %s has no ports", text, name)
+	}
+	first, last, isRange := strings.Cut(ports, "-")
+	if !isRange {
+		last = first
+	}
+	p := Ports{Proto: proto}
+	for i, text := range []string{first, last} {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 || text[0] == '+' {
+			return Ports{}, fmt.Errorf("%.40q: ports are 1 to 65535", ports)
+		}
+		*[]*uint16{&p.First, &p.Last}[i] = uint16(n)
+	}
+	if p.First > p.Last {
+		return Ports{}, fmt.Errorf("%.40q: the first port of a range is not above its last", ports)
+	}
+	return p, nil
+}
+
+// String is as ParsePorts reads it.
+func (p Ports) String() string {
+	name := "any"
+	for n, x := range protoNames {
+		if x == p.Proto {
+			name = n
+		}
+	}
+	switch {
+	case p.Proto != TCP && p.Proto != UDP || p.First == 1 && p.Last == 65535:
+		return name
+	case p.First == p.Last:
+		return fmt.Sprintf("%s/%d", name, p.First)
+	}
+	return fmt.Sprintf("%s/%d-%d", name, p.First, p.Last)
+}
+
+// Has reports whether all of q is in p.
+func (p Ports) Has(q Ports) bool {
+	return p.Proto == Any || p.Proto == q.Proto && p.First <= q.First && q.Last <= p.Last
+}
