@@ -47,10 +47,13 @@ func large() Input {
 func BenchmarkLarge(b *testing.B) {
 	in := large()
 	c := compile(b, in, nil)
+	groups := 0
 	b.ReportAllocs()
 	for b.Loop() {
 		c = compile(b, in, c)
 		require.NoError(b, c.Test(in.Policies[0].Tests))
+		groups = c.Groups().Len()
 	}
 	b.ReportMetric(float64(len(c.Classes)), "classes")
+	b.ReportMetric(float64(groups), "groups")
 }

@@ -24,3 +24,15 @@ func (b bitset) both(c bitset) iter.Seq[int] {
 		}
 	}
 }
+
+func (b bitset) has(i int) bool { return b[i/64]>>(i%64)&1 != 0 }
+
+// add adds what is in c.
+func (b bitset) add(c bitset) { b.addBoth(c, c) }
+
+// addBoth adds what is in c and in d.
+func (b bitset) addBoth(c, d bitset) {
+	for w := range b {
+		b[w] |= c[w] & d[w]
+	}
+}

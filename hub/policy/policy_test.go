@@ -233,6 +233,20 @@ func TestClassesSayWhatRulesSay(t *testing.T) {
 				require.Equal(t, want, v.Open, "%s to %s: %s", a, b, v)
 			}
 		}
+		if !c.Open {
+			g := c.Groups()
+			for _, a := range in.Nodes {
+				for _, b := range in.Nodes {
+					talk := false
+					for _, x := range c.Units {
+						for _, y := range c.Units {
+							talk = talk || slices.Contains(x.At, a.Number) && slices.Contains(y.At, b.Number) && c.Talk(x.Class, y.Class)
+						}
+					}
+					require.Equal(t, talk, g.Talk(g.Nodes[a.Number], g.Nodes[b.Number]), "%s and %s", a.Name, b.Name)
+				}
+			}
+		}
 		// The same again keeps each class its number, and a node that goes takes no number from another.
 		in.Nodes = in.Nodes[:len(in.Nodes)-1]
 		d, err := Compile(in, c)
