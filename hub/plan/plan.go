@@ -12,9 +12,9 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -39,26 +39,22 @@ type Netmaps struct {
 	// goes out with what else is new, and is no news itself. May be nil.
 	Mark *protocol.StateMark
 
-	peers []*entry          // every node that peers may know, by number
-	sum   protocol.PeersSum // of all peers
+	peers  []*entry                     // every node that peers may know, by number
+	rows   map[protocol.NodeNumber]*row // those that each live node may know
+	shared map[protocol.PeersSum]*row   // all rows there are
 
 	self map[protocol.NodeNumber]*protocol.NetmapSelf
 	ages map[string]time.Duration // max_age of each site
 	hubs *protocol.SignedHubList
 	own  map[protocol.NodeNumber][]netip.Prefix // prefixes that a node announces, approved, in their order
 
-	alone map[protocol.NodeNumber]bool // may know nobody
-
 	items   map[protocol.ItemKey]*protocol.Item      // all there are
 	itemsBy map[protocol.NodeNumber][]*protocol.Item // by kind and name
-
-	mu     sync.Mutex
-	deltas []delta // from those that agents hold
 }
 
 // Compute makes the netmaps. before is the one before, whose owners go on where they
-// can and whose peers are shared where they are the same; or nil.
-func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps) *Netmaps {
+// can and whose peers are shared where they are the same; or nil. who says which nodes may talk; nil: all.
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Groups, before *Netmaps) *Netmaps {
 	if before == nil {
 		before = &Netmaps{}
 	}
@@ -69,7 +65,6 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		ages:    map[string]time.Duration{},
 		hubs:    s.HubList,
 		own:     map[protocol.NodeNumber][]netip.Prefix{},
-		alone:   map[protocol.NodeNumber]bool{},
 	}
 	v.items, v.itemsBy = items(s, before.items)
 	for _, site := range s.Sites.All() {
@@ -77,6 +72,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 	}
 	announced := v.routes(s)
 	owned, shared := v.owners(s, live, before)
+	var alone []protocol.NodeNumber
 	for _, n := range s.LiveNodes() {
 		overlay, err := s.OverlayOf(n.Number)
 		if err != nil { // joins beyond the range are refused
@@ -89,7 +85,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		}
 		v.self[n.Number] = before.sharedSelf(self)
 		if n.Quarantine != "" {
-			v.alone[n.Number] = true
+			alone = append(alone, n.Number)
 		}
 		if !talks(n) {
 			continue
@@ -99,7 +95,10 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
 		})
 		v.peers = append(v.peers, e)
-		v.sum.Add(e.sum)
+	}
+	v.rowsOf(who, before)
+	for _, n := range alone {
+		v.rows[n] = nobody
 	}
 	return v
 }
@@ -217,7 +216,7 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	if !ok {
 		return m, false
 	}
-	m.Peers = make([]protocol.Peer, 0, len(v.peers))
+	m.Peers = make([]protocol.Peer, 0, len(v.row(n).peers))
 	w := v.walk(n)
 	for e := w.next(); e != nil; e = w.next() {
 		m.Peers = append(m.Peers, e.peer)
@@ -249,15 +248,15 @@ func (v *Netmaps) Has(n protocol.NodeNumber) bool {
 
 // Knows reports whether peer is in node n's netmap.
 func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
-	_, ok := v.find(peer)
-	return ok && n != peer && !v.alone[n]
+	_, ok := v.row(n).find(peer)
+	return ok && n != peer
 }
 
 // SameAs reports whether every netmap of v and w says the same, whatever their
 // versions. One of them was computed from the other.
 func (v *Netmaps) SameAs(w *Netmaps) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && maps.Equal(v.self, w.self) && maps.Equal(v.ages, w.ages) &&
-		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.alone, w.alone) && maps.Equal(v.Owners, w.Owners) &&
+		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.rows, w.rows) && maps.Equal(v.Owners, w.Owners) &&
 		(v.hubs == w.hubs || reflect.DeepEqual(v.hubs, w.hubs)) && (v.Gone == w.Gone || reflect.DeepEqual(v.Gone, w.Gone)) && maps.EqualFunc(v.itemsBy, w.itemsBy, slices.Equal)
 }
 

@@ -3,7 +3,6 @@ package plan
 import (
 	"bytes"
 	"slices"
-	"weak"
 
 	"causeway/protocol"
 )
@@ -31,43 +30,4 @@ func (v *Netmaps) sharedSelf(x *protocol.NetmapSelf) *protocol.NetmapSelf {
 		return old
 	}
 	return x
-}
-
-// delta is what differs between the peers of two Netmaps, for all nodes. Almost all agents hold the Netmaps before,
-// so the last two are kept.
-type delta struct {
-	from    weak.Pointer[Netmaps] // or each would keep all before it
-	numbers []protocol.NodeNumber // in order
-}
-
-// since lists the peers that are not the same in held.
-func (v *Netmaps) since(held *Netmaps) []protocol.NodeNumber {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	from := weak.Make(held)
-	for _, d := range v.deltas {
-		if d.from == from {
-			return d.numbers
-		}
-	}
-	d := delta{from: from}
-	olds, news := held.peers, v.peers
-	for len(olds) > 0 || len(news) > 0 {
-		switch {
-		case len(news) == 0 || len(olds) > 0 && olds[0].number() < news[0].number():
-			d.numbers, olds = append(d.numbers, olds[0].number()), olds[1:]
-		case len(olds) == 0 || news[0].number() < olds[0].number():
-			d.numbers, news = append(d.numbers, news[0].number()), news[1:]
-		default:
-			if olds[0] != news[0] {
-				d.numbers = append(d.numbers, news[0].number())
-			}
-			olds, news = olds[1:], news[1:]
-		}
-	}
-	v.deltas = append(v.deltas, d)
-	if len(v.deltas) > 2 {
-		v.deltas = v.deltas[1:]
-	}
-	return d.numbers
 }

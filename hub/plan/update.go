@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -32,18 +31,9 @@ func newEntry(p protocol.Peer) *entry {
 
 func (e *entry) number() protocol.NodeNumber { return e.peer.Number() }
 
-// find returns the entry of peer n.
-func (v *Netmaps) find(n protocol.NodeNumber) (*entry, bool) {
-	i, ok := slices.BinarySearchFunc(v.peers, n, func(e *entry, n protocol.NodeNumber) int { return cmp.Compare(e.number(), n) })
-	if !ok {
-		return nil, false
-	}
-	return v.peers[i], true
-}
-
 // entry is p's, the one of v if it is the same.
 func (v *Netmaps) entry(p protocol.Peer) *entry {
-	if e, ok := v.find(p.Number()); ok && samePeer(&e.peer, &p) {
+	if e, ok := (&row{peers: v.peers}).find(p.Number()); ok && samePeer(&e.peer, &p) {
 		return e
 	}
 	return newEntry(p)
@@ -86,11 +76,9 @@ type walk struct {
 }
 
 func (v *Netmaps) walk(n protocol.NodeNumber) *walk {
-	w := &walk{v: v, node: n}
-	if !v.alone[n] {
-		w.hidden, w.rest = v.hidden(n), v.peers
-		w.own, _ = v.find(n)
-	}
+	r := v.row(n)
+	w := &walk{v: v, node: n, hidden: v.hidden(n), rest: r.peers}
+	w.own, _ = r.find(n)
 	return w
 }
 
@@ -113,15 +101,13 @@ func (w *walk) next() *entry {
 
 // Sum is the digest of the peers in node n's netmap.
 func (v *Netmaps) Sum(n protocol.NodeNumber) protocol.PeersSum {
-	if v.alone[n] {
-		return protocol.PeersSum{}
-	}
-	sum := v.sum
-	if e, ok := v.find(n); ok {
+	r := v.row(n)
+	sum := r.sum
+	if e, ok := r.find(n); ok {
 		sum.Add(e.sum)
 	}
 	for _, m := range v.hidden(n) {
-		if e, ok := v.find(m); ok {
+		if e, ok := r.find(m); ok {
 			sum.Add(e.sum)
 			sum.Add(v.without(n, e).sum)
 		}
@@ -137,7 +123,7 @@ type Update struct {
 
 // Full is node n's whole netmap, as version. n is a live node.
 func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
-	u := Update{peers: make([]*entry, 0, len(v.peers))}
+	u := Update{peers: make([]*entry, 0, len(v.row(n).peers))}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion = version
 	w := v.walk(n)
@@ -158,7 +144,7 @@ func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVe
 
 // view is the peer of that number as node n sees it; nil: it does not. hidden is what v.hidden says of n.
 func (v *Netmaps) view(n, number protocol.NodeNumber, hidden []protocol.NodeNumber) *entry {
-	e, ok := v.find(number)
+	e, ok := v.row(n).find(number)
 	if !ok || n == number {
 		return nil
 	}
@@ -185,18 +171,14 @@ func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version pro
 	if v == held {
 		return u, changed
 	}
-	if v.alone[n] || held.alone[n] {
-		v.changedWalk(held, n, &u)
-	} else {
-		v.changedPeers(held, n, &u)
-	}
+	v.changedPeers(held, n, &u)
 	return u, changed || len(u.peers) > 0 || len(u.Netmap.Removed) > 0
 }
 
 // changedPeers puts into u what differs in node n's peers between held and v. It looks at those alone that
 // differ for anybody, or of which n does not see all.
 func (v *Netmaps) changedPeers(held *Netmaps, n protocol.NodeNumber, u *Update) {
-	numbers, now, before := v.since(held), v.hidden(n), held.hidden(n)
+	numbers, now, before := v.row(n).since(held.row(n)), v.hidden(n), held.hidden(n)
 	if len(now)+len(before) > 0 {
 		numbers = slices.Concat(numbers, now, before)
 		slices.Sort(numbers)
@@ -210,29 +192,6 @@ func (v *Netmaps) changedPeers(held *Netmaps, n protocol.NodeNumber, u *Update) 
 			u.Netmap.Removed = append(u.Netmap.Removed, m)
 		case old == nil || !bytes.Equal(old.json, e.json):
 			u.peers = append(u.peers, e)
-		}
-	}
-}
-
-// changedWalk is changedPeers for a node that may, or might, know nobody.
-func (v *Netmaps) changedWalk(held *Netmaps, n protocol.NodeNumber, u *Update) {
-	olds, news := held.walk(n), v.walk(n)
-	old, e := olds.next(), news.next()
-	for old != nil || e != nil {
-		switch {
-		case old == e:
-			old, e = olds.next(), news.next()
-		case e == nil || old != nil && old.number() < e.number():
-			u.Netmap.Removed = append(u.Netmap.Removed, old.number())
-			old = olds.next()
-		case old == nil || e.number() < old.number():
-			u.peers = append(u.peers, e)
-			e = news.next()
-		default:
-			if !bytes.Equal(old.json, e.json) {
-				u.peers = append(u.peers, e)
-			}
-			old, e = olds.next(), news.next()
 		}
 	}
 }

@@ -17,6 +17,21 @@ type Groups struct {
 	talk  []bitset
 }
 
+// NewGroups returns n groups, of which those may talk of which talk says so.
+func NewGroups(nodes map[protocol.NodeNumber]int, n int, talk func(a, b int) bool) *Groups {
+	g := &Groups{Nodes: nodes}
+	for a := range n {
+		row := newBits(n)
+		for b := range n {
+			if talk(a, b) || talk(b, a) {
+				row.set(b)
+			}
+		}
+		g.talk = append(g.talk, row)
+	}
+	return g
+}
+
 // Len is how many groups there are.
 func (g *Groups) Len() int { return len(g.talk) }
 
