@@ -29,6 +29,7 @@ import (
 type (
 	RelayLimits = relay.Limits
 	RelayBound  = relay.Bound
+	RelayClass  = relay.Class
 	RelayRate   = relay.Rate
 )
 
@@ -61,9 +62,16 @@ type HubNode struct {
 	Number  protocol.NodeNumber
 	Key     protocol.WireGuardPublicKey
 	Overlay []netip.Addr
-	// Alone says that the relay forwards nothing for it: it talks to the hub alone.
-	Alone bool
+	// Class is that of the switchboard: with whom it forwards for the node. nil: with everybody. See NewRelayClasses.
+	Class *RelayClass
 }
+
+// NewRelayClasses returns so many classes of nodes, none of which may talk to any. All classes of one SetNodes come
+// of one call, or are nil and RelayAlone.
+func NewRelayClasses(n int) []*RelayClass { return relay.NewClasses(n) }
+
+// RelayAlone is the class of nodes that talk to the hub alone, where others have none.
+var RelayAlone = relay.Alone
 
 // Hub is the hub's side: switchboard, and a WireGuard device on a userspace
 // netstack. Its methods may be called concurrently.
@@ -192,10 +200,7 @@ func (h *Hub) SetNodes(nodes []HubNode) error {
 	}
 	switched := make([]relay.Node, len(nodes))
 	for i, n := range nodes {
-		switched[i] = relay.Node{Number: n.Number, Key: n.Key, Class: relay.Everybody}
-		if n.Alone {
-			switched[i].Class = relay.Alone
-		}
+		switched[i] = relay.Node{Number: n.Number, Key: n.Key, Class: n.Class}
 	}
 	if err := h.relay.SetNodes(switched); err != nil {
 		return errors.Join(fmt.Errorf("set nodes: %w", err), h.setEngine(h.nodes))

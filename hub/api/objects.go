@@ -12,6 +12,9 @@ var Documents = map[string]any{
 	"node":  NodeDocument{},
 	"route": RouteDocument{},
 	"limit": LimitDocument{},
+
+	"segment": SegmentDocument{},
+	"policy":  PolicyDocument{},
 }
 
 // Object is a declared object.

@@ -58,7 +58,17 @@ func Apply(d *state.Draft, docs []api.ApplyDocument, prune []string, live Live) 
 	for _, g := range going {
 		steps = append(steps, api.ApplyStep{Object: g.key.String(), Action: "delete", Diff: []string{"- name: " + g.key.Name}})
 	}
-	return steps, nil
+	return steps, state.CheckAll(d, changedKinds(steps))
+}
+
+// changedKinds are the kinds of what was declared or taken away, each once.
+func changedKinds(steps []api.ApplyStep) (out []string) {
+	for _, s := range steps {
+		if kind, _, _ := strings.Cut(s.Object, " "); s.Action != "none" && !slices.Contains(out, kind) {
+			out = append(out, kind)
+		}
+	}
+	return out
 }
 
 // located says where a document stands that is refused; the kind of the error stays.

@@ -65,7 +65,7 @@ func TestLimitsAreRefused(t *testing.T) {
 		require.NotContains(t, err.Error(), "\n")
 	}
 	d := draft(t)
-	require.ErrorContains(t, state.PutObject(d, "segment", "x", nil), `there is no kind "segment" of objects; there are limit`)
+	require.ErrorContains(t, state.PutObject(d, "nonsense", "x", nil), `there is no kind "nonsense" of objects; there are limit`)
 	require.ErrorContains(t, put(d, "No", `{"site":"a","packets":1}`), "cannot name an object")
 }
 

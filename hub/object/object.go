@@ -11,6 +11,8 @@ import (
 
 func init() {
 	state.RegisterKind(limits{})
+	state.RegisterKind(segments{})
+	state.RegisterKind(policies{})
 }
 
 // specOf reads what is stored of an object, which its kind has written.

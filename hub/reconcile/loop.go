@@ -66,6 +66,7 @@ type Loop struct {
 	pace    pace // of netmaps
 	work    sync.WaitGroup
 
+	talk        talk
 	goneList    goneList
 	fingerprint string // of the tunnel's nodes
 	bounded     bool   // the relay is, by a limit
@@ -92,6 +93,7 @@ const (
 	onBoot                       // a node has proven another boot id
 	onPace                       // netmaps are due
 	onFinish                     // the hub stops
+	onTalk                       // others may talk to each other than before
 )
 
 // step is one thing that the hub does by itself.
@@ -111,7 +113,8 @@ type step struct {
 func (l *Loop) all() []*step {
 	return []*step{
 		{name: "revoke", on: onState | onGone, run: l.revoke},
-		{name: "tunnel", on: onState | onGone, run: l.setNodes, fatal: true}, // after those who are told are known
+		{name: "policy", on: onState, every: lookEvery, run: l.policy},                // before those that it binds
+		{name: "tunnel", on: onState | onGone | onTalk, run: l.setNodes, fatal: true}, // after those who are told are known
 		{name: "limits", on: onState, run: l.limits},
 		{name: "clone", on: onBoot, run: l.clone},
 		{name: "memory", on: onFinish, every: fleet.SaveEvery, run: l.save},
@@ -131,13 +134,14 @@ const lookEvery = 500 * time.Millisecond
 
 // turn is what steps decide on: values of one moment.
 type turn struct {
-	step  *step
-	state *state.State
-	now   time.Time
-	table *fleet.Table
-	known *fleet.Snapshot
-	acted bool // the step did something
-	over  bool // it has nothing to do any more in this run of the hub
+	step   *step
+	raised trigger // by a step, for those after it
+	state  *state.State
+	now    time.Time
+	table  *fleet.Table
+	known  *fleet.Snapshot
+	acted  bool // the step did something
+	over   bool // it has nothing to do any more in this run of the hub
 }
 
 // fleet is what is known live. Steps of one turn share it until one of them acts.
@@ -211,7 +215,7 @@ func (l *Loop) turn(ctx context.Context, why trigger) error {
 	}
 	for _, s := range l.steps {
 		byTime := s.every > 0 && !t.now.Before(s.due) && why != onFinish
-		if s.on&why == 0 && !byTime {
+		if s.on&(why|t.raised) == 0 && !byTime {
 			continue
 		}
 		if byTime {

@@ -15,6 +15,7 @@ import (
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"
 	"causeway/protocol"
+	"causeway/tunnel"
 )
 
 type number = protocol.NodeNumber
@@ -70,8 +71,8 @@ func TestTunnelNodes(t *testing.T) {
 	require.NoError(t, state.Quarantine(d, 3, "copied"))
 	remove(t, d, state.GoneRevoked, 4, 5)
 	talks := map[number]bool{}
-	for _, n := range tunnelNodes(d.State, seen(map[number]fleet.Node{2: here(2), 4: here(4, func(x *fleet.Node) { x.Leaving = true }), 5: here(5)})) {
-		talks[n.Number] = !n.Alone
+	for _, n := range tunnelNodes(d.State, seen(map[number]fleet.Node{2: here(2), 4: here(4, func(x *fleet.Node) { x.Leaving = true }), 5: here(5)}), &talk{alone: tunnel.RelayAlone}) {
+		talks[n.Number] = n.Class != tunnel.RelayAlone
 		require.Equal(t, d.Nodes.Get(n.Number).WireGuardKey, n.Key)
 		require.Len(t, n.Overlay, 1)
 	}

@@ -12,7 +12,7 @@ import (
 
 // tunnelNodes are the nodes that the tunnel is to have: the live ones, and those that are gone but
 // have not heard so yet.
-func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
+func tunnelNodes(st *state.State, fl fleet.Snapshot, who *talk) []tunnel.HubNode {
 	nodes := st.LiveNodes()
 	for n, x := range fl.Nodes {
 		if node, ok := st.Nodes.Find(n); ok && !node.Live() && x.Leaving {
@@ -25,22 +25,22 @@ func tunnelNodes(st *state.State, fl fleet.Snapshot) []tunnel.HubNode {
 		if err != nil {
 			continue
 		}
-		out = append(out, tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay, Alone: n.Quarantine != ""})
+		out = append(out, tunnel.HubNode{Number: n.Number, Key: n.WireGuardKey, Overlay: overlay, Class: who.class(n)})
 	}
 	return out
 }
 
 // setNodes gives the tunnel its nodes, if they are others than before.
 func (l *Loop) setNodes(_ context.Context, t *turn) error {
-	nodes := tunnelNodes(t.state, t.fleet())
-	var print []byte
+	nodes := tunnelNodes(t.state, t.fleet(), &l.talk)
+	print := fmt.Appendf(nil, "%d ", l.talk.serial)
 	has := map[protocol.NodeNumber]bool{}
 	for _, n := range nodes {
 		has[n.Number] = true
-		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes.Get(n.Number).KeyEpoch(), n.Alone)
+		print = fmt.Appendf(print, "%d/%d/%t ", n.Number, t.state.Nodes.Get(n.Number).KeyEpoch(), n.Class == l.talk.alone)
 	}
 	fingerprint := string(print)
-	if fingerprint == l.fingerprint && fingerprint != "" {
+	if fingerprint == l.fingerprint {
 		return nil
 	}
 	if err := l.cfg.Tunnel.SetNodes(nodes); err != nil {

@@ -104,6 +104,24 @@ type targeted interface {
 	Target(o Object) string
 }
 
+// whole is an ObjectKind whose objects are checked together, once all that is declared with them is there.
+type whole interface {
+	// CheckAll says what is wrong with all objects of the kind and what they name, at a time.
+	CheckAll(st *State, now time.Time) error
+}
+
+// CheckAll says what is wrong with the objects of some kinds, once a draft is whole.
+func CheckAll(d *Draft, kinds []string) error {
+	for _, kind := range kinds {
+		if k, ok := objectKinds[kind].(whole); ok {
+			if err := k.CheckAll(d.State, d.Now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // objectKinds are the kinds that this build knows; see RegisterKind.
 var objectKinds = map[string]ObjectKind{}
 

@@ -92,7 +92,7 @@ func (t *Tunnel) Alone(n protocol.NodeNumber) bool {
 	defer t.mu.Unlock()
 	for _, x := range t.nodes {
 		if x.Number == n {
-			return x.Alone
+			return x.Class == tunnel.RelayAlone
 		}
 	}
 	return false

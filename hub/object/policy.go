@@ -1,0 +1,181 @@
+package object
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"causeway/hub/api"
+	"causeway/hub/policy"
+	"causeway/hub/state"
+	"causeway/protocol"
+)
+
+// Kinds of who may talk to whom.
+const (
+	SegmentKind = "segment"
+	PolicyKind  = "policy"
+)
+
+type segments struct{}
+
+func (segments) Kind() string    { return SegmentKind }
+func (segments) Shape() uint32   { return 1 }
+func (segments) Essential() bool { return true }
+
+func (segments) Canonical(spec json.RawMessage) (json.RawMessage, error) {
+	var s api.SegmentSpec
+	if err := state.ReadStrictly(spec, &s); err != nil {
+		return nil, err
+	}
+	if len(s.Sites) == 0 && len(s.Labels) == 0 {
+		return nil, errors.New("say which nodes belong to it, by sites or labels")
+	}
+	for _, site := range s.Sites {
+		if !protocol.ValidName(site) {
+			return nil, fmt.Errorf("sites: %.80q cannot name a site", site)
+		}
+	}
+	if err := protocol.CheckLabels(s.Labels); err != nil {
+		return nil, fmt.Errorf("labels: %w", err)
+	}
+	slices.Sort(s.Sites)
+	s.Sites = slices.Compact(s.Sites)
+	return json.Marshal(s)
+}
+
+func (segments) Check(st *state.State, o state.Object) error {
+	return state.Found(st, segments{}.Names(o))
+}
+
+func (segments) Names(o state.Object) (out []state.ObjectKey) {
+	s, err := specOf[api.SegmentSpec](o)
+	if err != nil {
+		return nil
+	}
+	for _, site := range s.Sites {
+		out = append(out, state.ObjectKey{Kind: state.KindSite, Name: site})
+	}
+	return out
+}
+
+func (segments) CheckAll(st *state.State, now time.Time) error { return checkPolicies(st, now) }
+
+type policies struct{}
+
+func (policies) Kind() string    { return PolicyKind }
+func (policies) Shape() uint32   { return 1 }
+func (policies) Essential() bool { return true }
+
+func (policies) Canonical(spec json.RawMessage) (json.RawMessage, error) {
+	var p api.PolicySpec
+	if err := state.ReadStrictly(spec, &p); err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, w := range p.Rules {
+		if _, err := policy.ReadRule("", w); err != nil {
+			return nil, err
+		}
+		if seen[w.Name] {
+			return nil, fmt.Errorf("there are two rules %s", w.Name)
+		}
+		seen[w.Name] = true
+	}
+	return json.Marshal(p)
+}
+
+// Check: what a policy names may be declared after it, by the same apply.
+func (policies) Check(*state.State, state.Object) error { return nil }
+
+func (policies) Names(o state.Object) (out []state.ObjectKey) {
+	p, err := specOf[api.PolicySpec](o)
+	if err != nil {
+		return nil
+	}
+	seen := map[state.ObjectKey]bool{}
+	add := func(kind, name string) {
+		if k := (state.ObjectKey{Kind: kind, Name: name}); name != "" && !seen[k] {
+			seen[k] = true
+			out = append(out, k)
+		}
+	}
+	for _, r := range p.Rules {
+		for _, s := range r.Across {
+			add(SegmentKind, s)
+		}
+		for _, e := range []api.PolicyEndpoint{r.From, r.To} {
+			add(SegmentKind, e.Segment)
+			add(state.KindSite, e.Site)
+			add(state.KindNode, e.Node)
+		}
+	}
+	return out
+}
+
+func (policies) CheckAll(st *state.State, now time.Time) error { return checkPolicies(st, now) }
+
+// checkPolicies holds all segments and policies together to what they say of themselves.
+func checkPolicies(st *state.State, now time.Time) error {
+	in := PolicyInput(st, nil, now)
+	for _, o := range st.ObjectsOf(PolicyKind) {
+		if err := state.Found(st, policies{}.Names(o)); err != nil {
+			return fmt.Errorf("%s: %w", o.Key(), err)
+		}
+	}
+	c, err := policy.Compile(in, nil)
+	if err != nil {
+		return state.Errorf(state.Invalid, "%s", err)
+	}
+	if len(c.Doubts) > 0 {
+		return state.Errorf(state.Conflict, "%s; one alone may have it", c.Doubts[0])
+	}
+	if err := c.Met(); err != nil {
+		return state.Errorf(state.Invalid, "%s", err)
+	}
+	for _, p := range in.Policies {
+		if err := c.Test(p.Tests); err != nil {
+			return state.Errorf(state.Invalid, "policy %s: %s", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// PolicyInput is what policies are compiled from: of a state, and of the pods that nodes have now.
+func PolicyInput(st *state.State, pods []policy.Pod, now time.Time) policy.Input {
+	in := policy.Input{Now: now, Pods: pods}
+	for _, o := range st.ObjectsOf(SegmentKind) {
+		if s, err := specOf[api.SegmentSpec](o); err == nil {
+			in.Segments = append(in.Segments, policy.Segment{Name: o.Name, SegmentSpec: s})
+		}
+	}
+	for _, o := range st.ObjectsOf(PolicyKind) {
+		if p, err := specOf[api.PolicySpec](o); err == nil {
+			in.Policies = append(in.Policies, policy.Policy{Name: o.Name, PolicySpec: p})
+		}
+	}
+	if len(in.Segments)+len(in.Policies) == 0 {
+		return in
+	}
+	carries := map[protocol.NodeNumber][]netip.Prefix{}
+	for _, r := range st.Routes.All() {
+		if r.Carried() {
+			carries[r.Node] = append(carries[r.Node], r.Prefix)
+		}
+	}
+	for _, n := range st.LiveNodes() {
+		overlay, err := st.OverlayOf(n.Number)
+		if err != nil {
+			continue
+		}
+		x := policy.Node{Number: n.Number, Name: n.Name, Site: n.Site, Labels: n.Labels, Carries: carries[n.Number]}
+		for _, a := range overlay {
+			x.Own = append(x.Own, netip.PrefixFrom(a, a.BitLen()))
+		}
+		in.Nodes = append(in.Nodes, x)
+	}
+	return in
+}

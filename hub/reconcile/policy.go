@@ -1,0 +1,110 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"causeway/hub/object"
+	"causeway/hub/policy"
+	"causeway/hub/state"
+	"causeway/tunnel"
+)
+
+// talk is who may talk to whom: compiled anew when what it follows from changed. The loop alone uses it.
+type talk struct {
+	state    *state.State // that in was last read from
+	in       policy.Input
+	compiled *policy.Compiled
+	groups   *policy.Groups // nil: everybody
+	classes  []*tunnel.RelayClass
+	alone    *tunnel.RelayClass
+	serial   uint64 // of changes
+}
+
+// policy compiles what is declared, if it has changed or its time has come.
+func (l *Loop) policy(_ context.Context, t *turn) error {
+	if next := l.talk.next(); t.state == l.talk.state && (next.IsZero() || t.now.Before(next)) {
+		return nil
+	}
+	l.talk.state = t.state
+	before := l.talk.serial
+	err := l.talk.settle(object.PolicyInput(t.state, nil, t.now))
+	if t.acted = l.talk.serial != before; t.acted {
+		t.raised |= onTalk
+		l.pace.changed(t.now)
+	}
+	return err
+}
+
+// settle takes over what is compiled from in. What cannot be compiled keeps what was in force; at a start nobody
+// may talk to anybody.
+func (k *talk) settle(in policy.Input) error {
+	if k.compiled != nil && k.same(in) {
+		return nil
+	}
+	c, err := policy.Compile(in, k.compiled)
+	if err != nil {
+		if k.compiled == nil && k.serial == 0 {
+			k.enforce(policy.NewGroups(nil, 0, nil))
+		}
+		return fmt.Errorf("policies cannot be compiled, and what was in force before goes on: %w", err)
+	}
+	k.in, k.compiled = in, c
+	if c.Open {
+		k.enforce(nil)
+	} else {
+		k.enforce(c.Groups())
+	}
+	return nil
+}
+
+// next is when the time alone changes who may talk; zero: never.
+func (k *talk) next() time.Time {
+	if k.compiled == nil {
+		return time.Time{}
+	}
+	return k.compiled.Next
+}
+
+// same reports whether what is compiled follows from in, too.
+func (k *talk) same(in policy.Input) bool {
+	if next := k.next(); !next.IsZero() && !in.Now.Before(next) {
+		return false
+	}
+	in.Now = k.in.Now
+	return reflect.DeepEqual(in, k.in)
+}
+
+// enforce takes groups over, and makes the switchboard's classes of them.
+func (k *talk) enforce(g *policy.Groups) {
+	k.serial++
+	if k.groups = g; g == nil {
+		k.classes, k.alone = nil, tunnel.RelayAlone
+		return
+	}
+	all := tunnel.NewRelayClasses(g.Len() + 1)
+	k.classes, k.alone = all[:g.Len()], all[g.Len()]
+	for a := range k.classes {
+		for b := a; b < len(k.classes); b++ {
+			if g.Talk(a, b) {
+				k.classes[a].Allow(k.classes[b])
+			}
+		}
+	}
+}
+
+// class is the switchboard's class of a node. One that has left hears that from the hub alone.
+func (k *talk) class(n state.Node) *tunnel.RelayClass {
+	if n.Quarantine != "" {
+		return k.alone
+	}
+	if k.groups == nil {
+		return nil
+	}
+	if g, ok := k.groups.Nodes[n.Number]; ok {
+		return k.classes[g]
+	}
+	return k.alone
+}
