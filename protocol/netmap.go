@@ -75,6 +75,8 @@ type NetmapSelf struct {
 	RotateKeys time.Duration `json:"rotate_keys_ns,omitempty"`
 	// Upgrade is the version that the agent shall run; nil: any.
 	Upgrade *UpgradeWish `json:"upgrade,omitempty"`
+	// Classes are as those of a Peer.
+	Classes []AddressClass `json:"classes,omitempty"`
 }
 
 // AnnouncedRoute is a node's own route as the hub sees it.
@@ -106,6 +108,8 @@ type Peer struct {
 	Sources    []netip.Prefix   `json:"sources,omitempty"`
 	Candidates []netip.AddrPort `json:"candidates"` // where it may be reached directly; may be empty
 	Direct     bool             `json:"direct"`     // policy allows a direct path
+	// Classes are those of its addresses and prefixes, and of prefixes in them, in order; empty where nothing is declared.
+	Classes []AddressClass `json:"classes,omitempty"`
 }
 
 // Number is the peer's node number.
@@ -134,9 +138,9 @@ const (
 // checkSize refuses what no hub could send whole: changes that are each small enough would
 // have an agent hold any amount.
 func (n Netmap) checkSize() error {
-	prefixes := 0
+	prefixes := len(n.Self.Classes)
 	for _, p := range n.Peers {
-		prefixes += len(p.Overlay) + len(p.Routes) + len(p.Sources) + len(p.Candidates)
+		prefixes += len(p.Overlay) + len(p.Routes) + len(p.Sources) + len(p.Candidates) + len(p.Classes)
 	}
 	for _, i := range n.Items {
 		prefixes += len(i.Body) / minPrefix

@@ -48,6 +48,9 @@ func (segments) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 }
 
 func (segments) Check(st *state.State, o state.Object) error {
+	if o.Name == policy.UnassignedItem {
+		return state.Errorf(state.Invalid, "%s is what nodes are in that no segment has; choose another name", o.Name)
+	}
 	return state.Found(st, segments{}.Names(o))
 }
 
@@ -149,12 +152,12 @@ func PolicyInput(st *state.State, pods []policy.Pod, now time.Time) policy.Input
 	in := policy.Input{Now: now, Pods: pods}
 	for _, o := range st.ObjectsOf(SegmentKind) {
 		if s, err := specOf[api.SegmentSpec](o); err == nil {
-			in.Segments = append(in.Segments, policy.Segment{Name: o.Name, SegmentSpec: s})
+			in.Segments = append(in.Segments, policy.Segment{Name: o.Name, Generation: o.Generation, SegmentSpec: s})
 		}
 	}
 	for _, o := range st.ObjectsOf(PolicyKind) {
 		if p, err := specOf[api.PolicySpec](o); err == nil {
-			in.Policies = append(in.Policies, policy.Policy{Name: o.Name, PolicySpec: p})
+			in.Policies = append(in.Policies, policy.Policy{Name: o.Name, Generation: o.Generation, PolicySpec: p})
 		}
 	}
 	if len(in.Segments)+len(in.Policies) == 0 {

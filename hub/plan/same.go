@@ -11,7 +11,7 @@ import (
 // take ten times as long.
 func samePeer(a, b *protocol.Peer) bool {
 	return a.Statement.NodeStatement == b.Statement.NodeStatement && a.Statement.IdentityKey == b.Statement.IdentityKey && bytes.Equal(a.Statement.Signature, b.Statement.Signature) &&
-		a.Name == b.Name && a.Site == b.Site && a.Direct == b.Direct && sameList(a.Overlay, b.Overlay) && sameList(a.Routes, b.Routes) && sameList(a.Sources, b.Sources) && sameList(a.Candidates, b.Candidates)
+		a.Name == b.Name && a.Site == b.Site && a.Direct == b.Direct && sameList(a.Overlay, b.Overlay) && sameList(a.Routes, b.Routes) && sameList(a.Sources, b.Sources) && sameList(a.Candidates, b.Candidates) && sameList(a.Classes, b.Classes)
 }
 
 // sameList tells apart what encoding/json does: nil, and empty.
@@ -20,7 +20,7 @@ func sameList[T comparable](a, b []T) bool { return (a == nil) == (b == nil) && 
 // sameSelf reports whether a and b say the same.
 func sameSelf(a, b *protocol.NetmapSelf) bool {
 	return a.Number == b.Number && a.Name == b.Name && a.Site == b.Site && sameList(a.Overlay, b.Overlay) && sameList(a.Routes, b.Routes) &&
-		a.KeyEpoch == b.KeyEpoch && a.KeyOverlap == b.KeyOverlap && a.RotateKeys == b.RotateKeys &&
+		a.KeyEpoch == b.KeyEpoch && a.KeyOverlap == b.KeyOverlap && a.RotateKeys == b.RotateKeys && sameList(a.Classes, b.Classes) &&
 		(a.Upgrade == b.Upgrade || a.Upgrade != nil && b.Upgrade != nil && *a.Upgrade == *b.Upgrade)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // large is 10,000 nodes of 300 sites with 30,000 prefixes, 20 labels, and 2,000 rules with 200 tests.
 func large() Input {
-	in := Input{Now: today, Segments: []Segment{{"prod", api.SegmentSpec{Labels: map[string]string{"env": "prod"}}}, {"dev", api.SegmentSpec{Labels: map[string]string{"env": "dev"}}}}}
+	in := Input{Now: today, Segments: []Segment{{"prod", 0, api.SegmentSpec{Labels: map[string]string{"env": "prod"}}}, {"dev", 0, api.SegmentSpec{Labels: map[string]string{"env": "dev"}}}}}
 	for i := range 10_000 {
 		n := Node{Number: protocol.NodeNumber(i + 2), Name: fmt.Sprintf("n%d", i), Site: fmt.Sprintf("s%d", i%300),
 			Labels: map[string]string{"app": fmt.Sprintf("a%d", i%17), "env": []string{"prod", "dev"}[i%2]},
@@ -40,7 +40,7 @@ func large() Input {
 	for i := range 200 {
 		spec.Tests = append(spec.Tests, api.PolicyTest{From: fmt.Sprintf("n%d", 9_000+i), To: fmt.Sprintf("n%d", 8_000+i), Port: "udp/1", Want: "closed"})
 	}
-	in.Policies = []Policy{{"main", spec}}
+	in.Policies = []Policy{{"main", 0, spec}}
 	return in
 }
 
@@ -52,7 +52,7 @@ func BenchmarkLarge(b *testing.B) {
 	for b.Loop() {
 		c = compile(b, in, c)
 		require.NoError(b, c.Test(in.Policies[0].Tests))
-		groups = c.Groups().Len()
+		groups = c.Enforce().Len()
 	}
 	b.ReportMetric(float64(len(c.Classes)), "classes")
 	b.ReportMetric(float64(groups), "groups")

@@ -28,7 +28,7 @@ type Rule struct {
 	Across []string
 	From   string // its sides, as text
 	To     string
-	Allow  []Ports
+	Allow  []protocol.Ports
 	Until  time.Time // zero: for ever
 	Empty  bool      // nobody may be meant
 
@@ -44,6 +44,12 @@ func (r *Rule) joins(from, to string) bool {
 		return from == to
 	}
 	return from != to && slices.Contains(r.Across, from) && slices.Contains(r.Across, to)
+}
+
+// split is the rule's policy, and its name there.
+func (r *Rule) split() (policy, name string) {
+	policy, name, _ = strings.Cut(r.Name, "/")
+	return policy, name
 }
 
 // ReadRule checks what somebody wrote as a rule of a policy.
@@ -79,7 +85,7 @@ func ReadRule(policy string, w api.PolicyRule) (*Rule, error) {
 		return fail("allow: say what it opens, such as [tcp/5432]")
 	}
 	for _, text := range w.Allow {
-		p, err := ParsePorts(text)
+		p, err := protocol.ParsePorts(text)
 		if err != nil {
 			return fail("allow: %w", err)
 		}
@@ -106,6 +112,7 @@ type Compiled struct {
 	// Doubts are nodes and prefixes of which it is not sure where they belong: they are closed.
 	Doubts []string
 
+	declared Input
 	policies bool // there is at least one
 	rules    []*Rule
 	unmet    []string // sides that nobody is meant by
@@ -123,7 +130,7 @@ const torn = "?"
 // The policies and segments have passed Check.
 func Compile(in Input, before *Compiled) (*Compiled, error) {
 	c := &Compiled{byID: map[ClassID]*Class{}, units: map[netip.Prefix]Unit{}, names: map[string]*Node{},
-		policies: len(in.Policies) > 0, now: in.Now}
+		declared: in, policies: len(in.Policies) > 0, now: in.Now}
 	for i := range in.Nodes {
 		c.names[in.Nodes[i].Name] = &in.Nodes[i]
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"causeway/hub/api"
+	"causeway/protocol"
 )
 
 // Verdict is what becomes of a connection, and why.
@@ -32,7 +33,7 @@ func (v Verdict) String() string {
 }
 
 // Decide says what becomes of connections between two addresses. The error says which of them nobody has.
-func (c *Compiled) Decide(from, to netip.Addr, port Ports) (Verdict, error) {
+func (c *Compiled) Decide(from, to netip.Addr, port protocol.Ports) (Verdict, error) {
 	if c.Open {
 		return Verdict{Open: true}, nil
 	}
@@ -62,7 +63,7 @@ func (c *Compiled) classOf(a netip.Addr) (*Class, error) {
 	return c.byID[u.Class], nil
 }
 
-func (c *Compiled) between(a, b *Class, port Ports) Verdict {
+func (c *Compiled) between(a, b *Class, port protocol.Ports) Verdict {
 	for _, x := range c.Allows(Pair{a.ID, b.ID}) {
 		if x.Has(port) {
 			return Verdict{Open: true, Rule: x.Rule}
@@ -75,12 +76,12 @@ func (c *Compiled) between(a, b *Class, port Ports) Verdict {
 
 // nearest finds the rule that lacks least. What is missing further out counts more: a rule for other ports is
 // nearer than one for others.
-func (c *Compiled) nearest(a, b *Class, port Ports) (name, lacks string) {
+func (c *Compiled) nearest(a, b *Class, port protocol.Ports) (name, lacks string) {
 	best := 0
 	for _, r := range c.rules {
 		from, to := slices.Contains(a.Sides, r.From), slices.Contains(b.Sides, r.To)
 		back := slices.Contains(b.Sides, r.From) && slices.Contains(a.Sides, r.To)
-		ports := slices.ContainsFunc(r.Allow, func(p Ports) bool { return p.Has(port) })
+		ports := slices.ContainsFunc(r.Allow, func(p protocol.Ports) bool { return p.Has(port) })
 		score, why := 0, ""
 		switch {
 		case from && to && !r.joins(a.Segment, b.Segment):
@@ -120,7 +121,7 @@ func wall(a, b string) string {
 	return fmt.Sprintf("it does not say across, and they are in %s and in %s", named(a), named(b))
 }
 
-func allowText(l []Ports) string {
+func allowText(l []protocol.Ports) string {
 	var out []string
 	for _, p := range l {
 		out = append(out, p.String())
@@ -175,7 +176,7 @@ func (c *Compiled) nodesOf(site string) (l []*Node) {
 // Ask says what becomes of connections between what two names mean: the first that is not as the others.
 // Want, if it is said, is what is wanted: the first that is not so.
 func (c *Compiled) Ask(from, to, port, want string) (Verdict, error) {
-	p, err := ParsePorts(port)
+	p, err := protocol.ParsePorts(port)
 	if err != nil {
 		return Verdict{}, err
 	}

@@ -15,13 +15,15 @@ import (
 
 // Segment is a declared segment.
 type Segment struct {
-	Name string
+	Name       string
+	Generation uint64 // transaction that declared it
 	api.SegmentSpec
 }
 
 // Policy is a declared policy.
 type Policy struct {
-	Name string
+	Name       string
+	Generation uint64 // transaction that declared it
 	api.PolicySpec
 }
 
@@ -76,7 +78,7 @@ type Unit struct {
 
 // Allow is what a rule opens between two classes.
 type Allow struct {
-	Ports
+	protocol.Ports
 	Rule string // POLICY/RULE
 }
 

@@ -31,7 +31,7 @@ func bank() Input {
 	}
 	return Input{
 		Now:      today,
-		Segments: []Segment{{"dev", api.SegmentSpec{Sites: []string{"lab"}}}, {"prod", api.SegmentSpec{Sites: []string{"sh", "eu"}, Labels: map[string]string{"env": "prod"}}}},
+		Segments: []Segment{{"dev", 0, api.SegmentSpec{Sites: []string{"lab"}}}, {"prod", 0, api.SegmentSpec{Sites: []string{"sh", "eu"}, Labels: map[string]string{"env": "prod"}}}},
 		Nodes: []Node{
 			node(2, "web-1", "sh", map[string]string{"app": "web"}, "10.1.1.0/24"),
 			node(3, "gw-1", "sh", nil, "10.1.2.0/24", "192.168.7.0/24"),
@@ -40,7 +40,7 @@ func bank() Input {
 			node(6, "lab-1", "lab", nil, "10.3.1.0/24"),
 			node(7, "ops-1", "lab", map[string]string{"env": "prod"}, "10.3.2.0/24"),
 		},
-		Policies: []Policy{{"main", api.PolicySpec{Rules: []api.PolicyRule{
+		Policies: []Policy{{"main", 0, api.PolicySpec{Rules: []api.PolicyRule{
 			{Name: "web-to-db", From: api.PolicyEndpoint{Site: "sh", Labels: map[string]string{"app": "web"}}, To: api.PolicyEndpoint{Site: "eu", CIDR: pfx("10.2.1.2/32")}, Allow: []string{"tcp/5432", "icmp"}},
 			{Name: "registry", Across: []string{"dev", "prod"}, From: api.PolicyEndpoint{Segment: "dev"}, To: api.PolicyEndpoint{Node: "db-1"}, Allow: []string{"tcp/443"}, Until: "2027-01-31"},
 		}}}},
@@ -54,8 +54,8 @@ func compile(t testing.TB, in Input, before *Compiled) *Compiled {
 	return c
 }
 
-func ports(s string) Ports {
-	p, err := ParsePorts(s)
+func ports(s string) protocol.Ports {
+	p, err := protocol.ParsePorts(s)
 	if err != nil {
 		panic(err)
 	}
@@ -115,7 +115,7 @@ func TestWalls(t *testing.T) {
 	require.Equal(t, "closed: no rule opens it; the nearest is main/web-to-db, but it does not say across, and they are in segment dev and in segment prod", v.String())
 
 	in = bank()
-	in.Segments = append(in.Segments, Segment{"test", api.SegmentSpec{Labels: map[string]string{"app": "web"}}})
+	in.Segments = append(in.Segments, Segment{"test", 0, api.SegmentSpec{Labels: map[string]string{"app": "web"}}})
 	in.Nodes[0].Labels["env"] = "prod"
 	c = compile(t, in, nil)
 	require.Contains(t, c.Doubts, "node web-1 is in segments prod and test by its labels")
@@ -226,7 +226,7 @@ func TestClassesSayWhatRulesSay(t *testing.T) {
 				if a == b {
 					continue
 				}
-				p := Ports{TCP, 80, 80}
+				p := protocol.Ports{Proto: protocol.ProtoTCP, First: 80, Last: 80}
 				want, known := oracle(in, a, b, p)
 				v, err := c.Decide(a, b, p)
 				require.Equal(t, known, err == nil, "%s to %s: %v", a, b, err)
@@ -264,7 +264,7 @@ func generated(t *rapid.T) Input {
 	site, segment := rapid.SampledFrom([]string{"s0", "s1", "s2"}), rapid.SampledFrom([]string{"g0", "g1", "g2"})
 	in := Input{Now: today}
 	for _, name := range []string{"g0", "g1", "g2"}[:rapid.IntRange(0, 3).Draw(t, "segments")] {
-		in.Segments = append(in.Segments, Segment{name, api.SegmentSpec{Sites: rapid.SliceOfNDistinct(site, 0, 2, rapid.ID).Draw(t, "sites"), Labels: labels.Draw(t, "segment labels")}})
+		in.Segments = append(in.Segments, Segment{name, 0, api.SegmentSpec{Sites: rapid.SliceOfNDistinct(site, 0, 2, rapid.ID).Draw(t, "sites"), Labels: labels.Draw(t, "segment labels")}})
 	}
 	for i := range 6 {
 		n := Node{Number: protocol.NodeNumber(i + 2), Name: fmt.Sprintf("n%d", i), Site: site.Draw(t, "site"), Labels: labels.Draw(t, "labels"), Own: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, byte(i + 2)}), 32)}}
@@ -308,13 +308,13 @@ func generated(t *rapid.T) Input {
 		rules = append(rules, r)
 	}
 	if len(rules) > 0 || rapid.Bool().Draw(t, "policy") {
-		in.Policies = []Policy{{"p", api.PolicySpec{Rules: rules}}}
+		in.Policies = []Policy{{"p", 0, api.PolicySpec{Rules: rules}}}
 	}
 	return in
 }
 
 // oracle reads the rules for one pair of addresses, as DESIGN says them and as slowly as can be.
-func oracle(in Input, a, b netip.Addr, p Ports) (open, known bool) {
+func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 	if len(in.Policies) == 0 && len(in.Segments) == 0 {
 		return true, true
 	}

@@ -1,4 +1,4 @@
-package policy
+package protocol
 
 import (
 	"fmt"
@@ -11,15 +11,15 @@ type Proto uint8
 
 // Protocols that rules name. ICMP stands for ICMPv6 too.
 const (
-	Any  Proto = 0
-	ICMP Proto = 1
-	TCP  Proto = 6
-	UDP  Proto = 17
+	ProtoAny  Proto = 0
+	ProtoICMP Proto = 1
+	ProtoTCP  Proto = 6
+	ProtoUDP  Proto = 17
 )
 
-var protoNames = map[string]Proto{"any": Any, "icmp": ICMP, "tcp": TCP, "udp": UDP}
+var protoNames = map[string]Proto{"any": ProtoAny, "icmp": ProtoICMP, "tcp": ProtoTCP, "udp": ProtoUDP}
 
-// Ports are the ports of a protocol, First to Last. ICMP and Any have none: both are 0.
+// Ports are the ports of a protocol, First to Last. ProtoICMP and ProtoAny have none: both are 0.
 type Ports struct {
 	Proto       Proto
 	First, Last uint16
@@ -32,7 +32,7 @@ func ParsePorts(text string) (Ports, error) {
 	if !ok {
 		return Ports{}, fmt.Errorf("%.40q is no protocol and port; write such as tcp/5432, udp/5000-5100, tcp, icmp or any", text)
 	}
-	has := proto == TCP || proto == UDP
+	has := proto == ProtoTCP || proto == ProtoUDP
 	switch {
 	case !some && has:
 		return Ports{proto, 1, 65535}, nil
@@ -68,7 +68,7 @@ func (p Ports) String() string {
 		}
 	}
 	switch {
-	case p.Proto != TCP && p.Proto != UDP || p.First == 1 && p.Last == 65535:
+	case p.Proto != ProtoTCP && p.Proto != ProtoUDP || p.First == 1 && p.Last == 65535:
 		return name
 	case p.First == p.Last:
 		return fmt.Sprintf("%s/%d", name, p.First)
@@ -78,5 +78,5 @@ func (p Ports) String() string {
 
 // Has reports whether all of q is in p.
 func (p Ports) Has(q Ports) bool {
-	return p.Proto == Any || p.Proto == q.Proto && p.First <= q.First && q.Last <= p.Last
+	return p.Proto == ProtoAny || p.Proto == q.Proto && p.First <= q.First && q.Last <= p.Last
 }
