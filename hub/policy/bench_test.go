@@ -11,7 +11,7 @@ import (
 	"causeway/protocol"
 )
 
-// large is 10,000 nodes of 300 sites with 30,000 prefixes, 20 labels, and 2,000 rules with 200 tests.
+// large is 10,000 nodes of 300 sites with 30,000 prefixes, in some 500 classes, and 2,000 rules with 200 tests.
 func large() Input {
 	in := Input{Now: today, Segments: []Segment{{"prod", 0, api.SegmentSpec{Labels: map[string]string{"env": "prod"}}}, {"dev", 0, api.SegmentSpec{Labels: map[string]string{"env": "dev"}}}}}
 	for i := range 10_000 {
@@ -27,8 +27,8 @@ func large() Input {
 	var spec api.PolicySpec
 	for i := range 2000 {
 		r := api.PolicyRule{Name: fmt.Sprintf("r%d", i), Allow: []string{fmt.Sprintf("tcp/%d", 1000+i)},
-			From: api.PolicyEndpoint{Labels: map[string]string{"app": fmt.Sprintf("a%d", i%17)}}, To: api.PolicyEndpoint{Site: fmt.Sprintf("s%d", i%300)}}
-		if i%10 == 0 {
+			From: api.PolicyEndpoint{Labels: map[string]string{"app": fmt.Sprintf("a%d", i%17)}}, To: api.PolicyEndpoint{Site: fmt.Sprintf("s%d", i%15)}}
+		if i%100 == 0 {
 			r.To.CIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i * 3 >> 8), byte(i * 3), 7}), 32)
 			r.To.Site = ""
 		}

@@ -16,7 +16,7 @@ import (
 // Bounds of what is compiled. What is beyond them is refused where it is declared.
 const (
 	MaxRules   = 10_000 // of all policies together
-	MaxClasses = 20_000
+	MaxClasses = 2_000
 )
 
 // lastDay is the form of until.
