@@ -48,13 +48,16 @@ type Netmaps struct {
 	hubs *protocol.SignedHubList
 	own  map[protocol.NodeNumber][]netip.Prefix // prefixes that a node announces, approved, in their order
 
-	items   map[protocol.ItemKey]*protocol.Item      // all there are
-	itemsBy map[protocol.NodeNumber][]*protocol.Item // by kind and name
+	items    map[protocol.ItemKey]*item       // all there are, but for those of who may talk
+	talk     map[string]*item                 // those, by all that they say
+	itemsBy  map[protocol.NodeNumber][]*item  // by kind and name
+	requires map[protocol.NodeNumber][]string // features without which a node may not go on with its items
 }
 
 // Compute makes the netmaps. before is the one before, whose owners go on where they
-// can and whose peers are shared where they are the same; or nil. who says which nodes may talk; nil: all.
-func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Groups, before *Netmaps) *Netmaps {
+// can and whose peers are shared where they are the same; or nil. who says which nodes may talk, and what of that
+// they are told; nil: all.
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Enforcement, before *Netmaps) *Netmaps {
 	if before == nil {
 		before = &Netmaps{}
 	}
@@ -66,7 +69,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Grou
 		hubs:    s.HubList,
 		own:     map[protocol.NodeNumber][]netip.Prefix{},
 	}
-	v.items, v.itemsBy = items(s, before.items)
+	v.allItems(s, who, before)
 	for _, site := range s.Sites.All() {
 		v.ages[site.Name] = site.MaxAge
 	}
@@ -79,7 +82,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Grou
 			continue
 		}
 		self := &protocol.NetmapSelf{Number: n.Number, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: announced[n.Number],
-			RotateKeys: s.Sites.Get(n.Site).RotateKeys, Upgrade: s.Upgrade.Wish(n.Number)}
+			RotateKeys: s.Sites.Get(n.Site).RotateKeys, Upgrade: s.Upgrade.Wish(n.Number), Classes: who.ClassesOf(n.Number)}
 		if n.KeyWanted > n.KeyEpoch() {
 			self.KeyEpoch, self.KeyOverlap = n.KeyWanted, n.KeyOverlap
 		}
@@ -93,6 +96,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Grou
 		e := before.entry(protocol.Peer{
 			Statement: *n.Statement, Name: n.Name, Site: n.Site, Overlay: overlay, Routes: owned[n.Number], Sources: shared[n.Number],
 			Candidates: Candidates(live[n.Number].Candidates, s.Overlay), Direct: true,
+			Classes: who.ClassesOf(n.Number),
 		})
 		v.peers = append(v.peers, e)
 	}
@@ -216,6 +220,7 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	if !ok {
 		return m, false
 	}
+	m.Items = v.itemsOf(n)
 	m.Peers = make([]protocol.Peer, 0, len(v.row(n).peers))
 	w := v.walk(n)
 	for e := w.next(); e != nil; e = w.next() {
@@ -224,20 +229,13 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	return m, true
 }
 
-// frame is node n's full netmap without the peers.
+// frame is node n's full netmap without the peers and items.
 func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
-	m, ok = v.bare(n)
-	m.Items = v.itemsOf(n)
-	return m, ok
-}
-
-// bare is frame without the items.
-func (v *Netmaps) bare(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
 	if !ok {
 		self = &protocol.NetmapSelf{}
 	}
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: *self, MaxAge: v.ages[self.Site], Requires: v.requires(n)}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: *self, MaxAge: v.ages[self.Site], Requires: v.requires[n]}, ok
 }
 
 // Has reports whether n is a live node.

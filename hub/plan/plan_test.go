@@ -135,7 +135,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 	m, _ = v.For(a1)
 	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m))
 	require.Equal(t, state.DefaultMaxAge, m.MaxAge)
-	require.NoError(t, state.SetMaxAge(c.d, "b", 0))
+	require.NoError(t, state.PutObject(c.d, state.KindSite, "b", json.RawMessage(`{"max_age":"forever"}`)))
 	forever := Compute(c.d.State, nil, nil, v)
 	require.False(t, forever.SameAs(v))
 	m, _ = forever.For(b)
@@ -298,7 +298,7 @@ func TestChangeProperty(t *testing.T) {
 }
 
 // groups are some groups of nodes, some of which may talk; nil: there is no policy.
-func groups(rt *rapid.T, nodes []protocol.NodeNumber) *policy.Groups {
+func groups(rt *rapid.T, nodes []protocol.NodeNumber) *policy.Enforcement {
 	const n = 3
 	if rapid.Bool().Draw(rt, "open") {
 		return nil
@@ -308,7 +308,14 @@ func groups(rt *rapid.T, nodes []protocol.NodeNumber) *policy.Groups {
 		of[x] = rapid.IntRange(0, n-1).Draw(rt, "group")
 	}
 	talk := rapid.SliceOfN(rapid.Bool(), n*n, n*n).Draw(rt, "talk")
-	return policy.NewGroups(of, n, func(a, b int) bool { return talk[a*n+b] })
+	e := &policy.Enforcement{Groups: policy.NewGroups(of, n, func(a, b int) bool { return talk[a*n+b] }), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}}
+	for g := range n {
+		e.Items = append(e.Items, []protocol.Item{{Kind: protocol.ItemPolicy, Name: "main", Generation: uint64(rapid.IntRange(1, 2).Draw(rt, "generation")), Body: json.RawMessage(fmt.Sprintf(`{"rules":[],"group":%d}`, g))}})
+	}
+	for _, x := range nodes {
+		e.Classes[x] = []protocol.AddressClass{{Prefix: pfx("10.0.0.0/8"), Class: uint32(rapid.IntRange(1, 2).Draw(rt, "class"))}}
+	}
+	return e
 }
 
 // The JSON that is put together of shared pieces is that of the whole, and peers

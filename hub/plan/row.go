@@ -42,7 +42,7 @@ func (r *row) find(n protocol.NodeNumber) (*entry, bool) {
 
 // rowsOf makes the rows of nodes, where who says who may talk to whom; nil: everybody. A row of before that says
 // the same is that one, so that rows are compared by pointers.
-func (v *Netmaps) rowsOf(who *policy.Groups, before *Netmaps) {
+func (v *Netmaps) rowsOf(who *policy.Enforcement, before *Netmaps) {
 	v.rows, v.shared = make(map[protocol.NodeNumber]*row, len(v.self)), map[protocol.PeersSum]*row{}
 	shared := func(peers []*entry) *row {
 		r := newRow(peers)

@@ -16,6 +16,14 @@ type Enforcement struct {
 	Items   [][]protocol.Item                               // of each group, by kind and name
 }
 
+// ClassesOf are the classes of what a node has; of nil, none.
+func (e *Enforcement) ClassesOf(n protocol.NodeNumber) []protocol.AddressClass {
+	if e == nil {
+		return nil
+	}
+	return e.Classes[n]
+}
+
 // insideRule is the name under which a segment opens what is inside it, where there is no policy.
 const insideRule = "inside"
 

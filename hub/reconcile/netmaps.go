@@ -51,7 +51,7 @@ func (l *Loop) compute(t *turn) (fresh bool) {
 	if before == nil {
 		before = fl.Earlier
 	}
-	next := plan.Compute(l.cfg.Fleet.Shown(t.state), known, l.talk.groups, before)
+	next := plan.Compute(l.cfg.Fleet.Shown(t.state), known, l.talk.who, before)
 	next.Gone = l.goneList.of(t.state, l.cfg.Cluster)
 	if next.SameAs(fl.Netmaps) {
 		return false // most transactions and many statuses change no netmap

@@ -17,7 +17,7 @@ type talk struct {
 	state    *state.State // that in was last read from
 	in       policy.Input
 	compiled *policy.Compiled
-	groups   *policy.Groups // nil: everybody
+	who      *policy.Enforcement // nil: everybody may talk to everybody
 	classes  []*tunnel.RelayClass
 	alone    *tunnel.RelayClass
 	serial   uint64 // of changes
@@ -47,16 +47,12 @@ func (k *talk) settle(in policy.Input) error {
 	c, err := policy.Compile(in, k.compiled)
 	if err != nil {
 		if k.compiled == nil && k.serial == 0 {
-			k.enforce(policy.NewGroups(nil, 0, nil))
+			k.enforce(&policy.Enforcement{Groups: policy.NewGroups(nil, 0, nil)})
 		}
 		return fmt.Errorf("policies cannot be compiled, and what was in force before goes on: %w", err)
 	}
 	k.in, k.compiled = in, c
-	if c.Open {
-		k.enforce(nil)
-	} else {
-		k.enforce(c.Groups())
-	}
+	k.enforce(c.Enforce())
 	return nil
 }
 
@@ -78,9 +74,9 @@ func (k *talk) same(in policy.Input) bool {
 }
 
 // enforce takes groups over, and makes the switchboard's classes of them.
-func (k *talk) enforce(g *policy.Groups) {
+func (k *talk) enforce(g *policy.Enforcement) {
 	k.serial++
-	if k.groups = g; g == nil {
+	if k.who = g; g == nil {
 		k.classes, k.alone = nil, tunnel.RelayAlone
 		return
 	}
@@ -100,10 +96,10 @@ func (k *talk) class(n state.Node) *tunnel.RelayClass {
 	if n.Quarantine != "" {
 		return k.alone
 	}
-	if k.groups == nil {
+	if k.who == nil {
 		return nil
 	}
-	if g, ok := k.groups.Nodes[n.Number]; ok {
+	if g, ok := k.who.Nodes[n.Number]; ok {
 		return k.classes[g]
 	}
 	return k.alone

@@ -55,7 +55,7 @@ func (c *cli) manifestFlags(cmd *cobra.Command, m *manifests) {
 	cmd.Flags().StringArrayVarP(&m.files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
 	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
 	cmd.Flags().StringArrayVar(&m.prune, "prune", nil, "take away what has no document: `SELECTOR` is a kind, or kind/pattern of names (repeatable)")
-	must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(append(objectKinds(), "site"), cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(api.ObjectKinds(), cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // read reads the files.
