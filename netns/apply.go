@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // ErrNoInterface says that the TUN device is not there (yet): the tunnel makes
@@ -59,7 +60,7 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
 	h.good = map[Kind][]string{}
 	for _, k := range Kinds {
@@ -110,11 +111,11 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), told func(Dri
 	whole, before := p, h.last
 	wants := func(k Kind) bool { return want(k, string(k)) }
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
 	var f Failures
 	defer func() { h.noteFailed(whole, f, want) }()
-	link, err := ownLink(p.Config)
+	link, err := p.Device()
 	if err != nil {
 		f.add(Link, "", err)
 	} else if link == nil {
@@ -167,7 +168,7 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), told func(Dri
 		if wants(Link) {
 			up := link.Attrs().Flags&unix.IFF_UP != 0
 			if !up {
-				addClsact(link) // where it cannot be, no trial is made
+				kernel.AddClsact(link) // where it cannot be, no trial is made
 			}
 			down, err := setUp(link)
 			f.add(Link, linkLine(p.Interface), err)
@@ -280,45 +281,6 @@ func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 	}
 }
 
-// linkByName returns nil without an error if there is no such link.
-func linkByName(name string) (netlink.Link, error) {
-	l, err := retry(func() (netlink.Link, error) { return netlink.LinkByName(name) })
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find link %s: %w", name, err)
-	}
-	return l, nil
-}
-
-// families are the address families of the host.
-func families() []bool {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		return []bool{false}
-	}
-	return []bool{false, true}
-}
-
-// retry repeats a netlink dump that the kernel interrupted because its table
-// changed meanwhile.
-func retry[T any](f func() (T, error)) (v T, err error) {
-	for range 10 {
-		if v, err = f(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return v, err
-}
-
-func nlFamily(v6 bool) int {
-	if v6 {
-		return netlink.FAMILY_V6
-	}
-	return netlink.FAMILY_V4
-}
-
 // applyAddrs makes the link's addresses those of the plan. The kernel's
 // link-local one is no concern of ours. One that is not delivered to is set anew.
 func applyAddrs(link netlink.Link, p Plan, f *Failures) {
@@ -355,13 +317,13 @@ func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 }
 
 func linkAddrs(link netlink.Link) ([]netip.Prefix, error) {
-	as, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	as, err := kernel.Retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}
 	var out []netip.Prefix
 	for _, a := range as {
-		if x, ok := prefixOf(a.IPNet); ok && !x.Addr().IsLinkLocalUnicast() {
+		if x, ok := kernel.PrefixOf(a.IPNet); ok && !x.Addr().IsLinkLocalUnicast() {
 			out = append(out, x)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Drift is what differs from the last applied plan in one subject: a Kind, or for
@@ -40,9 +42,9 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		return nil, nil
 	}
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
-	link, err := ownLink(p.Config)
+	link, err := p.Device()
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		}
 		want := p.lines(k)
 		if k == Routes {
-			now, err := h.standing(ctx, p)
+			now, err := h.Standing(ctx, p)
 			if err != nil {
 				f.add(k, "", err)
 				continue
@@ -86,7 +88,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			if gone && p.ofOwn(s) || !slices.Contains(d.Missing, s.line()) {
 				continue
 			}
-			v, err := readSysctl(s.key)
+			v, err := kernel.ReadSysctl(s.key)
 			if errors.Is(err, fs.ErrNotExist) && !p.ofOwn(s) || s.value == forwardMark && v == "1" {
 				continue // the interface went, or others have it forward: see Uses
 			}

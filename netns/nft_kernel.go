@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Questions to nf_tables that are asked too often for a run of the program nft, which reads all
@@ -31,7 +33,7 @@ const (
 
 // askNft sends one question about inet, and returns the answers behind their nfgenmsg.
 func askNft(typ, flags int, attrs ...*nl.RtAttr) ([][]byte, error) {
-	return retry(func() ([][]byte, error) {
+	return kernel.Retry(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(nfSubsysNftables<<8|typ, flags)
 		req.AddData(&nl.Nfgenmsg{NfgenFamily: nfprotoInet, Version: nl.NFNETLINK_V0})
 		for _, a := range attrs {
@@ -93,9 +95,9 @@ func nftCounted() (map[string]uint64, error) {
 		for typ, v := range nftAttrs(m) {
 			switch typ {
 			case nftaRuleTable:
-				table = cString(v)
+				table = unix.ByteSliceToString(v)
 			case nftaRuleChain:
-				chain = cString(v)
+				chain = unix.ByteSliceToString(v)
 			case nftaRuleExprs:
 				packets, counts = counterOf(v)
 			}
@@ -117,7 +119,7 @@ func counterOf(exprs []byte) (packets uint64, counts bool) {
 		for typ, v := range nftAttrs(e) {
 			switch typ {
 			case nftaExprName:
-				name = cString(v)
+				name = unix.ByteSliceToString(v)
 			case nftaExprData:
 				data = v
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -187,7 +188,7 @@ func (w *watch) nftables(typ uint16, data []byte) {
 		case bytes.Contains(data, []byte(NftTable+"\x00")):
 			k = Nftables
 		case bytes.Contains(data, []byte(dockerUser+"\x00")), bytes.Contains(data, []byte(protocol.DockerTable+"\x00")),
-			bytes.Contains(data, []byte("raw\x00")) && bytes.Contains(data, []byte(rawChain+"\x00")):
+			bytes.Contains(data, []byte("raw\x00")) && bytes.Contains(data, []byte(kernel.RawChain+"\x00")):
 			k = Other
 		default:
 			return
@@ -232,33 +233,10 @@ func genProgram(data []byte) string {
 			name, _, _ = strings.Cut(string(a.Value), "\x00")
 		}
 	}
-	if pid == 0 || ownPrograms.has(pid) {
+	if pid == 0 || kernel.Ran(pid) {
 		return ""
 	}
 	return described(pid, name)
-}
-
-// ownPrograms are the process ids of the last programs that this process ran.
-var ownPrograms recent
-
-// recent is a short memory of process ids. Its methods may be called concurrently.
-type recent struct {
-	mu   sync.Mutex
-	pids [64]uint32
-	next int
-}
-
-func (r *recent) add(pid uint32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pids[r.next%len(r.pids)] = pid
-	r.next++
-}
-
-func (r *recent) has(pid uint32) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Contains(r.pids[:], pid)
 }
 
 // program names the process behind a netlink port, which is its id for a

@@ -12,6 +12,7 @@ import (
 	"causeway/agent/health"
 	"causeway/agent/held"
 	"causeway/netns"
+	"causeway/netns/look"
 )
 
 const (
@@ -28,7 +29,7 @@ const (
 // dropped of them. Its methods may be called concurrently.
 type passing struct {
 	mu      sync.Mutex
-	rules   []netns.Passing
+	rules   []look.Passing
 	err     error  // they could not be read
 	dropped uint64 // by the wall, as last read
 	more    int    // looks in a row that found more
@@ -47,7 +48,7 @@ func (k *Keeper) setRoutes(causes, note string) {
 
 // lookAtRules finds rules before the tunnel's anew.
 func (k *Keeper) lookAtRules() {
-	rules, err := k.host.Passing()
+	rules, err := k.look.Passing()
 	w := &k.passing
 	w.mu.Lock()
 	if !slices.Equal(rules, w.rules) { // what was dropped is no word on these

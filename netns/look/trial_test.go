@@ -1,10 +1,11 @@
-package netns
+package look
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns"
 	"causeway/netns/lab"
 	"causeway/protocol"
 )
@@ -20,7 +22,7 @@ import (
 func (w *wall) try() (t Trial) {
 	w.t.Helper()
 	require.NoError(w.t, w.node.Do(func() (err error) {
-		t, err = w.h.Try(context.Background(), func(b []byte) error {
+		t, err = w.look.Try(context.Background(), func(b []byte) error {
 			_, err := w.tun.Write(b)
 			return err
 		})
@@ -118,7 +120,7 @@ func TestTrial(t *testing.T) {
 	// Without a peer nothing but the overlay leads into the tunnel, where walls stand around hubs.
 	c := w.plan.Config
 	c.Routes = prefixes("198.18.0.0/15", "fd63:7761:7900::/96")
-	c.Wall = Wall{Hubs: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("fd63:7761:7900::1")}, Overlay: c.Routes}
+	c.Wall = netns.Wall{Hubs: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("fd63:7761:7900::1")}, Overlay: c.Routes}
 	w.set(c)
 	require.Equal(t, Trial{Whole: true, Tried: 4}, w.try())
 	w.pod.Sh("timeout 1 bash -c '</dev/tcp/10.1.0.1/9' || :")
@@ -168,7 +170,7 @@ func TestDocker29(t *testing.T) {
 			before, open := saved(), ports(w)
 			require.NoError(t, w.node.Do(func() error {
 				if backend == "iptables-nft" { // of legacy tables nftables tells nothing
-					require.Contains(t, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "nftables chain ip raw PREROUTING drops them")
+					require.Contains(t, ReadBlocked(context.Background(), "cw0", w.plan.Local), "nftables chain ip raw PREROUTING drops them")
 				}
 				return nil
 			}))
@@ -183,17 +185,19 @@ func TestDocker29(t *testing.T) {
 				load(w, backend, read("iptables"))
 			}
 			require.NoError(t, w.node.Do(func() error {
-				rec, err := w.h.readRecord(context.Background(), "cw0")
+				rec, err := os.ReadFile(filepath.Join(w.state, "host.json"))
 				require.NoError(t, err)
-				require.Len(t, rec.Raw, 1)
+				require.Equal(t, 1, strings.Count(string(rec), `"PREROUTING"`), "%s", rec)
 				w.plan.Local = w.plan.Local[:0] // the range is not this node's any more
 				return w.h.Apply(context.Background(), w.plan)
 			}))
 			require.NotContains(t, saved(), "-t raw -i cw0")
 			require.NotContains(t, w.node.Sh(backend+" -t raw -S"), "cw0")
-			w.apply(Shields{})
+			w.apply(netns.Shields{})
 			require.Contains(t, w.node.Sh(backend+" -t raw -S"), "cw0", "by an apply alone")
-			require.NoError(t, w.node.Do(func() error { return NewHost(w.h.stateDir, zerolog.Nop()).Remove(context.Background(), w.plan.Config) }))
+			require.NoError(t, w.node.Do(func() error {
+				return netns.NewHost(w.state, zerolog.Nop()).Remove(context.Background(), w.plan.Config)
+			}))
 			require.Equal(t, before, saved(), "taken back")
 		})
 	}
@@ -207,7 +211,7 @@ func TestDocker29(t *testing.T) {
 		got := w.try()
 		require.Equal(t, "packets that come by cw0 for 10.1.0.11 do not get to pods0, Docker drops them (nftables chain ip docker-bridges raw-PREROUTING): "+protocol.DockerMend(), got.Blocked)
 		require.NoError(t, w.node.Do(func() error {
-			require.Equal(t, got.Blocked, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "as rules alone say it")
+			require.Equal(t, got.Blocked, ReadBlocked(context.Background(), "cw0", w.plan.Local), "as rules alone say it")
 			return nil
 		}))
 		// Half of the mend is none.
@@ -221,7 +225,7 @@ func TestDocker29(t *testing.T) {
 		require.Contains(t, []string{"", "lan 80\n"}, open)
 		load(w, "nftables", rules) // given up again
 		require.NotEmpty(t, w.try().Blocked)
-		require.NotContains(t, w.node.Sh("nft list tables"), dockerMarks)
+		require.NotContains(t, w.node.Sh("nft list tables"), "causeway-docker")
 		load(w, "nftables", mended)
 		require.Empty(t, w.try().Blocked)
 		require.NoError(t, w.node.Do(func() error { return w.h.Remove(context.Background(), w.plan.Config) }))
