@@ -174,6 +174,14 @@ func (p Plan) sysctls() []sysctl {
 	return out
 }
 
+// Priorities at postrouting.
+const (
+	// IdentityPriority is that of our identity mapping: address translation of others behind it has no say.
+	IdentityPriority = 90
+	// SourcePriority is that of the chain which drops what is about to enter the tunnel from a source that is not ours.
+	SourcePriority = 200
+)
+
 // nft is the content of our table in nft's own words, in the order and form of
 // 'nft -y -p -s list table', each line an 'add' command without that word.
 func (p Plan) nft() []string {
@@ -198,7 +206,7 @@ func (p Plan) nft() []string {
 	}
 	// An identity mapping ahead of every other tool's source NAT: once a
 	// connection has a mapping, later chains do not get to see it.
-	out = append(out, "chain"+t+"identity { type nat hook postrouting priority 90; policy accept; }")
+	out = append(out, fmt.Sprintf("chain%sidentity { type nat hook postrouting priority %d; policy accept; }", t, IdentityPriority))
 	for _, x := range p.Local {
 		f := "ip"
 		if x.Addr().Is6() {

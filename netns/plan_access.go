@@ -120,7 +120,7 @@ func (p Plan) access() []string {
 		rule(chainInterface, "%s saddr %s fib saddr . iif oif missing fib daddr oifname %q counter drop", kernel.NftFamily(x.Addr()), nftPrefix(x), p.Interface)
 	}
 
-	chain(chainSource, "postrouting", 200)
+	chain(chainSource, "postrouting", SourcePriority)
 	rule(chainSource, "oifname != %q accept", p.Interface)
 	for _, x := range own {
 		rule(chainSource, "%s saddr %s accept", kernel.NftFamily(x.Addr()), nftPrefix(x))

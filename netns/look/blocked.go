@@ -19,7 +19,7 @@ func ReadBlocked(ctx context.Context, dev string, ranges []netip.Prefix) string 
 			if b.dev == "" || b.dev == dev {
 				continue
 			}
-			if why := blocked(ctx, p, []probe{b}); why != "" {
+			if why := blocked(ctx, p, b); why != "" {
 				return why
 			}
 		}
@@ -27,21 +27,23 @@ func ReadBlocked(ctx context.Context, dev string, ranges []netip.Prefix) string 
 	return ""
 }
 
-// blocked says what stopped probes, empty if there are none, and how to mend it as far as
-// the rules that can be read say.
-func blocked(ctx context.Context, p netns.Plan, l []probe) string {
-	if len(l) == 0 {
-		return ""
+// asSeen is the probe as rules see it.
+func (b probe) asSeen(p netns.Plan) packet {
+	k := packet{iif: p.Interface, proto: protocol.FlowTCP, state: "new"}
+	if k.oif, k.src, k.dst = b.leaves(p); b.out {
+		k.iif = b.dev
 	}
-	b := l[0]
-	k := packet{iif: p.Interface, oif: b.dev, src: b.remote, dst: b.pod}
+	k.sport, k.dport = b.ports()
+	return k
+}
+
+// blocked says what stopped a probe, and how to mend it as far as the rules that can be read say.
+func blocked(ctx context.Context, p netns.Plan, b probe) string {
+	k := b.asSeen(p)
 	what := fmt.Sprintf("packets that come by %s for %s do not get to %s", p.Interface, b.pod, b.dev)
 	if b.out {
-		k = packet{iif: b.dev, oif: p.Interface, src: b.pod, dst: b.remote}
 		what = fmt.Sprintf("packets that %s sends by %s do not get into %s", b.pod, b.dev, p.Interface)
 	}
-	k.proto, k.state = protocol.FlowTCP, "new"
-	k.sport, k.dport = b.ports()
 	rules, err := readRules(ctx)
 	if err != nil && b.untried {
 		return ""
@@ -62,7 +64,7 @@ func blocked(ctx context.Context, p netns.Plan, l []probe) string {
 	if b.untried {
 		return ""
 	}
-	return what + ", and no rule that can be read says why: 'causeway diag explain' with such a pair looks closer"
+	return what + noRule
 }
 
 // dropText says what d does to probe b, which is packet k there, and what mends it as far as rules that can be read say.
@@ -87,6 +89,9 @@ func dropText(ctx context.Context, dev string, b probe, k packet, d protocol.Dro
 		return letBetween(d, in, out)
 	})
 }
+
+// noRule follows what was seen and has no reason that can be read.
+const noRule = ", and no rule that can be read says why: 'causeway diag explain' with such a pair looks closer"
 
 // mostRule bounds the text of a rule, so that what follows it is whole where a condition is cut.
 const mostRule = 120

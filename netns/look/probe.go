@@ -2,7 +2,6 @@ package look
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -27,12 +26,18 @@ type probe struct {
 	untried bool // nothing was sent: rules alone are asked
 }
 
+// leaves is how a probe should leave the host.
+func (b probe) leaves(p netns.Plan) (dev string, from, to netip.Addr) {
+	if b.out {
+		return p.Interface, b.pod, b.remote
+	}
+	return b.dev, b.remote, b.pod
+}
+
 // probes are those of a trial; whole says that none of the plan's ranges is left out.
 func probes(ctx context.Context, p netns.Plan) (out []probe, whole bool) {
 	named := namedAddrs(ctx, p.Local)
-	var word [4]byte
-	rand.Read(word[:])
-	id := binary.BigEndian.Uint32(word[:]) &^ 0xff // of each, counted up
+	id := newSecret() &^ 0xff // of each, counted up
 	whole = true
 	for _, x := range p.Local {
 		remote := remote(p, x.Addr().Is6())
@@ -136,10 +141,7 @@ func (b probe) ports() (from, to uint16) {
 
 // packet is the probe: a SYN without options.
 func (b probe) packet(secret uint32) []byte {
-	src, dst := b.remote, b.pod
-	if b.out {
-		src, dst = dst, src
-	}
+	_, src, dst := b.leaves(netns.Plan{})
 	tcp := make([]byte, 20)
 	from, to := b.ports()
 	binary.BigEndian.PutUint16(tcp, from)

@@ -21,8 +21,13 @@ type nftRules struct {
 }
 
 type baseChain struct {
-	key, family, hook, policy string
-	prio                      int
+	key, family, typ, hook, policy string
+	prio                           int
+}
+
+// sees reports whether a packet goes through a chain.
+func (c baseChain) sees(k packet) bool {
+	return c.hook == k.hook && (c.family != "ip" || k.addr().Is4()) && (c.family != "ip6" || k.addr().Is6())
 }
 
 type nftRule struct {
@@ -49,8 +54,8 @@ func parseRules(b []byte) (*nftRules, error) {
 	var list struct {
 		Nftables []struct {
 			Chain *struct {
-				Family, Table, Name, Hook, Policy string
-				Prio                              int
+				Family, Table, Name, Type, Hook, Policy string
+				Prio                                    int
 			}
 			Rule *struct {
 				Family, Table, Chain string
@@ -77,7 +82,7 @@ func parseRules(b []byte) (*nftRules, error) {
 			}
 			key := c.Family + " " + c.Table + " " + c.Name
 			if c.Hook != "" {
-				r.base = append(r.base, baseChain{key, c.Family, c.Hook, c.Policy, c.Prio})
+				r.base = append(r.base, baseChain{key, c.Family, c.Type, c.Hook, c.Policy, c.Prio})
 			}
 		case e.Rule != nil:
 			key := e.Rule.Family + " " + e.Rule.Table + " " + e.Rule.Chain
@@ -122,8 +127,10 @@ type walk struct {
 	*nftRules
 	k     packet
 	steps int
-	sure  bool           // no condition before was uncertain
-	maybe *protocol.Drop // the first drop that is not certain
+	// source says that it came through, and what gave it another source is looked for.
+	source bool
+	sure   bool           // no condition before was uncertain
+	maybe  *protocol.Drop // the first drop that is not certain
 }
 
 // follow finds the first rule that drops k; a certain one before others.
@@ -140,7 +147,7 @@ func (r *nftRules) all(k packet) []protocol.Drop {
 	var sure []protocol.Drop
 	var unsure *protocol.Drop
 	for _, c := range r.base {
-		if c.hook != k.hook || c.family == "ip" && !k.addr().Is4() || c.family == "ip6" && !k.addr().Is6() {
+		if !c.sees(k) {
 			continue
 		}
 		w := &walk{nftRules: r, k: k, sure: true}
@@ -191,11 +198,11 @@ func (w *walk) chain(key string, depth int) (fate, *protocol.Drop) {
 			return goesOn, nil
 		}
 		match, verdict, target := w.rule(key, r)
-		if match == no || verdict == "" {
+		if match == no || verdict == "" || w.source && (verdict == "drop" || verdict == "reject") {
 			continue
 		}
 		switch verdict {
-		case "drop", "reject":
+		case "drop", "reject", anotherSourceVerdict:
 			d := &protocol.Drop{Way: w.k.way, Hook: w.k.hook, Chain: key, Handle: r.handle, Certain: match == yes && w.sure}
 			if match == yes {
 				return dropped, d
@@ -248,13 +255,19 @@ func (w *walk) rule(key string, r nftRule) (match tri, verdict, target string) {
 				verdict = name
 				m, _ := v.(map[string]any)
 				target, _ = m["target"].(string)
-			case "counter", "log", "comment", "mangle", "notrack":
+			case "mangle", "snat", "masquerade":
+				if w.source && (name != "mangle" || setsSource(v)) {
+					verdict = anotherSourceVerdict
+				}
+			case "counter", "log", "comment", "notrack":
 			case "xt":
 				m, _ := v.(map[string]any)
 				what, _ := m["name"].(string)
 				switch {
 				case m["type"] == "target" && (what == "REJECT" || what == "DROP"):
 					verdict = "reject"
+				case w.source && m["type"] == "target" && (what == "SNAT" || what == "MASQUERADE" || what == "NETMAP"):
+					verdict = anotherSourceVerdict
 				case m["type"] == "match" && what == "comment":
 				case m["type"] == "match":
 					match = min(match, maybe)

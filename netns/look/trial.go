@@ -81,7 +81,16 @@ func (h *Host) Try(ctx context.Context, inject Inject) (Trial, error) {
 			return Trial{}, err
 		}
 	}
-	return Trial{Whole: whole, Tried: len(probes), Blocked: blocked(ctx, p, t)}, nil
+	out := Trial{Whole: whole, Tried: len(probes)}
+	if len(t) == 0 {
+		return out, nil
+	}
+	if from := anotherSource(ctx, p, link, t[0], inject); from.IsValid() {
+		out.Blocked = translated(ctx, p, t[0], from)
+	} else {
+		out.Blocked = blocked(ctx, p, t[0])
+	}
+	return out, nil
 }
 
 // try sends probes and returns those that did not come through in any round.
@@ -90,7 +99,9 @@ func try(ctx context.Context, p netns.Plan, link netlink.Link, probes []probe, i
 		if len(probes) == 0 {
 			break
 		}
-		if err := tryOnce(ctx, p, link, probes, inject); err != nil {
+		secret := newSecret()
+		err := tryOnce(ctx, link, probes, secret, trialRules(p, probes, secret), inject, func() (bool, error) { return counted(ctx, probes) })
+		if err != nil {
 			return nil, err
 		}
 		probes = slices.DeleteFunc(slices.Clone(probes), func(b probe) bool { return b.passed })
@@ -98,11 +109,15 @@ func try(ctx context.Context, p netns.Plan, link netlink.Link, probes []probe, i
 	return probes, nil
 }
 
-func tryOnce(ctx context.Context, p netns.Plan, link netlink.Link, probes []probe, inject Inject) error {
+func newSecret() uint32 {
 	var word [4]byte
 	rand.Read(word[:])
-	secret := binary.BigEndian.Uint32(word[:])
-	if _, err := kernel.Run(ctx, trialRules(p, probes, secret), "nft", "-f", "-"); err != nil {
+	return binary.BigEndian.Uint32(word[:])
+}
+
+// tryOnce sends probes while rules stand, and looks until all has been seen or the wait is over.
+func tryOnce(ctx context.Context, link netlink.Link, probes []probe, secret uint32, rules string, inject Inject, look func() (all bool, err error)) error {
+	if _, err := kernel.Run(ctx, rules, "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("set nftables table %s: %w", trialTable, err)
 	}
 	defer kernel.Run(context.WithoutCancel(ctx), dropTrial, "nft", "-f", "-")
@@ -118,7 +133,7 @@ func tryOnce(ctx context.Context, p netns.Plan, link netlink.Link, probes []prob
 	}
 	end := time.Now().Add(trialWait)
 	for n := 1; ; n++ {
-		all, err := counted(ctx, probes)
+		all, err := look()
 		if err != nil || all || n > trialLooks && time.Now().After(end) {
 			return err
 		}
@@ -143,10 +158,7 @@ func trialRules(p netns.Plan, probes []probe, secret uint32) string {
 	fmt.Fprintf(&b, "add chain %s arriving { type filter hook input priority -2147483647; policy accept; }\n", t)
 	fmt.Fprintf(&b, "add chain %s answers { type filter hook output priority -2147483647; policy accept; }\n", t)
 	for _, x := range probes {
-		dev, from, to := x.dev, x.remote, x.pod
-		if x.out {
-			dev, from, to = p.Interface, x.pod, x.remote
-		}
+		dev, from, to := x.leaves(p)
 		f := kernel.NftFamily(to)
 		fmt.Fprintf(&b, "add rule %s leaving tcp ackseq %d tcp sequence %d oifname %q %s saddr %s %s daddr %s counter drop\n", t, secret, x.id, dev, f, from, f, to)
 	}
