@@ -117,7 +117,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	k.noteName()
 	k.learn(func(f *Facts) {
-		f.Result, f.Plan, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, x.errs, x.wish.Expired, apart, held
+		f.Result, f.Plan, f.Ranges, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, rangesOf(plan), x.errs, x.wish.Expired, apart, held
 		if !x.blind {
 			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 		}

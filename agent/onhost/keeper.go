@@ -121,6 +121,7 @@ type Keeper struct {
 type Facts struct {
 	Result  netmapcheck.Result
 	Plan    netns.Plan
+	Ranges  func() *held.Cover // what the plan routes or holds closed, made at the first question
 	Errors  []string
 	Expired bool // the netmap was too old
 	Apart   []held.Exception
@@ -134,13 +135,18 @@ type Facts struct {
 func New(cfg Config) (*Keeper, error) {
 	k := &Keeper{log: cfg.Log, store: cfg.Store, own: cfg.Own, live: cfg.Live, want: cfg.Want, board: cfg.Board, tunnel: cfg.Tunnel, host: cfg.Host, look: cfg.Look, now: cfg.Now,
 		applied: make(chan Outcome, 1), remade: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1)}
-	k.facts.Store(&Facts{})
+	k.facts.Store(&Facts{Ranges: rangesOf(netns.Plan{})})
 	k.repairs = newRepairs(k, cfg)
 	return k, k.loadBook()
 }
 
 // Facts are how the host is. They are there without waiting for it.
 func (k *Keeper) Facts() Facts { return *k.facts.Load() }
+
+// rangesOf are tens of thousands: for who asks, once for each plan.
+func rangesOf(p netns.Plan) func() *held.Cover {
+	return sync.OnceValue(func() *held.Cover { return held.NewCover(p.Routes, p.Held) })
+}
 
 // learn changes the facts. k.mu is held.
 func (k *Keeper) learn(change func(*Facts)) {

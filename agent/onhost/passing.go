@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"causeway/agent/health"
-	"causeway/agent/held"
 	"causeway/netns"
 	"causeway/netns/look"
 )
@@ -89,14 +88,10 @@ func (k *Keeper) countPassing(ctx context.Context, now time.Time) {
 
 // tellPassing sets the condition of the routes.
 func (k *Keeper) tellPassing() {
-	plan := k.Facts().Plan
+	facts := k.Facts()
 	w := &k.passing
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ranges := &held.Cover{} // of tens of thousands: for who needs it
-	if len(w.rules) > 0 {
-		ranges = held.NewCover(plan.Routes, plan.Held)
-	}
 	var causes []string
 	if w.applied != "" {
 		causes = append(causes, w.applied)
@@ -104,7 +99,7 @@ func (k *Keeper) tellPassing() {
 	var certain, other []string
 	for _, r := range w.rules {
 		of := r.Of.String()
-		if q, ok := ranges.Of(netip.PrefixFrom(r.Of, r.Of.BitLen())); ok {
+		if q, ok := facts.Ranges().Of(netip.PrefixFrom(r.Of, r.Of.BitLen())); ok {
 			of = q.String()
 		}
 		text := fmt.Sprintf("%s for %s", r, of)
