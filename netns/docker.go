@@ -20,7 +20,7 @@ import (
 // packets with a mark, which get it in a table of ours while Docker asks for it.
 
 // dockerMarks is the name of our table that marks what Docker shall let through.
-const dockerMarks = NftTable + "-docker"
+const dockerMarks = PartPrefix + "docker"
 
 // rawAccept is the rule that opens raw for one range.
 func rawAccept(dev string, x netip.Prefix) []string {

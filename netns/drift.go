@@ -10,8 +10,8 @@ import (
 	"causeway/netns/internal/kernel"
 )
 
-// Drift is what differs from the last applied plan in one subject: a Kind, or for
-// kernel settings the setting's name. Lines are as in Plan.Lines.
+// Drift is what differs from the last applied plan in one subject: a Kind, for
+// kernel settings the setting's name, for parts the table's. Lines are as in Plan.Lines.
 type Drift struct {
 	Kind    Kind
 	Subject string
@@ -53,6 +53,10 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 	gone := false
 	for _, k := range Kinds {
 		if !slices.Contains(kinds, k) && k != Link {
+			continue
+		}
+		if k == Parts {
+			out = append(out, h.partDrifts(ctx, p, &f)...)
 			continue
 		}
 		if gone && k != Nftables && k != Sysctls {

@@ -26,7 +26,8 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 		}
 		out = append(out, l...)
 	}
-	return out, nil
+	parts, err := h.foundParts(ctx, c)
+	return append(out, parts...), err
 }
 
 // found is Found for one kind; link may be nil.

@@ -51,6 +51,8 @@ type Config struct {
 	MTUs    map[netip.Prefix]int
 	Shields Shields
 	Uses    // settings of the host
+	// Parts are what appliers of declared objects have there.
+	Parts []Part
 }
 
 // NoDevice is a Config's Index while the tunnel's device is gone: what has its name is
@@ -95,7 +97,8 @@ type Host struct {
 	walls  []string          // our table as it was last known to be ours
 	undone []Drift
 	left   []string
-	marks  string // content of our table for Docker
+	parts  map[string]Part // as they were put in place, by table
+	marks  string          // content of our table for Docker
 
 	nftables seenNft
 

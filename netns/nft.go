@@ -160,7 +160,7 @@ func (h *Host) foundNft(ctx context.Context) ([]string, error) {
 	}
 	h.nftables.mu.Lock()
 	defer h.nftables.mu.Unlock()
-	generation, known := nftGeneration()
+	generation, known := kernel.NftGeneration()
 	if known && h.nftables.lines != nil && generation == h.nftables.generation {
 		return h.nftables.lines, nil
 	}

@@ -76,6 +76,9 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Shields.Allow, err = normalPorts(c.Shields.Allow); err != nil {
 		return Plan{}, err
 	}
+	if err := checkParts(c.Parts); err != nil {
+		return Plan{}, err
+	}
 	p.Forward6 = c.Forward6 && p.local(true)
 	return p, nil
 }
@@ -231,14 +234,17 @@ func nftPrefix(p netip.Prefix) string {
 	return p.String()
 }
 
-// lineOrder is the order of kinds in Lines.
+// lineOrder is the order in Lines of all kinds but Parts.
 var lineOrder = []Kind{Link, Addresses, Routes, Rules, Sysctls, Nftables}
 
-// Lines returns the plan as commands, sorted by kind. Each is one that a shell
+// Lines returns the plan as commands, sorted by kind, those of parts last. Each is one that a shell
 // takes as it stands.
 func (p Plan) Lines() (out []string) {
 	for _, k := range lineOrder {
 		out = append(out, p.lines(k)...)
+	}
+	for _, x := range p.Parts {
+		out = append(out, x.Lines()...)
 	}
 	return out
 }

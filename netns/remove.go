@@ -50,7 +50,7 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := removeRenamed(rec, c.Overlay); err != nil {
 		return err
 	}
-	if err := removeNft(ctx); err != nil {
+	if err := errors.Join(removeNft(ctx), h.removeParts(nil)); err != nil {
 		return err
 	}
 	h.watched.Store(nil)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,8 +51,12 @@ func (h *Host) Flow(ctx context.Context, p netns.Plan, f Flow) protocol.FlowEvid
 	errs = append(errs, err)
 	now, standErr := h.host.Standing(ctx, p)
 	errs = append(errs, standErr)
+	there := make(map[string]bool, len(found))
+	for _, l := range found {
+		there[l] = true
+	}
 	for _, l := range now.Lines() {
-		if err == nil && !slices.Contains(found, l) {
+		if err == nil && !there[l] {
 			e.Missing = append(e.Missing, l)
 		}
 	}

@@ -77,7 +77,7 @@ func parseRules(b []byte) (*nftRules, error) {
 		case e.Chain != nil:
 			c := *e.Chain
 			// Of ours the access list alone; a trial drops nothing but its own packets.
-			if c.Family == "inet" && (c.Table == netns.NftTable && !netns.IsAccessChain(c.Name) || c.Table == trialTable) || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
+			if c.Family == "inet" && (c.Table == netns.NftTable && !netns.IsAccessChain(c.Name) || c.Table == netns.TrialTable) || c.Family == "bridge" || c.Family == "netdev" || c.Family == "arp" {
 				continue
 			}
 			key := c.Family + " " + c.Table + " " + c.Name

@@ -20,7 +20,7 @@ import (
 func anotherSource(ctx context.Context, p netns.Plan, link netlink.Link, b probe, inject Inject) (from netip.Addr) {
 	secret, l := newSecret(), []probe{b}
 	tryOnce(ctx, link, l, secret, trialRules(p, l, secret)+sourceRules(p, b, secret), inject, func() (bool, error) {
-		text, err := kernel.Run(ctx, "", "nft", "-j", "list", "set", "inet", trialTable, sourceSet)
+		text, err := kernel.Run(ctx, "", "nft", "-j", "list", "set", "inet", netns.TrialTable, sourceSet)
 		if err == nil {
 			from = firstSource(text)
 		}
@@ -36,7 +36,7 @@ const sourceSet = "sources"
 // what is not ours, and at the end.
 func sourceRules(p netns.Plan, b probe, secret uint32) string {
 	dev, from, _ := b.leaves(p)
-	t, f, typ := "inet "+trialTable, kernel.NftFamily(from), "ipv4_addr"
+	t, f, typ := "inet "+netns.TrialTable, kernel.NftFamily(from), "ipv4_addr"
 	if from.Is6() {
 		typ = "ipv6_addr"
 	}

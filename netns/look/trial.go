@@ -32,9 +32,6 @@ import (
 // A probe is the SYN of a connection, known by two random words of its TCP header that
 // nobody else sees. One that a firewall rejects makes the kernel answer: such answers are dropped too.
 
-// trialTable is the name of our nftables table for the time of a trial, in family inet.
-const trialTable = netns.NftTable + "-trial"
-
 // Bounds of a trial.
 const (
 	mostTargets = 32 // addresses of each round, half of each range's
@@ -118,7 +115,7 @@ func newSecret() uint32 {
 // tryOnce sends probes while rules stand, and looks until all has been seen or the wait is over.
 func tryOnce(ctx context.Context, link netlink.Link, probes []probe, secret uint32, rules string, inject Inject, look func() (all bool, err error)) error {
 	if _, err := kernel.Run(ctx, rules, "nft", "-f", "-"); err != nil {
-		return fmt.Errorf("set nftables table %s: %w", trialTable, err)
+		return fmt.Errorf("set nftables table %s: %w", netns.TrialTable, err)
 	}
 	defer kernel.Run(context.WithoutCancel(ctx), dropTrial, "nft", "-f", "-")
 	undo, err := redirect(link, probes, secret)
@@ -146,13 +143,13 @@ func tryOnce(ctx context.Context, link netlink.Link, probes []probe, secret uint
 }
 
 // dropTrial takes the table of a trial away.
-const dropTrial = "add table inet " + trialTable + "\ndelete table inet " + trialTable + "\n"
+const dropTrial = "add table inet " + netns.TrialTable + "\ndelete table inet " + netns.TrialTable + "\n"
 
 // trialRules count and drop the probes. None of them leaves the host, whichever way it goes,
 // and no answer to one that a firewall rejects.
 func trialRules(p netns.Plan, probes []probe, secret uint32) string {
 	var b strings.Builder
-	t := "inet " + trialTable
+	t := "inet " + netns.TrialTable
 	b.WriteString(dropTrial + "add table " + t + "\n")
 	fmt.Fprintf(&b, "add chain %s leaving { type filter hook postrouting priority 2147483646; policy accept; }\n", t)
 	fmt.Fprintf(&b, "add chain %s arriving { type filter hook input priority -2147483647; policy accept; }\n", t)
@@ -176,9 +173,9 @@ func trialRules(p netns.Plan, probes []probe, secret uint32) string {
 
 // counted notes which probes were about to leave where they should, and whether all were.
 func counted(ctx context.Context, probes []probe) (all bool, err error) {
-	text, err := kernel.Run(ctx, "", "nft", "-j", "list", "chain", "inet", trialTable, "leaving")
+	text, err := kernel.Run(ctx, "", "nft", "-j", "list", "chain", "inet", netns.TrialTable, "leaving")
 	if err != nil {
-		return false, fmt.Errorf("list nftables table %s: %w", trialTable, err)
+		return false, fmt.Errorf("list nftables table %s: %w", netns.TrialTable, err)
 	}
 	var list struct {
 		Nftables []struct {

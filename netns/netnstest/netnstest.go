@@ -60,8 +60,8 @@ func Host(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	require.NoError(t, lab.Wait(ctx, "the links", func(context.Context) error {
-		out := Sh(t, "ip -6 addr; ip link")
-		if strings.Contains(out, "tentative") || strings.Contains(out, "NO-CARRIER") || strings.Count(out, "inet6 fe80") != 3 {
+		out := Sh(t, "ip -6 addr; ip link; ip -6 route show table local")
+		if strings.Contains(out, "tentative") || strings.Contains(out, "NO-CARRIER") || strings.Count(out, "inet6 fe80") != 3 || !strings.Contains(out, "local fd10:1::1 ") {
 			return errors.New(out)
 		}
 		return nil

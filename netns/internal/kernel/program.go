@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // programTimeout bounds every run of nft and iptables.
@@ -83,5 +86,15 @@ func (r *recent) has(pid uint32) bool {
 	return slices.Contains(r.pids[:], pid)
 }
 
-// Ran reports whether a process was one of the last programs that Run ran.
+// Ran reports whether a process was one of the last programs that Run ran, or a thread of Own.
 func Ran(pid uint32) bool { return ownPrograms.has(pid) }
+
+// Own runs f, which changes nftables by netlink, on a thread that Ran knows: the kernel names threads.
+func Own(f func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if tid := uint32(unix.Gettid()); !ownPrograms.has(tid) {
+		ownPrograms.add(tid)
+	}
+	return f()
+}
