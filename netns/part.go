@@ -142,7 +142,7 @@ func (h *Host) removeParts(keep []Part) error {
 // partTables are the names of the tables of parts that are there.
 func partTables() (out []string, err error) {
 	msgs, err := kernel.AskNft(unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil // a kernel without nftables has none
 	}
 	if err != nil {
