@@ -20,7 +20,7 @@ import (
 	"causeway/netns/netnstest"
 )
 
-var needRoot, inNamespace, sh = netnstest.Root, netnstest.Namespace, netnstest.Sh
+var sh = netnstest.Sh
 
 // host is a namespace with an underlay link and the tunnel's device.
 func host(t *testing.T) *Host {
