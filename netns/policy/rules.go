@@ -22,6 +22,7 @@ const (
 	chainForward = "forward" // into the tunnel, of pods and LANs
 	chainOutput  = "output"  // into the tunnel, of the host itself
 	chainLast    = "last"    // postrouting: into the tunnel, what those two could not judge
+	chainProd    = "prod"    // output: our own prods, of Tell, which are no part of a connection
 
 	chainJudgeIn  = "judge-in"
 	chainJudgeOut = "judge-out"
@@ -288,12 +289,14 @@ func (w *batch) rules(c Config) {
 		{chainForward, nftables.ChainHookForward, -160}, // before others drop without an answer
 		{chainOutput, nftables.ChainHookOutput, -50},    // after destination NAT
 		{chainLast, nftables.ChainHookPostrouting, 250}, // after source NAT
+		{chainProd, nftables.ChainHookOutput, -300},     // before conntrack
 	} {
 		w.chain(b.name, b.hook, b.priority)
 	}
 	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
 		w.chain(n, nil, 0)
 	}
+	w.rule(chainProd, tcp, flags(0xff, 0x10), is(payload(expr.PayloadBaseTransportHeader, 18, 2), port(prodUrgent)...), []expr.Any{&expr.Notrack{}})
 	w.rule(chainIn, device(expr.MetaKeyIIFNAME, c.Interface), jump(chainJudgeIn))
 	w.rule(chainIn, device(expr.MetaKeyIIFNAME, c.Interface), goTo(chainRefuse))
 	for _, v6 := range []bool{false, true} {
