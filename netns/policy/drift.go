@@ -75,17 +75,11 @@ func genOf(b []byte) (id, pid uint32) {
 func shape() (string, error) {
 	h := sha256.New()
 	name := netlink.Attribute{Type: 1, Data: []byte(TableName + "\x00")} // NFTA_{CHAIN,RULE,SET}_TABLE
-	for typ, keep := range map[uint16][]uint16{
-		unix.NFT_MSG_GETRULE: {unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE},
-	} {
-		if err := hashDump(h.Write, typ, name, keep); err != nil {
-			return "", err
-		}
-	}
 	for _, d := range []struct {
 		typ  uint16
 		keep []uint16
 	}{
+		{unix.NFT_MSG_GETRULE, []uint16{unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE}},
 		{unix.NFT_MSG_GETCHAIN, []uint16{unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY}},
 		{unix.NFT_MSG_GETSET, []uint16{unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, nftaSetHandle}},
 	} {
@@ -191,7 +185,7 @@ func (t *Table) event(m netlink.Message, touched *bool) bool {
 	id, pid := genOf(m.Data[4:])
 	t.mu.Lock() // so that a write of ours has noted its generation
 	defer t.mu.Unlock()
-	return id != t.ours && pid != uint32(os.Getpid())
+	return (id < t.ours[0] || id > t.ours[1]) && pid != uint32(os.Getpid())
 }
 
 // concerns reports whether a notification is of our table: its name is attribute 1 of all.

@@ -6,7 +6,7 @@
 // that goes cuts what it opened with the next packet, in both directions, and nothing else.
 //
 // Config says what shall hold, pure and without a kernel. Table writes it by netlink: what
-// is new against what was written last, in one transaction, without reading the table.
+// is new against what was written last, without reading the table.
 package policy
 
 import (

@@ -24,11 +24,12 @@ const (
 	chainLast    = "last"    // postrouting: into the tunnel, what those two could not judge
 	chainProd    = "prod"    // output: our own prods, of Tell, which are no part of a connection
 
-	chainJudgeIn  = "judge-in"
-	chainJudgeOut = "judge-out"
-	chainOwn      = "own"     // flows that are no subject of rules
-	chainRefuse   = "refuse"  // with an answer
-	chainAnswers  = "answers" // the host's own refusals, on their way into the tunnel
+	chainJudgeIn   = "judge-in"
+	chainJudgeOut  = "judge-out"
+	chainOwn       = "own"    // flows that are no subject of rules
+	chainRefuse    = "refuse" // with an answer
+	chainRefuseOut = "refuse-out"
+	chainAnswers   = "answers" // the host's own refusals, on their way into the tunnel
 	// chainUntracked judges packets that conntrack knows nothing of, each for itself.
 	chainUntrackedIn  = "untracked-in"
 	chainUntrackedOut = "untracked-out"
@@ -293,7 +294,7 @@ func (w *batch) rules(c Config) {
 	} {
 		w.chain(b.name, b.hook, b.priority)
 	}
-	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
+	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
 		w.chain(n, nil, 0)
 	}
 	w.rule(chainProd, tcp, flags(0xff, 0x10), is(payload(expr.PayloadBaseTransportHeader, 18, 2), port(prodUrgent)...), []expr.Any{&expr.Notrack{}})
@@ -314,13 +315,24 @@ func (w *batch) rules(c Config) {
 		if n == chainOutput {
 			w.rule(n, out, jump(chainAnswers))
 		}
-		// A source that is none of this node's may become one by source NAT: see the last chain.
-		for _, v6 := range []bool{false, true} {
-			w.rule(n, out, isNew, family(v6), begunHere(v6).from(regAddr), []expr.Any{lookup("local"+suffix(v6), regAddr)}, goTo(chainRefuse))
-		}
-		w.rule(n, out, isNew, accept)
-		w.rule(n, out, goTo(chainRefuse))
+		w.rule(n, out, goTo(chainRefuseOut))
 	}
+	// A program of the host that speaks to a service's address: the kernel tells of the way that
+	// the packet had before destination NAT gave it a remote end. Where it is not known yet
+	// that it is closed, the last chain drops it.
+	for _, v6 := range []bool{false, true} {
+		e := begunHere(v6)
+		dnat := slices.Concat(family(v6), direction(original), bits(ct(expr.CtKeySTATUS), statusDNAT, true), e.to(regAddr),
+			[]expr.Any{lookup("remote"+suffix(v6), regAddr, regKey)})
+		w.rule(chainOutput, dnat, jump(chainJudgeOut))
+		w.rule(chainOutput, dnat, goTo(chainRefuseOut))
+	}
+	// A source that is none of this node's may become one by source NAT: see the last chain.
+	for _, v6 := range []bool{false, true} {
+		w.rule(chainRefuseOut, isNew, family(v6), begunHere(v6).from(regAddr), []expr.Any{lookup("local"+suffix(v6), regAddr)}, goTo(chainRefuse))
+	}
+	w.rule(chainRefuseOut, isNew, accept)
+	w.rule(chainRefuseOut, goTo(chainRefuse))
 	// Judged before, but for what begins, and what changed its way after the host's routing.
 	w.rule(chainLast, out, bits(ctState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), bits(ct(expr.CtKeySTATUS), statusDNAT, false), accept)
 	w.rule(chainLast, out, jump(chainJudgeOut))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -22,10 +23,10 @@ import (
 // be called concurrently.
 type Table struct {
 	mu    sync.Mutex
-	have  *written // nil: not known what is there
-	ours  uint32   // generation of the last write, if nobody else wrote meanwhile
-	shape string   // after the last write
-	doubt bool     // others touched it, or may have
+	have  *written  // nil: not known what is there
+	ours  [2]uint32 // generations of the last write, first and last, if nobody else wrote meanwhile
+	shape string    // after the last write
+	doubt bool      // others touched it, or may have
 }
 
 // written is what stands in the kernel.
@@ -38,8 +39,8 @@ type written struct {
 // NewTable returns a table that knows nothing of what is there: the first Set writes all.
 func NewTable() *Table { return &Table{} }
 
-// Set makes the table what the config says, in one transaction: each packet meets the table as it
-// was or as it is then. After an error the table is as it was.
+// Set makes the table what the config says. Each packet is judged by what was or by what is then,
+// and what is open in both passes. After an error one of the two holds, and the next Set writes all.
 func (t *Table) Set(c Config) error {
 	c, err := c.normal()
 	if err != nil {
@@ -58,9 +59,7 @@ func (t *Table) set(c Config, want content) error {
 	if h := t.have; h != nil && !t.doubt && sameFrame(h.config, c) {
 		next.ids, err = newIDs(h.ids, want.lists)
 		if err == nil {
-			var b batch
-			b.change(h, next)
-			err = b.commit()
+			err = change(h, next)
 		}
 	} else {
 		var ids map[string]uint32
@@ -77,8 +76,9 @@ func (t *Table) set(c Config, want content) error {
 	}
 	t.have, t.doubt = next, false
 	after, _ := generation()
-	if t.ours = 0; after == before+1 {
-		t.ours = after
+	t.ours = [2]uint32{}
+	if after-before <= 3 { // as many as a change takes
+		t.ours = [2]uint32{before + 1, after}
 	}
 	t.shape, err = shape()
 	return err
@@ -96,8 +96,9 @@ const firstList = uint32(MaxClass) + 1
 // maxLists is how many lists there may be, those that go included.
 const maxLists = 1 << 16
 
-// newIDs numbers lists; those that are there keep their numbers, and a number that goes is
-// not used again in the same transaction.
+// newIDs numbers lists. Those that are there keep their numbers, and a number that goes is
+// not used again in the same transaction. The number comes from what is in the list, so
+// that a process that knows of no numbers finds nearly all the same as the one before.
 func newIDs(have map[string]uint32, want map[string][]item) (map[string]uint32, error) {
 	if len(have)+len(want) > maxLists {
 		return nil, fmt.Errorf("%d different lists of ports: with those before more than %d", len(want), maxLists)
@@ -107,13 +108,14 @@ func newIDs(have map[string]uint32, want map[string][]item) (map[string]uint32, 
 		used[id] = true
 	}
 	out := make(map[string]uint32, len(want))
-	next := firstList
 	for _, k := range slices.Sorted(maps.Keys(want)) {
 		id, ok := have[k]
-		for !ok {
-			if id, next = next, next+1; !used[id] {
-				break
+		if !ok {
+			h := fnv.New32a()
+			h.Write([]byte(k))
+			for id = h.Sum32() | firstList; used[id]; id = (id + 1) | firstList {
 			}
+			used[id] = true
 		}
 		out[k] = id
 	}
@@ -172,15 +174,6 @@ func (w *batch) fill(next *written, old []string) {
 	for _, r := range slices.Sorted(maps.Keys(next.content.rules)) {
 		w.allow(r)
 	}
-	for _, n := range old {
-		switch rule, is := strings.CutPrefix(n, chainAllow); {
-		case is && !next.content.rules[rule]:
-			w.removeChain(n)
-		case !is:
-			w.removeChain(n)
-			w.add(unix.NFT_MSG_DELSET, 0, text(unix.NFTA_SET_TABLE, TableName), text(unix.NFTA_SET_NAME, n))
-		}
-	}
 	for _, v6 := range []bool{false, true} {
 		w.elements("hubs"+suffix(v6), true, single(next.config.Hubs, v6))
 		w.elements("own"+suffix(v6), true, single(next.config.Own, v6))
@@ -188,7 +181,24 @@ func (w *batch) fill(next *written, old []string) {
 	for _, p := range next.config.Overlay {
 		w.elements("overlay"+suffix(p.Addr().Is6()), true, prefixInterval(p))
 	}
-	w.contents(content{}, nil, next)
+	id := uint32(1 << 20)
+	for _, n := range old { // what is needed again stays, for packets that are being judged
+		rule, is := strings.CutPrefix(n, chainAllow)
+		switch {
+		case is && !next.content.rules[rule]:
+			w.removeChain(n)
+		case !is && next.content.side[n] == nil:
+			w.removeSide(n)
+		}
+	}
+	for n, m := range next.content.side {
+		id++
+		w.makeSet(sideSet(n), id)
+		w.side(n)
+		w.elements(n, true, pairs(n, m, nil, next.ids))
+	}
+	w.elements(mapPorts, true, lists(next.content.lists, nil, next.ids))
+	w.spans(content{}, next.content)
 }
 
 // allow makes the chain of a rule by name.
@@ -197,44 +207,67 @@ func (w *batch) allow(rule string) {
 	w.rule(chainAllow+rule, counter, setPriority(0), accept)
 }
 
-// change writes what is new in next.
-func (w *batch) change(h, next *written) {
-	for r := range next.content.rules {
-		if !h.content.rules[r] {
-			w.allow(r)
+// change writes what is new in next. One transaction changes what is judged. What it will need
+// is there by one before, for the kernel shows new elements of some sets only a moment
+// after it has begun the new generation; and what is out of use goes in one behind, for
+// a packet that is being judged meanwhile may have the number of a list that was.
+func change(h, next *written) error {
+	was, want := h.content, next.content
+	var before, now, behind batch
+	id := uint32(100)
+	for r := range want.rules {
+		if !was.rules[r] {
+			before.allow(r)
 		}
 	}
-	w.contents(h.content, h.ids, next)
-	for r := range h.content.rules {
-		if !next.content.rules[r] {
-			w.removeChain(chainAllow + r)
+	before.elements(mapPorts, true, lists(want.lists, was.lists, next.ids))
+	for name, m := range want.side {
+		if was.side[name] == nil {
+			id++
+			before.makeSet(sideSet(name), id)
+			before.side(name)
+			before.elements(name, true, pairs(name, m, nil, next.ids))
+			continue
+		}
+		now.elements(name, false, pairs(name, was.side[name], m, h.ids))
+		now.elements(name, true, pairs(name, m, was.side[name], next.ids))
+	}
+	now.spans(was, want)
+	behind.elements(mapPorts, false, lists(was.lists, want.lists, h.ids))
+	for name := range was.side {
+		if want.side[name] == nil {
+			behind.removeSide(name)
 		}
 	}
+	for r := range was.rules {
+		if !want.rules[r] {
+			behind.removeChain(chainAllow + r)
+		}
+	}
+	for _, x := range []*batch{&before, &now, &behind} {
+		if len(x.msgs) > 0 {
+			if err := x.commit(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
-// contents brings the elements from those of have to those of next. What goes out of use goes
-// last, what comes into use is there first.
-func (w *batch) contents(have content, haveIDs map[string]uint32, next *written) {
-	want, ids := next.content, next.ids
-	id := uint32(100)
-	for name := range want.side {
-		if have.side[name] == nil {
-			id++
-			w.makeSet(sideSet(name), id)
-			w.side(name)
-		}
-	}
-	w.elements(mapPorts, true, lists(want.lists, have.lists, ids))
-	for name := range want.side {
-		w.elements(name, false, pairs(name, have.side[name], want.side[name], haveIDs))
-		w.elements(name, true, pairs(name, want.side[name], have.side[name], ids))
-	}
+// removeSide removes the chain of a local class, and its map.
+func (w *batch) removeSide(name string) {
+	w.removeChain(name)
+	w.add(unix.NFT_MSG_DELSET, 0, text(unix.NFTA_SET_TABLE, TableName), text(unix.NFTA_SET_NAME, name))
+}
+
+// spans brings the sets of addresses from those of was to those of want.
+func (w *batch) spans(was, want content) {
 	for i, name := range spanSets {
 		remote := i < 2
 		for _, add := range []bool{false, true} {
-			a, b := have, want
+			a, b := was, want
 			if add {
-				a, b = want, have
+				a, b = want, was
 			}
 			w.elements(name, add, spans(a.spans[i], b.spans[i], remote))
 			if !remote {
@@ -244,13 +277,6 @@ func (w *batch) contents(have content, haveIDs map[string]uint32, next *written)
 			}
 		}
 	}
-	for name := range have.side {
-		if want.side[name] == nil {
-			w.removeChain(name)
-			w.add(unix.NFT_MSG_DELSET, 0, text(unix.NFTA_SET_TABLE, TableName), text(unix.NFTA_SET_NAME, name))
-		}
-	}
-	w.elements(mapPorts, false, lists(have.lists, want.lists, haveIDs))
 }
 
 // chains are the elements of a map of local addresses that a has and b has not.
