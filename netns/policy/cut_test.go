@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,8 +21,8 @@ type end struct {
 	conn net.Conn
 	done chan struct{}
 	err  error
-	at   time.Time // when it failed
-	n    int       // what was read
+	at   time.Time    // when it failed
+	n    atomic.Int64 // bytes read
 }
 
 // watch reads until the connection fails; it sends every 5 ms where it talks.
@@ -52,7 +53,7 @@ func watch(c net.Conn, talks bool) *end {
 		for e.err == nil {
 			var n int
 			n, e.err = c.Read(b)
-			e.n += n
+			e.n.Add(int64(n))
 		}
 		e.at = time.Now()
 		close(stop)

@@ -387,30 +387,35 @@ func (w *batch) untracked(chain string, in bool) {
 		// Errors have the packet that they are about inside, which went the other way.
 		w.opened(name("error", v6), v6, headers(v6, expr.PayloadBaseTransportHeader, 8, !in, false))
 		w.opened(name("error-reply", v6), v6, headers(v6, expr.PayloadBaseTransportHeader, 8, !in, true))
+		for _, typ := range errorTypes(v6) {
+			is := slices.Concat(icmpOf(v6), is(payload(expr.PayloadBaseTransportHeader, 0, 1), typ))
+			w.rule(chain, is, jump(name("error", v6)))
+			w.rule(chain, is, jump(name("error-reply", v6)))
+			w.rule(chain, is, verdict(expr.VerdictReturn))
+		}
 		w.rule(chain, family(v6), jump(name("packet", v6)))
 	}
 	w.rule(chain, tcp, flags(finSynRstAck, syn), verdict(expr.VerdictReturn))
 	for _, v6 := range []bool{false, true} {
-		l4 := ICMP
-		if v6 {
-			l4 = icmp6
-		}
-		icmp := slices.Concat(family(v6), is(meta(expr.MetaKeyL4PROTO), byte(l4)))
-		w.rule(chain, icmp, is(payload(expr.PayloadBaseTransportHeader, 0, 1), echo[v6]), verdict(expr.VerdictReturn))
+		w.rule(chain, icmpOf(v6), is(payload(expr.PayloadBaseTransportHeader, 0, 1), echo[v6]), verdict(expr.VerdictReturn))
 		w.rule(chain, family(v6), jump(name("reply", v6)))
-		for _, typ := range errorTypes(v6) {
-			w.rule(chain, icmp, is(payload(expr.PayloadBaseTransportHeader, 0, 1), typ), jump(name("error", v6)))
-			w.rule(chain, icmp, is(payload(expr.PayloadBaseTransportHeader, 0, 1), typ), jump(name("error-reply", v6)))
-		}
 	}
 }
 
-// errorTypes are the ICMP errors: unreachable, too big, time exceeded.
+// icmpOf matches ICMP of a family.
+func icmpOf(v6 bool) []expr.Any {
+	if v6 {
+		return slices.Concat(family(v6), is(meta(expr.MetaKeyL4PROTO), byte(icmp6)))
+	}
+	return slices.Concat(family(v6), is(meta(expr.MetaKeyL4PROTO), byte(ICMP)))
+}
+
+// errorTypes are the ICMP errors: unreachable, too big, time exceeded, parameter problem.
 func errorTypes(v6 bool) []byte {
 	if v6 {
-		return []byte{1, 2, 3}
+		return []byte{1, 2, 3, 4}
 	}
-	return []byte{3, 11}
+	return []byte{3, 11, 12}
 }
 
 // own accepts flows that are no subject of rules.
