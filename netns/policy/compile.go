@@ -12,8 +12,8 @@ import (
 
 // content is what the table's sets hold, as values that compare.
 type content struct {
-	spans [4]map[span]bool // of each map or set of addresses: see spanSets
-	pairs map[pair]string  // who may begin what with whom: the key of a list
+	spans [4][]span       // of each map or set of addresses, in order: see spanSets
+	pairs map[pair]string // who may begin what with whom: the key of a list
 	lists map[string][]item
 	side  map[string]map[pair]string
 	rules map[string]bool // names
@@ -35,7 +35,7 @@ type pair struct{ from, to Class }
 func (c content) sides() map[string]map[pair]string {
 	local := map[Class]bool{}
 	for _, l := range c.spans[2:] {
-		for s := range l {
+		for _, s := range l {
 			local[s.class] = true
 		}
 	}
@@ -100,8 +100,8 @@ func compile(c Config) content {
 }
 
 // flatten makes of nested prefixes ranges that do not overlap: the longest prefix wins.
-func flatten(l []Member, v6 bool) map[span]bool {
-	out := make(map[span]bool, len(l))
+func flatten(l []Member, v6 bool) []span {
+	out := make([]span, 0, len(l))
 	type around struct {
 		last  netip.Addr
 		class Class
@@ -110,7 +110,7 @@ func flatten(l []Member, v6 bool) map[span]bool {
 	var next netip.Addr
 	emit := func(to netip.Addr, c Class) {
 		if next.IsValid() && !to.Less(next) {
-			out[span{next, to, c}] = true
+			out = append(out, span{next, to, c})
 		}
 	}
 	leave := func(before netip.Addr) { // those that end before an address; not valid: all

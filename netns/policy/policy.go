@@ -142,9 +142,12 @@ func members(what string, in []Member) ([]Member, error) {
 		}
 		out[i] = m
 	}
-	slices.SortFunc(out, func(a, b Member) int {
+	order := func(a, b Member) int {
 		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
-	})
+	}
+	if !slices.IsSortedFunc(out, order) {
+		slices.SortFunc(out, order)
+	}
 	for i := 1; i < len(out); i++ {
 		if a, b := out[i-1], out[i]; a.Prefix == b.Prefix && a.Class != b.Class {
 			return nil, fmt.Errorf("policy: %s prefix %s is of two classes, %d and %d", what, a.Prefix, a.Class, b.Class)

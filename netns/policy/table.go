@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -281,9 +282,13 @@ func (w *batch) spans(was, want content) {
 
 // chains are the elements of a map of local addresses that a has and b has not.
 func chains(side string, a, b content, i int) (out []element) {
-	for s := range a.spans[i] {
+	gone := map[span]bool{}
+	for s := range without(a.spans[i], b.spans[i]) {
+		gone[s] = true
+	}
+	for _, s := range a.spans[i] {
 		name := sideName(side, s.class)
-		if a.side[name] == nil || b.spans[i][s] && b.side[name] != nil {
+		if a.side[name] == nil || !gone[s] && b.side[name] != nil {
 			continue
 		}
 		l := interval(s.from, s.to, nil)
@@ -309,11 +314,8 @@ func pairs(name string, a, b map[pair]string, ids map[string]uint32) (out []elem
 }
 
 // spans are the elements of those of a that b has not, with their class or without.
-func spans(a, b map[span]bool, class bool) (out []element) {
-	for s := range a {
-		if b[s] {
-			continue
-		}
+func spans(a, b []span, class bool) (out []element) {
+	for s := range without(a, b) {
 		var data []byte
 		if class {
 			data = binaryutil.NativeEndian.PutUint32(uint32(s.class))
@@ -321,6 +323,20 @@ func spans(a, b map[span]bool, class bool) (out []element) {
 		out = append(out, interval(s.from, s.to, data)...)
 	}
 	return out
+}
+
+// without goes through those of a that b has not; both are in order.
+func without(a, b []span) iter.Seq[span] {
+	return func(yield func(span) bool) {
+		for _, s := range a {
+			for len(b) > 0 && b[0].from.Less(s.from) {
+				b = b[1:]
+			}
+			if (len(b) == 0 || b[0] != s) && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
 // lists are the elements of the lists of a that b has not.

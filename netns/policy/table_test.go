@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"causeway/netns/lab"
 )
@@ -40,6 +41,17 @@ func large(n, classes int) Config {
 	return c
 }
 
+// processor returns a function that says how much of it was used since, in ms for each of n.
+func processor(b *testing.B) func() {
+	used := func() int64 {
+		var r unix.Rusage
+		require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &r))
+		return r.Utime.Nano() + r.Stime.Nano()
+	}
+	start := used()
+	return func() { b.ReportMetric(float64(used()-start)/1e6/float64(b.N), "cpu-ms/op") }
+}
+
 // The whole table, one prefix changed, one rule changed, at the size of a large cluster.
 func BenchmarkSet(b *testing.B) {
 	for _, n := range []int{1000, 30000} {
@@ -51,18 +63,21 @@ func BenchmarkSet(b *testing.B) {
 			require.NoError(b, h.Do(func() error { return t.Set(c) }))
 		}
 		b.Run(fmt.Sprintf("whole-%d", n), func(b *testing.B) {
+			defer processor(b)()
 			for range b.N {
 				t.have = nil
 				set(c)
 			}
 		})
 		b.Run(fmt.Sprintf("prefix-%d", n), func(b *testing.B) {
+			defer processor(b)()
 			for i := range b.N {
 				c.Remote[n/2].Class = Class(1000 + i%2)
 				set(c)
 			}
 		})
 		b.Run(fmt.Sprintf("rule-%d", n), func(b *testing.B) {
+			defer processor(b)()
 			for i := range b.N {
 				d := c
 				if i%2 == 0 {
@@ -72,6 +87,7 @@ func BenchmarkSet(b *testing.B) {
 			}
 		})
 		b.Run(fmt.Sprintf("look-%d", n), func(b *testing.B) {
+			defer processor(b)()
 			for range b.N {
 				require.NoError(b, h.Do(func() error {
 					mended, err := t.Mend()

@@ -29,7 +29,7 @@ func (t *Table) Tell(ctx context.Context) (int, error) {
 	if h == nil {
 		return 0, nil
 	}
-	j := newJudge(h.content)
+	j := judge{h.content}
 	told := 0
 	for _, v6 := range []bool{false, true} {
 		family := netlink.InetFamily(unix.AF_INET)
@@ -66,21 +66,7 @@ func (t *Table) Tell(ctx context.Context) (int, error) {
 }
 
 // judge finds classes by address.
-type judge struct {
-	content
-	spans [4][]span
-}
-
-func newJudge(c content) judge {
-	j := judge{content: c}
-	for i, m := range c.spans {
-		for s := range m {
-			j.spans[i] = append(j.spans[i], s)
-		}
-		slices.SortFunc(j.spans[i], func(a, b span) int { return a.from.Compare(b.from) })
-	}
-	return j
-}
+type judge struct{ content }
 
 // class of an address: in spans 0 and 1 for remote ones, 2 and 3 for local ones.
 func (j judge) class(remote bool, a netip.Addr) Class {
