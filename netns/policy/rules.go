@@ -43,7 +43,8 @@ const (
 
 // The sets that are no class maps.
 const (
-	mapPorts = "ports" // list, protocol, port: what is open
+	mapPort  = "port"  // list, protocol, port: what is open
+	mapPorts = "ports" // the same for ranges of them
 	setHubs4 = "hubs4"
 	setHubs6 = "hubs6"
 	setOwn4  = "own4"
@@ -197,14 +198,17 @@ func lookup(set string, from uint32, to ...uint32) expr.Any {
 // other programs'. It is 0 again where a packet goes on.
 func (w *batch) opened(chain string, v6 bool, e ends) {
 	w.chain(chain, nil, 0)
+	w.chain(chain+"-known", nil, 0)
 	remote, local, side := e.from, e.to, sideTo
 	if e.local {
 		remote, local, side = e.to, e.from, sideFrom
 	}
-	w.rule(chain, setPriority(0))
-	w.rule(chain, remote(regAddr), []expr.Any{lookup("remote"+suffix(v6), regAddr, regKey)}, priority)
+	w.rule(chain, remote(regAddr), []expr.Any{lookup("remote"+suffix(v6), regAddr, regKey)}, priority, jump(chain+"-known"))
+	chain += "-known"
 	w.rule(chain, local(regAddr), []expr.Any{lookup(side+suffix(v6), regAddr, unix.NFT_REG_VERDICT)})
-	w.rule(chain, meta(expr.MetaKeyPRIORITY)(regKey), e.proto(regKey2), e.port(regKey3), []expr.Any{lookup(mapPorts, regKey, unix.NFT_REG_VERDICT)})
+	for _, m := range []string{mapPort, mapPorts} {
+		w.rule(chain, meta(expr.MetaKeyPRIORITY)(regKey), e.proto(regKey2), e.port(regKey3), []expr.Any{lookup(m, regKey, unix.NFT_REG_VERDICT)})
+	}
 }
 
 // priority puts what is in regKey into the packet's priority.
