@@ -1,10 +1,13 @@
 package policy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -112,7 +115,17 @@ func TestCut(t *testing.T) {
 				add(&kept, fmt.Sprint("kept, talks ", talks), w.pa, w.pb, v["pb"], 80+2*i+k, talks)
 			}
 		}
-		time.Sleep(50 * time.Millisecond) // they talk for a while
+		for _, f := range slices.Concat(cut, kept) {
+			if !strings.HasSuffix(f.what, "true") {
+				continue
+			}
+			require.NoError(t, lab.Wait(within(t), "talk", func(context.Context) error {
+				if f.client.n.Load() == 0 || f.server.n.Load() == 0 {
+					return errors.New(f.what + ": nothing yet")
+				}
+				return nil
+			}))
+		}
 		start := time.Now()
 		var both sync.WaitGroup
 		var errs [2]error
