@@ -52,10 +52,10 @@ func opened(program string) (out []string) {
 
 var besides = []beside{
 	{name: "nothing"},
-	{name: "Docker 29, iptables-nft", rules: replay("iptables-nft-restore", "../testdata/docker29/iptables", opened("iptables-nft")...)},
-	{name: "Docker 29, iptables-legacy", rules: replay("iptables-legacy-restore", "../testdata/docker29/iptables", opened("iptables-legacy")...)},
+	{name: "Docker 29, iptables-nft", rules: replay("iptables-nft-restore", "../look/testdata/docker29/iptables", opened("iptables-nft")...)},
+	{name: "Docker 29, iptables-legacy", rules: replay("iptables-legacy-restore", "../look/testdata/docker29/iptables", opened("iptables-legacy")...)},
 	// As with trusted_host_interfaces=cw0: no other rule lets anything by this backend's drop.
-	{name: "Docker 29, nftables", rules: replay("nft -f -", "../testdata/docker29/nftables", "nft insert rule ip docker-bridges filter-FORWARD iifname cw0 accept",
+	{name: "Docker 29, nftables", rules: replay("nft -f -", "../look/testdata/docker29/nftables", "nft insert rule ip docker-bridges filter-FORWARD iifname cw0 accept",
 		`nft 'flush chain ip docker-bridges raw-PREROUTING; add rule ip docker-bridges raw-PREROUTING ip daddr 10.1.0.11 iifname != { "pods0", "cw0" } counter drop'`)},
 	{name: "kube-proxy, iptables", rules: replay("iptables-nft-restore", "testdata/kube-proxy-iptables"), service: "10.96.0.1"},
 	{name: "kube-proxy, iptables-legacy", rules: replay("iptables-legacy-restore", "testdata/kube-proxy-iptables"), service: "10.96.0.1"},
