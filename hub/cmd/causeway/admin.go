@@ -164,8 +164,7 @@ func (c *cli) adminRevoke() *cobra.Command {
 		if err := hub.RevokeAdmin(ctx, args[0]); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(c.out, "Admin %s revoked\n", args[0])
-		return err
+		return c.doneAs(args[0], "revoked", "Admin "+args[0]+" revoked")
 	})
 }
 

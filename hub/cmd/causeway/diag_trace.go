@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ Exit status is 1 when one of the two has no path.`,
 			case s.view == nil:
 				return s.err
 			case s.view.Peer.Path == protocol.PathNone || s.err != "":
-				return fmt.Sprintf("%s has no path to %s: %s", s.from, s.to, first(s.err, s.view.Peer.Why))
+				return fmt.Sprintf("%s has no path to %s: %s", s.from, s.to, cmp.Or(s.err, s.view.Peer.Why, "its agent does not say why"))
 			}
 		}
 		return ""

@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -77,10 +75,7 @@ func TestTopFitsTheScreen(t *testing.T) {
 // The program itself, without a terminal: it draws what the hub says on 80 × 24, and
 // q ends it.
 func TestTopDrawsAndQuits(t *testing.T) {
-	srv := httptest.NewServer(newFakeHub())
-	defer srv.Close()
-	hub, err := api.NewClient(api.ClientConfig{Transport: http.DefaultTransport, BaseURL: srv.URL})
-	require.NoError(t, err)
+	hub := newTestWorld(t).Client
 	keys, press := io.Pipe()
 	var out screenBuffer
 	done := make(chan error, 1)
@@ -90,7 +85,7 @@ func TestTopDrawsAndQuits(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(out.String(), "eu-1") && strings.Contains(out.String(), "43.00 ms")
 	}, 10*time.Second, 10*time.Millisecond)
-	_, err = press.Write([]byte("q"))
+	_, err := press.Write([]byte("q"))
 	require.NoError(t, err)
 	select {
 	case err := <-done:

@@ -189,8 +189,7 @@ func (c *cli) natsUserRevoke() *cobra.Command {
 		if err := hub.RevokeNATSUser(ctx, args[0]); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(c.out, "NATS user %s revoked\n", args[0])
-		return err
+		return c.doneAs(args[0], "revoked", "NATS user "+args[0]+" revoked")
 	})
 }
 

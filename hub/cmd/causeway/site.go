@@ -153,9 +153,12 @@ func yesFlag(cmd *cobra.Command, yes *bool) {
 }
 
 // done tells of something that leaves no object to show.
-func (c *cli) done(name, what string) error {
+func (c *cli) done(name, what string) error { return c.doneAs(name, what, name+" "+what) }
+
+// doneAs is done with a text of its own for a person.
+func (c *cli) doneAs(name, what, text string) error {
 	return c.show(struct {
 		Name   string `json:"name"`
 		Result string `json:"result"`
-	}{name, what}, []string{name}, func(p *page) { p.line("%s %s", protocol.Printable(name), what) })
+	}{name, what}, []string{name}, func(p *page) { p.line("%s", protocol.Printable(text)) })
 }
