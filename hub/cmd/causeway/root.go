@@ -115,8 +115,18 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 // ones print help for an unknown subcommand and exit with 0.
 func asUsage(root *cobra.Command) {
 	for _, sub := range root.Commands() {
-		if sub.Name() == "completion" {
+		switch sub.Name() {
+		case "completion":
 			sub.Args, sub.RunE = noSubcommand, showHelp
+		case "help":
+			sub.Run, sub.RunE = nil, func(_ *cobra.Command, args []string) error {
+				of, left, err := root.Find(args)
+				if err != nil || len(left) > 0 {
+					return fmt.Errorf("unknown command %q", strings.Join(args, " "))
+				}
+				of.InitDefaultHelpFlag() // so that it is listed
+				return of.Help()
+			}
 		}
 	}
 }
