@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"causeway/hub/cmd/causeway/internal/frame"
 )
 
 // What the scripts have to show of each command.
@@ -41,7 +43,7 @@ var notShown = map[string]map[string]string{
 // TestScriptsShowEveryCommand holds the scripts to the tree of commands: each has a test that looks at what it prints for
 // a person, as JSON, and when it fails.
 func TestScriptsShowEveryCommand(t *testing.T) {
-	root := (&cli{format: formatTable}).root()
+	root := (&cli{frame.New(nil, nil, nil)}).root()
 	shown := map[string]map[string]bool{}
 	scripts, err := filepath.Glob("testdata/script/*.txt")
 	require.NoError(t, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 )
 
 // contextFile stores a context whose certificate is good from and until these times, as no hub makes one now.
@@ -55,7 +56,7 @@ func TestContextThatEnds(t *testing.T) {
 	}{{30 * day, false, false}, {3 * day, true, false}, {-day, false, true}} {
 		file := contextFile(t, time.Now().Add(-90*day), time.Now().Add(c.left))
 		var out, errw strings.Builder
-		require.Equal(t, exitFailed, run(context.Background(), []string{"--context", file, "status"}, strings.NewReader(""), &out, &errw))
+		require.Equal(t, frame.ExitFailed, run(context.Background(), []string{"--context", file, "status"}, strings.NewReader(""), &out, &errw))
 		require.Equal(t, c.warns, strings.Contains(errw.String(), "causeway: the certificate of kim at 127.0.0.1:1 expires in "), errw.String())
 		require.Equal(t, c.ends, strings.Contains(errw.String(), "causeway: the certificate of admin kim expired on "), errw.String())
 		require.Equal(t, !c.ends, strings.Contains(errw.String(), "causeway: no hub at 127.0.0.1:1: "), errw.String())

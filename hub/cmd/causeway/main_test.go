@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -87,7 +88,7 @@ func TestScripts(t *testing.T) {
 				}
 			})
 			e.Values[worldKey{}] = w
-			e.Setenv(envSocket, w.Socket)
+			e.Setenv(frame.EnvSocket, w.Socket)
 			e.Setenv("TZ", "UTC")
 			return nil
 		},
@@ -117,7 +118,7 @@ func scriptRun(ts *testscript.TestScript, neg bool, args []string) {
 	here := strings.NewReplacer(ts.MkAbs("")+"/", "")
 	fmt.Fprint(ts.Stdout(), here.Replace(w.steady(out.String())))
 	fmt.Fprint(ts.Stderr(), here.Replace(withoutPorts(errw.String())))
-	if neg != (status != exitOK) {
+	if neg != (status != frame.ExitOK) {
 		ts.Fatalf("status %d\n%s%s", status, out.String(), errw.String())
 	}
 }
@@ -176,7 +177,7 @@ func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
 	case status := <-b.status:
 		fmt.Fprint(ts.Stdout(), w.steady(b.out.String()))
 		fmt.Fprint(ts.Stderr(), withoutPorts(b.err.String()))
-		if neg != (status != exitOK) {
+		if neg != (status != frame.ExitOK) {
 			ts.Fatalf("status %d\n%s%s", status, b.out.String(), b.err.String())
 		}
 	case <-time.After(patience):
@@ -216,7 +217,7 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 			case "routes":
 				n.hello.Routes = nil
 				for p := range strings.SplitSeq(v, ",") {
-					prefix, err := parsePrefix(p)
+					prefix, err := frame.ParsePrefix(p)
 					ts.Check(err)
 					n.hello.Routes = append(n.hello.Routes, prefix)
 				}
@@ -285,7 +286,7 @@ func flatten(c *cobra.Command) []*cobra.Command {
 
 // TestHelpOfEveryCommand keeps every command documented and every flag named.
 func TestHelpOfEveryCommand(t *testing.T) {
-	c := &cli{format: formatTable}
+	c := &cli{frame.New(nil, nil, nil)}
 	n := 0
 	for _, cmd := range flatten(c.root()) {
 		require.NotEmpty(t, cmd.Short, cmd.CommandPath())
