@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ func (t tests) Run() int {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		f.Value.Set("8") // scripts wait for disks and agents more than they work
 	}
+	debug.SetGCPercent(400) // many small hubs
 	status := t.M.Run()
 	if begun.Load() {
 		w, _ := before()
