@@ -27,7 +27,6 @@ var update = flag.Bool("update", false, "write what the commands print into the 
 
 // TestMain lets scripts run this program's main as 'exec causeway'.
 func TestMain(m *testing.M) {
-	time.Local = time.UTC
 	testscript.Main(tests{m}, map[string]func(){"causeway": main})
 }
 

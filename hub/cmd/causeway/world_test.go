@@ -420,7 +420,7 @@ var (
 )
 
 // steady is what a command printed, without what differs from run to run: ages of a few seconds are 0s, what took a while took that, times
-// of today underscores, keys KEY, ports of the system's choice PORTS. Columns stay where they are.
+// of today underscores and others in UTC, keys KEY, ports of the system's choice PORTS. Columns stay where they are.
 func (w *world) steady(s string) string {
 	s = seconds.ReplaceAllStringFunc(s, func(m string) string {
 		t := strings.TrimRight(m, " ")
@@ -433,10 +433,14 @@ func (w *world) steady(s string) string {
 	})
 	s = took.ReplaceAllString(s, "${1}a while")
 	s = stamps.ReplaceAllStringFunc(s, func(m string) string {
-		if t, err := time.Parse(time.DateTime, m); err == nil && t.After(w.began.Add(-24*time.Hour)) {
+		t, err := time.ParseInLocation(time.DateTime, m, time.Local)
+		switch {
+		case err != nil:
+			return m
+		case t.After(w.began.Add(-24 * time.Hour)):
 			return "____-__-__ __:__:__"
 		}
-		return m
+		return t.UTC().Format(time.DateTime)
 	})
 	return withoutPorts(keys.ReplaceAllString(s, "${1}KEY"))
 }
