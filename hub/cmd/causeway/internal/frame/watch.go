@@ -164,6 +164,11 @@ func (c *CLI) observe(header []string, items []observed) error {
 	}
 	first := !w.began
 	w.began = true
+	return c.printChanges(header, rows, changes, first)
+}
+
+// printChanges prints what has changed of a list; first: nothing was printed of it before.
+func (c *CLI) printChanges(header []string, rows [][]any, changes []change, first bool) error {
 	switch c.Format {
 	case FormatJSON:
 		e := json.NewEncoder(c.Out)
