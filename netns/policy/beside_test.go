@@ -316,22 +316,26 @@ func (w *world) flips(b beside, n int) {
 		}
 		w.opens(floods, marker, append(flip, stays...))
 	}
-	answers := 0
+	answers, tried := w.counted(b, flows, floods)
+	t.Logf("| %s | %d | 0 of %d | 0 of %d, %d answers | %s | %s |", b.name, n, tried, len(flows), answers, setWorst.Round(time.Millisecond), tellWorst.Round(time.Millisecond))
+}
+
+// counted ends flows and floods, and returns how many answers and tries there were.
+func (w *world) counted(b beside, flows []*steady, floods []*flood) (answers int, tried uint64) {
 	for _, s := range flows {
-		answers += s.end(t)
+		answers += s.end(w.t)
 	}
-	var tried uint64
 	for _, f := range floods {
 		close(f.stop)
 		<-f.done
 		tried += f.tried
-		require.Zero(t, f.passed.Load(), "packets of a closed pair")
+		require.Zero(w.t, f.passed.Load(), "packets of a closed pair")
 	}
-	require.NotZero(t, tried)
+	require.NotZero(w.t, tried)
 	var counts Counts
-	require.NoError(t, w.a.Do(func() (err error) { counts, err = w.tableA.Counted(); return err }))
-	require.Equal(t, b.stateless, counts.Untracked > 0, "%d untracked", counts.Untracked)
-	t.Logf("| %s | %d | 0 of %d | 0 of %d, %d answers | %s | %s |", b.name, n, tried, len(flows), answers, setWorst.Round(time.Millisecond), tellWorst.Round(time.Millisecond))
+	require.NoError(w.t, w.a.Do(func() (err error) { counts, err = w.tableA.Counted(); return err }))
+	require.Equal(w.t, b.stateless, counts.Untracked > 0, "%d untracked", counts.Untracked)
+	return answers, tried
 }
 
 // unconcerned are flows that no flip forbids.
