@@ -86,7 +86,9 @@ func (c *cli) showObject(o api.Object) error {
 		for _, k := range slices.Sorted(maps.Keys(o.Status)) {
 			facts = append(facts, k, o.Status[k])
 		}
-		facts = append(facts, "Nodes", haveText(o)+" have it")
+		if o.Have+len(o.Lack) > 0 {
+			facts = append(facts, "Nodes", haveText(o)+" have it")
+		}
 		if len(o.Lack) > 0 {
 			facts = append(facts, "Lacking", strings.Join(o.Lack, ", "))
 		}
@@ -118,7 +120,7 @@ func specText(o api.Object) string {
 // haveText is how many of the nodes that are told have it.
 func haveText(o api.Object) string {
 	if o.Have+len(o.Lack) == 0 {
-		return "none"
+		return "-"
 	}
 	return fmt.Sprintf("%d/%d", o.Have, o.Have+len(o.Lack))
 }
