@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -9,8 +9,9 @@ import (
 
 // Rules before the tunnel's that lead what is closed elsewhere are named, and no others.
 func TestPassingRules(t *testing.T) {
-	h, p := host(t), plan(t, closedConfig())
-	require.NoError(t, h.Apply(context.Background(), p))
+	set, h := host(t)
+	p := plan(t, testConfig())
+	require.NoError(t, set.Apply(context.Background(), p))
 	sh(t, `ip -6 route add default dev eth0
 		ip route add default via 192.0.2.1 table 100; ip route add 10.2.4.0/24 via 192.0.2.1 table 101; ip route add 10.1.0.0/16 dev pods table 102; ip route add throw 10.2.0.0/16 table 102`)
 	for _, c := range []struct{ rule, want string }{

@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns"
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 	"causeway/protocol"
 )
@@ -51,7 +53,7 @@ table inet causeway { chain forward { type filter hook forward priority -150; po
 	h := l.Host("h").Nft(rules)
 	var parsed *nftRules
 	require.NoError(t, h.Do(func() error {
-		text, err := run(t.Context(), "", "nft", "-j", "list", "ruleset")
+		text, err := kernel.Run(t.Context(), "", "nft", "-j", "list", "ruleset")
 		if err == nil {
 			parsed, err = parseRules([]byte(text))
 		}
@@ -93,11 +95,11 @@ table inet causeway { chain forward { type filter hook forward priority -150; po
 
 	// The rule is named as nft prints it, with what deletes it.
 	h.Sysctl("net.ipv4.ip_forward=1").Sh("ip link add cw0 type bridge; ip link set cw0 up; ip link add pods0 type bridge; ip link set pods0 up; ip addr add 10.2.1.1/24 dev pods0; ip route add 10.1.0.0/16 dev cw0")
-	p, err := NewPlan(Config{Interface: "cw0", MTU: 1380, Mark: DefaultMark, Table: DefaultTable, Overlay: []netip.Addr{a("198.18.0.3")}})
+	p, err := netns.NewPlan(netns.Config{Interface: "cw0", MTU: 1380, Mark: netns.DefaultMark, Table: netns.DefaultTable, Overlay: []netip.Addr{a("198.18.0.3")}})
 	require.NoError(t, err)
 	var e protocol.FlowEvidence
 	require.NoError(t, h.Do(func() error {
-		e = NewHost(t.TempDir(), zerolog.Nop()).Flow(context.Background(), p, Flow{Local: a("10.2.1.11"), Remote: a("10.1.1.11"), Proto: "tcp", Port: 443, Serves: true})
+		e = At(netns.NewHost(t.TempDir(), zerolog.Nop())).Flow(context.Background(), p, Flow{Local: a("10.2.1.11"), Remote: a("10.1.1.11"), Proto: "tcp", Port: 443, Serves: true})
 		return nil
 	}))
 	require.Empty(t, e.Error)

@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"encoding/binary"
@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns"
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -37,9 +39,9 @@ type policyRule struct {
 
 // policyRules lists the rules of a family in their order.
 func policyRules(v6 bool) ([]policyRule, error) {
-	out, err := retry(func() ([]policyRule, error) {
+	out, err := kernel.Retry(func() ([]policyRule, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP|unix.NLM_F_REQUEST)
-		req.AddData(nl.NewIfInfomsg(nlFamily(v6)))
+		req.AddData(nl.NewIfInfomsg(kernel.Family(v6)))
 		msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
 		if err != nil {
 			return nil, err
@@ -97,9 +99,9 @@ func parsePolicyRule(b []byte) (policyRule, error) {
 		case nl.FRA_FWMASK:
 			r.mask = n
 		case nl.FRA_IIFNAME:
-			r.iif = cString(v)
+			r.iif = unix.ByteSliceToString(v)
 		case nl.FRA_OIFNAME:
-			r.oif = cString(v)
+			r.oif = unix.ByteSliceToString(v)
 		case nl.FRA_GOTO:
 			r.jump = int(n)
 		case nl.FRA_IP_PROTO:
@@ -134,13 +136,6 @@ func parsePolicyRule(b []byte) (policyRule, error) {
 
 // fraL3mdev is FRA_L3MDEV of linux/fib_rules.h.
 const fraL3mdev = 19
-
-func cString(b []byte) string {
-	if i := slices.Index(b, 0); i >= 0 {
-		b = b[:i]
-	}
-	return string(b)
-}
 
 // text is the rule as 'ip rule del' takes it: with all that tells it from others.
 func (r policyRule) text() string {
@@ -232,7 +227,7 @@ func (r policyRule) takes(k routed) bool {
 
 // thieves are the rules before the tunnel's own that lead k elsewhere than to an interface,
 // the first one first; the others would if it were not there.
-func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
+func thieves(p netns.Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 	v6 := k.dst.Is6()
 	rules, err := policyRules(v6)
 	if err != nil {
@@ -241,8 +236,8 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 	var out []protocol.PolicyRule
 	skip := 0 // to this pref, by a goto
 	for _, r := range rules {
-		own := r.pref == RulePreference && r.table == p.Table && r.protocol == RouteProtocol
-		if own || r.pref > RulePreference || len(out) >= maxThieves {
+		own := r.pref == netns.RulePreference && r.table == p.Table && r.protocol == netns.RouteProtocol
+		if own || r.pref > netns.RulePreference || len(out) >= maxThieves {
 			break
 		}
 		if r.pref < skip || !r.takes(k) {
@@ -253,7 +248,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 		switch {
 		case r.action == unix.FR_ACT_NOP:
 			steals = false
-		case r.action == unix.FR_ACT_GOTO && r.jump <= RulePreference:
+		case r.action == unix.FR_ACT_GOTO && r.jump <= netns.RulePreference:
 			if slices.ContainsFunc(rules, func(o policyRule) bool { return o.pref == r.jump }) {
 				skip = r.jump
 			}
@@ -263,7 +258,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 		case r.action == unix.FR_ACT_TO_TBL:
 			table := r.table
 			if r.vrf {
-				table = vrfTable(k.iif)
+				table = kernel.VRFTable(k.iif)
 			}
 			if table == 0 || table == unix.RT_TABLE_LOCAL || table == p.Table {
 				continue
@@ -272,7 +267,7 @@ func thieves(p Plan, k routed, want string) ([]protocol.PolicyRule, error) {
 			if steals, to, leadsTo, err = leads(v6, table, k.dst, r.suppress); err != nil {
 				return nil, err
 			}
-			if steals && to != 0 && linkName(to, 0, "") == want {
+			if steals && to != 0 && kernel.LinkName(to, 0, "") == want {
 				return out, nil
 			}
 		}
@@ -290,15 +285,15 @@ const maxThieves = 8
 // interface to which it leads, 0 if there is none or more than one. own are the other routes of a
 // table that is none of the kernel's, but default ones.
 func leads(v6 bool, table int, dst netip.Addr, suppress int) (_ bool, to int, own []netip.Prefix, err error) {
-	rs, err := retry(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return false, 0, nil, fmt.Errorf("list routes of table %d: %w", table, err)
 	}
 	best, throw := -1, false
 	for _, r := range rs {
-		x, ok := prefixOf(r.Dst)
+		x, ok := kernel.PrefixOf(r.Dst)
 		if r.Dst == nil {
 			x, ok = netip.PrefixFrom(dst, 0).Masked(), true
 		}
@@ -313,25 +308,8 @@ func leads(v6 bool, table int, dst netip.Addr, suppress int) (_ bool, to int, ow
 	return best > suppress && !throw, to, own, nil
 }
 
-// vrfTable is the table of the VRF that an interface is in, or is; 0 for none.
-func vrfTable(dev string) int {
-	l, err := linkByName(dev)
-	if err != nil || l == nil {
-		return 0
-	}
-	if m := l.Attrs().MasterIndex; m > 0 {
-		if l, err = netlink.LinkByIndex(m); err != nil {
-			return 0
-		}
-	}
-	if v, ok := l.(*netlink.Vrf); ok {
-		return int(v.Table)
-	}
-	return 0
-}
-
 // packets are those that this host sends, and those that come out of the tunnel.
-func (f Flow) packets(p Plan, pod string) (out, in routed) {
+func (f Flow) packets(p netns.Plan, pod string) (out, in routed) {
 	out, in = routed{src: f.Local, dst: f.Remote, iif: pod, proto: f.Proto}, routed{src: f.Remote, dst: f.Local, iif: p.Interface, proto: f.Proto}
 	switch {
 	case f.Port == 0:
@@ -373,7 +351,7 @@ type routeAnswer struct {
 func routeGet(k routed) (routeAnswer, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_REQUEST)
 	msg := &nl.RtMsg{}
-	msg.Family, msg.Dst_len, msg.Flags = uint8(nlFamily(k.dst.Is6())), uint8(k.dst.BitLen()), unix.RTM_F_LOOKUP_TABLE
+	msg.Family, msg.Dst_len, msg.Flags = uint8(kernel.Family(k.dst.Is6())), uint8(k.dst.BitLen()), unix.RTM_F_LOOKUP_TABLE
 	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.RTA_DST, k.dst.AsSlice())}
 	if k.src.IsValid() {
 		msg.Src_len = uint8(k.src.BitLen())

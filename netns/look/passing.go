@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns"
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -28,31 +30,33 @@ type Passing struct {
 
 // String is for people.
 func (x Passing) String() string {
-	return fmt.Sprintf("rule '%s' (ip %s rule)", strings.Replace(x.Rule, "lookup 254", "lookup main", 1), family(x.IPv6))
+	family := "-4"
+	if x.IPv6 {
+		family = "-6"
+	}
+	return fmt.Sprintf("rule '%s' (ip %s rule)", strings.Replace(x.Rule, "lookup 254", "lookup main", 1), family)
 }
 
 // Passing finds such rules, against the last applied plan, in the order of the kernel.
 func (h *Host) Passing() (out []Passing, err error) {
-	h.mu.Lock()
-	p := h.last
-	h.mu.Unlock()
+	p := h.host.Last()
 	if p.Interface == "" {
 		return nil, nil
 	}
 	own := -1
-	if l, err := ownLink(p.Config); err != nil {
+	if l, err := p.Device(); err != nil {
 		return nil, err
 	} else if l != nil {
 		own = l.Attrs().Index
 	}
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		rules, err := policyRules(v6)
 		if err != nil {
 			return nil, err
 		}
 		closed := sync.OnceValue(func() []netipx.IPRange { return p.Closed(v6) })
 		for i, r := range rules {
-			if r.pref > RulePreference || r.pref == RulePreference && r.table == p.Table {
+			if r.pref > netns.RulePreference || r.pref == netns.RulePreference && r.table == p.Table {
 				break
 			}
 			if r.led(rules) {
@@ -60,7 +64,7 @@ func (h *Host) Passing() (out []Passing, err error) {
 				continue
 			}
 			tables := []policyRule{r}
-			if r.action == unix.FR_ACT_GOTO && r.jump > RulePreference {
+			if r.action == unix.FR_ACT_GOTO && r.jump > netns.RulePreference {
 				tables = slices.DeleteFunc(slices.Clone(rules[i+1:]), func(o policyRule) bool { return o.pref < r.jump })
 			}
 			for _, t := range tables {
@@ -69,7 +73,7 @@ func (h *Host) Passing() (out []Passing, err error) {
 					return nil, err
 				}
 				if ok {
-					certain, err := h.certain(r, p, of)
+					certain, err := certain(r, p, of)
 					if err != nil {
 						return nil, err
 					}
@@ -84,7 +88,7 @@ func (h *Host) Passing() (out []Passing, err error) {
 
 // leadsOut finds the first of the closed addresses, inside dst where that is one, which a rule's
 // table has a way out for that is not the tunnel's.
-func (r policyRule) leadsOut(v6 bool, p Plan, own int, dst netip.Prefix, ranges func() []netipx.IPRange) (netip.Addr, bool, error) {
+func (r policyRule) leadsOut(v6 bool, p netns.Plan, own int, dst netip.Prefix, ranges func() []netipx.IPRange) (netip.Addr, bool, error) {
 	if r.action != unix.FR_ACT_TO_TBL || r.vrf || r.table == 0 || r.table == unix.RT_TABLE_LOCAL || r.table == p.Table {
 		return netip.Addr{}, false, nil
 	}
@@ -92,15 +96,15 @@ func (r policyRule) leadsOut(v6 bool, p Plan, own int, dst netip.Prefix, ranges 
 	if len(closed) == 0 {
 		return netip.Addr{}, false, nil
 	}
-	rs, err := retry(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: r.table}, netlink.RT_FILTER_TABLE)
+	rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{Table: r.table}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return netip.Addr{}, false, fmt.Errorf("list routes of table %d: %w", r.table, err)
 	}
 	var best netip.Addr
 	for _, n := range rs {
-		x, ok := prefixOf(n.Dst)
+		x, ok := kernel.PrefixOf(n.Dst)
 		if n.Dst == nil {
 			x, ok = netip.PrefixFrom(closed[0].From(), 0).Masked(), true
 		}
@@ -149,7 +153,7 @@ func meet(c netipx.IPRange, x, dst netip.Prefix) netip.Addr {
 func (r policyRule) led(rules []policyRule) bool {
 	plain := !r.invert && !r.src.IsValid() && r.dst.IsValid() && r.mark&r.mask == 0 && r.tos == 0 && r.iif == "" && r.oif == "" && !r.byUID && r.proto == 0 &&
 		r.sport == [2]uint16{} && r.dport == [2]uint16{}
-	return plain && r.action == unix.FR_ACT_GOTO && r.jump == RulePreference && slices.ContainsFunc(rules, func(o policyRule) bool { return o.pref == r.jump })
+	return plain && r.action == unix.FR_ACT_GOTO && r.jump == netns.RulePreference && slices.ContainsFunc(rules, func(o policyRule) bool { return o.pref == r.jump })
 }
 
 // without is l without what is in x.
@@ -170,8 +174,8 @@ func without(l func() []netipx.IPRange, x netip.Prefix) func() []netipx.IPRange 
 
 // certain reports whether a rule decides over every packet to an address from this host, or from
 // some of what is behind it.
-func (h *Host) certain(r policyRule, p Plan, to netip.Addr) (bool, error) {
-	from := []routed{{src: p.src(to.Is6()), dst: to}}
+func certain(r policyRule, p netns.Plan, to netip.Addr) (bool, error) {
+	from := []routed{{src: p.Source(to.Is6()), dst: to}}
 	for _, x := range p.Local {
 		if x.Addr().Is6() != to.Is6() {
 			continue
@@ -180,7 +184,7 @@ func (h *Host) certain(r policyRule, p Plan, to netip.Addr) (bool, error) {
 		if r.src.IsValid() && x.Overlaps(r.src) && r.src.Bits() > x.Bits() {
 			src = r.src.Addr()
 		}
-		from = append(from, routed{src: src, dst: to, iif: cmp.Or(h.toward(src.Next()), "?")})
+		from = append(from, routed{src: src, dst: to, iif: cmp.Or(toward(src.Next()), "?")})
 	}
 	for _, k := range from {
 		if !k.src.IsValid() || !r.takes(k) {

@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -11,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/netns/lab"
+	"causeway/netns/netnstest"
 	"causeway/protocol"
 )
 
 // A namespace elsewhere on the machine that has a pod's address by chance is not taken
 // for the pod.
 func TestPodsBehindThisHostAlone(t *testing.T) {
-	inNamespace(t)
+	netnstest.Namespace(t)
 	space := func(script string) int {
 		c := exec.Command("unshare", "-n", "sh", "-ec", script+"; exec sleep 600")
 		require.NoError(t, c.Start())

@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -16,7 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns"
 	"causeway/netns/lab"
+	"causeway/netns/netnstest"
 	"causeway/protocol"
 )
 
@@ -25,13 +27,15 @@ import (
 type wall struct {
 	t              *testing.T
 	node, pod, lan *lab.Host
-	h              *Host
+	h              *netns.Host
+	look           *Host
+	state          string // of h, a directory
 	tun            *os.File
-	plan           Plan
+	plan           netns.Plan
 }
 
 func newWall(t *testing.T) *wall {
-	needRoot(t)
+	netnstest.Root(t)
 	l := lab.New(t)
 	sw := l.Switch("lan")
 	w := &wall{t: t}
@@ -56,20 +60,22 @@ func newWall(t *testing.T) *wall {
 		return nil
 	}))
 	t.Cleanup(func() { w.tun.Close() })
-	w.h = NewHost(t.TempDir(), zerolog.Nop())
-	w.apply(Shields{})
+	w.state = t.TempDir()
+	w.h = netns.NewHost(w.state, zerolog.Nop())
+	w.look = At(w.h)
+	w.apply(netns.Shields{})
 	return w
 }
 
-func (w *wall) apply(s Shields) {
+func (w *wall) apply(s netns.Shields) {
 	w.t.Helper()
-	w.set(Config{Interface: "cw0", MTU: 1380, Mark: DefaultMark, Table: DefaultTable, Shields: s,
+	w.set(netns.Config{Interface: "cw0", MTU: 1380, Mark: netns.DefaultMark, Table: netns.DefaultTable, Shields: s,
 		Overlay: []netip.Addr{netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("fd63:7761:7900::2")},
 		Routes:  prefixes("198.18.0.0/15", "fd63:7761:7900::/96", "10.2.0.0/24", "fd10:2::/64"),
 		Local:   prefixes("10.1.0.0/24", "fd10:1::/64")})
 }
 
-func (w *wall) set(c Config) {
+func (w *wall) set(c netns.Config) {
 	w.t.Helper()
 	require.NoError(w.t, w.node.Do(func() (err error) {
 		c.Uses, err = w.h.Uses(context.Background(), c)
@@ -86,7 +92,7 @@ func (w *wall) drops() (out map[string]uint64) {
 
 func (w *wall) flow(f Flow) (e protocol.FlowEvidence) {
 	w.t.Helper()
-	require.NoError(w.t, w.node.Do(func() error { e = w.h.Flow(context.Background(), w.plan, f); return nil }))
+	require.NoError(w.t, w.node.Do(func() error { e = w.look.Flow(context.Background(), w.plan, f); return nil }))
 	require.Empty(w.t, e.Error)
 	return e
 }
@@ -182,7 +188,7 @@ func TestWallOfDestinations(t *testing.T) {
 		w.node.Sh("nft flush chain inet causeway access-destination")
 		send(way.from, way.lan, "without the wall")
 		require.Empty(t, heard(t, lan, "without the wall"))
-		w.apply(Shields{})
+		w.apply(netns.Shields{})
 	}
 }
 
@@ -270,7 +276,7 @@ func TestWallOfShields(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for _, up := range []bool{true, false} {
-		w.apply(Shields{Up: up, Allow: []Port{{"udp", 5001, 5001}}})
+		w.apply(netns.Shields{Up: up, Allow: []netns.Port{{Proto: "udp", First: 5001, Last: 5001}}})
 		for _, way := range []struct{ from, pod, overlay, bridge string }{
 			{"10.2.0.5", "10.1.0.11", "198.18.0.2", "10.1.0.1"}, {"fd10:2::5", "fd10:1::11", "fd63:7761:7900::2", "fd10:1::1"},
 		} {
@@ -304,7 +310,7 @@ func TestWallOfShields(t *testing.T) {
 		}
 	}
 	// Answers to what the host began pass, and echo. The rule is named to whoever asks.
-	w.apply(Shields{Up: true, Allow: []Port{{"udp", 5001, 5001}}})
+	w.apply(netns.Shields{Up: true, Allow: []netns.Port{{Proto: "udp", First: 5001, Last: 5001}}})
 	for _, own := range []string{"198.18.0.2", "fd63:7761:7900::2"} {
 		f := Flow{Local: netip.MustParseAddr(own), Remote: netip.MustParseAddr("10.2.0.5"), Proto: "udp", Port: 5000, Serves: true}
 		if f.Local.Is6() {
@@ -328,7 +334,7 @@ func TestWallOfShields(t *testing.T) {
 	}
 	// What a peer began while the shields were down is not open any more once they are up,
 	// though it never paused and is answered.
-	w.apply(Shields{})
+	w.apply(netns.Shields{})
 	late := w.listen(w.node, 5003)
 	ways := [][2]string{{"198.18.0.2", "10.2.0.5"}, {"fd63:7761:7900::2", "fd10:2::5"}}
 	answers := func(to string) {
@@ -340,7 +346,7 @@ func TestWallOfShields(t *testing.T) {
 		require.Empty(t, heard(t, late, "begun "+way[1]))
 		answers(way[1])
 	}
-	w.apply(Shields{Up: true})
+	w.apply(netns.Shields{Up: true})
 	for _, way := range ways {
 		before := w.drops()["shields"]
 		send(way[1], way[0], 5003, "goes on "+way[1])

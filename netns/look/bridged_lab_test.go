@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"causeway/netns"
 )
 
 // What a bridge passes on from port to port is not held to the wall, though br_netfilter shows it
@@ -20,7 +22,7 @@ func TestBridgesPassOn(t *testing.T) {
 	a, b := net.Pod("a", "10.5.0.11/24", "fd10:5::11/64", "10.2.0.5/24", "fd10:2::5/64"), net.Pod("b", "10.5.0.12/24", "fd10:5::12/64", "10.2.0.6/24", "fd10:2::6/64")
 	require.NoError(t, a.Settle(t.Context()))
 	require.NoError(t, b.Settle(t.Context()))
-	w.apply(Shields{})
+	w.apply(netns.Shields{})
 	for _, to := range []string{"10.2.0.6", "fd10:2::6"} {
 		a.Sh("ping -nc3 -i0.1 -W5 " + to)
 	}

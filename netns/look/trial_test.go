@@ -1,10 +1,11 @@
-package netns
+package look
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns"
 	"causeway/netns/lab"
 	"causeway/protocol"
 )
@@ -20,7 +22,7 @@ import (
 func (w *wall) try() (t Trial) {
 	w.t.Helper()
 	require.NoError(w.t, w.node.Do(func() (err error) {
-		t, err = w.h.Try(context.Background(), func(b []byte) error {
+		t, err = w.look.Try(context.Background(), func(b []byte) error {
 			_, err := w.tun.Write(b)
 			return err
 		})
@@ -69,7 +71,10 @@ func TestTrial(t *testing.T) {
 	chain := func(hook string, priority int, rule string) string {
 		return fmt.Sprintf("nft add table inet f; nft 'add chain inet f c { type filter hook %s priority %d; }'; nft add rule inet f c %s", hook, priority, rule)
 	}
-	const gone = "nft delete table inet f"
+	nat := func(priority, rule string) string {
+		return "nft add table ip f; nft 'add chain ip f c { type nat hook postrouting priority " + priority + "; }'; nft add rule ip f c " + rule
+	}
+	const gone, noNAT, source = "nft delete table inet f", "nft delete table ip f", "packets that 10.1.0.11 sends by pods0 leave by cw0 with another source, "
 	in, in6, out := "packets that come by cw0 for 10.1.0.11 do not get to pods0", "packets that come by cw0 for fd10:1::11 do not get to pods0", "packets that 10.1.0.11 sends by pods0 do not get into cw0"
 	for _, c := range []struct {
 		name, do, undo, want string
@@ -87,7 +92,11 @@ func TestTrial(t *testing.T) {
 			"iptables-nft -P FORWARD ACCEPT; iptables-nft -F; nft delete table ip filter", in + ", ufw drops them (nftables chain ip filter FORWARD): run 'ufw route allow in on cw0 out on pods0 && ufw route allow in on pods0 out on cw0'", 0},
 		{"a rule that is no nftables: routing policy", "ip rule add pref 5 iif pods0 to 10.2.0.0/24 blackhole", "ip rule del pref 5", ", and no rule", 0},
 		{"forwarding off", "sysctl -qw net.ipv4.conf.cw0.forwarding=0", "sysctl -qw net.ipv4.conf.cw0.forwarding=1", in + ", and no rule", 0},
-		{"a NAT that is ahead of ours", "nft add table ip f; nft 'add chain ip f c { type nat hook postrouting priority 50; }'; nft add rule ip f c oifname cw0 masquerade", "nft delete table ip f", out + ", and no rule", 0},
+		{"a NAT that is ahead of ours", nat("50", "oifname cw0 masquerade"), noNAT, source + `198.18.0.2: nftables chain ip f c gives it to them: oifname "cw0" masquerade: run 'nft insert rule ip f c handle 2 oifname cw0 accept'`, 1},
+		{"a NAT to an address of nobody's", nat("50", "tcp dport 22 masquerade; nft add rule ip f c ip saddr 10.1.0.0/24 snat to 192.0.2.77"), noNAT, source + `192.0.2.77: nftables chain ip f c gives it to them: ip saddr 10.1.0.0/24 snat to 192.0.2.77: run 'nft insert rule ip f c handle 3 oifname cw0 accept'`, 1},
+		{"a NAT behind ours", nat("100", "oifname cw0 masquerade"), noNAT, "", 0},
+		{"a source that is set without a connection's memory", chain("postrouting", 300, "oifname cw0 ip daddr 10.2.0.0/24 ip saddr set 192.0.2.77"), gone, source + `192.0.2.77: nftables chain inet f c gives it to them: oifname "cw0" ip daddr 10.2.0.0/24 ip saddr set 192.0.2.77`, 0},
+		{"a NAT toward pods", "iptables-nft -t nat -A POSTROUTING -o pods0 -j MASQUERADE", "iptables-nft -t nat -F; nft delete table ip nat", "packets that come by cw0 for 10.1.0.11 leave by pods0 with another source, 10.1.0.1: nftables chain ip nat POSTROUTING gives it to them: ", 0},
 		{"a policy", "nft add table inet f; nft 'add chain inet f c { type filter hook forward priority 0; policy drop; }'; nft add rule inet f c tcp dport 22 drop", gone, in + ", nftables chain inet f c drops them: policy drop: run 'nft add rule inet f c iifname cw0 oifname pods0 accept && nft add rule inet f c iifname pods0 oifname cw0 accept'", 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -118,7 +127,7 @@ func TestTrial(t *testing.T) {
 	// Without a peer nothing but the overlay leads into the tunnel, where walls stand around hubs.
 	c := w.plan.Config
 	c.Routes = prefixes("198.18.0.0/15", "fd63:7761:7900::/96")
-	c.Wall = Wall{Hubs: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("fd63:7761:7900::1")}, Overlay: c.Routes}
+	c.Wall = netns.Wall{Hubs: []netip.Addr{netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("fd63:7761:7900::1")}, Overlay: c.Routes}
 	w.set(c)
 	require.Equal(t, Trial{Whole: true, Tried: 4}, w.try())
 	w.pod.Sh("timeout 1 bash -c '</dev/tcp/10.1.0.1/9' || :")
@@ -168,7 +177,7 @@ func TestDocker29(t *testing.T) {
 			before, open := saved(), ports(w)
 			require.NoError(t, w.node.Do(func() error {
 				if backend == "iptables-nft" { // of legacy tables nftables tells nothing
-					require.Contains(t, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "nftables chain ip raw PREROUTING drops them")
+					require.Contains(t, ReadBlocked(context.Background(), "cw0", w.plan.Local), "nftables chain ip raw PREROUTING drops them")
 				}
 				return nil
 			}))
@@ -183,17 +192,19 @@ func TestDocker29(t *testing.T) {
 				load(w, backend, read("iptables"))
 			}
 			require.NoError(t, w.node.Do(func() error {
-				rec, err := w.h.readRecord(context.Background(), "cw0")
+				rec, err := os.ReadFile(filepath.Join(w.state, "host.json"))
 				require.NoError(t, err)
-				require.Len(t, rec.Raw, 1)
+				require.Equal(t, 1, strings.Count(string(rec), `"PREROUTING"`), "%s", rec)
 				w.plan.Local = w.plan.Local[:0] // the range is not this node's any more
 				return w.h.Apply(context.Background(), w.plan)
 			}))
 			require.NotContains(t, saved(), "-t raw -i cw0")
 			require.NotContains(t, w.node.Sh(backend+" -t raw -S"), "cw0")
-			w.apply(Shields{})
+			w.apply(netns.Shields{})
 			require.Contains(t, w.node.Sh(backend+" -t raw -S"), "cw0", "by an apply alone")
-			require.NoError(t, w.node.Do(func() error { return NewHost(w.h.stateDir, zerolog.Nop()).Remove(context.Background(), w.plan.Config) }))
+			require.NoError(t, w.node.Do(func() error {
+				return netns.NewHost(w.state, zerolog.Nop()).Remove(context.Background(), w.plan.Config)
+			}))
 			require.Equal(t, before, saved(), "taken back")
 		})
 	}
@@ -207,7 +218,7 @@ func TestDocker29(t *testing.T) {
 		got := w.try()
 		require.Equal(t, "packets that come by cw0 for 10.1.0.11 do not get to pods0, Docker drops them (nftables chain ip docker-bridges raw-PREROUTING): "+protocol.DockerMend(), got.Blocked)
 		require.NoError(t, w.node.Do(func() error {
-			require.Equal(t, got.Blocked, w.h.ReadBlocked(context.Background(), "cw0", w.plan.Local), "as rules alone say it")
+			require.Equal(t, got.Blocked, ReadBlocked(context.Background(), "cw0", w.plan.Local), "as rules alone say it")
 			return nil
 		}))
 		// Half of the mend is none.
@@ -221,7 +232,7 @@ func TestDocker29(t *testing.T) {
 		require.Contains(t, []string{"", "lan 80\n"}, open)
 		load(w, "nftables", rules) // given up again
 		require.NotEmpty(t, w.try().Blocked)
-		require.NotContains(t, w.node.Sh("nft list tables"), dockerMarks)
+		require.NotContains(t, w.node.Sh("nft list tables"), "causeway-docker")
 		load(w, "nftables", mended)
 		require.Empty(t, w.try().Blocked)
 		require.NoError(t, w.node.Do(func() error { return w.h.Remove(context.Background(), w.plan.Config) }))

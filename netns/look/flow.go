@@ -1,4 +1,4 @@
-package netns
+package look
 
 import (
 	"context"
@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns"
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -27,15 +28,15 @@ type Flow struct {
 
 // Flow tells what the kernel does with packets of f in the plan p: it asks and
 // changes nothing. What could not be read is named in the answer.
-func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
+func (h *Host) Flow(ctx context.Context, p netns.Plan, f Flow) protocol.FlowEvidence {
 	e := protocol.FlowEvidence{Interface: p.Interface}
 	var errs []error
-	link, err := linkByName(p.Interface)
+	link, err := kernel.LinkByName(p.Interface)
 	errs = append(errs, err)
 	if link != nil {
 		e.There, e.Up = true, link.Attrs().Flags&unix.IFF_UP != 0
 	}
-	pod := h.toward(f.Local)
+	pod := toward(f.Local)
 	out, in := f.packets(p, pod)
 	e.Out, e.In = decide(out), decide(in)
 	e.Rules, e.HasRule, err = earlierRules(f.Local.Is6(), p)
@@ -46,12 +47,16 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 		e.In.Stolen, err = thieves(p, in, pod)
 		errs = append(errs, err)
 	}
-	found, err := h.Found(ctx, p.Config)
+	found, err := h.host.Found(ctx, p.Config)
 	errs = append(errs, err)
-	now, standErr := h.standing(ctx, p)
+	now, standErr := h.host.Standing(ctx, p)
 	errs = append(errs, standErr)
+	there := make(map[string]bool, len(found))
+	for _, l := range found {
+		there[l] = true
+	}
 	for _, l := range now.Lines() {
-		if err == nil && !slices.Contains(found, l) {
+		if err == nil && !there[l] {
 			e.Missing = append(e.Missing, l)
 		}
 	}
@@ -61,13 +66,13 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 			continue
 		}
 		for _, k := range []string{"forwarding", "rp_filter"} {
-			key := confKey("ipv4", dev, k)
-			if v, err := readSysctl(key); err == nil {
+			key := kernel.ConfKey("ipv4", dev, k)
+			if v, err := kernel.ReadSysctl(key); err == nil {
 				e.Settings = append(e.Settings, key+"="+v)
 			}
 		}
 	}
-	e.Drops, err = h.drops(ctx, p, f, pod)
+	e.Drops, err = drops(ctx, p, f, pod)
 	errs = append(errs, err)
 	if err := errors.Join(errs...); err != nil {
 		e.Error = protocol.OneLine(err.Error(), 300)
@@ -77,7 +82,7 @@ func (h *Host) Flow(ctx context.Context, p Plan, f Flow) protocol.FlowEvidence {
 
 // toward is the interface that leads to an address behind this host; empty for
 // the host's own.
-func (h *Host) toward(a netip.Addr) string {
+func toward(a netip.Addr) string {
 	rs, err := netlink.RouteGetWithOptions(net.IP(a.AsSlice()), nil)
 	if err != nil || len(rs) == 0 || rs[0].Type == unix.RTN_LOCAL {
 		return ""
@@ -94,15 +99,15 @@ func decide(k routed) protocol.RouteDecision {
 	from, dst := k.iif, k.dst
 	d := protocol.RouteDecision{From: from}
 	if from != "" {
-		key := confKey("ipv4", from, "forwarding")
+		key := kernel.ConfKey("ipv4", from, "forwarding")
 		if dst.Is6() { // no interface's own counts there
-			key = forward6
+			key = kernel.ConfKey("ipv6", "all", "forwarding")
 		}
-		v, _ := readSysctl(key)
+		v, _ := kernel.ReadSysctl(key)
 		d.Forwarding = v != "" && v != "0"
 		if dst.Is4() {
 			for _, dev := range []string{"all", from} { // the kernel takes the larger one
-				if v, err := readSysctl(confKey("ipv4", dev, "rp_filter")); err == nil && len(v) == 1 {
+				if v, err := kernel.ReadSysctl(kernel.ConfKey("ipv4", dev, "rp_filter")); err == nil && len(v) == 1 {
 					d.RPFilter = max(d.RPFilter, int(v[0]-'0'))
 				}
 			}
@@ -135,9 +140,8 @@ func decide(k routed) protocol.RouteDecision {
 
 // earlierRules are the rules of routing policy that come before the tunnel's own,
 // but the kernel's for local addresses, and whether the tunnel's is there.
-func earlierRules(v6 bool, p Plan) (out []string, own bool, err error) {
-	ours, err := ourRules(v6, p.Table)
-	if err != nil {
+func earlierRules(v6 bool, p netns.Plan) (out []string, own bool, err error) {
+	if own, err = p.HasRule(v6); err != nil {
 		return nil, false, err
 	}
 	rules, err := policyRules(v6)
@@ -145,11 +149,11 @@ func earlierRules(v6 bool, p Plan) (out []string, own bool, err error) {
 		return nil, false, err
 	}
 	for _, r := range rules {
-		if r.pref < RulePreference && r.table != unix.RT_TABLE_LOCAL && len(out) < protocol.MaxEvidenceLines {
+		if r.pref < netns.RulePreference && r.table != unix.RT_TABLE_LOCAL && len(out) < protocol.MaxEvidenceLines {
 			out = append(out, r.text())
 		}
 	}
-	return out, slices.ContainsFunc(ours, func(r netlink.Rule) bool { return rightRule(r, p) }), nil
+	return out, own, nil
 }
 
 // Way tells of the underlay's way to an address: the MTU of the interface, and

@@ -1,11 +1,10 @@
-package netns
+package look
 
 import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -34,7 +34,7 @@ const (
 // host, nil if it is the host's own address. It sends what a neighbour would, and
 // enters no namespace: what the pod's processes listen at is read in /proc.
 func (h *Host) Pod(ctx context.Context, f Flow) *protocol.PodEvidence {
-	dev := h.toward(f.Local)
+	dev := toward(f.Local)
 	if dev == "" {
 		return nil
 	}
@@ -90,13 +90,13 @@ func poke(a netip.Addr) {
 
 // neighbour waits for the kernel's word on a neighbour.
 func neighbour(ctx context.Context, dev string, a netip.Addr) (state, mac string) {
-	l, err := linkByName(dev)
+	l, err := kernel.LinkByName(dev)
 	if err != nil || l == nil {
 		return "", ""
 	}
 	end := time.Now().Add(3*time.Second + podWait) // three solicitations, a second apart
 	for {
-		ns, err := netlink.NeighList(l.Attrs().Index, nlFamily(a.Is6()))
+		ns, err := netlink.NeighList(l.Attrs().Index, kernel.Family(a.Is6()))
 		if err != nil {
 			return "", ""
 		}
@@ -181,7 +181,7 @@ func ownAddress(l *net.Interface, a netip.Addr) netip.Addr {
 	as, _ := l.Addrs()
 	for _, x := range as {
 		if n, ok := x.(*net.IPNet); ok {
-			if p, ok := prefixOf(n); ok && p.Contains(a) {
+			if p, ok := kernel.PrefixOf(n); ok && p.Contains(a) {
 				return p.Addr()
 			}
 		}
@@ -350,22 +350,4 @@ func parseSocket(s string) (netip.AddrPort, bool) {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return netip.AddrPortFrom(a, uint16(n)), true
-}
-
-// State's file system.
-func diskSpace(path string) (*protocol.DiskSpace, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return nil, fmt.Errorf("ask for the room at %s: %w", path, err)
-	}
-	return &protocol.DiskSpace{Path: path, Free: st.Bavail * uint64(st.Bsize), Total: st.Blocks * uint64(st.Bsize)}, nil
-}
-
-// Disk is the file system of the state directory; nil if it cannot be asked.
-func (h *Host) Disk() *protocol.DiskSpace {
-	d, err := diskSpace(h.stateDir)
-	if err != nil {
-		return nil
-	}
-	return d
 }
