@@ -221,7 +221,8 @@ func SumPeers(peers []Peer) (sum PeersSum, err error) {
 
 // SplitNetmap returns what is before and behind the peers in the JSON of n, whose
 // own peers are left out: between them belong those of peers, separated by
-// commas. So a peer is encoded once for any number of netmaps.
+// commas. So a peer is encoded once for any number of netmaps. What is behind begins with
+// the end of the list: other lists of n that are empty may be opened before it.
 func SplitNetmap(n Netmap) (head, tail []byte, err error) {
 	n.Peers = []Peer{}
 	b, err := json.Marshal(n)

@@ -369,7 +369,7 @@ func (s *Server) status() api.Status {
 		Sites: []api.SiteStatus{},
 	}
 	bySite := map[string]*api.SiteStatus{}
-	for _, site := range sortedSites(st) {
+	for _, site := range st.Sites.All() {
 		out.Sites = append(out.Sites, api.SiteStatus{Name: site.Name})
 	}
 	for i := range out.Sites {

@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,22 +22,11 @@ const (
 	maxTTL     = 366 * 24 * time.Hour
 )
 
-func sortedSites(st *state.State) []state.Site {
-	out := make([]state.Site, 0, st.Sites.Len())
-	for _, s := range st.Sites.All() {
-		out = append(out, s)
-	}
-	slices.SortFunc(out, func(a, b state.Site) int { return cmp.Compare(a.Name, b.Name) })
-	return out
-}
-
 func toSite(st *state.State, site state.Site) api.Site {
-	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: site.Ranges, MaxAge: api.Forever}, Created: site.Created, ETag: tag(site)}
-	if site.MaxAge != 0 {
-		out.MaxAge = api.MaxAge(site.MaxAge)
-	}
-	if site.RotateKeys != 0 {
-		out.RotateKeys = api.RotateKeys(site.RotateKeys)
+	f := site.Fields()
+	out := api.Site{SiteSpec: api.SiteSpec{Name: site.Name, Ranges: f.Ranges, MaxAge: f.MaxAge}, Created: site.Created, ETag: tag(site)}
+	if f.RotateKeys != api.Never {
+		out.RotateKeys = f.RotateKeys
 	}
 	out.Nodes = len(st.LiveNodesOf(site.Name))
 	return out
@@ -45,10 +35,18 @@ func toSite(st *state.State, site state.Site) api.Site {
 func (s *Server) sites() []api.Site {
 	st := s.cfg.Store.State()
 	out := []api.Site{}
-	for _, site := range sortedSites(st) {
+	for _, site := range st.Sites.All() {
 		out = append(out, toSite(st, site))
 	}
 	return out
+}
+
+func (s *Server) putSite(d *state.Draft, name string, p api.SitePatch) error {
+	spec, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return declare.Put(d, state.ObjectKey{Kind: state.KindSite, Name: name}, spec, declare.Live{Announced: s.cfg.Fleet.Announced})
 }
 
 func (s *Server) tokens() []api.Token {
@@ -65,10 +63,10 @@ func (s *Server) registerSites(a huma.API) {
 	huma.Get(a, "/v1/sites", func(context.Context, *struct{}) (*body[[]api.Site], error) { return answer(s.sites(), nil) })
 	huma.Post(a, "/v1/sites", func(ctx context.Context, in *struct{ Body api.SiteSpec }) (*tagged[api.Site], error) {
 		st, err := s.update(ctx, "site create "+in.Body.Name, func(d *state.Draft) error {
-			if err := d.Add(state.SiteCreated{Name: in.Body.Name, Ranges: in.Body.Ranges}); err != nil {
-				return err
+			if d.Sites.Has(in.Body.Name) {
+				return state.Errorf(state.Conflict, "site %s exists already", in.Body.Name)
 			}
-			return declare.SetSite(d, in.Body.Name, in.Body.MaxAge, in.Body.RotateKeys)
+			return s.putSite(d, in.Body.Name, api.SitePatch{Ranges: in.Body.Ranges, MaxAge: in.Body.MaxAge, RotateKeys: in.Body.RotateKeys})
 		})
 		if err != nil {
 			return nil, err
@@ -94,12 +92,13 @@ func (s *Server) registerSites(a huma.API) {
 			if in.Body.Ranges == nil && in.Body.MaxAge == 0 && in.Body.RotateKeys == 0 {
 				return state.Errorf(state.Invalid, "nothing to change: ranges, max_age or rotate_keys is missing")
 			}
-			if in.Body.Ranges != nil {
-				if err := declare.SetRanges(d, in.Name, in.Body.Ranges, declare.Live{Announced: s.cfg.Fleet.Announced}); err != nil {
-					return err
-				}
+			if _, err := d.FindSite(in.Name); err != nil {
+				return err
 			}
-			return declare.SetSite(d, in.Name, in.Body.MaxAge, in.Body.RotateKeys)
+			if err := s.putSite(d, in.Name, in.Body); err != nil || in.Body.Ranges == nil {
+				return err
+			}
+			return state.ApproveInRanges(d, in.Name) // they may be those of before, and routes that waited meet nothing by now
 		})
 		if err != nil {
 			return nil, err
@@ -108,7 +107,7 @@ func (s *Server) registerSites(a huma.API) {
 		return withTag(out.ETag, out)
 	}, changes)
 	huma.Delete(a, "/v1/sites/{name}", func(ctx context.Context, in *namedChange) (*struct{}, error) {
-		_, err := s.change(ctx, in.IfMatch, "site delete "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error { return d.Add(state.SiteDeleted{Name: in.Name}) })
+		_, err := s.change(ctx, in.IfMatch, "site delete "+in.Name, "site "+in.Name, siteNow(in.Name), func(d *state.Draft) error { return d.Add(state.ObjectDeleted{Kind: state.KindSite, Name: in.Name}) })
 		return nil, err
 	}, changes)
 

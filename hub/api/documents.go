@@ -16,11 +16,9 @@ var Source embed.FS
 // SiteDocument is a site as files for 'causeway apply' have it. What is left out stays
 // as it is.
 type SiteDocument struct {
-	Kind       string         `json:"kind"`                  // site
-	Name       string         `json:"name"`                  // 1 to 63 of a-z, 0-9 and '-'
-	Ranges     []netip.Prefix `json:"ranges,omitempty"`      // routes inside them are approved by themselves
-	MaxAge     MaxAge         `json:"max_age,omitempty"`     // how long its agents go on without any hub, such as 72h, or forever
-	RotateKeys RotateKeys     `json:"rotate_keys,omitempty"` // age at which its nodes make new WireGuard keys, such as 30d, or never
+	Kind                string `json:"kind"` // site
+	Name                string `json:"name"` // 1 to 63 of a-z, 0-9 and '-'
+	protocol.SiteFields `yaml:",inline"`
 }
 
 // NodeDocument is what files for 'causeway apply' say of a node that is there.

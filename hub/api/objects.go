@@ -2,16 +2,29 @@ package api
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 )
 
 // Documents are the kinds of documents that 'causeway apply' takes: the zero value of each one's
-// type, by its kind. Those that are not site, node or route are declared objects.
+// type, by its kind. All but those in undeclared are of declared objects.
 var Documents = map[string]any{
 	"site":  SiteDocument{},
 	"node":  NodeDocument{},
 	"route": RouteDocument{},
 	"limit": LimitDocument{},
+}
+
+// undeclared are the kinds whose documents change what is there by itself.
+var undeclared = []string{"node", "route"}
+
+// DocumentKinds lists the kinds of documents, by name.
+func DocumentKinds() []string { return slices.Sorted(maps.Keys(Documents)) }
+
+// ObjectKinds lists the kinds of declared objects, by name.
+func ObjectKinds() []string {
+	return slices.DeleteFunc(DocumentKinds(), func(kind string) bool { return slices.Contains(undeclared, kind) })
 }
 
 // Object is a declared object.

@@ -5,7 +5,6 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -75,46 +74,14 @@ type SiteSpec struct {
 	RotateKeys RotateKeys `json:"rotate_keys,omitempty"`
 }
 
-// SitePatch changes a site.
-type SitePatch struct {
-	Ranges     []netip.Prefix `json:"ranges,omitzero"`       // all of them; null or nothing leaves them
-	MaxAge     MaxAge         `json:"max_age,omitempty"`     // empty leaves it
-	RotateKeys RotateKeys     `json:"rotate_keys,omitempty"` // likewise
-}
+// SitePatch changes a site: what it leaves out stays. Ranges are all of them, null leaves them.
+type SitePatch = protocol.SiteFields
 
-// RotateKeys is the age at which nodes make new WireGuard keys, Never for none. Its
-// JSON form is Go's text, such as 720h0m0s, or never.
-type RotateKeys time.Duration
+// RotateKeys is the age at which nodes make new WireGuard keys.
+type RotateKeys = protocol.RotateKeys
 
-// Never is by command alone. Zero is no choice.
-const Never RotateKeys = -1
-
-const never = "never"
-
-// MarshalText writes Go's text form, or never.
-func (r RotateKeys) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// String is the text form.
-func (r RotateKeys) String() string {
-	if r == Never {
-		return never
-	}
-	return time.Duration(r).String()
-}
-
-// UnmarshalText reads the text form of what is more than nothing.
-func (r *RotateKeys) UnmarshalText(b []byte) error {
-	if string(b) == never {
-		*r = Never
-		return nil
-	}
-	d, err := protocol.ParseDuration(string(b))
-	if err != nil || d <= 0 {
-		return fmt.Errorf("%.40q is no length of time such as 30d, nor %s", b, never)
-	}
-	*r = RotateKeys(d)
-	return nil
-}
+// Never is by command alone.
+const Never = protocol.Never
 
 // KeyRotation asks a node for a new WireGuard key. Its old one stays good for
 // Overlap, for peers that have not heard of the new one.
@@ -122,39 +89,11 @@ type KeyRotation struct {
 	Overlap Duration `json:"overlap"`
 }
 
-// MaxAge is how long agents go on without any hub, Forever for no end. Its JSON form is
-// Go's text, such as 168h0m0s, or forever.
-type MaxAge time.Duration
+// MaxAge is how long agents go on without any hub.
+type MaxAge = protocol.MaxAge
 
-// Forever is no end. Zero is no choice.
-const Forever MaxAge = -1
-
-const forever = "forever"
-
-// MarshalText writes Go's text form, or forever.
-func (a MaxAge) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
-
-// String is the text form.
-func (a MaxAge) String() string {
-	if a == Forever {
-		return forever
-	}
-	return time.Duration(a).String()
-}
-
-// UnmarshalText reads the text form of what is more than nothing.
-func (a *MaxAge) UnmarshalText(b []byte) error {
-	if string(b) == forever {
-		*a = Forever
-		return nil
-	}
-	d, err := protocol.ParseDuration(string(b))
-	if err != nil || d <= 0 {
-		return fmt.Errorf("%.40q is no length of time such as 7d, nor %s", b, forever)
-	}
-	*a = MaxAge(d)
-	return nil
-}
+// Forever is no end.
+const Forever = protocol.Forever
 
 // Site is a data centre or cloud region.
 type Site struct {

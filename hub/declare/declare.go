@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"causeway/hub/api"
@@ -85,8 +84,6 @@ func (a *apply) document(b json.RawMessage) error {
 	switch kind := strings.ToLower(head.Kind); kind {
 	case "":
 		return state.Errorf(state.Invalid, "kind is missing; use %s", Kinds())
-	case "site":
-		return read(b, a.site)
 	case "node":
 		return read(b, a.node)
 	case "route":
@@ -101,7 +98,7 @@ func (a *apply) document(b json.RawMessage) error {
 
 // Kinds lists what kinds of documents there are, for a person.
 func Kinds() string {
-	l := append([]string{"site", "node", "route"}, state.ObjectKinds()...)
+	l := api.DocumentKinds()
 	return strings.Join(l[:len(l)-1], ", ") + " or " + l[len(l)-1]
 }
 
@@ -142,17 +139,4 @@ func checkPrefix(field string, p netip.Prefix) error {
 		return state.Errorf(state.Invalid, "%s: %s has host bits set, write %s", field, p, p.Masked())
 	}
 	return nil
-}
-
-// sorted is a set of prefixes in order, each once.
-func sorted(l []netip.Prefix) []netip.Prefix {
-	return slices.Compact(slices.SortedFunc(slices.Values(l), netip.Prefix.Compare))
-}
-
-func join(l []netip.Prefix) string {
-	s := make([]string, len(l))
-	for i, p := range l {
-		s[i] = p.String()
-	}
-	return strings.Join(s, ", ")
 }

@@ -55,11 +55,8 @@ func pruned(s *state.State, docs []api.ApplyDocument, selectors []string) (goner
 }
 
 func namesOf(s *state.State, kind string) (names []string, err error) {
-	if kind == state.KindSite {
-		return slices.Collect(s.Sites.Keys()), nil
-	}
 	if _, err := state.FindKind(kind); err != nil {
-		return nil, state.Errorf(state.Invalid, "prune: kind %.40q is not known, or cannot be pruned; use %s or %s", kind, state.KindSite, strings.Join(state.ObjectKinds(), ", "))
+		return nil, state.Errorf(state.Invalid, "prune: kind %.40q is not known, or cannot be pruned; use %s", kind, strings.Join(state.ObjectKinds(), ", "))
 	}
 	for _, o := range s.ObjectsOf(kind) {
 		names = append(names, o.Name)
@@ -72,11 +69,7 @@ func (l goners) take(d *state.Draft) (left goners) {
 	for before := -1; len(l) != before; l = left {
 		before, left = len(l), nil
 		for _, g := range l {
-			var change state.Change = state.ObjectDeleted(g.key)
-			if g.key.Kind == state.KindSite {
-				change = state.SiteDeleted{Name: g.key.Name}
-			}
-			if g.err = d.Add(change); g.err != nil {
+			if g.err = d.Add(state.ObjectDeleted(g.key)); g.err != nil {
 				left = append(left, g)
 			}
 		}

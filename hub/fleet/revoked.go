@@ -4,6 +4,7 @@ import (
 	"maps"
 	"time"
 
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -38,10 +39,25 @@ func (t *Table) NoteRevoked(st *state.State) {
 		r := &Revoked{At: n.GoneTime, Confirmed: map[protocol.NodeNumber]time.Time{}}
 		t.revoked[n.Number] = r
 		for m, l := range t.nodes {
-			if l.session != nil && l.session.held != nil && !l.session.held.Knows(m, n.Number) {
-				r.Confirmed[m] = now
-			}
+			r.confirm(n.Number, m, l, now)
 		}
+	}
+}
+
+// confirmed notes of which revoked nodes node m has let go. t.mu is held.
+func (t *Table) confirmed(m protocol.NodeNumber, l *record, now time.Time) {
+	for n, r := range t.revoked {
+		r.confirm(n, m, l, now)
+	}
+}
+
+func (r *Revoked) confirm(revoked, m protocol.NodeNumber, l *record, now time.Time) {
+	if l.session == nil || !r.Confirmed[m].IsZero() {
+		return
+	}
+	x := Node{Held: l.session.held, Errors: l.errors}
+	if x.Took(func(v *plan.Netmaps) bool { return !v.Knows(m, revoked) }) {
+		r.Confirmed[m] = now
 	}
 }
 

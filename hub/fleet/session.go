@@ -158,6 +158,7 @@ func (t *Table) Acked(ses *Session, a protocol.NetmapAck) {
 		t.cfg.Events.Add(event.PartRefused, node.Name, fmt.Sprintf("%d parts of netmap %s refused, the first: %s: %s", len(a.Refused), a.NetmapVersion, what, first.Reason))
 	}
 	l.acked, l.refused, l.errors = a.NetmapVersion, a.Refused, a.Errors
+	t.confirmed(ses.Node, l, time.Now()) // what it could not apply before it has by now, perhaps
 	t.noteUnknown(node.Name, a.Lost)
 	t.judged(ses.Node, l)
 }
@@ -179,14 +180,7 @@ func (t *Table) Holds(ses *Session, v *plan.Netmaps) {
 		return
 	}
 	ses.held, ses.behind = v, now
-	if len(l.errors) > 0 {
-		return // it may not have applied it
-	}
-	for n, r := range t.revoked {
-		if r.Confirmed[ses.Node].IsZero() && !v.Knows(ses.Node, n) {
-			r.Confirmed[ses.Node] = now
-		}
-	}
+	t.confirmed(ses.Node, l, now)
 }
 
 // ProvenNow reports whether the node's session has proven its identity.

@@ -66,7 +66,7 @@ func TestLimitsAreRefused(t *testing.T) {
 	}
 	d := draft(t)
 	require.ErrorContains(t, state.PutObject(d, "segment", "x", nil), `there is no kind "segment" of objects; there are limit`)
-	require.ErrorContains(t, put(d, "No", `{"site":"a","packets":1}`), "cannot name an object")
+	require.ErrorContains(t, put(d, "No", `{"site":"a","packets":1}`), `limit name "No": use`)
 }
 
 // What a limit names stays as long as it does; a node may go all the same.

@@ -80,3 +80,23 @@ func BenchmarkLargeChange(b *testing.B) {
 	}
 	done()
 }
+
+// What each of 10,000 agents is sent when what they all are told of changes, as it is written.
+func BenchmarkLargeItem(b *testing.B) {
+	c, live, v := large(b)
+	limit(c, "each", `{"node":"*","packets":1000,"bytes":12500000}`)
+	c.d.Seq++
+	w := Compute(c.d.State, live, v)
+	b.ReportAllocs()
+	done := statetest.Processor(b)
+	for b.Loop() {
+		for n := range protocol.NodeNumber(statetest.LargeNodes) {
+			u, changed := w.Change(v, n+2, v.Version, w.Version)
+			parts, err := u.Parts()
+			if !changed || err != nil || len(parts) == 0 {
+				b.Fatal(n, err)
+			}
+		}
+	}
+	done()
+}

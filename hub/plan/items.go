@@ -2,69 +2,87 @@ package plan
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"slices"
 
 	"causeway/hub/state"
 	"causeway/protocol"
 )
 
-// items computes which node is told what of declared objects. An item that is as it was before is
-// the one of before, so that netmaps are compared by pointers.
-func items(s *state.State, before map[protocol.ItemKey]*protocol.Item) (all map[protocol.ItemKey]*protocol.Item, of map[protocol.NodeNumber][]*protocol.Item) {
-	all, of = map[protocol.ItemKey]*protocol.Item{}, map[protocol.NodeNumber][]*protocol.Item{}
+// item is an item with its JSON, which is made once: Netmaps in which the item is the same share it, and so are
+// compared by pointers. It is never changed.
+type item struct {
+	protocol.Item
+	json []byte
+}
+
+func newItem(i protocol.Item) *item {
+	b, err := json.Marshal(i)
+	if err != nil { // its body is JSON that a kind wrote
+		panic(fmt.Sprintf("encode item %s %s: %v", i.Kind, i.Name, err))
+	}
+	return &item{i, b}
+}
+
+// allItems computes which node is told what of declared objects, and what it may not go on without. An item that is as
+// it was before is the one of before.
+func (v *Netmaps) allItems(s *state.State, before map[protocol.ItemKey]*item) {
+	v.items, v.itemsBy, v.requires = map[protocol.ItemKey]*item{}, map[protocol.NodeNumber][]*item{}, map[protocol.NodeNumber][]string{}
 	for _, kind := range state.ObjectKinds() {
+		k, err := state.FindKind(kind)
+		teller, tells := k.(state.Teller)
+		if err != nil || !tells {
+			continue
+		}
+		feature := protocol.ItemFeature(kind)
 		for _, o := range s.ObjectsOf(kind) {
-			body, nodes := o.Tells(s)
+			if !o.Known() {
+				continue
+			}
+			body, nodes := teller.Tells(s, o)
 			if len(nodes) == 0 {
 				continue
 			}
-			i := &protocol.Item{Kind: o.Kind, Name: o.Name, Generation: o.Generation, Body: body}
-			if b := before[i.Key()]; b != nil && b.Generation == i.Generation && bytes.Equal(b.Body, i.Body) {
-				i = b
+			i := before[protocol.ItemKey{Kind: kind, Name: o.Name}]
+			if i == nil || i.Generation != o.Generation || !bytes.Equal(i.Body, body) {
+				i = newItem(protocol.Item{Kind: kind, Name: o.Name, Generation: o.Generation, Body: body})
 			}
-			all[i.Key()] = i
+			v.items[i.Key()] = i
 			for _, n := range nodes {
-				of[n] = append(of[n], i) // kinds and names come in order
+				v.itemsBy[n] = append(v.itemsBy[n], i) // kinds and names come in order
+				if l := v.requires[n]; k.Essential() && (len(l) == 0 || l[len(l)-1] != feature) {
+					v.requires[n] = append(l, feature)
+				}
 			}
 		}
 	}
-	return all, of
 }
 
 // itemsOf are node n's items.
 func (v *Netmaps) itemsOf(n protocol.NodeNumber) []protocol.Item {
 	out := make([]protocol.Item, len(v.itemsBy[n]))
 	for i, x := range v.itemsBy[n] {
-		out[i] = *x
-	}
-	return out
-}
-
-// requires are the features without which node n may not go on with its items.
-func (v *Netmaps) requires(n protocol.NodeNumber) (out []string) {
-	for _, i := range v.itemsBy[n] { // by kind
-		if k, err := state.FindKind(i.Kind); err == nil && k.Essential() {
-			if f := protocol.ItemFeature(i.Kind); len(out) == 0 || out[len(out)-1] != f {
-				out = append(out, f)
-			}
-		}
+		out[i] = x.Item
 	}
 	return out
 }
 
 // changedItems puts into u what differs in node n's items between held and v.
 func (v *Netmaps) changedItems(held *Netmaps, n protocol.NodeNumber, u *Update) (changed bool) {
-	u.Netmap.AllItems, u.Netmap.Items = false, nil
 	old, now := held.itemsBy[n], v.itemsBy[n]
+	if slices.Equal(old, now) {
+		return false
+	}
 	for _, i := range now {
 		if !slices.Contains(old, i) {
-			u.Netmap.Items = append(u.Netmap.Items, *i)
+			u.items = append(u.items, i)
 		}
 	}
 	for _, i := range old {
-		if !slices.ContainsFunc(now, func(x *protocol.Item) bool { return x.Key() == i.Key() }) {
+		if !slices.ContainsFunc(now, func(x *item) bool { return x.Key() == i.Key() }) {
 			u.Netmap.RemovedItems = append(u.Netmap.RemovedItems, i.Key())
 		}
 	}
-	return len(u.Netmap.Items)+len(u.Netmap.RemovedItems) > 0
+	return len(u.items)+len(u.Netmap.RemovedItems) > 0
 }

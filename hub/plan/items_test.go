@@ -61,7 +61,7 @@ func TestItems(t *testing.T) {
 	u, changed = w.Change(v, a, v.Version, w.Version)
 	require.True(t, changed)
 	require.Equal(t, []protocol.ItemKey{{Kind: protocol.ItemLimit, Name: "site"}}, u.Netmap.RemovedItems)
-	require.Equal(t, []string{"each@53"}, itemNames(u.Netmap))
+	require.Equal(t, []string{"each@53"}, itemNames(sent(t, u)))
 	ma, _ = w.For(a)
 	require.Empty(t, same(ma, apply(u, held)))
 	require.Empty(t, same(ma, apply(w.Confirm(a, held.NetmapVersion, w.Version), held)), "one that has the right peers")

@@ -49,8 +49,9 @@ type Netmaps struct {
 
 	alone map[protocol.NodeNumber]bool // may know nobody
 
-	items   map[protocol.ItemKey]*protocol.Item      // all there are
-	itemsBy map[protocol.NodeNumber][]*protocol.Item // by kind and name
+	items    map[protocol.ItemKey]*item       // all there are
+	itemsBy  map[protocol.NodeNumber][]*item  // by kind and name
+	requires map[protocol.NodeNumber][]string // features without which a node may not go on with its items
 
 	mu     sync.Mutex
 	deltas []delta // from those that agents hold
@@ -71,7 +72,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps)
 		own:     map[protocol.NodeNumber][]netip.Prefix{},
 		alone:   map[protocol.NodeNumber]bool{},
 	}
-	v.items, v.itemsBy = items(s, before.items)
+	v.allItems(s, before.items)
 	for _, site := range s.Sites.All() {
 		v.ages[site.Name] = site.MaxAge
 	}
@@ -217,6 +218,7 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	if !ok {
 		return m, false
 	}
+	m.Items = v.itemsOf(n)
 	m.Peers = make([]protocol.Peer, 0, len(v.peers))
 	w := v.walk(n)
 	for e := w.next(); e != nil; e = w.next() {
@@ -225,20 +227,13 @@ func (v *Netmaps) For(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	return m, true
 }
 
-// frame is node n's full netmap without the peers.
+// frame is node n's full netmap without the peers and items.
 func (v *Netmaps) frame(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
-	m, ok = v.bare(n)
-	m.Items = v.itemsOf(n)
-	return m, ok
-}
-
-// bare is frame without the items.
-func (v *Netmaps) bare(n protocol.NodeNumber) (m protocol.Netmap, ok bool) {
 	self, ok := v.self[n]
 	if !ok {
 		self = &protocol.NetmapSelf{}
 	}
-	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: *self, MaxAge: v.ages[self.Site], Requires: v.requires(n)}, ok
+	return protocol.Netmap{NetmapVersion: v.Version, HubList: v.hubs, Gone: v.Gone, Mark: v.Mark, Self: *self, MaxAge: v.ages[self.Site], Requires: v.requires[n]}, ok
 }
 
 // Has reports whether n is a live node.

@@ -134,7 +134,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 	m, _ = v.For(a1)
 	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m))
 	require.Equal(t, state.DefaultMaxAge, m.MaxAge)
-	require.NoError(t, state.SetMaxAge(c.d, "b", 0))
+	require.NoError(t, state.PutObject(c.d, state.KindSite, "b", json.RawMessage(`{"max_age":"forever"}`)))
 	forever := Compute(c.d.State, nil, v)
 	require.False(t, forever.SameAs(v))
 	m, _ = forever.For(b)

@@ -131,13 +131,14 @@ func (v *Netmaps) Sum(n protocol.NodeNumber) protocol.PeersSum {
 
 // Update is a netmap or a change to one, for one agent.
 type Update struct {
-	Netmap protocol.Netmap // without its peers
+	Netmap protocol.Netmap // without its peers and items
 	peers  []*entry
+	items  []*item
 }
 
 // Full is node n's whole netmap, as version. n is a live node.
 func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
-	u := Update{peers: make([]*entry, 0, len(v.peers))}
+	u := Update{peers: make([]*entry, 0, len(v.peers)), items: v.itemsBy[n]}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion = version
 	w := v.walk(n)
@@ -150,7 +151,7 @@ func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Up
 // Confirm is what an agent is sent that holds the right peers already, in a
 // netmap of version base: everything else.
 func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
-	var u Update
+	u := Update{items: v.itemsBy[n]}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion, u.Netmap.Base, u.Netmap.AllItems = version, &base, true
 	return u
@@ -171,9 +172,9 @@ func (v *Netmaps) view(n, number protocol.NodeNumber, hidden []protocol.NodeNumb
 // Change is the change from node n's netmap in held, which the agent has as
 // version base, to that in v. changed is false if they say the same.
 func (v *Netmaps) Change(held *Netmaps, n protocol.NodeNumber, base, version protocol.NetmapVersion) (u Update, changed bool) {
-	u.Netmap, _ = v.bare(n)
+	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion, u.Netmap.Base = version, &base
-	was, _ := held.bare(n)
+	was, _ := held.frame(n)
 	if was.HubList == u.Netmap.HubList || reflect.DeepEqual(was.HubList, u.Netmap.HubList) {
 		u.Netmap.HubList = nil
 	}
@@ -237,7 +238,10 @@ func (v *Netmaps) changedWalk(held *Netmaps, n protocol.NodeNumber, u *Update) {
 	}
 }
 
-var comma = []byte{','}
+var (
+	comma      = []byte{','}
+	beginItems = []byte(`],"items":[`) // behind the peers
+)
 
 // Parts are the pieces of the update's JSON, in order. They are shared and must
 // not be changed.
@@ -246,7 +250,7 @@ func (u Update) Parts() ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := make([][]byte, 0, 2*len(u.peers)+2)
+	parts := make([][]byte, 0, 2*(len(u.peers)+len(u.items))+3)
 	parts = append(parts, head)
 	for i, e := range u.peers {
 		if i > 0 {
@@ -254,5 +258,13 @@ func (u Update) Parts() ([][]byte, error) {
 		}
 		parts = append(parts, e.json)
 	}
-	return append(parts, tail), nil
+	for i, x := range u.items {
+		if i == 0 {
+			parts = append(parts, beginItems)
+		} else {
+			parts = append(parts, comma)
+		}
+		parts = append(parts, x.json)
+	}
+	return append(parts, tail), nil // which ends the list that is open
 }

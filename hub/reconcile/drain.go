@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"causeway/hub/fleet"
+	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -50,6 +51,9 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 			out.Pending = true
 		}
 	}
+	without := func(v *plan.Netmaps) bool {
+		return !slices.ContainsFunc(moved, func(p netip.Prefix) bool { return v.Owners[p] == n })
+	}
 	for _, m := range st.LiveNodes() {
 		if m.Number == n {
 			continue
@@ -59,7 +63,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 		case m.Statement == nil: // never seen
 		case x.Session == nil:
 			out.Away = append(out.Away, m.Number)
-		case x.Held == nil || len(x.Errors) > 0 || slices.ContainsFunc(moved, func(p netip.Prefix) bool { return x.Held.Owners[p] == n }):
+		case !x.Took(without):
 			out.Waiting = append(out.Waiting, m.Number)
 		default:
 			out.Confirmed = append(out.Confirmed, m.Number)

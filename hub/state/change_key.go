@@ -44,42 +44,6 @@ func WantKey(d *Draft, name string, overlap time.Duration) error {
 	return d.Add(NodeKeyWanted{n.Number, n.KeyEpoch() + 1, overlap})
 }
 
-// SiteRotateKeys says at which age the nodes of a site make new WireGuard keys.
-type SiteRotateKeys struct {
-	Name  string        `json:"name"`
-	Every time.Duration `json:"every_ns"` // 0: never
-}
-
-func (c SiteRotateKeys) apply(s *State, _ time.Time) error {
-	site, ok := s.Sites.Find(c.Name)
-	if !ok {
-		return noSite(s, c.Name)
-	}
-	if c.Every < 0 {
-		return Errorf(Invalid, "rotate_keys %s is less than nothing", c.Every)
-	}
-	site.RotateKeys = c.Every
-	s.Sites.Set(c.Name, site)
-	return nil
-}
-
-// Describe returns one line.
-func (c SiteRotateKeys) Describe() string {
-	if c.Every == 0 {
-		return "site " + c.Name + ": keys are rotated by command alone"
-	}
-	return fmt.Sprintf("site %s: keys are rotated every %s", c.Name, c.Every)
-}
-
-// SetRotateKeys changes at which age the nodes of a site make new WireGuard
-// keys; 0 is never.
-func SetRotateKeys(d *Draft, site string, every time.Duration) error {
-	if every != 0 && (every < protocol.MinRotateKeys || every > maxMaxAge) {
-		return Errorf(Invalid, "rotate_keys %s: use %s to %s, or never", every, protocol.MinRotateKeys, maxMaxAge)
-	}
-	return d.Add(SiteRotateKeys{site, every})
-}
-
 // keyGrace is how long a node that was asked for a new key may take.
 const keyGrace = 10 * time.Minute
 

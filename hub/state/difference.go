@@ -23,8 +23,8 @@ type Difference struct {
 	After  string
 }
 
-// object names something that changes touch: a site, admin or NATS user by name, a token by id,
-// a node by number, a route by its key.
+// object names something that changes touch: an admin or NATS user by name, a token by id,
+// a node by number, a route, site or declared object by its key.
 type object struct {
 	kind string
 	key  any
@@ -36,15 +36,15 @@ const natsUser = "NATS user" // a kind of object
 func touched(c Change) []object {
 	switch c := c.(type) {
 	case SiteCreated:
-		return []object{{"site", c.Name}}
+		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
 	case SiteRanges:
-		return []object{{"site", c.Name}}
+		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
 	case SiteMaxAge:
-		return []object{{"site", c.Name}}
+		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
 	case SiteRotateKeys:
-		return []object{{"site", c.Name}}
+		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
 	case SiteDeleted:
-		return []object{{"site", c.Name}}
+		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
 	case TokenCreated:
 		return []object{{"token", c.ID}}
 	case TokenCancelled:
@@ -101,9 +101,7 @@ func (s *State) find(o object) (stored any, name string) {
 	switch k := o.key.(type) {
 	case string:
 		name = o.kind + " " + k
-		if v, ok := s.Sites.Find(k); ok && o.kind == "site" {
-			stored = v
-		} else if v, ok := s.Admins.Find(k); ok && o.kind == "admin" {
+		if v, ok := s.Admins.Find(k); ok && o.kind == "admin" {
 			stored = v
 		} else if v, ok := s.NATSUsers.Find(k); ok && o.kind == natsUser {
 			stored = v
@@ -122,7 +120,9 @@ func (s *State) find(o object) (stored any, name string) {
 		}
 	case ObjectKey:
 		name = k.String()
-		if v, ok := s.Objects.Find(k); ok {
+		if v, ok := s.Sites.Find(k.Name); ok && k.Kind == KindSite {
+			stored = v
+		} else if v, ok := s.Objects.Find(k); ok {
 			stored = v
 		}
 	case RouteKey:

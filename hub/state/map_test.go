@@ -178,7 +178,9 @@ func anyChanges(t *rapid.T, s *State, fresh byte) []Change {
 	number := protocol.NodeNumber(rapid.IntRange(1, 6).Draw(t, "number"))
 	site := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "site")
 	p := rapid.SampledFrom([]netip.Prefix{prefix("10.1.0.0/16"), prefix("10.1.2.0/24"), prefix("10.2.0.0/16")}).Draw(t, "prefix")
-	switch rapid.IntRange(0, 12).Draw(t, "change") {
+	spec, err := json.Marshal(protocol.SiteFields{Ranges: []netip.Prefix{p}, MaxAge: protocol.Forever})
+	require.NoError(t, err)
+	switch rapid.IntRange(0, 14).Draw(t, "change") {
 	case 0, 1:
 		return []Change{SiteCreated{site, nil}}
 	case 2:
@@ -197,6 +199,10 @@ func anyChanges(t *rapid.T, s *State, fresh byte) []Change {
 		return []Change{RouteWithdrawn{number, p}}
 	case 11:
 		return []Change{NodeGone{number, GoneLeft}}
+	case 12:
+		return []Change{ObjectPut{Kind: KindSite, Name: site, Shape: 1, Spec: spec}}
+	case 13:
+		return []Change{ObjectDeleted{KindSite, site}}
 	}
 	return []Change{NodeRenamed{number, string('a' + rune(fresh%8))}}
 }

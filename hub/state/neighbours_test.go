@@ -48,7 +48,7 @@ func TestRangeApprovesNoNeighbours(t *testing.T) {
 		require.Empty(t, why(thief, "10.1.2.0/24"))
 		// Nor by a range that comes later.
 		later := &Draft{State: d.State.clone(), Now: d.Now, announced: d.announced}
-		require.NoError(t, SetRanges(later, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("172.16.0.0/16")}))
+		require.NoError(t, setRanges(later, "a", prefix("10.1.0.0/16"), prefix("172.16.0.0/16")))
 		require.Equal(t, protocol.RoutePending, later.WithWaiting(d.announced).Routes.Get(RouteKey{thief, prefix(p)}).State, p)
 	}
 	// An operator may, and then it is so over a restart of the node's agent.

@@ -98,6 +98,24 @@ func (o Object) Tells(st *State) (body json.RawMessage, nodes []protocol.NodeNum
 	return nil, nil
 }
 
+// tabled is an ObjectKind whose objects lie in a table of the state that much of the log is held against: a shape
+// that this build does not know cannot be kept raw, it ends the log here. What a spec leaves out stays as it is.
+type tabled interface {
+	ObjectKind
+	// over is Canonical of a spec that changes what is there, if anything is.
+	over(s *State, name string, spec json.RawMessage) (json.RawMessage, error)
+	// put says what forbids an object, or puts it into the table; also at fold.
+	put(s *State, o Object) error
+	// drop likewise takes it away.
+	drop(s *State, name string, t time.Time) error
+	find(s *State, name string) (Object, bool)
+	all(s *State) []Object // by name
+	// follow decides what follows from an object that was declared or changed.
+	follow(d *Draft, name string) error
+	// describe is a spec in words.
+	describe(spec json.RawMessage) string
+}
+
 // targeted is an ObjectKind of which no two objects may be for the same.
 type targeted interface {
 	// Target is what an object is for; empty: what others are for does not matter.
@@ -107,7 +125,7 @@ type targeted interface {
 // objectKinds are the kinds that this build knows; see RegisterKind.
 var objectKinds = map[string]ObjectKind{}
 
-// RegisterKind makes a kind known. It is called by init functions of hub/object alone.
+// RegisterKind makes a kind known. It is called by init functions of hub/object, and of this package for sites.
 func RegisterKind(k ObjectKind) {
 	if _, twice := objectKinds[k.Kind()]; twice || !protocol.ValidName(k.Kind()) {
 		panic("kind " + k.Kind())
@@ -154,8 +172,19 @@ func CompareKeys(a, b ObjectKey) int {
 	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 }
 
+// Object returns the object of that name, if it is there.
+func (s *State) Object(k ObjectKey) (Object, bool) {
+	if t, ok := objectKinds[k.Kind].(tabled); ok {
+		return t.find(s, k.Name)
+	}
+	return s.Objects.Find(k)
+}
+
 // ObjectsOf lists the objects of a kind, by name.
 func (s *State) ObjectsOf(kind string) (l []Object) {
+	if t, ok := objectKinds[kind].(tabled); ok {
+		return t.all(s)
+	}
 	for k, o := range s.Objects.From(ObjectKey{Kind: kind}) {
 		if k.Kind != kind {
 			break
@@ -167,8 +196,11 @@ func (s *State) ObjectsOf(kind string) (l []Object) {
 
 // FindObject returns the object of that name, or an error for a person.
 func (s *State) FindObject(k ObjectKey) (Object, error) {
-	if o, ok := s.Objects.Find(k); ok {
+	if o, ok := s.Object(k); ok {
 		return o, nil
+	}
+	if k.Kind == KindSite {
+		return Object{}, noSite(s, k.Name)
 	}
 	return Object{}, Errorf(NotFound, "there is no %s %.80q; see 'causeway get %s'", k.Kind, k.Name, k.Kind)
 }
@@ -182,25 +214,32 @@ type ObjectPut struct {
 	Spec      json.RawMessage `json:"spec"`
 }
 
-func (c ObjectPut) apply(s *State, t time.Time) error {
-	if !protocol.ValidName(c.Kind) || !protocol.ValidName(c.Name) {
-		return Errorf(Invalid, "%.80q cannot name an object: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", c.Name)
+func (c ObjectPut) apply(s *State, at time.Time) error {
+	if !protocol.ValidName(c.Kind) {
+		return Errorf(Invalid, "%.80q names no kind of objects", c.Kind)
+	}
+	if err := checkName(c.Kind, c.Name); err != nil {
+		return err
 	}
 	if len(c.Spec) > maxSpec {
 		return Errorf(Invalid, "%s %s: %d bytes; at most %d", c.Kind, c.Name, len(c.Spec), maxSpec)
 	}
 	key := ObjectKey{c.Kind, c.Name}
+	t, rows := objectKinds[c.Kind].(tabled)
 	old, there := s.Objects.Find(key)
-	if !there && s.Objects.Len() >= maxObjects {
+	if !rows && !there && s.Objects.Len() >= maxObjects {
 		return Errorf(Full, "there are %d declared objects, and no more than that may be", s.Objects.Len())
 	}
-	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: t, Changed: t}
+	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: at, Changed: at}
 	if there {
 		o.Created = old.Created
 	}
 	k := o.known()
-	if k == nil && !s.folding {
+	if k == nil && (rows || !s.folding) {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; change it there", key)
+	}
+	if rows {
+		return t.put(s, o)
 	}
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
@@ -219,7 +258,12 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 }
 
 // Describe returns one line.
-func (c ObjectPut) Describe() string { return fmt.Sprintf("%s %s declared", c.Kind, c.Name) }
+func (c ObjectPut) Describe() string {
+	if t, ok := objectKinds[c.Kind].(tabled); ok {
+		return fmt.Sprintf("%s %s declared: %s", c.Kind, c.Name, t.describe(c.Spec))
+	}
+	return fmt.Sprintf("%s %s declared", c.Kind, c.Name)
+}
 
 // ObjectDeleted takes a declared object away.
 type ObjectDeleted struct {
@@ -227,8 +271,11 @@ type ObjectDeleted struct {
 	Name string `json:"name"`
 }
 
-func (c ObjectDeleted) apply(s *State, _ time.Time) error {
+func (c ObjectDeleted) apply(s *State, at time.Time) error {
 	key := ObjectKey(c)
+	if t, ok := objectKinds[c.Kind].(tabled); ok {
+		return t.drop(s, c.Name, at)
+	}
 	o, err := s.FindObject(key)
 	if err != nil {
 		return err
@@ -282,14 +329,31 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	stored, err := k.Canonical(spec)
+	o, there := d.Object(ObjectKey{kind, name})
+	t, rows := k.(tabled)
+	var stored json.RawMessage
+	if rows {
+		stored, err = t.over(d.State, name, spec)
+	} else {
+		stored, err = k.Canonical(spec)
+	}
 	if err != nil {
 		return Errorf(Invalid, "%s %.80s: %s", kind, name, err)
 	}
-	if o, there := d.Objects.Find(ObjectKey{kind, name}); there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
+	if there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
 		return nil
 	}
-	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored})
+	if err := d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored}); err != nil || !rows {
+		return err
+	}
+	return t.follow(d, name)
+}
+
+func checkName(what, name string) error {
+	if !protocol.ValidName(name) {
+		return Errorf(Invalid, "%s name %.80q: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", what, name)
+	}
+	return nil
 }
 
 // Found says which of what an object names is not there; of a node, that nobody ever had the name.

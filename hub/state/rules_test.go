@@ -19,8 +19,8 @@ func TestOlderRulesFold(t *testing.T) {
 		require.NoError(t, err, "%+v", c)
 		require.Error(t, (&Draft{State: New(), Now: epoch0}).Add(c), "%+v", c)
 		d := &Draft{State: s, Now: epoch0}
-		require.ErrorContains(t, SetRanges(d, "a", c.(SiteCreated).Ranges), c.(SiteCreated).Ranges[0].String(), "once folded it is no more right than before")
-		require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16")}))
+		require.ErrorContains(t, setRanges(d, "a", c.(SiteCreated).Ranges[0], prefix("10.2.0.0/16")), c.(SiteCreated).Ranges[0].String(), "once folded it is no more right than before")
+		require.NoError(t, setRanges(d, "a", prefix("10.1.0.0/16")))
 	}
 	_, err := Fold([]Transaction{{Sequence: 1, Changes: []Change{SiteCreated{Name: "a", Ranges: []netip.Prefix{prefix("0.0.0.0/0")}}}}})
 	require.ErrorContains(t, err, "no prefix that can be claimed")

@@ -65,6 +65,9 @@ type Site struct {
 	MaxAge  time.Duration // its agents go on without any hub this long; 0: for ever
 	// RotateKeys is the age at which its nodes make new WireGuard keys; 0: never.
 	RotateKeys time.Duration
+	// Of the object that it is: transaction that put it last, and when; zero since a version that knew no objects.
+	Generation uint64    `json:",omitzero"`
+	Changed    time.Time `json:",omitzero"`
 }
 
 // Token is a join token. Of its secret only the SHA-256 is known.

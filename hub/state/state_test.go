@@ -197,9 +197,9 @@ func TestOverlayWidened(t *testing.T) {
 		require.ErrorContains(t, d.Add(OverlayWidened{c.to}), c.want)
 	}
 	require.NoError(t, AnnounceRoutes(d, two, []netip.Prefix{prefix("100.64.8.0/25")}))
-	require.ErrorContains(t, SetRanges(d, "a", nil), "approved route 100.64.8.0/25 of node two")
+	require.ErrorContains(t, setRanges(d, "a"), "approved route 100.64.8.0/25 of node two")
 	require.NoError(t, AnnounceRoutes(d, two, nil))
-	require.NoError(t, SetRanges(d, "a", nil))
+	require.NoError(t, setRanges(d, "a"))
 	add(t, d, OverlayWidened{[]netip.Prefix{prefix("100.64.0.0/16"), six}})
 	after, err := d.OverlayOf(two)
 	require.NoError(t, err)
@@ -220,14 +220,13 @@ func TestSetRanges(t *testing.T) {
 	require.Empty(t, route("10.2.1.0/24").State, "it waits, and is no state")
 	require.Len(t, d.Waiting(n, d.announced[n]), 1)
 
-	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.2.0.0/16")}), "would go approved route 10.1.1.0/24 of node one and 1 more; first reject it, or keep it by 'causeway route approve one 10.1.1.0/24'")
-	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.3.0.0/16")}), "overlaps route 10.3.1.0/24 of node two")
-	require.ErrorContains(t, SetRanges(d, "b", []netip.Prefix{prefix("10.1.0.0/24")}), "overlaps")
-	require.ErrorContains(t, SetRanges(d, "a", []netip.Prefix{prefix("198.18.0.0/24")}), "overlay")
-	require.ErrorContains(t, SetRanges(d, "nowhere", nil), "no site \"nowhere\"")
+	require.ErrorContains(t, setRanges(d, "a", prefix("10.2.0.0/16")), "would go approved route 10.1.1.0/24 of node one and 1 more; first reject it, or keep it by 'causeway route approve one 10.1.1.0/24'")
+	require.ErrorContains(t, setRanges(d, "a", prefix("10.1.0.0/16"), prefix("10.3.0.0/16")), "overlaps route 10.3.1.0/24 of node two")
+	require.ErrorContains(t, setRanges(d, "b", prefix("10.1.0.0/24")), "overlaps")
+	require.ErrorContains(t, setRanges(d, "a", prefix("198.18.0.0/24")), "overlay")
 	require.Equal(t, []netip.Prefix{prefix("10.1.0.0/16")}, d.Sites.Get("a").Ranges, "a refusal changes nothing")
 
-	require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.1.0.0/16"), prefix("10.2.0.0/16")}))
+	require.NoError(t, setRanges(d, "a", prefix("10.1.0.0/16"), prefix("10.2.0.0/16")))
 	require.Equal(t, protocol.RouteApproved, route("10.2.1.0/24").State)
 	require.Equal(t, ByRange, route("10.2.1.0/24").By)
 
@@ -235,7 +234,7 @@ func TestSetRanges(t *testing.T) {
 	require.NoError(t, DecideRoute(d, "one", prefix("10.1.1.0/24"), true, "admin:x"))
 	require.Equal(t, "admin:x", route("10.1.1.0/24").By)
 	require.NoError(t, DecideRoute(d, "one", prefix("10.1.2.0/24"), false, "admin:x"))
-	require.NoError(t, SetRanges(d, "a", []netip.Prefix{prefix("10.2.0.0/16")}))
+	require.NoError(t, setRanges(d, "a", prefix("10.2.0.0/16")))
 	require.Equal(t, protocol.RouteApproved, route("10.1.1.0/24").State)
 }
 
@@ -331,11 +330,11 @@ func TestKeyRotation(t *testing.T) {
 	require.True(t, IsKind(say(4, 2, 1), Refused), "another key with the same epoch")
 	require.True(t, IsKind(Announce(d, other, protocol.NodeStatement{Number: other, WireGuardKey: key(1), Epoch: 2}.Sign(identity(2)), nil), Refused), "another node's old key")
 
-	require.True(t, IsKind(SetRotateKeys(d, "a", time.Minute), Invalid))
-	require.NoError(t, SetRotateKeys(d, "a", 24*time.Hour))
+	require.True(t, IsKind(setSite(d, "a", protocol.SiteFields{RotateKeys: protocol.RotateKeys(time.Minute)}), Invalid))
+	require.NoError(t, setSite(d, "a", protocol.SiteFields{RotateKeys: protocol.RotateKeys(24 * time.Hour)}))
 	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(24*time.Hour)))
 	require.NotEmpty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(31*time.Hour)))
-	require.NoError(t, SetRotateKeys(d, "a", 0))
+	require.NoError(t, setSite(d, "a", protocol.SiteFields{RotateKeys: protocol.Never}))
 	require.Empty(t, d.KeyOverdue(d.Nodes.Get(n), d.Now.Add(31*time.Hour)))
 }
 
@@ -367,11 +366,10 @@ func TestTransactionsSurviveTheLog(t *testing.T) {
 	require.NoError(t, DecideRoute(d, "one", prefix("172.16.0.0/16"), true, "unix:root"))
 	require.NoError(t, Announce(d, n, protocol.NodeStatement{Number: n, WireGuardKey: key(1), Epoch: 1}.Sign(identity(1)), nil))
 	require.NoError(t, Label(d, "one", map[string]string{"a": "b"}))
-	require.NoError(t, SetMaxAge(d, "a", 36*time.Hour))
+	require.NoError(t, setSite(d, "a", protocol.SiteFields{MaxAge: protocol.MaxAge(36 * time.Hour)}))
 	require.Equal(t, 36*time.Hour, d.Sites.Get("a").MaxAge)
-	require.NoError(t, SetMaxAge(d, "a", 0))
-	require.True(t, IsKind(SetMaxAge(d, "a", time.Minute), Invalid))
-	require.True(t, IsKind(SetMaxAge(d, "nowhere", time.Hour), NotFound))
+	require.NoError(t, setSite(d, "a", protocol.SiteFields{MaxAge: protocol.Forever}))
+	require.True(t, IsKind(setSite(d, "a", protocol.SiteFields{MaxAge: protocol.MaxAge(time.Minute)}), Invalid))
 	require.Equal(t, DefaultMaxAge, d.Sites.Get("b").MaxAge)
 	add(t, d, TokenCancelled{token(t, d, 4, TokenCreated{Site: "b"})}, SiteDeleted{"b"})
 	require.NoError(t, Remove(d, n, GoneLeft))

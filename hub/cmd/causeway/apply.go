@@ -56,7 +56,7 @@ func (c *cli) manifestFlags(cmd *cobra.Command, m *manifests) {
 	cmd.Flags().StringArrayVarP(&m.files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
 	frame.Must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
 	cmd.Flags().StringArrayVar(&m.prune, "prune", nil, "take away what has no document: `SELECTOR` is a kind, or kind/pattern of names (repeatable)")
-	frame.Must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(append(objectKinds(), "site"), cobra.ShellCompDirectiveNoFileComp)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(api.ObjectKinds(), cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // read reads the files.

@@ -156,7 +156,7 @@ func (l library) named(name string) (text, of string) {
 		return "time (RFC 3339)", ""
 	case "time.Duration":
 		return "nanoseconds", ""
-	case "protocol.Duration", "api.MaxAge", "api.RotateKeys":
+	case "protocol.Duration", "api.MaxAge", "api.RotateKeys", "protocol.MaxAge", "protocol.RotateKeys":
 		return "duration, such as 72h", ""
 	case "netip.Prefix":
 		return "CIDR", ""

@@ -14,20 +14,9 @@ import (
 	"causeway/protocol"
 )
 
-// objectKinds are the kinds of declared objects: all but those that have commands of their own.
-func objectKinds() (l []string) {
-	for _, k := range slices.Sorted(maps.Keys(api.Documents)) {
-		if k != "site" && k != "node" && k != "route" {
-			l = append(l, k)
-		}
-	}
-	return l
-}
-
 // checkKind says which command is meant where a kind has its own.
 func checkKind(kind string) error {
-	switch kind {
-	case "site", "node", "route":
+	if slices.Contains(api.DocumentKinds(), kind) && !slices.Contains(api.ObjectKinds(), kind) {
 		return frame.Usagef("a %s is no declared object; see 'causeway %s --help'", kind, kind)
 	}
 	return frame.CheckName("kind", kind)
@@ -36,7 +25,7 @@ func checkKind(kind string) error {
 // objectNames completes a kind, then the name of an object.
 func (c *cli) objectNames(ctx context.Context, hub *api.Client, args []string) (names []string, err error) {
 	if len(args) == 0 {
-		return objectKinds(), nil
+		return api.ObjectKinds(), nil
 	}
 	l, err := hub.Objects(ctx, args[0])
 	for _, o := range l {
@@ -48,7 +37,7 @@ func (c *cli) objectNames(ctx context.Context, hub *api.Client, args []string) (
 func (c *cli) get() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]",
-		Short: "Show declared objects: " + strings.Join(objectKinds(), ", "),
+		Short: "Show declared objects: " + strings.Join(api.ObjectKinds(), ", "),
 		Long: `Show the declared objects of a kind, or one of them. 'causeway apply' declares them,
 'causeway explain KIND-file' tells the fields.`,
 		Example:           "  causeway get limit\n  causeway get limit branch -o yaml\n  causeway get limit --watch",
@@ -98,7 +87,9 @@ func (c *cli) showObject(o api.Object) error {
 		for _, k := range slices.Sorted(maps.Keys(o.Status)) {
 			facts = append(facts, k, o.Status[k])
 		}
-		facts = append(facts, "Nodes", haveText(o)+" have it")
+		if o.Have+len(o.Lack) > 0 {
+			facts = append(facts, "Nodes", haveText(o)+" have it")
+		}
 		if len(o.Lack) > 0 {
 			facts = append(facts, "Lacking", strings.Join(o.Lack, ", "))
 		}
@@ -128,7 +119,12 @@ func specText(o api.Object) string {
 }
 
 // haveText is how many of the nodes that are told have it.
-func haveText(o api.Object) string { return fmt.Sprintf("%d/%d", o.Have, o.Have+len(o.Lack)) }
+func haveText(o api.Object) string {
+	if o.Have+len(o.Lack) == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d", o.Have, o.Have+len(o.Lack))
+}
 
 func statusText(o api.Object) string {
 	if !o.Known {
@@ -145,7 +141,7 @@ func (c *cli) deleteObject() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:               "delete KIND NAME",
-		Short:             "Take a declared object away: " + strings.Join(objectKinds(), ", "),
+		Short:             "Take a declared object away: " + strings.Join(api.ObjectKinds(), ", "),
 		Args:              frame.Exactly("KIND", "NAME"),
 		ValidArgsFunction: c.Completer(2, c.objectNames),
 	}
