@@ -154,28 +154,7 @@ func TestHostileNATS(t *testing.T) {
 		wg.Go(func() { follower(ctx, good.Host, creds, ca, false) })
 	}
 	var sent atomic.Int64
-	wg.Go(func() {
-		pace := time.NewTicker(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
-		defer pace.Stop()
-		for ctx.Err() == nil {
-			if a.hello(id, nil) != nil {
-				select {
-				case <-pace.C:
-				case <-ctx.Done():
-				}
-				continue
-			}
-			var streams sync.WaitGroup
-			for i := range 8 {
-				st, err := a.m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamNATS})
-				if err != nil {
-					break
-				}
-				streams.Go(func() { flood(ctx, st, id, i, &sent) })
-			}
-			streams.Wait()
-		}
-	})
+	wg.Go(func() { floodAgain(ctx, a, id, &sent) })
 	most := before
 	begin := time.Now()
 	var tellDuring, changeDuring time.Duration
@@ -225,6 +204,30 @@ func TestHostileNATS(t *testing.T) {
 	i, err := st.Info(step(t), jetstream.WithSubjectFilter(">"))
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(i.State.Subjects), 6, "three subjects for each node: %v", i.State.Subjects)
+}
+
+// floodAgain floods as node id on eight streams of a session, and of the next one when that ends.
+func floodAgain(ctx context.Context, a *attacker, id identity.Identity, sent *atomic.Int64) {
+	pace := time.NewTicker(200 * time.Millisecond) // its agent takes the session back, and both have a budget of hellos
+	defer pace.Stop()
+	for ctx.Err() == nil {
+		if a.hello(id, nil) != nil {
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		var streams sync.WaitGroup
+		for i := range 8 {
+			st, err := a.m.Open(ctx, protocol.StreamHeader{Kind: protocol.StreamNATS})
+			if err != nil {
+				break
+			}
+			streams.Go(func() { flood(ctx, st, id, i, sent) })
+		}
+		streams.Wait()
+	}
 }
 
 // flood publishes on one nats stream of a node until it ends, and never reads.

@@ -9,7 +9,7 @@ import (
 )
 
 // A limit of memory that an operator gives by GOMEMLIMIT stays, and hub and agent say so.
-// (The control group's needs a host's hierarchy of its own: internal/memlimit has both versions.)
+// (That of a control group: TestHostileNATSInMemoryGroup.)
 func TestMemoryLimitIsTold(t *testing.T) {
 	t.Parallel()
 	l, hub, nodes := smallHosts(t, 1)

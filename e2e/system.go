@@ -40,7 +40,8 @@ type Hub struct {
 	Public string   // its public host
 	Args   []string // of 'run', besides those that every hub gets
 	Env    []string
-	Limit  string // of prlimit(1), such as nofile=1024; empty: the machine's
+	Limit  string   // of prlimit(1), such as nofile=1024; empty: the machine's
+	Wrap   []string // a command before the hub's own
 	Proc   *lab.Process
 	bin    string
 }
@@ -117,6 +118,7 @@ func (s *System) StartHub(ctx context.Context) error {
 	if h.Limit != "" {
 		args = append([]string{"prlimit", "--" + h.Limit}, args...)
 	}
+	args = append(slices.Clone(h.Wrap), args...)
 	p, err := h.Host.Start(lab.Program{Name: "hub", User: lab.Nobody, Dir: "/", Env: h.Env, Args: args})
 	if err != nil {
 		return err

@@ -23,9 +23,11 @@ const (
 	// vaultDir has snapshots of the state and what was cut off the log.
 	vaultDir    = "log"
 	remakingDir = "remaking" // a log that is being made anew
-	lockFile    = "lock"
-	memoryFile  = "live.json"
-	backupNote  = "backup.time" // when the last one was taken
+	// restoringDir has what a restore has made so far; it is gone when the restore has ended.
+	restoringDir = "restoring"
+	lockFile     = "lock"
+	memoryFile   = "live.json"
+	backupNote   = "backup.time" // when the last one was taken
 	// packagesDir is made by whoever has releases for it.
 	packagesDir = "packages"
 )
@@ -35,6 +37,9 @@ const (
 func openDataDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: make %s: %w; make it for the user that runs the hub, or choose another with --data-dir", dir, cause.Innermost(err))
+	}
+	if err := restoreEnded(dir); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	for _, below := range []string{natsDir, vaultDir} {
 		err := durable.CheckDir(filepath.Join(dir, below))
@@ -55,6 +60,19 @@ func openDataDir(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("data directory: another causeway-hub uses %s; stop it, or choose another with --data-dir", dir)
 	}
 	return func() { f.Close() }, nil
+}
+
+// restoreEnded refuses a directory that a restore which was ended before it was done has left: a hub that
+// starts there would be a new one. Whoever has the marker has everything.
+func restoreEnded(dir string) error {
+	left := filepath.Join(dir, restoringDir)
+	if _, err := os.Lstat(left); err != nil {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, markerFile)); err == nil && os.Remove(left) == nil {
+		return nil
+	}
+	return fmt.Errorf("%s has what is left of a restore that did not end; remove it with 'rm -r %s' and all that lies beside it, and restore again", dir, left)
 }
 
 // openMarker returns the marker of the state log, a new one for a new hub. A

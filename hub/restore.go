@@ -43,10 +43,16 @@ type Restored struct {
 func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, skip uint32, revoked []string) (out Restored, err error) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return out, fmt.Errorf("restore: %s is not empty; move it away, or choose another with --data-dir", dir)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	entries, err := os.ReadDir(dir)
+	absent := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !absent {
 		return out, fmt.Errorf("restore: %w", err)
+	}
+	if err := restoreEnded(dir); err != nil {
+		return out, fmt.Errorf("restore: %w", err)
+	}
+	if len(entries) > 0 {
+		return out, fmt.Errorf("restore: %s is not empty; move it away, or choose another with --data-dir", dir)
 	}
 	cluster, err := protocol.ParseClusterPrivateKey(strings.TrimSpace(clusterKey))
 	if err != nil {
@@ -65,8 +71,8 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	}
 	// Made below dir, whose parent may be another user's, and moved up once it is
 	// whole, the marker last: without it a hub does not start.
-	tmp := filepath.Join(dir, "restoring")
-	if err := os.Mkdir(tmp, 0o700); err != nil {
+	tmp := filepath.Join(dir, restoringDir)
+	if err := os.Mkdir(tmp, 0o700); err != nil { // another restore's is its own
 		return out, fmt.Errorf("restore: %w", err)
 	}
 	names := []string{join.ClusterKeyFile, join.HubKeyFile, natsDir, vaultDir, markerFile}
@@ -76,8 +82,11 @@ func Restore(ctx context.Context, dir string, r io.Reader, clusterKey string, sk
 	}
 	defer func() {
 		if err != nil {
-			for _, name := range append(names, filepath.Base(tmp)) {
+			for _, name := range append(names, restoringDir) {
 				os.RemoveAll(filepath.Join(dir, name))
+			}
+			if absent {
+				os.Remove(dir)
 			}
 		}
 	}()

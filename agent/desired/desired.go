@@ -24,6 +24,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/health"
 	"causeway/agent/identity"
+	"causeway/internal/cause"
 	"causeway/internal/shortage"
 	"causeway/protocol"
 )
@@ -207,7 +208,7 @@ func (d *Desired) Cause(expired bool, refused []protocol.RefusedPart) string {
 	case held.Revoked:
 		return "this node was revoked: no peer is reached; join again with a new token, or leave"
 	case d.now.PinsLost != nil:
-		return fmt.Sprintf("pinned keys of peers: %s; no peer is reached, since any key would do: restore %s, or give up what was pinned: 'rm -r %s', and the next keys seen are", d.now.PinsLost, d.Store.PinsFile(), d.Store.PinsFile())
+		return fmt.Sprintf("pinned keys of peers: %s; no peer is reached, since any key would do: %s, or give up what was pinned: 'rm -r %s', and the next keys seen are", d.now.PinsLost, cause.Cure(d.now.PinsLost, "restore "+d.Store.PinsFile()), d.Store.PinsFile())
 	case expired:
 		return fmt.Sprintf("no hub since %s, which is longer than the netmap's max_age of %s: no peer is reached", held.Confirmed.Format(time.RFC3339), held.Netmap.MaxAge)
 	case whole != "":

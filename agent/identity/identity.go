@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/agent/clock"
+	"causeway/internal/cause"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -254,12 +255,12 @@ func Open(dir string) (*Store, error) {
 }
 
 func unusable(dir string, err error) error {
-	return fmt.Errorf("state directory %s cannot be used: %w; run as root or choose another with --state-dir", dir, cause(err))
+	return fmt.Errorf("state directory %s cannot be used: %w; run as root or choose another with --state-dir", dir, bare(err))
 }
 
-// cause strips the operation and path that os puts before an error, where the
+// bare strips the operation and path that os puts before an error, where the
 // message names the path already.
-func cause(err error) error {
+func bare(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return pe.Err
@@ -289,7 +290,7 @@ func (s *Store) identity(load func(durable.Side, any, func() error) error) (id I
 		return Identity{}, fmt.Errorf("%w: %s holds no identity; run 'causeway-agent join TOKEN' first", ErrNotJoined, s.dir)
 	}
 	if err != nil {
-		return Identity{}, fmt.Errorf("read %w; join again with 'causeway-agent join --replace TOKEN'", err)
+		return Identity{}, fmt.Errorf("read %w; %s", err, cause.Cure(err, "join again with 'causeway-agent join --replace TOKEN'"))
 	}
 	return id, nil
 }
@@ -522,7 +523,7 @@ func (s *Store) Mended() []*durable.Damage { return s.mended }
 func (s *Store) write(name string, v any) error {
 	f := s.side(name)
 	if err := f.Save(v); err != nil {
-		return fmt.Errorf("write %s: %w; check that the directory is writable and the disk not full", f.Path, cause(err))
+		return fmt.Errorf("write %s: %w; check that the directory is writable and the disk not full", f.Path, bare(err))
 	}
 	return nil
 }

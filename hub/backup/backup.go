@@ -30,6 +30,9 @@ const (
 	Version        = 1
 	maxHeader      = 16 << 10
 	maxTransaction = 1 << 20
+	// What age reads as a whole, of any length, before it knows what it is: its header, a line of its text armour.
+	maxAgeHeader  = 64 << 10
+	maxArmourLine = 1 << 10
 	// maxScrypt is the largest work factor of a passphrase that is tried: 2^maxScrypt.
 	maxScrypt = 20
 )
@@ -168,9 +171,11 @@ func Decrypt(r io.Reader, passphrase, identities string) (io.Reader, error) {
 	}
 	r = io.MultiReader(bytes.NewReader(head[:n]), r)
 	if string(head[:n]) == armor.Header {
-		r = armor.NewReader(r)
+		r = armor.NewReader(&lineReader{r: r})
 	}
-	out, err := age.Decrypt(r, ids...)
+	h := &headReader{r: r, left: maxAgeHeader}
+	out, err := age.Decrypt(h, ids...)
+	h.past = true
 	var no *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &no) && passphrase != "":
@@ -178,7 +183,44 @@ func Decrypt(r io.Reader, passphrase, identities string) (io.Reader, error) {
 	case errors.As(err, &no):
 		return nil, errors.New("backup: none of the identities opens it")
 	case err != nil:
-		return nil, fmt.Errorf("backup: not encrypted as a backup is: %w", err)
+		return nil, fmt.Errorf("backup: not encrypted as a backup is: %.200v", err) // age quotes what it read
 	}
 	return out, nil
+}
+
+// headReader reads no more than left bytes before it is past the header.
+type headReader struct {
+	r    io.Reader
+	left int
+	past bool
+}
+
+func (h *headReader) Read(b []byte) (int, error) {
+	if h.past {
+		return h.r.Read(b)
+	}
+	if h.left == 0 {
+		return 0, fmt.Errorf("its header has more than %d bytes", maxAgeHeader)
+	}
+	n, err := h.r.Read(b[:min(len(b), h.left)])
+	h.left -= n
+	return n, err
+}
+
+// lineReader reads no line of more than maxArmourLine bytes.
+type lineReader struct {
+	r    io.Reader
+	line int // bytes since the last one ended
+}
+
+func (l *lineReader) Read(b []byte) (int, error) {
+	n, err := l.r.Read(b)
+	for _, c := range b[:n] {
+		if l.line++; c == '\n' {
+			l.line = 0
+		} else if l.line > maxArmourLine {
+			return 0, fmt.Errorf("a line of it has more than %d bytes", maxArmourLine)
+		}
+	}
+	return n, err
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 
 	"filippo.io/age"
+	"filippo.io/age/armor"
 	"github.com/stretchr/testify/require"
 )
 
@@ -87,6 +89,64 @@ func TestBackupFileIsWholeOrRefused(t *testing.T) {
 	require.EqualError(t, err, "backup: none of the identities opens it")
 	_, err = Decrypt(bytes.NewReader(enc), "", "AGE-SECRET-KEY-1NOTONE")
 	require.NotContains(t, err.Error(), "NOTONE")
+}
+
+// What never ends is given up, wherever in the file it stands: nothing of it is kept.
+func TestEndlessBackup(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	require.NoError(t, err)
+	for name, begin := range map[string]string{
+		"nothing": "", "a header": "age-encryption.org/v1\n-> X25519 ", "armour": armor.Header + "\n", "first line of armour": armor.Header,
+	} {
+		endless := &counted{r: io.MultiReader(strings.NewReader(begin), zeros{}), most: 1 << 20}
+		_, err := Decrypt(endless, "", id.String())
+		require.ErrorContains(t, err, "more than", name)
+		require.False(t, endless.over, name)
+	}
+	_, err = Decrypt(strings.NewReader(strings.Repeat("x", 60<<10)+"\n"), "", id.String())
+	require.Error(t, err)
+	require.Less(t, len(err.Error()), 300)
+	// Amid the armour of what was good so far.
+	var text bytes.Buffer
+	a := armor.NewWriter(&text)
+	_, err = a.Write(sealed(t, id.Recipient(), archive(t, strings.Repeat("x", 100<<10))))
+	require.NoError(t, err)
+	require.NoError(t, a.Close())
+	endless := &counted{r: io.MultiReader(bytes.NewReader(text.Bytes()[:text.Len()/2]), zeros{}), most: 1 << 20}
+	r, err := Decrypt(endless, "", id.String())
+	require.NoError(t, err)
+	_, err = readAll(r)
+	require.ErrorContains(t, err, "more than")
+	require.False(t, endless.over)
+	r, err = Decrypt(&text, "", id.String())
+	require.NoError(t, err)
+	n, err := readAll(r)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+}
+
+// counted ends, and is over, when more than most bytes were read.
+type counted struct {
+	r    io.Reader
+	most int
+	over bool
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	if c.most <= 0 {
+		c.over = true
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.r.Read(b)
+	c.most -= n
+	return n, err
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // Whoever may put a file where an operator restores from chooses every byte, that

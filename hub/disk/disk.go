@@ -24,6 +24,8 @@ import (
 const (
 	MinFree = 16 << 20
 	Reserve = 8 << 20
+	// LastFree is what has to be free for what shuts somebody out.
+	LastFree = 1 << 20
 )
 
 // Names below the data directory.
@@ -47,7 +49,7 @@ func (e *FullError) Error() string {
 	if e.Quota {
 		return fmt.Sprintf("the user that runs the hub has used up its quota of the disk at %s, which holds the data directory %s; raise the quota, or make room, it goes on by itself", e.Mount, e.Dir)
 	}
-	return fmt.Sprintf("the disk at %s, which holds the data directory %s, is full: %d MiB are free, the hub needs %d MiB to take changes; make room, it goes on by itself",
+	return fmt.Sprintf("the disk at %s, which holds the data directory %s, is full: %d MiB are free, the hub needs %d MiB to take changes other than revocations, quarantines and refusals; make room, it goes on by itself",
 		e.Mount, e.Dir, e.Free>>20, MinFree>>20)
 }
 

@@ -24,14 +24,21 @@ func (s *Store) remember() error {
 	return s.cfg.Marker.record(s.created, seq, hash)
 }
 
-// writable returns why no change can be taken now. What is folded is remembered
-// first, should that have failed before.
-func (s *Store) writable() error {
+// writable returns why t cannot be taken now. What is folded is remembered
+// first, should that have failed before. On a full disk what shuts somebody out has what the guard's
+// reserve has left.
+func (s *Store) writable(t Transaction) error {
 	if s.cfg.Disk == nil {
 		return nil
 	}
 	if err := s.cfg.Disk.Check(); err != nil {
-		return err
+		if !shutsOut(t) {
+			return err
+		}
+		var full *disk.FullError
+		if err = s.cfg.Disk.Check(); err != nil && (!errors.As(err, &full) || full.Free < disk.LastFree) { // the first one may have given the reserve up
+			return err
+		}
 	}
 	return s.judge(s.remember())
 }

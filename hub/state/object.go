@@ -102,8 +102,8 @@ func (o Object) Tells(st *State) (body json.RawMessage, nodes []protocol.NodeNum
 // that this build does not know cannot be kept raw, it ends the log here. What a spec leaves out stays as it is.
 type tabled interface {
 	ObjectKind
-	// over is Canonical of a spec that changes old; of none that is there, the zero value.
-	over(old Object, spec json.RawMessage) (json.RawMessage, error)
+	// over is Canonical of a spec that changes what is there, if anything is.
+	over(s *State, name string, spec json.RawMessage) (json.RawMessage, error)
 	// put says what forbids an object, or puts it into the table; also at fold.
 	put(s *State, o Object) error
 	// drop likewise takes it away.
@@ -232,7 +232,7 @@ type ObjectPut struct {
 	Spec      json.RawMessage `json:"spec"`
 }
 
-func (c ObjectPut) apply(s *State, t time.Time) error {
+func (c ObjectPut) apply(s *State, at time.Time) error {
 	if !protocol.ValidName(c.Kind) {
 		return Errorf(Invalid, "%.80q names no kind of objects", c.Kind)
 	}
@@ -243,19 +243,20 @@ func (c ObjectPut) apply(s *State, t time.Time) error {
 		return Errorf(Invalid, "%s %s: %d bytes; at most %d", c.Kind, c.Name, len(c.Spec), maxSpec)
 	}
 	key := ObjectKey{c.Kind, c.Name}
-	old, there := s.Object(key)
-	if _, rows := objectKinds[c.Kind].(tabled); !rows && !there && s.Objects.Len() >= maxObjects {
+	t, rows := objectKinds[c.Kind].(tabled)
+	old, there := s.Objects.Find(key)
+	if !rows && !there && s.Objects.Len() >= maxObjects {
 		return Errorf(Full, "there are %d declared objects, and no more than that may be", s.Objects.Len())
 	}
-	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: t, Changed: t}
+	o := Object{Kind: c.Kind, Name: c.Name, Shape: c.Shape, Essential: c.Essential, Spec: c.Spec, Generation: s.Seq + 1, Created: at, Changed: at}
 	if there {
 		o.Created = old.Created
 	}
 	k := o.known()
-	if _, rows := objectKinds[c.Kind].(tabled); k == nil && (rows || !s.folding) {
+	if k == nil && (rows || !s.folding) {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; change it there", key)
 	}
-	if t, ok := k.(tabled); ok {
+	if rows {
 		return t.put(s, o)
 	}
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
@@ -350,7 +351,7 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	t, rows := k.(tabled)
 	var stored json.RawMessage
 	if rows {
-		stored, err = t.over(o, spec)
+		stored, err = t.over(d.State, name, spec)
 	} else {
 		stored, err = k.Canonical(spec)
 	}

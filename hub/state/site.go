@@ -14,6 +14,8 @@ import (
 // tokens, routes and other sites' ranges are held against sites.
 type sites struct{}
 
+var _ tabled = sites{}
+
 func init() { RegisterKind(sites{}) }
 
 func (sites) Kind() string               { return KindSite }
@@ -61,16 +63,14 @@ func (s Site) with(f protocol.SiteFields) Site {
 }
 
 func (k sites) Canonical(spec json.RawMessage) (json.RawMessage, error) {
-	return k.over(Object{}, spec)
+	return k.over(New(), "", spec)
 }
 
-// over reads a spec: what it leaves out stays as old has it.
-func (sites) over(old Object, spec json.RawMessage) (json.RawMessage, error) {
+// over reads a spec: what it leaves out stays as it is.
+func (sites) over(s *State, name string, spec json.RawMessage) (json.RawMessage, error) {
 	f := Site{MaxAge: DefaultMaxAge}.Fields()
-	if old.Spec != nil {
-		if err := ReadStrictly(old.Spec, &f); err != nil {
-			return nil, err
-		}
+	if old, there := s.Sites.Find(name); there {
+		f = old.Fields()
 	}
 	ranges := f.Ranges
 	f.Ranges = nil
@@ -124,6 +124,9 @@ func (sites) put(s *State, o Object) error {
 	}
 	old, there := s.Sites.Find(o.Name)
 	site := Site{Name: o.Name, Created: o.Created, Changed: o.Changed, Generation: o.Generation}.with(f)
+	if there {
+		site.Created = old.Created
+	}
 	if site.MaxAge != old.MaxAge && f.MaxAge != protocol.Forever {
 		if err := s.checkTerm("max_age", site.MaxAge, minMaxAge, "forever"); err != nil {
 			return err

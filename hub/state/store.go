@@ -394,10 +394,10 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 			}
 			return base, err
 		}
-		if err := s.writable(); err != nil {
+		tx := Transaction{Sequence: base.Seq + 1, Prev: base.hash, ID: id, Time: now, Who: who, Why: why, Changes: d.changes}
+		if err := s.writable(tx); err != nil {
 			return nil, err
 		}
-		tx := Transaction{Sequence: base.Seq + 1, Prev: base.hash, ID: id, Time: now, Who: who, Why: why, Changes: d.changes}
 		if err := d.State.check(tx); err != nil {
 			return nil, err
 		}

@@ -48,10 +48,14 @@ type Damage struct {
 }
 
 func (d *Damage) Error() string {
-	if d.Copied {
-		return fmt.Sprintf("%s is damaged (%s); its copy was taken, the damaged file is kept as %s", d.Path, reason(d.Err), filepath.Base(Bad(d.Path)))
+	what := "is damaged"
+	if errors.Is(d.Err, fs.ErrPermission) { // it may well be good
+		what = "cannot be read"
 	}
-	return fmt.Sprintf("%s is damaged (%s)", d.Path, reason(d.Err))
+	if d.Copied {
+		return fmt.Sprintf("%s %s (%s); its copy was taken, the file itself is kept as %s", d.Path, what, reason(d.Err), filepath.Base(Bad(d.Path)))
+	}
+	return fmt.Sprintf("%s %s (%s)", d.Path, what, reason(d.Err))
 }
 
 func (d *Damage) Unwrap() error { return d.Err }

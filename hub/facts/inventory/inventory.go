@@ -42,6 +42,14 @@ const (
 // longest facts every half minute. The server reads whole blocks to take out what was there before.
 const writeRate = 32 << 10
 
+// The server has whole blocks of 4 MiB in memory for a while after it stored, read or took out one long message.
+// What is long is written settle after it came, and histories are cut later still: one after the other
+// they need the memory of one.
+const (
+	long   = 256 << 10
+	settle = 2 * time.Second
+)
+
 // replayed is how far behind the last facts in the bucket the stream is read again after a
 // start: facts are written up to writeSpacing after their message.
 const replayed = 5000
@@ -66,9 +74,9 @@ type Store struct {
 	cfg    Config
 	stream jetstream.Stream
 	bucket jetstream.KeyValue
-	wake   chan struct{}            // something is to be written
-	heavy  chan protocol.FactOrigin // whose history is to be weighed
-	grown  chan struct{}            // the stream may be beyond its bound
+	wake   chan struct{} // something is to be written
+	heavy  chan heavy    // whose history is to be weighed
+	grown  chan struct{} // the stream may be beyond its bound
 
 	mu        sync.Mutex
 	facts     map[protocol.NodeNumber]*present
@@ -100,7 +108,7 @@ const (
 // Open makes stream and bucket, or brings their limits up to date, and reads the facts.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	js := cfg.JetStream
-	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan protocol.FactOrigin, 64), grown: make(chan struct{}, 1), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*present{}, dirty: map[protocol.NodeNumber]bool{},
+	s := &Store{cfg: cfg, wake: make(chan struct{}, 1), heavy: make(chan heavy, 64), grown: make(chan struct{}, 1), histories: map[protocol.NodeNumber]*history{}, facts: map[protocol.NodeNumber]*present{}, dirty: map[protocol.NodeNumber]bool{},
 		bad: map[protocol.NodeNumber]api.DroppedInventory{}, asked: map[protocol.NodeNumber]time.Time{}, written: map[protocol.NodeNumber]int{}, rewrite: map[protocol.NodeNumber]time.Time{},
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_hub_inventory_messages_total", Help: "Inventory messages of nodes, by what became of them."}, []string{"result"})}
 	for _, r := range []string{resultTaken, resultRepeated, resultGap, resultMalformed, resultStranger} {
@@ -265,6 +273,9 @@ func (s *Store) take(m facts.Message) {
 	s.count(resultTaken, m.Stream)
 	s.mu.Lock()
 	s.facts[o.Node] = now
+	if at := time.Now().Add(settle); len(now.doc) > long && !s.dirty[o.Node] && s.rewrite[o.Node].Before(at) {
+		s.rewrite[o.Node] = at
+	}
 	s.dirty[o.Node] = true
 	s.mu.Unlock()
 	select {

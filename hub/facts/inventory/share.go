@@ -44,11 +44,17 @@ func (s *Store) weigh(m facts.Message) {
 	h.add(m.Subject, m.Stream, m.Received, n+len(m.Subject))
 	if h.fresh += n; h.fresh >= weighAfter {
 		select {
-		case s.heavy <- o:
+		case s.heavy <- heavy{o, time.Now().Add(2 * settle)}:
 			h.fresh = 0
 		default: // with the next message
 		}
 	}
+}
+
+// heavy is a node whose history is to be weighed when that is due.
+type heavy struct {
+	protocol.FactOrigin
+	due time.Time
 }
 
 // subjectsOf are those of a node's messages in the stream.
@@ -82,7 +88,12 @@ func (s *Store) trim(ctx context.Context) {
 				s.cfg.Log.Warn().Err(err).Msg("history of all nodes not cut to its bound")
 			}
 		case o := <-s.heavy:
-			if err := s.cut(ctx, o); err != nil && ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Until(o.due)):
+			}
+			if err := s.cut(ctx, o.FactOrigin); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Warn().Err(err).Uint32("number", uint32(o.Node)).Msg("history of a node not cut to its share")
 			}
 		}

@@ -1,4 +1,4 @@
-package main
+package frame
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// selector is a flag that picks objects by labels; all its terms have to hold.
-type selector []term
+// Selector is a flag that picks objects by labels; all its terms have to hold.
+type Selector []term
 
 // term is k=v, k!=v, k or !k.
 type term struct {
@@ -20,15 +20,19 @@ type term struct {
 
 const selectorUsage = "only with these labels: `k=v`,k!=v,k,!k; all have to hold"
 
-func (s *selector) flag(cmd *cobra.Command) {
+// Flag adds --selector.
+func (s *Selector) Flag(cmd *cobra.Command) {
 	cmd.Flags().VarP(s, "selector", "l", selectorUsage)
 }
 
-func (s *selector) String() string { return "" }
-func (s *selector) Type() string   { return "SELECTOR" }
+// String is empty: there is no default.
+func (s *Selector) String() string { return "" }
+
+// Type names the value in help.
+func (s *Selector) Type() string { return "SELECTOR" }
 
 // Set parses one selector; several add up.
-func (s *selector) Set(text string) error {
+func (s *Selector) Set(text string) error {
 	for _, t := range strings.Split(text, ",") {
 		var x term
 		switch k, v, eq := strings.Cut(t, "="); {
@@ -48,18 +52,18 @@ func (s *selector) Set(text string) error {
 	return nil
 }
 
-// matches reports whether labels have all that s asks for.
-func (s selector) matches(labels map[string]string) bool {
+// Matches reports whether labels have all that s asks for.
+func (s Selector) Matches(labels map[string]string) bool {
 	return !slices.ContainsFunc(s, func(t term) bool {
 		v, ok := labels[t.key]
 		return (ok && (t.has || v == t.value)) == t.not
 	})
 }
 
-// pick keeps what matches.
-func pick[T any](s selector, items []T, labels func(T) map[string]string) []T {
+// Pick keeps what matches.
+func Pick[T any](s Selector, items []T, labels func(T) map[string]string) []T {
 	if len(s) == 0 {
 		return items
 	}
-	return slices.DeleteFunc(items, func(t T) bool { return !s.matches(labels(t)) })
+	return slices.DeleteFunc(items, func(t T) bool { return !s.Matches(labels(t)) })
 }

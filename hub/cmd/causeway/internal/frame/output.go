@@ -1,4 +1,4 @@
-package main
+package frame
 
 import (
 	"encoding/json"
@@ -7,65 +7,72 @@ import (
 	"slices"
 	"strings"
 
-	"causeway/protocol"
-
 	"github.com/goccy/go-yaml"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/sys/unix"
+
+	"causeway/protocol"
 )
 
-// format is the value of -o.
-type format string
+// Format is the value of -o.
+type Format string
 
+// Values of Format.
 const (
-	formatTable format = "table"
-	formatWide  format = "wide"
-	formatJSON  format = "json"
-	formatYAML  format = "yaml"
-	formatName  format = "name"
+	FormatTable Format = "table"
+	FormatWide  Format = "wide"
+	FormatJSON  Format = "json"
+	FormatYAML  Format = "yaml"
+	FormatName  Format = "name"
 )
 
-var formats = []string{string(formatTable), string(formatWide), string(formatJSON), string(formatYAML), string(formatName)}
+// Formats are all that -o takes.
+var Formats = []string{string(FormatTable), string(FormatWide), string(FormatJSON), string(FormatYAML), string(FormatName)}
 
-func (f *format) String() string { return string(*f) }
-func (f *format) Type() string   { return "FORMAT" }
-func (f *format) Set(s string) error {
-	if !slices.Contains(formats, s) {
-		return fmt.Errorf("use %s", strings.Join(formats, ", "))
+// String is the format.
+func (f *Format) String() string { return string(*f) }
+
+// Type names the flag's value in help.
+func (f *Format) Type() string { return "FORMAT" }
+
+// Set takes one of Formats.
+func (f *Format) Set(s string) error {
+	if !slices.Contains(Formats, s) {
+		return fmt.Errorf("use %s", strings.Join(Formats, ", "))
 	}
-	*f = format(s)
+	*f = Format(s)
 	return nil
 }
 
-// show prints v in the format asked for: v itself as JSON or YAML, the names
+// Show prints v in the format asked for: v itself as JSON or YAML, the names
 // one a line, or what tableOf writes.
-func (c *cli) show(v any, names []string, tableOf func(*page)) error {
-	c.progress.end()
-	switch c.format {
-	case formatJSON:
-		e := json.NewEncoder(c.out)
+func (c *CLI) Show(v any, names []string, tableOf func(*Page)) error {
+	c.Progress.End()
+	switch c.Format {
+	case FormatJSON:
+		e := json.NewEncoder(c.Out)
 		e.SetIndent("", "  ")
 		e.SetEscapeHTML(false)
 		return e.Encode(v)
-	case formatYAML:
+	case FormatYAML:
 		return c.yaml(v)
-	case formatName:
+	case FormatName:
 		for _, n := range names {
-			if _, err := fmt.Fprintln(c.out, protocol.Printable(n)); err != nil {
+			if _, err := fmt.Fprintln(c.Out, protocol.Printable(n)); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	p := &page{colour: c.colour(), width: c.width()}
+	p := &Page{Colour: c.Colour(), Width: c.width()}
 	tableOf(p)
-	_, err := fmt.Fprint(c.out, p.b.String())
+	_, err := fmt.Fprint(c.Out, p.b.String())
 	return err
 }
 
 // yaml prints v with the field names of its JSON.
-func (c *cli) yaml(v any) error {
+func (c *CLI) yaml(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -73,13 +80,13 @@ func (c *cli) yaml(v any) error {
 	if b, err = yaml.JSONToYAML(b); err != nil {
 		return err
 	}
-	_, err = c.out.Write(b)
+	_, err = c.Out.Write(b)
 	return err
 }
 
-// list is show for a list that JSON prints as [] when it is empty. Columns whose
+// List is show for a list that JSON prints as [] when it is empty. Columns whose
 // header begins with '+' are those of -o wide alone.
-func list[T any](c *cli, items []T, name func(T) string, none string, header []string, row func(*page, T) []any) error {
+func List[T any](c *CLI, items []T, name func(T) string, none string, header []string, row func(*Page, T) []any) error {
 	if items == nil {
 		items = []T{}
 	}
@@ -95,25 +102,25 @@ func list[T any](c *cli, items []T, name func(T) string, none string, header []s
 	for i, it := range items {
 		names[i] = name(it)
 	}
-	return c.show(items, names, func(p *page) {
+	return c.Show(items, names, func(p *Page) {
 		if len(items) == 0 {
-			p.line("%s", none)
+			p.Line("%s", none)
 			return
 		}
 		rows := make([][]any, len(items))
 		for i, it := range items {
 			rows[i] = narrow(row(p, it))
 		}
-		p.table(header, rows)
+		p.Table(header, rows)
 	})
 }
 
 // columns leaves out what is for -o wide, unless that is asked for.
-func (c *cli) columns(header []string) (shown []string, narrow func([]any) []any) {
+func (c *CLI) columns(header []string) (shown []string, narrow func([]any) []any) {
 	var keep []int
 	for i, h := range header {
 		h, wide := strings.CutPrefix(h, "+")
-		if !wide || c.format == formatWide {
+		if !wide || c.Format == FormatWide {
 			shown, keep = append(shown, h), append(keep, i)
 		}
 	}
@@ -126,15 +133,15 @@ func (c *cli) columns(header []string) (shown []string, narrow func([]any) []any
 	}
 }
 
-// colour reports whether the output is a terminal that wants colours
+// Colour reports whether the output is a terminal that wants colours
 // (no-color.org).
-func (c *cli) colour() bool {
+func (c *CLI) Colour() bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && c.width() > 0
 }
 
 // width is the terminal's width in columns, 0 when the output is no terminal.
-func (c *cli) width() int {
-	f, ok := c.out.(*os.File)
+func (c *CLI) width() int {
+	f, ok := c.Out.(*os.File)
 	if !ok {
 		return 0
 	}
@@ -148,25 +155,28 @@ func (c *cli) width() int {
 	return int(ws.Col)
 }
 
-// page collects what a command prints for a person.
-type page struct {
+// Page collects what a command prints for a person.
+type Page struct {
 	b      strings.Builder
-	colour bool
-	width  int // 0: not a terminal, nothing is wrapped
+	Colour bool
+	Width  int // 0: not a terminal, nothing is wrapped
 }
 
-// line prints one line. The text is not filtered: see printable.
-func (p *page) line(msg string, args ...any) { fmt.Fprintf(&p.b, msg+"\n", args...) }
+// String is what was printed so far.
+func (p *Page) String() string { return p.b.String() }
 
-// gap puts an empty line between what is there and what follows.
-func (p *page) gap() {
+// Line prints one line. The text is not filtered: see printable.
+func (p *Page) Line(msg string, args ...any) { fmt.Fprintf(&p.b, msg+"\n", args...) }
+
+// Gap puts an empty line between what is there and what follows.
+func (p *Page) Gap() {
 	if p.b.Len() > 0 {
 		p.b.WriteByte('\n')
 	}
 }
 
-// facts prints names and values below each other. Empty values are left out.
-func (p *page) facts(kv ...string) {
+// Facts prints names and values below each other. Empty values are left out.
+func (p *Page) Facts(kv ...string) {
 	wide := 0
 	for i := 0; i < len(kv); i += 2 {
 		if kv[i+1] != "" {
@@ -175,14 +185,14 @@ func (p *page) facts(kv ...string) {
 	}
 	for i := 0; i < len(kv); i += 2 {
 		if kv[i+1] != "" {
-			p.line("%-*s  %s", wide, kv[i], protocol.Printable(kv[i+1]))
+			p.Line("%-*s  %s", wide, kv[i], protocol.Printable(kv[i+1]))
 		}
 	}
 }
 
-// table prints rows below a header. On a terminal the last column, where free
+// Table prints rows below a header. On a terminal the last column, where free
 // text goes, is wrapped so that a row fits.
-func (p *page) table(header []string, rows [][]any) {
+func (p *Page) Table(header []string, rows [][]any) {
 	t := table.NewWriter()
 	t.SetStyle(table.Style{
 		Name:    "causeway",
@@ -200,18 +210,18 @@ func (p *page) table(header []string, rows [][]any) {
 	for _, r := range rows {
 		out := make(table.Row, len(r))
 		for i, v := range r {
-			var m meaning
-			if c, ok := v.(cell); ok {
-				v, m = c.text, c.meaning
+			var m Meaning
+			if c, ok := v.(Cell); ok {
+				v, m = c.Text, c.Meaning
 			}
-			s := p.paint(m, fmt.Sprint(v))
+			s := p.Paint(m, fmt.Sprint(v))
 			used[i] = max(used[i], text.StringWidthWithoutEscSequences(s))
 			out[i] = s
 		}
 		t.AppendRow(out)
 	}
-	if last := len(header) - 1; p.width > 0 {
-		left := p.width
+	if last := len(header) - 1; p.Width > 0 {
+		left := p.Width
 		for _, w := range used[:last] {
 			left -= w + 2
 		}
@@ -223,28 +233,28 @@ func (p *page) table(header []string, rows [][]any) {
 	p.b.WriteByte('\n')
 }
 
-// cell is a value of a table that has a meaning beside its text.
-type cell struct {
-	text    string
-	meaning meaning
-	moving  bool // it grows with time alone
+// Cell is a value of a table that has a meaning beside its text.
+type Cell struct {
+	Text    string
+	Meaning Meaning
+	Moving  bool // it grows with time alone
 }
 
-// meaning is what colour says.
-type meaning int
+// Meaning is what colour says.
+type Meaning int
 
 // Meanings are SGR colours.
 const (
-	plain meaning = 0
-	bad   meaning = 31
-	good  meaning = 32
-	warn  meaning = 33
+	Plain Meaning = 0
+	Bad   Meaning = 31
+	Good  Meaning = 32
+	Warn  Meaning = 33
 )
 
-// paint colours printable text where the output is a terminal.
-func (p *page) paint(m meaning, s string) string {
+// Paint colours printable text where the output is a terminal.
+func (p *Page) Paint(m Meaning, s string) string {
 	s = protocol.Printable(s)
-	if !p.colour || m == plain {
+	if !p.Colour || m == Plain {
 		return s
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", m, s)

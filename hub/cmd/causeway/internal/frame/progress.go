@@ -1,4 +1,4 @@
-package main
+package frame
 
 import (
 	"fmt"
@@ -12,11 +12,11 @@ import (
 // progressAfter is how long a command works in silence.
 const progressAfter = time.Second
 
-// progress is one line on the terminal that tells what a command waits for, from its
+// Progress is one line on the terminal that tells what a command waits for, from its
 // second second on. Where standard error is no terminal it says nothing. A nil one is
 // silent.
-type progress struct {
-	c    *cli
+type Progress struct {
+	c    *CLI
 	stop chan struct{}
 	done chan struct{}
 	once sync.Once
@@ -26,16 +26,16 @@ type progress struct {
 }
 
 // begin starts the line of a command.
-func (c *cli) begin() *progress {
-	if !isTerminal(c.err) {
+func (c *CLI) begin() *Progress {
+	if !IsTerminal(c.Err) {
 		return nil
 	}
-	p := &progress{c: c, msg: "waiting for the hub", stop: make(chan struct{}), done: make(chan struct{})}
+	p := &Progress{c: c, msg: "waiting for the hub", stop: make(chan struct{}), done: make(chan struct{})}
 	go p.run()
 	return p
 }
 
-func (p *progress) run() {
+func (p *Progress) run() {
 	defer close(p.done)
 	t := time.NewTicker(progressAfter)
 	defer t.Stop()
@@ -43,19 +43,19 @@ func (p *progress) run() {
 		select {
 		case <-p.stop:
 			if n > 0 {
-				fmt.Fprint(p.c.err, "\r\x1b[K")
+				fmt.Fprint(p.c.Err, "\r\x1b[K")
 			}
 			return
 		case <-t.C:
 			p.mu.Lock()
-			fmt.Fprintf(p.c.err, "\r\x1b[K%s… %s", p.msg, time.Duration(n+1)*progressAfter)
+			fmt.Fprintf(p.c.Err, "\r\x1b[K%s… %s", p.msg, time.Duration(n+1)*progressAfter)
 			p.mu.Unlock()
 		}
 	}
 }
 
-// now says what goes on.
-func (p *progress) now(msg string, args ...any) {
+// Now says what goes on.
+func (p *Progress) Now(msg string, args ...any) {
 	if p == nil {
 		return
 	}
@@ -64,8 +64,8 @@ func (p *progress) now(msg string, args ...any) {
 	p.msg = fmt.Sprintf(msg, args...)
 }
 
-// end takes the line away, before anything else is printed. It may be called again.
-func (p *progress) end() {
+// End takes the line away, before anything else is printed. It may be called again.
+func (p *Progress) End() {
 	if p == nil {
 		return
 	}
@@ -73,8 +73,8 @@ func (p *progress) end() {
 	<-p.done
 }
 
-// isTerminal reports whether a stream is a terminal.
-func isTerminal(v any) bool {
+// IsTerminal reports whether a stream is a terminal.
+func IsTerminal(v any) bool {
 	f, ok := v.(*os.File)
 	if !ok {
 		return false

@@ -1,4 +1,4 @@
-package main
+package frame
 
 import (
 	"context"
@@ -31,17 +31,17 @@ type change struct {
 	Object any    `json:"object,omitempty"`
 }
 
-// watchable is leaf for a list of api.Watch…: with --watch it goes on and prints what
+// Watchable is leaf for a list of api.Watch…: with --watch it goes on and prints what
 // changes. A hub that goes away is waited for. f gets the list by listed.
-func (c *cli) watchable(kind string, cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
-	return c.watchableOf(func([]string) (string, error) { return kind, nil }, cmd, f)
+func (c *CLI) Watchable(kind string, cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
+	return c.WatchableOf(func([]string) (string, error) { return kind, nil }, cmd, f)
 }
 
-// watchableOf is watchable for a list that the arguments name.
-func (c *cli) watchableOf(of func(args []string) (kind string, err error), cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
+// WatchableOf is watchable for a list that the arguments name.
+func (c *CLI) WatchableOf(of func(args []string) (kind string, err error), cmd *cobra.Command, f func(ctx context.Context, hub *api.Client, args []string) error) *cobra.Command {
 	var watch bool
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and print what changes, until interrupted")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if !watch {
 			return f(ctx, hub, args)
 		}
@@ -54,12 +54,12 @@ func (c *cli) watchableOf(of func(args []string) (kind string, err error), cmd *
 		limit := 0
 		if n, err := cmd.Flags().GetInt("limit"); err == nil {
 			limit = n
-			if err := checkLimit(limit); err != nil {
+			if err := CheckLimit(limit); err != nil {
 				return err
 			}
 		}
 		err = hub.Follow(ctx, api.Watch{Kind: kind, Limit: limit,
-			Lost: func(err error) { fmt.Fprintf(c.err, "causeway: %v; trying again\n", err) },
+			Lost: func(err error) { fmt.Fprintf(c.Err, "causeway: %v; trying again\n", err) },
 			Each: func(changes []api.Change) error {
 				w.take(changes)
 				return f(ctx, hub, args)
@@ -70,6 +70,9 @@ func (c *cli) watchableOf(of func(args []string) (kind string, err error), cmd *
 		return err
 	})
 }
+
+// Watching reports whether the command watches a list: f of Watchable is called for each news of it.
+func (c *CLI) Watching() bool { return c.watch != nil }
 
 // take applies changes to the list.
 func (w *watcher) take(changes []api.Change) {
@@ -91,8 +94,8 @@ func (w *watcher) take(changes []api.Change) {
 	}
 }
 
-// listed is the list that is watched, or what once reads.
-func listed[T any](ctx context.Context, c *cli, once func(context.Context) ([]T, error)) ([]T, error) {
+// Listed is the list that is watched, or what once reads.
+func Listed[T any](ctx context.Context, c *CLI, once func(context.Context) ([]T, error)) ([]T, error) {
 	if c.watch == nil {
 		return once(ctx)
 	}
@@ -113,8 +116,8 @@ type observed struct {
 }
 
 // observe prints what of a list is new, has changed as far as a table shows it, or is gone.
-func (c *cli) observe(header []string, items []observed) error {
-	c.progress.end()
+func (c *CLI) observe(header []string, items []observed) error {
+	c.Progress.End()
 	w := c.watch
 	now := map[string]bool{}
 	var rows [][]any
@@ -147,7 +150,7 @@ func (c *cli) observe(header []string, items []observed) error {
 			continue
 		}
 		delete(w.seen, name)
-		row := []any{name, cell{text: "removed", meaning: bad}}
+		row := []any{name, Cell{Text: "removed", Meaning: Bad}}
 		for len(row) < len(header) {
 			row = append(row, "")
 		}
@@ -161,9 +164,14 @@ func (c *cli) observe(header []string, items []observed) error {
 	}
 	first := !w.began
 	w.began = true
-	switch c.format {
-	case formatJSON:
-		e := json.NewEncoder(c.out)
+	return c.printChanges(header, rows, changes, first)
+}
+
+// printChanges prints what has changed of a list; first: nothing was printed of it before.
+func (c *CLI) printChanges(header []string, rows [][]any, changes []change, first bool) error {
+	switch c.Format {
+	case FormatJSON:
+		e := json.NewEncoder(c.Out)
 		e.SetEscapeHTML(false)
 		for _, ch := range changes {
 			if err := e.Encode(ch); err != nil {
@@ -171,17 +179,17 @@ func (c *cli) observe(header []string, items []observed) error {
 			}
 		}
 		return nil
-	case formatYAML:
+	case FormatYAML:
 		for _, ch := range changes {
-			fmt.Fprintln(c.out, "---")
+			fmt.Fprintln(c.Out, "---")
 			if err := c.yaml(ch); err != nil {
 				return err
 			}
 		}
 		return nil
-	case formatName:
+	case FormatName:
 		for _, ch := range changes {
-			if _, err := fmt.Fprintln(c.out, protocol.Printable(ch.Name)); err != nil {
+			if _, err := fmt.Fprintln(c.Out, protocol.Printable(ch.Name)); err != nil {
 				return err
 			}
 		}
@@ -190,13 +198,13 @@ func (c *cli) observe(header []string, items []observed) error {
 	if len(rows) == 0 && !first {
 		return nil
 	}
-	p := &page{colour: c.colour(), width: c.width()}
-	p.table(header, rows)
+	p := &Page{Colour: c.Colour(), Width: c.width()}
+	p.Table(header, rows)
 	text := p.b.String()
 	if !first { // the header stands above already
 		_, text, _ = strings.Cut(text, "\n")
 	}
-	_, err := fmt.Fprint(c.out, text)
+	_, err := fmt.Fprint(c.Out, text)
 	return err
 }
 
@@ -204,11 +212,11 @@ func (c *cli) observe(header []string, items []observed) error {
 func signature(row []any) string {
 	var b strings.Builder
 	for _, v := range row {
-		if c, ok := v.(cell); ok {
-			if c.moving {
+		if c, ok := v.(Cell); ok {
+			if c.Moving {
 				continue
 			}
-			v = c.text
+			v = c.Text
 		}
 		fmt.Fprintf(&b, "%v\x00", v)
 	}

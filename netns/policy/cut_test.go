@@ -1,0 +1,187 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/netns/lab"
+)
+
+// end is one end of a connection that a test watches.
+type end struct {
+	conn net.Conn
+	done chan struct{}
+	err  error
+	at   time.Time    // when it failed
+	n    atomic.Int64 // bytes read
+}
+
+// watch reads until the connection fails; it sends every 5 ms where it talks.
+func watch(c net.Conn, talks bool) *end {
+	e := &end{conn: c, done: make(chan struct{})}
+	stop, wrote := make(chan struct{}), make(chan error, 1)
+	if talks {
+		go func() {
+			defer close(wrote)
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+					if _, err := c.Write([]byte("line\n")); err != nil {
+						wrote <- err // who writes is told first, and a reader then of an end
+						return
+					}
+				}
+			}
+		}()
+	}
+	go func() {
+		defer close(e.done)
+		b := make([]byte, 65536)
+		for e.err == nil {
+			var n int
+			n, e.err = c.Read(b)
+			e.n.Add(int64(n))
+		}
+		e.at = time.Now()
+		close(stop)
+		if talks {
+			if err := <-wrote; errors.Is(e.err, io.EOF) && err != nil {
+				e.err = err
+			}
+		}
+	}()
+	return e
+}
+
+// pairOf is a connection from one host to another, by both of its ends.
+func (w *world) pairOf(from, to *lab.Host, addr string, port int, talks bool) (client, server *end) {
+	w.t.Helper()
+	var l net.Listener
+	require.NoError(w.t, to.Do(func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	defer l.Close()
+	c, err := dial(from, "tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+	require.NoError(w.t, err)
+	s, err := l.Accept()
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { c.Close(); s.Close() })
+	return watch(c, talks), watch(s, talks)
+}
+
+type flow struct {
+	what           string
+	client, server *end
+}
+
+// talking waits until those that talk have been heard.
+func talking(t *testing.T, l []flow) {
+	t.Helper()
+	for _, f := range l {
+		if !strings.HasSuffix(f.what, "true") {
+			continue
+		}
+		require.NoError(t, lab.Wait(within(t), "talk", func(context.Context) error {
+			if f.server.n.Load() == 0 {
+				return errors.New(f.what + ": nothing yet")
+			}
+			return nil
+		}))
+	}
+}
+
+// A rule that goes resets both ends of what it opened, of what talks and of what waits, and
+// leaves alone what another rule opens.
+func TestCut(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	stays := Allow{podsA, podsB, TCP, 80, 89, "stays"}
+	goes := []Allow{{podsA, podsB, TCP, 440, 449, "goes"}, {podsB, podsA, TCP, 440, 449, "goes"}, {nodeA, podsB, TCP, 440, 449, "goes"}, {podsB, nodeA, TCP, 440, 449, "goes"}}
+	for round := range 3 {
+		w.allow(append(goes, stays)...)
+		w.allowB(append(goes, stays)...)
+		var cut, kept []flow
+		add := func(l *[]flow, what string, from, to *lab.Host, addr string, port int, talks bool) {
+			c, s := w.pairOf(from, to, addr, port, talks)
+			*l = append(*l, flow{what, c, s})
+		}
+		for i, v := range []map[string]string{{"pa": "10.1.0.11", "pb": "10.2.0.11", "a": "198.18.0.1"}, {"pa": "fd10:1::11", "pb": "fd10:2::11", "a": "fd63:7761:7900::1"}} {
+			for k, talks := range []bool{true, false} {
+				p := 440 + 2*i + k
+				add(&cut, fmt.Sprint("pod to pod, talks ", talks), w.pa, w.pb, v["pb"], p, talks)
+				add(&cut, fmt.Sprint("pod from pod, talks ", talks), w.pb, w.pa, v["pa"], p, talks)
+				add(&cut, fmt.Sprint("node to pod, talks ", talks), w.a, w.pb, v["pb"], p+5, talks)
+				add(&cut, fmt.Sprint("pod to node, talks ", talks), w.pb, w.a, v["a"], p, talks)
+				add(&kept, fmt.Sprint("kept, talks ", talks), w.pa, w.pb, v["pb"], 80+2*i+k, talks)
+			}
+		}
+		talking(t, append(cut[:len(cut):len(cut)], kept...))
+		start := time.Now()
+		var both sync.WaitGroup
+		var errs [2]error
+		both.Go(func() {
+			w.configA.Allows = []Allow{stays}
+			errs[0] = w.a.Do(func() error { return errors.Join(w.tableA.Set(w.configA), tell(t, w.tableA)) })
+		})
+		both.Go(func() {
+			w.configB.Allows = []Allow{stays}
+			errs[1] = w.b.Do(func() error { return errors.Join(w.tableB.Set(w.configB), tell(t, w.tableB)) })
+		})
+		both.Wait()
+		require.NoError(t, errors.Join(errs[:]...))
+		written := time.Now()
+		var worst time.Duration
+		for _, f := range cut {
+			for _, e := range []*end{f.client, f.server} {
+				select {
+				case <-e.done:
+				case <-time.After(10 * time.Second):
+					t.Fatalf("round %d, %s: an end still waits", round, f.what)
+				}
+				require.ErrorIs(t, e.err, syscall.ECONNRESET, f.what)
+				worst = max(worst, e.at.Sub(written))
+			}
+		}
+		t.Logf("round %d: written in %s, the last of %d ends reset %s after that", round, written.Sub(start).Round(time.Millisecond), 2*len(cut), worst.Round(time.Millisecond))
+		for _, f := range kept {
+			for _, e := range []*end{f.client, f.server} {
+				select {
+				case <-e.done:
+					t.Fatalf("round %d, %s: cut: %v", round, f.what, e.err)
+				default:
+				}
+			}
+			// It is whole: what is sent now comes, and its end.
+			_, err := f.client.conn.Write([]byte("still here"))
+			require.NoError(t, err)
+			require.NoError(t, f.client.conn.(*net.TCPConn).CloseWrite())
+			select {
+			case <-f.server.done:
+				require.ErrorIs(t, f.server.err, io.EOF)
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s: nothing comes any more", f.what)
+			}
+		}
+	}
+}
+
+func tell(t *testing.T, tb *Table) error {
+	_, err := tb.Tell(t.Context())
+	return err
+}
