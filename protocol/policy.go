@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Kinds of items that say who may talk to whom. Once a netmap has any of them, the node closes what none of them
@@ -20,14 +21,14 @@ type AddressClass struct {
 	Class  uint32       `json:"class"`
 }
 
-// PolicyRules is the body of an item of kind segment or policy: what it opens between classes, of which one side
+// Openings is the body of an item of kind segment or policy: what it opens between classes, of which one side
 // lives at the node.
-type PolicyRules struct {
-	Rules []PolicyAllow `json:"rules,omitempty"`
+type Openings struct {
+	Rules []Opening `json:"rules,omitempty"`
 }
 
-// PolicyAllow is what a rule opens from any of some classes to any of others. Answers pass.
-type PolicyAllow struct {
+// Opening is what a rule opens from any of some classes to any of others. Answers pass.
+type Opening struct {
 	Rule  string   `json:"rule"` // its name in its policy
 	From  []uint32 `json:"from"`
 	To    []uint32 `json:"to"`
@@ -38,7 +39,7 @@ type PolicyAllow struct {
 const MaxPolicyPairs = 100_000
 
 // Check says what is wrong with the rules of an item.
-func (r PolicyRules) Check() error {
+func (r Openings) Check() error {
 	pairs := 0
 	for _, a := range r.Rules {
 		if !ValidName(a.Rule) {
@@ -48,6 +49,9 @@ func (r PolicyRules) Check() error {
 			if _, err := ParsePorts(text); err != nil {
 				return fmt.Errorf("rule %s: %w", a.Rule, err)
 			}
+		}
+		if slices.Contains(a.From, 0) || slices.Contains(a.To, 0) {
+			return fmt.Errorf("rule %s: 0 is no class", a.Rule)
 		}
 		if len(a.From) > MaxPolicyPairs || len(a.To) > MaxPolicyPairs || len(a.Allow) > MaxPolicyPairs {
 			return errors.New("too many classes")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"causeway/netns"
@@ -30,11 +31,22 @@ type Placer interface {
 	Applier
 	// Part is what all items of the kind that were taken are on the host, in a table that is called netns.PartPrefix and
 	// the kind; nil: nothing. It is pure. Where it fails the host keeps what it has.
-	Part([]protocol.Item) (netns.Part, error)
+	Part(v View, taken []protocol.Item) (netns.Part, error)
+}
+
+// View is what a netmap says that is in force, as far as this node takes it.
+type View struct {
+	Items     []protocol.Item         // all, those that are not taken too
+	Classes   []protocol.AddressClass // of what is at this node
+	Own       []netip.Addr            // its overlay addresses
+	Peers     []protocol.Peer
+	Interface string // of the tunnel
+	Overlay   []netip.Prefix
+	Hubs      []netip.Addr // inside the overlay
 }
 
 // appliers are all kinds that this agent knows, in the order in which they are applied.
-var appliers = []Applier{limits{}}
+var appliers = []Applier{limits{}, segments{}, policies{}}
 
 // Appliers are all kinds that this agent knows, in the order in which they are applied.
 func Appliers() []Applier { return slices.Clone(appliers) }
@@ -63,13 +75,13 @@ type Taken struct {
 	errs    []string
 }
 
-// Take decides which items of a netmap are taken; last are the parts of the plan before. What an applier refuses is told and the rest is taken.
+// Take decides which items of v are taken; last are the parts of the plan before. What an applier refuses is told and the rest is taken.
 // Items of kinds that this agent does not know are left alone: a netmap that cannot do without them says so by what it requires.
-func Take(all []protocol.Item, last []netns.Part) Taken {
+func Take(v View, last []netns.Part) Taken {
 	var t Taken
 	for _, a := range Appliers() {
 		var taken []protocol.Item
-		for _, i := range all {
+		for _, i := range v.Items {
 			if i.Kind != a.Kind() {
 				continue
 			}
@@ -81,7 +93,7 @@ func Take(all []protocol.Item, last []netns.Part) Taken {
 		}
 		t.items = append(t.items, taken)
 		if p, ok := a.(Placer); ok {
-			x, err := p.Part(taken)
+			x, err := p.Part(v, taken)
 			if err != nil {
 				t.errs = append(t.errs, fmt.Sprintf("%s: %s", a.Kind(), err))
 				if i := slices.IndexFunc(last, func(x netns.Part) bool { return x.Table() == netns.PartPrefix+a.Kind() }); i >= 0 {

@@ -39,7 +39,7 @@ func (samples) Check(i protocol.Item) error {
 func (samples) Apply(context.Context, []protocol.Item) error { return nil }
 
 // Part is a set of the texts that are addresses, which a rule counts.
-func (samples) Part(l []protocol.Item) (netns.Part, error) {
+func (samples) Part(_ View, l []protocol.Item) (netns.Part, error) {
 	seen := table.Set{Name: "seen"}
 	for _, i := range l {
 		v, _ := bodyOf[sample](i)

@@ -90,7 +90,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	x := k.decide(ctx)
 	c := k.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := k.close(&c, x)
-	taken := items.Take(x.items(), k.Facts().Plan.Parts)
+	taken := items.Take(items.View{Items: x.items(), Classes: x.in.Netmap.Self.Classes, Own: c.Overlay, Peers: x.res.Peers, Interface: c.Interface, Overlay: c.Wall.Overlay, Hubs: c.Wall.Hubs}, k.Facts().Plan.Parts)
 	c.Parts = taken.Parts
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was

@@ -74,7 +74,7 @@ func (c *Compiled) sides() sides {
 
 // items are what a node is told that has some classes.
 func (c *Compiled) items(local []*Class, of sides) (out []protocol.Item) {
-	rules := map[string][]protocol.PolicyAllow{} // by policy
+	rules := map[string][]protocol.Opening{} // by policy
 	mine := newBits(len(c.rules))
 	for _, k := range local {
 		mine.add(k.from)
@@ -85,7 +85,7 @@ func (c *Compiled) items(local []*Class, of sides) (out []protocol.Item) {
 		policy, name := r.split()
 		add := func(from, to []*Class) {
 			if len(from) > 0 && len(to) > 0 {
-				rules[policy] = append(rules[policy], protocol.PolicyAllow{Rule: name, From: ids(from), To: ids(to), Allow: texts(r.Allow)})
+				rules[policy] = append(rules[policy], protocol.Opening{Rule: name, From: ids(from), To: ids(to), Allow: texts(r.Allow)})
 			}
 		}
 		for _, a := range slices.Sorted(maps.Keys(of.from[i])) {
@@ -121,16 +121,16 @@ func (c *Compiled) items(local []*Class, of sides) (out []protocol.Item) {
 const UnassignedItem = "unassigned"
 
 // inside is what a segment opens by itself to and from some classes in it.
-func (c *Compiled) inside(segment string, local []*Class) []protocol.PolicyAllow {
+func (c *Compiled) inside(segment string, local []*Class) []protocol.Opening {
 	if c.policies {
 		return nil
 	}
 	all := slices.DeleteFunc(slices.Clone(c.Classes), func(k *Class) bool { return k.Segment != segment })
-	return []protocol.PolicyAllow{{Rule: insideRule, From: ids(local), To: ids(all), Allow: []string{"any"}}, {Rule: insideRule, From: ids(all), To: ids(local), Allow: []string{"any"}}}
+	return []protocol.Opening{{Rule: insideRule, From: ids(local), To: ids(all), Allow: []string{"any"}}, {Rule: insideRule, From: ids(all), To: ids(local), Allow: []string{"any"}}}
 }
 
-func item(kind, name string, generation uint64, rules []protocol.PolicyAllow) protocol.Item {
-	b, err := json.Marshal(protocol.PolicyRules{Rules: rules})
+func item(kind, name string, generation uint64, rules []protocol.Opening) protocol.Item {
+	b, err := json.Marshal(protocol.Openings{Rules: rules})
 	if err != nil { // it holds nothing that does not encode
 		panic(err)
 	}

@@ -203,6 +203,22 @@ func concerns(b []byte) bool {
 	return n >= 4 && n <= len(b) && string(b[4:n]) == TableName+"\x00"
 }
 
+// Differs reports whether the table is not as it was written, or may not be: where Watch saw others touch it, or its
+// shape is another. It changes nothing. The next Set writes all then.
+func (t *Table) Differs() (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.have == nil {
+		return true, nil
+	}
+	now, err := shape()
+	if err != nil {
+		return false, err
+	}
+	t.doubt = t.doubt || now != t.shape
+	return t.doubt, nil
+}
+
 // Mend writes the whole table again where it is not as it was written: where Watch saw others
 // touch it, or its shape is another. It reads none of its elements. It reports whether it wrote.
 func (t *Table) Mend() (bool, error) {

@@ -74,7 +74,7 @@ type Config struct {
 }
 
 // MaxRule is the longest name of a rule, in bytes.
-const MaxRule = 100
+const MaxRule = 127
 
 // normal is the config checked, with prefixes masked.
 func (c Config) normal() (Config, error) {

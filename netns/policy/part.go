@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"causeway/netns"
+)
+
+// Part is the table as a part of a host's plan. What is known of the kernel goes from one to the next that is
+// applied after it.
+type Part struct {
+	config Config
+	kernel *kernel // nil: never applied
+}
+
+// kernel is what is known of the table that stands.
+type kernel struct {
+	table *Table
+	stop  context.CancelFunc // ends the listening
+}
+
+var _ netns.Part = (*Part)(nil)
+
+// NewPart checks.
+func NewPart(c Config) (*Part, error) {
+	c, err := c.normal()
+	if err != nil {
+		return nil, err
+	}
+	return &Part{config: c}, nil
+}
+
+// Table is the table's name.
+func (p *Part) Table() string { return TableName }
+
+// Lines say what is open, and of which class whoever is: no command makes the table.
+func (p *Part) Lines() []string {
+	out := []string{"# nftables table " + TableName + " on " + p.config.Interface + ": closed is what does not follow"}
+	for _, a := range p.config.Allows {
+		ports := fmt.Sprintf("protocol %d", a.Proto)
+		if a.Last != 0 {
+			ports += fmt.Sprintf(" ports %d to %d", a.First, a.Last)
+		}
+		out = append(out, fmt.Sprintf("# %s: class %d to class %d, %s", a.Rule, a.From, a.To, ports))
+	}
+	for i, l := range [][]Member{p.config.Local, p.config.Remote} {
+		for _, m := range l {
+			out = append(out, fmt.Sprintf("# %s is %s and of class %d", m.Prefix, []string{"here", "at a peer"}[i], m.Class))
+		}
+	}
+	slices.Sort(out[1:])
+	return out
+}
+
+// Apply makes the table as the part says, and has both ends of what it closes learn so.
+func (p *Part) Apply(ctx context.Context, before netns.Part) error {
+	if b, ok := before.(*Part); ok && b.kernel != nil {
+		p.kernel = b.kernel
+	} else {
+		listen, stop := context.WithCancel(context.Background())
+		k := &kernel{NewTable(), stop}
+		if _, err := k.table.Watch(listen); err != nil {
+			stop()
+			return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
+		}
+		p.kernel = k
+	}
+	if err := p.kernel.table.Set(p.config); err != nil {
+		return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
+	}
+	// Who is not told is reset with the next packet that it sends.
+	_, _ = p.kernel.table.Tell(ctx)
+	return nil
+}
+
+// Drift tells whether others changed the table since Apply. It does not read what is in it.
+func (p *Part) Drift(context.Context) (missing, extra []string, err error) {
+	if p.kernel == nil {
+		return nil, nil, fmt.Errorf("nothing was put there")
+	}
+	differs, err := p.kernel.table.Differs()
+	if differs {
+		missing = []string{"# nftables table " + TableName + " as it was put there"}
+	}
+	return missing, nil, err
+}
+
+// Close ends the listening.
+func (p *Part) Close() error {
+	if p.kernel != nil {
+		p.kernel.stop()
+	}
+	return nil
+}
