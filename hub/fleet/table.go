@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"causeway/hub/changed"
 	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
 	"causeway/hub/plan"
@@ -40,30 +41,31 @@ type Table struct {
 	started  time.Time
 	touched  chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
+	news     changed.Board[protocol.NodeNumber]
 
 	mu      sync.Mutex
 	nodes   map[protocol.NodeNumber]*record
-	conns   map[Comer]int // open connections that were admitted
-	netmaps *plan.Netmaps // the newest
+	known   state.Map[protocol.NodeNumber, *Node] // of each of nodes what wrote saw last; nobody changes what lies there
+	conns   map[Comer]int                         // open connections that were admitted
+	netmaps *plan.Netmaps                         // the newest
 
 	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
-	lastShown struct {                          // by shown
-		of, shown *state.State
-		waiting   []state.Route
-	}
+	says      uint64                            // counts what changes announced
+	lastShown lastShown
 
-	memory  Memory                            // of the run before
+	memory  Memory // of the run before, but for its nodes
+	before  state.Map[protocol.NodeNumber, Remembered]
 	unsaved map[protocol.NodeNumber]plan.Live // what netmaps was made from; nil: remembered already
 
 	revoked map[protocol.NodeNumber]*Revoked
 	unknown map[protocol.NodeNumber]Unknown
-	strays  map[protocol.NodeNumber]Stray
+	strays  state.Map[protocol.NodeNumber, Stray]
 }
 
 // New returns a table in which nothing is known yet: this is the hub's start.
 func New(cfg Config) *Table {
 	return &Table{cfg: cfg, started: time.Now(), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
-		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
+		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
 // Started is when the table was made, which is the hub's start.
@@ -109,6 +111,7 @@ func (t *Table) node(n protocol.NodeNumber) *record {
 		l = &record{machine: liveness.New(t.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(StreamsRate, StreamsBurst), voice: newVoice(),
 			changes: newChanges(), keys: newKeys(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		t.nodes[n] = l
+		t.wrote(n)
 	}
 	return l
 }

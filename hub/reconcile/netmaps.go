@@ -19,11 +19,11 @@ func liveOf(st *state.State, fl fleet.Snapshot, bound func(protocol.NodeNumber) 
 	for _, node := range st.LiveNodes() {
 		n := node.Number
 		l := plan.Live{Candidates: bound(n)}
-		if x, ok := fl.Nodes[n]; ok {
+		if x, ok := fl.Nodes.Find(n); ok {
 			l.Online = x.Session != nil || now.Sub(x.LastWord) < fleet.OnlineGrace
 			l.Candidates = append(l.Candidates, x.Status.Candidates...)
 		}
-		if r, ok := fl.Before[n]; ok {
+		if r, ok := fl.Before.Find(n); ok {
 			l.Candidates = append(l.Candidates, r.Candidates...)
 			l.Online = l.Online || r.Online && now.Sub(fl.Started) < fleet.StartGrace
 		}

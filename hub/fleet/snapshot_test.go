@@ -1,0 +1,109 @@
+package fleet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"causeway/hub/plan"
+	"causeway/protocol"
+)
+
+// deeds are what changes what is known of a node.
+func (w *world) deeds(r *rand.Rand) []func(*Session) {
+	version := protocol.NetmapVersion{Epoch: 1, Version: uint64(r.IntN(5))}
+	maps := []*plan.Netmaps{plan.Compute(w.st.State, nil, nil), plan.Compute(w.st.State, nil, nil)}
+	return []func(*Session){
+		func(s *Session) { w.Up(s, protocol.Hello{AgentVersion: fmt.Sprint(r.IntN(3))}) },
+		func(s *Session) { w.Gone(s, r.IntN(2) == 0) },
+		func(s *Session) { w.Word(s) },
+		func(s *Session) {
+			w.Status(s, protocol.Status{Paths: []protocol.PathStatus{{Peer: 1, RTT: time.Duration(r.IntN(1000))}}, Conditions: []protocol.Condition{{Name: "x", OK: r.IntN(2) == 0}}})
+		},
+		func(s *Session) {
+			w.Acked(s, protocol.NetmapAck{NetmapVersion: version, Errors: []string{"x"}[:r.IntN(2)]})
+		},
+		func(s *Session) { w.Holds(s, maps[r.IntN(2)]) },
+		func(s *Session) { w.Leaving(s) },
+		func(s *Session) { w.Left(s, r.IntN(2) == 0) },
+		func(s *Session) { w.WantsToLeave(s) },
+		func(s *Session) { w.Settled(s.Node, w.Snapshot().Node(s.Node).Left) },
+		func(s *Session) {
+			if done, ok := w.Dismiss(s); ok && r.IntN(2) == 0 {
+				done()
+			}
+		},
+		func(s *Session) { w.Drop(s.Node) },
+		func(s *Session) { w.Booted(s.Node, protocol.BootID{byte(r.IntN(3))}, time.Now()) },
+		func(s *Session) { w.Suspected(s.Node) },
+		func(s *Session) { w.Released(s.Node) },
+		func(s *Session) { w.LookAround() },
+		func(s *Session) { w.Voice(s.Node) },
+	}
+}
+
+// Whatever is done, a snapshot shows of each node what its record says, and whoever follows the news hears of each node that
+// looks another way than before.
+func TestSnapshotIsWhatIsKnown(t *testing.T) {
+	w := newWorld(t, 6)
+	r := rand.New(rand.NewPCG(1, 2))
+	news := w.News(make(chan struct{}, 1))
+	defer news.Leave()
+	sessions := []*Session{}
+	for n := range protocol.NodeNumber(8) {
+		sessions = append(sessions, NewSession(n+2, true), NewSession(n+2, n%2 == 0))
+	}
+	before := w.Snapshot()
+	for i := range 3000 {
+		deeds := w.deeds(r)
+		deeds[r.IntN(len(deeds))](sessions[r.IntN(len(sessions))])
+		now := w.Snapshot()
+		w.mu.Lock()
+		require.Len(t, w.nodes, now.Nodes.Len(), i)
+		for n := range w.nodes {
+			require.Equal(t, w.live(n), now.Node(n), i)
+		}
+		w.mu.Unlock()
+		told, all := news.Take()
+		require.False(t, all)
+		for _, s := range sessions {
+			was, is := before.Nodes.Get(s.Node), now.Nodes.Get(s.Node)
+			if (was == nil) != (is == nil) || was != nil && !was.looks(*is) {
+				require.True(t, told[s.Node], "%d: node %d", i, s.Node)
+			}
+		}
+		before = now
+	}
+}
+
+// What never stands still is no news.
+func TestNewsOfNodes(t *testing.T) {
+	w := newWorld(t, 2)
+	ses := NewSession(2, true)
+	w.Up(ses, protocol.Hello{})
+	status := protocol.Status{Paths: []protocol.PathStatus{{Peer: 1, Path: protocol.PathRelay, MTU: 1420}}}
+	w.Status(ses, status)
+	news := w.News(make(chan struct{}, 1))
+	defer news.Leave()
+	told := func() []protocol.NodeNumber {
+		keys, _ := news.Take()
+		out := []protocol.NodeNumber{}
+		for n := range keys {
+			out = append(out, n)
+		}
+		return out
+	}
+	status.Paths = slices.Clone(status.Paths)
+	status.Paths[0].RTT, status.Paths[0].RxBytes, status.Paths[0].Since = time.Second, 7, time.Now()
+	w.Word(ses)
+	w.Status(ses, status)
+	require.Empty(t, told())
+	status.Paths = slices.Clone(status.Paths)
+	status.Paths[0].MTU = 1300
+	w.Status(ses, status)
+	require.Equal(t, []protocol.NodeNumber{2}, told())
+}
