@@ -34,7 +34,7 @@ func BenchmarkLargeStatus(b *testing.B) {
 		done()
 	}
 	b.Run("nobody watches", run)
-	news := t.News(make(chan struct{}, 1))
+	news := t.Notices(make(chan struct{}, 1))
 	defer news.Leave()
 	b.Run("watched", run)
 }

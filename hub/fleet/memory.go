@@ -101,7 +101,7 @@ func (t *Table) Remember(m Memory) {
 	m.Nodes = nil
 	t.memory = m
 	t.says++
-	t.news.MarkAll()
+	t.notices.MarkAll()
 }
 
 // Unsaved is what the next run is to know. ok is false if that was told already.

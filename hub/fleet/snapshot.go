@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"causeway/hub/changed"
 	"causeway/hub/liveness"
+	"causeway/hub/notice"
 	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -77,15 +77,15 @@ func (t *Table) wrote(n protocol.NodeNumber) {
 	}
 	x, was := t.live(n), t.known.Get(n)
 	t.known.Set(n, &x)
-	if t.news.Any() && (was == nil || !was.looks(x)) {
-		t.news.Mark(n)
+	if t.notices.Any() && (was == nil || !was.looks(x)) {
+		t.notices.Mark(n)
 	}
 }
 
-// News tells from now on of nodes of which something else is to be shown than before, by what is known live of them
-// or announced: all but what never stands still, such as load and round trips. See changed.Board.
-func (t *Table) News(wake chan<- struct{}) *changed.Reader[protocol.NodeNumber] {
-	return t.news.Join(wake)
+// Notices tells from now on of nodes of which something else is to be shown than before, by what is known live of them
+// or announced: all but what never stands still, such as load and round trips. See notice.Board.
+func (t *Table) Notices(wake chan<- struct{}) *notice.Reader[protocol.NodeNumber] {
+	return t.notices.Join(wake)
 }
 
 // looks reports whether a node is shown alike by x and o, but for what never stands still.

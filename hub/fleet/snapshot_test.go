@@ -51,7 +51,7 @@ func (w *world) deeds(r *rand.Rand) []func(*Session) {
 func TestSnapshotIsWhatIsKnown(t *testing.T) {
 	w := newWorld(t, 6)
 	r := rand.New(rand.NewPCG(1, 2))
-	news := w.News(make(chan struct{}, 1))
+	news := w.Notices(make(chan struct{}, 1))
 	defer news.Leave()
 	sessions := []*Session{}
 	for n := range protocol.NodeNumber(8) {
@@ -87,7 +87,7 @@ func TestNewsOfNodes(t *testing.T) {
 	w.Up(ses, protocol.Hello{})
 	status := protocol.Status{Paths: []protocol.PathStatus{{Peer: 1, Path: protocol.PathRelay, MTU: 1420}}}
 	w.Status(ses, status)
-	news := w.News(make(chan struct{}, 1))
+	news := w.Notices(make(chan struct{}, 1))
 	defer news.Leave()
 	told := func() []protocol.NodeNumber {
 		keys, _ := news.Take()

@@ -56,7 +56,7 @@ func (t *Table) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
 	}
 	t.strays.Set(n.Number, x)
 	t.mu.Unlock()
-	t.news.Mark(n.Number)
+	t.notices.Mark(n.Number)
 	if tell {
 		text := x.text(n)
 		t.cfg.Events.Add(event.NodeSetBack, n.Name, text)
@@ -70,7 +70,7 @@ func (t *Table) strayed(now time.Time) {
 		if !x.over && now.Sub(x.At) >= strayFor {
 			x.over = true
 			t.strays.Set(n, x)
-			t.news.Mark(n)
+			t.notices.Mark(n)
 		}
 	}
 }

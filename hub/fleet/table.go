@@ -12,9 +12,9 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
-	"causeway/hub/changed"
 	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
+	"causeway/hub/notice"
 	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -41,7 +41,7 @@ type Table struct {
 	started  time.Time
 	touched  chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
-	news     changed.Board[protocol.NodeNumber]
+	notices  notice.Board[protocol.NodeNumber]
 
 	mu      sync.Mutex
 	nodes   map[protocol.NodeNumber]*record
@@ -145,6 +145,7 @@ func (t *Table) Netmaps() *plan.Netmaps {
 // SetNetmaps takes netmaps that say something new, and what of nodes they were made from, and wakes all sessions.
 // One goroutine alone calls it.
 func (t *Table) SetNetmaps(next *plan.Netmaps, from map[protocol.NodeNumber]plan.Live, now time.Time) {
+	defer t.Show(t.moved(next)...)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.netmaps
@@ -158,6 +159,40 @@ func (t *Table) SetNetmaps(next *plan.Netmaps, from map[protocol.NodeNumber]plan
 		}
 	}
 }
+
+// moved are the nodes that announce a prefix which another node carries in next than before, if anybody wants to know.
+func (t *Table) moved(next *plan.Netmaps) (out []protocol.NodeNumber) {
+	if !t.notices.Any() {
+		return nil
+	}
+	before := map[netip.Prefix]protocol.NodeNumber{}
+	if old := t.Netmaps(); old != nil {
+		before = old.Owners
+	}
+	routes := t.cfg.State().Routes
+	announce := func(p netip.Prefix) {
+		for r := range routes.Over(p) {
+			if r.Prefix != p {
+				break
+			}
+			out = append(out, r.Node)
+		}
+	}
+	for p, n := range next.Owners {
+		if before[p] != n {
+			announce(p)
+		}
+	}
+	for p := range before {
+		if _, ok := next.Owners[p]; !ok {
+			announce(p)
+		}
+	}
+	return out
+}
+
+// Show says that something is to be shown anew of nodes of which the table does not know it.
+func (t *Table) Show(nodes ...protocol.NodeNumber) { t.notices.Mark(nodes...) }
 
 // Owner returns the node that carries a prefix in netmaps, 0 for none.
 func (t *Table) Owner(p netip.Prefix) protocol.NodeNumber {

@@ -160,7 +160,7 @@ type lastShown struct {
 // announces says that what node n announces may be something else now. t.mu is held.
 func (t *Table) announces(n protocol.NodeNumber) {
 	t.says++
-	t.news.Mark(n)
+	t.notices.Mark(n)
 }
 
 // shown is Shown: the same pointer as before while what it adds to the same state is the same. Only where routes or nodes

@@ -22,6 +22,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/facts"
 	"causeway/hub/facts/event"
+	"causeway/hub/notice"
 	"causeway/protocol"
 )
 
@@ -85,7 +86,9 @@ type Store struct {
 	seen      uint64 // what comes up to here was there before the start
 
 	watchers facts.Watchers[api.InventoryChange]
-	messages *prometheus.CounterVec // by result
+	notices  notice.Board[protocol.NodeNumber] // whose facts changed
+	drops    notice.Board[protocol.NodeNumber] // of which something was dropped
+	messages *prometheus.CounterVec            // by result
 }
 
 // Results of a message.
@@ -267,6 +270,7 @@ func (s *Store) take(m facts.Message) {
 	s.facts[o.Node] = now
 	s.dirty[o.Node] = true
 	s.mu.Unlock()
+	s.notices.Mark(o.Node)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -300,6 +304,7 @@ func (s *Store) drop(m facts.Message, err error) {
 			b := s.bad[o.Node]
 			first = first || b.Count == 0
 			s.bad[o.Node] = api.DroppedInventory{Count: b.Count + 1, Last: m.Received, Why: firstLine(err)}
+			s.drops.Mark(o.Node)
 		}
 	}
 	s.mu.Unlock()
@@ -427,6 +432,8 @@ func (s *Store) sweep(ctx context.Context) {
 				delete(s.asked, n)
 				delete(s.written, n)
 				delete(s.rewrite, n)
+				s.notices.Mark(n)
+				s.drops.Mark(n)
 			}
 		}
 		for n := range s.histories {

@@ -1,4 +1,4 @@
-package changed
+package notice
 
 import (
 	"testing"

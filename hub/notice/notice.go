@@ -1,6 +1,6 @@
-// Package changed tells readers which of many things changed. It keeps no more than a set of names for each reader, and
+// Package notice tells readers which of many things changed. It keeps no more than a set of names for each reader, and
 // nothing at all while there is none: whoever wants to know what became of them looks.
-package changed
+package notice
 
 import "sync"
 
