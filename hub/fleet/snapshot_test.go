@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/plan"
+	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -106,4 +108,28 @@ func TestNewsOfNodes(t *testing.T) {
 	status.Paths[0].MTU = 1300
 	w.Status(ses, status)
 	require.Equal(t, []protocol.NodeNumber{2}, told())
+}
+
+// Who announces a prefix that another node carries from now on is shown another way, though nothing of it changed.
+func TestOwnersAreNews(t *testing.T) {
+	w := newWorld(t, 4)
+	p := netip.MustParsePrefix("10.1.1.0/24")
+	for _, n := range []protocol.NodeNumber{2, 4} {
+		k := state.RouteKey{Node: n, Prefix: p}
+		w.st.Routes.Set(k, state.Route{RouteKey: k, State: protocol.RouteApproved, Announced: true})
+	}
+	owned := func(n protocol.NodeNumber) *plan.Netmaps {
+		return &plan.Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: n}}
+	}
+	w.SetNetmaps(owned(2), nil, time.Now())
+	notices := w.Notices(make(chan struct{}, 1))
+	defer notices.Leave()
+	for _, next := range []*plan.Netmaps{owned(4), {}, owned(2)} {
+		w.SetNetmaps(next, nil, time.Now())
+		told, _ := notices.Take()
+		require.Equal(t, map[protocol.NodeNumber]bool{2: true, 4: true}, told)
+	}
+	w.SetNetmaps(owned(2), nil, time.Now())
+	told, _ := notices.Take()
+	require.Empty(t, told)
 }
