@@ -185,7 +185,7 @@ func (s *Store) advance(seq uint64, data []byte) {
 			s.bytes += uint64(len(data)) + recordOverhead
 			s.tended.grown += int64(len(data))
 			s.publish(next)
-			s.tell(t, was.objects)
+			s.tell(t, append(was.objects, next.forgot...))
 			if s.due() {
 				s.wake()
 			}
