@@ -27,7 +27,8 @@ type guide struct {
 }
 
 // What the guide's pages show is what the programs print: each block "```console HOST" is run, command
-// by command, and its output compared but for numbers, times and keys. With CAUSEWAY_UPDATE set the pages
+// by command, and its output compared but for times, sizes, random ports and keys: counts and addresses are
+// the guide's own. With CAUSEWAY_UPDATE set the pages
 // are written anew. The first command of a block "```console HOST until=REGEXP" is run until it prints that.
 func TestGuide(t *testing.T) {
 	t.Parallel()
@@ -167,8 +168,10 @@ func (g *guide) in(h *lab.Host, script string) []string {
 
 var (
 	guideToken = regexp.MustCompile(`\bcw1\.\S+`)
-	vague      = regexp.MustCompile(`wgpub:\S+|[0-9A-Za-z+/]{43}=|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?( ?UTC|Z)?|[0-9.]+ ?(ns|µs|ms|s|m|h|d|MiB|KiB|B)\b(\d+[ms]\b)?|0\.0\.0\+[0-9a-z.]+|\b(dev|<1s)\b|\d+`)
-	spaces     = regexp.MustCompile(`[ -]{2,}`)
+	vague      = regexp.MustCompile(`wgpub:\S+|[0-9A-Za-z+/]{43}=|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?( ?UTC|Z)?|` + // keys and times
+		`[0-9.]+ ?(ns|µs|ms|s|m|h|d|[KMG]?i?B|[kMG]?bit/s)\b(\d+[ms]\b)?|<1s\b|[0-9.]+(/[0-9.]+){3} ms|` + // measured
+		`:\d{5}\b|0\.0\.0\+[0-9a-z.]+|\bdev\b|Linux \S+|\d+ datagrams|sequence \d+`) // of this machine and run
+	spaces = regexp.MustCompile(`[ -]{2,}`)
 )
 
 // normal is what two runs of a command have in common.

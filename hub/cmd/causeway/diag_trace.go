@@ -153,11 +153,11 @@ func pathPage(p *page, t api.Trace) {
 			if k.Chosen {
 				state = cell{text: "in use, " + protocol.Printable(k.State), meaning: good}
 			}
-			answered := "never"
+			answered, loss := "never", "-" // what never answered may not have been asked yet
 			if !k.Answered.IsZero() {
-				answered = age(k.Answered) + " ago"
+				answered, loss = age(k.Answered)+" ago", fmt.Sprintf("%.0f %%", 100*k.Loss)
 			}
-			rows[i] = []any{"  " + protocol.Printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), fmt.Sprintf("%.0f %%", 100*k.Loss), number(k.Size), answered, state}
+			rows[i] = []any{"  " + protocol.Printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), loss, number(k.Size), answered, state}
 		}
 		p.table([]string{"  PATH", "ADDRESS", "RTT", "LOSS", "LARGEST", "ANSWERED", "STATE"}, rows)
 	}
