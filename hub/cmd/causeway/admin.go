@@ -128,7 +128,7 @@ func newKey() (csr string, key []byte, err error) {
 }
 
 func (c *cli) adminList() *cobra.Command {
-	return c.watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Args: exactly()},
+	return c.watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Long: "List admins with roles and expiry. Those who expired more than 30 days ago are\nin 'causeway audit' alone.", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			admins, err := listed(ctx, c, hub.Admins)
 			if err != nil {

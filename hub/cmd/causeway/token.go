@@ -87,7 +87,7 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 }
 
 func (c *cli) tokenList() *cobra.Command {
-	return c.watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: exactly()},
+	return c.watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Long: "List tokens, without their secrets. Those that expired more than 30 days ago are\nin 'causeway audit' alone.", Args: exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			tokens, err := listed(ctx, c, hub.Tokens)
 			if err != nil {
