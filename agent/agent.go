@@ -35,6 +35,7 @@ import (
 	"causeway/agent/repair"
 	"causeway/agent/upgrade"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -62,14 +63,19 @@ type Tunnel interface {
 	Drops() protocol.Drops
 }
 
-// Host is the agent's use of netns.Host: what is kept on it, and what is looked at.
+// Host is the agent's use of netns.Host.
 type Host interface {
 	onhost.Host
 	Found(context.Context, netns.Config) ([]string, error)
-	Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence
-	Pod(context.Context, netns.Flow) *protocol.PodEvidence
-	Way(to netip.Addr, mark uint32) (link, learned int)
 	Disk() *protocol.DiskSpace
+}
+
+// Look is the agent's use of look.Host.
+type Look interface {
+	onhost.Look
+	Flow(context.Context, netns.Plan, look.Flow) protocol.FlowEvidence
+	Pod(context.Context, look.Flow) *protocol.PodEvidence
+	Way(to netip.Addr, mark uint32) (link, learned int)
 }
 
 // Agent is a running or startable agent: what is desired (desired), what is kept on the host (onhost), which
@@ -122,7 +128,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
-	return build(cfg, id, boot, parts{tunnel: node, host: netns.NewHost(cfg.Store.Dir(), cfg.Log), names: names, now: time.Now, booted: clock.ThisBoot,
+	host := netns.NewHost(cfg.Store.Dir(), cfg.Log)
+	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, now: time.Now, booted: clock.ThisBoot,
 		dial:  hublink.Dialer(func() string { return node.Device().Name }),
 		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
@@ -131,6 +138,7 @@ func New(cfg Config) (*Agent, error) {
 type parts struct {
 	tunnel Tunnel
 	host   Host
+	look   Look
 	dial   func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
 	names  *hublink.Names
 	fetch  hublink.ListFetch
@@ -160,7 +168,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
 	}
-	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Incidents: incidents, Now: p.now,
+	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Look: p.look, Incidents: incidents, Now: p.now,
 		Mended: count.mended, GaveUp: count.gaveUp, Log: a.log})
 	if err != nil {
 		return nil, err
@@ -176,7 +184,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		return nil, err
 	}
 	a.upgrades = &upgrades{log: a.log, dir: cfg.UpgradeDir, state: cfg.Store.Dir(), version: cfg.Version, live: a.live, want: a.want, link: a.link, told: &upgraded}
-	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host,
+	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host, look: p.look,
 		measuring: make(chan struct{}, 1)}
 	an.life, an.stop = context.WithCancelCause(context.Background())
 	a.answers = an

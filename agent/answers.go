@@ -31,7 +31,8 @@ type answers struct {
 	host   *onhost.Keeper
 	link   *hublink.Link
 	tunnel Tunnel
-	net    Host // for looks at it
+	net    Host // for what is found there
+	look   Look
 
 	measuring chan struct{} // holds one while a measurement goes on
 	// life is that of the agent, for what outlives the request that began it; stop ends it.

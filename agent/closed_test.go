@@ -19,12 +19,19 @@ import (
 	"causeway/internal/shortage"
 	"causeway/netns"
 	"causeway/netns/lab"
+	"causeway/netns/look"
 	"causeway/protocol"
 )
 
 // labHost is the real netns.Host on a lab's host.
 type labHost struct {
 	*netns.Host
+	on *lab.Host
+}
+
+// labLook is the real look.Host there.
+type labLook struct {
+	*look.Host
 	on *lab.Host
 }
 
@@ -64,12 +71,12 @@ func (h labHost) RouteMTUs(ctx context.Context, c netns.Config) (map[netip.Prefi
 	return within(h.on, func() (map[netip.Prefix]int, error) { return h.Host.RouteMTUs(ctx, c) })
 }
 
-func (h labHost) ForwardBlockedBy(ctx context.Context) (string, error) {
+func (h labLook) ForwardBlockedBy(ctx context.Context) (string, error) {
 	return within(h.on, func() (string, error) { return h.Host.ForwardBlockedBy(ctx) })
 }
 
-func (h labHost) Try(ctx context.Context, inject netns.Inject) (netns.Trial, error) {
-	return within(h.on, func() (netns.Trial, error) { return h.Host.Try(ctx, inject) })
+func (h labLook) Try(ctx context.Context, inject look.Inject) (look.Trial, error) {
+	return within(h.on, func() (look.Trial, error) { return h.Host.Try(ctx, inject) })
 }
 
 func (h labHost) Watch(ctx context.Context) (<-chan []netns.Change, error) {
@@ -80,7 +87,7 @@ func (h labHost) Drift(ctx context.Context, k ...netns.Kind) ([]netns.Drift, err
 	return within(h.on, func() ([]netns.Drift, error) { return h.Host.Drift(ctx, k...) })
 }
 
-func (h labHost) Passing() ([]netns.Passing, error) { return within(h.on, h.Host.Passing) }
+func (h labLook) Passing() ([]look.Passing, error) { return within(h.on, h.Host.Passing) }
 
 func (h labHost) Mend(ctx context.Context, l []netns.Drift) error {
 	return h.on.Do(func() error { return h.Host.Mend(ctx, l) })
@@ -104,7 +111,8 @@ func newSite(t *testing.T) *site {
 		ip tuntap add cw0 mode tun`)
 	require.NoError(t, on.Settle(t.Context()))
 	s := &site{world: newWorld(t), on: on}
-	s.real = labHost{netns.NewHost(t.TempDir(), zerolog.Nop()), on}
+	h := netns.NewHost(t.TempDir(), zerolog.Nop())
+	s.real, s.looks = labHost{h, on}, labLook{look.At(h), on}
 	var err error
 	s.capture, err = on.Capture("eth0", "dst host 172.31.0.1 or dst net 10.0.0.0/8 or dst net 192.168.0.0/16 and not dst net 192.168.7.0/24 or dst net fd10::/16")
 	require.NoError(t, err)

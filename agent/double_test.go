@@ -20,6 +20,7 @@ import (
 	"causeway/agent/hublink"
 	"causeway/agent/identity"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 	"causeway/tunnel"
 	"causeway/tunnel/mux"
@@ -216,16 +217,16 @@ func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 	defer d.mu.Unlock()
 	return d.blocked, nil
 }
-func (d *doubleHost) Try(context.Context, netns.Inject) (netns.Trial, error) {
-	return netns.Trial{}, nil
+func (d *doubleHost) Try(context.Context, look.Inject) (look.Trial, error) {
+	return look.Trial{}, nil
 }
-func (d *doubleHost) Flow(context.Context, netns.Plan, netns.Flow) protocol.FlowEvidence {
+func (d *doubleHost) Flow(context.Context, netns.Plan, look.Flow) protocol.FlowEvidence {
 	return protocol.FlowEvidence{}
 }
-func (d *doubleHost) Pod(context.Context, netns.Flow) *protocol.PodEvidence { return nil }
-func (d *doubleHost) Way(netip.Addr, uint32) (link, learned int)            { return 0, 0 }
-func (d *doubleHost) Disk() *protocol.DiskSpace                             { return nil }
-func (d *doubleHost) Watch(context.Context) (<-chan []netns.Change, error)  { return d.watch, nil }
+func (d *doubleHost) Pod(context.Context, look.Flow) *protocol.PodEvidence { return nil }
+func (d *doubleHost) Way(netip.Addr, uint32) (link, learned int)           { return 0, 0 }
+func (d *doubleHost) Disk() *protocol.DiskSpace                            { return nil }
+func (d *doubleHost) Watch(context.Context) (<-chan []netns.Change, error) { return d.watch, nil }
 func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.Drift, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -239,7 +240,7 @@ func (d *doubleHost) Drift(_ context.Context, kinds ...netns.Kind) (out []netns.
 	}
 	return out, d.unread
 }
-func (d *doubleHost) Passing() ([]netns.Passing, error) { return nil, nil }
+func (d *doubleHost) Passing() ([]look.Passing, error) { return nil, nil }
 
 func (d *doubleHost) AccessDrops(context.Context) (map[string]uint64, error) {
 	return map[string]uint64{"destination": 1, "interface": 2, "source": 3, "shields": 4}, nil
@@ -287,6 +288,7 @@ type world struct {
 	booted  func() clock.Boot
 	set     func(*config.Config)
 	real    Host // in the place of host; nil: host
+	looks   Look // with it
 
 	agent  *Agent
 	cancel context.CancelFunc
@@ -332,7 +334,7 @@ func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 	if w.set != nil {
 		w.set(&settings)
 	}
-	p := parts{tunnel: w.tunnel, host: w.host, now: time.Now, booted: clock.ThisBoot}
+	p := parts{tunnel: w.tunnel, host: w.host, look: w.host, now: time.Now, booted: clock.ThisBoot}
 	p.dial = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		dials := map[string]chan net.Conn{"198.18.0.1:4710": w.dials, "198.18.0.1:4711": w.bulks}[to.String()]
 		if from.String() != "198.18.0.2" || dials == nil {
@@ -356,7 +358,7 @@ func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 		return w.fetch(ctx, at, q)
 	}
 	if w.real != nil {
-		p.host = w.real
+		p.host, p.look = w.real, w.looks
 	}
 	if w.now != nil {
 		p.now = w.now

@@ -15,6 +15,7 @@ import (
 
 	"causeway/agent/debug"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 )
 
@@ -58,7 +59,7 @@ func (a *answers) evidence(ctx context.Context, q protocol.EvidenceRequest) (pro
 	}
 	e.Errors = e.Errors[:min(len(e.Errors), protocol.MaxEvidenceLines)]
 	a.ownEvidence(&e, q)
-	flow := netns.Flow{Local: q.Local, Remote: q.Remote, Proto: q.Proto, Port: q.Port, Serves: q.Serves, UnderlayPort: a.tunnel.Port()}
+	flow := look.Flow{Local: q.Local, Remote: q.Remote, Proto: q.Proto, Port: q.Port, Serves: q.Serves, UnderlayPort: a.tunnel.Port()}
 
 	var wg sync.WaitGroup
 	if e.Peer {
@@ -66,7 +67,7 @@ func (a *answers) evidence(ctx context.Context, q protocol.EvidenceRequest) (pro
 		if q.Proto == protocol.FlowTCP && q.Port != 0 && !q.Serves && e.Allowed.IsValid() && e.Stays == nil {
 			wg.Go(func() {
 				if from := a.sourceFor(q.Local); from.IsValid() {
-					c := netns.Connect(ctx, from, netip.AddrPortFrom(q.Remote, q.Port), connectWait)
+					c := look.Connect(ctx, from, netip.AddrPortFrom(q.Remote, q.Port), connectWait)
 					e.Connect = &c
 				}
 			})
@@ -89,7 +90,7 @@ func (a *answers) evidence(ctx context.Context, q protocol.EvidenceRequest) (pro
 		if p.Peer == q.Peer && e.Peer {
 			e.Path = &p
 			if p.Path != protocol.PathStream && p.Addr.IsValid() { // a relay's is the hub's
-				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.net.Way(p.Addr.Addr(), netns.DefaultMark)
+				e.Underlay.LinkMTU, e.Underlay.PathMTU = a.look.Way(p.Addr.Addr(), netns.DefaultMark)
 			}
 		}
 	}
@@ -131,13 +132,13 @@ func (a *answers) ownEvidence(e *protocol.Evidence, q protocol.EvidenceRequest) 
 
 // flow looks what the host does with a flow's packets, while nothing of the plan is
 // being changed: half of a change looks like what others did.
-func (a *answers) flow(ctx context.Context, f netns.Flow) (protocol.FlowEvidence, error) {
+func (a *answers) flow(ctx context.Context, f look.Flow) (protocol.FlowEvidence, error) {
 	release, err := a.host.Hold(ctx)
 	if err != nil {
 		return protocol.FlowEvidence{}, err
 	}
 	defer release()
-	return a.net.Flow(ctx, a.host.Facts().Plan, f), nil
+	return a.look.Flow(ctx, a.host.Facts().Plan, f), nil
 }
 
 // ownEnd reports whether an address is the node's own, or behind it.
@@ -191,7 +192,7 @@ func (a *answers) sourceFor(local netip.Addr) netip.Addr {
 
 // lookAtPod looks at the flow's local end, if that is not the host itself, and pings
 // it from beside and from afar.
-func (a *answers) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEvidence {
+func (a *answers) lookAtPod(ctx context.Context, f look.Flow) *protocol.PodEvidence {
 	var near, far protocol.TunnelPing
 	var wg sync.WaitGroup
 	if slices.Contains(a.own.Now().Overlay, f.Local) {
@@ -208,7 +209,7 @@ func (a *answers) lookAtPod(ctx context.Context, f netns.Flow) *protocol.PodEvid
 			wg.Go(func() { far = debug.SendEcho(ctx, debug.EchoRequest{From: o, To: f.Local, Count: 2, Wait: echoWait}) })
 		}
 	}
-	e := a.net.Pod(ctx, f)
+	e := a.look.Pod(ctx, f)
 	wg.Wait()
 	if e == nil {
 		return nil

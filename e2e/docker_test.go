@@ -25,7 +25,7 @@ func TestDocker29Rules(t *testing.T) {
 	root, err := moduleRoot(step(t))
 	require.NoError(t, err)
 	rules := func(backend string) string {
-		b, err := os.ReadFile(filepath.Join(root, "netns/testdata/docker29", backend))
+		b, err := os.ReadFile(filepath.Join(root, "netns/look/testdata/docker29", backend))
 		require.NoError(t, err)
 		return strings.ReplaceAll(string(b), "10.1.0.", "10.1.1.")
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,6 +121,38 @@ func TestNewKind(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, watch.WaitOutput(step(t), `"change":"removed","name":"refused"`))
 	require.NoError(t, watch.Stop(step(t)))
+
+	// What a kind has on the host is a part of the agent's plan: put back when somebody takes it away, and gone with the
+	// last object of it.
+	write("d.yaml", sample("counted", "s1", "192.0.2.7"))
+	_, err = apply()
+	require.NoError(t, err)
+	table := func(want string) {
+		t.Helper()
+		require.NoError(t, Wait(t, func() error {
+			out := one.Host.Sh("nft list table inet causeway-sample 2>&1 || :")
+			if !strings.Contains(out, want) {
+				return errors.New(out)
+			}
+			return nil
+		}))
+	}
+	table("elements = { 192.0.2.7 }")
+	one.Host.Sh("nft delete table inet causeway-sample")
+	table("elements = { 192.0.2.7 }")
+	one.Host.Sh("nft delete element inet causeway-sample seen { 192.0.2.7 }")
+	table("elements = { 192.0.2.7 }")
+	require.NoError(t, Wait(t, func() error {
+		out, err := s.CLI(step(t), "incidents", "--node", "n1")
+		if err == nil && !strings.Contains(out, "causeway-sample") {
+			err = errors.New(out)
+		}
+		return err
+	}))
+	require.NoError(t, os.Remove(filepath.Join(dir, "d.yaml")))
+	_, err = apply("--prune", "sample", "--yes")
+	require.NoError(t, err)
+	table("No such file or directory")
 
 	// The agent that lacks the kind is closed while it is told of one, says why, and is open again after.
 	write("c.yaml", sample("unknown", "s2", "hello"))

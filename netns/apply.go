@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // ErrNoInterface says that the TUN device is not there (yet): the tunnel makes
@@ -59,10 +60,10 @@ func (h *Host) Apply(ctx context.Context, p Plan) error {
 	}
 	h.undone = append(h.undone, h.othersDid(found)...)
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
 	h.good = map[Kind][]string{}
-	for _, k := range Kinds {
+	for _, k := range lineOrder {
 		h.good[k] = slices.DeleteFunc(p.lines(k), func(l string) bool { return h.failed[l] })
 	}
 	return err
@@ -75,6 +76,10 @@ func (h *Host) othersDid(l []Drift) (out []Drift) {
 		return nil
 	}
 	for _, d := range l {
+		if d.Kind == Parts { // it is of those that were put in place alone
+			out = append(out, d)
+			continue
+		}
 		lines := h.good[d.Kind]
 		d.Missing = slices.DeleteFunc(d.Missing, func(s string) bool { return !slices.Contains(lines, s) })
 		d.Extra = less(d.Extra, lines)
@@ -107,98 +112,139 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), told func(Dri
 	if err := checkPrivilege(); err != nil {
 		return err
 	}
-	whole, before := p, h.last
-	wants := func(k Kind) bool { return want(k, string(k)) }
+	whole := p
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
-	var f Failures
-	defer func() { h.noteFailed(whole, f, want) }()
-	link, err := ownLink(p.Config)
+	x := &applying{h: h, p: p, before: h.last, look: look, told: told, want: want}
+	defer func() { h.noteFailed(whole, x.f, want) }()
+	link, err := p.Device()
 	if err != nil {
-		f.add(Link, "", err)
+		x.f.add(Link, "", err)
 	} else if link == nil {
-		f.add(Link, "", fmt.Errorf("interface %s: %w", p.Interface, ErrNoInterface))
+		x.f.add(Link, "", fmt.Errorf("interface %s: %w", p.Interface, ErrNoInterface))
 	}
 	rec, err := h.readRecord(ctx, p.Interface)
 	if err != nil {
-		f.add(Other, "", err)
+		x.f.add(Other, "", err)
 		rec = &record{Version: recordVersion, Interface: p.Interface, Table: p.Table}
 	}
 	moved := h.moveIn(rec, link, p)
-	f.add(Other, "", moved)
+	x.f.add(Other, "", moved)
+	x.link, x.rec = link, rec
 	h.last = whole
 	h.watched.Store(&whole.Config)
-	if link != nil {
-		// First of all: with an MTU that is too small the kernel has taken IPv6 away from the device.
-		look(Link)
-		if wants(Link) {
-			f.add(Link, linkMTULine(p.Interface, p.LinkMTU), setLink(link, "mtu", link.Attrs().MTU, p.LinkMTU, netlink.LinkSetMTU))
-			f.add(Link, linkQueueLine(p.Interface, p.Queue), setLink(link, "txqueuelen", link.Attrs().TxQLen, p.Queue, netlink.LinkSetTxQLen))
-		}
+	x.sizes()
+	if x.wants(Other) { // all is applied
+		x.f.add(Other, "", h.takeBack(ctx, rec, p))
 	}
-	if wants(Other) { // all is applied
-		f.add(Other, "", h.takeBack(ctx, rec, p))
-	}
-	settings := func(forward bool) {
-		for _, s := range p.sysctls() {
-			if forward == (s.value == forwardMark) && want(Sysctls, s.key) && (link != nil || !p.ofOwn(s)) {
-				was, err := h.setSysctl(rec, s, p.ofOwn(s))
-				switch {
-				case err == nil && was != s.value && (s.value != forwardMark || was != "1"): // or others had it forward: see Uses
-					told(Drift{Kind: Sysctls, Subject: s.key, Missing: []string{s.line()}, Extra: []string{sysctl{s.key, was}.line()}})
-				case err != nil && (p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)):
-					f = append(f, p.unset(s, err)) // else it went with its interface
-				}
-			}
-		}
-	}
-	settings(false)
+	x.settings(false)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if wants(Nftables) {
-		f.add(Nftables, "", h.applyNft(ctx, p, before))
+	x.walls(ctx)
+	if len(x.f.Of(Nftables)) == 0 { // or nothing would bound what is forwarded
+		x.settings(true)
 	}
-	if len(f.Of(Nftables)) == 0 { // or nothing would bound what is forwarded
-		settings(true)
+	x.ways()
+	if moved == nil && len(x.f.Of(Routes))+len(x.f.Of(Rules)) == 0 {
+		x.f.add(Other, "", h.moveOut(rec, p))
 	}
-	if link != nil {
-		if wants(Link) {
-			up := link.Attrs().Flags&unix.IFF_UP != 0
-			if !up {
-				addClsact(link) // where it cannot be, no trial is made
-			}
-			down, err := setUp(link)
-			f.add(Link, linkLine(p.Interface), err)
-			if up && down {
-				told(Drift{Kind: Link, Subject: string(Link), Missing: []string{linkLine(p.Interface)}})
-			}
-		}
-		look(Addresses)
-		if wants(Addresses) {
-			applyAddrs(link, p, &f)
-		}
-	}
-	look(Routes)
-	if wants(Routes) {
-		applyRoutes(link, p, &f)
-	}
-	look(Rules)
-	if wants(Rules) {
-		applyRules(p, &f)
-	}
-	if moved == nil && len(f.Of(Routes))+len(f.Of(Rules)) == 0 {
-		f.add(Other, "", h.moveOut(rec, p))
-	}
-	if wants(Other) {
+	if x.wants(Other) {
 		_, err := h.openFirewalls(ctx, rec, p)
-		f.add(Other, "", err)
+		x.f.add(Other, "", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return f.err()
+	return x.f.err()
+}
+
+// applying is one run of Host.apply, whose steps share it.
+type applying struct {
+	h         *Host
+	p, before Plan
+	link      netlink.Link // nil: it is missing
+	rec       *record
+	f         Failures
+	look      func(Kind)
+	told      func(Drift)
+	want      func(k Kind, subject string) bool
+}
+
+func (x *applying) wants(k Kind) bool { return x.want(k, string(k)) }
+
+// sizes sets the numbers of the device. They come first of all: with an MTU that is too small the kernel has taken IPv6
+// away from it.
+func (x *applying) sizes() {
+	if x.link == nil {
+		return
+	}
+	x.look(Link)
+	if p := x.p; x.wants(Link) {
+		x.f.add(Link, linkMTULine(p.Interface, p.LinkMTU), setLink(x.link, "mtu", x.link.Attrs().MTU, p.LinkMTU, netlink.LinkSetMTU))
+		x.f.add(Link, linkQueueLine(p.Interface, p.Queue), setLink(x.link, "txqueuelen", x.link.Attrs().TxQLen, p.Queue, netlink.LinkSetTxQLen))
+	}
+}
+
+// settings sets those of the kernel: those that have it forward, or the others.
+func (x *applying) settings(forward bool) {
+	for _, s := range x.p.sysctls() {
+		if forward != (s.value == forwardMark) || !x.want(Sysctls, s.key) || x.link == nil && x.p.ofOwn(s) {
+			continue
+		}
+		was, err := x.h.setSysctl(x.rec, s, x.p.ofOwn(s))
+		switch {
+		case err == nil && was != s.value && (s.value != forwardMark || was != "1"): // or others had it forward: see Uses
+			x.told(Drift{Kind: Sysctls, Subject: s.key, Missing: []string{s.line()}, Extra: []string{sysctl{s.key, was}.line()}})
+		case err != nil && (x.p.ofOwn(s) || !errors.Is(err, fs.ErrNotExist)):
+			x.f = append(x.f, x.p.unset(s, err)) // else it went with its interface
+		}
+	}
+}
+
+// walls sets our table, and those of parts.
+func (x *applying) walls(ctx context.Context) {
+	if x.wants(Nftables) {
+		x.f.add(Nftables, "", x.h.applyNft(ctx, x.p, x.before))
+	}
+	for _, part := range x.p.Parts {
+		if x.want(Parts, part.Table()) {
+			x.f.add(Parts, part.Table(), x.h.applyPart(ctx, part, x.told))
+		}
+	}
+	if x.wants(Other) {
+		x.f.add(Parts, "", x.h.removeParts(x.p.Parts))
+	}
+}
+
+// ways sets the device up, and addresses, routes and rules.
+func (x *applying) ways() {
+	if x.link != nil {
+		if x.wants(Link) {
+			up := x.link.Attrs().Flags&unix.IFF_UP != 0
+			if !up {
+				kernel.AddClsact(x.link) // where it cannot be, no trial is made
+			}
+			down, err := setUp(x.link)
+			x.f.add(Link, linkLine(x.p.Interface), err)
+			if up && down {
+				x.told(Drift{Kind: Link, Subject: string(Link), Missing: []string{linkLine(x.p.Interface)}})
+			}
+		}
+		x.look(Addresses)
+		if x.wants(Addresses) {
+			applyAddrs(x.link, x.p, &x.f)
+		}
+	}
+	x.look(Routes)
+	if x.wants(Routes) {
+		applyRoutes(x.link, x.p, &x.f)
+	}
+	x.look(Rules)
+	if x.wants(Rules) {
+		applyRules(x.p, &x.f)
+	}
 }
 
 // moveIn brings the record to this plan's interface, and removes the one before. A device that
@@ -255,7 +301,7 @@ func (h *Host) moveOut(rec *record, p Plan) error {
 func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 	was := h.failed
 	h.failed = map[string]bool{}
-	for _, k := range Kinds {
+	for _, k := range lineOrder {
 		for _, l := range p.lines(k) {
 			subject := string(k)
 			if k == Sysctls {
@@ -278,45 +324,6 @@ func (h *Host) noteFailed(p Plan, f Failures, want func(Kind, string) bool) {
 			}
 		}
 	}
-}
-
-// linkByName returns nil without an error if there is no such link.
-func linkByName(name string) (netlink.Link, error) {
-	l, err := retry(func() (netlink.Link, error) { return netlink.LinkByName(name) })
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find link %s: %w", name, err)
-	}
-	return l, nil
-}
-
-// families are the address families of the host.
-func families() []bool {
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
-		return []bool{false}
-	}
-	return []bool{false, true}
-}
-
-// retry repeats a netlink dump that the kernel interrupted because its table
-// changed meanwhile.
-func retry[T any](f func() (T, error)) (v T, err error) {
-	for range 10 {
-		if v, err = f(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return v, err
-}
-
-func nlFamily(v6 bool) int {
-	if v6 {
-		return netlink.FAMILY_V6
-	}
-	return netlink.FAMILY_V4
 }
 
 // applyAddrs makes the link's addresses those of the plan. The kernel's
@@ -355,13 +362,13 @@ func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 }
 
 func linkAddrs(link netlink.Link) ([]netip.Prefix, error) {
-	as, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	as, err := kernel.Retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}
 	var out []netip.Prefix
 	for _, a := range as {
-		if x, ok := prefixOf(a.IPNet); ok && !x.Addr().IsLinkLocalUnicast() {
+		if x, ok := kernel.PrefixOf(a.IPNet); ok && !x.Addr().IsLinkLocalUnicast() {
 			out = append(out, x)
 		}
 	}

@@ -2,14 +2,10 @@ package netns
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -17,62 +13,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
-	vns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"causeway/internal/durable"
 	"causeway/internal/durable/durabletest"
-	"causeway/netns/lab"
+	"causeway/netns/netnstest"
 )
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root: makes network namespaces")
-		}
-		t.Skip("needs root: makes network namespaces")
-	}
-}
-
-// inNamespace runs the rest of the test on a thread in a network namespace of
-// its own, which goes away with the thread.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	needRoot(t)
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	ns, err := vns.New()
-	require.NoError(t, err)
-	t.Cleanup(func() { ns.Close() })
-	// Without duplicate address detection: it changes what is seen later on.
-	sh(t, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0; ip link set lo up")
-}
-
-func sh(t *testing.T, script string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
-	require.NoError(t, err, "%s\n%s", script, out)
-	return string(out)
-}
+var sh = netnstest.Sh
 
 // host is a namespace with an underlay link and the tunnel's device.
 func host(t *testing.T) *Host {
 	t.Helper()
-	inNamespace(t)
-	sh(t, `ip link add eth0 type veth peer name far0; ip link set eth0 up; ip link set far0 up
-		ip addr add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1
-		ip link add pods type bridge; ip link set pods up; ip addr add 10.1.0.1/16 dev pods; ip -6 addr add fd10:1::1/64 dev pods nodad`)
-	// Carriers and link-local addresses come a moment later.
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	require.NoError(t, lab.Wait(ctx, "the links", func(context.Context) error {
-		out := sh(t, "ip -6 addr; ip link")
-		if strings.Contains(out, "tentative") || strings.Contains(out, "NO-CARRIER") || strings.Count(out, "inet6 fe80") != 3 {
-			return errors.New(out)
-		}
-		return nil
-	}))
-	tun(t)
+	netnstest.Host(t)
 	return NewHost(t.TempDir(), zerolog.New(zerolog.NewTestWriter(t)))
 }
 
@@ -129,7 +82,7 @@ func TestApplyWithoutIPv6(t *testing.T) {
 	ctx := context.Background()
 	for range 3 {
 		require.NoError(t, h.Apply(ctx, p))
-		requireFound(t, h, p.without6())
+		requireFound(t, h, p.Without6())
 		require.Empty(t, h.PutRight())
 	}
 	sh(t, "nft flush chain inet causeway wall-out")
@@ -324,81 +277,6 @@ func TestDamagedRecord(t *testing.T) {
 
 // links is a dump without the numbers of links.
 func links(s string) string { return regexp.MustCompile(`(?m)^\d+: cw0`).ReplaceAllString(s, "N: cw0") }
-
-func TestDockerUserIsOpened(t *testing.T) {
-	for prog, list := range map[string]string{
-		"iptables-nft":    "nft list chain ip filter DOCKER-USER",
-		"iptables-legacy": "iptables-legacy -S DOCKER-USER",
-	} {
-		t.Run(prog, func(t *testing.T) {
-			h, p := host(t), plan(t, testConfig())
-			sh(t, prog+" -P FORWARD DROP; "+prog+" -N DOCKER-USER; "+prog+" -I FORWARD -j DOCKER-USER; "+prog+" -A DOCKER-USER -j RETURN")
-			before := sh(t, prog+"-save | grep -v '^#' | sed 's/\\[.*//'")
-			ctx := context.Background()
-			require.NoError(t, h.Apply(ctx, p))
-			require.NoError(t, h.Apply(ctx, p))
-			out := sh(t, list)
-			require.Equal(t, 2, strings.Count(out, "cw0"), out)
-			why, err := h.ForwardBlockedBy(ctx)
-			require.NoError(t, err)
-			require.Empty(t, why)
-			require.NoError(t, h.Remove(ctx, p.Config))
-			require.Equal(t, before, sh(t, prog+"-save | grep -v '^#' | sed 's/\\[.*//'"))
-		})
-	}
-}
-
-// What drops is named, with a command for what is behind the host that opens that and takes nothing
-// away: firewalld's and ufw's are applied where these are, in e2e.
-func TestForwardBlockedBy(t *testing.T) {
-	const between = "iifname cw0 oifname pods accept && nft %s iifname pods oifname cw0 accept'"
-	for prepare, want := range map[string]string{
-		"true": "",
-		"iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -p tcp --dport 22 -j DROP":                        "nftables chain ip filter FORWARD drops forwarded traffic and has no rule that accepts interface cw0: run 'nft add rule ip filter FORWARD " + fmt.Sprintf(between, "add rule ip filter FORWARD"),
-		"iptables-legacy -P FORWARD DROP":                                                                        "iptables-legacy chain FORWARD has the policy DROP and no rule that accepts interface cw0: run 'iptables-legacy -A FORWARD -i cw0 -o pods -j ACCEPT && iptables-legacy -A FORWARD -i pods -o cw0 -j ACCEPT'",
-		"nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; policy drop; }'": "chain inet fw f drops forwarded traffic and has no rule that accepts interface cw0: run 'nft add rule inet fw f " + fmt.Sprintf(between, "add rule inet fw f"),
-		"nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; }'; nft add rule inet fw f tcp dport 22 drop; nft add rule inet fw f counter reject": "chain inet fw f drops forwarded traffic and has no rule that accepts interface cw0: run 'nft insert rule inet fw f handle 3 " + fmt.Sprintf(between, "insert rule inet fw f handle 3"),
-		`nft add table inet firewalld; nft 'add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }'
-			nft add rule inet firewalld filter_FORWARD ct state established,related accept
-			nft add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited`: "firewalld, which rejects what comes in by cw0: run 'firewall-cmd --permanent --zone=trusted --add-interface=cw0 --add-interface=pods && firewall-cmd --reload'",
-		"iptables-nft -N ufw-user-forward; iptables-nft -P FORWARD DROP": "ufw, which drops what it is not told to forward: run 'ufw route allow in on cw0 out on pods && ufw route allow in on pods out on cw0'",
-		`nft add table inet fw; nft 'add chain inet fw f { type filter hook forward priority 0; policy drop; }'
-			nft add rule inet fw f iifname cw0 accept; nft add rule inet fw f oifname cw0 accept`: "",
-	} {
-		t.Run(want, func(t *testing.T) {
-			h, p := host(t), plan(t, testConfig())
-			sh(t, prepare)
-			require.NoError(t, h.Apply(context.Background(), p))
-			blocked := func() string {
-				why, err := h.ForwardBlockedBy(context.Background())
-				require.NoError(t, err)
-				return why
-			}
-			why := blocked()
-			if want == "" {
-				require.Empty(t, why)
-			}
-			require.True(t, strings.HasSuffix(why, want), why)
-			_, mend, _ := strings.Cut(why, ": run '")
-			if mend = strings.TrimSuffix(mend, "'"); strings.HasPrefix(mend, "nft ") || strings.HasPrefix(mend, "iptables-legacy ") {
-				rules := func() string { return sh(t, "nft -s list ruleset; iptables-legacy -S 2>/dev/null || :") }
-				before := rules()
-				sh(t, mend)
-				require.Empty(t, blocked(), "after what was printed")
-				require.Equal(t, 2, added(t, before, rules()))
-			}
-			// Who does not know what is behind names no command, and no placeholder.
-			if why != "" {
-				sh(t, "nft flush ruleset; iptables-legacy -F 2>/dev/null || :; iptables-legacy -P FORWARD ACCEPT 2>/dev/null || :")
-				sh(t, prepare)
-				bare, err := h.ForwardBlocked(context.Background(), "cw0", nil)
-				require.NoError(t, err)
-				require.NotEmpty(t, bare)
-				require.NotContains(t, bare, "run '")
-			}
-		})
-	}
-}
 
 // The kernel agrees with what the plan is for.
 func TestRouting(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // deliverWait is how long the kernel may take to make the route of an IPv6 address, which it does later on.
@@ -18,7 +20,7 @@ const deliverWait = 300 * time.Millisecond
 // flushes all tables takes them away and leaves the addresses. Of a link that is down it does
 // not matter, and all are.
 func delivered(link netlink.Link, addrs []netip.Prefix) (map[netip.Addr]bool, error) {
-	now, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
+	now, err := kernel.Retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
 	if err != nil {
 		return nil, fmt.Errorf("find link %s: %w", link.Attrs().Name, err)
 	}
@@ -43,19 +45,19 @@ func delivered(link netlink.Link, addrs []netip.Prefix) (map[netip.Addr]bool, er
 // addLocal adds the addresses that routes of type local lead to by a link.
 func addLocal(out map[netip.Addr]bool, link netlink.Link) error {
 	table := unix.RT_TABLE_LOCAL
-	if vrf := vrfTable(link.Attrs().Name); vrf != 0 {
+	if vrf := kernel.VRFTable(link.Attrs().Name); vrf != 0 {
 		table = vrf
 	}
-	for _, v6 := range families() {
-		rs, err := retry(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: table, Type: unix.RTN_LOCAL, LinkIndex: link.Attrs().Index},
+	for _, v6 := range kernel.Families() {
+		rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{Table: table, Type: unix.RTN_LOCAL, LinkIndex: link.Attrs().Index},
 				netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_OIF)
 		})
 		if err != nil {
 			return fmt.Errorf("list routes of table %d: %w", table, err)
 		}
 		for _, r := range rs {
-			if x, ok := prefixOf(r.Dst); ok && x.IsSingleIP() {
+			if x, ok := kernel.PrefixOf(r.Dst); ok && x.IsSingleIP() {
 				out[x.Addr()] = true
 			}
 		}

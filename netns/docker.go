@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -18,11 +19,8 @@ import (
 // tunnel alone. The second lets through what its configuration names (protocol.DockerMend):
 // packets with a mark, which get it in a table of ours while Docker asks for it.
 
-// rawChain is the chain of table raw that Docker appends its drops to.
-const rawChain = "PREROUTING"
-
 // dockerMarks is the name of our table that marks what Docker shall let through.
-const dockerMarks = NftTable + "-docker"
+const dockerMarks = PartPrefix + "docker"
 
 // rawAccept is the rule that opens raw for one range.
 func rawAccept(dev string, x netip.Prefix) []string {
@@ -36,15 +34,6 @@ func isRawAccept(rule []string, dev string) bool {
 	}
 	x, err := netip.ParsePrefix(rule[1])
 	return err == nil && slices.Equal(rule, rawAccept(dev, x))
-}
-
-// rawRules are the lines of 'iptables -S PREROUTING' of table raw, nil if there is no such table.
-func rawRules(ctx context.Context, prog string) []string {
-	out, err := run(ctx, "", prog, "-w", "5", "-t", "raw", "-S", rawChain)
-	if err != nil {
-		return nil
-	}
-	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
 // dropsDirect is the container's address of a drop of Docker's, in iptables' words:
@@ -63,7 +52,7 @@ func dropsDirect(line string) (netip.Addr, bool) {
 func closedTo(lines []string, dev string, local []netip.Prefix) (out []netip.Prefix) {
 	for _, x := range local {
 		first, accept := -1, -1
-		want := "-A " + rawChain + " " + strings.Join(rawAccept(dev, x), " ")
+		want := "-A " + kernel.RawChain + " " + strings.Join(rawAccept(dev, x), " ")
 		for i, l := range lines {
 			if a, ok := dropsDirect(l); ok && x.Contains(a) && first < 0 {
 				first = i
@@ -88,15 +77,15 @@ func (h *Host) openRaw(ctx context.Context, rec *record, p Plan) (opened bool, e
 			return opened, err
 		}
 	}
-	for _, prog := range ipPrograms(ctx, "raw") {
+	for _, prog := range kernel.IPTables(ctx, "raw") {
 		var local []netip.Prefix
 		for _, x := range p.Local {
 			if x.Addr().Is6() == strings.HasPrefix(prog, "ip6") {
 				local = append(local, x)
 			}
 		}
-		for _, x := range closedTo(rawRules(ctx, prog), p.Interface, local) {
-			f := savedFirewall{Program: prog, Table: "raw", Chain: rawChain, Rule: rawAccept(p.Interface, x)}
+		for _, x := range closedTo(kernel.RawRules(ctx, prog), p.Interface, local) {
+			f := savedFirewall{Program: prog, Table: "raw", Chain: kernel.RawChain, Rule: rawAccept(p.Interface, x)}
 			if !slices.ContainsFunc(rec.Raw, f.equal) {
 				rec.Raw = append(rec.Raw, f)
 				if err := h.writeRecord(rec); err != nil {
@@ -106,7 +95,7 @@ func (h *Host) openRaw(ctx context.Context, rec *record, p Plan) (opened bool, e
 			if err := f.remove(ctx); err != nil { // one that is behind a drop
 				return opened, err
 			}
-			if _, err := run(ctx, "", prog, f.args("-I")...); err != nil {
+			if _, err := kernel.Run(ctx, "", prog, f.args("-I")...); err != nil {
 				return opened, fmt.Errorf("open table raw for %s: %w", p.Interface, err)
 			}
 			opened = true
@@ -141,11 +130,11 @@ func (h *Host) closeRaw(ctx context.Context, rec *record, keep func(savedFirewal
 
 // foundRaw are rules of ours in table raw, whoever remembers them.
 func foundRaw(ctx context.Context, dev string) (out []savedFirewall) {
-	for _, prog := range ipPrograms(ctx, "raw") {
-		for _, l := range rawRules(ctx, prog) {
-			rule, ok := strings.CutPrefix(l, "-A "+rawChain+" ")
+	for _, prog := range kernel.IPTables(ctx, "raw") {
+		for _, l := range kernel.RawRules(ctx, prog) {
+			rule, ok := strings.CutPrefix(l, "-A "+kernel.RawChain+" ")
 			if f := strings.Fields(rule); ok && isRawAccept(f, dev) {
-				out = append(out, savedFirewall{Program: prog, Table: "raw", Chain: rawChain, Rule: f})
+				out = append(out, savedFirewall{Program: prog, Table: "raw", Chain: kernel.RawChain, Rule: f})
 			}
 		}
 	}
@@ -157,18 +146,18 @@ func foundRaw(ctx context.Context, dev string) (out []savedFirewall) {
 func (h *Host) markForDocker(ctx context.Context, p Plan) (changed bool, err error) {
 	var b strings.Builder
 	for _, family := range []string{"ip", "ip6"} {
-		s, err := run(ctx, "", "nft", "list", "table", family, protocol.DockerTable)
+		s, err := kernel.Run(ctx, "", "nft", "list", "table", family, protocol.DockerTable)
 		if err != nil || !strings.Contains(s, fmt.Sprintf("meta mark & 0x%08x == 0x%08x", protocol.DockerMark, protocol.DockerMark)) {
 			continue
 		}
 		for _, x := range p.Local {
-			if nftFamily(x.Addr()) == family {
+			if kernel.NftFamily(x.Addr()) == family {
 				fmt.Fprintf(&b, "add rule inet %s come iifname %q %s daddr %s meta mark set meta mark | 0x%08x\n", dockerMarks, p.Interface, family, nftPrefix(x), protocol.DockerMark)
 			}
 		}
 	}
 	there := true
-	if _, err := run(ctx, "", "nft", "list", "table", "inet", dockerMarks); err != nil {
+	if _, err := kernel.Run(ctx, "", "nft", "list", "table", "inet", dockerMarks); err != nil {
 		there = false
 	}
 	switch {
@@ -179,7 +168,7 @@ func (h *Host) markForDocker(ctx context.Context, p Plan) (changed bool, err err
 	}
 	text := fmt.Sprintf("add table inet %s\ndelete table inet %s\nadd table inet %s\nadd chain inet %s come { type filter hook prerouting priority -149; policy accept; }\n%s",
 		dockerMarks, dockerMarks, dockerMarks, dockerMarks, b.String())
-	if _, err := run(ctx, text, "nft", "-f", "-"); err != nil {
+	if _, err := kernel.Run(ctx, text, "nft", "-f", "-"); err != nil {
 		return false, fmt.Errorf("set nftables table %s: %w", dockerMarks, err)
 	}
 	h.marks = b.String()
@@ -188,7 +177,7 @@ func (h *Host) markForDocker(ctx context.Context, p Plan) (changed bool, err err
 
 // removeMarks deletes the table of markForDocker.
 func removeMarks(ctx context.Context) error {
-	_, err := run(ctx, fmt.Sprintf("add table inet %s\ndelete table inet %s\n", dockerMarks, dockerMarks), "nft", "-f", "-")
+	_, err := kernel.Run(ctx, fmt.Sprintf("add table inet %s\ndelete table inet %s\n", dockerMarks, dockerMarks), "nft", "-f", "-")
 	if err != nil {
 		return fmt.Errorf("delete nftables table %s: %w", dockerMarks, err)
 	}

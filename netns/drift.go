@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+
+	"causeway/netns/internal/kernel"
 )
 
-// Drift is what differs from the last applied plan in one subject: a Kind, or for
-// kernel settings the setting's name. Lines are as in Plan.Lines.
+// Drift is what differs from the last applied plan in one subject: a Kind, for
+// kernel settings the setting's name, for parts the table's. Lines are as in Plan.Lines.
 type Drift struct {
 	Kind    Kind
 	Subject string
@@ -40,9 +42,9 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		return nil, nil
 	}
 	if !HasIPv6() {
-		p = p.without6()
+		p = p.Without6()
 	}
-	link, err := ownLink(p.Config)
+	link, err := p.Device()
 	if err != nil {
 		return nil, err
 	}
@@ -53,12 +55,16 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 		if !slices.Contains(kinds, k) && k != Link {
 			continue
 		}
+		if k == Parts {
+			out = append(out, h.partDrifts(ctx, p, &f)...)
+			continue
+		}
 		if gone && k != Nftables && k != Sysctls {
 			continue
 		}
 		want := p.lines(k)
 		if k == Routes {
-			now, err := h.standing(ctx, p)
+			now, err := h.Standing(ctx, p)
 			if err != nil {
 				f.add(k, "", err)
 				continue
@@ -86,7 +92,7 @@ func (h *Host) drift(ctx context.Context, p Plan, kinds []Kind) ([]Drift, error)
 			if gone && p.ofOwn(s) || !slices.Contains(d.Missing, s.line()) {
 				continue
 			}
-			v, err := readSysctl(s.key)
+			v, err := kernel.ReadSysctl(s.key)
 			if errors.Is(err, fs.ErrNotExist) && !p.ofOwn(s) || s.value == forwardMark && v == "1" {
 				continue // the interface went, or others have it forward: see Uses
 			}

@@ -7,10 +7,11 @@ import (
 	"net/netip"
 	"slices"
 
-	"causeway/protocol"
-
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
+	"causeway/protocol"
 )
 
 // Foreign is a route of the host's own, outside our table and no default one, nor a part
@@ -38,7 +39,7 @@ func (f Foreign) Exception(x netip.Prefix) Exception {
 // the tunnel's own interface are left out.
 func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 	own := -1
-	if l, err := ownLink(c); err != nil {
+	if l, err := c.Device(); err != nil {
 		return nil, err
 	} else if l != nil {
 		own = l.Attrs().Index
@@ -51,15 +52,15 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 	best := map[netip.Prefix]candidate{}
 	names := map[int]string{}
 	links := map[int]bool{}
-	for _, v6 := range families() {
-		rs, err := retry(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	for _, v6 := range kernel.Families() {
+		rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range rs {
-			x, ok := prefixOf(r.Dst)
+			x, ok := kernel.PrefixOf(r.Dst)
 			if !ok || x.Bits() < protocol.LeastPrefixBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || own >= 0 && r.LinkIndex == own {
 				continue
 			}
@@ -72,7 +73,7 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 			if plain {
 				links[r.LinkIndex] = true
 				if _, ok := names[r.LinkIndex]; !ok {
-					names[r.LinkIndex] = linkName(r.LinkIndex, own, c.Interface)
+					names[r.LinkIndex] = kernel.LinkName(r.LinkIndex, own, c.Interface)
 				}
 				src, _ := netip.AddrFromSlice(r.Src)
 				via, _ := netip.AddrFromSlice(r.Gw)
@@ -100,15 +101,15 @@ func (h *Host) ForeignRoutes(ctx context.Context, c Config) ([]Foreign, error) {
 // the halves that other VPNs set.
 func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 	var out []netip.Addr
-	for _, v6 := range families() {
-		rs, err := retry(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	for _, v6 := range kernel.Families() {
+		rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range rs {
-			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() >= protocol.LeastPrefixBits) {
+			if x, ok := kernel.PrefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() >= protocol.LeastPrefixBits) {
 				continue
 			}
 			ways := []net.IP{r.Gw}
@@ -128,19 +129,19 @@ func (h *Host) Gateways(_ context.Context, c Config) ([]netip.Addr, error) {
 // LeadsOut reports whether a default route of the host's leads by an interface. Where it cannot
 // be told, it does.
 func LeadsOut(name string) bool {
-	l, err := linkByName(name)
+	l, err := kernel.LinkByName(name)
 	if err != nil || l == nil {
 		return err != nil
 	}
-	for _, v6 := range families() {
-		rs, err := retry(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
+	for _, v6 := range kernel.Families() {
+		rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
 			return true
 		}
 		for _, r := range rs {
-			if x, ok := prefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) || r.Type != unix.RTN_UNICAST {
+			if x, ok := kernel.PrefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) || r.Type != unix.RTN_UNICAST {
 				continue
 			}
 			to := map[int]bool{}
@@ -153,9 +154,9 @@ func LeadsOut(name string) bool {
 	return false
 }
 
-// standing is p without copies of routes that the host has no more: the kernel took
+// Standing is p without copies of routes that the host has no more: the kernel took
 // both away.
-func (h *Host) standing(ctx context.Context, p Plan) (Plan, error) {
+func (h *Host) Standing(ctx context.Context, p Plan) (Plan, error) {
 	if !slices.ContainsFunc(p.Except, func(x Exception) bool { return x.Link != "" }) {
 		return p, nil
 	}

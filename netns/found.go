@@ -6,13 +6,15 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Found returns what is there of ours, in the form of Plan.Lines, so that the
 // two can be compared line by line. Kernel settings are those that any plan
 // for c could set, with the values of now. Nothing is changed.
 func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
-	link, err := ownLink(c)
+	link, err := c.Device()
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +26,8 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 		}
 		out = append(out, l...)
 	}
-	return out, nil
+	parts, err := h.foundParts(ctx, c)
+	return append(out, parts...), err
 }
 
 // found is Found for one kind; link may be nil.
@@ -55,13 +58,13 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 			index = link.Attrs().Index
 		}
 		var routes []route
-		for _, v6 := range families() {
+		for _, v6 := range kernel.Families() {
 			rs, err := ourRoutes(v6, c.Table)
 			if err != nil {
 				return nil, err
 			}
 			for _, r := range rs {
-				if f, ok := toRoute(r, func(i int) string { return linkName(i, index, c.Interface) }); ok {
+				if f, ok := toRoute(r, func(i int) string { return kernel.LinkName(i, index, c.Interface) }); ok {
 					routes = append(routes, f)
 				}
 			}
@@ -71,7 +74,7 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 			out = append(out, r.line(c.Table))
 		}
 	case Rules:
-		for _, v6 := range families() {
+		for _, v6 := range kernel.Families() {
 			us, err := ourRules(v6, c.Table)
 			if err != nil {
 				return nil, err
@@ -86,7 +89,7 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 		}
 	case Sysctls:
 		for _, s := range (Plan{c}).sysctls() {
-			if v, err := readSysctl(s.key); err == nil {
+			if v, err := kernel.ReadSysctl(s.key); err == nil {
 				out = append(out, sysctl{s.key, v}.line())
 			}
 		}
@@ -106,7 +109,7 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 // prefix: what an earlier run of the agent found out.
 func (h *Host) RouteMTUs(_ context.Context, c Config) (map[netip.Prefix]int, error) {
 	out := map[netip.Prefix]int{}
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		rs, err := ourRoutes(v6, c.Table)
 		if err != nil {
 			return nil, err
@@ -118,14 +121,4 @@ func (h *Host) RouteMTUs(_ context.Context, c Config) (map[netip.Prefix]int, err
 		}
 	}
 	return out, nil
-}
-
-func linkName(i, own int, name string) string {
-	if i == own {
-		return name
-	}
-	if l, err := netlink.LinkByIndex(i); err == nil {
-		return l.Attrs().Name
-	}
-	return "?"
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // linkLines are the plan's lines of its device. The name is no line: a device that is
@@ -62,7 +64,7 @@ func setLink(link netlink.Link, what string, now, want int, set func(netlink.Lin
 
 // setUp sets a link up, and says whether it was down by now, whatever was read of it before.
 func setUp(link netlink.Link) (down bool, err error) {
-	now, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
+	now, err := kernel.Retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
 	if err == nil {
 		down = now.Attrs().Flags&unix.IFF_UP == 0
 		err = netlink.LinkSetUp(link)
@@ -75,31 +77,25 @@ func setUp(link netlink.Link) (down bool, err error) {
 
 // InUse reports whether a program holds the TUN device of a name: without one it has no carrier.
 func InUse(dev string) (bool, error) {
-	link, err := linkByName(dev)
+	link, err := kernel.LinkByName(dev)
 	if err != nil || link == nil || !isTUN(link) {
 		return false, err
 	}
 	return carries(link), nil
 }
 
-// hasCarrier reports whether something is at the other end of a link, as far as the link knows.
-func hasCarrier(dev string) bool {
-	link, err := linkByName(dev)
-	return err == nil && link != nil && carries(link)
-}
-
 func carries(link netlink.Link) bool { return link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 }
 
-// ownLink is the tunnel's device: by its index where that is known, for somebody else's
+// Device is the tunnel's device: by its index where that is known, for somebody else's
 // link may have its name. It returns nil without an error if there is none of that name.
-func ownLink(c Config) (netlink.Link, error) {
+func (c Config) Device() (netlink.Link, error) {
 	switch c.Index {
 	case 0:
-		return linkByName(c.Interface)
+		return kernel.LinkByName(c.Interface)
 	case NoDevice:
 		return nil, nil
 	}
-	l, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(c.Index) })
+	l, err := kernel.Retry(func() (netlink.Link, error) { return netlink.LinkByIndex(c.Index) })
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) || err == nil && l.Attrs().Name != c.Interface {
 		return nil, nil

@@ -8,6 +8,9 @@
 //	err = h.Apply(ctx, p)               // as often as wanted
 //	err = h.Remove(ctx, cfg)            // as it was before
 //
+// What a host does with a flow, and what others have put there, is told by netns/look, which imports
+// this package; the other way round never.
+//
 // The TUN device itself is made by the tunnel; Remove deletes it. Which
 // prefixes may be routed at all is the agent's decision, not made here.
 package netns
@@ -48,6 +51,8 @@ type Config struct {
 	MTUs    map[netip.Prefix]int
 	Shields Shields
 	Uses    // settings of the host
+	// Parts are what appliers of declared objects have there.
+	Parts []Part
 }
 
 // NoDevice is a Config's Index while the tunnel's device is gone: what has its name is
@@ -92,8 +97,8 @@ type Host struct {
 	walls  []string          // our table as it was last known to be ours
 	undone []Drift
 	left   []string
-	marks  string     // content of our table for Docker
-	trying sync.Mutex // of Try, before mu
+	parts  map[string]Part // as they were put in place, by table
+	marks  string          // content of our table for Docker
 
 	nftables seenNft
 
@@ -104,4 +109,11 @@ type Host struct {
 // NewHost opens nothing.
 func NewHost(stateDir string, log zerolog.Logger) *Host {
 	return &Host{stateDir: stateDir, log: log}
+}
+
+// Last is the plan of the last Apply, which may have failed; before the first one its Interface is empty.
+func (h *Host) Last() Plan {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
 }

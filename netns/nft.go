@@ -1,49 +1,16 @@
 package netns
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"go4.org/netipx"
+
+	"causeway/netns/internal/kernel"
 )
-
-// programTimeout bounds every run of nft and iptables.
-const programTimeout = 10 * time.Second
-
-// run runs a program of the system and returns what it printed. An error holds
-// the first line of what it complained about.
-func run(ctx context.Context, stdin string, name string, args ...string) (string, error) {
-	path, err := lookPath(name)
-	if err != nil {
-		return "", err
-	}
-	ctx, cancel := context.WithTimeout(ctx, programTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.WaitDelay = time.Second
-	cmd.Stdin = strings.NewReader(stdin)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	err = cmd.Start()
-	if err == nil {
-		ownPrograms.add(uint32(cmd.Process.Pid)) // before it can have changed anything
-		err = cmd.Wait()
-	}
-	if err != nil {
-		first, _, _ := strings.Cut(strings.TrimSpace(complaint.String()), "\n")
-		if first == "" {
-			return "", fmt.Errorf("run %s: %w", name, err)
-		}
-		return "", fmt.Errorf("run %s: %s: %w", name, first, err)
-	}
-	return out.String(), nil
-}
 
 // applyNft replaces our table in one transaction unless it is right already. What is
 // not as the plan before has it, others did. Where it cannot, ErrNoWalls says that what
@@ -85,7 +52,7 @@ func (h *Host) applyNft(ctx context.Context, p, before Plan) error {
 // can, and only what differs in them is changed: they may be large.
 func (h *Host) replaceNft(ctx context.Context, have, want []string) error {
 	if script, ok := nftChange(have, want); ok {
-		_, err := run(ctx, script, "nft", "-f", "-")
+		_, err := kernel.Run(ctx, script, "nft", "-f", "-")
 		if err == nil {
 			now, err := h.foundNft(ctx)
 			if err == nil && slices.Equal(now, want) {
@@ -96,7 +63,7 @@ func (h *Host) replaceNft(ctx context.Context, have, want []string) error {
 	}
 	// 'add' before 'delete': a missing table would fail the transaction.
 	script := fmt.Sprintf("add table inet %s\ndelete table inet %s\n", NftTable, NftTable) + nftAdd(want)
-	_, err := run(ctx, script, "nft", "-f", "-")
+	_, err := kernel.Run(ctx, script, "nft", "-f", "-")
 	return err
 }
 
@@ -193,19 +160,19 @@ func (h *Host) foundNft(ctx context.Context) ([]string, error) {
 	}
 	h.nftables.mu.Lock()
 	defer h.nftables.mu.Unlock()
-	generation, known := nftGeneration()
+	generation, known := kernel.NftGeneration()
 	if known && h.nftables.lines != nil && generation == h.nftables.generation {
 		return h.nftables.lines, nil
 	}
 	h.nftables.lines = nil
 	there, err := hasNftTable()
 	if err == nil && !there { // as the program has it, too: it has to make one
-		_, err = run(ctx, "", "nft", "list", "tables", "inet")
+		_, err = kernel.Run(ctx, "", "nft", "list", "tables", "inet")
 	}
 	if err != nil || !there {
 		return nil, err
 	}
-	s, err := run(ctx, "", "nft", "-y", "-p", "-s", "list", "table", "inet", NftTable)
+	s, err := kernel.Run(ctx, "", "nft", "-y", "-p", "-s", "list", "table", "inet", NftTable)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables table %s: %w", NftTable, err)
 	}
@@ -287,7 +254,7 @@ func removeNft(ctx context.Context) error {
 	if _, err := nftPath(); err != nil {
 		return nil // without nft there never was a table
 	}
-	if _, err := run(ctx, fmt.Sprintf("add table inet %s\ndelete table inet %s\n", NftTable, NftTable), "nft", "-f", "-"); err != nil {
+	if _, err := kernel.Run(ctx, fmt.Sprintf("add table inet %s\ndelete table inet %s\n", NftTable, NftTable), "nft", "-f", "-"); err != nil {
 		return fmt.Errorf("remove nftables table %s: %w", NftTable, err)
 	}
 	return nil

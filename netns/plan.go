@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -75,6 +76,9 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Shields.Allow, err = normalPorts(c.Shields.Allow); err != nil {
 		return Plan{}, err
 	}
+	if err := checkParts(c.Parts); err != nil {
+		return Plan{}, err
+	}
 	p.Forward6 = c.Forward6 && p.local(true)
 	return p, nil
 }
@@ -93,8 +97,8 @@ func normal(what string, in []netip.Prefix) ([]netip.Prefix, error) {
 	return slices.Compact(out), nil
 }
 
-// without6 is the plan for a host that has no IPv6.
-func (p Plan) without6() Plan {
+// Without6 is the plan for a host that has no IPv6.
+func (p Plan) Without6() Plan {
 	is6 := func(x netip.Prefix) bool { return x.Addr().Is6() }
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), is6)
 	p.Local = slices.DeleteFunc(slices.Clone(p.Local), is6)
@@ -106,9 +110,9 @@ func (p Plan) without6() Plan {
 	return p
 }
 
-// src is the overlay address that local programs use as their source, invalid
+// Source is the overlay address that local programs use as their source, invalid
 // if the plan has none of this family.
-func (p Plan) src(v6 bool) netip.Addr {
+func (p Plan) Source(v6 bool) netip.Addr {
 	for _, a := range p.Overlay {
 		if a.Is6() == v6 {
 			return a
@@ -128,7 +132,7 @@ func (p Plan) mtu(x netip.Prefix) int {
 // has reports whether the plan has anything of a family.
 func (p Plan) has(v6 bool) bool {
 	is := func(x netip.Prefix) bool { return x.Addr().Is6() == v6 }
-	return p.src(v6).IsValid() || slices.ContainsFunc(p.Routes, is) || slices.ContainsFunc(p.Local, is) || slices.ContainsFunc(p.Held, is)
+	return p.Source(v6).IsValid() || slices.ContainsFunc(p.Routes, is) || slices.ContainsFunc(p.Local, is) || slices.ContainsFunc(p.Held, is)
 }
 
 // sysctl is one kernel setting by its dotted name; an interface name in it is
@@ -137,13 +141,13 @@ type sysctl struct{ key, value string }
 
 // ofOwn reports whether a setting is of our own interface.
 func (p Plan) ofOwn(s sysctl) bool {
-	return strings.HasPrefix(s.key, confKey("ipv4", p.Interface, "")) || strings.HasPrefix(s.key, confKey("ipv6", p.Interface, ""))
+	return strings.HasPrefix(s.key, kernel.ConfKey("ipv4", p.Interface, "")) || strings.HasPrefix(s.key, kernel.ConfKey("ipv6", p.Interface, ""))
 }
 
 // sysctls are the kernel settings that the plan needs. Those that let packets through, of
 // the value forwardMark, come last.
 func (p Plan) sysctls() []sysctl {
-	own := func(proto, name, value string) sysctl { return sysctl{confKey(proto, p.Interface, name), value} }
+	own := func(proto, name, value string) sysctl { return sysctl{kernel.ConfKey(proto, p.Interface, name), value} }
 	out := []sysctl{
 		own("ipv4", "forwarding", "1"),
 		own("ipv4", "rp_filter", "2"),
@@ -162,16 +166,24 @@ func (p Plan) sysctls() []sysctl {
 		// The path back to a marked socket is looked up with its mark, or
 		// strict rp_filter would drop the hub's answers when a tunnel route
 		// covers the hub's address.
-		out = append(out, sysctl{confKey("ipv4", dev, "src_valid_mark"), "1"})
+		out = append(out, sysctl{kernel.ConfKey("ipv4", dev, "src_valid_mark"), "1"})
 	}
 	for _, dev := range p.Forward4 {
-		out = append(out, sysctl{confKey("ipv4", dev, "forwarding"), forwardMark})
+		out = append(out, sysctl{kernel.ConfKey("ipv4", dev, "forwarding"), forwardMark})
 	}
 	if p.Forward6 {
 		out = append(out, sysctl{forward6, forwardMark})
 	}
 	return out
 }
+
+// Priorities at postrouting.
+const (
+	// IdentityPriority is that of our identity mapping: address translation of others behind it has no say.
+	IdentityPriority = 90
+	// SourcePriority is that of the chain which drops what is about to enter the tunnel from a source that is not ours.
+	SourcePriority = 200
+)
 
 // nft is the content of our table in nft's own words, in the order and form of
 // 'nft -y -p -s list table', each line an 'add' command without that word.
@@ -197,7 +209,7 @@ func (p Plan) nft() []string {
 	}
 	// An identity mapping ahead of every other tool's source NAT: once a
 	// connection has a mapping, later chains do not get to see it.
-	out = append(out, "chain"+t+"identity { type nat hook postrouting priority 90; policy accept; }")
+	out = append(out, fmt.Sprintf("chain%sidentity { type nat hook postrouting priority %d; policy accept; }", t, IdentityPriority))
 	for _, x := range p.Local {
 		f := "ip"
 		if x.Addr().Is6() {
@@ -222,14 +234,17 @@ func nftPrefix(p netip.Prefix) string {
 	return p.String()
 }
 
-// lineOrder is the order of kinds in Lines.
+// lineOrder is the order in Lines of all kinds but Parts.
 var lineOrder = []Kind{Link, Addresses, Routes, Rules, Sysctls, Nftables}
 
-// Lines returns the plan as commands, sorted by kind. Each is one that a shell
+// Lines returns the plan as commands, sorted by kind, those of parts last. Each is one that a shell
 // takes as it stands.
 func (p Plan) Lines() (out []string) {
 	for _, k := range lineOrder {
 		out = append(out, p.lines(k)...)
+	}
+	for _, x := range p.Parts {
+		out = append(out, x.Lines()...)
 	}
 	return out
 }

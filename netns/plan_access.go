@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -32,6 +33,9 @@ const (
 
 // accessChains are all of them.
 var accessChains = []string{chainDestination, chainInterface, chainSource, chainShields}
+
+// IsAccessChain reports whether a chain of our table is one of the access list.
+func IsAccessChain(name string) bool { return slices.Contains(accessChains, name) }
 
 // Shields say what of the host itself is reached through the tunnel. The zero value: all
 // that listens. Pods and LANs behind the host are not meant.
@@ -106,20 +110,20 @@ func (p Plan) access() []string {
 	chain(chainDestination, "prerouting", -300)
 	rule(chainDestination, "iifname != %q accept", p.Interface)
 	for _, x := range own {
-		rule(chainDestination, "%s daddr %s accept", nftFamily(x.Addr()), nftPrefix(x))
+		rule(chainDestination, "%s daddr %s accept", kernel.NftFamily(x.Addr()), nftPrefix(x))
 	}
 	rule(chainDestination, "counter drop")
 
 	chain(chainInterface, "prerouting", -50)
 	rule(chainInterface, "iifname %q accept", "lo")
 	for _, x := range own {
-		rule(chainInterface, "%s saddr %s fib saddr . iif oif missing fib daddr oifname %q counter drop", nftFamily(x.Addr()), nftPrefix(x), p.Interface)
+		rule(chainInterface, "%s saddr %s fib saddr . iif oif missing fib daddr oifname %q counter drop", kernel.NftFamily(x.Addr()), nftPrefix(x), p.Interface)
 	}
 
-	chain(chainSource, "postrouting", 200)
+	chain(chainSource, "postrouting", SourcePriority)
 	rule(chainSource, "oifname != %q accept", p.Interface)
 	for _, x := range own {
-		rule(chainSource, "%s saddr %s accept", nftFamily(x.Addr()), nftPrefix(x))
+		rule(chainSource, "%s saddr %s accept", kernel.NftFamily(x.Addr()), nftPrefix(x))
 	}
 	// What the kernel and daemons multicast on every link is no sign of anything.
 	rule(chainSource, "ip daddr 224.0.0.0/4 drop")

@@ -82,7 +82,7 @@ func (p Plan) routes() []route {
 		if x.Addr().Is6() {
 			mtu = max(mtu, ipv6MTU)
 		}
-		add(route{prefix: x, src: p.src(x.Addr().Is6()), mtu: mtu, dev: p.Interface})
+		add(route{prefix: x, src: p.Source(x.Addr().Is6()), mtu: mtu, dev: p.Interface})
 	}
 	for _, x := range p.Held {
 		out = append(out, route{prefix: x, closed: true, metric: heldMetric})

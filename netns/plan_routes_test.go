@@ -56,7 +56,7 @@ func TestPlanOfClosedRoutes(t *testing.T) {
 	p, err := NewPlan(closedConfig())
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(strings.Split(closedLines, "\n"), p.lines(Routes)))
-	for _, l := range p.without6().Lines() {
+	for _, l := range p.Without6().Lines() {
 		require.NotContains(t, l, "fd10")
 	}
 	c := closedConfig()

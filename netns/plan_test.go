@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"causeway/netns/internal/kernel"
 )
 
 func prefixes(s ...string) (out []netip.Prefix) {
@@ -163,7 +165,7 @@ func TestPlanIsIndependentOfOrder(t *testing.T) {
 func TestPlanWithoutIPv6(t *testing.T) {
 	p, err := NewPlan(testConfig())
 	require.NoError(t, err)
-	for _, l := range p.without6().Lines() {
+	for _, l := range p.Without6().Lines() {
 		require.NotContains(t, l, "ip -6")
 		require.NotContains(t, l, "ipv6")
 		require.NotContains(t, l, "fd10")
@@ -217,8 +219,8 @@ func TestNewPlanRefuses(t *testing.T) {
 }
 
 func TestSysctlPath(t *testing.T) {
-	require.Equal(t, "/proc/sys/net/ipv4/ip_forward", sysctlPath("net.ipv4.ip_forward"))
-	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net.ipv4.conf.eth0.5.rp_filter"))
-	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", sysctlPath("net/ipv4/conf/eth0.5/rp_filter"))
-	require.Equal(t, "/proc/sys/net/ipv6/conf/all/forwarding", sysctlPath("net.ipv6.conf.all.forwarding"))
+	require.Equal(t, "/proc/sys/net/ipv4/ip_forward", kernel.SysctlPath("net.ipv4.ip_forward"))
+	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", kernel.SysctlPath("net.ipv4.conf.eth0.5.rp_filter"))
+	require.Equal(t, "/proc/sys/net/ipv4/conf/eth0.5/rp_filter", kernel.SysctlPath("net/ipv4/conf/eth0.5/rp_filter"))
+	require.Equal(t, "/proc/sys/net/ipv6/conf/all/forwarding", kernel.SysctlPath("net.ipv6.conf.all.forwarding"))
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -79,21 +80,21 @@ func (p Plan) nftWall() (out []string) {
 		rule("wall-out", "%s ct state new,untracked", toHub(h))
 	}
 	for _, r := range w.Overlay {
-		either("wall-out", "%s daddr %s meta skuid != %d", nftFamily(r.Addr()), nftPrefix(r), w.UID)
+		either("wall-out", "%s daddr %s meta skuid != %d", kernel.NftFamily(r.Addr()), nftPrefix(r), w.UID)
 	}
 	chain("wall-forward", "forward")
 	for _, h := range w.Hubs {
 		rule("wall-forward", "%s", toHub(h))
 	}
 	for _, r := range w.Overlay {
-		either("wall-forward", "%s daddr %s", nftFamily(r.Addr()), nftPrefix(r))
+		either("wall-forward", "%s daddr %s", kernel.NftFamily(r.Addr()), nftPrefix(r))
 	}
 	chain("wall-in", "input")
 	for _, a := range p.Overlay {
-		either("wall-in", "iifname != %q %s daddr %s", p.Interface, nftFamily(a), a)
+		either("wall-in", "iifname != %q %s daddr %s", p.Interface, kernel.NftFamily(a), a)
 		for _, r := range w.Overlay {
 			if r.Contains(a) {
-				either("wall-in", "iifname %q %s daddr %s %s saddr != %s", p.Interface, nftFamily(a), a, nftFamily(a), nftPrefix(r))
+				either("wall-in", "iifname %q %s daddr %s %s saddr != %s", p.Interface, kernel.NftFamily(a), a, kernel.NftFamily(a), nftPrefix(r))
 			}
 		}
 	}
@@ -106,12 +107,5 @@ func toHub(h netip.Addr) string {
 	if h.Is6() {
 		icmp = 58
 	}
-	return fmt.Sprintf("%s daddr %s meta l4proto != %d", nftFamily(h), h, icmp)
-}
-
-func nftFamily(a netip.Addr) string {
-	if a.Is6() {
-		return "ip6"
-	}
-	return "ip"
+	return fmt.Sprintf("%s daddr %s meta l4proto != %d", kernel.NftFamily(h), h, icmp)
 }

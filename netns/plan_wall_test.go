@@ -41,7 +41,7 @@ func TestPlanWall(t *testing.T) {
 	c := testConfig()
 	p, err := NewPlan(c)
 	require.NoError(t, err)
-	for _, l := range p.without6().Lines() {
+	for _, l := range p.Without6().Lines() {
 		require.False(t, strings.Contains(l, "wall") && strings.Contains(l, "ip6"), l)
 	}
 	c.Wall.Hubs = nil

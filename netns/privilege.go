@@ -3,12 +3,12 @@ package netns
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Errors of CheckHost.
@@ -41,22 +41,8 @@ func checkPrivilege() error {
 	return nil
 }
 
-// lookPath finds a program of the system; services often have a PATH without
-// the sbin directories.
-func lookPath(name string) (string, error) {
-	if p, err := exec.LookPath(name); err == nil {
-		return p, nil
-	}
-	for _, d := range []string{"/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"} {
-		if st, err := os.Stat(d + name); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
-			return d + name, nil
-		}
-	}
-	return "", fmt.Errorf("program %s is missing", name)
-}
-
 func nftPath() (string, error) {
-	p, err := lookPath("nft")
+	p, err := kernel.LookPath("nft")
 	if err != nil {
 		return "", ErrNoNft
 	}
@@ -66,15 +52,15 @@ func nftPath() (string, error) {
 // HasIPv6 reports whether the network namespace has IPv6 and has it enabled: for all links,
 // or for one of them after it was disabled for all.
 func HasIPv6() bool {
-	s, err := readSysctl("net.ipv6.conf.all.disable_ipv6")
+	s, err := kernel.ReadSysctl("net.ipv6.conf.all.disable_ipv6")
 	if err != nil || s == "0" {
 		return err == nil
 	}
-	return slices.ContainsFunc(perInterface("ipv6", "disable_ipv6"), func(key string) bool {
+	return slices.ContainsFunc(kernel.PerInterface("ipv6", "disable_ipv6"), func(key string) bool {
 		if strings.Contains(key, ".conf.default.") || strings.Contains(key, ".conf.lo.") {
 			return false
 		}
-		s, err := readSysctl(key)
+		s, err := kernel.ReadSysctl(key)
 		return err == nil && s == "0"
 	})
 }

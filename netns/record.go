@@ -9,7 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"causeway/internal/durable"
+	"causeway/netns/internal/kernel"
+	"causeway/protocol"
 )
 
 // recordName is the file in the state directory that says what was changed
@@ -86,7 +90,7 @@ func (h *Host) readRecord(ctx context.Context, dev string) (*record, error) {
 
 // sinceBoot is r without settings of before the host's last boot.
 func (r *record) sinceBoot() *record {
-	now, err := readSysctl("kernel.random.boot_id")
+	now, err := kernel.ReadSysctl("kernel.random.boot_id")
 	if err == nil && r.Boot != now {
 		if r.Boot != "" {
 			r.Sysctls = nil
@@ -115,7 +119,7 @@ func (r *record) check() error {
 		}
 	}
 	for _, f := range r.Raw {
-		if !slices.Contains(programs, f.Program) || f.Table != "raw" || f.Chain != rawChain || !isRawAccept(f.Rule, r.Interface) {
+		if !slices.Contains(programs, f.Program) || f.Table != "raw" || f.Chain != kernel.RawChain || !isRawAccept(f.Rule, r.Interface) {
 			return fmt.Errorf("%.40q in table %.40q is no rule of ours", f.Program, f.Table)
 		}
 	}
@@ -135,4 +139,13 @@ func (h *Host) deleteRecord() error {
 		return fmt.Errorf("remove host record: %w", err)
 	}
 	return nil
+}
+
+// Disk is the file system of the state directory; nil if it cannot be asked.
+func (h *Host) Disk() *protocol.DiskSpace {
+	var st unix.Statfs_t
+	if err := unix.Statfs(h.stateDir, &st); err != nil {
+		return nil
+	}
+	return &protocol.DiskSpace{Path: h.stateDir, Free: st.Bavail * uint64(st.Bsize), Total: st.Blocks * uint64(st.Bsize)}
 }

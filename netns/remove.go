@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Remove takes everything back, as it was before the first Apply. It is
@@ -48,7 +50,7 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := removeRenamed(rec, c.Overlay); err != nil {
 		return err
 	}
-	if err := removeNft(ctx); err != nil {
+	if err := errors.Join(removeNft(ctx), h.removeParts(nil)); err != nil {
 		return err
 	}
 	h.watched.Store(nil)
@@ -69,7 +71,7 @@ func (h *Host) Left() []string {
 
 // removeTable deletes our rules for a table, and our routes in it.
 func removeTable(table int) error {
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		rules, err := ourRules(v6, table)
 		if err != nil {
 			return err
@@ -95,7 +97,7 @@ func removeTable(table int) error {
 // removeLink deletes a link, unless that is another one than the record's, which only has
 // its name.
 func (h *Host) removeLink(rec *record, dev string) error {
-	link, err := linkByName(dev)
+	link, err := kernel.LinkByName(dev)
 	if err != nil || link == nil {
 		return err
 	}
@@ -118,7 +120,7 @@ func removeRenamed(rec *record, overlay []netip.Addr) error {
 	if rec.Index <= 0 {
 		return nil
 	}
-	link, err := retry(func() (netlink.Link, error) { return netlink.LinkByIndex(rec.Index) })
+	link, err := kernel.Retry(func() (netlink.Link, error) { return netlink.LinkByIndex(rec.Index) })
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) || err == nil && !isTUN(link) {
 		return nil

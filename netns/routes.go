@@ -3,34 +3,18 @@ package netns
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// prefixOf converts without masking: addresses keep their host part.
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
-	if n == nil {
-		return netip.Prefix{}, false
-	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	if !ok {
-		return netip.Prefix{}, false
-	}
-	ones, bits := n.Mask.Size()
-	if a = a.Unmap(); bits == 0 || ones > a.BitLen() {
-		return netip.Prefix{}, false
-	}
-	return netip.PrefixFrom(a, ones), true
-}
+	"causeway/netns/internal/kernel"
+)
 
 // ourRoutes are the entries of a table that carry our protocol number.
 func ourRoutes(v6 bool, table int) ([]netlink.Route, error) {
-	rs, err := retry(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(nlFamily(v6), &netlink.Route{Table: table, Protocol: RouteProtocol}, netlink.RT_FILTER_TABLE)
+	rs, err := kernel.Retry(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{Table: table, Protocol: RouteProtocol}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes of table %d: %w", table, err)
@@ -49,13 +33,13 @@ func deleteRoutes(rs []netlink.Route, f *Failures) {
 
 // ourRules are the rules that look into our table.
 func ourRules(v6 bool, table int) ([]netlink.Rule, error) {
-	rs, err := retry(func() ([]netlink.Rule, error) { return netlink.RuleList(nlFamily(v6)) })
+	rs, err := kernel.Retry(func() ([]netlink.Rule, error) { return netlink.RuleList(kernel.Family(v6)) })
 	if err != nil {
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
 	rs = slices.DeleteFunc(rs, func(r netlink.Rule) bool { return r.Table != table })
 	for i := range rs {
-		rs[i].Family = nlFamily(v6)
+		rs[i].Family = kernel.Family(v6)
 	}
 	return rs, nil
 }
@@ -65,8 +49,14 @@ func rightRule(r netlink.Rule, p Plan) bool {
 		r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && (r.Mask == nil || *r.Mask == ^uint32(0))
 }
 
+// HasRule reports whether the rule that leads a family into the tunnel's table is there.
+func (p Plan) HasRule(v6 bool) (bool, error) {
+	l, err := ourRules(v6, p.Table)
+	return slices.ContainsFunc(l, func(r netlink.Rule) bool { return rightRule(r, p) }), err
+}
+
 func applyRules(p Plan, f *Failures) {
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		line := ruleLine(v6, p.Mark, p.Table, RulePreference)
 		have, err := ourRules(v6, p.Table)
 		if err != nil {
@@ -87,7 +77,7 @@ func applyRules(p Plan, f *Failures) {
 			continue
 		}
 		r := netlink.NewRule()
-		r.Family, r.Invert, r.Mark, r.Table = nlFamily(v6), true, p.Mark, p.Table
+		r.Family, r.Invert, r.Mark, r.Table = kernel.Family(v6), true, p.Mark, p.Table
 		r.Priority, r.Protocol = RulePreference, RouteProtocol
 		if err := netlink.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
 			f.add(Rules, line, fmt.Errorf("add rule not fwmark 0x%x lookup %d: %w", p.Mark, p.Table, err))

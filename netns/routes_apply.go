@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // metric6 is the kernel's metric of an IPv6 route for which none was asked.
@@ -18,7 +20,7 @@ const metric6 = 1024
 // toRoute is a kernel's route in the form of the plan's; names gives a link's
 // name by its index.
 func toRoute(r netlink.Route, name func(int) string) (route, bool) {
-	x, ok := prefixOf(r.Dst)
+	x, ok := kernel.PrefixOf(r.Dst)
 	if !ok {
 		return route{}, false
 	}
@@ -76,7 +78,7 @@ func applyRoutes(link netlink.Link, p Plan, f *Failures) {
 	for _, r := range routes {
 		want[r], wanted[r.slot()] = true, r
 	}
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		have, err := ourRoutes(v6, p.Table)
 		if err != nil {
 			f.add(Routes, "", err)
@@ -85,7 +87,7 @@ func applyRoutes(link netlink.Link, p Plan, f *Failures) {
 		right := map[slot]bool{}
 		var stale, first []netlink.Route
 		for _, n := range have {
-			r, ok := toRoute(n, func(i int) string { return linkName(i, index, p.Interface) })
+			r, ok := toRoute(n, func(i int) string { return kernel.LinkName(i, index, p.Interface) })
 			if ok && !right[r.slot()] && want[r] {
 				right[r.slot()] = true
 				continue
@@ -112,7 +114,7 @@ func applyRoutes(link netlink.Link, p Plan, f *Failures) {
 			switch {
 			case r.throw || r.closed:
 			case r.dev != p.Interface:
-				l, err := linkByName(r.dev)
+				l, err := kernel.LinkByName(r.dev)
 				if err != nil {
 					f.add(Routes, r.line(p.Table), err)
 					continue
@@ -144,13 +146,13 @@ func applyRoutes(link netlink.Link, p Plan, f *Failures) {
 // what an earlier run of the agent had routed.
 func (h *Host) Ranges(_ context.Context, c Config) ([]netip.Prefix, error) {
 	index := -1
-	if l, err := ownLink(c); err != nil {
+	if l, err := c.Device(); err != nil {
 		return nil, err
 	} else if l != nil {
 		index = l.Attrs().Index
 	}
 	var out []netip.Prefix
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		rs, err := ourRoutes(v6, c.Table)
 		if err != nil {
 			return nil, err
@@ -170,7 +172,7 @@ func (h *Host) Ranges(_ context.Context, c Config) ([]netip.Prefix, error) {
 // earlier run of the agent kept outside the tunnel.
 func (h *Host) Apart(_ context.Context, c Config) ([]netip.Addr, error) {
 	var out []netip.Addr
-	for _, v6 := range families() {
+	for _, v6 := range kernel.Families() {
 		rs, err := ourRoutes(v6, c.Table)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"causeway/netns/internal/kernel"
 )
 
 // unset words that a setting could not be set: what does not work without it, and what
@@ -40,8 +42,8 @@ func (p Plan) without(s sysctl) (what string, needed bool) {
 // leftSettings are those that a plan may have set, have that value, and of which the record
 // does not say what they were.
 func leftSettings(rec *record) (out []string) {
-	for _, k := range perInterface("ipv4", "src_valid_mark") {
-		if v, err := readSysctl(k); err == nil && v == "1" && !rec.hasSysctl(k) {
+	for _, k := range kernel.PerInterface("ipv4", "src_valid_mark") {
+		if v, err := kernel.ReadSysctl(k); err == nil && v == "1" && !rec.hasSysctl(k) {
 			out = append(out, k+"="+v)
 		}
 	}
@@ -50,8 +52,8 @@ func leftSettings(rec *record) (out []string) {
 
 // strict reports whether some interface of the host, ours too, checks sources strictly.
 func strict() bool {
-	return slices.ContainsFunc(perInterface("ipv4", "rp_filter"), func(k string) bool {
-		v, err := readSysctl(k)
+	return slices.ContainsFunc(kernel.PerInterface("ipv4", "rp_filter"), func(k string) bool {
+		v, err := kernel.ReadSysctl(k)
 		return err == nil && v == "1" && !strings.Contains(k, ".conf.default.")
 	})
 }
@@ -60,15 +62,15 @@ func strict() bool {
 // IPv4 for the tunnel, whether the host forwards IPv6 for it, and the interfaces that check
 // sources strictly and by the mark; the last may be somebody else's doing.
 func TurnedOn() (v4 []string, v6 bool, marks []string) {
-	for _, k := range perInterface("ipv4", "forwarding") {
-		if v, err := readSysctl(k); err == nil && v == forwardMark {
-			v4 = append(v4, confDev(k))
+	for _, k := range kernel.PerInterface("ipv4", "forwarding") {
+		if v, err := kernel.ReadSysctl(k); err == nil && v == forwardMark {
+			v4 = append(v4, kernel.ConfDev(k))
 		}
 	}
-	v, err := readSysctl(forward6)
-	for _, k := range perInterface("ipv4", "src_valid_mark") {
-		if v, err := readSysctl(k); err == nil && v == "1" && strictOn(confDev(k)) {
-			marks = append(marks, confDev(k))
+	v, err := kernel.ReadSysctl(forward6)
+	for _, k := range kernel.PerInterface("ipv4", "src_valid_mark") {
+		if v, err := kernel.ReadSysctl(k); err == nil && v == "1" && strictOn(kernel.ConfDev(k)) {
+			marks = append(marks, kernel.ConfDev(k))
 		}
 	}
 	return v4, err == nil && v == forwardMark, marks

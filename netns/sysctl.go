@@ -1,67 +1,16 @@
 package netns
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
+
+	"causeway/netns/internal/kernel"
 )
-
-// confKey is the name of an interface's setting, as sysctl(8) takes it: with slashes where
-// the interface's name has dots.
-func confKey(proto, dev, name string) string {
-	if strings.Contains(dev, ".") {
-		return "net/" + proto + "/conf/" + dev + "/" + name
-	}
-	return "net." + proto + ".conf." + dev + "." + name
-}
-
-// confDev is the interface of a confKey.
-func confDev(key string) string { return filepath.Base(filepath.Dir(sysctlPath(key))) }
-
-// sysctlPath maps net.ipv4.conf.eth0.rp_filter to its file. An interface whose name has dots stands between
-// slashes, and in the record of an agent of before between dots, too.
-func sysctlPath(key string) string {
-	if strings.Contains(key, "/") {
-		return filepath.Join("/proc/sys", key)
-	}
-	parts := strings.Split(key, ".")
-	if n := len(parts); n > 5 && parts[2] == "conf" {
-		parts = []string{parts[0], parts[1], parts[2], strings.Join(parts[3:n-1], "."), parts[n-1]}
-	}
-	return filepath.Join(append([]string{"/proc/sys"}, parts...)...)
-}
-
-func readSysctl(key string) (string, error) {
-	b, err := os.ReadFile(sysctlPath(key))
-	if err != nil {
-		return "", fmt.Errorf("read sysctl %s: %w", key, err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
-func writeSysctl(key, value string) error {
-	if err := os.WriteFile(sysctlPath(key), []byte(value), 0o644); err != nil {
-		return fmt.Errorf("set sysctl %s=%s: %w", key, value, err)
-	}
-	return nil
-}
-
-// perInterface lists the keys of one setting for all interfaces, 'all' and
-// 'default' among them.
-func perInterface(proto, name string) []string {
-	m, _ := filepath.Glob("/proc/sys/net/" + proto + "/conf/*/" + name) // fails on a bad pattern only
-	for i, f := range m {
-		m[i] = confKey(proto, filepath.Base(filepath.Dir(f)), name)
-	}
-	return m
-}
 
 // setSysctl brings one setting to its value, having recorded what was there, which it returns:
 // the value itself where nothing is changed. Settings of our own interface go away with it and
 // are not recorded, nor is forwarding, which its value tells to be ours.
 func (h *Host) setSysctl(rec *record, s sysctl, own bool) (was string, err error) {
-	now, err := readSysctl(s.key)
+	now, err := kernel.ReadSysctl(s.key)
 	if err != nil {
 		return "", err
 	}
@@ -82,7 +31,7 @@ func (h *Host) setSysctl(rec *record, s sysctl, own bool) (was string, err error
 			return "", err
 		}
 	}
-	return now, writeSysctl(s.key, s.value)
+	return now, kernel.WriteSysctl(s.key, s.value)
 }
 
 // routerAdvertisements lists what keeps the host's own IPv6 addresses and
@@ -90,11 +39,11 @@ func (h *Host) setSysctl(rec *record, s sysctl, own bool) (was string, err error
 // advertisements (accept_ra 1) stops to do so unless told 2.
 func routerAdvertisements() []savedSysctl {
 	var out []savedSysctl
-	for _, k := range perInterface("ipv6", "accept_ra") {
+	for _, k := range kernel.PerInterface("ipv6", "accept_ra") {
 		if strings.Contains(k, ".conf.all.") || strings.Contains(k, ".conf.default.") || strings.Contains(k, ".conf.lo.") {
 			continue
 		}
-		if v, err := readSysctl(k); err == nil && v == "1" {
+		if v, err := kernel.ReadSysctl(k); err == nil && v == "1" {
 			out = append(out, savedSysctl{Key: k, Was: "1", Set: "2"})
 		}
 	}
@@ -117,7 +66,7 @@ func (h *Host) restoreSysctls(rec *record, wanted, keep func(key string) bool) e
 				continue
 			}
 		} else {
-			if now, err := readSysctl(s.Key); err != nil || now != s.Set && now != s.Was {
+			if now, err := kernel.ReadSysctl(s.Key); err != nil || now != s.Set && now != s.Was {
 				continue // gone with its interface, or set by someone else since
 			}
 			if keep(s.Key) {
@@ -126,10 +75,10 @@ func (h *Host) restoreSysctls(rec *record, wanted, keep func(key string) bool) e
 			}
 			undone[s.Key] = true
 		}
-		if now, err := readSysctl(s.Key); err != nil || now == s.Was {
+		if now, err := kernel.ReadSysctl(s.Key); err != nil || now == s.Was {
 			continue
 		}
-		if err := writeSysctl(s.Key, s.Was); err != nil {
+		if err := kernel.WriteSysctl(s.Key, s.Was); err != nil {
 			rec.Sysctls = append(left, rec.Sysctls[i:]...)
 			return err
 		}

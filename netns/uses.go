@@ -8,10 +8,11 @@ import (
 	"strconv"
 	"strings"
 
-	"causeway/protocol"
-
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
+	"causeway/protocol"
 )
 
 // Uses are the settings of the host that a plan needs beside those of its own interface,
@@ -50,12 +51,12 @@ const (
 
 // Uses finds what a plan for c needs. Nothing is changed.
 func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
-	links, err := retry(netlink.LinkList)
+	links, err := kernel.Retry(netlink.LinkList)
 	if err != nil {
 		return Uses{}, fmt.Errorf("list links: %w", err)
 	}
 	own := -1
-	if l, err := ownLink(c); err != nil {
+	if l, err := c.Device(); err != nil {
 		return Uses{}, err
 	} else if l != nil {
 		own = l.Attrs().Index
@@ -79,14 +80,14 @@ func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
 			u.Bridges = append(u.Bridges, a.Name)
 			u.Bridged = append(u.Bridged, Bridge{a.Name, a.HardwareAddr.String()})
 		}
-		if v, err := readSysctl(confKey("ipv4", a.Name, "forwarding")); err == nil && toward[a.Index] && ours(v, forward4) {
+		if v, err := kernel.ReadSysctl(kernel.ConfKey("ipv4", a.Name, "forwarding")); err == nil && toward[a.Index] && ours(v, forward4) {
 			u.Forward4 = append(u.Forward4, a.Name)
 		}
 		if a.MasterIndex == 0 && strictOn(a.Name) {
 			u.Strict = append(u.Strict, a.Name)
 		}
 	}
-	if v, err := readSysctl(forward6); err == nil && c.local(true) {
+	if v, err := kernel.ReadSysctl(forward6); err == nil && c.local(true) {
 		u.Forward6 = ours(v, forward6)
 	}
 	slices.Sort(u.Bridges)
@@ -114,7 +115,7 @@ func towardLocal(c Config, own int) (map[int]bool, error) {
 	if !c.local(false) {
 		return out, nil
 	}
-	rs, err := retry(func() ([]netlink.Route, error) {
+	rs, err := kernel.Retry(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -124,7 +125,7 @@ func towardLocal(c Config, own int) (map[int]bool, error) {
 		around := 0
 		var wide []netlink.Route
 		for _, r := range rs {
-			p, ok := prefixOf(r.Dst)
+			p, ok := kernel.PrefixOf(r.Dst)
 			switch {
 			case !ok || p.Bits() < protocol.LeastPrefixBits || r.Table == c.Table || r.Table == unix.RT_TABLE_LOCAL || !p.Overlaps(x):
 			case p.Bits() >= x.Bits():
@@ -162,7 +163,7 @@ func plainName(name string) bool { return !strings.ContainsAny(name, "\"\\*") }
 func strictOn(dev string) bool {
 	most := "0"
 	for _, d := range []string{"all", dev} {
-		if v, err := readSysctl(confKey("ipv4", d, "rp_filter")); err == nil {
+		if v, err := kernel.ReadSysctl(kernel.ConfKey("ipv4", d, "rp_filter")); err == nil {
 			most = max(most, v)
 		}
 	}
@@ -200,14 +201,14 @@ func (h *Host) takeBack(ctx context.Context, rec *record, p Plan) error {
 	for _, s := range p.sysctls() {
 		needs[s.key] = true
 	}
-	for _, k := range perInterface("ipv4", "forwarding") {
-		if v, err := readSysctl(k); err == nil && v == forwardMark && !needs[k] {
-			if err := writeSysctl(k, "0"); err != nil {
+	for _, k := range kernel.PerInterface("ipv4", "forwarding") {
+		if v, err := kernel.ReadSysctl(k); err == nil && v == forwardMark && !needs[k] {
+			if err := kernel.WriteSysctl(k, "0"); err != nil {
 				return err
 			}
 		}
 	}
-	if v, err := readSysctl(forward6); err == nil && v == forwardMark && !needs[forward6] {
+	if v, err := kernel.ReadSysctl(forward6); err == nil && v == forwardMark && !needs[forward6] {
 		if err := h.setForward6(rec, "0"); err != nil {
 			return err
 		}
@@ -229,8 +230,8 @@ func (h *Host) takeBack(ctx context.Context, rec *record, p Plan) error {
 // router advertisements, which only interfaces with accept_ra 2 keep.
 func (h *Host) setForward6(rec *record, value string) error {
 	was := map[string]string{}
-	for _, k := range perInterface("ipv6", "forwarding") {
-		if v, err := readSysctl(k); err == nil && k != forward6 {
+	for _, k := range kernel.PerInterface("ipv6", "forwarding") {
+		if v, err := kernel.ReadSysctl(k); err == nil && k != forward6 {
 			was[k] = strings.Replace(v, forwardMark, "0", 1) // that of a call which did not end
 		}
 	}
@@ -250,18 +251,18 @@ func (h *Host) setForward6(rec *record, value string) error {
 	}
 	isRA := func(key string) bool { return strings.HasSuffix(key, "accept_ra") }
 	for _, s := range rec.Sysctls {
-		if v, err := readSysctl(s.Key); isRA(s.Key) && err == nil && v == s.Was {
-			if err := writeSysctl(s.Key, s.Set); err != nil {
+		if v, err := kernel.ReadSysctl(s.Key); isRA(s.Key) && err == nil && v == s.Was {
+			if err := kernel.WriteSysctl(s.Key, s.Set); err != nil {
 				return err
 			}
 		}
 	}
-	if err := writeSysctl(forward6, value); err != nil {
+	if err := kernel.WriteSysctl(forward6, value); err != nil {
 		return err
 	}
 	for k, v := range was {
-		if now, err := readSysctl(k); err == nil && now != v {
-			if err := writeSysctl(k, v); err != nil {
+		if now, err := kernel.ReadSysctl(k); err == nil && now != v {
+			if err := kernel.WriteSysctl(k, v); err != nil {
 				return err
 			}
 		}

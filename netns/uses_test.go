@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 	"github.com/stretchr/testify/require"
+
+	"causeway/netns/internal/kernel"
 )
 
 // settings are all of the namespace's, by name.
@@ -131,7 +133,7 @@ func TestForwardingOfTheAgentBefore(t *testing.T) {
 		for _, s := range []sysctl{{forward4, "1"}, {"net.ipv4.conf.all.src_valid_mark", "1"}, {forward6, "1"}} {
 			rec.Sysctls = append(rec.Sysctls, savedSysctl{Key: s.key, Was: "0", Set: s.value})
 			for _, proto := range map[string][]string{forward4: {"ipv4"}, forward6: {"ipv6"}}[s.key] {
-				for _, k := range perInterface(proto, "forwarding") {
+				for _, k := range kernel.PerInterface(proto, "forwarding") {
 					if k != forward6 {
 						rec.Sysctls = append(rec.Sysctls, savedSysctl{Key: k, Was: "0", Beside: s.key})
 					}

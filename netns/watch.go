@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/kernel"
 	"causeway/protocol"
 )
 
@@ -24,7 +25,7 @@ import (
 // mended. Its words are those of incidents.
 type Kind string
 
-// Kinds. Other is what is not ours but may concern the plan: the host's own
+// Kinds. Parts are tables of appliers of declared objects, by name. Other is what is not ours but may concern the plan: the host's own
 // routes and Docker's chain.
 const (
 	Link      Kind = "link"
@@ -33,11 +34,12 @@ const (
 	Rules     Kind = "rules"
 	Sysctls   Kind = "sysctls"
 	Nftables  Kind = "nftables"
+	Parts     Kind = "parts"
 	Other     Kind = "other"
 )
 
 // Kinds are those of the plan's own things, in the order in which they are mended.
-var Kinds = []Kind{Link, Sysctls, Nftables, Addresses, Routes, Rules}
+var Kinds = []Kind{Link, Sysctls, Nftables, Parts, Addresses, Routes, Rules}
 
 // Change says that things of a kind may have changed.
 type Change struct {
@@ -171,7 +173,6 @@ const (
 	nftMsgNewGen     = 15
 	nftaGenProcPID   = 2 // be32
 	nftaGenProcName  = 3
-	nfgenmsgSize     = 4
 )
 
 // nftables takes a notification. The program behind a transaction is named
@@ -186,8 +187,10 @@ func (w *watch) nftables(typ uint16, data []byte) {
 		switch {
 		case bytes.Contains(data, []byte(NftTable+"\x00")):
 			k = Nftables
+		case w.host.watched.Load().ofPart(data):
+			k = Parts
 		case bytes.Contains(data, []byte(dockerUser+"\x00")), bytes.Contains(data, []byte(protocol.DockerTable+"\x00")),
-			bytes.Contains(data, []byte("raw\x00")) && bytes.Contains(data, []byte(rawChain+"\x00")):
+			bytes.Contains(data, []byte("raw\x00")) && bytes.Contains(data, []byte(kernel.RawChain+"\x00")):
 			k = Other
 		default:
 			return
@@ -213,10 +216,10 @@ func (w *watch) nftables(typ uint16, data []byte) {
 
 // genProgram is the program behind a transaction, empty if it is our own or not told.
 func genProgram(data []byte) string {
-	if len(data) < nfgenmsgSize {
+	if len(data) < kernel.NfgenmsgSize {
 		return ""
 	}
-	attrs, err := nl.ParseRouteAttr(data[nfgenmsgSize:])
+	attrs, err := nl.ParseRouteAttr(data[kernel.NfgenmsgSize:])
 	if err != nil {
 		return ""
 	}
@@ -232,33 +235,10 @@ func genProgram(data []byte) string {
 			name, _, _ = strings.Cut(string(a.Value), "\x00")
 		}
 	}
-	if pid == 0 || ownPrograms.has(pid) {
+	if pid == 0 || kernel.Ran(pid) {
 		return ""
 	}
 	return described(pid, name)
-}
-
-// ownPrograms are the process ids of the last programs that this process ran.
-var ownPrograms recent
-
-// recent is a short memory of process ids. Its methods may be called concurrently.
-type recent struct {
-	mu   sync.Mutex
-	pids [64]uint32
-	next int
-}
-
-func (r *recent) add(pid uint32) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pids[r.next%len(r.pids)] = pid
-	r.next++
-}
-
-func (r *recent) has(pid uint32) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Contains(r.pids[:], pid)
 }
 
 // program names the process behind a netlink port, which is its id for a
@@ -351,6 +331,11 @@ func (h *Host) concerns(typ uint16, data []byte) Kind {
 		}
 	}
 	return ""
+}
+
+// ofPart reports whether a message names the table of a part.
+func (c *Config) ofPart(data []byte) bool {
+	return c != nil && slices.ContainsFunc(c.Parts, func(x Part) bool { return bytes.Contains(data, []byte(x.Table()+"\x00")) })
 }
 
 // hasAddress reports whether a message has one of the node's overlay addresses in it.

@@ -18,6 +18,7 @@ import (
 
 	"causeway/internal/cause"
 	"causeway/netns"
+	"causeway/netns/look"
 )
 
 // leastKernel is the oldest kernel that the agent is tested with.
@@ -224,10 +225,9 @@ func firewalls(ctx context.Context, c Config) []Check {
 			found = append(found, output(ctx, path, *e.Chain, dev)...)
 		}
 	}
-	h := netns.NewHost("", silent)
-	blocked, err := h.ForwardBlocked(ctx, dev, c.Routes)
+	blocked, err := look.ForwardBlocked(ctx, dev, c.Routes)
 	if err == nil && blocked == "" {
-		blocked = h.ReadBlocked(ctx, dev, c.Routes)
+		blocked = look.ReadBlocked(ctx, dev, c.Routes)
 	}
 	switch {
 	case err != nil:

@@ -69,9 +69,9 @@ var forwarding = []mend{
 	{"firewall", docpage.Command, drop("inet firewalld filter_FORWARD", ""), "e2e TestSystemdMatrix: firewall-cmd --permanent --zone=trusted --add-interface=cw0 --add-interface=pods0 && firewall-cmd --reload"},
 	{"firewall", docpage.ByHand, drop("ip docker-bridges filter-FORWARD", ""), "e2e TestDocker29Rules"},
 	{"firewall", docpage.Command, "nft add rule ip fw f iifname cw0 oifname pods0 accept && nft add rule ip fw f iifname pods0 oifname cw0 accept", "e2e TestAgentDoctorMends"},
-	{"firewall", docpage.Command, "nft insert rule inet fw f handle 3 iifname cw0 oifname pods0 accept && nft insert rule inet fw f handle 3 iifname pods0 oifname cw0 accept", "netns TestForwardBlockedBy"},
-	{"firewall", docpage.Command, "iptables-legacy -A FORWARD -i cw0 -o pods0 -j ACCEPT && iptables-legacy -A FORWARD -i pods0 -o cw0 -j ACCEPT", "netns TestForwardBlockedBy"},
-	{"firewall", docpage.Command, "nft insert rule inet f c handle 3 iifname cw0 oifname pods0 accept", "netns TestTrial"},
+	{"firewall", docpage.Command, "nft insert rule inet fw f handle 3 iifname cw0 oifname pods0 accept && nft insert rule inet fw f handle 3 iifname pods0 oifname cw0 accept", "netns/look TestForwardBlockedBy"},
+	{"firewall", docpage.Command, "iptables-legacy -A FORWARD -i cw0 -o pods0 -j ACCEPT && iptables-legacy -A FORWARD -i pods0 -o cw0 -j ACCEPT", "netns/look TestForwardBlockedBy"},
+	{"firewall", docpage.Command, "nft insert rule inet f c handle 3 iifname cw0 oifname pods0 accept", "netns/look TestTrial"},
 }
 
 func drop(chain, owner string) string {

@@ -1,5 +1,5 @@
 // Package items applies what operators declared, as far as it concerns this node: an Applier for
-// each kind, a file each, run in the order of Appliers.
+// each kind, a file each, run in the order of Appliers. What a kind has on the host is a part of the plan of netns.
 package items
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -21,6 +22,15 @@ type Applier interface {
 	Apply(context.Context, []protocol.Item) error
 	// Text words an item that was taken for whoever looks on the host.
 	Text(protocol.Item) string
+}
+
+// Placer is an Applier whose kind is on the host: a part of the plan of netns, which is applied, repaired and taken back with
+// the rest. Its Apply comes after that.
+type Placer interface {
+	Applier
+	// Part is what all items of the kind that were taken are on the host, in a table that is called netns.PartPrefix and
+	// the kind; nil: nothing. It is pure. Where it fails the host keeps what it has.
+	Part([]protocol.Item) (netns.Part, error)
 }
 
 // appliers are all kinds that this agent knows, in the order in which they are applied.
@@ -45,10 +55,18 @@ type Held struct {
 	Text       string `json:"text"`
 }
 
-// Apply applies a netmap's items. What an applier refuses is told and the rest is applied; what
-// failed is told by its kind. Items of kinds that this agent does not know are left alone: a netmap that
-// cannot do without them says so by what it requires.
-func Apply(ctx context.Context, all []protocol.Item) (held []Held, refused []protocol.RefusedPart, errs []string) {
+// Taken are the items of a netmap as this node takes them.
+type Taken struct {
+	Refused []protocol.RefusedPart
+	Parts   []netns.Part      // of the host's plan
+	items   [][]protocol.Item // of each of appliers
+	errs    []string
+}
+
+// Take decides which items of a netmap are taken; last are the parts of the plan before. What an applier refuses is told and the rest is taken.
+// Items of kinds that this agent does not know are left alone: a netmap that cannot do without them says so by what it requires.
+func Take(all []protocol.Item, last []netns.Part) Taken {
+	var t Taken
 	for _, a := range Appliers() {
 		var taken []protocol.Item
 		for _, i := range all {
@@ -56,11 +74,33 @@ func Apply(ctx context.Context, all []protocol.Item) (held []Held, refused []pro
 				continue
 			}
 			if err := a.Check(i); err != nil {
-				refused = append(refused, protocol.RefusedPart{Kind: i.Kind, Name: i.Name, Reason: err.Error()})
+				t.Refused = append(t.Refused, protocol.RefusedPart{Kind: i.Kind, Name: i.Name, Reason: err.Error()})
 				continue
 			}
 			taken = append(taken, i)
 		}
+		t.items = append(t.items, taken)
+		if p, ok := a.(Placer); ok {
+			x, err := p.Part(taken)
+			if err != nil {
+				t.errs = append(t.errs, fmt.Sprintf("%s: %s", a.Kind(), err))
+				if i := slices.IndexFunc(last, func(x netns.Part) bool { return x.Table() == netns.PartPrefix+a.Kind() }); i >= 0 {
+					x = last[i]
+				}
+			}
+			if x != nil {
+				t.Parts = append(t.Parts, x)
+			}
+		}
+	}
+	return t
+}
+
+// Apply applies what was taken, once the host's plan was applied with its parts. What failed is told by its kind.
+func (t Taken) Apply(ctx context.Context) (held []Held, errs []string) {
+	errs = t.errs
+	for n, a := range Appliers() {
+		taken := t.items[n]
 		if err := a.Apply(ctx, taken); err != nil {
 			errs = append(errs, fmt.Sprintf("%s: %s", a.Kind(), err))
 			continue
@@ -69,7 +109,7 @@ func Apply(ctx context.Context, all []protocol.Item) (held []Held, refused []pro
 			held = append(held, Held{i.Kind, i.Name, i.Generation, protocol.OneLine(a.Text(i), 256)})
 		}
 	}
-	return held, refused, errs
+	return held, errs
 }
 
 // bodyOf reads an item's body. Fields that this version does not know are left out: a kind that

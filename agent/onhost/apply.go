@@ -90,6 +90,8 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	x := k.decide(ctx)
 	c := k.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := k.close(&c, x)
+	taken := items.Take(x.items(), k.Facts().Plan.Parts)
+	c.Parts = taken.Parts
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
 		x.fail(err)
@@ -107,9 +109,9 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 		x.fail(k.keepBook(next))
 		k.setUp(x, &plan)
 	}
-	held, refused, errs := items.Apply(ctx, x.items())
+	held, errs := taken.Apply(ctx)
 	x.errs = append(x.errs, errs...)
-	x.res.Refused = slices.Concat(x.res.Refused, refused)
+	x.res.Refused = slices.Concat(x.res.Refused, taken.Refused)
 	ack := protocol.NetmapAck{NetmapVersion: x.in.Netmap.NetmapVersion, Refused: x.res.Refused}
 	if ctx.Err() != nil {
 		ack.Errors = x.errs
@@ -117,7 +119,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	}
 	k.noteName()
 	k.learn(func(f *Facts) {
-		f.Result, f.Plan, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, x.errs, x.wish.Expired, apart, held
+		f.Result, f.Plan, f.Ranges, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, rangesOf(plan), x.errs, x.wish.Expired, apart, held
 		if !x.blind {
 			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 		}

@@ -19,6 +19,7 @@ import (
 	"causeway/agent/identity"
 	"causeway/agent/repair"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -37,6 +38,7 @@ type doubles struct {
 	mended  []netns.Drift
 	amid    func() // in Apply; nil: nothing
 	watch   chan []netns.Change
+	leading []look.Passing
 }
 
 func (d *doubles) SetPeers(l []tunnel.NodePeer) error {
@@ -80,7 +82,7 @@ func (d *doubles) Ranges(context.Context, netns.Config) ([]netip.Prefix, error) 
 func (d *doubles) Apart(context.Context, netns.Config) ([]netip.Addr, error)    { return nil, nil }
 func (d *doubles) Uses(context.Context, netns.Config) (netns.Uses, error)       { return netns.Uses{}, nil }
 func (d *doubles) ForwardBlockedBy(context.Context) (string, error)             { return "", nil }
-func (d *doubles) Try(context.Context, netns.Inject) (netns.Trial, error)       { return netns.Trial{}, nil }
+func (d *doubles) Try(context.Context, look.Inject) (look.Trial, error)         { return look.Trial{}, nil }
 func (d *doubles) RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error) {
 	return nil, nil
 }
@@ -105,8 +107,12 @@ func (d *doubles) Mend(_ context.Context, l []netns.Drift) error {
 	return d.err
 }
 func (d *doubles) AccessDrops(context.Context) (map[string]uint64, error) { return nil, nil }
-func (d *doubles) Passing() ([]netns.Passing, error)                      { return nil, nil }
-func (d *doubles) PutRight() []netns.Drift                                { return nil }
+func (d *doubles) Passing() ([]look.Passing, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.leading, nil
+}
+func (d *doubles) PutRight() []netns.Drift { return nil }
 
 func (d *doubles) change(f func()) {
 	d.mu.Lock()
@@ -159,7 +165,7 @@ func newWorld(t *testing.T, set func(*config.Config)) *world {
 	incidents, err := repair.OpenLog(store.IncidentFile(), time.Now())
 	require.NoError(t, err)
 	w := &world{doubles: &doubles{watch: make(chan []netns.Change)}, counted: map[string]int{}}
-	w.Keeper, err = New(Config{Store: store, Own: own, Live: live, Want: want, Board: board, Tunnel: w.doubles, Host: w.doubles, Incidents: incidents, Now: time.Now,
+	w.Keeper, err = New(Config{Store: store, Own: own, Live: live, Want: want, Board: board, Tunnel: w.doubles, Host: w.doubles, Look: w.doubles, Incidents: incidents, Now: time.Now,
 		Mended: func(kind string) { w.counted[kind]++ }, GaveUp: func(string) {}, Log: zerolog.Nop()})
 	require.NoError(t, err)
 	return w

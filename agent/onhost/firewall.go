@@ -58,7 +58,7 @@ func (k *Keeper) lookAtFirewall(ctx context.Context, forwards bool) {
 		k.board.Set(health.Firewall, "") // nothing of ours is forwarded
 		return
 	}
-	t, err := k.host.Try(ctx, k.tunnel.Inject)
+	t, err := k.look.Try(ctx, k.tunnel.Inject)
 	if t.Blocked == "" {
 		k.firewallShut = false
 	}
@@ -81,7 +81,7 @@ func (k *Keeper) lookAtFirewall(ctx context.Context, forwards bool) {
 		k.board.Set(health.Firewall, "")
 		return
 	}
-	what, readErr := k.host.ForwardBlockedBy(ctx)
+	what, readErr := k.look.ForwardBlockedBy(ctx)
 	switch {
 	case ctx.Err() != nil:
 	case readErr != nil:

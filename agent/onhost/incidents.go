@@ -219,6 +219,8 @@ func means(k netns.Kind, subject string) string {
 		return "new connections may have begun with segments too large for the path, or with pods' addresses rewritten by other tools; those that stood went on. Others than the agent on this host could reach the hub's ports in the overlay, which take nobody without proof"
 	}
 	switch {
+	case k == netns.Parts:
+		return "what was declared and this table enforces was not enforced"
 	case strings.HasSuffix(subject, "forward"), strings.HasSuffix(subject, "forwarding"):
 		return "pods reached no other site and were reached by none; the node itself did"
 	case strings.HasSuffix(subject, "rp_filter"), strings.HasSuffix(subject, "src_valid_mark"):

@@ -30,6 +30,7 @@ import (
 	"causeway/agent/netmapcheck"
 	"causeway/agent/repair"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -53,15 +54,19 @@ type Host interface {
 	Ranges(context.Context, netns.Config) ([]netip.Prefix, error)
 	Apart(context.Context, netns.Config) ([]netip.Addr, error)
 	Uses(context.Context, netns.Config) (netns.Uses, error)
-	ForwardBlockedBy(context.Context) (string, error)
-	Try(context.Context, netns.Inject) (netns.Trial, error)
 	RouteMTUs(context.Context, netns.Config) (map[netip.Prefix]int, error)
 	Watch(context.Context) (<-chan []netns.Change, error)
 	Drift(context.Context, ...netns.Kind) ([]netns.Drift, error)
 	Mend(context.Context, []netns.Drift) error
 	PutRight() []netns.Drift
 	AccessDrops(context.Context) (map[string]uint64, error)
-	Passing() ([]netns.Passing, error)
+}
+
+// Look is the use of look.Host here.
+type Look interface {
+	ForwardBlockedBy(context.Context) (string, error)
+	Try(context.Context, look.Inject) (look.Trial, error)
+	Passing() ([]look.Passing, error)
 }
 
 // Config is what a Keeper is made of.
@@ -73,6 +78,7 @@ type Config struct {
 	Board     *health.Board
 	Tunnel    Tunnel
 	Host      Host
+	Look      Look
 	Incidents *repair.Log
 	Now       func() time.Time // the wall clock, for what people read
 	// Mended and GaveUp hear of each repair, and of each subject that is changed again and again.
@@ -90,6 +96,7 @@ type Keeper struct {
 	board   *health.Board
 	tunnel  Tunnel
 	host    Host
+	look    Look
 	now     func() time.Time
 	applied chan Outcome
 	remade  chan struct{}
@@ -114,6 +121,7 @@ type Keeper struct {
 type Facts struct {
 	Result  netmapcheck.Result
 	Plan    netns.Plan
+	Ranges  func() *held.Cover // what the plan routes or holds closed, made at the first question
 	Errors  []string
 	Expired bool // the netmap was too old
 	Apart   []held.Exception
@@ -125,15 +133,20 @@ type Facts struct {
 
 // New reads what an earlier run held, and changes nothing. Its error is a shortage.
 func New(cfg Config) (*Keeper, error) {
-	k := &Keeper{log: cfg.Log, store: cfg.Store, own: cfg.Own, live: cfg.Live, want: cfg.Want, board: cfg.Board, tunnel: cfg.Tunnel, host: cfg.Host, now: cfg.Now,
+	k := &Keeper{log: cfg.Log, store: cfg.Store, own: cfg.Own, live: cfg.Live, want: cfg.Want, board: cfg.Board, tunnel: cfg.Tunnel, host: cfg.Host, look: cfg.Look, now: cfg.Now,
 		applied: make(chan Outcome, 1), remade: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1)}
-	k.facts.Store(&Facts{})
+	k.facts.Store(&Facts{Ranges: rangesOf(netns.Plan{})})
 	k.repairs = newRepairs(k, cfg)
 	return k, k.loadBook()
 }
 
 // Facts are how the host is. They are there without waiting for it.
 func (k *Keeper) Facts() Facts { return *k.facts.Load() }
+
+// rangesOf are tens of thousands: for who asks, once for each plan.
+func rangesOf(p netns.Plan) func() *held.Cover {
+	return sync.OnceValue(func() *held.Cover { return held.NewCover(p.Routes, p.Held) })
+}
 
 // learn changes the facts. k.mu is held.
 func (k *Keeper) learn(change func(*Facts)) {

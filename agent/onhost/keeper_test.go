@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -12,8 +13,10 @@ import (
 	"go.uber.org/goleak"
 
 	"causeway/agent/config"
+	"causeway/agent/health"
 	"causeway/agent/repair"
 	"causeway/netns"
+	"causeway/netns/look"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -188,4 +191,39 @@ func TestHeard(t *testing.T) {
 	require.Equal(t, uint64(1), l[0].rx)
 	require.False(t, l[0].last.Before(l[0].first))
 	require.Empty(t, h.take())
+}
+
+// A rule that leads past the tunnel is told of with the range that it takes, at each look, however many ranges
+// there are: a look does not go through them all.
+func TestPassingAtScale(t *testing.T) {
+	w := newWorld(t, nil)
+	var ranges []string
+	for i := range 5000 {
+		ranges = append(ranges, fmt.Sprintf("10.%d.%d.0/24", i>>8, i&0xff))
+	}
+	w.take(t, testPeer(3, ranges...))
+	w.Start(t.Context())
+	w.change(func() {
+		w.leading = []look.Passing{{Rule: "pref 7 lookup 9", Of: netip.MustParseAddr("10.3.7.1"), Certain: true}}
+	})
+	w.lookAtRules()
+	cause := func() string {
+		for _, c := range w.board.List() {
+			if c.Name == health.Routes {
+				return c.Cause
+			}
+		}
+		return ""
+	}
+	require.Contains(t, cause(), "rule 'pref 7 lookup 9' (ip -4 rule) for 10.3.7.0/24; ")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 10 {
+		w.tellPassing()
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(10*10_000), "bytes for ten looks")
+	w.take(t, testPeer(3, "10.3.0.0/16"))
+	w.Reapply(t.Context())
+	require.Contains(t, cause(), "for 10.3.0.0/16; ")
 }

@@ -141,7 +141,7 @@ func (r *repairs) looked(kinds []netns.Kind, drifts []netns.Drift, unread netns.
 				delete(r.told, k)
 			}
 		}
-		if linkGone && k != netns.Link && k != netns.Nftables && k != netns.Sysctls {
+		if linkGone && k != netns.Link && k != netns.Nftables && k != netns.Sysctls && k != netns.Parts {
 			continue
 		}
 		if !differs {

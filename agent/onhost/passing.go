@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"causeway/agent/health"
-	"causeway/agent/held"
 	"causeway/netns"
+	"causeway/netns/look"
 )
 
 const (
@@ -28,7 +28,7 @@ const (
 // dropped of them. Its methods may be called concurrently.
 type passing struct {
 	mu      sync.Mutex
-	rules   []netns.Passing
+	rules   []look.Passing
 	err     error  // they could not be read
 	dropped uint64 // by the wall, as last read
 	more    int    // looks in a row that found more
@@ -47,7 +47,7 @@ func (k *Keeper) setRoutes(causes, note string) {
 
 // lookAtRules finds rules before the tunnel's anew.
 func (k *Keeper) lookAtRules() {
-	rules, err := k.host.Passing()
+	rules, err := k.look.Passing()
 	w := &k.passing
 	w.mu.Lock()
 	if !slices.Equal(rules, w.rules) { // what was dropped is no word on these
@@ -88,14 +88,10 @@ func (k *Keeper) countPassing(ctx context.Context, now time.Time) {
 
 // tellPassing sets the condition of the routes.
 func (k *Keeper) tellPassing() {
-	plan := k.Facts().Plan
+	facts := k.Facts()
 	w := &k.passing
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ranges := &held.Cover{} // of tens of thousands: for who needs it
-	if len(w.rules) > 0 {
-		ranges = held.NewCover(plan.Routes, plan.Held)
-	}
 	var causes []string
 	if w.applied != "" {
 		causes = append(causes, w.applied)
@@ -103,7 +99,7 @@ func (k *Keeper) tellPassing() {
 	var certain, other []string
 	for _, r := range w.rules {
 		of := r.Of.String()
-		if q, ok := ranges.Of(netip.PrefixFrom(r.Of, r.Of.BitLen())); ok {
+		if q, ok := facts.Ranges().Of(netip.PrefixFrom(r.Of, r.Of.BitLen())); ok {
 			of = q.String()
 		}
 		text := fmt.Sprintf("%s for %s", r, of)

@@ -3,6 +3,7 @@ package onhost
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"causeway/agent/repair"
@@ -11,9 +12,14 @@ import (
 
 // neverGivenUp is what keeps something closed: it is put back for ever, however often others take
 // it away. Without walls (nftables) peers reach what they shall not; without routes and rules
-// packets for other sites take the host's own routes, in clear. All else that others change
-// cuts the node off, which is closed too.
-var neverGivenUp = []string{string(netns.Nftables), string(netns.Routes), string(netns.Rules)}
+// packets for other sites take the host's own routes, in clear. A part of the plan (netns.Part) may be a wall too. All else that
+// others change cuts the node off, which is closed too.
+func neverGivenUp(subject string) bool {
+	return slices.Contains(closing, subject) || strings.HasPrefix(subject, netns.PartPrefix)
+}
+
+// closing are the plan's own subjects of those.
+var closing = []string{string(netns.Nftables), string(netns.Routes), string(netns.Rules)}
 
 // guard takes all peers away while others take the walls down again and again, and gives them back
 // once the walls have stood for repair.Stand. k.mu is held.
@@ -25,7 +31,13 @@ var neverGivenUp = []string{string(netns.Nftables), string(netns.Routes), string
 // stay in reach: the node has to hear its hub.
 func (r *repairs) guard(now time.Time) {
 	r.overAt = time.Time{}
-	for _, subject := range neverGivenUp {
+	subjects := slices.Clone(closing)
+	for subject, e := range r.episodes {
+		if e.kind == netns.Parts {
+			subjects = append(subjects, subject)
+		}
+	}
+	for _, subject := range subjects {
 		if until, fought := r.machine.Fought(subject, now); fought && (r.overAt.IsZero() || until.Before(r.overAt)) {
 			r.overAt = until
 		}
@@ -60,7 +72,7 @@ func goesOn(subject string) string {
 	switch {
 	case subject == string(netns.Nftables):
 		return fmt.Sprintf("and now every %s, and no peer is reached until it has stood for %s", repair.FightDelay, repair.Stand)
-	case slices.Contains(neverGivenUp, subject):
+	case neverGivenUp(subject):
 		return fmt.Sprintf("and now every %s", repair.FightDelay)
 	}
 	return "and not any more"

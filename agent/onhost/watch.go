@@ -102,7 +102,7 @@ type told struct {
 }
 
 func newRepairs(k *Keeper, cfg Config) *repairs {
-	return &repairs{k: k, machine: repair.NewMachine(neverGivenUp...), log: cfg.Incidents, countMended: cfg.Mended, countGaveUp: cfg.GaveUp, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
+	return &repairs{k: k, machine: repair.NewMachine(neverGivenUp), log: cfg.Incidents, countMended: cfg.Mended, countGaveUp: cfg.GaveUp, asked: make(chan chan debug.RepairResult), other: rate.NewLimiter(rate.Every(otherEvery), otherBurst),
 		told: map[netns.Kind]told{}, dueAt: map[netns.Kind]time.Time{}, right: map[netns.Kind]time.Time{}, episodes: map[string]*episode{}}
 }
 

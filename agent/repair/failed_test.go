@@ -9,7 +9,7 @@ import (
 
 // What does not work is tried for ever, at bounded intervals, and does not count as a fight.
 func TestFailedIsNoFight(t *testing.T) {
-	m, now := NewMachine(), time.Unix(1700000000, 0)
+	m, now := NewMachine(never), time.Unix(1700000000, 0)
 	for range 100 {
 		m.Failed("link", now)
 		at, ok := m.Due("link", now)

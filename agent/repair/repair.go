@@ -2,7 +2,7 @@
 // what happened as incidents. It does no I/O and reads no clock but for the
 // file of incidents (Log).
 //
-//	m := repair.NewMachine()
+//	m := repair.NewMachine(keep)
 //	if at, ok := m.Due(subject, now); ok && !now.Before(at) { …mend…; m.Mended(subject, now) }
 //
 // It never fights without bounds: a subject that is undone again and again is mended
@@ -12,7 +12,6 @@
 package repair
 
 import (
-	"slices"
 	"time"
 )
 
@@ -38,7 +37,7 @@ const (
 // concurrent use.
 type Machine struct {
 	subjects map[string]*subject
-	keep     []string
+	keep     func(name string) bool
 }
 
 type subject struct {
@@ -48,8 +47,8 @@ type subject struct {
 	failed  int // attempts in a row that did not work
 }
 
-// NewMachine knows of no subject. Those of the names in keep are never given up.
-func NewMachine(keep ...string) *Machine {
+// NewMachine knows of no subject. Those of the names that keep has are never given up.
+func NewMachine(keep func(name string) bool) *Machine {
 	return &Machine{subjects: map[string]*subject{}, keep: keep}
 }
 
@@ -70,7 +69,7 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 		s.streak = 0
 	}
 	if s.streak >= Limit {
-		if slices.Contains(m.keep, name) {
+		if m.keep(name) {
 			return s.last.Add(FightDelay), true
 		}
 		s.stopped = true
@@ -86,7 +85,7 @@ func (m *Machine) Due(name string, now time.Time) (time.Time, bool) {
 // in a row, and not left alone for Stand since. It may be left alone from until on.
 func (m *Machine) Fought(name string, now time.Time) (until time.Time, fought bool) {
 	s := m.subjects[name]
-	if s == nil || s.streak < Limit || !slices.Contains(m.keep, name) {
+	if s == nil || s.streak < Limit || !m.keep(name) {
 		return time.Time{}, false
 	}
 	until = s.last.Add(Stand)

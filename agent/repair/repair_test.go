@@ -9,7 +9,7 @@ import (
 
 // A subject that is undone at once is mended at growing intervals, and then no more.
 func TestFightEnds(t *testing.T) {
-	m, now := NewMachine(), time.Unix(1000, 0)
+	m, now := NewMachine(never), time.Unix(1000, 0)
 	start, repairs := now, 0
 	var gaps []time.Duration
 	for {
@@ -43,7 +43,7 @@ func TestFightEnds(t *testing.T) {
 // What is changed now and then, as by a tool that runs every few minutes, is mended
 // at once for ever.
 func TestNowAndThen(t *testing.T) {
-	m, now := NewMachine(), time.Unix(1000, 0)
+	m, now := NewMachine(never), time.Unix(1000, 0)
 	for range 100 {
 		at, ok := m.Due("routes", now)
 		require.True(t, ok)
@@ -55,7 +55,7 @@ func TestNowAndThen(t *testing.T) {
 
 // A subject that was given up is taken up when it is changed after a calm, or is right again.
 func TestTakenUpAgain(t *testing.T) {
-	m, now := NewMachine(), time.Unix(1000, 0)
+	m, now := NewMachine(never), time.Unix(1000, 0)
 	giveUp := func() {
 		for {
 			at, ok := m.Due("rules", now)
@@ -90,7 +90,7 @@ func TestTakenUpAgain(t *testing.T) {
 // What keeps something closed is mended for ever, at bounded intervals, and fought over until
 // it was left alone for long enough.
 func TestNeverGivenUp(t *testing.T) {
-	m, now := NewMachine("nftables"), time.Unix(1000, 0)
+	m, now := NewMachine(func(name string) bool { return name == "nftables" }), time.Unix(1000, 0)
 	for n := range 100 {
 		at, ok := m.Due("nftables", now)
 		require.True(t, ok)
@@ -124,3 +124,5 @@ func TestNeverGivenUp(t *testing.T) {
 	_, fought = m.Fought("link", at)
 	require.False(t, fought)
 }
+
+func never(string) bool { return false }

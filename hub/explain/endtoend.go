@@ -80,6 +80,8 @@ func (j *judge) incidents(s side) {
 			f.Cause, what = "rule-missing", "the routing rule that leads into the tunnel"
 		case i.Subject == "nftables":
 			f.Cause, f.Hop, what = "nft-flushed", HopFirewall, "the agent's nftables rules"
+		case strings.HasPrefix(i.Subject, "causeway-"):
+			f.Cause, f.Hop, what = "nft-flushed", HopFirewall, "the nftables table "+i.Subject
 		case strings.HasSuffix(i.Subject, "forward"), strings.HasSuffix(i.Subject, "forwarding"):
 			f.Cause, what = "forwarding-off", i.Subject
 		case strings.HasSuffix(i.Subject, "rp_filter"):

@@ -20,6 +20,7 @@ import (
 	"causeway/hub/api"
 	"causeway/netns"
 	"causeway/netns/lab"
+	"causeway/netns/look"
 	"causeway/protocol"
 )
 
@@ -125,8 +126,8 @@ func (g *ground) explain(six bool) api.Explanation {
 	plan, err := netns.NewPlan(netns.Config{Interface: "cw0", MTU: 1380, Mark: netns.DefaultMark, Table: netns.DefaultTable, Overlay: []netip.Addr{addr("198.18.0.3"), addr("fdca:5e::3")}, Routes: []netip.Prefix{prefix("10.1.1.0/24"), prefix("fd10:1:1::/64")}})
 	require.NoError(g.t, err)
 	require.NoError(g.t, g.node.Do(func() error {
-		flow := netns.Flow{Local: f.To.Addr, Remote: f.From.Addr, Proto: protocol.FlowTCP, Port: 7080, Serves: true}
-		f.To.Evidence.Flow = netns.NewHost(g.t.TempDir(), zerolog.Nop()).Flow(context.Background(), plan, flow)
+		flow := look.Flow{Local: f.To.Addr, Remote: f.From.Addr, Proto: protocol.FlowTCP, Port: 7080, Serves: true}
+		f.To.Evidence.Flow = look.At(netns.NewHost(g.t.TempDir(), zerolog.Nop())).Flow(context.Background(), plan, flow)
 		return nil
 	}))
 	require.Empty(g.t, f.To.Evidence.Flow.Error)

@@ -38,6 +38,10 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 			continue
 		}
 		o := fl.Netmaps.Owners[r.Prefix]
+		if o == 0 { // approved since these were computed: nobody sends to anybody yet
+			out.Pending = out.Pending || takes(st, fl, r.Prefix, n)
+			continue
+		}
 		out.Owners[r.Prefix] = o
 		switch {
 		case o != n:

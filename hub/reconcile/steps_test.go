@@ -310,6 +310,10 @@ func TestHandover(t *testing.T) {
 
 	fl := seen(map[number]fleet.Node{2: here(2, holds(after)), 3: here(3, holds(after)), 4: here(4, holds(before))})
 	require.True(t, handover(d.State, fl, 2).Pending, "no netmaps yet")
+	fl.Netmaps = &plan.Netmaps{}
+	early := handover(d.State, fl, 2)
+	require.True(t, early.Pending, "approved since the netmaps were computed")
+	require.Empty(t, early.Owners, "nobody carries it yet")
 	fl.Netmaps = before
 	require.True(t, handover(d.State, fl, 2).Pending, "node 3 can take it")
 	alone := seen(map[number]fleet.Node{2: here(2), 3: away(3)})

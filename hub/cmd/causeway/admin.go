@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
@@ -24,7 +25,7 @@ import (
 var adminRoles = []string{"viewer", "operator", "admin"}
 
 func (c *cli) admin() *cobra.Command {
-	return c.group("admin", "Whoever administers the hub from elsewhere",
+	return c.Group("admin", "Whoever administers the hub from elsewhere",
 		`Whoever administers the hub from elsewhere than its host, with a certificate that
 the hub issued. The hub has to be started with --listen-admin.`,
 		c.adminCreate(), c.adminList(), c.adminRevoke())
@@ -34,7 +35,7 @@ func (c *cli) adminCreate() *cobra.Command {
 	var role, file, address string
 	var ttl time.Duration
 	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make an admin and his context", Args: exactly("NAME"),
+		Use: "create NAME", Short: "Make an admin and his context", Args: frame.Exactly("NAME"),
 		Long: `Make an admin and his context: one file with the hub's address and CA, and the
 admin's certificate and private key. It is printed, or with --file written. Whoever
 has it is that admin: hand it over safely, and keep it from others. On the other
@@ -49,16 +50,16 @@ nodes, take backups. The private key is made here and never sent to the hub.`,
 	flagenv.DurationVar(f, &ttl, "ttl", 0, "how long the certificate is good, up to 8784h (default 2160h, 90 days)")
 	f.StringVarP(&file, "file", "f", "", "`FILE` to write the context to, mode 0600; it must not exist")
 	f.StringVar(&address, "address", "", "`HOST:PORT` at which the admin reaches the hub (default: its public host and the port of --listen-admin)")
-	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(adminRoles, cobra.ShellCompDirectiveNoFileComp)))
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("admin", args[0]); err != nil {
+	frame.Must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(adminRoles, cobra.ShellCompDirectiveNoFileComp)))
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("admin", args[0]); err != nil {
 			return err
 		}
 		if !slices.Contains(adminRoles, role) {
-			return usagef("--role is missing: use %s", strings.Join(adminRoles, ", "))
+			return frame.Usagef("--role is missing: use %s", strings.Join(adminRoles, ", "))
 		}
 		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
-			return usagef("--address %.80q is not HOST:PORT", address)
+			return frame.Usagef("--address %.80q is not HOST:PORT", address)
 		}
 		csr, key, err := newKey()
 		if err != nil {
@@ -80,12 +81,12 @@ nodes, take backups. The private key is made here and never sent to the hub.`,
 			return err
 		}
 		if file == "" {
-			if c.format == formatTable {
-				return create(c.out)
+			if c.Format == frame.FormatTable {
+				return create(c.Out)
 			}
 			err = create(io.Discard)
 		} else {
-			err = writeNew(file, create)
+			err = frame.WriteNew(file, create)
 		}
 		if err != nil {
 			return err
@@ -94,8 +95,8 @@ nodes, take backups. The private key is made here and never sent to the hub.`,
 		if file == "" {
 			v.Context = string(made.Secret())
 		}
-		return c.show(v, []string{v.Name}, func(p *page) {
-			p.line("Admin %s of %s until %s; the context is in %s: causeway context import %s", protocol.Printable(v.Name), protocol.Printable(v.Hub), stamp(v.Expires), protocol.Printable(file), protocol.Printable(file))
+		return c.Show(v, []string{v.Name}, func(p *frame.Page) {
+			p.Line("Admin %s of %s until %s; the context is in %s: causeway context import %s", protocol.Printable(v.Name), protocol.Printable(v.Hub), frame.Stamp(v.Expires), protocol.Printable(file), protocol.Printable(file))
 		})
 	})
 }
@@ -128,21 +129,21 @@ func newKey() (csr string, key []byte, err error) {
 }
 
 func (c *cli) adminList() *cobra.Command {
-	return c.watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Long: "List admins with roles and expiry. Those who expired more than 30 days ago are\nin 'causeway audit' alone.", Args: exactly()},
+	return c.Watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Long: "List admins with roles and expiry. Those who expired more than 30 days ago are\nin 'causeway audit' alone.", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			admins, err := listed(ctx, c, hub.Admins)
+			admins, err := frame.Listed(ctx, c.CLI, hub.Admins)
 			if err != nil {
 				return err
 			}
-			return list(c, admins, func(a api.Admin) string { return a.Name },
+			return frame.List(c.CLI, admins, func(a api.Admin) string { return a.Name },
 				"No admins from elsewhere: causeway admin create NAME --role ROLE",
 				[]string{"ADMIN", "ROLE", "STATE", "EXPIRES", "CREATED"},
-				func(_ *page, a api.Admin) []any {
-					m := good
+				func(_ *frame.Page, a api.Admin) []any {
+					m := frame.Good
 					if a.State != "active" {
-						m = bad
+						m = frame.Bad
 					}
-					return []any{a.Name, a.Role, cell{text: a.State, meaning: m}, stamp(a.Expires), agedAgo(a.Created)}
+					return []any{a.Name, a.Role, frame.Cell{Text: a.State, Meaning: m}, frame.Stamp(a.Expires), frame.AgedAgo(a.Created)}
 				})
 		})
 }
@@ -150,22 +151,21 @@ func (c *cli) adminList() *cobra.Command {
 func (c *cli) adminRevoke() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "revoke NAME", Short: "Shut an admin out", Args: exactly("NAME"), ValidArgsFunction: c.completer(1, activeAdmins),
+		Use: "revoke NAME", Short: "Shut an admin out", Args: frame.Exactly("NAME"), ValidArgsFunction: c.Completer(1, activeAdmins),
 		Long: "Shut an admin out: his certificate is refused from now on, and connections that are open end.",
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("admin", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("admin", args[0]); err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Shut admin %s out?", args[0]); err != nil {
+		if err := c.Confirm(yes, "Shut admin %s out?", args[0]); err != nil {
 			return err
 		}
 		if err := hub.RevokeAdmin(ctx, args[0]); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(c.out, "Admin %s revoked\n", args[0])
-		return err
+		return c.DoneAs(args[0], "revoked", "Admin "+args[0]+" revoked")
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/exitstatus"
 	"causeway/protocol"
 )
@@ -53,15 +54,15 @@ type manifests struct {
 
 func (c *cli) manifestFlags(cmd *cobra.Command, m *manifests) {
 	cmd.Flags().StringArrayVarP(&m.files, "filename", "f", nil, "`FILE` or directory with YAML documents, - for standard input (repeatable)")
-	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
+	frame.Must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
 	cmd.Flags().StringArrayVar(&m.prune, "prune", nil, "take away what has no document: `SELECTOR` is a kind, or kind/pattern of names (repeatable)")
-	must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(append(objectKinds(), "site"), cobra.ShellCompDirectiveNoFileComp)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("prune", cobra.FixedCompletions(append(objectKinds(), "site"), cobra.ShellCompDirectiveNoFileComp)))
 }
 
 // read reads the files.
 func (m manifests) read(ctx context.Context, c *cli) (api.Apply, error) {
 	if len(m.files) == 0 {
-		return api.Apply{}, usagef("-f FILE is missing")
+		return api.Apply{}, frame.Usagef("-f FILE is missing")
 	}
 	docs, err := exitstatus.Until(ctx, func() ([]api.ApplyDocument, error) { return c.readManifests(m.files) })
 	return api.Apply{Documents: docs, Prune: m.prune}, err
@@ -110,7 +111,7 @@ func (c *cli) confirmPruned(ctx context.Context, hub *api.Client, in *api.Apply,
 	if n > 5 {
 		gone = append(gone[:5], fmt.Sprintf("%d more", n-5))
 	}
-	return c.confirm(yes, "Delete %s, which have no document?", strings.Join(gone, ", "))
+	return c.Confirm(yes, "Delete %s, which have no document?", strings.Join(gone, ", "))
 }
 
 // step is what became of one document.
@@ -133,11 +134,11 @@ routes as files say.
 It is one transaction: all of it is done, or, if there is a mistake in any document or
 the hub refuses one, nothing.`,
 		Example: manifestExample,
-		Args:    exactly(),
+		Args:    frame.Exactly(),
 	}
 	c.manifestFlags(cmd, &m)
-	yesFlag(cmd, &yes)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	frame.YesFlag(cmd, &yes)
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		in, err := m.read(ctx, c)
 		if err != nil {
 			return err
@@ -165,10 +166,10 @@ nothing differs and 3 if something does.
 
 ` + manifestHelp,
 		Example: manifestExample,
-		Args:    exactly(),
+		Args:    frame.Exactly(),
 	}
 	c.manifestFlags(cmd, &m)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		in, err := m.read(ctx, c)
 		if err != nil {
 			return err
@@ -182,7 +183,7 @@ nothing differs and 3 if something does.
 		for _, s := range steps {
 			differs = differs || s.Action != "none"
 		}
-		if err := c.show(steps, stepNames(steps), func(p *page) { diffPage(p, steps) }); err != nil {
+		if err := c.Show(steps, stepNames(steps), func(p *frame.Page) { diffPage(p, steps) }); err != nil {
 			return err
 		}
 		if differs {
@@ -202,7 +203,7 @@ func stepNames(steps []step) []string {
 	return names
 }
 
-func diffPage(p *page, steps []step) {
+func diffPage(p *frame.Page, steps []step) {
 	n := 0
 	for _, s := range steps {
 		if s.Action == "none" {
@@ -213,30 +214,30 @@ func diffPage(p *page, steps []step) {
 		if s.At != "" {
 			where = " (" + protocol.Printable(s.At) + ")"
 		}
-		p.line("%s %s%s", s.Action, protocol.Printable(s.Object), where)
+		p.Line("%s %s%s", s.Action, protocol.Printable(s.Object), where)
 		for _, d := range s.Diff {
-			m := good
+			m := frame.Good
 			if d[0] == '-' {
-				m = bad
+				m = frame.Bad
 			}
-			p.line("%s", p.paint(m, d))
+			p.Line("%s", p.Paint(m, d))
 		}
 	}
 	if n == 0 {
-		p.line("Nothing differs")
+		p.Line("Nothing differs")
 	}
 }
 
 func (c *cli) showSteps(steps []step) error {
-	return c.show(steps, stepNames(steps), func(p *page) {
+	return c.Show(steps, stepNames(steps), func(p *frame.Page) {
 		rows := make([][]any, len(steps))
 		for i, s := range steps {
-			m := plain
+			m := frame.Plain
 			if s.Result == "done" {
-				m = good
+				m = frame.Good
 			}
-			rows[i] = []any{s.Object, s.Action, cell{text: s.Result, meaning: m}}
+			rows[i] = []any{s.Object, s.Action, frame.Cell{Text: s.Result, Meaning: m}}
 		}
-		p.table([]string{"OBJECT", "ACTION", "RESULT"}, rows)
+		p.Table([]string{"OBJECT", "ACTION", "RESULT"}, rows)
 	})
 }

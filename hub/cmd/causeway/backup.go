@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/exitstatus"
 )
 
@@ -39,16 +39,16 @@ characters at least.
 The cluster key is not in it: keep a copy of cluster.key from the hub's data
 directory apart from backups. Both together make the hub anew on any host:
 'causeway-hub restore FILE --cluster-key KEYFILE'.`,
-		Args: exactly("FILE"),
+		Args: frame.Exactly("FILE"),
 	}
 	cmd.Flags().StringArrayVar(&recipients, "recipient", nil, "age public `KEY` that can open it; may be repeated")
 	cmd.Flags().StringVar(&passphrase, "passphrase-file", "", "`FILE` whose first line is the passphrase; - for standard input")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		to, err := exitstatus.Until(ctx, func() ([]agecrypt.Recipient, error) { return c.recipients(recipients, passphrase) })
 		if err != nil {
 			return err
 		}
-		return writeNew(args[0], func(w io.Writer) error {
+		return frame.WriteNew(args[0], func(w io.Writer) error {
 			enc, err := agecrypt.Encrypt(w, to...)
 			if err != nil {
 				return fmt.Errorf("encrypt: %w", err)
@@ -63,21 +63,21 @@ directory apart from backups. Both together make the hub anew on any host:
 
 func (c *cli) restore() *cobra.Command {
 	return &cobra.Command{
-		Use: "restore FILE", Short: "Say how a hub is restored", Args: exactly("FILE"),
+		Use: "restore FILE", Short: "Say how a hub is restored", Args: frame.Exactly("FILE"),
 		RunE: func(*cobra.Command, []string) error {
-			return fail(errors.New("a running hub cannot be replaced beneath itself: stop it, move its data directory away, and run 'causeway-hub restore FILE --cluster-key KEYFILE' on its host or another"))
+			return frame.Fail(errors.New("a running hub cannot be replaced beneath itself: stop it, move its data directory away, and run 'causeway-hub restore FILE --cluster-key KEYFILE' on its host or another"))
 		},
 	}
 }
 
 func (c *cli) recipients(keys []string, file string) (out []agecrypt.Recipient, err error) {
 	if (len(keys) == 0) == (file == "") {
-		return nil, usagef("give either --recipient or --passphrase-file: a backup is always encrypted")
+		return nil, frame.Usagef("give either --recipient or --passphrase-file: a backup is always encrypted")
 	}
 	for _, k := range keys {
 		r, err := agecrypt.ParseX25519Recipient(k)
 		if err != nil {
-			return nil, usagef("--recipient %.80q is no age public key (age1…)", k)
+			return nil, frame.Usagef("--recipient %.80q is no age public key (age1…)", k)
 		}
 		out = append(out, r)
 	}
@@ -87,11 +87,11 @@ func (c *cli) recipients(keys []string, file string) (out []agecrypt.Recipient, 
 			return nil, err
 		}
 		if utf8.RuneCountInString(strings.TrimSpace(p)) < minPassphrase {
-			return nil, usagef("--passphrase-file: the first line of %s is shorter than %d characters: whoever has the backup could try them all; take five or six random words, or --recipient", file, minPassphrase)
+			return nil, frame.Usagef("--passphrase-file: the first line of %s is shorter than %d characters: whoever has the backup could try them all; take five or six random words, or --recipient", file, minPassphrase)
 		}
 		r, err := agecrypt.NewScryptRecipient(p)
 		if err != nil {
-			return nil, usagef("--passphrase-file: the first line of %s holds no passphrase", file)
+			return nil, frame.Usagef("--passphrase-file: the first line of %s holds no passphrase", file)
 		}
 		out = []agecrypt.Recipient{r}
 	}
@@ -100,11 +100,11 @@ func (c *cli) recipients(keys []string, file string) (out []agecrypt.Recipient, 
 
 // firstLine reads a secret from the first line of a file, or of standard input.
 func (c *cli) firstLine(file string) (string, error) {
-	in := c.in
+	in := c.In
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return "", usagef("--passphrase-file: %w", err)
+			return "", frame.Usagef("--passphrase-file: %w", err)
 		}
 		defer f.Close()
 		in = f
@@ -112,49 +112,4 @@ func (c *cli) firstLine(file string) (string, error) {
 	b, err := io.ReadAll(io.LimitReader(in, maxSecretFile))
 	line, _, _ := bytes.Cut(b, []byte("\n"))
 	return string(bytes.TrimRight(line, "\r")), err
-}
-
-// writeNew makes path, mode 0600, whole and on disk, or leaves nothing.
-func writeNew(path string, write func(io.Writer) error) error {
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%s exists; choose another name", path)
-	}
-	tmp, err := writeBeside(path, write)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp)
-	if err := os.Link(tmp, path); err != nil { // unlike rename, it replaces nothing
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-// replaceFile puts b at path, mode 0600, whole or not at all.
-func replaceFile(path string, b []byte) error {
-	tmp, err := writeBeside(path, func(w io.Writer) error { _, err := w.Write(b); return err })
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp)
-	return os.Rename(tmp, path)
-}
-
-// writeBeside makes a file, mode 0600, in the directory of path, and has it on disk.
-func writeBeside(path string, write func(io.Writer) error) (name string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".causeway-") // 0600
-	if err != nil {
-		return "", fmt.Errorf("write %s: %w", path, err)
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return f.Name(), err
 }

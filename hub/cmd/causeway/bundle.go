@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
@@ -49,12 +50,12 @@ rules, metrics. MISSING.txt says what could not be had, and why.
 
 No keys, token secrets, signatures or credentials are in it; names, labels, addresses and routes of
 your network are.`,
-		Args: exactly("FILE"),
+		Args: frame.Exactly("FILE"),
 	}
 	flagenv.DurationVar(cmd.Flags(), &limit, "timeout", limit, "leave out what was not had by then")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if limit <= 0 || limit > time.Hour {
-			return usagef("--timeout %s is not between 1s and 1h", limit)
+			return frame.Usagef("--timeout %s is not between 1s and 1h", limit)
 		}
 		// A hub that does not answer is no reason for an archive with nothing in it.
 		v, err := hub.Version(ctx)
@@ -62,17 +63,17 @@ your network are.`,
 			return err
 		}
 		b := &bundler{c: c, hub: hub, made: time.Now().UTC()}
-		if err := writeNew(args[0], func(w io.Writer) error {
+		if err := frame.WriteNew(args[0], func(w io.Writer) error {
 			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
 			return b.write(ctx, w, v)
 		}); err != nil {
 			return err
 		}
-		return c.show(b.result(args[0]), []string{args[0]}, func(p *page) {
-			p.line("%s: %d documents of the hub and %d nodes, %s", args[0], b.files, b.nodes, size(uint64(b.bytes)))
+		return c.Show(b.result(args[0]), []string{args[0]}, func(p *frame.Page) {
+			p.Line("%s: %d documents of the hub and %d nodes, %s", args[0], b.files, b.nodes, frame.Size(uint64(b.bytes)))
 			if n := len(b.missing); n > 0 {
-				p.line("%d could not be had; MISSING.txt in the archive says why", n)
+				p.Line("%d could not be had; MISSING.txt in the archive says why", n)
 			}
 		})
 	})
@@ -204,7 +205,7 @@ func (b *bundler) write(ctx context.Context, w io.Writer, v api.Version) error {
 	g.SetLimit(bundleAtOnce)
 	for i, n := range nodes {
 		g.Go(func() error {
-			b.c.progress.now("asking node %s, %d of %d", n.Name, i+1, len(nodes))
+			b.c.Progress.Now("asking node %s, %d of %d", n.Name, i+1, len(nodes))
 			b.node(ctx, n)
 			return nil
 		})

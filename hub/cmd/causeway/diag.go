@@ -9,12 +9,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
 func (c *cli) diag() *cobra.Command {
-	return c.group("diag", "Ask nodes to look for themselves", "", c.ping(), c.path(), c.trace(), c.capture(), c.mtu(), c.bench(), c.diagExplain())
+	return c.Group("diag", "Ask nodes to look for themselves", "", c.ping(), c.path(), c.trace(), c.capture(), c.mtu(), c.bench(), c.diagExplain())
 }
 
 func (c *cli) ping() *cobra.Command {
@@ -25,29 +26,29 @@ func (c *cli) ping() *cobra.Command {
 		Short: "Let one node ping another through the tunnel",
 		Long: `Ask the first node to ping the second, a pod or an address, and show what it saw.
 Exit status is 1 when no answer came.`,
-		Args:              exactly("NODE", "NODE, POD or ADDRESS"),
-		ValidArgsFunction: c.completer(2, nodeNames),
+		Args:              frame.Exactly("NODE", "NODE, POD or ADDRESS"),
+		ValidArgsFunction: c.Completer(2, nodeNames),
 	}
 	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to send, 1 to 20")
 	flagenv.DurationVar(cmd.Flags(), &timeout, "timeout", time.Second, "wait this long for each answer, at most 10s")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		if err := checkEnd(args[1]); err != nil {
 			return err
 		}
 		if count < 1 || count > 20 {
-			return usagef("--count %d is not between 1 and 20", count)
+			return frame.Usagef("--count %d is not between 1 and 20", count)
 		}
 		if timeout <= 0 || timeout > 10*time.Second {
-			return usagef("--timeout %s is not between 1ms and 10s", timeout)
+			return frame.Usagef("--timeout %s is not between 1ms and 10s", timeout)
 		}
 		r, err := hub.Ping(ctx, api.PingRequest{From: args[0], To: args[1], Count: count, Timeout: api.Duration(timeout)})
 		if err != nil {
 			return err
 		}
-		if err := c.show(r, []string{r.To}, func(p *page) { pingPage(p, r) }); err != nil {
+		if err := c.Show(r, []string{r.To}, func(p *frame.Page) { pingPage(p, r) }); err != nil {
 			return err
 		}
 		if r.Received == 0 {
@@ -61,7 +62,7 @@ Exit status is 1 when no answer came.`,
 	})
 }
 
-func pingPage(p *page, r api.PingResult) {
+func pingPage(p *frame.Page, r api.PingResult) {
 	to := r.To
 	if r.Addr.IsValid() && r.Addr.String() != r.To {
 		to += " (" + r.Addr.String() + ")"
@@ -69,8 +70,8 @@ func pingPage(p *page, r api.PingResult) {
 	if r.Path != "" {
 		to += " over " + r.Path
 	}
-	p.line("%s to %s: %d sent, %d received, %d lost", protocol.Printable(r.From), protocol.Printable(to), r.Sent, r.Received, r.Sent-r.Received)
+	p.Line("%s to %s: %d sent, %d received, %d lost", protocol.Printable(r.From), protocol.Printable(to), r.Sent, r.Received, r.Sent-r.Received)
 	if r.Received > 0 {
-		p.line("round trip: min %s, average %s, max %s", millis(time.Duration(r.MinRTT)), millis(time.Duration(r.AvgRTT)), millis(time.Duration(r.MaxRTT)))
+		p.Line("round trip: min %s, average %s, max %s", frame.Millis(time.Duration(r.MinRTT)), frame.Millis(time.Duration(r.AvgRTT)), frame.Millis(time.Duration(r.MaxRTT)))
 	}
 }

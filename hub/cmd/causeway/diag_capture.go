@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 )
 
@@ -36,26 +37,26 @@ file. The agent needs CAP_NET_RAW for it: a drop-in of its package gives it.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: c.completer(1, nodeNames),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}
 	flagenv.DurationVar(cmd.Flags(), &length, "duration", length, "record for this long, at most 5m")
 	cmd.Flags().IntVar(&megabytes, "size", megabytes, "end at this many `MIB`, at most 64")
 	cmd.Flags().BoolVar(&payload, "payload", false, "keep payloads, where the node's config allows it")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkEnd(args[0]); err != nil {
 			return err
 		}
 		if length <= 0 || length > api.CaptureMaxTime {
-			return usagef("--duration %s is not between 1ms and %s", length, api.CaptureMaxTime)
+			return frame.Usagef("--duration %s is not between 1ms and %s", length, api.CaptureMaxTime)
 		}
 		if megabytes < 1 || megabytes > api.CaptureMaxBytes>>20 {
-			return usagef("--size %d is not between 1 and %d", megabytes, api.CaptureMaxBytes>>20)
+			return frame.Usagef("--size %d is not between 1 and %d", megabytes, api.CaptureMaxBytes>>20)
 		}
-		if isTerminal(c.out) {
-			return usagef("a capture is not for a terminal: write '> FILE' or '| wireshark -k -i -'")
+		if frame.IsTerminal(c.Out) {
+			return frame.Usagef("a capture is not for a terminal: write '> FILE' or '| wireshark -k -i -'")
 		}
-		c.progress.end()
-		err := hub.Capture(ctx, api.CaptureRequest{On: args[0], Filter: strings.Join(args[1:], " "), Time: length, Bytes: int64(megabytes) << 20, Payload: payload}, c.out)
+		c.Progress.End()
+		err := hub.Capture(ctx, api.CaptureRequest{On: args[0], Filter: strings.Join(args[1:], " "), Time: length, Bytes: int64(megabytes) << 20, Payload: payload}, c.Out)
 		// Whoever reads has seen enough, or the operator has.
 		if errors.Is(err, syscall.EPIPE) || errors.Is(err, context.Canceled) {
 			return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -29,22 +30,22 @@ docs/DIAG.md lists the causes.`,
 		Example: `  causeway diag explain sh-1 eu-1
   causeway diag explain 10.1.1.11 10.2.1.11 --port 443
   causeway diag explain sh-1/web eu-1/db --proto udp --port 53 -o json`,
-		Args:              exactly("FROM", "TO"),
-		ValidArgsFunction: c.completer(2, nodeNames),
+		Args:              frame.Exactly("FROM", "TO"),
+		ValidArgsFunction: c.Completer(2, nodeNames),
 	}
 	cmd.Flags().StringVar(&proto, "proto", "", "tcp, udp or icmp (default: tcp with --port, icmp without)")
 	cmd.Flags().IntVar(&port, "port", 0, "port at TO, 1 to 65535")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		switch proto {
 		case "", protocol.FlowTCP, protocol.FlowUDP, protocol.FlowICMP:
 		default:
-			return usagef("--proto %q is not tcp, udp or icmp", proto)
+			return frame.Usagef("--proto %q is not tcp, udp or icmp", proto)
 		}
 		if port < 0 || port > 65535 || cmd.Flags().Changed("port") && port == 0 {
-			return usagef("--port %d is not between 1 and 65535", port)
+			return frame.Usagef("--port %d is not between 1 and 65535", port)
 		}
 		if proto == protocol.FlowICMP && port != 0 {
-			return usagef("icmp has no ports: leave --port out")
+			return frame.Usagef("icmp has no ports: leave --port out")
 		}
 		x, err := hub.Explain(ctx, api.ExplainRequest{From: args[0], To: args[1], Proto: proto, Port: uint16(port)})
 		if err != nil {
@@ -57,7 +58,7 @@ docs/DIAG.md lists the causes.`,
 		for _, f := range x.Faults {
 			causes = append(causes, f.Cause)
 		}
-		if err := c.show(x, causes, func(p *page) { explanationPage(p, x) }); err != nil {
+		if err := c.Show(x, causes, func(p *frame.Page) { explanationPage(p, x) }); err != nil {
 			return err
 		}
 		if len(x.Faults) > 0 {
@@ -80,44 +81,44 @@ func awayExplanation(args []string, proto string, port uint16, err error) api.Ex
 			Evidence: []string{err.Error()}, Mend: "on the hub's host: systemctl status causeway-hub"}}}
 }
 
-func explanationPage(p *page, x api.Explanation) {
+func explanationPage(p *frame.Page, x api.Explanation) {
 	flow := explainedEnd(x.From) + " to " + explainedEnd(x.To)
 	if x.Port != 0 {
 		flow += ", " + x.Proto + " port " + strconv.Itoa(int(x.Port))
 	}
-	m := map[string]meaning{api.VerdictHealthy: good, api.VerdictDegraded: warn, api.VerdictBroken: bad}[x.Verdict]
-	p.line("%s: %s", protocol.Printable(flow), p.paint(m, x.Verdict))
+	m := map[string]frame.Meaning{api.VerdictHealthy: frame.Good, api.VerdictDegraded: frame.Warn, api.VerdictBroken: frame.Bad}[x.Verdict]
+	p.Line("%s: %s", protocol.Printable(flow), p.Paint(m, x.Verdict))
 	const shown = 3
 	for _, f := range x.Faults[:min(len(x.Faults), shown)] {
-		p.gap()
-		m := warn
+		p.Gap()
+		m := frame.Warn
 		if f.Blocks {
-			m = bad
+			m = frame.Bad
 		}
-		p.line("%s: %s", p.paint(m, f.Cause), protocol.Printable(f.Summary))
+		p.Line("%s: %s", p.Paint(m, f.Cause), protocol.Printable(f.Summary))
 		for _, e := range f.Evidence[:min(len(f.Evidence), 5)] {
-			p.line("  seen  %s", protocol.Printable(e))
+			p.Line("  seen  %s", protocol.Printable(e))
 		}
 		if f.Mend != "" {
-			p.line("  mend  %s", protocol.Printable(f.Mend))
+			p.Line("  mend  %s", protocol.Printable(f.Mend))
 		}
 	}
 	if n := len(x.Faults) - shown; n > 0 {
-		p.gap()
-		p.line("and %d more: -o json", n)
+		p.Gap()
+		p.Line("and %d more: -o json", n)
 	}
 	if len(x.Hops) == 0 {
 		return
 	}
-	p.gap()
+	p.Gap()
 	rows := make([][]any, len(x.Hops))
 	for i, h := range x.Hops {
-		m := map[string]meaning{api.HopOK: good, api.HopFailed: bad, api.HopDegraded: warn}[h.State]
-		rows[i] = []any{h.Name, cell{text: h.State, meaning: m}, h.Note}
+		m := map[string]frame.Meaning{api.HopOK: frame.Good, api.HopFailed: frame.Bad, api.HopDegraded: frame.Warn}[h.State]
+		rows[i] = []any{h.Name, frame.Cell{Text: h.State, Meaning: m}, h.Note}
 	}
-	p.table([]string{"HOP", "STATE", ""}, rows)
-	p.gap()
-	p.line("took %s", time.Duration(x.Took).Round(10*time.Millisecond))
+	p.Table([]string{"HOP", "STATE", ""}, rows)
+	p.Gap()
+	p.Line("took %s", time.Duration(x.Took).Round(10*time.Millisecond))
 }
 
 func explainedEnd(e api.ExplainEnd) string {

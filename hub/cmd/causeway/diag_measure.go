@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
@@ -53,9 +54,9 @@ it beside what probes found on the underlay and what is set on route and interfa
 ` + endsText + ` Pods stand for their nodes.
 
 Exit status is 1 when packets of a size that is set do not arrive.`,
-		Args: exactly("A", "B"), ValidArgsFunction: c.completer(2, nodeNames),
+		Args: frame.Exactly("A", "B"), ValidArgsFunction: c.Completer(2, nodeNames),
 	}
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		for _, a := range args {
 			if err := checkEnd(a); err != nil {
 				return err
@@ -66,18 +67,18 @@ Exit status is 1 when packets of a size that is set do not arrive.`,
 			return err
 		}
 		both := []api.MTUDirection{m.Forward, m.Back}
-		if err := c.show(m, []string{m.From.Node, m.To.Node}, func(p *page) {
-			p.line("%s", protocol.Printable(endText(m.From)+"  to  "+endText(m.To)))
-			p.gap()
+		if err := c.Show(m, []string{m.From.Node, m.To.Node}, func(p *frame.Page) {
+			p.Line("%s", protocol.Printable(endText(m.From)+"  to  "+endText(m.To)))
+			p.Gap()
 			rows := make([][]any, len(both))
 			for i, d := range both {
-				verdict := cell{text: protocol.Printable(d.Verdict), meaning: good}
+				verdict := frame.Cell{Text: protocol.Printable(d.Verdict), Meaning: frame.Good}
 				if !d.OK {
-					verdict.meaning = bad
+					verdict.Meaning = frame.Bad
 				}
 				rows[i] = []any{protocol.Printable(d.Node), protocol.Printable(string(d.Path)), number(d.Underlay), number(d.Known), number(d.Measured), number(d.Route), number(d.Device), verdict}
 			}
-			p.table([]string{"FROM", "PATH", "UNDERLAY", "INSIDE", "MEASURED", "ROUTE", "INTERFACE", "VERDICT"}, rows)
+			p.Table([]string{"FROM", "PATH", "UNDERLAY", "INSIDE", "MEASURED", "ROUTE", "INTERFACE", "VERDICT"}, rows)
 		}); err != nil {
 			return err
 		}
@@ -103,32 +104,32 @@ production on the same links, up to --rate: so it asks before it begins.
 
 A node takes part in one measurement at a time; its config may refuse them
 (debug: {deny: [bench]}).`,
-		Args: exactly("A", "B"), ValidArgsFunction: c.completer(2, nodeNames),
+		Args: frame.Exactly("A", "B"), ValidArgsFunction: c.Completer(2, nodeNames),
 	}
 	cmd.Flags().StringVar(&proto, "proto", proto, "tcp or udp")
 	flagenv.DurationVar(cmd.Flags(), &length, "time", length, "send for this long, at most 30s")
 	cmd.Flags().Var(&limit, "rate", "send at most this much, 1k to 10G bits a second")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		for _, a := range args {
 			if err := checkEnd(a); err != nil {
 				return err
 			}
 		}
 		if proto != "tcp" && proto != "udp" {
-			return usagef("--proto %.40q is neither tcp nor udp", proto)
+			return frame.Usagef("--proto %.40q is neither tcp nor udp", proto)
 		}
 		if length <= 0 || length > protocol.MaxMeasureTime {
-			return usagef("--time %s is not between 1ms and %s", length, protocol.MaxMeasureTime)
+			return frame.Usagef("--time %s is not between 1ms and %s", length, protocol.MaxMeasureTime)
 		}
-		if err := c.confirm(yes, "Send up to %s from %s to %s for %s, beside production traffic?", limit.String(), args[0], args[1], length); err != nil {
+		if err := c.Confirm(yes, "Send up to %s from %s to %s for %s, beside production traffic?", limit.String(), args[0], args[1], length); err != nil {
 			return err
 		}
 		b, err := hub.Bench(ctx, api.BenchRequest{From: args[0], To: args[1], Proto: proto, Time: api.Duration(length), Rate: uint64(limit)})
 		if err != nil {
 			return err
 		}
-		if err := c.show(b, []string{b.From.Node, b.To.Node}, func(p *page) { benchPage(p, b) }); err != nil {
+		if err := c.Show(b, []string{b.From.Node, b.To.Node}, func(p *frame.Page) { benchPage(p, b) }); err != nil {
 			return err
 		}
 		if b.Received == 0 {
@@ -138,11 +139,11 @@ A node takes part in one measurement at a time; its config may refuse them
 	})
 }
 
-func benchPage(p *page, b api.Bench) {
-	p.line("%s to %s over %s: %s in %s (held to %s)", protocol.Printable(b.From.Node), protocol.Printable(b.To.Node), b.Proto, rateText(b.Rate), short(time.Duration(b.Took).Round(10*time.Millisecond)), rateText(b.Limit))
-	kv := []string{"sent", size(b.Sent), "received", size(b.Received)}
+func benchPage(p *frame.Page, b api.Bench) {
+	p.Line("%s to %s over %s: %s in %s (held to %s)", protocol.Printable(b.From.Node), protocol.Printable(b.To.Node), b.Proto, rateText(b.Rate), frame.Short(time.Duration(b.Took).Round(10*time.Millisecond)), rateText(b.Limit))
+	kv := []string{"sent", frame.Size(b.Sent), "received", frame.Size(b.Received)}
 	if b.Datagrams > 0 {
-		kv = append(kv, "datagrams", fmt.Sprintf("%d, %d lost (%.2f %%), %d out of order", b.Datagrams, b.Lost, 100*float64(b.Lost)/float64(b.Datagrams), b.Reordered), "jitter", millis(time.Duration(b.Jitter)))
+		kv = append(kv, "datagrams", fmt.Sprintf("%d, %d lost (%.2f %%), %d out of order", b.Datagrams, b.Lost, 100*float64(b.Lost)/float64(b.Datagrams), b.Reordered), "jitter", frame.Millis(time.Duration(b.Jitter)))
 	}
-	p.facts(kv...)
+	p.Facts(kv...)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -20,30 +22,30 @@ address that a node carries.`
 // checkEnd refuses what can be neither a node, a pod nor an address.
 func checkEnd(s string) error {
 	if s == "" || len(s) > 256 || protocol.Printable(s) != s {
-		return usagef("%.80q is no node, pod or address", s)
+		return frame.Usagef("%.80q is no node, pod or address", s)
 	}
 	return nil
 }
 
 // tracer is a command that lets both ends look and shows what they saw.
-func (c *cli) tracer(cmd *cobra.Command, show func(*page, api.Trace), failure func(api.Trace) string) *cobra.Command {
+func (c *cli) tracer(cmd *cobra.Command, show func(*frame.Page, api.Trace), failure func(api.Trace) string) *cobra.Command {
 	var count int
-	cmd.Args, cmd.ValidArgsFunction = exactly("A", "B"), c.completer(2, nodeNames)
+	cmd.Args, cmd.ValidArgsFunction = frame.Exactly("A", "B"), c.Completer(2, nodeNames)
 	cmd.Flags().IntVarP(&count, "count", "c", 3, "echo requests to each hop, 1 to 10")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		for _, a := range args {
 			if err := checkEnd(a); err != nil {
 				return err
 			}
 		}
 		if count < 1 || count > protocol.MaxTracePings {
-			return usagef("--count %d is not between 1 and %d", count, protocol.MaxTracePings)
+			return frame.Usagef("--count %d is not between 1 and %d", count, protocol.MaxTracePings)
 		}
 		t, err := hub.Trace(ctx, api.TraceRequest{From: args[0], To: args[1], Count: count})
 		if err != nil {
 			return err
 		}
-		if err := c.show(t, []string{t.From.Node, t.To.Node}, func(p *page) { show(p, t) }); err != nil {
+		if err := c.Show(t, []string{t.From.Node, t.To.Node}, func(p *frame.Page) { show(p, t) }); err != nil {
 			return err
 		}
 		if msg := failure(t); msg != "" {
@@ -70,7 +72,7 @@ Exit status is 1 when one of the two has no path.`,
 			case s.view == nil:
 				return s.err
 			case s.view.Peer.Path == protocol.PathNone || s.err != "":
-				return fmt.Sprintf("%s has no path to %s: %s", s.from, s.to, first(s.err, s.view.Peer.Why))
+				return fmt.Sprintf("%s has no path to %s: %s", s.from, s.to, cmp.Or(s.err, s.view.Peer.Why, "its agent does not say why"))
 			}
 		}
 		return ""
@@ -128,12 +130,12 @@ func endText(e api.DiagEnd) string {
 	return fmt.Sprintf("%s (%s), site %s", e.Node, e.Addr, e.Site)
 }
 
-func pathPage(p *page, t api.Trace) {
-	p.line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
+func pathPage(p *frame.Page, t api.Trace) {
+	p.Line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
 	for _, s := range sides(t) {
-		p.gap()
+		p.Gap()
 		if s.view == nil {
-			p.line("%s", p.paint(bad, protocol.Printable(s.from+" to "+s.to+": "+s.err)))
+			p.Line("%s", p.Paint(frame.Bad, protocol.Printable(s.from+" to "+s.to+": "+s.err)))
 			continue
 		}
 		v := s.view.Peer
@@ -141,25 +143,25 @@ func pathPage(p *page, t api.Trace) {
 		if v.Addr.IsValid() {
 			what += " through " + v.Addr.String()
 		}
-		kv := []string{s.from + " to " + s.to, what, "why", first(s.err, v.Why), "round trip", millis(v.RTT), "loss", fmt.Sprintf("%.0f %%", 100*v.Loss),
-			"mtu", mtuText(v), "since", age(v.Since)}
-		p.facts(kv...)
+		kv := []string{s.from + " to " + s.to, what, "why", first(s.err, v.Why), "round trip", frame.Millis(v.RTT), "loss", fmt.Sprintf("%.0f %%", 100*v.Loss),
+			"mtu", mtuText(v), "since", frame.Age(v.Since)}
+		p.Facts(kv...)
 		if len(v.Candidates) == 0 {
 			continue
 		}
 		rows := make([][]any, len(v.Candidates))
 		for i, k := range v.Candidates {
-			state := cell{text: protocol.Printable(k.State)}
+			state := frame.Cell{Text: protocol.Printable(k.State)}
 			if k.Chosen {
-				state = cell{text: "in use, " + protocol.Printable(k.State), meaning: good}
+				state = frame.Cell{Text: "in use, " + protocol.Printable(k.State), Meaning: frame.Good}
 			}
 			answered, loss := "never", "-" // what never answered may not have been asked yet
 			if !k.Answered.IsZero() {
-				answered, loss = age(k.Answered)+" ago", fmt.Sprintf("%.0f %%", 100*k.Loss)
+				answered, loss = frame.Age(k.Answered)+" ago", fmt.Sprintf("%.0f %%", 100*k.Loss)
 			}
-			rows[i] = []any{"  " + protocol.Printable(string(k.Path)), addrText(k.Addr), millis(k.RTT), loss, number(k.Size), answered, state}
+			rows[i] = []any{"  " + protocol.Printable(string(k.Path)), addrText(k.Addr), frame.Millis(k.RTT), loss, number(k.Size), answered, state}
 		}
-		p.table([]string{"  PATH", "ADDRESS", "RTT", "LOSS", "LARGEST", "ANSWERED", "STATE"}, rows)
+		p.Table([]string{"  PATH", "ADDRESS", "RTT", "LOSS", "LARGEST", "ANSWERED", "STATE"}, rows)
 	}
 }
 
@@ -198,22 +200,22 @@ func hopName(h api.TraceHop) string {
 	return h.Name
 }
 
-func tracePage(p *page, t api.Trace) {
-	p.line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
-	p.gap()
+func tracePage(p *frame.Page, t api.Trace) {
+	p.Line("%s", protocol.Printable(endText(t.From)+"  to  "+endText(t.To)))
+	p.Gap()
 	rows := make([][]any, len(t.Hops))
 	for i, h := range t.Hops {
-		answers := cell{text: "ok", meaning: good}
+		answers := frame.Cell{Text: "ok", Meaning: frame.Good}
 		if !h.OK {
-			answers = cell{text: "no answer", meaning: bad}
+			answers = frame.Cell{Text: "no answer", Meaning: frame.Bad}
 		}
-		rows[i] = []any{i + 1, protocol.Printable(h.Kind), protocol.Printable(hopName(h)), millis(time.Duration(h.RTT)), millis(time.Duration(h.Total)), answers, protocol.Printable(h.Note)}
+		rows[i] = []any{i + 1, protocol.Printable(h.Kind), protocol.Printable(hopName(h)), frame.Millis(time.Duration(h.RTT)), frame.Millis(time.Duration(h.Total)), answers, protocol.Printable(h.Note)}
 	}
-	p.table([]string{"", "HOP", "NAME", "TIME", "TOTAL", "", "NOTE"}, rows)
+	p.Table([]string{"", "HOP", "NAME", "TIME", "TOTAL", "", "NOTE"}, rows)
 	if b := t.Back; b != nil && t.Forward != nil && b.Peer.Path != t.Forward.Peer.Path {
-		p.line("The way back is another one: %s, %s.", protocol.Printable(string(b.Peer.Path)), protocol.Printable(b.Peer.Why))
+		p.Line("The way back is another one: %s, %s.", protocol.Printable(string(b.Peer.Path)), protocol.Printable(b.Peer.Why))
 	}
 	if t.BackError != "" {
-		p.line("%s", protocol.Printable(t.BackError))
+		p.Line("%s", protocol.Printable(t.BackError))
 	}
 }

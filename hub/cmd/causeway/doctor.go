@@ -7,11 +7,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
 func (c *cli) doctor() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "doctor",
 		Short: "Say what is wrong with hub, nodes and paths, the worst first, and what mends it",
 		Long: `Check the hub, every node and the paths between nodes by what the hub knows of them,
@@ -24,7 +25,7 @@ Exit status is 0 when nothing is critical or a warning, 4 when something is, and
 the hub does not answer. docs/DIAG.md lists the checks.`,
 		Example: `  causeway doctor
   causeway doctor -o json | jq '.findings[] | select(.severity == "critical")'`,
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}, func(ctx context.Context, hub *api.Client, _ []string) error {
 		k, err := hub.Doctor(ctx)
 		if err != nil {
@@ -36,7 +37,7 @@ the hub does not answer. docs/DIAG.md lists the checks.`,
 			names = append(names, f.Check)
 			unwell = unwell || f.Severity != api.SeverityInfo
 		}
-		if err := c.show(k, names, func(p *page) { checkupPage(p, k) }); err != nil {
+		if err := c.Show(k, names, func(p *frame.Page) { checkupPage(p, k) }); err != nil {
 			return err
 		}
 		if unwell {
@@ -46,28 +47,28 @@ the hub does not answer. docs/DIAG.md lists the checks.`,
 	})
 }
 
-func checkupPage(p *page, k api.Checkup) {
+func checkupPage(p *frame.Page, k api.Checkup) {
 	if len(k.Findings) == 0 {
-		p.line("%s: the hub, nodes (%d) and pairs of them (%d)", p.paint(good, "Nothing is wrong"), k.Nodes, k.Pairs)
+		p.Line("%s: the hub, nodes (%d) and pairs of them (%d)", p.Paint(frame.Good, "Nothing is wrong"), k.Nodes, k.Pairs)
 		return
 	}
 	for i, f := range k.Findings {
 		if i > 0 {
-			p.gap()
+			p.Gap()
 		}
-		m := map[string]meaning{api.SeverityCritical: bad, api.SeverityWarning: warn}[f.Severity]
+		m := map[string]frame.Meaning{api.SeverityCritical: frame.Bad, api.SeverityWarning: frame.Warn}[f.Severity]
 		since := ""
 		if !f.Since.IsZero() {
-			since = ", since " + stamp(f.Since)
+			since = ", since " + frame.Stamp(f.Since)
 		}
-		p.line("%s  %s: %s%s", p.paint(m, fmt.Sprintf("%-8s", f.Severity)), protocol.Printable(f.Where), protocol.Printable(f.Check), since)
-		p.line("          %s", protocol.Printable(f.Summary))
+		p.Line("%s  %s: %s%s", p.Paint(m, fmt.Sprintf("%-8s", f.Severity)), protocol.Printable(f.Where), protocol.Printable(f.Check), since)
+		p.Line("          %s", protocol.Printable(f.Summary))
 		if f.Mend != "" {
-			p.line("    mend  %s", protocol.Printable(f.Mend))
+			p.Line("    mend  %s", protocol.Printable(f.Mend))
 		}
 	}
 	if k.LeftOut > 0 {
-		p.gap()
-		p.line("and %d more, less severe: mend these first", k.LeftOut)
+		p.Gap()
+		p.Line("and %d more, less severe: mend these first", k.LeftOut)
 	}
 }

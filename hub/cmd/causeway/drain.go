@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 )
 
@@ -25,16 +26,16 @@ on forwarding what is under way. Routes that no other node announces stay, and
 are named. The command waits until every connected node sends the other way, at
 most --wait. 'causeway node undrain' ends it; so does nothing else, no restart.`,
 		Example:           "  causeway node drain sh-1 && ssh sh-1 reboot\n  causeway node undrain sh-1",
-		Args:              exactly("NODE"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}
 	flagenv.DurationVar(cmd.Flags(), &wait, "wait", wait, "wait for other nodes at most so long, 0 to 1h")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		if wait < 0 || wait > time.Hour {
-			return usagef("--wait %s is not between 0 and 1h", wait)
+			return frame.Usagef("--wait %s is not between 0 and 1h", wait)
 		}
 		d, err := hub.DrainNode(ctx, args[0])
 		if err != nil {
@@ -45,15 +46,15 @@ most --wait. 'causeway node undrain' ends it; so does nothing else, no restart.`
 }
 
 func (c *cli) nodeUndrain() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "undrain NODE",
 		Short: "Let a drained node carry routes again",
 		Long: `Let a drained node carry routes again. Those that moved stay where they are as long
 as their nodes are connected: moving them back would gain nothing.`,
-		Args:              exactly("NODE"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		d, err := hub.UndrainNode(ctx, args[0])
@@ -68,7 +69,7 @@ as their nodes are connected: moving them back would gain nothing.`,
 func (c *cli) awaitDrain(ctx context.Context, hub *api.Client, d api.Drain, wait time.Duration) error {
 	end := time.Now().Add(wait)
 	for !d.Done() && time.Now().Before(end) {
-		c.progress.now("waiting for %d nodes to send another way", len(d.Waiting))
+		c.Progress.Now("waiting for %d nodes to send another way", len(d.Waiting))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -82,47 +83,47 @@ func (c *cli) awaitDrain(ctx context.Context, hub *api.Client, d api.Drain, wait
 	if err := c.showDrain(d); err != nil || d.Done() || wait == 0 {
 		return err
 	}
-	return fmt.Errorf("node %s is drained, but after %s these still send to it: %s; look at 'causeway node list', then run the command again", d.Node, wait, join(d.Waiting))
+	return fmt.Errorf("node %s is drained, but after %s these still send to it: %s; look at 'causeway node list', then run the command again", d.Node, wait, frame.Join(d.Waiting))
 }
 
 func (c *cli) showDrain(d api.Drain) error {
-	return c.show(d, []string{d.Node}, func(p *page) {
+	return c.Show(d, []string{d.Node}, func(p *frame.Page) {
 		state := "not drained"
 		if d.Drained {
-			state = "drained for " + age(d.Since)
+			state = "drained for " + frame.Age(d.Since)
 		}
-		p.facts("Node", d.Node, "State", state,
+		p.Facts("Node", d.Node, "State", state,
 			"Followed", fmt.Sprintf("%d of %d connected nodes", len(d.Confirmed), len(d.Confirmed)+len(d.Waiting)),
-			"Not connected", optional(d.Away))
+			"Not connected", frame.Optional(d.Away))
 		var rows [][]any
 		for _, m := range d.Moved {
-			rows = append(rows, []any{m.Prefix, cell{text: m.To, meaning: good}, ""})
+			rows = append(rows, []any{m.Prefix, frame.Cell{Text: m.To, Meaning: frame.Good}, ""})
 		}
 		for _, k := range d.Kept {
-			m := plain
+			m := frame.Plain
 			if d.Drained {
-				m = warn
+				m = frame.Warn
 			}
-			rows = append(rows, []any{k.Prefix, cell{text: d.Node, meaning: m}, k.Why})
+			rows = append(rows, []any{k.Prefix, frame.Cell{Text: d.Node, Meaning: m}, k.Why})
 		}
 		if len(rows) > 0 {
-			p.gap()
-			p.table([]string{"ROUTE", "CARRIED BY", "WHY"}, rows)
+			p.Gap()
+			p.Table([]string{"ROUTE", "CARRIED BY", "WHY"}, rows)
 		}
 	})
 }
 
 func (c *cli) nodeRename() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "rename NODE NAME",
 		Short: "Give a node another name",
 		Long: `Give a node another name. Its number, keys, addresses and routes stay, and so do its
 connections; its agent learns the name with the next netmap.`,
-		Args:              exactly("NODE", "NAME"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE", "NAME"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
 		for _, a := range args {
-			if err := checkName("node", a); err != nil {
+			if err := frame.CheckName("node", a); err != nil {
 				return err
 			}
 		}
@@ -130,6 +131,6 @@ connections; its agent learns the name with the next netmap.`,
 		if err != nil {
 			return err
 		}
-		return c.done(args[0], "renamed "+n.Name)
+		return c.Done(args[0], "renamed "+n.Name)
 	})
 }

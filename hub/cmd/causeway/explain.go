@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -211,7 +212,7 @@ func (l library) explain(path string) (explanation, error) {
 	parts := strings.Split(path, ".")
 	k, ok := kinds[parts[0]]
 	if !ok {
-		return explanation{}, usagef("kind %.40q is not known; use %s", parts[0], strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+		return explanation{}, frame.Usagef("kind %.40q is not known; use %s", parts[0], strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
 	}
 	at := explanation{Path: parts[0], Type: "object", Doc: l.doc(k.typ) + " This is the shape of " + k.about + ".", Fields: l.fields(k.typ)}
 	for _, p := range parts[1:] {
@@ -222,9 +223,9 @@ func (l library) explain(path string) (explanation, error) {
 				names = append(names, f.Name)
 			}
 			if len(names) == 0 {
-				return at, usagef("%s has no fields", at.Path)
+				return at, frame.Usagef("%s has no fields", at.Path)
 			}
-			return at, usagef("%s has no field %.40q; it has %s", at.Path, p, strings.Join(names, ", "))
+			return at, frame.Usagef("%s has no field %.40q; it has %s", at.Path, p, strings.Join(names, ", "))
 		}
 		f := at.Fields[i]
 		at = explanation{Path: at.Path + "." + p, Type: f.Type, Doc: f.Doc, Fields: l.fields(f.of)}
@@ -241,7 +242,7 @@ func (c *cli) explain() *cobra.Command {
 		Short:   "Explain the fields of what other commands print and apply reads",
 		Long:    "Explain the fields of what -o json prints and of the documents that 'causeway apply'\nreads. Kinds: " + strings.Join(slices.Sorted(maps.Keys(kinds)), ", ") + ".",
 		Example: "  causeway explain node.paths\n  causeway explain site-file",
-		Args:    exactly("KIND"),
+		Args:    frame.Exactly("KIND"),
 	}
 	cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -263,7 +264,7 @@ func (c *cli) explain() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		l, err := readLibrary()
 		if err != nil {
-			return failed{err}
+			return frame.Fail(err)
 		}
 		e, err := l.explain(args[0])
 		if err != nil {
@@ -273,10 +274,10 @@ func (c *cli) explain() *cobra.Command {
 		for i, f := range e.Fields {
 			names[i] = e.Path + "." + f.Name
 		}
-		return fail(c.show(e, names, func(p *page) {
-			p.line("%s: %s", e.Path, e.Type)
+		return frame.Fail(c.Show(e, names, func(p *frame.Page) {
+			p.Line("%s: %s", e.Path, e.Type)
 			if e.Doc != "" {
-				p.line("%s", e.Doc)
+				p.Line("%s", e.Doc)
 			}
 			if len(e.Fields) == 0 {
 				return
@@ -289,11 +290,11 @@ func (c *cli) explain() *cobra.Command {
 				}
 				rows[i] = []any{f.Name, t, f.Doc}
 			}
-			p.gap()
-			p.table([]string{"FIELD", "TYPE", "MEANING"}, rows)
+			p.Gap()
+			p.Table([]string{"FIELD", "TYPE", "MEANING"}, rows)
 			if slices.ContainsFunc(e.Fields, func(f field) bool { return f.of != "" }) {
-				p.gap()
-				p.line("* 'causeway explain %s.FIELD' goes on", e.Path)
+				p.Gap()
+				p.Line("* 'causeway explain %s.FIELD' goes on", e.Path)
 			}
 		}))
 	}

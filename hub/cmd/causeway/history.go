@@ -5,26 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 )
-
-// stamp is a moment in the reader's time zone.
-func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
-
-func limitFlag(cmd *cobra.Command, n *int) {
-	cmd.Flags().IntVarP(n, "limit", "n", 50, "show at most this many, 1 to 1000")
-}
-
-func checkLimit(n int) error {
-	if n < 1 || n > 1000 {
-		return usagef("--limit %d is not between 1 and 1000", n)
-	}
-	return nil
-}
 
 func (c *cli) events() *cobra.Command {
 	var limit int
@@ -35,29 +21,29 @@ func (c *cli) events() *cobra.Command {
 		Long: `Show what happened since the hub's start and changed no state: nodes that came
 and went, joins that were refused. What changed state is in 'causeway audit'.
 --watch shows the last ones, oldest first, and goes on.`,
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}
-	limitFlag(cmd, &limit)
-	return c.watchable(api.WatchEvents, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		if err := checkLimit(limit); err != nil {
+	frame.LimitFlag(cmd, &limit)
+	return c.Watchable(api.WatchEvents, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := frame.CheckLimit(limit); err != nil {
 			return err
 		}
-		events, err := listed(ctx, c, func(ctx context.Context) ([]api.Event, error) { return hub.Events(ctx, limit) })
+		events, err := frame.Listed(ctx, c.CLI, func(ctx context.Context) ([]api.Event, error) { return hub.Events(ctx, limit) })
 		if err != nil {
 			return err
 		}
 		name := func(e api.Event) string { return e.Kind }
-		if c.watch != nil {
+		if c.Watching() {
 			name = func(e api.Event) string { return fmt.Sprint(e.Sequence) }
 		}
-		return list(c, events, name, "No events since the hub's start",
+		return frame.List(c.CLI, events, name, "No events since the hub's start",
 			[]string{"TIME", "KIND", "NODE", "MESSAGE"},
-			func(_ *page, e api.Event) []any {
+			func(_ *frame.Page, e api.Event) []any {
 				node := e.Node
 				if node == "" {
 					node = "-"
 				}
-				return []any{stamp(e.Time), e.Kind, node, e.Message}
+				return []any{frame.Stamp(e.Time), e.Kind, node, e.Message}
 			})
 	})
 }
@@ -83,15 +69,15 @@ func (c *cli) audit() *cobra.Command {
 what it was; and joins that were refused, with the reason. --watch shows the last ones,
 oldest first, and goes on. --before SEQ shows what was before the transaction with that
 sequence, however old it is.`,
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}
-	limitFlag(cmd, &limit)
+	frame.LimitFlag(cmd, &limit)
 	cmd.Flags().Uint64Var(&before, "before", 0, "show what was before transaction `SEQ`")
-	return c.watchable(api.WatchAudit, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		if err := checkLimit(limit); err != nil {
+	return c.Watchable(api.WatchAudit, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := frame.CheckLimit(limit); err != nil {
 			return err
 		}
-		entries, err := listed(ctx, c, func(ctx context.Context) ([]api.AuditEntry, error) {
+		entries, err := frame.Listed(ctx, c.CLI, func(ctx context.Context) ([]api.AuditEntry, error) {
 			if before > 0 {
 				return hub.AuditBefore(ctx, before, limit)
 			}
@@ -100,10 +86,10 @@ sequence, however old it is.`,
 		if err != nil {
 			return err
 		}
-		return list(c, entries, func(e api.AuditEntry) string { return fmt.Sprint(e.Sequence) }, "The state log is empty",
+		return frame.List(c.CLI, entries, func(e api.AuditEntry) string { return fmt.Sprint(e.Sequence) }, "The state log is empty",
 			[]string{"SEQ", "TIME", "WHO", "WHY", "CHANGES"},
-			func(_ *page, e api.AuditEntry) []any {
-				return []any{e.Sequence, stamp(e.Time), e.Who, e.Why, strings.Join(append(slices.Clone(e.Changes), beforeAfter(e)...), "; ")}
+			func(_ *frame.Page, e api.AuditEntry) []any {
+				return []any{e.Sequence, frame.Stamp(e.Time), e.Who, e.Why, strings.Join(append(slices.Clone(e.Changes), beforeAfter(e)...), "; ")}
 			})
 	})
 }

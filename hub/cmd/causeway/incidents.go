@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -22,23 +23,23 @@ and again is given up (stopped) until 'causeway-agent repair' on the node.`)
 func (c *cli) incidentsList(use, long string) *cobra.Command {
 	var q api.IncidentQuery
 	var since string
-	cmd := &cobra.Command{Use: use, Short: "Show what went wrong on nodes, newest first", Long: long, Args: exactly(),
+	cmd := &cobra.Command{Use: use, Short: "Show what went wrong on nodes, newest first", Long: long, Args: frame.Exactly(),
 		Example: "  causeway incidents --node sh-1 --since 24h\n  causeway incidents show 7-3"}
 	cmd.Flags().StringVar(&q.Node, "node", "", "of this node alone")
-	must(cmd.RegisterFlagCompletionFunc("node", c.completer(1, nodeNames)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("node", c.Completer(1, nodeNames)))
 	cmd.Flags().StringVar(&q.Site, "site", "", "of this site alone")
-	must(cmd.RegisterFlagCompletionFunc("site", c.completer(1, siteNames)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("site", c.Completer(1, siteNames)))
 	cmd.Flags().StringVar(&since, "since", "", "that lasted or began later: so long ago, as 24h, or a time, as 2026-01-31T08:00:00Z")
-	limitFlag(cmd, &q.Limit)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		if err := checkLimit(q.Limit); err != nil {
+	frame.LimitFlag(cmd, &q.Limit)
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if err := frame.CheckLimit(q.Limit); err != nil {
 			return err
 		}
 		for what, name := range map[string]string{"node": q.Node, "site": q.Site} {
 			if name == "" {
 				continue
 			}
-			if err := checkName(what, name); err != nil {
+			if err := frame.CheckName(what, name); err != nil {
 				return err
 			}
 		}
@@ -46,29 +47,29 @@ func (c *cli) incidentsList(use, long string) *cobra.Command {
 			if d, err := protocol.ParseDuration(since); err == nil && d >= 0 {
 				q.Since = time.Now().Add(-d)
 			} else if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
-				return usagef("--since %q is neither a length of time, as 24h, nor a time, as 2026-01-31T08:00:00Z", since)
+				return frame.Usagef("--since %q is neither a length of time, as 24h, nor a time, as 2026-01-31T08:00:00Z", since)
 			}
 		}
 		l, err := hub.Incidents(ctx, q)
 		if err != nil {
 			return err
 		}
-		return list(c, l, func(i api.Incident) string { return i.ID }, "No incidents are known",
+		return frame.List(c.CLI, l, func(i api.Incident) string { return i.ID }, "No incidents are known",
 			[]string{"ID", "SINCE", "NODE", "SUBJECT", "STATE", "LASTED", "REASON", "+SITE", "+ACTION", "+FELT"},
-			func(_ *page, i api.Incident) []any {
-				return []any{i.ID, stamp(i.Since), i.Node, i.Subject, incidentState(i.State), lasted(i), i.Reason, i.Site, i.Action, i.Felt}
+			func(_ *frame.Page, i api.Incident) []any {
+				return []any{i.ID, frame.Stamp(i.Since), i.Node, i.Subject, incidentState(i.State), lasted(i), i.Reason, i.Site, i.Action, i.Felt}
 			})
 	})
 }
 
-func incidentState(s protocol.IncidentState) cell {
+func incidentState(s protocol.IncidentState) frame.Cell {
 	switch s {
 	case protocol.IncidentOver:
-		return cell{text: string(s), meaning: good}
+		return frame.Cell{Text: string(s), Meaning: frame.Good}
 	case protocol.IncidentStopped:
-		return cell{text: string(s), meaning: bad}
+		return frame.Cell{Text: string(s), Meaning: frame.Bad}
 	}
-	return cell{text: string(s), meaning: warn}
+	return frame.Cell{Text: string(s), Meaning: frame.Warn}
 }
 
 // lasted is how long things were wrong, all in all, or that they are.
@@ -80,22 +81,22 @@ func lasted(i api.Incident) string {
 }
 
 func (c *cli) incidentsShow() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "show ID", Short: "Show one incident", Args: exactly("ID"), Example: "  causeway incidents show 7-3"},
+	return c.Leaf(&cobra.Command{Use: "show ID", Short: "Show one incident", Args: frame.Exactly("ID"), Example: "  causeway incidents show 7-3"},
 		func(ctx context.Context, hub *api.Client, args []string) error {
 			i, err := hub.Incident(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return c.show(i, []string{i.ID}, func(p *page) {
+			return c.Show(i, []string{i.ID}, func(p *frame.Page) {
 				until := "now"
 				if !i.Until.IsZero() {
-					until = stamp(i.Until)
+					until = frame.Stamp(i.Until)
 				}
-				p.facts("Incident", i.ID, "Node", i.Node, "Site", i.Site, "Subject", i.Subject, "State", string(i.State),
-					"Since", stamp(i.Since), "Until", until, "Lasted", lasted(i), "Reason", i.Reason, "Action", i.Action,
+				p.Facts("Incident", i.ID, "Node", i.Node, "Site", i.Site, "Subject", i.Subject, "State", string(i.State),
+					"Since", frame.Stamp(i.Since), "Until", until, "Lasted", lasted(i), "Reason", i.Reason, "Action", i.Action,
 					"Repairs", fmt.Sprint(i.Repairs), "Felt", i.Felt)
 				for _, l := range i.Found {
-					p.line("  %s", protocol.Printable(l))
+					p.Line("  %s", protocol.Printable(l))
 				}
 			})
 		})

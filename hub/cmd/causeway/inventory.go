@@ -13,55 +13,56 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
 func (c *cli) inventory() *cobra.Command {
-	return c.group("inventory", "Facts that nodes report of their hosts and containers", "", c.inventoryList(), c.inventoryShow(), c.inventoryWatch())
+	return c.Group("inventory", "Facts that nodes report of their hosts and containers", "", c.inventoryList(), c.inventoryShow(), c.inventoryWatch())
 }
 
 func (c *cli) inventoryList() *cobra.Command {
-	var sel selector
+	var sel frame.Selector
 	var containers bool
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all hosts' facts, or all containers", Args: exactly(),
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all hosts' facts, or all containers", Args: frame.Exactly(),
 		Example: "  causeway inventory list --containers"}
 	cmd.Flags().BoolVar(&containers, "containers", false, "list the containers of all nodes")
-	sel.flag(cmd)
-	return c.watchable(api.WatchInventory, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		all, err := listed(ctx, c, hub.Inventories)
+	sel.Flag(cmd)
+	return c.Watchable(api.WatchInventory, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		all, err := frame.Listed(ctx, c.CLI, hub.Inventories)
 		if err != nil {
 			return err
 		}
-		all = pick(sel, all, func(i api.Inventory) map[string]string { return i.Labels })
+		all = frame.Pick(sel, all, func(i api.Inventory) map[string]string { return i.Labels })
 		if containers {
 			return c.listContainers(all)
 		}
-		return list(c, all, func(i api.Inventory) string { return i.Node },
+		return frame.List(c.CLI, all, func(i api.Inventory) string { return i.Node },
 			"No facts yet: nodes report them once they run",
 			[]string{"NODE", "SITE", "CPUS", "LOAD", "MEMORY", "PODS", "RUNTIMES", "RECEIVED", "+KERNEL", "+ARCH", "+UP", "+POD CIDRS", "OS"},
-			func(_ *page, i api.Inventory) []any {
+			func(_ *frame.Page, i api.Inventory) []any {
 				load := "-"
 				if i.Load != nil {
 					load = strconv.FormatFloat(i.Load.One, 'f', 1, 64)
 				}
-				return []any{i.Node, i.Site, i.CPUs, load, size(i.MemoryUsed) + " of " + size(i.MemoryTotal), pods(i), runtimeNames(i), agedAgo(i.Received), i.Kernel, i.Arch, aged(i.HostBootTime), join(i.PodCIDRs), i.OS}
+				return []any{i.Node, i.Site, i.CPUs, load, frame.Size(i.MemoryUsed) + " of " + frame.Size(i.MemoryTotal), pods(i), runtimeNames(i), frame.AgedAgo(i.Received), i.Kernel, i.Arch, frame.Aged(i.HostBootTime), frame.Join(i.PodCIDRs), i.OS}
 			})
 	})
 }
 
 // runtimeNames are a node's runtimes; one that does not answer is marked.
-func runtimeNames(i api.Inventory) cell {
-	names, style := []string{}, plain
+func runtimeNames(i api.Inventory) frame.Cell {
+	names, style := []string{}, frame.Plain
 	for _, k := range slices.Sorted(maps.Keys(i.Runtimes)) {
 		if i.Runtimes[k].Error != "" {
-			k, style = k+"!", warn
+			k, style = k+"!", frame.Warn
 		}
 		names = append(names, k)
 	}
 	if len(names) == 0 {
-		return cell{text: "none", meaning: plain}
+		return frame.Cell{Text: "none", Meaning: frame.Plain}
 	}
-	return cell{text: strings.Join(names, ","), meaning: style}
+	return frame.Cell{Text: strings.Join(names, ","), Meaning: style}
 }
 
 func pods(i api.Inventory) string {
@@ -95,28 +96,28 @@ func (c *cli) listContainers(all []api.Inventory) error {
 	for _, i := range all {
 		out = append(out, placedOf(i)...)
 	}
-	return list(c, out, func(x placed) string { return x.Name }, "No containers: no node has told of one",
+	return frame.List(c.CLI, out, func(x placed) string { return x.Name }, "No containers: no node has told of one",
 		[]string{"CONTAINER", "NODE", "SITE", "STATE", "ADDRESSES", "CPU", "MEMORY", "IMAGE"},
-		func(_ *page, x placed) []any {
+		func(_ *frame.Page, x placed) []any {
 			return []any{x.Name, x.Node, x.Site, containerState(x.State), addrs(x.Container), cpuUse(x.CPUUsed, x.CPURequested), memoryUse(x.MemoryUsed, x.MemoryRequested), x.Image}
 		})
 }
 
-func containerState(s protocol.ContainerState) cell {
+func containerState(s protocol.ContainerState) frame.Cell {
 	switch s {
 	case protocol.ContainerRunning:
-		return cell{text: string(s), meaning: good}
+		return frame.Cell{Text: string(s), Meaning: frame.Good}
 	case "dead", "restarting", "unknown":
-		return cell{text: string(s), meaning: bad}
+		return frame.Cell{Text: string(s), Meaning: frame.Bad}
 	}
-	return cell{text: string(s), meaning: plain}
+	return frame.Cell{Text: string(s), Meaning: frame.Plain}
 }
 
 func addrs(x protocol.Container) string {
 	if len(x.Addresses) == 0 {
 		return "-"
 	}
-	return join(x.Addresses)
+	return frame.Join(x.Addresses)
 }
 
 // use is what is used, and of how much where that was asked for.
@@ -138,23 +139,25 @@ func cpuUse(used, of int) string {
 	return use(text(used), text(of), used > 0, of > 0)
 }
 
-func memoryUse(used, of uint64) string { return use(size(used), size(of), used > 0, of > 0) }
+func memoryUse(used, of uint64) string {
+	return use(frame.Size(used), frame.Size(of), used > 0, of > 0)
+}
 
 func (c *cli) inventoryShow() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "show NODE", Short: "Show one host's facts and containers", Args: exactly("NODE"), ValidArgsFunction: c.completer(1, nodeNames)},
+	return c.Leaf(&cobra.Command{Use: "show NODE", Short: "Show one host's facts and containers", Args: frame.Exactly("NODE"), ValidArgsFunction: c.Completer(1, nodeNames)},
 		func(ctx context.Context, hub *api.Client, args []string) error {
-			if err := checkName("node", args[0]); err != nil {
+			if err := frame.CheckName("node", args[0]); err != nil {
 				return err
 			}
 			i, err := hub.Inventory(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return c.show(i, []string{i.Node}, func(p *page) { inventoryPage(p, i) })
+			return c.Show(i, []string{i.Node}, func(p *frame.Page) { inventoryPage(p, i) })
 		})
 }
 
-func inventoryPage(p *page, i api.Inventory) {
+func inventoryPage(p *frame.Page, i api.Inventory) {
 	cpu := fmt.Sprint(i.CPUs)
 	if i.CPUModel != "" {
 		cpu += " x " + i.CPUModel
@@ -167,9 +170,9 @@ func inventoryPage(p *page, i api.Inventory) {
 		load = fmt.Sprintf("%.2f, %.2f, %.2f", l.One, l.Five, l.Fifteen)
 	}
 	if a := i.Capacity; a != nil {
-		capacity = fmt.Sprintf("%.1f CPUs, %s memory, %s pods used", float64(a.CPU.Free)/1000, size(a.Memory.Free), pods(i))
+		capacity = fmt.Sprintf("%.1f CPUs, %s memory, %s pods used", float64(a.CPU.Free)/1000, frame.Size(a.Memory.Free), pods(i))
 	}
-	p.facts(
+	p.Facts(
 		"Node", fmt.Sprintf("%s, number %d", i.Node, i.Number),
 		"Site", i.Site,
 		"Hostname", i.Hostname,
@@ -178,34 +181,34 @@ func inventoryPage(p *page, i api.Inventory) {
 		"Virtualisation", i.Virtual,
 		"CPUs", cpu,
 		"Load", load,
-		"Memory", fmt.Sprintf("%s of %s used", size(i.MemoryUsed), size(i.MemoryTotal)),
+		"Memory", fmt.Sprintf("%s of %s used", frame.Size(i.MemoryUsed), frame.Size(i.MemoryTotal)),
 		"Free", capacity,
-		"Host up", age(i.HostBootTime),
+		"Host up", frame.Age(i.HostBootTime),
 		"Agent", i.AgentVersion+", engine "+i.Engine,
-		"Pod CIDRs", join(i.PodCIDRs),
-		"Labels", labelText(i.Labels),
+		"Pod CIDRs", frame.Join(i.PodCIDRs),
+		"Labels", frame.LabelText(i.Labels),
 		"Runtimes", runtimeText(i),
-		"Left out", optional(i.LeftOut),
-		"Received", fmt.Sprintf("%s ago, message %d since the agent's start", age(i.Received), i.Sequence),
+		"Left out", frame.Optional(i.LeftOut),
+		"Received", fmt.Sprintf("%s ago, message %d since the agent's start", frame.Age(i.Received), i.Sequence),
 	)
 	section := func(header []string, rows [][]any) {
 		if len(rows) > 0 {
-			p.gap()
-			p.table(header, rows)
+			p.Gap()
+			p.Table(header, rows)
 		}
 	}
 	section([]string{"INTERFACE", "STATE", "SPEED", "MTU", "MAC", "ADDRESSES"}, interfaceRows(i.Interfaces))
 	var rows [][]any
 	for _, k := range slices.Sorted(maps.Keys(i.Disks)) {
 		d := i.Disks[k]
-		rows = append(rows, []any{k, d.Type, size(d.Used) + " of " + size(d.Total), d.Device})
+		rows = append(rows, []any{k, d.Type, frame.Size(d.Used) + " of " + frame.Size(d.Total), d.Device})
 	}
 	section([]string{"DISK", "TYPE", "USED", "DEVICE"}, rows)
 	rows = nil
 	for _, k := range slices.Sorted(maps.Keys(i.Paths)) {
 		t := i.Paths[k]
 		kind := protocol.PathStatus{Path: t.Path, Idle: t.Idle}.Shown()
-		rows = append(rows, []any{t.Peer, kind, fmt.Sprintf("%.1f ms", t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), size(t.RxRate) + "/s", size(t.TxRate) + "/s"})
+		rows = append(rows, []any{t.Peer, kind, fmt.Sprintf("%.1f ms", t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), frame.Size(t.RxRate) + "/s", frame.Size(t.TxRate) + "/s"})
 	}
 	section([]string{"PATH TO", "KIND", "RTT", "LOSS", "RECEIVING", "SENDING"}, rows)
 	rows = nil
@@ -234,21 +237,21 @@ func runtimeText(i api.Inventory) string {
 func interfaceRows(l []protocol.Interface) [][]any {
 	rows := make([][]any, len(l))
 	for n, f := range l {
-		state := cell{text: "down", meaning: warn}
+		state := frame.Cell{Text: "down", Meaning: frame.Warn}
 		if f.Up {
-			state = cell{text: "up", meaning: good}
+			state = frame.Cell{Text: "up", Meaning: frame.Good}
 		}
 		speed := "-"
 		if f.SpeedMbit > 0 {
 			speed = fmt.Sprintf("%d Mbit/s", f.SpeedMbit)
 		}
-		rows[n] = []any{f.Name, state, speed, f.MTU, cmp.Or(f.MAC, "-"), join(f.Addresses)}
+		rows[n] = []any{f.Name, state, speed, f.MTU, cmp.Or(f.MAC, "-"), frame.Join(f.Addresses)}
 	}
 	return rows
 }
 
 func (c *cli) inventoryWatch() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "watch [NODE]",
 		Short: "Follow what changes on hosts: containers, interfaces, paths",
 		Long: `Follow what changes on hosts, a line for each change, until interrupted. With
@@ -256,51 +259,51 @@ func (c *cli) inventoryWatch() *cobra.Command {
 changed as a JSON merge patch, load and the like included.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return exactly("NODE")(cmd, args)
+				return frame.Exactly("NODE")(cmd, args)
 			}
 			return nil
 		},
-		ValidArgsFunction: c.completer(1, nodeNames),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
 		node := ""
 		if len(args) > 0 {
-			if err := checkName("node", args[0]); err != nil {
+			if err := frame.CheckName("node", args[0]); err != nil {
 				return err
 			}
 			node = args[0]
 		}
 		print := func(ch api.InventoryChange) error {
 			for _, l := range ch.Lines {
-				if _, err := fmt.Fprintf(c.out, "%s  %s  %s  %s\n", stamp(ch.Time), protocol.Printable(ch.Site), protocol.Printable(ch.Node), protocol.Printable(l)); err != nil {
+				if _, err := fmt.Fprintf(c.Out, "%s  %s  %s  %s\n", frame.Stamp(ch.Time), protocol.Printable(ch.Site), protocol.Printable(ch.Node), protocol.Printable(l)); err != nil {
 					return err
 				}
 			}
 			return nil
 		}
-		switch c.format {
-		case formatJSON, formatYAML:
-			e := json.NewEncoder(c.out)
+		switch c.Format {
+		case frame.FormatJSON, frame.FormatYAML:
+			e := json.NewEncoder(c.Out)
 			e.SetEscapeHTML(false)
 			print = func(ch api.InventoryChange) error {
-				if c.format == formatJSON {
+				if c.Format == frame.FormatJSON {
 					return e.Encode(ch)
 				}
-				if _, err := fmt.Fprintln(c.out, "---"); err != nil {
+				if _, err := fmt.Fprintln(c.Out, "---"); err != nil {
 					return err
 				}
-				return c.show(ch, nil, nil)
+				return c.Show(ch, nil, nil)
 			}
-		case formatName:
+		case frame.FormatName:
 			print = func(ch api.InventoryChange) error {
 				if len(ch.Lines) == 0 {
 					return nil
 				}
-				_, err := fmt.Fprintln(c.out, protocol.Printable(ch.Node))
+				_, err := fmt.Fprintln(c.Out, protocol.Printable(ch.Node))
 				return err
 			}
 		}
 		err := hub.FollowFacts(ctx, node, func() error {
-			_, err := fmt.Fprintln(c.err, "watching; interrupt to end")
+			_, err := fmt.Fprintln(c.Err, "watching; interrupt to end")
 			return err
 		}, print)
 		if ctx.Err() != nil {

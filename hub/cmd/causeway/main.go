@@ -1,7 +1,7 @@
 // Command causeway is the admin CLI of a Causeway hub. It speaks the admin API
 // on the hub's unix socket and holds no state of its own. Each noun of the
-// command line has a file of its name; output.go turns answers into tables,
-// JSON, YAML or bare names.
+// command line has a file of its name; what they have in common is in
+// internal/frame: connections, tables, JSON, watching, completion.
 package main
 
 import (

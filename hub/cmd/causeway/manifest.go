@@ -83,7 +83,7 @@ func manifestFiles(names []string) (out []string, err error) {
 }
 
 func (c *cli) readManifest(name string) (b []byte, shown string, err error) {
-	var r io.Reader = c.in
+	var r io.Reader = c.In
 	shown = "standard input"
 	if name != "-" {
 		f, err := os.Open(name)

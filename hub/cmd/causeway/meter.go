@@ -81,7 +81,7 @@ func (m *meter) nodeLoads(nodes []api.Node) []*load {
 		if n.State == api.NodeLeft || n.State == api.NodeRevoked {
 			continue
 		}
-		l := &load{from: n.Name, to: n.Site, state: nodeState(n).text, paths: map[protocol.PathKind]int{}}
+		l := &load{from: n.Name, to: n.Site, state: nodeState(n).Text, paths: map[protocol.PathKind]int{}}
 		for _, p := range n.Paths {
 			if p.Name != "hub" {
 				l.add(p, m.last[pathKey{n.Name, p.Peer}])

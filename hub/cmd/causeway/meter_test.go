@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -77,10 +75,7 @@ func TestTopFitsTheScreen(t *testing.T) {
 // The program itself, without a terminal: it draws what the hub says on 80 × 24, and
 // q ends it.
 func TestTopDrawsAndQuits(t *testing.T) {
-	srv := httptest.NewServer(newFakeHub())
-	defer srv.Close()
-	hub, err := api.NewClient(api.ClientConfig{Transport: http.DefaultTransport, BaseURL: srv.URL})
-	require.NoError(t, err)
+	hub := newTestWorld(t).Client
 	keys, press := io.Pipe()
 	var out screenBuffer
 	done := make(chan error, 1)
@@ -90,7 +85,7 @@ func TestTopDrawsAndQuits(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(out.String(), "eu-1") && strings.Contains(out.String(), "43.00 ms")
 	}, 10*time.Second, 10*time.Millisecond)
-	_, err = press.Write([]byte("q"))
+	_, err := press.Write([]byte("q"))
 	require.NoError(t, err)
 	select {
 	case err := <-done:
@@ -125,47 +120,6 @@ func (s *screenBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
-}
-
-// A list that is watched prints what is new, changed and gone, and nothing twice.
-func TestWatchPrintsChanges(t *testing.T) {
-	var out bytes.Buffer
-	c := &cli{format: formatJSON, out: &out, err: io.Discard, watch: &watcher{seen: map[string]string{}}}
-	show := func(states ...string) (got []change) {
-		t.Helper()
-		out.Reset()
-		items := make([]observed, 0, len(states))
-		for i, s := range states {
-			name := string(rune('a' + i))
-			items = append(items, observed{name, s, []any{name, s, aged(time.Now().Add(-time.Duration(out.Len()) * time.Hour))}})
-		}
-		require.NoError(t, c.observe([]string{"N", "S", "AGE"}, items))
-		for d := json.NewDecoder(&out); ; {
-			var ch change
-			if err := d.Decode(&ch); err != nil {
-				require.ErrorIs(t, err, io.EOF)
-				return got
-			}
-			got = append(got, ch)
-		}
-	}
-	require.Equal(t, []change{{"present", "a", "up"}, {"present", "b", "up"}}, show("up", "up"))
-	require.Empty(t, show("up", "up"))
-	require.Equal(t, []change{{"changed", "b", "down"}, {"added", "c", "up"}}, show("up", "down", "up"))
-	require.Equal(t, []change{{"removed", "c", nil}}, show("up", "down"))
-}
-
-func TestSelector(t *testing.T) {
-	l := map[string]string{"rack": "r1", "zone": "z"}
-	for text, want := range map[string]bool{"rack=r1": true, "rack==r1": true, "rack=r2": false, "rack!=r2": true, "rack!=r1": false, "none!=x": true,
-		"rack": true, "!rack": false, "!none": true, "none": false, "rack=r1,zone=z": true, "rack=r1,zone=y": false} {
-		var s selector
-		require.NoError(t, s.Set(text))
-		require.Equal(t, want, s.matches(l), text)
-	}
-	for _, bad := range []string{"", "=x", "a,,b", "!", "!=x", "a b=c"} {
-		require.Error(t, new(selector).Set(bad), bad)
-	}
 }
 
 // FuzzManifest: files are hostile; whatever they hold, an error or documents come back.

@@ -12,24 +12,25 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
 const roleReader = "reader"
 
 func (c *cli) nats() *cobra.Command {
-	return c.group("nats", "Inventory and events for other programs, over NATS",
+	return c.Group("nats", "Inventory and events for other programs, over NATS",
 		`Inventory and events for other programs, over NATS. Any NATS client follows them
 with the credentials of a user who is made here; docs/NATS.md says which subjects
 there are. The hub has to be started with --listen-nats.`,
-		c.group("user", "Who may connect to the hub's NATS server", "Who may connect to the hub's NATS server from elsewhere, and with which role.",
+		c.Group("user", "Who may connect to the hub's NATS server", "Who may connect to the hub's NATS server from elsewhere, and with which role.",
 			c.natsUserCreate(), c.natsUserList(), c.natsUserRevoke()))
 }
 
 func (c *cli) natsUserCreate() *cobra.Command {
 	var role, file, ca string
 	cmd := &cobra.Command{
-		Use: "create NAME", Short: "Make a user and his credentials", Args: exactly("NAME"),
+		Use: "create NAME", Short: "Make a user and his credentials", Args: frame.Exactly("NAME"),
 		Long: `Make a user and his credentials, in the format of NATS (.creds). They are printed, or
 with --file written. Whoever has them is that user: keep them from others. The
 private key is made here and never sent to the hub.
@@ -45,13 +46,13 @@ to have the inbox prefix that the answer names.`,
 	f.StringVar(&role, "role", "", "reader")
 	f.StringVarP(&file, "file", "f", "", "`FILE` to write the credentials to, mode 0600; it must not exist")
 	f.StringVar(&ca, "ca-file", "", "`FILE` to write the certificate of the hub's CA to; one that exists is replaced")
-	must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{roleReader}, cobra.ShellCompDirectiveNoFileComp)))
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("NATS user", args[0]); err != nil {
+	frame.Must(cmd.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{roleReader}, cobra.ShellCompDirectiveNoFileComp)))
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("NATS user", args[0]); err != nil {
 			return err
 		}
 		if role != roleReader {
-			return usagef("--role is missing: use %s", roleReader)
+			return frame.Usagef("--role is missing: use %s", roleReader)
 		}
 		key, err := nkeys.CreateUser()
 		if err != nil {
@@ -76,7 +77,7 @@ to have the inbox prefix that the answer names.`,
 			return err
 		}
 		if file != "" {
-			err = writeNew(file, create)
+			err = frame.WriteNew(file, create)
 		} else {
 			err = create(io.Discard)
 		}
@@ -90,17 +91,17 @@ to have the inbox prefix that the answer names.`,
 			CA: made.CA, CAFile: ca, File: file}
 		if file == "" {
 			v.Credentials = string(creds)
-			if c.format == formatTable {
-				_, err := c.out.Write(creds)
+			if c.Format == frame.FormatTable {
+				_, err := c.Out.Write(creds)
 				return err
 			}
 		}
-		return c.show(v, []string{v.Name}, func(p *page) {
-			p.line("NATS user %s made, role %s; the credentials are in %s", protocol.Printable(v.Name), protocol.Printable(v.Role), protocol.Printable(file))
+		return c.Show(v, []string{v.Name}, func(p *frame.Page) {
+			p.Line("NATS user %s made, role %s; the credentials are in %s", protocol.Printable(v.Name), protocol.Printable(v.Role), protocol.Printable(file))
 			if ca == "" {
 				ca = "CA-FILE"
 			}
-			p.line("Try: nats --server %s --creds %s --tlsca %s --inbox-prefix %s sub 'causeway.v1.event.>'", protocol.Printable(v.Server), protocol.Printable(file), protocol.Printable(ca), protocol.Printable(v.InboxPrefix))
+			p.Line("Try: nats --server %s --creds %s --tlsca %s --inbox-prefix %s sub 'causeway.v1.event.>'", protocol.Printable(v.Server), protocol.Printable(file), protocol.Printable(ca), protocol.Printable(v.InboxPrefix))
 		})
 	})
 }
@@ -146,28 +147,28 @@ func credentials(name string, key nkeys.KeyPair) ([]byte, error) {
 
 // writePublic puts b at path, for everybody to read.
 func writePublic(path string, b []byte) error {
-	if err := replaceFile(path, b); err != nil {
+	if err := frame.ReplaceFile(path, b); err != nil {
 		return err
 	}
 	return os.Chmod(path, 0o644)
 }
 
 func (c *cli) natsUserList() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List users with roles and keys", Args: exactly()},
+	return c.Leaf(&cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List users with roles and keys", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			users, err := hub.NATSUsers(ctx)
 			if err != nil {
 				return err
 			}
-			return list(c, users, func(u api.NATSUser) string { return u.Name },
+			return frame.List(c.CLI, users, func(u api.NATSUser) string { return u.Name },
 				"No NATS users: causeway nats user create NAME --role reader",
 				[]string{"USER", "ROLE", "STATE", "CREATED", "+KEY"},
-				func(_ *page, u api.NATSUser) []any {
-					m := good
+				func(_ *frame.Page, u api.NATSUser) []any {
+					m := frame.Good
 					if u.State != "active" {
-						m = bad
+						m = frame.Bad
 					}
-					return []any{u.Name, u.Role, cell{text: u.State, meaning: m}, age(u.Created) + " ago", u.Key}
+					return []any{u.Name, u.Role, frame.Cell{Text: u.State, Meaning: m}, frame.Age(u.Created) + " ago", u.Key}
 				})
 		})
 }
@@ -175,22 +176,21 @@ func (c *cli) natsUserList() *cobra.Command {
 func (c *cli) natsUserRevoke() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "revoke NAME", Short: "Shut a user out", Args: exactly("NAME"), ValidArgsFunction: c.completer(1, activeNATSUsers),
+		Use: "revoke NAME", Short: "Shut a user out", Args: frame.Exactly("NAME"), ValidArgsFunction: c.Completer(1, activeNATSUsers),
 		Long: "Shut a user out: his credentials are refused from now on, and connections that are open end.",
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("NATS user", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("NATS user", args[0]); err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Shut NATS user %s out?", args[0]); err != nil {
+		if err := c.Confirm(yes, "Shut NATS user %s out?", args[0]); err != nil {
 			return err
 		}
 		if err := hub.RevokeNATSUser(ctx, args[0]); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(c.out, "NATS user %s revoked\n", args[0])
-		return err
+		return c.DoneAs(args[0], "revoked", "NATS user "+args[0]+" revoked")
 	})
 }
 

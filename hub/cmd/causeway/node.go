@@ -9,34 +9,35 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
 func (c *cli) node() *cobra.Command {
-	return c.group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRename(), c.nodeDrain(), c.nodeUndrain(), c.nodeRotateKey(), c.nodeUpgrade(), c.nodeRevoke(), c.nodeRelease())
+	return c.Group("node", "Hosts that run an agent", "", c.nodeList(), c.nodeShow(), c.nodeLabel(), c.nodeRename(), c.nodeDrain(), c.nodeUndrain(), c.nodeRotateKey(), c.nodeUpgrade(), c.nodeRevoke(), c.nodeRelease())
 }
 
 func (c *cli) nodeList() *cobra.Command {
-	var sel selector
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: exactly(),
+	var sel frame.Selector
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List nodes with their states", Args: frame.Exactly(),
 		Example: "  causeway node list --selector rack=r12 -o wide\n  causeway node list --watch"}
-	sel.flag(cmd)
-	return c.watchable(api.WatchNodes, cmd,
+	sel.Flag(cmd)
+	return c.Watchable(api.WatchNodes, cmd,
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			nodes, err := listed(ctx, c, hub.Nodes)
+			nodes, err := frame.Listed(ctx, c.CLI, hub.Nodes)
 			if err != nil {
 				return err
 			}
-			nodes = pick(sel, nodes, func(n api.Node) map[string]string { return n.Labels })
+			nodes = frame.Pick(sel, nodes, func(n api.Node) map[string]string { return n.Labels })
 			none := "No nodes yet: causeway token create --site SITE"
 			if len(sel) > 0 {
 				none = "No node has these labels: causeway node list -o wide shows them"
 			}
-			return list(c, nodes, func(n api.Node) string { return n.Name },
+			return frame.List(c.CLI, nodes, func(n api.Node) string { return n.Name },
 				none,
 				[]string{"NODE", "SITE", "NUMBER", "OVERLAY", "STATE", "SINCE", "PATHS", "+ROUTES", "+AGENT", "+UNDERLAY", "+LABELS", "WHY"},
-				func(_ *page, n api.Node) []any {
+				func(_ *frame.Page, n api.Node) []any {
 					addr := "-"
 					if len(n.Overlay) > 0 {
 						addr = n.Overlay[0].String()
@@ -45,18 +46,18 @@ func (c *cli) nodeList() *cobra.Command {
 					if len(n.Reasons) > 0 {
 						why = n.Reasons[0]
 					}
-					return []any{n.Name, n.Site, n.Number, addr, nodeState(n), aged(n.StateSince), pathSummary(n.Paths), len(n.Routes), agentText(n), join(n.Underlay), labelText(n.Labels), why}
+					return []any{n.Name, n.Site, n.Number, addr, nodeState(n), frame.Aged(n.StateSince), pathSummary(n.Paths), len(n.Routes), agentText(n), frame.Join(n.Underlay), frame.LabelText(n.Labels), why}
 				})
 		})
 }
 
 // nodeState is a node's state in a list; a drained node says so.
-func nodeState(n api.Node) cell {
+func nodeState(n api.Node) frame.Cell {
 	s := stateCell(n.State)
 	if !n.Drained.IsZero() {
-		s.text += ",drained"
-		if s.meaning == good {
-			s.meaning = warn
+		s.Text += ",drained"
+		if s.Meaning == frame.Good {
+			s.Meaning = frame.Warn
 		}
 	}
 	return s
@@ -66,25 +67,25 @@ func drainedFor(n api.Node) string {
 	if n.Drained.IsZero() {
 		return ""
 	}
-	return "for " + age(n.Drained) + "; 'causeway node undrain " + n.Name + "' ends it"
+	return "for " + frame.Age(n.Drained) + "; 'causeway node undrain " + n.Name + "' ends it"
 }
 
-func stateCell(s string) cell {
+func stateCell(s string) frame.Cell {
 	switch s {
 	case api.NodeReady:
-		return cell{text: s, meaning: good}
+		return frame.Cell{Text: s, Meaning: frame.Good}
 	case api.NodeDegraded, api.NodeJoined:
-		return cell{text: s, meaning: warn}
+		return frame.Cell{Text: s, Meaning: frame.Warn}
 	case api.NodeUnreachable, api.NodeRevoked, api.NodeQuarantined:
-		return cell{text: s, meaning: bad}
+		return frame.Cell{Text: s, Meaning: frame.Bad}
 	}
-	return cell{text: s, meaning: plain}
+	return frame.Cell{Text: s, Meaning: frame.Plain}
 }
 
 func (c *cli) nodeShow() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "show NODE", Short: "Show one node: paths, routes, conditions", Args: exactly("NODE"), ValidArgsFunction: c.completer(1, nodeNames)},
+	return c.Leaf(&cobra.Command{Use: "show NODE", Short: "Show one node: paths, routes, conditions", Args: frame.Exactly("NODE"), ValidArgsFunction: c.Completer(1, nodeNames)},
 		func(ctx context.Context, hub *api.Client, args []string) error {
-			if err := checkName("node", args[0]); err != nil {
+			if err := frame.CheckName("node", args[0]); err != nil {
 				return err
 			}
 			n, err := hub.Node(ctx, args[0])
@@ -96,46 +97,46 @@ func (c *cli) nodeShow() *cobra.Command {
 }
 
 func (c *cli) showNode(n api.Node) error {
-	return c.show(n, []string{n.Name}, func(p *page) {
-		p.facts(
+	return c.Show(n, []string{n.Name}, func(p *frame.Page) {
+		p.Facts(
 			"Node", n.Name,
 			"Site", n.Site,
 			"Number", fmt.Sprint(n.Number),
-			"State", fmt.Sprintf("%s for %s", n.State, age(n.StateSince)),
+			"State", fmt.Sprintf("%s for %s", n.State, frame.Age(n.StateSince)),
 			"Drained", drainedFor(n),
-			"Why", optional(n.Reasons),
+			"Why", frame.Optional(n.Reasons),
 			"Session", connectedFor(n),
-			"Overlay", join(n.Overlay),
-			"Underlay", join(n.Underlay),
-			"Labels", labelText(n.Labels),
+			"Overlay", frame.Join(n.Overlay),
+			"Underlay", frame.Join(n.Underlay),
+			"Labels", frame.LabelText(n.Labels),
 			"Agent", agentText(n),
 			"Upgrade", upgradeText(n.Upgrade),
 			"Netmap", fmt.Sprintf("epoch %d, version %d", n.Netmap.Epoch, n.Netmap.Version),
 			"Key", keyText(n),
 			"Inventory", droppedText(n.Dropped),
-			"Joined", age(n.Joined)+" ago",
+			"Joined", frame.Age(n.Joined)+" ago",
 		)
 		if len(n.Paths) > 0 {
-			p.gap()
-			p.table([]string{"PEER", "PATH", "RTT", "LOSS", "MTU", "SINCE", "RECEIVED", "SENT", "ADDRESS"}, pathRows(n.Paths))
+			p.Gap()
+			p.Table([]string{"PEER", "PATH", "RTT", "LOSS", "MTU", "SINCE", "RECEIVED", "SENT", "ADDRESS"}, pathRows(n.Paths))
 		}
 		if len(n.Routes) > 0 {
 			rows := make([][]any, len(n.Routes))
 			for i, r := range n.Routes {
 				rows[i] = []any{r.Prefix, routeCell(r.State), by(r), carried(r)}
 			}
-			p.gap()
-			p.table([]string{"ROUTE", "STATE", "BY", "CARRIED"}, rows)
+			p.Gap()
+			p.Table([]string{"ROUTE", "STATE", "BY", "CARRIED"}, rows)
 		}
 		if len(n.Refused) > 0 {
 			rows := make([][]any, len(n.Refused))
 			for i, r := range n.Refused {
 				rows[i] = []any{r.Part(), r.Reason}
 			}
-			p.gap()
-			p.table([]string{"REFUSED", "REASON"}, rows)
+			p.Gap()
+			p.Table([]string{"REFUSED", "REASON"}, rows)
 		}
-		p.conditions(n.Conditions)
+		conditions(p, n.Conditions)
 	})
 }
 
@@ -147,7 +148,7 @@ func connectedFor(n api.Node) string {
 	case n.Connected.IsZero():
 		return "none"
 	}
-	return "for " + age(n.Connected)
+	return "for " + frame.Age(n.Connected)
 }
 
 func pathRows(paths []protocol.PathStatus) [][]any {
@@ -157,18 +158,18 @@ func pathRows(paths []protocol.PathStatus) [][]any {
 		if peer == "" {
 			peer = fmt.Sprintf("number %d", t.Peer)
 		}
-		addr, kind := "-", cell{text: string(t.Shown()), meaning: plain}
+		addr, kind := "-", frame.Cell{Text: string(t.Shown()), Meaning: frame.Plain}
 		if t.Addr.IsValid() {
 			addr = t.Addr.String()
 		}
 		if t.Path == protocol.PathNone {
-			kind.text = "-"
+			kind.Text = "-"
 		}
 		mtu := "-"
 		if t.MTU > 0 {
 			mtu = strconv.Itoa(t.MTU)
 		}
-		rows[i] = []any{peer, kind, millis(t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), mtu, age(t.Since), size(t.RxBytes), size(t.TxBytes), addr}
+		rows[i] = []any{peer, kind, frame.Millis(t.RTT), fmt.Sprintf("%.0f%%", 100*t.Loss), mtu, frame.Age(t.Since), frame.Size(t.RxBytes), frame.Size(t.TxBytes), addr}
 	}
 	return rows
 }
@@ -178,7 +179,7 @@ func droppedText(d *api.DroppedInventory) string {
 	if d == nil {
 		return ""
 	}
-	return fmt.Sprintf("%d messages made no sense and were dropped, the last %s ago: %s", d.Count, age(d.Last), d.Why)
+	return fmt.Sprintf("%d messages made no sense and were dropped, the last %s ago: %s", d.Count, frame.Age(d.Last), d.Why)
 }
 
 func agentText(n api.Node) string {
@@ -191,31 +192,23 @@ func agentText(n api.Node) string {
 	return n.AgentVersion + ", engine " + n.Engine
 }
 
-// optional is join, with nothing for nothing.
-func optional(s []string) string {
-	if len(s) == 0 {
-		return ""
-	}
-	return join(s)
-}
-
 func (c *cli) nodeLabel() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:               "label NODE KEY=VALUE… KEY-…",
 		Short:             "Set and remove labels of a node",
 		Example:           "  causeway node label sh-1 rack=r12 spare-",
-		ValidArgsFunction: c.completer(1, nodeNames),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 {
-				return exactly("NODE", "KEY=VALUE or KEY-")(cmd, args)
+				return frame.Exactly("NODE", "KEY=VALUE or KEY-")(cmd, args)
 			}
 			return nil
 		},
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
-		l, err := parseLabelChanges(args[1:])
+		l, err := frame.ParseLabelChanges(args[1:])
 		if err != nil {
 			return err
 		}
@@ -223,7 +216,7 @@ func (c *cli) nodeLabel() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return c.show(n, []string{n.Name}, func(p *page) { p.facts("Node", n.Name, "Labels", labelText(n.Labels)) })
+		return c.Show(n, []string{n.Name}, func(p *frame.Page) { p.Facts("Node", n.Name, "Labels", frame.LabelText(n.Labels)) })
 	})
 }
 
@@ -237,20 +230,20 @@ func (c *cli) nodeRevoke() *cobra.Command {
 once. Its number and keys are never accepted again; the host comes back only as
 a new node, with a new token. With --wait, tell when the hub and every other
 node had dropped it, or which have not said so.`,
-		Args:              exactly("NODE"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}
-	yesFlag(cmd, &yes)
+	frame.YesFlag(cmd, &yes)
 	flagenv.DurationVar(cmd.Flags(), &wait, "wait", 0, "wait until all have dropped it, at most so long (10s without a value)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = "10s"
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		if wait < 0 || wait > time.Hour {
-			return usagef("--wait %s is not between 0 and 1h", wait)
+			return frame.Usagef("--wait %s is not between 0 and 1h", wait)
 		}
-		if err := c.confirm(yes, "Revoke node %s? Its traffic stops at once, and it cannot be taken back.", args[0]); err != nil {
+		if err := c.Confirm(yes, "Revoke node %s? Its traffic stops at once, and it cannot be taken back.", args[0]); err != nil {
 			return err
 		}
 		if err := hub.RevokeNode(ctx, args[0]); err != nil {
@@ -259,7 +252,7 @@ node had dropped it, or which have not said so.`,
 		if wait > 0 {
 			return c.awaitRevoked(ctx, hub, args[0], wait)
 		}
-		return c.done(args[0], "revoked")
+		return c.Done(args[0], "revoked")
 	})
 }
 
@@ -275,7 +268,7 @@ func (c *cli) awaitRevoked(ctx context.Context, hub *api.Client, name string, wa
 		if err != nil {
 			return err
 		}
-		c.progress.now("waiting for %d nodes to drop %s", len(r.Waiting), name)
+		c.Progress.Now("waiting for %d nodes to drop %s", len(r.Waiting), name)
 		late := time.Now().After(end)
 		if r.Done() || late {
 			if err := c.showRevocation(r); err != nil || r.Done() {
@@ -285,7 +278,7 @@ func (c *cli) awaitRevoked(ctx context.Context, hub *api.Client, name string, wa
 			for _, w := range r.Waiting {
 				names = append(names, w.Node)
 			}
-			return fmt.Errorf("node %s is revoked, but after %s not confirmed by: %s", name, wait, join(names))
+			return fmt.Errorf("node %s is revoked, but after %s not confirmed by: %s", name, wait, frame.Join(names))
 		}
 		select {
 		case <-ctx.Done():
@@ -296,43 +289,43 @@ func (c *cli) awaitRevoked(ctx context.Context, hub *api.Client, name string, wa
 }
 
 func (c *cli) showRevocation(r api.Revocation) error {
-	return c.show(r, []string{r.Node}, func(p *page) {
+	return c.Show(r, []string{r.Node}, func(p *frame.Page) {
 		cut := "not yet"
 		if r.Cut {
-			cut = "after " + millis(time.Duration(r.CutAfter))
+			cut = "after " + frame.Millis(time.Duration(r.CutAfter))
 		}
-		p.facts("Node", r.Node, "Number", fmt.Sprint(r.Number), "Revoked", stamp(r.Revoked), "Relay, control, NATS ended", cut,
+		p.Facts("Node", r.Node, "Number", fmt.Sprint(r.Number), "Revoked", frame.Stamp(r.Revoked), "Relay, control, NATS ended", cut,
 			"Confirmed by", fmt.Sprintf("%d of %d nodes", len(r.Confirmed), len(r.Confirmed)+len(r.Waiting)))
 		var rows [][]any
 		for _, n := range r.Confirmed {
-			rows = append(rows, []any{n.Node, cell{text: "dropped it", meaning: good}, millis(time.Duration(n.After)), ""})
+			rows = append(rows, []any{n.Node, frame.Cell{Text: "dropped it", Meaning: frame.Good}, frame.Millis(time.Duration(n.After)), ""})
 		}
 		for _, n := range r.Waiting {
-			rows = append(rows, []any{n.Node, cell{text: "not confirmed", meaning: bad}, "-", n.Why})
+			rows = append(rows, []any{n.Node, frame.Cell{Text: "not confirmed", Meaning: frame.Bad}, "-", n.Why})
 		}
 		if len(rows) > 0 {
-			p.gap()
-			p.table([]string{"NODE", "STATE", "AFTER", "WHY"}, rows)
+			p.Gap()
+			p.Table([]string{"NODE", "STATE", "AFTER", "WHY"}, rows)
 		}
 	})
 }
 
 func (c *cli) nodeRelease() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "release NODE",
 		Short: "End the quarantine of a node",
 		Long: `End the quarantine of a node whose identity was used on two hosts at once. Stop
 one of the two first: while both run, the node is quarantined again.`,
-		Args:              exactly("NODE"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		n, err := hub.ReleaseNode(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		return c.done(n.Name, "released")
+		return c.Done(n.Name, "released")
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -27,9 +28,9 @@ func objectKinds() (l []string) {
 func checkKind(kind string) error {
 	switch kind {
 	case "site", "node", "route":
-		return usagef("a %s is no declared object; see 'causeway %s --help'", kind, kind)
+		return frame.Usagef("a %s is no declared object; see 'causeway %s --help'", kind, kind)
 	}
-	return checkName("kind", kind)
+	return frame.CheckName("kind", kind)
 }
 
 // objectNames completes a kind, then the name of an object.
@@ -51,21 +52,21 @@ func (c *cli) get() *cobra.Command {
 		Long: `Show the declared objects of a kind, or one of them. 'causeway apply' declares them,
 'causeway explain KIND-file' tells the fields.`,
 		Example:           "  causeway get limit\n  causeway get limit branch -o yaml\n  causeway get limit --watch",
-		Args:              between(1, "KIND", "NAME"),
-		ValidArgsFunction: c.completer(2, c.objectNames),
+		Args:              frame.Between(1, "KIND", "NAME"),
+		ValidArgsFunction: c.Completer(2, c.objectNames),
 	}
 	watched := func(args []string) (string, error) {
 		if len(args) == 2 {
-			return "", usagef("--watch is of all objects of a kind; leave %.80q out", args[1])
+			return "", frame.Usagef("--watch is of all objects of a kind; leave %.80q out", args[1])
 		}
 		return api.WatchObjects(args[0]), checkKind(args[0])
 	}
-	return c.watchableOf(watched, cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	return c.WatchableOf(watched, cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkKind(args[0]); err != nil {
 			return err
 		}
 		if len(args) == 2 {
-			if err := checkName(args[0], args[1]); err != nil {
+			if err := frame.CheckName(args[0], args[1]); err != nil {
 				return err
 			}
 			o, err := hub.Object(ctx, args[0], args[1])
@@ -74,21 +75,21 @@ func (c *cli) get() *cobra.Command {
 			}
 			return c.showObject(o)
 		}
-		l, err := listed(ctx, c, func(ctx context.Context) ([]api.Object, error) { return hub.Objects(ctx, args[0]) })
+		l, err := frame.Listed(ctx, c.CLI, func(ctx context.Context) ([]api.Object, error) { return hub.Objects(ctx, args[0]) })
 		if err != nil {
 			return err
 		}
-		return list(c, l, func(o api.Object) string { return o.Name },
+		return frame.List(c.CLI, l, func(o api.Object) string { return o.Name },
 			fmt.Sprintf("No %s is declared: causeway explain %s-file", args[0], args[0]),
 			[]string{strings.ToUpper(args[0]), "AGE", "NODES", "SPEC", "STATUS", "+GENERATION"},
-			func(_ *page, o api.Object) []any {
-				return []any{o.Name, aged(o.Created), haveText(o), specText(o), statusText(o), o.Generation}
+			func(_ *frame.Page, o api.Object) []any {
+				return []any{o.Name, frame.Aged(o.Created), haveText(o), specText(o), statusText(o), o.Generation}
 			})
 	})
 }
 
 func (c *cli) showObject(o api.Object) error {
-	return c.show(o, []string{o.Name}, func(p *page) {
+	return c.Show(o, []string{o.Name}, func(p *frame.Page) {
 		facts := []string{strings.ToUpper(o.Kind[:1]) + o.Kind[1:], o.Name}
 		spec := specFields(o)
 		for _, k := range slices.Sorted(maps.Keys(spec)) {
@@ -104,7 +105,7 @@ func (c *cli) showObject(o api.Object) error {
 		if !o.Known {
 			facts = append(facts, "Mind", "a newer hub wrote it; this hub keeps it and does not know what it means")
 		}
-		p.facts(append(facts, "Generation", fmt.Sprint(o.Generation), "Age", age(o.Created))...)
+		p.Facts(append(facts, "Generation", fmt.Sprint(o.Generation), "Age", frame.Age(o.Created))...)
 	})
 }
 
@@ -145,23 +146,23 @@ func (c *cli) deleteObject() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "delete KIND NAME",
 		Short:             "Take a declared object away: " + strings.Join(objectKinds(), ", "),
-		Args:              exactly("KIND", "NAME"),
-		ValidArgsFunction: c.completer(2, c.objectNames),
+		Args:              frame.Exactly("KIND", "NAME"),
+		ValidArgsFunction: c.Completer(2, c.objectNames),
 	}
-	yesFlag(cmd, &yes)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	frame.YesFlag(cmd, &yes)
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		if err := checkKind(args[0]); err != nil {
 			return err
 		}
-		if err := checkName(args[0], args[1]); err != nil {
+		if err := frame.CheckName(args[0], args[1]); err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Delete %s %s?", args[0], args[1]); err != nil {
+		if err := c.Confirm(yes, "Delete %s %s?", args[0], args[1]); err != nil {
 			return err
 		}
 		if err := hub.DeleteObject(ctx, args[0], args[1]); err != nil {
 			return err
 		}
-		return c.done(args[1], "deleted")
+		return c.Done(args[1], "deleted")
 	})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -12,9 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
-	"causeway/hub/declare"
 	"causeway/internal/docpage"
-	"causeway/protocol"
 )
 
 const objectsPage = "../../../docs/OBJECTS.md"
@@ -46,8 +43,6 @@ func TestExampleOfObjects(t *testing.T) {
 	text, _, _ := strings.Cut(rest, "```\n")
 	docs, err := parseManifests("page", []byte(text))
 	require.NoError(t, err)
-	d, err := applyDraft()
-	require.NoError(t, err)
 	in, left := []api.ApplyDocument{}, maps.Clone(api.Documents)
 	for _, m := range docs {
 		in = append(in, m.ApplyDocument)
@@ -55,9 +50,7 @@ func TestExampleOfObjects(t *testing.T) {
 		delete(left, kind)
 	}
 	require.Empty(t, left, "kinds without an example")
-	waits := func(protocol.NodeNumber) []netip.Prefix {
-		return []netip.Prefix{netip.MustParsePrefix("10.202.1.0/24")}
-	}
-	_, err = declare.Apply(d, in, nil, declare.Live{Who: "unix:root", Announced: waits})
+	w := newTestWorld(t)
+	_, err = w.Client.Apply(t.Context(), api.Apply{Documents: in})
 	require.NoError(t, err)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
@@ -25,21 +26,21 @@ func (c *cli) nodeRotateKey() *cobra.Command {
 take it for that; traffic goes on. A node that is away makes it when it is back.
 The old key stays good at the node for --overlap, for peers that have not heard
 of the new one; give 0 if it was stolen. With --wait, tell when it is done.`,
-		Args:              exactly("NODE"),
-		ValidArgsFunction: c.completer(1, nodeNames),
+		Args:              frame.Exactly("NODE"),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 	}
 	flagenv.DurationVar(cmd.Flags(), &overlap, "overlap", overlap, "how long the old key stays good; 0: not at all")
 	flagenv.DurationVar(cmd.Flags(), &wait, "wait", 0, "wait until the node has the new key, at most so long (30s without a value)")
 	cmd.Flags().Lookup("wait").NoOptDefVal = "30s"
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
 		if wait < 0 || wait > time.Hour {
-			return usagef("--wait %s is not between 0 and 1h", wait)
+			return frame.Usagef("--wait %s is not between 0 and 1h", wait)
 		}
 		if overlap < 0 || overlap > protocol.MaxKeyOverlap {
-			return usagef("--overlap %s is not between 0 and %s", overlap, protocol.MaxKeyOverlap)
+			return frame.Usagef("--overlap %s is not between 0 and %s", overlap, protocol.MaxKeyOverlap)
 		}
 		n, err := hub.RotateKey(ctx, args[0], api.KeyRotation{Overlap: api.Duration(overlap)})
 		if err != nil {
@@ -58,7 +59,7 @@ of the new one; give 0 if it was stolen. With --wait, tell when it is done.`,
 				return err
 			}
 		}
-		return c.show(n, []string{n.Name}, func(p *page) { p.facts("Node", n.Name, "Key", keyText(n)) })
+		return c.Show(n, []string{n.Name}, func(p *frame.Page) { p.Facts("Node", n.Name, "Key", keyText(n)) })
 	})
 }
 
@@ -68,7 +69,7 @@ func keyText(n api.Node) string {
 	if n.KeyEpoch == 0 { // of a hub of an older version
 		return s
 	}
-	s += fmt.Sprintf(", epoch %d, for %s", n.KeyEpoch, age(n.KeySince))
+	s += fmt.Sprintf(", epoch %d, for %s", n.KeyEpoch, frame.Age(n.KeySince))
 	if n.KeyWanted != 0 {
 		s += fmt.Sprintf("; epoch %d is asked for", n.KeyWanted)
 	}

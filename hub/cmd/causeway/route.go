@@ -6,23 +6,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
 func (c *cli) route() *cobra.Command {
-	return c.group("route", "CIDRs that nodes announce", "", c.routeList(),
+	return c.Group("route", "CIDRs that nodes announce", "", c.routeList(),
 		c.routeDecide("approve", "Let other nodes reach a route through its node", true),
 		c.routeDecide("reject", "Refuse a route, or take an approval back", false))
 }
 
 func (c *cli) routeList() *cobra.Command {
 	var pending bool
-	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List announced routes and what became of them", Args: exactly()}
-	var sel selector
-	sel.flag(cmd)
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List announced routes and what became of them", Args: frame.Exactly()}
+	var sel frame.Selector
+	sel.Flag(cmd)
 	cmd.Flags().BoolVar(&pending, "pending", false, "only those that wait for a decision")
-	return c.watchable(api.WatchRoutes, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
-		routes, err := listed(ctx, c, hub.Routes)
+	return c.Watchable(api.WatchRoutes, cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		routes, err := frame.Listed(ctx, c.CLI, hub.Routes)
 		if err != nil {
 			return err
 		}
@@ -35,7 +36,7 @@ func (c *cli) routeList() *cobra.Command {
 			for _, n := range nodes {
 				labels[n.Name] = n.Labels
 			}
-			routes = pick(sel, routes, func(r api.Route) map[string]string { return labels[r.Node] })
+			routes = frame.Pick(sel, routes, func(r api.Route) map[string]string { return labels[r.Node] })
 		}
 		none := "No routes: nodes announce those of their token and of routes: in agent.yaml"
 		if pending {
@@ -47,25 +48,25 @@ func (c *cli) routeList() *cobra.Command {
 				}
 			}
 		}
-		return list(c, routes, func(r api.Route) string { return r.Node + " " + r.Prefix.String() }, none,
+		return frame.List(c.CLI, routes, func(r api.Route) string { return r.Node + " " + r.Prefix.String() }, none,
 			[]string{"NODE", "SITE", "ROUTE", "STATE", "BY", "CARRIED"},
-			func(_ *page, r api.Route) []any {
+			func(_ *frame.Page, r api.Route) []any {
 				return []any{r.Node, r.Site, r.Prefix, routeCell(r.State), by(r), carried(r)}
 			})
 	})
 }
 
-func routeCell(s protocol.RouteState) cell {
-	m := plain
+func routeCell(s protocol.RouteState) frame.Cell {
+	m := frame.Plain
 	switch s {
 	case protocol.RouteApproved:
-		m = good
+		m = frame.Good
 	case protocol.RoutePending:
-		m = warn
+		m = frame.Warn
 	case protocol.RouteRejected:
-		m = bad
+		m = frame.Bad
 	}
-	return cell{text: string(s), meaning: m}
+	return frame.Cell{Text: string(s), Meaning: m}
 }
 
 func by(r api.Route) string {
@@ -88,25 +89,25 @@ func carried(r api.Route) string {
 }
 
 func (c *cli) routeDecide(verb, short string, approve bool) *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:               verb + " NODE CIDR",
 		Short:             short,
-		Args:              exactly("NODE", "CIDR"),
-		ValidArgsFunction: c.completer(2, routeArgs),
+		Args:              frame.Exactly("NODE", "CIDR"),
+		ValidArgsFunction: c.Completer(2, routeArgs),
 	}, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("node", args[0]); err != nil {
+		if err := frame.CheckName("node", args[0]); err != nil {
 			return err
 		}
-		prefix, err := parsePrefix(args[1])
+		prefix, err := frame.ParsePrefix(args[1])
 		if err != nil {
-			return usagef("route %q: %w", args[1], err)
+			return frame.Usagef("route %q: %w", args[1], err)
 		}
 		r, err := hub.DecideRoute(ctx, api.RouteDecision{Node: args[0], Prefix: prefix, Approve: approve})
 		if err != nil {
 			return err
 		}
-		return c.show(r, []string{r.Node + " " + r.Prefix.String()}, func(p *page) {
-			p.line("%s of %s: %s, carried: %s", r.Prefix, protocol.Printable(r.Node), protocol.Printable(string(r.State)), protocol.Printable(carried(r)))
+		return c.Show(r, []string{r.Node + " " + r.Prefix.String()}, func(p *frame.Page) {
+			p.Line("%s of %s: %s, carried: %s", r.Prefix, protocol.Printable(r.Node), protocol.Printable(string(r.State)), protocol.Printable(carried(r)))
 		})
 	})
 }

@@ -7,15 +7,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
-	"causeway/protocol"
+	"causeway/hub/cmd/causeway/internal/frame"
 )
 
 func (c *cli) site() *cobra.Command {
-	return c.group("site", "Data centres and cloud regions", "", c.siteCreate(), c.siteList(), c.siteShow(), c.siteSet(), c.siteDelete())
+	return c.Group("site", "Data centres and cloud regions", "", c.siteCreate(), c.siteList(), c.siteShow(), c.siteSet(), c.siteDelete())
 }
 
 func (c *cli) siteCreate() *cobra.Command {
-	var ranges prefixes
+	var ranges frame.Prefixes
 	var age maxAge
 	var rotate rotateKeys
 	cmd := &cobra.Command{
@@ -25,13 +25,13 @@ func (c *cli) siteCreate() *cobra.Command {
 themselves, unless they meet what another node announces: the same prefix, one
 inside it or one over it. Those and all others wait for 'causeway route approve'.`,
 		Example: "  causeway site create idc-sh --range 10.201.0.0/16",
-		Args:    exactly("NAME"),
+		Args:    frame.Exactly("NAME"),
 	}
 	cmd.Flags().Var(&ranges, "range", "routes inside this range need no approval (repeatable)")
 	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
 	cmd.Flags().Var(&rotate, "rotate-keys", rotateUsage)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("site", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("site", args[0]); err != nil {
 			return err
 		}
 		s, err := hub.CreateSite(ctx, api.SiteSpec{Name: args[0], Ranges: ranges, MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
@@ -43,25 +43,25 @@ inside it or one over it. Those and all others wait for 'causeway route approve'
 }
 
 func (c *cli) siteList() *cobra.Command {
-	return c.watchable(api.WatchSites, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: exactly()},
+	return c.Watchable(api.WatchSites, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List sites", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			sites, err := listed(ctx, c, hub.Sites)
+			sites, err := frame.Listed(ctx, c.CLI, hub.Sites)
 			if err != nil {
 				return err
 			}
-			return list(c, sites, func(s api.Site) string { return s.Name },
+			return frame.List(c.CLI, sites, func(s api.Site) string { return s.Name },
 				"No sites yet: causeway site create NAME",
 				[]string{"SITE", "NODES", "AGE", "+MAX AGE", "+KEYS", "RANGES"},
-				func(_ *page, s api.Site) []any {
-					return []any{s.Name, s.Nodes, aged(s.Created), ageText(s.MaxAge), rotateText(s.RotateKeys), join(s.Ranges)}
+				func(_ *frame.Page, s api.Site) []any {
+					return []any{s.Name, s.Nodes, frame.Aged(s.Created), ageText(s.MaxAge), rotateText(s.RotateKeys), frame.Join(s.Ranges)}
 				})
 		})
 }
 
 func (c *cli) siteShow() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "show NAME", Short: "Show one site", Args: exactly("NAME"), ValidArgsFunction: c.completer(1, siteNames)},
+	return c.Leaf(&cobra.Command{Use: "show NAME", Short: "Show one site", Args: frame.Exactly("NAME"), ValidArgsFunction: c.Completer(1, siteNames)},
 		func(ctx context.Context, hub *api.Client, args []string) error {
-			if err := checkName("site", args[0]); err != nil {
+			if err := frame.CheckName("site", args[0]); err != nil {
 				return err
 			}
 			s, err := hub.Site(ctx, args[0])
@@ -73,8 +73,8 @@ func (c *cli) siteShow() *cobra.Command {
 }
 
 func (c *cli) showSite(s api.Site) error {
-	return c.show(s, []string{s.Name}, func(p *page) {
-		p.facts("Site", s.Name, "Ranges", join(s.Ranges), "Max age", ageText(s.MaxAge), "Keys", rotateText(s.RotateKeys), "Nodes", fmt.Sprint(s.Nodes), "Age", age(s.Created))
+	return c.Show(s, []string{s.Name}, func(p *frame.Page) {
+		p.Facts("Site", s.Name, "Ranges", frame.Join(s.Ranges), "Max age", ageText(s.MaxAge), "Keys", rotateText(s.RotateKeys), "Nodes", fmt.Sprint(s.Nodes), "Age", frame.Age(s.Created))
 	})
 }
 
@@ -83,7 +83,7 @@ const maxAgeUsage = "how long its agents go on without any hub, or forever (defa
 const rotateUsage = "age at which its nodes make new WireGuard keys, such as 30d, or never (default never)"
 
 func (c *cli) siteSet() *cobra.Command {
-	var ranges prefixes
+	var ranges frame.Prefixes
 	var none bool
 	var age maxAge
 	var rotate rotateKeys
@@ -97,25 +97,25 @@ that wait too; a range that
 approved a route stays. After --max-age agents drop their peers, so that a node
 that was revoked meanwhile is not reached for ever.`,
 		Example:           "  causeway site set idc-sh --range 10.201.0.0/16 --range 10.202.0.0/16\n  causeway site set idc-sh --max-age 72h --rotate-keys 30d",
-		Args:              exactly("NAME"),
-		ValidArgsFunction: c.completer(1, siteNames),
+		Args:              frame.Exactly("NAME"),
+		ValidArgsFunction: c.Completer(1, siteNames),
 	}
 	cmd.Flags().Var(&ranges, "range", "a range of the site, instead of those that it has (repeatable)")
 	cmd.Flags().BoolVar(&none, "no-ranges", false, "the site has no ranges: each route waits for a decision")
 	cmd.Flags().Var(&age, "max-age", maxAgeUsage)
 	cmd.Flags().Var(&rotate, "rotate-keys", rotateUsage)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("site", args[0]); err != nil {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("site", args[0]); err != nil {
 			return err
 		}
 		if none && ranges != nil {
-			return usagef("--range and --no-ranges exclude each other")
+			return frame.Usagef("--range and --no-ranges exclude each other")
 		}
 		if none {
-			ranges = prefixes{}
+			ranges = frame.Prefixes{}
 		}
 		if ranges == nil && age == 0 && rotate == 0 {
-			return usagef("--range, --no-ranges, --max-age or --rotate-keys is missing")
+			return frame.Usagef("--range, --no-ranges, --max-age or --rotate-keys is missing")
 		}
 		s, err := hub.PatchSite(ctx, args[0], api.SitePatch{Ranges: ranges, MaxAge: api.MaxAge(age), RotateKeys: api.RotateKeys(rotate)})
 		if err != nil {
@@ -130,32 +130,40 @@ func (c *cli) siteDelete() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "delete NAME",
 		Short:             "Delete a site that has no nodes",
-		Args:              exactly("NAME"),
-		ValidArgsFunction: c.completer(1, siteNames),
+		Args:              frame.Exactly("NAME"),
+		ValidArgsFunction: c.Completer(1, siteNames),
 	}
-	yesFlag(cmd, &yes)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
-		if err := checkName("site", args[0]); err != nil {
+	frame.YesFlag(cmd, &yes)
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+		if err := frame.CheckName("site", args[0]); err != nil {
 			return err
 		}
-		if err := c.confirm(yes, "Delete site %s? Its open tokens stop working.", args[0]); err != nil {
+		if err := c.Confirm(yes, "Delete site %s? Its open tokens stop working.", args[0]); err != nil {
 			return err
 		}
 		if err := hub.DeleteSite(ctx, args[0]); err != nil {
 			return err
 		}
-		return c.done(args[0], "deleted")
+		return c.Done(args[0], "deleted")
 	})
 }
 
-func yesFlag(cmd *cobra.Command, yes *bool) {
-	cmd.Flags().BoolVarP(yes, "yes", "y", false, "do not ask")
-}
+// maxAge is a flag for how long agents go on without a hub; 0 is not given.
+type maxAge api.MaxAge
 
-// done tells of something that leaves no object to show.
-func (c *cli) done(name, what string) error {
-	return c.show(struct {
-		Name   string `json:"name"`
-		Result string `json:"result"`
-	}{name, what}, []string{name}, func(p *page) { p.line("%s %s", protocol.Printable(name), what) })
+func (a *maxAge) String() string { return "" }
+
+func (a *maxAge) Type() string { return "DURATION" }
+
+func (a *maxAge) Set(s string) error { return (*api.MaxAge)(a).UnmarshalText([]byte(s)) }
+
+// rotateKeys is a flag for the age at which nodes make new keys; 0 is not given.
+type rotateKeys api.RotateKeys
+
+func (r *rotateKeys) String() string { return "" }
+
+func (r *rotateKeys) Type() string { return "DURATION" }
+
+func (r *rotateKeys) Set(s string) error {
+	return (*api.RotateKeys)(r).UnmarshalText([]byte(s))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -39,12 +40,12 @@ type trouble struct {
 }
 
 func (c *cli) status() *cobra.Command {
-	return c.leaf(&cobra.Command{
+	return c.Leaf(&cobra.Command{
 		Use:   "status",
 		Short: "Show hub, sites, paths and what is wrong since when, on one screen",
 		Long: `Show the hub, its sites with their nodes, paths and rates, and what is wrong or
 waits for an operator, since when, and what to do. 'causeway top' shows it live.`,
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}, func(ctx context.Context, hub *api.Client, _ []string) error {
 		s, err := hub.Status(ctx)
 		if err != nil {
@@ -63,7 +64,7 @@ waits for an operator, since when, and what to do. 'causeway top' shows it live.
 		for i, site := range s.Sites {
 			names[i] = site.Name
 		}
-		return c.show(o, names, func(p *page) { statusPage(p, o) })
+		return c.Show(o, names, func(p *frame.Page) { statusPage(p, o) })
 	})
 }
 
@@ -162,17 +163,17 @@ func unproven(nodes []api.Node) (trouble, bool) {
 	return trouble{What: fmt.Sprintf("identity of %d nodes", len(names)), Why: "agents of an older version, which do not prove who they are: " + text, Next: "causeway doctor"}, true
 }
 
-func statusPage(p *page, o overview) {
+func statusPage(p *frame.Page, o overview) {
 	s := o.Status
-	p.facts(
-		"Hub", fmt.Sprintf("number %d, version %s, up %s, log sequence %d", s.Hub.Number, s.Hub.Version, age(s.Hub.Started), s.Hub.LogLength),
+	p.Facts(
+		"Hub", fmt.Sprintf("number %d, version %s, up %s, log sequence %d", s.Hub.Number, s.Hub.Version, frame.Age(s.Hub.Started), s.Hub.LogLength),
 		"Public", fmt.Sprintf("%s (udp), %s (https)", s.Hub.PublicUDP, s.Hub.PublicHTTP),
-		"Overlay", join(s.Hub.Overlay),
+		"Overlay", frame.Join(s.Hub.Overlay),
 		"Relay", relayText(s.Relay),
 	)
-	p.gap()
+	p.Gap()
 	if len(s.Sites) == 0 {
-		p.line("No sites yet: causeway site create NAME")
+		p.Line("No sites yet: causeway site create NAME")
 	} else {
 		rows := make([][]any, len(s.Sites))
 		for i, t := range s.Sites {
@@ -180,23 +181,23 @@ func statusPage(p *page, o overview) {
 			if o.Traffic[i].Rates {
 				rx, tx = rate(float64(o.Traffic[i].RxBytes)), rate(float64(o.Traffic[i].TxBytes))
 			}
-			rows[i] = []any{t.Name, t.Nodes, counted(t.Ready, good), counted(t.Degraded, warn), counted(t.Unreachable, bad), kindCounts(o.Traffic[i].Paths), rx, tx}
+			rows[i] = []any{t.Name, t.Nodes, counted(t.Ready, frame.Good), counted(t.Degraded, frame.Warn), counted(t.Unreachable, frame.Bad), kindCounts(o.Traffic[i].Paths), rx, tx}
 		}
-		p.table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE", "PATHS", "RECEIVES", "SENDS"}, rows)
+		p.Table([]string{"SITE", "NODES", "READY", "DEGRADED", "UNREACHABLE", "PATHS", "RECEIVES", "SENDS"}, rows)
 	}
 	if len(s.Unknown) > 0 {
 		rows := make([][]any, len(s.Unknown))
 		for i, u := range s.Unknown {
 			rows[i] = []any{u.Name, u.Site, u.Number, u.ReportedBy}
 		}
-		p.gap()
-		p.line("Joined after the backup that this hub was restored from; they have to join again:")
-		p.table([]string{"NODE", "SITE", "NUMBER", "REPORTED BY"}, rows)
+		p.Gap()
+		p.Line("Joined after the backup that this hub was restored from; they have to join again:")
+		p.Table([]string{"NODE", "SITE", "NUMBER", "REPORTED BY"}, rows)
 	}
-	p.gap()
+	p.Gap()
 	if len(o.Problems) == 0 {
 		if len(s.Unknown) == 0 {
-			p.line("%s", p.paint(good, "Nothing is wrong"))
+			p.Line("%s", p.Paint(frame.Good, "Nothing is wrong"))
 		}
 		return
 	}
@@ -205,16 +206,16 @@ func statusPage(p *page, o overview) {
 	for _, t := range o.Problems[:min(len(o.Problems), shown)] {
 		since, why := "-", t.Why
 		if !t.Since.IsZero() {
-			since = age(t.Since)
+			since = frame.Age(t.Since)
 		}
 		if t.Next != "" {
 			why = strings.TrimPrefix(why+"; ", "; ") + "see '" + t.Next + "'"
 		}
-		rows = append(rows, []any{cell{text: t.What, meaning: warn}, since, why})
+		rows = append(rows, []any{frame.Cell{Text: t.What, Meaning: frame.Warn}, since, why})
 	}
-	p.table([]string{"WRONG", "SINCE", "WHY"}, rows)
+	p.Table([]string{"WRONG", "SINCE", "WHY"}, rows)
 	if n := len(o.Problems) - shown; n > 0 {
-		p.line("and %d more: causeway status -o json, causeway node list", n)
+		p.Line("and %d more: causeway status -o json, causeway node list", n)
 	}
 }
 
@@ -232,15 +233,15 @@ func rate(bytes float64) string {
 }
 
 // counted gives a number a meaning when it is not zero.
-func counted(n int, m meaning) cell {
+func counted(n int, m frame.Meaning) frame.Cell {
 	if n == 0 {
-		m = plain
+		m = frame.Plain
 	}
-	return cell{text: fmt.Sprint(n), meaning: m}
+	return frame.Cell{Text: fmt.Sprint(n), Meaning: m}
 }
 
 func relayText(r api.RelayStatus) string {
-	s := fmt.Sprintf("%d nodes bound, %s in %d datagrams forwarded, ", r.Bound, size(r.ForwardedBytes), r.Forwarded)
+	s := fmt.Sprintf("%d nodes bound, %s in %d datagrams forwarded, ", r.Bound, frame.Size(r.ForwardedBytes), r.Forwarded)
 	var total uint64
 	var by []string
 	for reason, n := range r.Dropped {

@@ -8,20 +8,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 	"causeway/protocol"
 )
 
 func (c *cli) token() *cobra.Command {
-	return c.group("token", "One-time join tokens", "", c.tokenCreate(), c.tokenList(), c.tokenRevoke())
+	return c.Group("token", "One-time join tokens", "", c.tokenCreate(), c.tokenList(), c.tokenRevoke())
 }
 
 func (c *cli) tokenCreate() *cobra.Command {
 	var (
 		spec   api.TokenSpec
 		ttl    time.Duration
-		routes prefixes
-		marks  labels
+		routes frame.Prefixes
+		marks  frame.Labels
 	)
 	cmd := &cobra.Command{
 		Use:   "create --site SITE",
@@ -31,7 +32,7 @@ standard output and cannot be shown again; how to use it follows on standard
 error. Routes given here are announced by the joining node and already approved.`,
 		Example: "  causeway token create --site idc-sh --route 10.201.1.0/24\n" +
 			"  causeway token create --site idc-sh | ssh host causeway-agent join -",
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}
 	f := cmd.Flags()
 	f.StringVar(&spec.Site, "site", "", "`SITE` that the host joins (required)")
@@ -39,20 +40,20 @@ error. Routes given here are announced by the joining node and already approved.
 	f.Var(&routes, "route", "the node announces this, approved (repeatable)")
 	f.Var(&marks, "label", "label of the node (repeatable)")
 	f.StringVar(&spec.Replace, "replace", "", "the host may take the name of `NODE`, which is revoked then")
-	must(cmd.RegisterFlagCompletionFunc("site", c.completer(1, siteNames)))
-	must(cmd.RegisterFlagCompletionFunc("replace", c.completer(1, nodeNames)))
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	frame.Must(cmd.RegisterFlagCompletionFunc("site", c.Completer(1, siteNames)))
+	frame.Must(cmd.RegisterFlagCompletionFunc("replace", c.Completer(1, nodeNames)))
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		switch {
 		case spec.Site == "":
-			return usagef("--site is missing")
+			return frame.Usagef("--site is missing")
 		case ttl < time.Second:
-			return usagef("--ttl %s is less than 1s", ttl)
+			return frame.Usagef("--ttl %s is less than 1s", ttl)
 		}
-		if err := checkName("site", spec.Site); err != nil {
+		if err := frame.CheckName("site", spec.Site); err != nil {
 			return err
 		}
 		if spec.Replace != "" {
-			if err := checkName("node", spec.Replace); err != nil {
+			if err := frame.CheckName("node", spec.Replace); err != nil {
 				return err
 			}
 		}
@@ -68,12 +69,12 @@ error. Routes given here are announced by the joining node and already approved.
 // showCreated prints the token alone on standard output, so that it can be
 // piped into 'causeway-agent join -', and what to do with it on standard error.
 func (c *cli) showCreated(t api.TokenCreated) error {
-	err := c.show(t, []string{t.ID}, func(p *page) { p.line("%s", t.Text) })
-	if err != nil || c.format == formatJSON || c.format == formatYAML {
+	err := c.Show(t, []string{t.ID}, func(p *frame.Page) { p.Line("%s", t.Text) })
+	if err != nil || c.Format == frame.FormatJSON || c.Format == frame.FormatYAML {
 		return err
 	}
 	for _, m := range t.Meets {
-		if _, err := fmt.Fprintf(c.err, "Mind route %s. The new node gets it all the same: the same prefix makes a group of which one node carries it, a longer one takes its addresses from the other.\n", m); err != nil {
+		if _, err := fmt.Fprintf(c.Err, "Mind route %s. The new node gets it all the same: the same prefix makes a group of which one node carries it, a longer one takes its addresses from the other.\n", m); err != nil {
 			return err
 		}
 	}
@@ -81,46 +82,46 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 	if t.Replace != "" {
 		options = "--name " + t.Replace + " --replace "
 	}
-	_, err = fmt.Fprintf(c.err, "Good for one host of site %s within %s. On that host, as root:\n  causeway-agent join %s%s\n",
-		t.Site, short(time.Duration(t.TTL)), options, t.Text)
+	_, err = fmt.Fprintf(c.Err, "Good for one host of site %s within %s. On that host, as root:\n  causeway-agent join %s%s\n",
+		t.Site, frame.Short(time.Duration(t.TTL)), options, t.Text)
 	return err
 }
 
 func (c *cli) tokenList() *cobra.Command {
-	return c.watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Long: "List tokens, without their secrets. Those that expired more than 30 days ago are\nin 'causeway audit' alone.", Args: exactly()},
+	return c.Watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Long: "List tokens, without their secrets. Those that expired more than 30 days ago are\nin 'causeway audit' alone.", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
-			tokens, err := listed(ctx, c, hub.Tokens)
+			tokens, err := frame.Listed(ctx, c.CLI, hub.Tokens)
 			if err != nil {
 				return err
 			}
-			return list(c, tokens, func(t api.Token) string { return t.ID },
+			return frame.List(c.CLI, tokens, func(t api.Token) string { return t.ID },
 				"No tokens: causeway token create --site SITE",
 				[]string{"ID", "SITE", "STATE", "AGE", "EXPIRES", "USED BY", "+LABELS", "ROUTES"},
-				func(_ *page, t api.Token) []any {
+				func(_ *frame.Page, t api.Token) []any {
 					left := "-"
 					if t.State == "open" {
-						left = "in " + span(max(time.Until(t.Expires), 0))
+						left = "in " + frame.Span(max(time.Until(t.Expires), 0))
 					}
 					used := t.UsedBy
 					if used == "" {
 						used = "-"
 					}
-					return []any{t.ID, t.Site, t.State, aged(t.Created), cell{text: left, moving: true}, used, labelText(t.Labels), join(t.Routes)}
+					return []any{t.ID, t.Site, t.State, frame.Aged(t.Created), frame.Cell{Text: left, Moving: true}, used, frame.LabelText(t.Labels), frame.Join(t.Routes)}
 				})
 		})
 }
 
 func (c *cli) tokenRevoke() *cobra.Command {
-	return c.leaf(&cobra.Command{Use: "revoke ID", Short: "Make an open token useless", Args: exactly("ID"), ValidArgsFunction: c.completer(1, openTokens)},
+	return c.Leaf(&cobra.Command{Use: "revoke ID", Short: "Make an open token useless", Args: frame.Exactly("ID"), ValidArgsFunction: c.Completer(1, openTokens)},
 		func(ctx context.Context, hub *api.Client, args []string) error {
 			var id protocol.TokenID
 			if id.UnmarshalText([]byte(args[0])) != nil {
-				return usagef("%q is not a token id: see 'causeway token list'", hideToken(args[0]))
+				return frame.Usagef("%q is not a token id: see 'causeway token list'", hideToken(args[0]))
 			}
 			if err := hub.RevokeToken(ctx, args[0]); err != nil {
 				return err
 			}
-			return c.done(args[0], "revoked")
+			return c.Done(args[0], "revoked")
 		})
 }
 

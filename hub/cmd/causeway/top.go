@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/internal/flagenv"
 )
 
@@ -23,21 +24,21 @@ func (c *cli) top() *cobra.Command {
 		Long: `Show for each pair of sites and for each node what it sends and receives, its largest
 round trip time and loss, and which paths it uses, the busiest first. Nodes report
 every 5 s. Keys: up and down move through the nodes, q ends it.`,
-		Args: exactly(),
+		Args: frame.Exactly(),
 	}
 	flagenv.DurationVar(cmd.Flags(), &every, "every", every, "read the hub anew so often, 500ms to 1m")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		if every < 500*time.Millisecond || every > time.Minute {
-			return usagef("--every %s is not between 500ms and 1m", every)
+			return frame.Usagef("--every %s is not between 500ms and 1m", every)
 		}
-		if !isTerminal(c.out) || !isTerminal(c.in) {
+		if !frame.IsTerminal(c.Out) || !frame.IsTerminal(c.In) {
 			return errors.New("top needs a terminal; use 'causeway status', or 'causeway node list --watch'")
 		}
 		if _, err := hub.Version(ctx); err != nil {
 			return err
 		}
-		c.progress.end()
-		return runTop(ctx, hub, every, c.colour(), tea.WithInput(c.in), tea.WithOutput(c.out))
+		c.Progress.End()
+		return runTop(ctx, hub, every, c.Colour(), tea.WithInput(c.In), tea.WithOutput(c.Out))
 	})
 }
 
@@ -125,15 +126,15 @@ func (m *topModel) View() tea.View {
 // screen is the text of the screen, as many lines as it has at most, none longer than
 // it is wide.
 func (m *topModel) screen() string {
-	p := &page{colour: m.colour}
+	p := &frame.Page{Colour: m.colour}
 	switch {
 	case m.err != nil:
-		p.line("%s", p.paint(bad, "the hub does not answer, trying again: "+m.err.Error()))
+		p.Line("%s", p.Paint(frame.Bad, "the hub does not answer, trying again: "+m.err.Error()))
 	case !m.any:
-		p.line("reading the hub…")
+		p.Line("reading the hub…")
 	default:
 		bad := len(troubles(m.read.status, m.read.nodes))
-		p.line("Causeway hub %d, up %s · %d sites, %d nodes · %d things are wrong or wait ('causeway status')", m.read.status.Hub.Number, age(m.read.status.Hub.Started), len(m.read.status.Sites), len(m.read.nodes), bad)
+		p.Line("Causeway hub %d, up %s · %d sites, %d nodes · %d things are wrong or wait ('causeway status')", m.read.status.Hub.Number, frame.Age(m.read.status.Hub.Started), len(m.read.status.Sites), len(m.read.nodes), bad)
 	}
 	pairs, nodes := m.meter.siteLoads(m.read.nodes), m.meter.nodeLoads(m.read.nodes)
 	room := max(m.height-6, 4) // for rows: head, gap and header twice, foot
@@ -145,29 +146,29 @@ func (m *topModel) screen() string {
 			if x.rated {
 				rx, tx = rate(x.rx), rate(x.tx)
 			}
-			loss := cell{text: fmt.Sprintf("%.0f%%", 100*x.loss)}
+			loss := frame.Cell{Text: fmt.Sprintf("%.0f%%", 100*x.loss)}
 			if x.loss >= 0.01 {
-				loss.meaning = warn
+				loss.Meaning = frame.Warn
 			}
-			out = append(out, append(more(x), rx, tx, millis(x.rtt), loss, kindCounts(x.paths)))
+			out = append(out, append(more(x), rx, tx, frame.Millis(x.rtt), loss, kindCounts(x.paths)))
 		}
 		return out
 	}
 	if len(pairs) > 0 {
-		p.gap()
-		p.table([]string{"SITE", "WITH", "RECEIVES", "SENDS", "RTT", "LOSS", "PATHS"}, rows(pairs[:forPairs], func(l *load) []any { return []any{l.from, l.to} }))
+		p.Gap()
+		p.Table([]string{"SITE", "WITH", "RECEIVES", "SENDS", "RTT", "LOSS", "PATHS"}, rows(pairs[:forPairs], func(l *load) []any { return []any{l.from, l.to} }))
 	}
 	if len(nodes) > 0 {
 		m.first = max(0, min(m.first, len(nodes)-forNodes))
-		p.gap()
-		p.table([]string{"NODE", "STATE", "RECEIVES", "SENDS", "RTT", "LOSS", "PATHS"},
+		p.Gap()
+		p.Table([]string{"NODE", "STATE", "RECEIVES", "SENDS", "RTT", "LOSS", "PATHS"},
 			rows(nodes[m.first:min(len(nodes), m.first+forNodes)], func(l *load) []any {
 				s := stateCell(strings.TrimSuffix(l.state, ",drained"))
-				s.text = l.state
+				s.Text = l.state
 				return []any{l.from, s}
 			}))
 	}
-	lines := strings.Split(strings.TrimRight(p.b.String(), "\n"), "\n")
+	lines := strings.Split(strings.TrimRight(p.String(), "\n"), "\n")
 	foot := "q ends"
 	if len(nodes) > forNodes {
 		foot += fmt.Sprintf(" · nodes %d to %d of %d, up and down move", m.first+1, m.first+forNodes, len(nodes))

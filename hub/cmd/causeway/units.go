@@ -7,51 +7,9 @@ import (
 	"time"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
-
-// age is how long ago t was, in its largest unit or two: 42s, 5m, 3h, 12d.
-func age(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	d := time.Since(t)
-	if d < 0 {
-		return "0s" // clocks of two hosts
-	}
-	return span(d)
-}
-
-// aged is age in a list: it grows, and nothing has changed.
-func aged(t time.Time) cell { return cell{text: age(t), moving: true} }
-
-// agedAgo is aged with the word.
-func agedAgo(t time.Time) cell { return cell{text: age(t) + " ago", moving: true} }
-
-// span is a length of time for a person.
-func span(d time.Duration) string {
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
-
-// short is Go's text form without zeros at its end: 1h, 30m, 1h30m.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
 
 // ageText is a max_age for a person; a hub of an older version tells none.
 func ageText(a api.MaxAge) string {
@@ -61,7 +19,7 @@ func ageText(a api.MaxAge) string {
 	case api.Forever:
 		return a.String()
 	}
-	return short(time.Duration(a))
+	return frame.Short(time.Duration(a))
 }
 
 // rotateText is a rotation of keys for a person.
@@ -69,52 +27,7 @@ func rotateText(r api.RotateKeys) string {
 	if r == 0 || r == api.Never {
 		return "by command"
 	}
-	return "every " + short(time.Duration(r))
-}
-
-// millis is a round trip time in milliseconds.
-func millis(d time.Duration) string {
-	if d <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
-}
-
-// size is a number of bytes in binary units.
-func size(n uint64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	f, unit := float64(n)/1024, 0
-	for f >= 1024 && unit < 5 {
-		f, unit = f/1024, unit+1
-	}
-	return fmt.Sprintf("%.1f %ciB", f, "KMGTPE"[unit])
-}
-
-// join lists values with commas, or none as a dash.
-func join[T any](items []T) string {
-	if len(items) == 0 {
-		return "-"
-	}
-	s := make([]string, len(items))
-	for i, v := range items {
-		s[i] = fmt.Sprint(v)
-	}
-	return strings.Join(s, ", ")
-}
-
-// labelText lists labels in order.
-func labelText(l map[string]string) string {
-	if len(l) == 0 {
-		return "-"
-	}
-	s := make([]string, 0, len(l))
-	for k, v := range l {
-		s = append(s, k+"="+v)
-	}
-	slices.Sort(s)
-	return strings.Join(s, ", ")
+	return "every " + frame.Short(time.Duration(r))
 }
 
 // pathSummary counts chosen paths to other nodes by kind: 1 direct, 3 relay, 2 idle.
@@ -136,11 +49,11 @@ func kindCounts(n map[protocol.PathKind]int) string {
 			s = append(s, fmt.Sprintf("%d %s", n[k], k))
 		}
 	}
-	return join(s)
+	return frame.Join(s)
 }
 
 // conditions prints named conditions, what is wrong first.
-func (p *page) conditions(cs []protocol.Condition) {
+func conditions(p *frame.Page, cs []protocol.Condition) {
 	if len(cs) == 0 {
 		return
 	}
@@ -156,16 +69,16 @@ func (p *page) conditions(cs []protocol.Condition) {
 	})
 	rows := make([][]any, len(cs))
 	for i, c := range cs {
-		state := cell{text: "ok", meaning: good}
+		state := frame.Cell{Text: "ok", Meaning: frame.Good}
 		if !c.OK {
-			state = cell{text: "not ok", meaning: bad}
+			state = frame.Cell{Text: "not ok", Meaning: frame.Bad}
 		}
 		cause := c.Cause + c.Note
 		if len(c.DependsOn) > 0 && !c.OK {
 			cause += " (follows from " + strings.Join(c.DependsOn, ", ") + ")"
 		}
-		rows[i] = []any{c.Name, state, age(c.Since), cause}
+		rows[i] = []any{c.Name, state, frame.Age(c.Since), cause}
 	}
-	p.gap()
-	p.table([]string{"CONDITION", "STATE", "SINCE", "CAUSE"}, rows)
+	p.Gap()
+	p.Table([]string{"CONDITION", "STATE", "SINCE", "CAUSE"}, rows)
 }

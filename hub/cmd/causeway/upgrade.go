@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -17,7 +18,7 @@ import (
 const upgradeFollow = 500 * time.Millisecond
 
 func (c *cli) nodeUpgrade() *cobra.Command {
-	var sel selector
+	var sel frame.Selector
 	var spec api.UpgradeSpec
 	var all, status, stop, yes, detach bool
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ upgrade stops there, and the waves behind are left alone. The command follows it
 its end; interrupted, the upgrade goes on, and --status follows it again.`,
 		Example: "  causeway node upgrade sh-1\n  causeway node upgrade --selector rack=r12 --version 1.3.0 --waves 1,25%,rest\n" +
 			"  causeway node upgrade --status",
-		ValidArgsFunction: c.completer(1, nodeNames),
+		ValidArgsFunction: c.Completer(1, nodeNames),
 		Args: func(_ *cobra.Command, args []string) error {
 			ways := 0
 			for _, w := range []bool{len(args) > 0, len(sel) > 0, all, status, stop} {
@@ -50,7 +51,7 @@ its end; interrupted, the upgrade goes on, and --status follows it again.`,
 			return nil
 		},
 	}
-	sel.flag(cmd)
+	sel.Flag(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&all, "all", false, "all nodes that are connected")
 	f.StringVar(&spec.Version, "version", "", "`VERSION` of the release (default: the newest that the hub has)")
@@ -58,15 +59,15 @@ its end; interrupted, the upgrade goes on, and --status follows it again.`,
 	f.BoolVar(&status, "status", false, "show how the last upgrade stands, and follow it if it is under way")
 	f.BoolVar(&stop, "stop", false, "end the upgrade under way; nodes of waves that have begun finish")
 	f.BoolVar(&detach, "no-wait", false, "do not follow it")
-	yesFlag(cmd, &yes)
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
+	frame.YesFlag(cmd, &yes)
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, args []string) error {
 		for _, a := range args {
-			if err := checkName("node", a); err != nil {
+			if err := frame.CheckName("node", a); err != nil {
 				return err
 			}
 		}
 		if spec.Version != "" && !protocol.ValidVersion(spec.Version) {
-			return usagef("--version %q is no version such as 1.3.0", spec.Version)
+			return frame.Usagef("--version %q is no version such as 1.3.0", spec.Version)
 		}
 		u, err := api.Upgrade{}, error(nil)
 		switch {
@@ -80,7 +81,7 @@ its end; interrupted, the upgrade goes on, and --status follows it again.`,
 				if spec.Nodes, err = c.upgradeTargets(ctx, hub, sel); err != nil {
 					return err
 				}
-				if err := c.confirm(yes, "Upgrade %d nodes (%s)?", len(spec.Nodes), shortList(spec.Nodes)); err != nil {
+				if err := c.Confirm(yes, "Upgrade %d nodes (%s)?", len(spec.Nodes), shortList(spec.Nodes)); err != nil {
 					return err
 				}
 			}
@@ -95,12 +96,12 @@ its end; interrupted, the upgrade goes on, and --status follows it again.`,
 
 // upgradeTargets are the nodes that labels pick, those that are connected if there are
 // none.
-func (c *cli) upgradeTargets(ctx context.Context, hub *api.Client, sel selector) (names []string, err error) {
+func (c *cli) upgradeTargets(ctx context.Context, hub *api.Client, sel frame.Selector) (names []string, err error) {
 	nodes, err := hub.Nodes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range pick(sel, nodes, func(n api.Node) map[string]string { return n.Labels }) {
+	for _, n := range frame.Pick(sel, nodes, func(n api.Node) map[string]string { return n.Labels }) {
 		if n.State == api.NodeLeft || n.State == api.NodeRevoked || len(sel) == 0 && (n.State == api.NodeUnreachable || n.State == api.NodeJoined) {
 			continue
 		}
@@ -134,7 +135,7 @@ func (c *cli) followUpgrade(ctx context.Context, hub *api.Client, u api.Upgrade,
 				at = append(at, n.Node)
 			}
 		}
-		c.progress.now("upgrade to %s, wave %d of %d: %d of %d nodes done, at work: %s", u.Version, u.Wave, u.Waves, done, len(u.Nodes), shortList(at))
+		c.Progress.Now("upgrade to %s, wave %d of %d: %d of %d nodes done, at work: %s", u.Version, u.Wave, u.Waves, done, len(u.Nodes), shortList(at))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -159,23 +160,23 @@ func (c *cli) followUpgrade(ctx context.Context, hub *api.Client, u api.Upgrade,
 }
 
 func (c *cli) showUpgrade(u api.Upgrade) error {
-	return c.show(u, []string{u.Version}, func(p *page) {
-		p.facts("Version", u.Version, "State", u.State, "Why", u.Why, "Wave", fmt.Sprintf("%d of %d", u.Wave, u.Waves), "Started", age(u.Started)+" ago")
+	return c.Show(u, []string{u.Version}, func(p *frame.Page) {
+		p.Facts("Version", u.Version, "State", u.State, "Why", u.Why, "Wave", fmt.Sprintf("%d of %d", u.Wave, u.Waves), "Started", frame.Age(u.Started)+" ago")
 		rows := make([][]any, len(u.Nodes))
 		for i, n := range u.Nodes {
-			m := plain
+			m := frame.Plain
 			switch n.State {
 			case api.UpgradeNodeDone:
-				m = good
+				m = frame.Good
 			case api.UpgradeNodeFailed:
-				m = bad
+				m = frame.Bad
 			case api.UpgradeNodeWorking:
-				m = warn
+				m = frame.Warn
 			}
-			rows[i] = []any{n.Node, n.Wave, cell{text: n.State, meaning: m}, n.Version, n.Text}
+			rows[i] = []any{n.Node, n.Wave, frame.Cell{Text: n.State, Meaning: m}, n.Version, n.Text}
 		}
-		p.gap()
-		p.table([]string{"NODE", "WAVE", "STATE", "RUNS", "WHY"}, rows)
+		p.Gap()
+		p.Table([]string{"NODE", "WAVE", "STATE", "RUNS", "WHY"}, rows)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"causeway/hub/api"
+	"causeway/hub/cmd/causeway/internal/frame"
 	"causeway/protocol"
 )
 
@@ -23,10 +24,10 @@ func (c *cli) version() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the versions of this program and of the hub",
-		Args:  exactly(),
+		Args:  frame.Exactly(),
 	}
 	cmd.Flags().BoolVar(&client, "client", false, "do not ask the hub")
-	return c.leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
 		v := versions{Version: api.Version{Version: version, Protocol: protocol.Version}}
 		if !client {
 			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -37,13 +38,13 @@ func (c *cli) version() *cobra.Command {
 				v.Hub = &h
 			}
 		}
-		return c.show(v, []string{version}, func(p *page) {
+		return c.Show(v, []string{version}, func(p *frame.Page) {
 			line := func(v api.Version) string { return fmt.Sprintf("%s, protocol %d", v.Version, v.Protocol) }
 			hub := v.HubError
 			if v.Hub != nil {
 				hub = line(*v.Hub)
 			}
-			p.facts("causeway", line(v.Version), "hub", hub)
+			p.Facts("causeway", line(v.Version), "hub", hub)
 		})
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,6 +28,8 @@ type Tunnel struct {
 	bound     map[protocol.NodeNumber][]netip.AddrPort
 	listeners map[netip.AddrPort]*listener
 	conns     map[net.Conn]protocol.NodeNumber
+	relay     tunnel.RelayStats
+	bounded   map[string]uint64
 }
 
 // New makes a tunnel without nodes.
@@ -56,11 +59,26 @@ func (t *Tunnel) SetKeys([]tunnel.OwnKey) error { return nil }
 // SetRelayBounds does nothing: nothing is relayed.
 func (t *Tunnel) SetRelayBounds([]tunnel.RelayBound) {}
 
-// RelayBounded is empty.
-func (t *Tunnel) RelayBounded() map[string]uint64 { return nil }
+// SetRelay sets what RelayStats and RelayBounded tell.
+func (t *Tunnel) SetRelay(s tunnel.RelayStats, bounded map[string]uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.relay, t.bounded = s, bounded
+}
 
-// RelayStats returns zeros.
-func (t *Tunnel) RelayStats() tunnel.RelayStats { return tunnel.RelayStats{} }
+// RelayBounded is what SetRelay said; nil before.
+func (t *Tunnel) RelayBounded() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.bounded)
+}
+
+// RelayStats is what SetRelay said; zeros before.
+func (t *Tunnel) RelayStats() tunnel.RelayStats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.relay
+}
 
 // SetNodes replaces the nodes and cuts the connections of those left out.
 func (t *Tunnel) SetNodes(nodes []tunnel.HubNode) error {
