@@ -29,7 +29,6 @@ type watchedHub struct {
 	sessions map[protocol.NodeNumber]*fleet.Session
 	live     map[protocol.NodeNumber]plan.Live
 	tokens   int
-	now      time.Time
 }
 
 func startWatched(t *testing.T) *watchedHub {
@@ -244,7 +243,7 @@ func TestFeedIsWokenByChanges(t *testing.T) {
 	f.mu.Unlock()
 	require.Greater(t, n, 20)
 	require.LessOrEqual(t, told, uint64(5), "of %d changes", n)
-	seq = wait(seq)
+	wait(seq)
 
 	require.Eventually(t, func() bool { // the last of it was told
 		f.mu.Lock()
