@@ -1,6 +1,5 @@
-// Package inventory gathers a node's facts and publishes them over NATS on a
-// stream of the control channel, acknowledged by JetStream: snapshots, and
-// deltas within a second or two of a change.
+// Package inventory publishes a node's facts over NATS. It gathers them and sends them on a stream of the control
+// channel, acknowledged by JetStream: snapshots, and deltas within a second or two of a change.
 //
 // A Collector knows the host: it is told of changes by netlink, by the events
 // of container runtimes and by inotify, and polls only what no event tells

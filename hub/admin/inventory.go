@@ -8,14 +8,20 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/facts/inventory"
+	"causeway/hub/state"
 )
+
+func toInventory(n state.Node, f inventory.Facts) api.Inventory {
+	return api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory}
+}
 
 func (s *Server) inventories() []api.Inventory {
 	st := s.cfg.Store.State()
 	out := []api.Inventory{}
 	for _, n := range shownNodes(st) {
 		if f, ok := s.cfg.Inventory.Get(n.Number); ok && n.Live() {
-			out = append(out, api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory})
+			out = append(out, toInventory(*n, f))
 		}
 	}
 	return out
@@ -33,7 +39,7 @@ func (s *Server) registerInventory(a huma.API) {
 		if !ok {
 			return nil, huma.Error404NotFound("no inventory of node " + in.Name + " has arrived yet; it is sent when its agent is connected")
 		}
-		return answer(api.Inventory{Node: n.Name, Site: n.Site, Number: n.Number, Received: f.Received, Inventory: f.Inventory}, nil)
+		return answer(toInventory(n, f), nil)
 	})
 }
 

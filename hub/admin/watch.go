@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/fleet"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -31,54 +32,39 @@ type watches struct {
 	open    atomic.Int32
 }
 
-func watchedOf[T any](l []T, name func(T) string, shown func(T) any) []watched {
-	out := make([]watched, len(l))
-	for i, v := range l {
-		out[i] = watched{name: name(v), object: v}
-		if shown != nil {
-			out[i].shown = shown(v)
+// listed is the list of a feed of what all returns, where that is not so much that less of it were worth finding.
+func listed[T any](all func() []T, show func(T) watched) func(context.Context, map[string]bool) ([]watched, error) {
+	return func(_ context.Context, groups map[string]bool) ([]watched, error) {
+		l := all()
+		out := make([]watched, 0, len(l))
+		for _, v := range l {
+			if w := show(v); groups == nil || groups[w.name] {
+				out = append(out, w)
+			}
 		}
+		return out, nil
 	}
-	return out
 }
 
 // registerWatches makes a feed of each list. A new one is one line here, one in api and its role in
-// access; a kind of declared objects has one by itself.
+// access; a kind of declared objects has one by itself. What wakes a feed is in sources.go.
 func (s *Server) registerWatches(mux *routes) {
+	nodes, routes := s.listOfNodes(watchedNode), s.listOfNodes(watchedRoutes)
 	s.watches.objects = map[string]*feed{}
 	s.watches.feeds = map[string]*feed{
-		"sites": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.sites(), func(v api.Site) string { return v.Name }, nil), nil
-		}},
-		"tokens": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.tokens(), func(v api.Token) string { return v.ID }, nil), nil
-		}},
-		"nodes": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.nodes(), func(v api.Node) string { return v.Name }, shownNode), nil
-		}},
-		"routes": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.allRoutes(), func(v api.Route) string { return v.Node + " " + v.Prefix.String() }, nil), nil
-		}},
-		"inventory": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.inventories(), func(v api.Inventory) string { return v.Node }, nil), nil
-		}},
-		"admins": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.admins(), func(v api.Admin) string { return v.Name }, nil), nil
-		}},
-		"nats-users": {list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.natsUsers(), func(v api.NATSUser) string { return v.Name }, nil), nil
-		}},
-		"events": {log: true, list: func(context.Context) ([]watched, error) {
-			l := s.cfg.Events.Newest(feedLogSize)
-			slices.Reverse(l)
-			return watchedOf(l, func(v api.Event) string { return strconv.FormatUint(v.Sequence, 10) }, func(v api.Event) any { return v.Sequence }), nil
-		}},
-		"audit": {log: true, list: s.auditTail()},
+		"sites":      {list: listed(s.sites, func(v api.Site) watched { return watched{name: v.Name, object: v} }), follow: s.whenSites},
+		"tokens":     {list: listed(s.tokens, watchedToken), follow: s.whenTokens},
+		"nodes":      {list: nodes.list, follow: nodes.follow},
+		"routes":     {list: routes.list, follow: routes.follow},
+		"inventory":  {list: s.watchedInventories, follow: s.whenInventory},
+		"admins":     {list: listed(s.admins, watchedAdmin), follow: s.whenNamed(state.ThingAdmin)},
+		"nats-users": {list: listed(s.natsUsers, func(v api.NATSUser) watched { return watched{name: v.Name, object: v} }), follow: s.whenNamed(state.ThingNATSUser)},
+		"events":     {log: true, list: listed(s.newestEvents, watchedEvent), follow: s.whenEvents},
+		"audit":      {log: true, list: s.auditTail(), follow: s.whenLog},
 	}
 	for _, kind := range state.ObjectKinds() {
-		s.watches.objects[kind] = &feed{list: func(context.Context) ([]watched, error) {
-			return watchedOf(s.objects(kind), func(v api.Object) string { return v.Name }, shownObject), nil
-		}}
+		objects := func() []api.Object { return s.objects(kind) }
+		s.watches.objects[kind] = &feed{list: listed(objects, func(v api.Object) watched { return watched{name: v.Name, object: v, shown: shownObject(v)} }), follow: s.whenObjects}
 	}
 	mux.HandleFunc("GET /v1/watch/objects/{kind}", func(w http.ResponseWriter, r *http.Request) {
 		kind := r.PathValue("kind")
@@ -95,11 +81,21 @@ func (s *Server) registerWatches(mux *routes) {
 	}
 }
 
+func (s *Server) newestEvents() []api.Event {
+	l := s.cfg.Events.Newest(feedLogSize)
+	slices.Reverse(l)
+	return l
+}
+
+func watchedEvent(v api.Event) watched {
+	return watched{name: strconv.FormatUint(v.Sequence, 10), object: v, shown: v.Sequence}
+}
+
 // auditTail reads only what is new of the log.
-func (s *Server) auditTail() func(context.Context) ([]watched, error) {
+func (s *Server) auditTail() func(context.Context, map[string]bool) ([]watched, error) {
 	var tail []watched
 	var last uint64
-	return func(ctx context.Context) ([]watched, error) {
+	return func(ctx context.Context, _ map[string]bool) ([]watched, error) {
 		seq := s.cfg.Store.State().Seq
 		if seq < last {
 			tail, last = nil, 0
@@ -131,7 +127,7 @@ func (s *Server) auditTail() func(context.Context) ([]watched, error) {
 func shownNode(n api.Node) any {
 	paths := make([]protocol.PathStatus, len(n.Paths))
 	for i, p := range n.Paths {
-		paths[i] = protocol.PathStatus{Peer: p.Peer, Path: p.Path, Addr: p.Addr, MTU: p.MTU}
+		paths[i] = fleet.Steady(p)
 	}
 	n.Paths = paths
 	return n

@@ -43,11 +43,14 @@ func look(t *testing.T, f *feed) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	require.NoError(t, f.refresh(t.Context()))
+	require.NoError(t, f.refresh(t.Context(), nil))
 }
 
 func newFeed(l *list, log bool) *feed {
-	return &feed{log: log, id: "x", news: make(chan struct{}), now: map[string]*fed{}, list: func(context.Context) ([]watched, error) { return l.items, nil }}
+	f := &feed{log: log, list: func(context.Context, map[string]bool) ([]watched, error) { return l.items, nil }}
+	f.clear()
+	f.id = "x"
+	return f
 }
 
 func TestFeed(t *testing.T) {

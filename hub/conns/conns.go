@@ -1,5 +1,4 @@
-// Package conns bounds the connections of a listener whose callers nobody knows
-// yet. Whoever holds one longest loses it when there are too many, of the source that has
+// Package conns bounds the connections of strangers. Whoever holds one longest loses it when there are too many, of the source that has
 // most: slow connections never keep a new one out, and no source keeps out another.
 package conns
 

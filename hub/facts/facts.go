@@ -1,5 +1,4 @@
-// Package facts is the room of what nodes tell of themselves and of what is told of it, and has
-// what its three parts share: how the stream of nodes' messages is read (Follow, which says
+// Package facts is what nodes tell of themselves. It has what its three parts share: how the stream of nodes' messages is read (Follow, which says
 // whose a message is) and how a part's news are watched (Watchers).
 //
 //	facts/inventory  what a node is like now: snapshots and deltas, folded

@@ -20,6 +20,7 @@ func (t *Table) Released(n protocol.NodeNumber) {
 	defer t.mu.Unlock()
 	if l := t.nodes[n]; l != nil {
 		l.boots = boots{}
+		t.wrote(n)
 	}
 }
 
@@ -29,7 +30,10 @@ func (t *Table) Booted(n protocol.NodeNumber, id protocol.BootID, now time.Time)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := &t.node(n).boots
-	b.cloned = b.next(id, now)
+	was := b.cloned
+	if b.cloned = b.next(id, now); b.cloned != was {
+		t.wrote(n)
+	}
 }
 
 // Suspected says that what the record says of node n's identity was seen.
@@ -38,6 +42,7 @@ func (t *Table) Suspected(n protocol.NodeNumber) {
 	defer t.mu.Unlock()
 	if l := t.nodes[n]; l != nil {
 		l.boots.cloned = false
+		t.wrote(n)
 	}
 }
 

@@ -117,12 +117,17 @@ func (t *Table) HearOther(b []byte) {
 		if was := t.elsewhere[x.Node]; was.here && !x.Here && was.hub != hub { // who has a session knows better than who had one
 			continue
 		}
+		was, known := t.elsewhere[x.Node]
 		t.elsewhere[x.Node] = elsewhere{hub, now, x.Here, x.Waiting}
+		if !known || was.here != x.Here || !slices.Equal(was.waiting, x.Waiting) {
+			t.announces(x.Node)
+		}
 		if l := t.nodes[x.Node]; x.Here && (l == nil || l.session == nil) { // it went there
 			delete(t.memory.Announced, x.Node)
 			if l != nil {
 				l.said = Announcement{word: l.said.word + 1}
 			}
+			t.announces(x.Node)
 		}
 	}
 }
@@ -134,6 +139,7 @@ func (t *Table) ForgetElsewhere(now time.Time) {
 	for n, e := range t.elsewhere {
 		if now.Sub(e.at) > elsewhereHeld {
 			delete(t.elsewhere, n)
+			t.announces(n)
 		}
 	}
 }

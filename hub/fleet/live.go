@@ -42,7 +42,7 @@ func (t *Table) Is(n state.Node) string {
 	return is
 }
 
-func info(n state.Node, x Node, strays map[protocol.NodeNumber]Stray, now time.Time) Info {
+func info(n state.Node, x Node, strays state.Map[protocol.NodeNumber, Stray], now time.Time) Info {
 	i := Info{Hello: x.Hello, Status: x.Status, Acked: x.Acked, Refused: slices.Clone(x.Refused), LastWord: x.LastWord, Goodbye: x.Goodbye, Conditions: slices.Clone(x.Status.Conditions)}
 	if x.Session != nil {
 		i.Connected = x.Up
@@ -88,18 +88,19 @@ func complaints(l *record) []string {
 	return reasons
 }
 
-// judged lets node n be judged by what is known now. t.mu is held.
-func (t *Table) judged(n protocol.NodeNumber, l *record) {
+// judged lets node n be judged by what is known now, and reports whether the verdict is another one. t.mu is held.
+func (t *Table) judged(n protocol.NodeNumber, l *record) (changed bool) {
 	e := liveness.Evidence{Session: l.session != nil, Word: l.lastWord, Probe: t.cfg.Proven(n)}
 	if e.Session {
 		e.Reasons = complaints(l)
 	}
-	if !l.machine.Observe(time.Now(), e) {
-		return
+	moved := l.machine.Observe(time.Now(), e)
+	if !moved && t.known.Get(n).Verdict.Equal(l.machine.Verdict()) {
+		return false
 	}
 	node := t.cfg.State().Nodes.Get(n)
-	if !node.Live() || node.Quarantine != "" {
-		return
+	if !moved || !node.Live() || node.Quarantine != "" {
+		return true
 	}
 	switch v := l.machine.Verdict(); v.State {
 	case api.NodeReady:
@@ -109,6 +110,7 @@ func (t *Table) judged(n protocol.NodeNumber, l *record) {
 	case api.NodeUnreachable:
 		t.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+v.Reasons[0])
 	}
+	return true
 }
 
 // LookAround judges all nodes: silence is no event. It is to be called at least once a second.
@@ -121,9 +123,13 @@ func (t *Table) LookAround() {
 			if l.shut = (time.Time{}); quarantined {
 				l.shut = time.Now().UTC()
 			}
+			t.wrote(n)
 		}
-		t.judged(n, l)
+		if t.judged(n, l) {
+			t.wrote(n)
+		}
 	}
+	t.strayed(time.Now())
 }
 
 // Missed makes events of nodes that were there before this hub's start and are not yet.
@@ -131,7 +137,7 @@ func (t *Table) Missed() {
 	st := t.cfg.State()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for n, r := range t.memory.Nodes {
+	for n, r := range t.before.All() {
 		if node := st.Nodes.Get(n); r.Online && node.Live() && t.node(n).session == nil {
 			t.cfg.Events.Add(event.NodeUnreachable, node.Name, "the node is unreachable: "+t.node(n).machine.Verdict().Reasons[0])
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"causeway/hub/plan"
+	"causeway/hub/state"
 	"causeway/internal/durable"
 	"causeway/protocol"
 )
@@ -93,7 +94,14 @@ func memoryFile(path string) durable.Side {
 func (t *Table) Remember(m Memory) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.before = state.Map[protocol.NodeNumber, Remembered]{}
+	for n, r := range m.Nodes {
+		t.before.Set(n, r)
+	}
+	m.Nodes = nil
 	t.memory = m
+	t.says++
+	t.notices.MarkAll()
 }
 
 // Unsaved is what the next run is to know. ok is false if that was told already.

@@ -21,7 +21,7 @@ func (x Node) Took(holds func(*plan.Netmaps) bool) bool {
 func (s Snapshot) Has(st *state.State, o state.Object) (have, lack []protocol.NodeNumber) {
 	_, told := o.Tells(st)
 	for _, n := range told {
-		x := s.Nodes[n]
+		x := s.Node(n)
 		refused := slices.ContainsFunc(x.Refused, func(r protocol.RefusedPart) bool { return r.Kind == o.Kind && r.Name == o.Name })
 		if x.Acked.Epoch != st.Epoch || x.Acked.Version < o.Generation || refused {
 			lack = append(lack, n)

@@ -28,12 +28,15 @@ func TestHas(t *testing.T) {
 	require.NoError(t, state.PutObject(d, protocol.ItemLimit, "l", json.RawMessage(`{"site":"a","packets":1}`)))
 	o := d.Objects.Get(state.ObjectKey{Kind: protocol.ItemLimit, Name: "l"})
 	version := func(epoch, v uint64) protocol.NetmapVersion { return protocol.NetmapVersion{Epoch: epoch, Version: v} }
-	s := Snapshot{Nodes: map[protocol.NodeNumber]Node{
+	s := Snapshot{}
+	for n, x := range map[protocol.NodeNumber]Node{
 		2: {Acked: version(3, 10)},
 		3: {Acked: version(3, 9)},
 		4: {Acked: version(3, 12), Refused: []protocol.RefusedPart{{Kind: protocol.ItemLimit, Name: "l", Reason: "no"}}},
 		5: {Acked: version(2, 99)},
-	}}
+	} {
+		s.Nodes.Set(n, &x)
+	}
 	have, lack := s.Has(d.State, o)
 	require.Equal(t, []protocol.NodeNumber{2}, have)
 	require.Equal(t, []protocol.NodeNumber{3, 4, 5, 6}, lack)

@@ -61,6 +61,8 @@ func (t *Table) Up(ses *Session, h protocol.Hello) (old *Session, ok bool) {
 	l.lastWord, l.up = time.Now(), time.Now().UTC()
 	ses.behind = l.lastWord
 	t.judged(ses.Node, l)
+	t.wrote(ses.Node)
+	t.announces(ses.Node)
 	return old, true
 }
 
@@ -74,6 +76,8 @@ func (t *Table) Gone(ses *Session, goodbye bool) bool {
 	}
 	l.session, l.goodbye = nil, goodbye
 	t.judged(ses.Node, l)
+	t.wrote(ses.Node)
+	t.announces(ses.Node)
 	return true
 }
 
@@ -101,6 +105,7 @@ func (t *Table) Word(ses *Session) {
 	defer t.mu.Unlock()
 	if l := t.current(ses); l != nil {
 		l.lastWord = time.Now()
+		t.wrote(ses.Node)
 	}
 }
 
@@ -115,8 +120,11 @@ func (t *Table) Status(ses *Session, v protocol.Status) {
 	moved := !slices.Equal(plan.Candidates(v.Candidates, nil), plan.Candidates(l.status.Candidates, nil))
 	t.noteUpgrade(t.cfg.State().Nodes.Get(ses.Node).Name, l.status.Upgrade, v.Upgrade)
 	l.status, l.heard = v, true
-	delete(t.memory.Nodes, ses.Node) // what was remembered is old now
+	if t.before.Has(ses.Node) { // what was remembered is old now
+		t.before.Delete(ses.Node)
+	}
 	t.judged(ses.Node, l)
+	t.wrote(ses.Node)
 	if moved {
 		t.Touch()
 	}
@@ -161,6 +169,7 @@ func (t *Table) Acked(ses *Session, a protocol.NetmapAck) {
 	t.confirmed(ses.Node, l, time.Now()) // what it could not apply before it has by now, perhaps
 	t.noteUnknown(node.Name, a.Lost)
 	t.judged(ses.Node, l)
+	t.wrote(ses.Node)
 }
 
 func peerName(st *state.State, n protocol.NodeNumber) string {
@@ -180,6 +189,7 @@ func (t *Table) Holds(ses *Session, v *plan.Netmaps) {
 		return
 	}
 	ses.held, ses.behind = v, now
+	t.wrote(ses.Node)
 	t.confirmed(ses.Node, l, now)
 }
 
@@ -196,6 +206,7 @@ func (t *Table) Leaving(ses *Session) {
 	defer t.mu.Unlock()
 	if l := t.current(ses); l != nil {
 		l.leaving = true
+		t.wrote(ses.Node)
 	}
 }
 
@@ -207,6 +218,7 @@ func (t *Table) Left(ses *Session, gone bool) {
 		if l.leaving = gone; gone {
 			delete(t.nodes, ses.Node)
 		}
+		t.wrote(ses.Node)
 	}
 }
 
@@ -216,6 +228,7 @@ func (t *Table) WantsToLeave(ses *Session) {
 	defer t.mu.Unlock()
 	if l := t.current(ses); l != nil {
 		l.left = Departure{Since: time.Now(), By: ses}
+		t.wrote(ses.Node)
 	}
 }
 
@@ -228,6 +241,7 @@ func (t *Table) Settled(n protocol.NodeNumber, d Departure) bool {
 		return false
 	}
 	l.left = Departure{}
+	t.wrote(n)
 	return true
 }
 
@@ -241,10 +255,12 @@ func (t *Table) Dismiss(ses *Session) (done func(), ok bool) {
 		return nil, false
 	}
 	l.leaving = true
+	t.wrote(ses.Node)
 	return func() {
 		t.mu.Lock()
 		if t.nodes[ses.Node] == l {
 			delete(t.nodes, ses.Node)
+			t.wrote(ses.Node)
 		}
 		t.mu.Unlock()
 		t.Recheck()
@@ -257,5 +273,6 @@ func (t *Table) Drop(n protocol.NodeNumber) {
 	defer t.mu.Unlock()
 	if l := t.nodes[n]; l != nil && l.session == nil && !l.leaving {
 		delete(t.nodes, n)
+		t.wrote(n)
 	}
 }

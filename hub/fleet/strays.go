@@ -3,7 +3,6 @@ package fleet
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -30,6 +29,7 @@ type Stray struct {
 	Addr   netip.Addr // from which it asks; a proxy's, maybe
 	At     time.Time  // when it asked last
 	told   time.Time
+	over   bool // that it asks no more was marked
 }
 
 // NoteStray takes the question of one over HTTPS, signed by the node's identity key. It is for a
@@ -37,11 +37,15 @@ type Stray struct {
 func (t *Table) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
 	now := time.Now()
 	t.mu.Lock()
-	old, known := t.strays[n.Number]
-	if !known && len(t.strays) >= maxStrays {
-		maps.DeleteFunc(t.strays, func(_ protocol.NodeNumber, x Stray) bool { return now.Sub(x.At) > strayTold })
+	old, known := t.strays.Find(n.Number)
+	if !known && t.strays.Len() >= maxStrays {
+		for k, x := range t.strays.All() {
+			if now.Sub(x.At) > strayTold {
+				t.strays.Delete(k)
+			}
+		}
 	}
-	if !known && len(t.strays) >= maxStrays {
+	if !known && t.strays.Len() >= maxStrays {
 		t.mu.Unlock()
 		return
 	}
@@ -50,12 +54,24 @@ func (t *Table) NoteStray(n state.Node, a protocol.NodeAsk, from netip.Addr) {
 	if tell {
 		x.told = now
 	}
-	t.strays[n.Number] = x
+	t.strays.Set(n.Number, x)
 	t.mu.Unlock()
+	t.notices.Mark(n.Number)
 	if tell {
 		text := x.text(n)
 		t.cfg.Events.Add(event.NodeSetBack, n.Name, text)
 		t.cfg.Log.Warn().Str("node", n.Name).Str("addr", from.String()).Uint32("key_epoch", a.Epoch).Msg("a host with an earlier state of a node asks for a session")
+	}
+}
+
+// strayed marks the nodes of strays that asked for the last time long enough ago. t.mu is held.
+func (t *Table) strayed(now time.Time) {
+	for n, x := range t.strays.All() {
+		if !x.over && now.Sub(x.At) >= strayFor {
+			x.over = true
+			t.strays.Set(n, x)
+			t.notices.Mark(n)
+		}
 	}
 }
 
@@ -74,7 +90,7 @@ func (t *Table) Strays() []Stray {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []Stray{}
-	for _, x := range t.strays {
+	for _, x := range t.strays.All() {
 		if time.Since(x.At) < strayFor && !x.joined(st) {
 			out = append(out, x)
 		}
@@ -91,8 +107,8 @@ func (x Stray) joined(st *state.State) bool {
 }
 
 // strayOf says what asks for a session with the identity of n, which has none; "": nobody does.
-func strayOf(n state.Node, strays map[protocol.NodeNumber]Stray, now time.Time) string {
-	x, ok := strays[n.Number]
+func strayOf(n state.Node, strays state.Map[protocol.NodeNumber, Stray], now time.Time) string {
+	x, ok := strays.Find(n.Number)
 	if !ok || now.Sub(x.At) >= strayFor || x.Epoch > n.KeyEpoch() {
 		return ""
 	}

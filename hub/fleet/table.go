@@ -14,6 +14,7 @@ import (
 
 	"causeway/hub/facts/event"
 	"causeway/hub/liveness"
+	"causeway/hub/notice"
 	"causeway/hub/plan"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -40,30 +41,31 @@ type Table struct {
 	started  time.Time
 	touched  chan struct{} // something that netmaps depend on changed
 	departed chan struct{} // a node that is gone may have to be told so, or was
+	notices  notice.Board[protocol.NodeNumber]
 
 	mu      sync.Mutex
 	nodes   map[protocol.NodeNumber]*record
-	conns   map[Comer]int // open connections that were admitted
-	netmaps *plan.Netmaps // the newest
+	known   state.Map[protocol.NodeNumber, *Node] // of each of nodes what wrote saw last; nobody changes what lies there
+	conns   map[Comer]int                         // open connections that were admitted
+	netmaps *plan.Netmaps                         // the newest
 
 	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
-	lastShown struct {                          // by shown
-		of, shown *state.State
-		waiting   []state.Route
-	}
+	says      uint64                            // counts what changes announced
+	lastShown lastShown
 
-	memory  Memory                            // of the run before
+	memory  Memory // of the run before, but for its nodes
+	before  state.Map[protocol.NodeNumber, Remembered]
 	unsaved map[protocol.NodeNumber]plan.Live // what netmaps was made from; nil: remembered already
 
 	revoked map[protocol.NodeNumber]*Revoked
 	unknown map[protocol.NodeNumber]Unknown
-	strays  map[protocol.NodeNumber]Stray
+	strays  state.Map[protocol.NodeNumber, Stray]
 }
 
 // New returns a table in which nothing is known yet: this is the hub's start.
 func New(cfg Config) *Table {
 	return &Table{cfg: cfg, started: time.Now(), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
-		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}, strays: map[protocol.NodeNumber]Stray{}}
+		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 
 // Started is when the table was made, which is the hub's start.
@@ -109,6 +111,7 @@ func (t *Table) node(n protocol.NodeNumber) *record {
 		l = &record{machine: liveness.New(t.started), own: newBudget(), old: newBudget(), streams: rate.NewLimiter(StreamsRate, StreamsBurst), voice: newVoice(),
 			changes: newChanges(), keys: newKeys(), refusedPace: rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
 		t.nodes[n] = l
+		t.wrote(n)
 	}
 	return l
 }
@@ -142,6 +145,7 @@ func (t *Table) Netmaps() *plan.Netmaps {
 // SetNetmaps takes netmaps that say something new, and what of nodes they were made from, and wakes all sessions.
 // One goroutine alone calls it.
 func (t *Table) SetNetmaps(next *plan.Netmaps, from map[protocol.NodeNumber]plan.Live, now time.Time) {
+	defer t.Show(t.moved(next)...)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.netmaps
@@ -155,6 +159,40 @@ func (t *Table) SetNetmaps(next *plan.Netmaps, from map[protocol.NodeNumber]plan
 		}
 	}
 }
+
+// moved are the nodes that announce a prefix which another node carries in next than before, if anybody wants to know.
+func (t *Table) moved(next *plan.Netmaps) (out []protocol.NodeNumber) {
+	if !t.notices.Any() {
+		return nil
+	}
+	before := map[netip.Prefix]protocol.NodeNumber{}
+	if old := t.Netmaps(); old != nil {
+		before = old.Owners
+	}
+	routes := t.cfg.State().Routes
+	announce := func(p netip.Prefix) {
+		for r := range routes.Over(p) {
+			if r.Prefix != p {
+				break
+			}
+			out = append(out, r.Node)
+		}
+	}
+	for p, n := range next.Owners {
+		if before[p] != n {
+			announce(p)
+		}
+	}
+	for p := range before {
+		if _, ok := next.Owners[p]; !ok {
+			announce(p)
+		}
+	}
+	return out
+}
+
+// Show says that something is to be shown anew of nodes of which the table does not know it.
+func (t *Table) Show(nodes ...protocol.NodeNumber) { t.notices.Mark(nodes...) }
 
 // Owner returns the node that carries a prefix in netmaps, 0 for none.
 func (t *Table) Owner(p netip.Prefix) protocol.NodeNumber {

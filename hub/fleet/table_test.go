@@ -64,7 +64,7 @@ func TestSessionsTakeEachOthersPlace(t *testing.T) {
 	w.Acked(first, protocol.NetmapAck{Errors: []string{"x"}})
 	w.WantsToLeave(first)
 	require.False(t, w.Gone(first, true))
-	x := w.Snapshot().Nodes[2]
+	x := w.Snapshot().Node(2)
 	require.Same(t, second, x.Session)
 	require.Equal(t, "2", x.Hello.AgentVersion)
 	require.Empty(t, x.Errors)
@@ -72,7 +72,7 @@ func TestSessionsTakeEachOthersPlace(t *testing.T) {
 	require.True(t, x.Left.Since.IsZero())
 
 	require.True(t, w.Gone(second, true))
-	x = w.Snapshot().Nodes[2]
+	x = w.Snapshot().Node(2)
 	require.Nil(t, x.Session)
 	require.True(t, x.Goodbye)
 	require.False(t, x.Up.IsZero())
@@ -91,12 +91,12 @@ func TestSnapshotStands(t *testing.T) {
 	before := w.Snapshot()
 	w.Status(ses, protocol.Status{Candidates: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1")}})
 	w.Up(NewSession(3, true), protocol.Hello{})
-	require.Len(t, before.Nodes, 1)
-	require.Empty(t, before.Nodes[2].Status.Candidates)
-	require.Len(t, before.Before, 2)
+	require.Equal(t, 1, before.Nodes.Len())
+	require.Empty(t, before.Node(2).Status.Candidates)
+	require.Equal(t, 2, before.Before.Len())
 	after := w.Snapshot()
-	require.Len(t, after.Nodes, 2)
-	require.Len(t, after.Before, 1, "node 2 has reported")
+	require.Equal(t, 2, after.Nodes.Len())
+	require.Equal(t, 1, after.Before.Len(), "node 2 has reported")
 	select {
 	case <-w.Touched():
 	default:
@@ -118,7 +118,7 @@ func TestNetmapsAreOwed(t *testing.T) {
 	w.SetNetmaps(again, nil, time.Now().Add(-time.Minute))
 	<-ses.Awake()
 	require.GreaterOrEqual(t, w.Standings(w.st.State)[2].Behind, time.Minute)
-	require.Same(t, first, w.Snapshot().Nodes[2].Held)
+	require.Same(t, first, w.Snapshot().Node(2).Held)
 }
 
 // What the next run is to know is told once for each news, and read as it was written.
@@ -156,16 +156,16 @@ func TestDismiss(t *testing.T) {
 	ses := NewSession(2, true)
 	w.Up(ses, protocol.Hello{})
 	w.Drop(2)
-	require.Len(t, w.Snapshot().Nodes, 1, "it has a session")
+	require.Equal(t, 1, w.Snapshot().Nodes.Len(), "it has a session")
 	done, ok := w.Dismiss(ses)
 	require.True(t, ok)
 	_, ok = w.Dismiss(ses)
 	require.False(t, ok)
 	w.Gone(ses, true)
 	w.Drop(2)
-	require.True(t, w.Snapshot().Nodes[2].Leaving, "the tunnel keeps it until it was told")
+	require.True(t, w.Snapshot().Node(2).Leaving, "the tunnel keeps it until it was told")
 	done()
-	require.Empty(t, w.Snapshot().Nodes)
+	require.Zero(t, w.Snapshot().Nodes.Len())
 	<-w.Departed()
 
 	mine := NewSession(3, true)
@@ -174,10 +174,10 @@ func TestDismiss(t *testing.T) {
 	_, ok = w.Dismiss(mine)
 	require.False(t, ok, "it leaves by its own wish")
 	w.Left(mine, false)
-	require.False(t, w.Snapshot().Nodes[3].Leaving)
+	require.False(t, w.Snapshot().Node(3).Leaving)
 	w.Leaving(mine)
 	w.Left(mine, true)
-	require.Empty(t, w.Snapshot().Nodes)
+	require.Zero(t, w.Snapshot().Nodes.Len())
 }
 
 // Who confirms that a node is gone is followed from the revocation on.
@@ -232,16 +232,16 @@ func TestStraysAreShown(t *testing.T) {
 	require.Equal(t, uint64(1), w.events.Count("node_set_back"))
 
 	w.mu.Lock()
-	x := w.strays[n.Number]
+	x := w.strays.Get(n.Number)
 	x.At = time.Now().Add(-strayFor)
-	w.strays[n.Number] = x
+	w.strays.Set(n.Number, x)
 	w.mu.Unlock()
 	require.Empty(t, w.Strays(), "it asks no more")
 	require.Equal(t, before, w.Info(n).Reasons)
 	for i := range protocol.NodeNumber(2 * maxStrays) {
 		w.NoteStray(state.Node{Number: i + 10, Name: "x"}, protocol.NodeAsk{}, from)
 	}
-	require.Len(t, w.strays, maxStrays)
+	require.Equal(t, maxStrays, w.strays.Len())
 }
 
 // A host that was told to join anew under its old name, and did, is no stray any more; one that goes

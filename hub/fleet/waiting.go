@@ -62,6 +62,7 @@ func (t *Table) MayStore(n protocol.NodeNumber, name string, a Announcement, cha
 	}
 	a.late = !ok
 	l.said = a
+	t.announces(n)
 	t.mu.Unlock()
 	if tell {
 		t.cfg.Events.Add(event.NodeRefused, name, lateText)
@@ -149,8 +150,42 @@ func (t *Table) Shown(st *state.State) *state.State {
 	return t.shown(st)
 }
 
-// shown is Shown: the same pointer as before while what it adds to the same state is the same. t.mu is held.
+// lastShown is what shown returned last, of which state, and what that state has beyond it by the count of says.
+type lastShown struct {
+	of, shown *state.State
+	says      uint64
+	waiting   []state.Route
+}
+
+// announces says that what node n announces may be something else now. t.mu is held.
+func (t *Table) announces(n protocol.NodeNumber) {
+	t.says++
+	t.notices.Mark(n)
+}
+
+// shown is Shown: the same pointer as before while what it adds to the same state is the same. Only where routes or nodes
+// are others, or what a node announces, is looked at all of them. t.mu is held.
 func (t *Table) shown(st *state.State) *state.State {
+	last := &t.lastShown
+	if last.of == nil || last.says != t.says || !st.SameRoutes(last.of) {
+		waiting := t.waiting(st)
+		if last.of == nil || last.of != st || !slices.Equal(waiting, last.waiting) {
+			last.shown = nil
+		}
+		last.says, last.waiting = t.says, waiting
+	}
+	if last.shown == nil || last.of != st {
+		last.shown = st
+		if len(last.waiting) > 0 {
+			last.shown = st.With(last.waiting)
+		}
+	}
+	last.of = st
+	return last.shown
+}
+
+// waiting is what nodes announce beyond st. t.mu is held.
+func (t *Table) waiting(st *state.State) []state.Route {
 	all := map[protocol.NodeNumber][]netip.Prefix{}
 	add := func(n protocol.NodeNumber) {
 		if _, ok := all[n]; !ok {
@@ -166,14 +201,7 @@ func (t *Table) shown(st *state.State) *state.State {
 	for n := range t.elsewhere {
 		add(n)
 	}
-	waiting := st.AllWaiting(all)
-	if len(waiting) == 0 {
-		return st
-	}
-	if t.lastShown.of != st || !slices.Equal(t.lastShown.waiting, waiting) {
-		t.lastShown.of, t.lastShown.waiting, t.lastShown.shown = st, waiting, st.With(waiting)
-	}
-	return t.lastShown.shown
+	return st.AllWaiting(all)
 }
 
 // Late reports whether node n announced more changes than it may, lately.

@@ -48,6 +48,11 @@ type Verdict struct {
 	Reasons []string  // empty for ready
 }
 
+// Equal reports whether v and o are the same.
+func (v Verdict) Equal(o Verdict) bool {
+	return v.State == o.State && v.Since.Equal(o.Since) && slices.Equal(v.Reasons, o.Reasons)
+}
+
 // latch is one yes or no with hysteresis.
 type latch struct {
 	on    bool

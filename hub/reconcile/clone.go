@@ -40,7 +40,7 @@ func (b Boots) Saw(n protocol.NodeNumber, id protocol.BootID) {
 
 // clones are the live nodes whose identity is used on two hosts and that are not shut off yet.
 func clones(st *state.State, fl fleet.Snapshot) (out []protocol.NodeNumber) {
-	for n, x := range fl.Nodes {
+	for n, x := range fl.Nodes.All() {
 		if node := st.Nodes.Get(n); x.Cloned && node.Live() && node.Quarantine == "" {
 			out = append(out, n)
 		}

@@ -32,7 +32,7 @@ func departs(d fleet.Departure, now time.Time, session *fleet.Session, proof tim
 
 // departures are the nodes whose wish to leave has come true, and those whose wish never will.
 func departures(fl fleet.Snapshot, proven func(protocol.NodeNumber) time.Time, now time.Time) (out, void []protocol.NodeNumber) {
-	for n, x := range fl.Nodes {
+	for n, x := range fl.Nodes.All() {
 		if x.Left.Since.IsZero() {
 			continue
 		}
@@ -51,12 +51,12 @@ func (l *Loop) departure(ctx context.Context, t *turn) error {
 	fl := t.fleet()
 	out, void := departures(fl, l.cfg.Tunnel.Proven, t.now)
 	for _, n := range void {
-		if t.acted = true; l.cfg.Fleet.Settled(n, fl.Nodes[n].Left) {
+		if t.acted = true; l.cfg.Fleet.Settled(n, fl.Node(n).Left) {
 			l.cfg.Log.Warn().Str("node", t.state.Nodes.Get(n).Name).Msg("a node that was said to leave is still there: somebody else on its host may have said so")
 		}
 	}
 	for _, n := range out {
-		if t.acted = true; !l.cfg.Fleet.Settled(n, fl.Nodes[n].Left) {
+		if t.acted = true; !l.cfg.Fleet.Settled(n, fl.Node(n).Left) {
 			continue
 		}
 		name := t.state.Nodes.Get(n).Name

@@ -58,7 +58,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 		if m.Number == n {
 			continue
 		}
-		x := fl.Nodes[m.Number]
+		x := fl.Node(m.Number)
 		switch {
 		case m.Statement == nil: // never seen
 		case x.Session == nil:
@@ -82,7 +82,7 @@ func takes(st *state.State, fl fleet.Snapshot, p netip.Prefix, n protocol.NodeNu
 		if k.Prefix != p || k.Node == n || !r.Carried() || !m.Drained.IsZero() || m.Quarantine != "" || m.Statement == nil {
 			continue
 		}
-		if fl.Nodes[k.Node].Session != nil {
+		if fl.Node(k.Node).Session != nil {
 			return true
 		}
 	}

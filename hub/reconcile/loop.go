@@ -71,11 +71,13 @@ type Loop struct {
 	fingerprint string // of the tunnel's nodes
 	bounded     bool   // the relay is, by a limit
 	marked      uint64 // the last transaction of which sessions were told
+	wasBound    map[protocol.NodeNumber][]netip.AddrPort
+	moved       []protocol.NodeNumber // bound elsewhere since that was told
 }
 
 // New starts nothing.
 func New(cfg Config) *Loop {
-	l := &Loop{cfg: cfg}
+	l := &Loop{cfg: cfg, wasBound: map[protocol.NodeNumber][]netip.AddrPort{}}
 	l.steps = l.all()
 	for _, s := range l.steps {
 		s.busy = make(chan struct{}, 1)

@@ -353,7 +353,7 @@ func TestDepartureIsStored(t *testing.T) {
 	require.Equal(t, state.GoneLeft, w.store.State().Nodes.Get(2).Gone)
 	require.True(t, w.store.State().Nodes.Get(3).Live())
 	require.Contains(t, w.log.String(), "a node that was said to leave is still there")
-	for _, x := range w.fleet.Snapshot().Nodes {
+	for _, x := range w.fleet.Snapshot().Nodes.All() {
 		require.True(t, x.Left.Since.IsZero())
 	}
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -19,11 +20,11 @@ func liveOf(st *state.State, fl fleet.Snapshot, bound func(protocol.NodeNumber) 
 	for _, node := range st.LiveNodes() {
 		n := node.Number
 		l := plan.Live{Candidates: bound(n)}
-		if x, ok := fl.Nodes[n]; ok {
+		if x, ok := fl.Nodes.Find(n); ok {
 			l.Online = x.Session != nil || now.Sub(x.LastWord) < fleet.OnlineGrace
 			l.Candidates = append(l.Candidates, x.Status.Candidates...)
 		}
-		if r, ok := fl.Before[n]; ok {
+		if r, ok := fl.Before.Find(n); ok {
 			l.Candidates = append(l.Candidates, r.Candidates...)
 			l.Online = l.Online || r.Online && now.Sub(fl.Started) < fleet.StartGrace
 		}
@@ -46,7 +47,8 @@ func (l *Loop) compute(t *turn) (fresh bool) {
 		return false // agents go on with what they hold
 	}
 	fl := t.fleet()
-	known := liveOf(t.state, fl, l.cfg.Tunnel.Bound, t.now)
+	known := liveOf(t.state, fl, l.bound, t.now)
+	l.showBound(known)
 	before := fl.Netmaps
 	if before == nil {
 		before = fl.Earlier
@@ -60,6 +62,24 @@ func (l *Loop) compute(t *turn) (fresh bool) {
 	next.Mark = &mark
 	l.cfg.Fleet.SetNetmaps(next, known, t.now)
 	return true
+}
+
+// bound lists the addresses bound for a node, and keeps in mind where they are others than before.
+func (l *Loop) bound(n protocol.NodeNumber) []netip.AddrPort {
+	now := l.cfg.Tunnel.Bound(n)
+	if !slices.Equal(now, l.wasBound[n]) {
+		l.wasBound[n], l.moved = now, append(l.moved, n)
+	}
+	return slices.Clip(now)
+}
+
+// showBound has whoever shows nodes told which are bound elsewhere by now, and forgets those that are gone.
+func (l *Loop) showBound(known map[protocol.NodeNumber]plan.Live) {
+	l.cfg.Fleet.Show(l.moved...)
+	l.moved = l.moved[:0]
+	if len(l.wasBound) > len(known) {
+		maps.DeleteFunc(l.wasBound, func(n protocol.NodeNumber, _ []netip.AddrPort) bool { _, ok := known[n]; return !ok })
+	}
 }
 
 // goneList is the signed list of nodes that are gone, made anew when it changes.

@@ -20,7 +20,7 @@ const (
 // provenForLong are the live nodes that have proven their identity for oldWayFor, of which the state does not say so; as
 // many as one transaction takes.
 func provenForLong(st *state.State, fl fleet.Snapshot, now time.Time) (due []protocol.NodeNumber) {
-	for n, x := range fl.Nodes {
+	for n, x := range fl.Nodes.All() {
 		node := st.Nodes.Get(n)
 		if len(due) < maxProvings && node.Live() && node.Proven.IsZero() && x.Proven() && now.Sub(x.FirstProof) >= oldWayFor {
 			due = append(due, n)

@@ -50,7 +50,7 @@ func revocation(st *state.State, fl fleet.Snapshot, n state.Node, r fleet.Revoke
 			continue
 		}
 		c := Confirmation{Node: m.Number, After: -1}
-		x := fl.Nodes[m.Number]
+		x := fl.Node(m.Number)
 		switch {
 		case !r.Confirmed[m.Number].IsZero():
 			c.After = since(r.At, r.Confirmed[m.Number])
@@ -72,7 +72,7 @@ func since(from, to time.Time) time.Duration { return max(0, to.Sub(from)) }
 // dismissals are the sessions of nodes that are gone and have not been told so, and the nodes that are gone and have
 // none.
 func dismissals(st *state.State, fl fleet.Snapshot) (tell []*fleet.Session, drop []protocol.NodeNumber) {
-	for n, x := range fl.Nodes {
+	for n, x := range fl.Nodes.All() {
 		if node, ok := st.Nodes.Find(n); !ok || node.Live() || x.Leaving {
 			continue
 		}

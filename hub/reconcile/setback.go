@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -77,12 +78,13 @@ func markTo(st *state.State, fl fleet.Snapshot, told uint64) (to []*fleet.Sessio
 	if st.Seq == told || st.Settling {
 		return nil
 	}
-	for _, x := range fl.Nodes { // in another order each time
-		if x.Session != nil && slices.Contains(x.Hello.Features, protocol.FeatureMark) && len(to) < markNodes {
+	for _, x := range fl.Nodes.All() {
+		if x.Session != nil && slices.Contains(x.Hello.Features, protocol.FeatureMark) {
 			to = append(to, x.Session)
 		}
 	}
-	return to
+	rand.Shuffle(len(to), func(i, j int) { to[i], to[j] = to[j], to[i] })
+	return to[:min(len(to), markNodes)]
 }
 
 // mark gives some nodes the cluster key's word of how far the state has come, if it went on

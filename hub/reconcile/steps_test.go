@@ -41,8 +41,14 @@ func away(n number, change ...func(*fleet.Node)) fleet.Node {
 }
 
 func seen(nodes map[number]fleet.Node) fleet.Snapshot {
-	return fleet.Snapshot{Started: at, Nodes: nodes}
+	fl := fleet.Snapshot{Started: at}
+	for n, x := range nodes {
+		fl.Nodes.Set(n, &x)
+	}
+	return fl
 }
+
+func ptr(x fleet.Node) *fleet.Node { return &x }
 
 func sorted(l []number) []number { slices.Sort(l); return l }
 
@@ -199,7 +205,9 @@ func TestLiveOf(t *testing.T) {
 	remove(t, d, state.GoneLeft, 6)
 	a, b, c := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:2"), netip.MustParseAddrPort("192.0.2.3:3")
 	fl := seen(map[number]fleet.Node{2: here(2, func(x *fleet.Node) { x.Status.Candidates = []netip.AddrPort{b} }), 3: away(3), 6: here(6)})
-	fl.Before = map[number]fleet.Remembered{2: {Candidates: []netip.AddrPort{c}}, 4: {Online: true}, 6: {Online: true}}
+	for n, r := range map[number]fleet.Remembered{2: {Candidates: []netip.AddrPort{c}}, 4: {Online: true}, 6: {Online: true}} {
+		fl.Before.Set(n, r)
+	}
 	bound := func(n number) []netip.AddrPort {
 		if n == 2 {
 			return []netip.AddrPort{a}
@@ -319,9 +327,9 @@ func TestHandover(t *testing.T) {
 	require.Equal(t, []number{3}, h.Confirmed)
 	require.Equal(t, []number{4}, h.Waiting)
 	require.Equal(t, []number{5}, h.Away)
-	fl.Nodes[4] = here(4, holds(after), func(x *fleet.Node) { x.Errors = []string{"nftables"} })
+	fl.Nodes.Set(4, ptr(here(4, holds(after), func(x *fleet.Node) { x.Errors = []string{"nftables"} })))
 	require.Equal(t, []number{4}, handover(d.State, fl, 2).Waiting, "it may not have applied it")
-	fl.Nodes[4] = here(4, holds(after))
+	fl.Nodes.Set(4, ptr(here(4, holds(after))))
 	require.Equal(t, []number{3, 4}, handover(d.State, fl, 2).Confirmed)
 }
 

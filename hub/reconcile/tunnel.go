@@ -14,7 +14,7 @@ import (
 // have not heard so yet.
 func tunnelNodes(st *state.State, fl fleet.Snapshot, who *talk) []tunnel.HubNode {
 	nodes := st.LiveNodes()
-	for n, x := range fl.Nodes {
+	for n, x := range fl.Nodes.All() {
 		if node, ok := st.Nodes.Find(n); ok && !node.Live() && x.Leaving {
 			nodes = append(nodes, node)
 		}

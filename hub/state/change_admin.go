@@ -107,6 +107,9 @@ type AdminRevoked struct {
 
 func (c AdminRevoked) apply(s *State, _ time.Time) error {
 	a, err := s.FindAdmin(c.Name)
+	if err != nil && s.folding {
+		return nil // forgotten, as nothing was when that was stored
+	}
 	if err != nil {
 		return err
 	}

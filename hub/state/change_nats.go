@@ -89,6 +89,9 @@ type NATSUserRevoked struct {
 
 func (c NATSUserRevoked) apply(s *State, _ time.Time) error {
 	u, err := s.FindNATSUser(c.Name)
+	if err != nil && s.folding {
+		return nil // forgotten, as nothing was when that was stored
+	}
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"causeway/hub/notice"
 	"causeway/protocol"
 )
 
@@ -23,89 +24,131 @@ type Difference struct {
 	After  string
 }
 
-// object names something that changes touch: an admin or NATS user by name, a token by id,
-// a node by number, a route, site or declared object by its key.
-type object struct {
-	kind string
-	key  any
+// Thing is something that transactions touch.
+type Thing struct {
+	Kind string
+	Key  any // of an admin or NATS user its name, of a token its id, of a node its number, of a route its RouteKey, of a site or other object its ObjectKey
 }
 
-const natsUser = "NATS user" // a kind of object
+// Kinds of things, beside those of declared objects.
+const (
+	ThingSite     = "site"
+	ThingToken    = "token"
+	ThingNode     = "node"
+	ThingRoute    = "route"
+	ThingAdmin    = "admin"
+	ThingNATSUser = "NATS user"
+	ThingUpgrade  = "upgrade"
+	// ThingName is a node that has another name; its key is of the type Renamed.
+	ThingName = "name"
+	// ThingLog is the log, which every transaction touches. It has no key.
+	ThingLog = "log"
+)
+
+// Renamed is the key of ThingName.
+type Renamed protocol.NodeNumber
 
 // touched lists what a change is about.
-func touched(c Change) []object {
+func touched(c Change) []Thing {
 	switch c := c.(type) {
 	case SiteCreated:
-		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
+		return []Thing{{ThingSite, ObjectKey{KindSite, c.Name}}}
 	case SiteRanges:
-		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
+		return []Thing{{ThingSite, ObjectKey{KindSite, c.Name}}}
 	case SiteMaxAge:
-		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
+		return []Thing{{ThingSite, ObjectKey{KindSite, c.Name}}}
 	case SiteRotateKeys:
-		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
+		return []Thing{{ThingSite, ObjectKey{KindSite, c.Name}}}
 	case SiteDeleted:
-		return []object{{KindSite, ObjectKey{KindSite, c.Name}}}
+		return []Thing{{ThingSite, ObjectKey{KindSite, c.Name}}}
 	case TokenCreated:
-		return []object{{"token", c.ID}}
+		return []Thing{{ThingToken, c.ID}}
 	case TokenCancelled:
-		return []object{{"token", c.ID}}
+		return []Thing{{ThingToken, c.ID}}
 	case TokenRedeemed:
-		return []object{{"token", c.ID}}
+		return []Thing{{ThingToken, c.ID}}
 	case NodeJoined:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeLabelled:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeStated:
-		return []object{{"node", c.Statement.Number}}
+		return []Thing{{ThingNode, c.Statement.Number}}
 	case NodeKeyWanted:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeQuarantined:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeReleased:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeDrained:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeUndrained:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case NodeRenamed:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}, {ThingName, Renamed(c.Number)}}
 	case NodeGone:
-		return []object{{"node", c.Number}}
+		return []Thing{{ThingNode, c.Number}}
 	case RouteAnnounced:
-		return []object{{"route", RouteKey{c.Node, c.Prefix}}}
+		return []Thing{{ThingRoute, RouteKey{c.Node, c.Prefix}}}
 	case RouteWithdrawn:
-		return []object{{"route", RouteKey(c)}}
+		return []Thing{{ThingRoute, RouteKey(c)}}
 	case RouteDecided:
-		return []object{{"route", RouteKey{c.Node, c.Prefix}}}
+		return []Thing{{ThingRoute, RouteKey{c.Node, c.Prefix}}}
 	case AdminCreated:
-		return []object{{"admin", c.Name}}
+		return []Thing{{ThingAdmin, c.Name}}
 	case AdminRevoked:
-		return []object{{"admin", c.Name}}
+		return []Thing{{ThingAdmin, c.Name}}
 	case NATSUserCreated:
-		return []object{{natsUser, c.Name}}
+		return []Thing{{ThingNATSUser, c.Name}}
 	case NATSUserRevoked:
-		return []object{{natsUser, c.Name}}
+		return []Thing{{ThingNATSUser, c.Name}}
 	case ObjectPut:
-		return []object{{c.Kind, ObjectKey{c.Kind, c.Name}}}
+		return []Thing{{c.Kind, ObjectKey{c.Kind, c.Name}}}
 	case ObjectDeleted:
-		return []object{{c.Kind, ObjectKey(c)}}
+		return []Thing{{c.Kind, ObjectKey(c)}}
 	case UpgradeStarted, UpgradeAdvanced, UpgradeEnded:
-		return []object{{"upgrade", "of nodes"}}
+		return []Thing{{ThingUpgrade, upgrade{}}}
 	}
 	return nil
 }
 
+// upgrade is the key of the one thing of its kind.
+type upgrade struct{}
+
+// everywhere reports whether a change is about more than what touched lists.
+func everywhere(c Change) bool {
+	switch c.(type) {
+	case ClusterCreated, Restored, Settled, NumbersPassed, HubAdded, OverlayWidened:
+		return true
+	}
+	return false
+}
+
+// Notices tells from now on what the log's transactions touch. See notice.Board.
+func (s *Store) Notices(wake chan<- struct{}) *notice.Reader[Thing] { return s.notices.Join(wake) }
+
+// tell has the news of what t touched.
+func (s *Store) tell(t Transaction, things []Thing) {
+	if slices.ContainsFunc(t.Changes, everywhere) {
+		s.notices.MarkAll()
+		return
+	}
+	s.notices.Mark(append(things, Thing{Kind: ThingLog})...)
+}
+
 // find returns the object as it is stored, nil if it is not there, and its name for a
 // person.
-func (s *State) find(o object) (stored any, name string) {
-	switch k := o.key.(type) {
+func (s *State) find(o Thing) (stored any, name string) {
+	switch k := o.Key.(type) {
 	case string:
-		name = o.kind + " " + k
-		if v, ok := s.Admins.Find(k); ok && o.kind == "admin" {
+		name = o.Kind + " " + k
+		if v, ok := s.Admins.Find(k); ok && o.Kind == ThingAdmin {
 			stored = v
-		} else if v, ok := s.NATSUsers.Find(k); ok && o.kind == natsUser {
+		} else if v, ok := s.NATSUsers.Find(k); ok && o.Kind == ThingNATSUser {
 			stored = v
-		} else if s.Upgrade != nil && o.kind == "upgrade" {
+		}
+	case upgrade:
+		name = "upgrade of nodes"
+		if s.Upgrade != nil {
 			stored = *s.Upgrade
 		}
 	case protocol.TokenID:
@@ -179,7 +222,7 @@ func asText(v any) string {
 
 // recorder notes what a transaction is about to change.
 type recorder struct {
-	objects []object
+	objects []Thing
 	before  []map[string]string
 }
 

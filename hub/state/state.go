@@ -53,6 +53,7 @@ type State struct {
 	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
 	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
 	newest     *newest                   // of live nodes; nil: nothing is kept
+	forgot     []Thing                   // by the last transaction
 	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
 }
 

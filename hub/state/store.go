@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"causeway/hub/follow"
+	"causeway/hub/notice"
 )
 
 // Names of the log in JetStream.
@@ -75,6 +76,7 @@ type Store struct {
 	mu       sync.Mutex
 	state    *State // never changed once published
 	watchers map[chan struct{}]bool
+	notices  notice.Board[Thing]
 
 	tended   tending
 	archives error         // what CheckArchives found
@@ -183,6 +185,7 @@ func (s *Store) advance(seq uint64, data []byte) {
 			s.bytes += uint64(len(data)) + recordOverhead
 			s.tended.grown += int64(len(data))
 			s.publish(next)
+			s.tell(t, append(was.objects, next.forgot...))
 			if s.due() {
 				s.wake()
 			}
@@ -283,6 +286,7 @@ func (s *Store) leap(ctx context.Context) (leapt bool, err error) {
 		s.differences = news
 		s.tended.last, s.tended.grown = st.Seq, 0
 		s.publish(st)
+		s.notices.MarkAll()
 	}
 	return true, nil
 }

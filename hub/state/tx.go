@@ -104,6 +104,7 @@ func (s *State) apply(t Transaction) error {
 	if err := s.check(t); err != nil {
 		return fmt.Errorf("state log, transaction %d: %w", t.Sequence, err)
 	}
+	s.forget(t)
 	s.Seq, s.Time, s.hash = t.Sequence, t.Time, t.hash
 	return nil
 }

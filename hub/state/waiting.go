@@ -62,6 +62,12 @@ func (s *State) With(waiting []Route) *State {
 	return &c
 }
 
+// SameRoutes reports whether s has the routes, the nodes by name and the overlay that o has, by a look that costs nothing:
+// then what waits is the same.
+func (s *State) SameRoutes(o *State) bool {
+	return s.Routes.m == o.Routes.m && s.names.m == o.names.m && slices.Equal(s.Overlay, o.Overlay)
+}
+
 // Announced tells the draft what node n announces, beyond what is state: DecideRoute may decide on it.
 func (d *Draft) Announced(n protocol.NodeNumber, announced []netip.Prefix) {
 	if d.announced == nil {

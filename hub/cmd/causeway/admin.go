@@ -129,7 +129,7 @@ func newKey() (csr string, key []byte, err error) {
 }
 
 func (c *cli) adminList() *cobra.Command {
-	return c.Watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Args: frame.Exactly()},
+	return c.Watchable(api.WatchAdmins, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List admins with roles and expiry", Long: "List admins with roles and expiry. Those who expired more than 30 days ago are\nin 'causeway audit' alone.", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			admins, err := frame.Listed(ctx, c.CLI, hub.Admins)
 			if err != nil {

@@ -88,7 +88,7 @@ func (c *cli) showCreated(t api.TokenCreated) error {
 }
 
 func (c *cli) tokenList() *cobra.Command {
-	return c.Watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Args: frame.Exactly()},
+	return c.Watchable(api.WatchTokens, &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List tokens, without their secrets", Long: "List tokens, without their secrets. Those that expired more than 30 days ago are\nin 'causeway audit' alone.", Args: frame.Exactly()},
 		func(ctx context.Context, hub *api.Client, _ []string) error {
 			tokens, err := frame.Listed(ctx, c.CLI, hub.Tokens)
 			if err != nil {

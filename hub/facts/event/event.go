@@ -10,6 +10,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/facts"
+	"causeway/hub/notice"
 )
 
 // size is how many events are kept, and of one node perNode: whoever causes many pushes out
@@ -57,12 +58,16 @@ type Log struct {
 	counts map[string]uint64
 
 	watchers facts.Watchers[api.Event]
+	notices  notice.Board[uint64]
 }
 
 // Watch returns the events from now on, until end. It may be called concurrently with Add.
 func (l *Log) Watch(wish facts.Wish[api.Event]) (c <-chan api.Event, end func()) {
 	return l.watchers.Watch(wish)
 }
+
+// Notices tells from now on of events by their sequence. See notice.Board.
+func (l *Log) Notices(wake chan<- struct{}) *notice.Reader[uint64] { return l.notices.Join(wake) }
 
 // Add appends an event and forgets the oldest beyond the bound.
 func (l *Log) Add(kind, node, message string) {
@@ -75,6 +80,7 @@ func (l *Log) Add(kind, node, message string) {
 	}
 	l.counts[kind]++
 	l.watchers.Tell(e)
+	l.notices.Mark(e.Sequence)
 	out := -1
 	switch {
 	case node != "" && l.nodes[node] >= perNode:

@@ -22,6 +22,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/facts"
 	"causeway/hub/facts/event"
+	"causeway/hub/notice"
 	"causeway/protocol"
 )
 
@@ -93,7 +94,9 @@ type Store struct {
 	seen      uint64 // what comes up to here was there before the start
 
 	watchers facts.Watchers[api.InventoryChange]
-	messages *prometheus.CounterVec // by result
+	notices  notice.Board[protocol.NodeNumber] // whose facts changed
+	drops    notice.Board[protocol.NodeNumber] // of which something was dropped
+	messages *prometheus.CounterVec            // by result
 }
 
 // Results of a message.
@@ -278,6 +281,7 @@ func (s *Store) take(m facts.Message) {
 	}
 	s.dirty[o.Node] = true
 	s.mu.Unlock()
+	s.notices.Mark(o.Node)
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -311,6 +315,7 @@ func (s *Store) drop(m facts.Message, err error) {
 			b := s.bad[o.Node]
 			first = first || b.Count == 0
 			s.bad[o.Node] = api.DroppedInventory{Count: b.Count + 1, Last: m.Received, Why: firstLine(err)}
+			s.drops.Mark(o.Node)
 		}
 	}
 	s.mu.Unlock()
@@ -438,6 +443,8 @@ func (s *Store) sweep(ctx context.Context) {
 				delete(s.asked, n)
 				delete(s.written, n)
 				delete(s.rewrite, n)
+				s.notices.Mark(n)
+				s.drops.Mark(n)
 			}
 		}
 		for n := range s.histories {

@@ -5,7 +5,19 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/facts"
+	"causeway/hub/notice"
+	"causeway/protocol"
 )
+
+// Notices tells from now on of nodes whose facts changed, Drops of those of whose messages one made no sense. See notice.Board.
+func (s *Store) Notices(wake chan<- struct{}) *notice.Reader[protocol.NodeNumber] {
+	return s.notices.Join(wake)
+}
+
+// Drops is with Notices.
+func (s *Store) Drops(wake chan<- struct{}) *notice.Reader[protocol.NodeNumber] {
+	return s.drops.Join(wake)
+}
 
 // watchBuffer is how many changes a watcher may be behind; one that is slower is cut off.
 const watchBuffer = 1024
