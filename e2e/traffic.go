@@ -107,6 +107,14 @@ func (s *System) Hold(ctx context.Context, from *lab.Host, addr string, args ...
 // Alive reports whether the connection has not broken.
 func (h *Held) Alive() bool { return h.p.Running() }
 
+// Broken waits until the connection breaks, and returns what is said of it.
+func (h *Held) Broken(ctx context.Context) (string, error) {
+	if err := h.p.Wait(ctx); ctx.Err() != nil || err == nil {
+		return "", errors.Join(ctx.Err(), errors.New("it has not broken"))
+	}
+	return h.p.Output(), nil
+}
+
 // End ends the connection and says how many lines came back, all in order, and
 // the longest time without one.
 func (h *Held) End(ctx context.Context) (lines int, maxGap float64, err error) {

@@ -40,6 +40,10 @@ const PartPrefix = NftTable + "-"
 // TrialTable is our table for the time of a trial of the host's firewalls, in family inet.
 const TrialTable = PartPrefix + "trial"
 
+// TrialMark is the mark of the packets of a trial, which a part that judges by addresses lets pass. Nobody but who may
+// take the table away can give it to a packet; on the wire there is none.
+const TrialMark = 0x5e
+
 // ownTables are none of a part's, though they have its prefix.
 var ownTables = []string{dockerMarks, TrialTable}
 

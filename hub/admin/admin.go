@@ -33,6 +33,7 @@ import (
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
+	"causeway/hub/object"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
 	"causeway/hub/session"
@@ -123,6 +124,7 @@ func New(cfg Config) *Server {
 	s.registerIncidents(a)
 	s.registerDoctor(a)
 	s.registerObjects(a)
+	s.registerPolicy(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)
@@ -366,7 +368,8 @@ func (s *Server) status() api.Status {
 	out := api.Status{
 		Hub: api.HubStatus{Version: s.cfg.Version, Number: s.cfg.Number, Started: s.started, PublicUDP: first(h.UDP), PublicHTTP: first(h.HTTPS),
 			Overlay: st.Overlay, LogLength: st.Seq},
-		Sites: []api.SiteStatus{},
+		Sites:    []api.SiteStatus{},
+		Policies: api.PolicyStatus{Segments: len(st.ObjectsOf(object.SegmentKind)), Policies: len(st.ObjectsOf(object.PolicyKind))},
 	}
 	bySite := map[string]*api.SiteStatus{}
 	for _, site := range st.Sites.All() {

@@ -254,6 +254,13 @@ func (c *Client) Explain(ctx context.Context, q ExplainRequest) (Explanation, er
 	return r, err
 }
 
+// TestPolicy asks whether something is open, by what is declared.
+func (c *Client) TestPolicy(ctx context.Context, q PolicyQuestion) (PolicyAnswer, error) {
+	var a PolicyAnswer
+	err := c.do(ctx, http.MethodPost, "/v1/policy/test", q, &a)
+	return a, err
+}
+
 // Objects lists the declared objects of a kind.
 func (c *Client) Objects(ctx context.Context, kind string) ([]Object, error) {
 	return get[[]Object](ctx, c, "/v1/objects/"+url.PathEscape(kind))

@@ -62,3 +62,19 @@ type PolicyTest struct {
 	Want string `json:"want"`         // open or closed
 	By   string `json:"by,omitempty"` // the rule that opens it
 }
+
+// PolicyQuestion asks whether something is open, by what is declared now.
+type PolicyQuestion struct {
+	From string `json:"from" maxLength:"255"` // as in a PolicyTest
+	To   string `json:"to" maxLength:"255"`
+	Port string `json:"port" maxLength:"40"` // such as tcp/5432 or icmp
+}
+
+// PolicyAnswer says so, and why.
+type PolicyAnswer struct {
+	Open    bool   `json:"open"`
+	Rule    string `json:"rule,omitempty"`    // POLICY/RULE that opens it
+	Nearest string `json:"nearest,omitempty"` // of what is closed the rule that comes nearest
+	Lacks   string `json:"lacks,omitempty"`   // what keeps that from opening it
+	Text    string `json:"text"`              // all of it in a sentence
+}

@@ -46,6 +46,7 @@ var Operations = []Operation{
 	{http.MethodPost, "/v1/nodes/{name}/rotate-key", KeyRotation{}, Node{}, true}, // asks for a new WireGuard key
 	{http.MethodGet, "/v1/nodes/{name}/revocation", nil, Revocation{}, false},
 	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
+	{http.MethodPost, "/v1/policy/test", PolicyQuestion{}, PolicyAnswer{}, false},
 	{http.MethodGet, "/v1/routes", nil, []Route{}, false},
 	{http.MethodPost, "/v1/routes/decide", RouteDecision{}, Route{}, true},
 	{http.MethodGet, "/v1/inventory", nil, []Inventory{}, false},

@@ -23,7 +23,14 @@ type Status struct {
 	Sites      []SiteStatus         `json:"sites"`
 	Conditions []protocol.Condition `json:"conditions"`
 	Relay      RelayStatus          `json:"relay"`
+	Policies   PolicyStatus         `json:"policies"`
 	Unknown    []UnknownNode        `json:"unknown_nodes,omitempty"` // of a hub restored from a backup
+}
+
+// PolicyStatus is what is declared of who may talk to whom. Without anything all is open.
+type PolicyStatus struct {
+	Segments int `json:"segments"`
+	Policies int `json:"policies"`
 }
 
 // UnknownNode is a node that joined after the backup which the hub was restored

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"causeway/hub/api"
+	"causeway/hub/policy"
 	"causeway/protocol"
 )
 
@@ -83,6 +84,7 @@ type Facts struct {
 	From, To   End
 	Proto      string
 	Port       uint16
+	Closed     *policy.Verdict      // by policies; nil: they do not close it
 	Conditions []protocol.Condition // of the hub
 }
 

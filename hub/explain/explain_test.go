@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/hub/api"
+	"causeway/hub/policy"
 	"causeway/protocol"
 )
 
@@ -153,6 +154,9 @@ func TestDecide(t *testing.T) {
 		{"no-route", "", HopRoute, true, func(f *Facts) { f.To.Node, f.To.Routes, f.To.Evidence = nil, nil, nil }},
 		{"node-revoked", "b1", HopPolicy, true, func(f *Facts) { f.To.Node.State = api.NodeRevoked; gone(&f.To) }},
 		{"node-left", "b1", HopPolicy, true, func(f *Facts) { f.To.Node.State = api.NodeLeft; gone(&f.To) }},
+		{"policy-closed", "", HopPolicy, true, func(f *Facts) {
+			f.Closed = &policy.Verdict{Nearest: "main/web", Lacks: "it opens tcp/80 and not tcp/443"}
+		}},
 		{"node-quarantined", "a1", HopPolicy, true, func(f *Facts) { f.From.Node.State = api.NodeQuarantined }},
 		{"agent-never-seen", "b1", HopAgent, true, func(f *Facts) { f.To.Node.State = api.NodeJoined; gone(&f.To) }},
 		{"agent-stopped", "b1", HopAgent, true, func(f *Facts) { gone(&f.To); f.To.Connected, f.To.Goodbye = false, true }},

@@ -19,8 +19,7 @@ func (x Node) Took(holds func(*plan.Netmaps) bool) bool {
 // those whose acknowledged netmap is older, and those that refused it. Other than with Took a node that is away has what
 // it took, and one whose host could not do all of a netmap has its items.
 func (s Snapshot) Has(st *state.State, o state.Object) (have, lack []protocol.NodeNumber) {
-	_, told := o.Tells(st)
-	for _, n := range told {
+	for _, n := range o.Told(st) {
 		x := s.Node(n)
 		refused := slices.ContainsFunc(x.Refused, func(r protocol.RefusedPart) bool { return r.Kind == o.Kind && r.Name == o.Name })
 		if x.Acked.Epoch != st.Epoch || x.Acked.Version < o.Generation || refused {

@@ -83,6 +83,9 @@ func (policies) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 		if _, err := policy.ReadRule("", w); err != nil {
 			return nil, err
 		}
+		if len(w.From.Pods)+len(w.To.Pods) > 0 {
+			return nil, fmt.Errorf("rule %s: pods: rules by the labels of pods do not come with this version; use cidr", w.Name)
+		}
 		if seen[w.Name] {
 			return nil, fmt.Errorf("there are two rules %s", w.Name)
 		}
@@ -121,6 +124,14 @@ func (policies) Names(o state.Object) (out []state.ObjectKey) {
 
 func (policies) CheckAll(st *state.State, now time.Time) error { return checkPolicies(st, now) }
 
+// Hear: each node is told what of a policy concerns it, and be it nothing.
+func (policies) Hear(st *state.State, _ state.Object) (out []protocol.NodeNumber) {
+	for _, n := range st.LiveNodes() {
+		out = append(out, n.Number)
+	}
+	return out
+}
+
 // checkPolicies holds all segments and policies together to what they say of themselves.
 func checkPolicies(st *state.State, now time.Time) error {
 	in := PolicyInput(st, nil, now)
@@ -138,6 +149,9 @@ func checkPolicies(st *state.State, now time.Time) error {
 	}
 	if err := c.Met(); err != nil {
 		return state.Errorf(state.Invalid, "%s", err)
+	}
+	if err := c.Enforce().Check(); err != nil {
+		return state.Errorf(state.Full, "%s", err)
 	}
 	for _, p := range in.Policies {
 		if err := c.Test(p.Tests); err != nil {

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -14,6 +16,8 @@ type Enforcement struct {
 	*Groups
 	Classes map[protocol.NodeNumber][]protocol.AddressClass // by prefix
 	Items   [][]protocol.Item                               // of each group, by kind and name
+
+	bad map[protocol.ItemKey]error // what no agent would take
 }
 
 // ClassesOf are the classes of what a node has; of nil, none.
@@ -24,6 +28,25 @@ func (e *Enforcement) ClassesOf(n protocol.NodeNumber) []protocol.AddressClass {
 	return e.Classes[n]
 }
 
+// Check says what no agent would take of what nodes are told.
+func (e *Enforcement) Check() error {
+	if e == nil {
+		return nil
+	}
+	for g, items := range e.Items {
+		for _, i := range items {
+			if err := cmp.Or(i.Check(), e.bad[i.Key()]); err != nil {
+				for n, of := range e.Nodes {
+					if of == g {
+						return fmt.Errorf("what node %d would be told is too much: %w; write it with fewer rules, or wider sides", n, err)
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // insideRule is the name under which a segment opens what is inside it, where there is no policy.
 const insideRule = "inside"
 
@@ -32,7 +55,7 @@ func (c *Compiled) Enforce() *Enforcement {
 	if c.Open {
 		return nil
 	}
-	e := &Enforcement{Groups: c.Groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}}
+	e := &Enforcement{Groups: c.Groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}, bad: map[protocol.ItemKey]error{}}
 	has := make([][]*Class, e.Len()) // classes of each group
 	for _, u := range c.Units {
 		for _, n := range u.At {
@@ -45,7 +68,7 @@ func (c *Compiled) Enforce() *Enforcement {
 	sides := c.sides()
 	for _, local := range has {
 		slices.SortFunc(local, func(a, b *Class) int { return int(a.ID) - int(b.ID) })
-		e.Items = append(e.Items, c.items(local, sides))
+		e.Items = append(e.Items, c.items(local, sides, e.bad))
 	}
 	return e
 }
@@ -73,7 +96,7 @@ func (c *Compiled) sides() sides {
 }
 
 // items are what a node is told that has some classes.
-func (c *Compiled) items(local []*Class, of sides) (out []protocol.Item) {
+func (c *Compiled) items(local []*Class, of sides, bad map[protocol.ItemKey]error) (out []protocol.Item) {
 	rules := map[string][]protocol.Opening{} // by policy
 	mine := newBits(len(c.rules))
 	for _, k := range local {
@@ -102,16 +125,16 @@ func (c *Compiled) items(local []*Class, of sides) (out []protocol.Item) {
 		}
 	}
 	for _, p := range c.declared.Policies {
-		out = append(out, item(protocol.ItemPolicy, p.Name, p.Generation, rules[p.Name]))
+		out = append(out, item(protocol.ItemPolicy, p.Name, p.Generation, rules[p.Name], bad))
 	}
 	for _, s := range c.declared.Segments {
 		inside := slices.DeleteFunc(slices.Clone(local), func(k *Class) bool { return k.Segment != s.Name })
 		if len(inside) > 0 {
-			out = append(out, item(protocol.ItemSegment, s.Name, s.Generation, c.inside(s.Name, inside)))
+			out = append(out, item(protocol.ItemSegment, s.Name, s.Generation, c.inside(s.Name, inside), bad))
 		}
 	}
 	if outside := slices.DeleteFunc(slices.Clone(local), func(k *Class) bool { return k.Segment != Unassigned }); len(outside) > 0 && !c.policies {
-		out = append(out, item(protocol.ItemSegment, UnassignedItem, 0, c.inside(Unassigned, outside)))
+		out = append(out, item(protocol.ItemSegment, UnassignedItem, 0, c.inside(Unassigned, outside), bad))
 	}
 	slices.SortFunc(out, protocol.CompareItems)
 	return out
@@ -129,12 +152,17 @@ func (c *Compiled) inside(segment string, local []*Class) []protocol.Opening {
 	return []protocol.Opening{{Rule: insideRule, From: ids(local), To: ids(all), Allow: []string{"any"}}, {Rule: insideRule, From: ids(all), To: ids(local), Allow: []string{"any"}}}
 }
 
-func item(kind, name string, generation uint64, rules []protocol.Opening) protocol.Item {
-	b, err := json.Marshal(protocol.Openings{Rules: rules})
+func item(kind, name string, generation uint64, rules []protocol.Opening, bad map[protocol.ItemKey]error) protocol.Item {
+	o := protocol.Openings{Rules: rules}
+	b, err := json.Marshal(o)
 	if err != nil { // it holds nothing that does not encode
 		panic(err)
 	}
-	return protocol.Item{Kind: kind, Name: name, Generation: generation, Body: b}
+	i := protocol.Item{Kind: kind, Name: name, Generation: generation, Body: b}
+	if err := o.Check(); err != nil {
+		bad[i.Key()] = err
+	}
+	return i
 }
 
 func ids(l []*Class) []uint32 {

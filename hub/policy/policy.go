@@ -1,5 +1,5 @@
-// Package policy compiles what operators declare of who may talk to whom, segments and policies, into classes
-// of addresses and what is open between two of them. It is pure: values in, values out.
+// Package policy compiles who may talk to whom. From what operators declare, segments and policies, it makes classes
+// of addresses, and says what is open between two of them. It is pure: values in, values out.
 //
 // A class is a set of addresses that no rule can tell apart: of one segment, and meant by the same sides of
 // rules. Rules become pairs of classes, never pairs of nodes.

@@ -45,6 +45,11 @@ func (k *talk) settle(in policy.Input) error {
 		return nil
 	}
 	c, err := policy.Compile(in, k.compiled)
+	var who *policy.Enforcement
+	if err == nil {
+		who = c.Enforce()
+		err = who.Check()
+	}
 	if err != nil {
 		if k.compiled == nil && k.serial == 0 {
 			k.enforce(&policy.Enforcement{Groups: policy.NewGroups(nil, 0, nil)})
@@ -52,7 +57,7 @@ func (k *talk) settle(in policy.Input) error {
 		return fmt.Errorf("policies cannot be compiled, and what was in force before goes on: %w", err)
 	}
 	k.in, k.compiled = in, c
-	k.enforce(c.Enforce())
+	k.enforce(who)
 	return nil
 }
 

@@ -116,6 +116,21 @@ type tabled interface {
 	describe(spec json.RawMessage) string
 }
 
+// hearer is an ObjectKind of which nodes are told by what is worked out of all its objects together.
+type hearer interface {
+	// Hear is who is told of an object.
+	Hear(st *State, o Object) []protocol.NodeNumber
+}
+
+// Told are the nodes that are told of the object; of one that this build does not know, none.
+func (o Object) Told(st *State) []protocol.NodeNumber {
+	if k, ok := o.known().(hearer); ok {
+		return k.Hear(st, o)
+	}
+	_, nodes := o.Tells(st)
+	return nodes
+}
+
 // targeted is an ObjectKind of which no two objects may be for the same.
 type targeted interface {
 	// Target is what an object is for; empty: what others are for does not matter.

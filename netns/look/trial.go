@@ -154,6 +154,8 @@ func trialRules(p netns.Plan, probes []probe, secret uint32) string {
 	fmt.Fprintf(&b, "add chain %s leaving { type filter hook postrouting priority 2147483646; policy accept; }\n", t)
 	fmt.Fprintf(&b, "add chain %s arriving { type filter hook input priority -2147483647; policy accept; }\n", t)
 	fmt.Fprintf(&b, "add chain %s answers { type filter hook output priority -2147483647; policy accept; }\n", t)
+	fmt.Fprintf(&b, "add chain %s marks { type filter hook prerouting priority -2147483647; policy accept; }\n", t)
+	fmt.Fprintf(&b, "add rule %s marks tcp flags syn tcp ackseq %d meta mark set %d\n", t, secret, netns.TrialMark)
 	for _, x := range probes {
 		dev, from, to := x.leaves(p)
 		f := kernel.NftFamily(to)

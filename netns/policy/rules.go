@@ -11,6 +11,7 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns"
 	"causeway/protocol"
 )
 
@@ -300,6 +301,9 @@ func (w *batch) rules(c Config) {
 	}
 	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
 		w.chain(n, nil, 0)
+	}
+	for _, n := range []string{chainIn, chainForward, chainLast} { // whether firewalls let them pass is tried for open and closed alike
+		w.rule(n, is(meta(expr.MetaKeyMARK), binary.NativeEndian.AppendUint32(nil, netns.TrialMark)...), verdict(expr.VerdictReturn))
 	}
 	w.rule(chainProd, tcp, flags(0xff, 0x10), is(payload(expr.PayloadBaseTransportHeader, 18, 2), port(prodUrgent)...), []expr.Any{&expr.Notrack{}})
 	w.rule(chainIn, device(expr.MetaKeyIIFNAME, c.Interface), jump(chainJudgeIn))

@@ -163,6 +163,17 @@ func unproven(nodes []api.Node) (trouble, bool) {
 	return trouble{What: fmt.Sprintf("identity of %d nodes", len(names)), Why: "agents of an older version, which do not prove who they are: " + text, Next: "causeway doctor"}, true
 }
 
+// policyText says who may talk to whom.
+func policyText(s api.PolicyStatus) string {
+	switch {
+	case s.Segments+s.Policies == 0:
+		return "none: every node may talk to every other"
+	case s.Policies == 0:
+		return fmt.Sprintf("none, segments: %d, each open inside and closed to the others", s.Segments)
+	}
+	return fmt.Sprintf("what no rule opens is closed; policies: %d, segments: %d", s.Policies, s.Segments)
+}
+
 func statusPage(p *frame.Page, o overview) {
 	s := o.Status
 	p.Facts(
@@ -170,6 +181,7 @@ func statusPage(p *frame.Page, o overview) {
 		"Public", fmt.Sprintf("%s (udp), %s (https)", s.Hub.PublicUDP, s.Hub.PublicHTTP),
 		"Overlay", frame.Join(s.Hub.Overlay),
 		"Relay", relayText(s.Relay),
+		"Policy", policyText(s.Policies),
 	)
 	p.Gap()
 	if len(s.Sites) == 0 {
