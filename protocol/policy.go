@@ -1,7 +1,6 @@
 package protocol
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -35,6 +34,9 @@ type Opening struct {
 	Allow []string `json:"allow"` // see ParsePorts
 }
 
+// MaxAddressClass is above all classes.
+const MaxAddressClass = 1<<31 - 1
+
 // MaxPolicyPairs bounds what the rules of one item open, counted by pairs of classes and ports.
 const MaxPolicyPairs = 100_000
 
@@ -50,12 +52,12 @@ func (r Openings) Check() error {
 				return fmt.Errorf("rule %s: %w", a.Rule, err)
 			}
 		}
-		if slices.Contains(a.From, 0) || slices.Contains(a.To, 0) {
-			return fmt.Errorf("rule %s: 0 is no class", a.Rule)
+		for _, c := range slices.Concat(a.From, a.To) {
+			if c == 0 || c >= MaxAddressClass {
+				return fmt.Errorf("rule %s: %d is no class", a.Rule, c)
+			}
 		}
-		if len(a.From) > MaxPolicyPairs || len(a.To) > MaxPolicyPairs || len(a.Allow) > MaxPolicyPairs {
-			return errors.New("too many classes")
-		}
+		// A body is bounded, and so each factor is: the product fits.
 		if pairs += len(a.From) * len(a.To) * len(a.Allow); pairs > MaxPolicyPairs {
 			return fmt.Errorf("its rules open more than %d pairs of classes to this node", MaxPolicyPairs)
 		}

@@ -17,9 +17,9 @@ func item(kind, name, body string) protocol.Item {
 
 // What is refused takes nothing else along; what is not known is left alone.
 func TestApply(t *testing.T) {
-	taken := Take([]protocol.Item{
+	taken := Take(View{Items: []protocol.Item{
 		item("limit", "bad", `{"packets":"many"}`), item("limit", "branch", `{"between":["a","b"],"packets":5,"bytes":6,"later":true}`),
-		item("limit", "each", `{"node":"*","bytes":7}`), item("limit", "nothing", `{"site":"a"}`), item("moon", "x", `{}`)}, nil)
+		item("limit", "each", `{"node":"*","bytes":7}`), item("limit", "nothing", `{"site":"a"}`), item("moon", "x", `{}`)}}, nil)
 	held, errs := taken.Apply(t.Context())
 	require.Empty(t, errs)
 	require.Equal(t, []Held{
@@ -45,7 +45,7 @@ func (placed) Kind() string { return "placed" }
 
 func (placed) Check(protocol.Item) error { return nil }
 
-func (placed) Part(l []protocol.Item) (netns.Part, error) {
+func (placed) Part(_ View, l []protocol.Item) (netns.Part, error) {
 	if len(l) == 0 {
 		return nil, errors.New("no item")
 	}
@@ -56,11 +56,11 @@ func (placed) Part(l []protocol.Item) (netns.Part, error) {
 func TestParts(t *testing.T) {
 	appliers = append(appliers, placed{})
 	defer func() { appliers = appliers[:len(appliers)-1] }()
-	one := Take([]protocol.Item{item("placed", "a", `{}`)}, nil)
+	one := Take(View{Items: []protocol.Item{item("placed", "a", `{}`)}}, nil)
 	require.Equal(t, []netns.Part{partOf{name: "a"}}, one.Parts)
 	_, errs := one.Apply(t.Context())
 	require.Empty(t, errs)
-	none := Take(nil, one.Parts)
+	none := Take(View{}, one.Parts)
 	require.Equal(t, one.Parts, none.Parts)
 	_, errs = none.Apply(t.Context())
 	require.Equal(t, []string{"placed: no item"}, errs)
@@ -69,8 +69,10 @@ func TestParts(t *testing.T) {
 // FuzzApply: a taken-over hub sends what it likes.
 func FuzzApply(f *testing.F) {
 	f.Add("limit", "a", []byte(`{"packets":1}`))
+	f.Add("policy", "a", []byte(`{"rules":[{"rule":"x","from":[1],"to":[2],"allow":["tcp/80"]}]}`))
 	f.Fuzz(func(t *testing.T, kind, name string, body []byte) {
-		taken := Take([]protocol.Item{{Kind: kind, Name: name, Body: body}}, nil)
+		taken := Take(View{Interface: "cw0", Items: []protocol.Item{{Kind: kind, Name: name, Body: body}}}, nil)
+		require.Equal(t, kind == protocol.ItemPolicy || kind == protocol.ItemSegment, len(taken.Parts) == 1, "closed as soon as anything is declared")
 		held, errs := taken.Apply(t.Context())
 		require.Empty(t, errs)
 		require.LessOrEqual(t, len(held)+len(taken.Refused), 1)

@@ -116,32 +116,39 @@ func allows(i protocol.Item) (out []policy.Allow) {
 	return out
 }
 
-// members are prefixes with their classes. One that is said to be of two is of none.
+// nobodys is a class that no rule names.
+const nobodys = policy.MaxClass
+
+// members are prefixes with their classes. One that is said to be of two classes, or of none, is closed: it is not of the
+// class that is around it.
 type members struct {
 	of    map[netip.Prefix]policy.Class
 	order []netip.Prefix
 }
 
 func (m *members) add(k protocol.AddressClass) {
-	if protocol.CheckPrefix(k.Prefix) != nil || k.Class == 0 || policy.Class(k.Class) > policy.MaxClass {
+	if protocol.CheckPrefix(k.Prefix) != nil {
 		return
+	}
+	class := policy.Class(k.Class)
+	if class == 0 || class >= nobodys {
+		class = nobodys
 	}
 	if m.of == nil {
 		m.of = map[netip.Prefix]policy.Class{}
 	}
-	if had, ok := m.of[k.Prefix]; !ok {
-		m.of[k.Prefix] = policy.Class(k.Class)
+	had, there := m.of[k.Prefix]
+	if !there {
 		m.order = append(m.order, k.Prefix)
-	} else if had != policy.Class(k.Class) {
-		m.of[k.Prefix] = 0
+	} else if had != class {
+		class = nobodys
 	}
+	m.of[k.Prefix] = class
 }
 
 func (m *members) list() (out []policy.Member) {
 	for _, p := range m.order {
-		if m.of[p] != 0 {
-			out = append(out, policy.Member{Prefix: p, Class: m.of[p]})
-		}
+		out = append(out, policy.Member{Prefix: p, Class: m.of[p]})
 	}
 	return out
 }

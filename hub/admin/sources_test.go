@@ -125,7 +125,7 @@ func (h *watchedHub) step(t *testing.T, r *rand.Rand) string {
 			for _, n := range nodes {
 				h.live[n.Number] = plan.Live{Online: r.IntN(2) == 0}
 			}
-			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, h.cfg.Fleet.Netmaps()), nil, time.Now())
+			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, nil, h.cfg.Fleet.Netmaps()), nil, time.Now())
 		},
 		"stray": func() { h.cfg.Fleet.NoteStray(n, protocol.NodeAsk{Epoch: 1}, netip.MustParseAddr("192.0.2.1")) },
 		"admin": func() {

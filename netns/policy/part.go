@@ -32,6 +32,9 @@ func NewPart(c Config) (*Part, error) {
 	return &Part{config: c}, nil
 }
 
+// Config is what shall hold.
+func (p *Part) Config() Config { return p.config }
+
 // Table is the table's name.
 func (p *Part) Table() string { return TableName }
 
