@@ -2,7 +2,6 @@ package wggo
 
 import (
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,11 +137,7 @@ type receive struct {
 
 // datagrams is the conn.ReceiveFunc. It copies as many datagrams as are there
 // and fit; after close it returns net.ErrClosed.
-//
-// It lets others run first: the device's workers take what it was given before, each datagram of which holds
-// one of the device's 64 KB buffers until then.
 func (r *receive) datagrams(packets [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
-	runtime.Gosched()
 	if r.c == nil || r.group == len(r.c.groups) {
 		r.c, r.group, r.off = r.q.next(r.c), 0, 0
 		if r.c == nil {
