@@ -137,7 +137,7 @@ func checkPolicies(st *state.State, now time.Time) error {
 	in := PolicyInput(st, nil, now)
 	for _, o := range st.ObjectsOf(PolicyKind) {
 		if err := state.Found(st, policies{}.Names(o)); err != nil {
-			return fmt.Errorf("%s: %w", o.Key(), err)
+			return state.Errorf(state.Invalid, "%s: %s", o.Key(), err)
 		}
 	}
 	c, err := policy.Compile(in, nil)
