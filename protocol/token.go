@@ -50,8 +50,10 @@ const (
 // NewToken makes a token with fresh id and secret.
 func NewToken(pin Pin, addr string) (Token, error) {
 	t := Token{Pin: pin, Addr: addr}
-	if _, err := rand.Read(t.ID[:]); err != nil {
-		return Token{}, err
+	for first := true; first || strings.HasPrefix(t.ID.String(), "-"); first = false { // which commands would take for a flag
+		if _, err := rand.Read(t.ID[:]); err != nil {
+			return Token{}, err
+		}
 	}
 	if _, err := rand.Read(t.Secret[:]); err != nil {
 		return Token{}, err

@@ -167,3 +167,12 @@ func FuzzParseToken(f *testing.F) {
 		}
 	})
 }
+
+// An id is an argument of commands.
+func TestTokenIDsAreNoFlags(t *testing.T) {
+	for range 1000 {
+		k, err := NewToken(Pin{1}, "hub.example.net:443")
+		require.NoError(t, err)
+		require.NotEqual(t, byte('-'), k.ID.String()[0])
+	}
+}

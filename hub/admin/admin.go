@@ -39,6 +39,7 @@ import (
 	"causeway/hub/session"
 	"causeway/hub/state"
 	"causeway/internal/cause"
+	"causeway/internal/unixsock"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -157,11 +158,7 @@ func Listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("admin socket: %w", err)
 		}
 	}
-	// The mode holds from the first moment: a connection made before a later
-	// chmod would wait and be served.
-	old := unix.Umask(0o117)
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
+	l, err := unixsock.Listen(path, 0o660)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: listen at %s: %w; is the directory writable for the user that runs the hub?", path, cause.Innermost(err))
 	}

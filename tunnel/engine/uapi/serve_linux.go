@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"causeway/internal/unixsock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -59,10 +61,7 @@ func Listen(dir, name string, b Backend) (*Server, error) {
 			return nil, fmt.Errorf("open wireguard socket: %w", err)
 		}
 	}
-	// Never open to others, not even for the moment before a chmod.
-	old := unix.Umask(0o177)
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	unix.Umask(old)
+	ln, err := unixsock.Listen(path, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open wireguard socket: %w", err)
 	}
