@@ -112,7 +112,7 @@ func TestRefused(t *testing.T) {
 		"ports 3 to 2":              func(c *Config) { c.Allows[0].First = 3 },
 		"ports 0 to 2":              func(c *Config) { c.Allows[0].First = 0 },
 		"ports without tcp or udp":  func(c *Config) { c.Allows[0].Proto = ICMP },
-		"a name has 1 to 100 bytes": func(c *Config) { c.Allows[0].Rule = strings.Repeat("a", 101) },
+		"a name has 1 to 127 bytes": func(c *Config) { c.Allows[0].Rule = strings.Repeat("a", MaxRule+1) },
 		"a name has letters":        func(c *Config) { c.Allows[0].Rule = "a b" },
 		"no plain address":          func(c *Config) { c.Own = []netip.Addr{{}} },
 		"overlay range":             func(c *Config) { c.Overlay = []netip.Prefix{netip.MustParsePrefix("::/0")} },
