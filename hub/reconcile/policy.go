@@ -32,6 +32,9 @@ func (l *Loop) policy(_ context.Context, t *turn) error {
 	before := l.talk.serial
 	err := l.talk.settle(object.PolicyInput(t.state, nil, t.now))
 	if t.acted = l.talk.serial != before; t.acted {
+		for _, d := range l.talk.doubts() {
+			l.cfg.Log.Warn().Str("cause", d).Msg("what belongs to two segments is open to nobody")
+		}
 		t.raised |= onTalk
 		l.pace.changed(t.now)
 	}
@@ -67,6 +70,14 @@ func (k *talk) next() time.Time {
 		return time.Time{}
 	}
 	return k.compiled.Next
+}
+
+// doubts are what is closed since it is not sure where it belongs: at most 20.
+func (k *talk) doubts() []string {
+	if k.compiled == nil {
+		return nil
+	}
+	return k.compiled.Doubts[:min(len(k.compiled.Doubts), 20)]
 }
 
 // same reports whether what is compiled follows from in, too.
