@@ -262,8 +262,10 @@ type agent struct {
 	errs   []protocol.Error
 	left   bool
 	mute   bool // does not acknowledge
-	bulk   func(protocol.Challenge)
-	ended  chan struct{}
+	// refuses is what it says in each acknowledgement that it does not take.
+	refuses []protocol.RefusedPart
+	bulk    func(protocol.Challenge)
+	ended   chan struct{}
 }
 
 func (w *world) dial(h *host, edit func(*protocol.Hello)) *agent {
@@ -394,7 +396,7 @@ func (a *agent) read() {
 				a.t.Errorf("netmap %s after %s", n.NetmapVersion, a.netmap.NetmapVersion)
 			}
 			full, err := n.Apply(a.netmap)
-			ack := protocol.NetmapAck{NetmapVersion: n.NetmapVersion, Full: err != nil}
+			ack := protocol.NetmapAck{NetmapVersion: n.NetmapVersion, Full: err != nil, Refused: a.refuses}
 			if err == nil {
 				a.netmap = &full
 			}

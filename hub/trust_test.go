@@ -104,6 +104,9 @@ func TestSubstitutedKeyIsAnIncident(t *testing.T) {
 	a.until("two", func(n protocol.Netmap) bool { return len(n.Peers) == 1 })
 	const why = "its identity key is not the one that was seen first for this node"
 	cause := "node 3 was refused: " + why
+	a.mu.Lock() // an acknowledgement of what comes later says it, too
+	a.refuses = []protocol.RefusedPart{{Peer: two.answer.Number, Reason: why}}
+	a.mu.Unlock()
 	a.send(protocol.KindNetmapAck, protocol.NetmapAck{NetmapVersion: protocol.NetmapVersion{Epoch: 1, Version: 99}, Refused: []protocol.RefusedPart{{Peer: two.answer.Number, Reason: why}}})
 	a.send(protocol.KindStatus, protocol.Status{Conditions: []protocol.Condition{{Name: "netmap", Cause: cause}}})
 	var node api.Node

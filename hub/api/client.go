@@ -286,6 +286,9 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		why := "it stopped or was restarted"
 		if c.cfg.Context != nil {
+			if e := c.cfg.Context.refusal(); e != nil {
+				return e
+			}
 			why += ", or you are no admin any more"
 		}
 		return fmt.Errorf("reach the hub at %s: %w before it answered: %s; what was asked may be done or not: look, then try again", where, ErrCut, why)

@@ -113,16 +113,37 @@ func (c Context) ExpiresSoon(t time.Time) bool {
 	return t.After(c.Expires.Add(-min(14*24*time.Hour, c.Expires.Sub(c.Created)/4)))
 }
 
-// transport reaches the hub. It trusts the context's CA and nobody else.
+// transport reaches the hub.
 func (c Context) transport() http.RoundTripper {
-	pool := x509.NewCertPool()
-	pool.AddCert(c.ca)
 	d := net.Dialer{Timeout: 10 * time.Second}
 	return &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "tcp", c.Hub) },
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: HubName, Certificates: []tls.Certificate{c.pair}},
+		TLSClientConfig:     c.tls(),
 		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConns: 2, IdleConnTimeout: 30 * time.Second,
 	}
+}
+
+// refusalPatience is how long a hub may take to say why it refuses an admin.
+const refusalPatience = 2 * time.Second
+
+// refusal asks the hub once more whether it refuses this admin, and why; nil: it does not say so. Nothing is
+// asked on that connection: the words of a refusal are lost where a request crosses them.
+func (c Context) refusal() error {
+	nc, err := net.DialTimeout("tcp", c.Hub, refusalPatience)
+	if err != nil {
+		return nil
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(refusalPatience))
+	_, err = tls.Client(nc, c.tls()).Read(make([]byte, 1))
+	return c.explain(err)
+}
+
+// tls trusts the context's CA and nobody else.
+func (c Context) tls() *tls.Config {
+	pool := x509.NewCertPool()
+	pool.AddCert(c.ca)
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, ServerName: HubName, Certificates: []tls.Certificate{c.pair}}
 }
 
 // explain turns an error of the transport into what a person can act on, or returns nil.
