@@ -256,6 +256,13 @@ func device(key expr.MetaKey, name string) []expr.Any {
 	return is(meta(key), b...)
 }
 
+// notDevice matches all others.
+func notDevice(key expr.MetaKey, name string) []expr.Any {
+	l := device(key, name)
+	l[len(l)-1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return l
+}
+
 var (
 	tcp      = is(meta(expr.MetaKeyL4PROTO), byte(TCP))
 	tcpFlags = payload(expr.PayloadBaseTransportHeader, 13, 1)
@@ -302,12 +309,14 @@ func (w *batch) rules(c Config) {
 	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
 		w.chain(n, nil, 0)
 	}
-	for _, n := range []string{chainIn, chainForward, chainLast} { // whether firewalls let them pass is tried for open and closed alike
+	for n, way := range map[string]expr.MetaKey{chainIn: expr.MetaKeyIIFNAME, chainForward: expr.MetaKeyOIFNAME, chainLast: expr.MetaKeyOIFNAME} {
+		w.rule(n, notDevice(way, c.Interface), verdict(expr.VerdictReturn))
+		// Whether firewalls let them pass is tried for open and closed alike.
 		w.rule(n, is(meta(expr.MetaKeyMARK), binary.NativeEndian.AppendUint32(nil, netns.TrialMark)...), verdict(expr.VerdictReturn))
 	}
 	w.rule(chainProd, tcp, flags(0xff, 0x10), is(payload(expr.PayloadBaseTransportHeader, 18, 2), port(prodUrgent)...), []expr.Any{&expr.Notrack{}})
-	w.rule(chainIn, device(expr.MetaKeyIIFNAME, c.Interface), jump(chainJudgeIn))
-	w.rule(chainIn, device(expr.MetaKeyIIFNAME, c.Interface), goTo(chainRefuse))
+	w.rule(chainIn, jump(chainJudgeIn))
+	w.rule(chainIn, goTo(chainRefuse))
 	for _, v6 := range []bool{false, true} {
 		w.opened(chainBegunThere+suffix(v6), v6, begunThere(v6))
 		w.opened(chainBegunHere+suffix(v6), v6, begunHere(v6))
@@ -317,14 +326,12 @@ func (w *batch) rules(c Config) {
 	w.judge(chainJudgeIn, true)
 	w.judge(chainJudgeOut, false)
 
+	w.rule(chainForward, jump(chainJudgeOut))
+	w.rule(chainForward, goTo(chainRefuseOut))
 	out := device(expr.MetaKeyOIFNAME, c.Interface)
-	for _, n := range []string{chainForward, chainOutput} {
-		w.rule(n, out, jump(chainJudgeOut))
-		if n == chainOutput {
-			w.rule(n, out, jump(chainAnswers))
-		}
-		w.rule(n, out, goTo(chainRefuseOut))
-	}
+	w.rule(chainOutput, out, jump(chainJudgeOut))
+	w.rule(chainOutput, out, jump(chainAnswers))
+	w.rule(chainOutput, out, goTo(chainRefuseOut))
 	// A program of the host that speaks to a service's address: the kernel tells of the way that
 	// the packet had before destination NAT gave it a remote end. Where it is not known yet
 	// that it is closed, the last chain drops it.
@@ -342,10 +349,10 @@ func (w *batch) rules(c Config) {
 	w.rule(chainRefuseOut, isNew, accept)
 	w.rule(chainRefuseOut, goTo(chainRefuse))
 	// Judged before, but for what begins, and what changed its way after the host's routing.
-	w.rule(chainLast, out, bits(ctState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), bits(ct(expr.CtKeySTATUS), statusDNAT, false), accept)
-	w.rule(chainLast, out, jump(chainJudgeOut))
-	w.rule(chainLast, out, jump(chainAnswers))
-	w.rule(chainLast, out, counter, verdict(expr.VerdictDrop))
+	w.rule(chainLast, bits(ctState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), bits(ct(expr.CtKeySTATUS), statusDNAT, false), accept)
+	w.rule(chainLast, jump(chainJudgeOut))
+	w.rule(chainLast, jump(chainAnswers))
+	w.rule(chainLast, counter, verdict(expr.VerdictDrop))
 
 	// Netfilter's resets have no socket; what a program of the host sends has.
 	w.rule(chainAnswers, tcp, flags(rst, rst), hasSocket, verdict(expr.VerdictReturn))
