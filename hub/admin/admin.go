@@ -33,7 +33,6 @@ import (
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
-	"causeway/hub/object"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
 	"causeway/hub/session"
@@ -366,7 +365,7 @@ func (s *Server) status() api.Status {
 		Hub: api.HubStatus{Version: s.cfg.Version, Number: s.cfg.Number, Started: s.started, PublicUDP: first(h.UDP), PublicHTTP: first(h.HTTPS),
 			Overlay: st.Overlay, LogLength: st.Seq},
 		Sites:    []api.SiteStatus{},
-		Policies: api.PolicyStatus{Segments: len(st.ObjectsOf(object.SegmentKind)), Policies: len(st.ObjectsOf(object.PolicyKind))},
+		Policies: s.policyStatus(st),
 	}
 	bySite := map[string]*api.SiteStatus{}
 	for _, site := range st.Sites.All() {

@@ -65,7 +65,7 @@ func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Ex
 	for _, e := range []*explain.End{&f.From, &f.To} {
 		s.know(s.cfg.Store.State(), e)
 	}
-	f.Closed = closedBy(st, f.From.Addr, f.To.Addr, f.Proto, f.Port)
+	f.Closed = s.closedBy(ctx, f.From.Addr, f.To.Addr, f.Proto, f.Port)
 	out := explain.Decide(f)
 	out.Took = api.Duration(time.Since(start).Round(time.Millisecond))
 	return out, nil

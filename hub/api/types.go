@@ -31,6 +31,11 @@ type Status struct {
 type PolicyStatus struct {
 	Segments int `json:"segments"`
 	Policies int `json:"policies"`
+	// Doubts are nodes and prefixes of which it is not sure in which segment they are: all with them is closed.
+	Doubts     []string `json:"doubts,omitempty"`
+	MoreDoubts int      `json:"more_doubts,omitempty"` // beyond those that are listed
+	// Error says why what is declared is not in force, and what was before goes on.
+	Error string `json:"error,omitempty"`
 }
 
 // UnknownNode is a node that joined after the backup which the hub was restored

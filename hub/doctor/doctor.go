@@ -147,6 +147,12 @@ func (e *examination) hub() {
 		}
 		e.find(severity, "hub-"+c.Name, "hub", c.Since, mend, "%s: %s", c.Name, c.Cause)
 	}
+	if p := e.Status.Policies; p.Error != "" {
+		e.find(api.SeverityCritical, "policy-stuck", "hub", time.Time{}, "causeway policy status", "%s", p.Error)
+	}
+	for _, d := range e.Status.Policies.Doubts {
+		e.find(api.SeverityWarning, "policy-doubt", "hub", time.Time{}, "causeway policy status", "%s: closed to everybody until one alone has it", d)
+	}
 	for _, u := range e.Status.Unknown {
 		mend := "causeway status"
 		if protocol.ValidName(u.Name) && protocol.ValidName(u.Site) { // an agent's word, which stands in a command

@@ -59,6 +59,8 @@ func findings() []finding {
 		{"warning", "hub-inventory", "hub", "causeway events", hubCondition(protocol.Condition{Name: "inventory", Cause: "nonsense"})},
 		{"warning", "hub-certificate", "hub", "admins.md", func(f *Facts) { f.CAExpires = now.Add(time.Hour) }},
 		{"critical", "hub-certificate", "hub", "admins.md", func(f *Facts) { f.CAExpires = now.Add(-time.Hour) }},
+		{"critical", "policy-stuck", "hub", "causeway policy status", func(f *Facts) { f.Status.Policies.Error = "policies cannot be compiled" }},
+		{"warning", "policy-doubt", "hub", "causeway policy status", func(f *Facts) { f.Status.Policies.Doubts = []string{"site a is in segments x and y"} }},
 		{"warning", "node-unknown", "x", "token create --site s", func(f *Facts) { f.Status.Unknown = []api.UnknownNode{{Name: "x", Site: "s", ReportedBy: "n1"}} }},
 		{"warning", "node-unknown", "x; reboot", "causeway status", func(f *Facts) {
 			f.Status.Unknown = []api.UnknownNode{{Name: "x; reboot", Site: "s", ReportedBy: "n1"}}

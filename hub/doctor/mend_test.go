@@ -31,6 +31,8 @@ var ledger = []mend{
 	{"hub-keys", docpage.Command, "causeway node rotate-key NODE --wait", `e2e TestNodeKeyRotated: node", "rotate-key", "n1", "--wait`},
 	{"hub-inventory", docpage.Shows, "causeway events", ""},
 	{"hub-archive", docpage.ByHand, "copy the file that it names from a copy of the hub's data directory, then: causeway backup FILE --recipient age1…", "hub TestDamagedArchiveIsNamed"},
+	{"policy-stuck", docpage.Shows, "causeway policy status", ""},
+	{"policy-doubt", docpage.Shows, "causeway policy status", ""},
 	{"node-unknown", docpage.ByHand, "causeway token create --site SITE, then on NODE, with the agent stopped: causeway-agent join --replace TOKEN --name NODE", "e2e TestHubIsSetBackAnywhere"},
 	{"node-unknown", docpage.Shows, "causeway status", ""},
 	{"hub-certificate", docpage.ByHand, "contexts and NATS users depend on it: see docs/guide/admins.md", ""},

@@ -49,6 +49,9 @@ type Table struct {
 	conns   map[Comer]int                         // open connections that were admitted
 	netmaps *plan.Netmaps                         // the newest
 
+	policy   *Policy       // nil: none yet
+	compiled chan struct{} // closed, and another, when policy is another
+
 	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
 	says      uint64                            // counts what changes announced
 	lastShown lastShown
@@ -64,7 +67,7 @@ type Table struct {
 
 // New returns a table in which nothing is known yet: this is the hub's start.
 func New(cfg Config) *Table {
-	return &Table{cfg: cfg, started: time.Now(), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
+	return &Table{cfg: cfg, started: time.Now(), compiled: make(chan struct{}), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
 		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 

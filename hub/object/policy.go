@@ -20,6 +20,9 @@ const (
 	PolicyKind  = "policy"
 )
 
+// talk checks segments and policies: together they say who may talk to whom.
+var talk = &state.Together{Check: checkPolicies}
+
 type segments struct{}
 
 func (segments) Kind() string    { return SegmentKind }
@@ -65,7 +68,7 @@ func (segments) Names(o state.Object) (out []state.ObjectKey) {
 	return out
 }
 
-func (segments) CheckAll(st *state.State, now time.Time) error { return checkPolicies(st, now) }
+func (segments) Together() *state.Together { return talk }
 
 type policies struct{}
 
@@ -122,7 +125,7 @@ func (policies) Names(o state.Object) (out []state.ObjectKey) {
 	return out
 }
 
-func (policies) CheckAll(st *state.State, now time.Time) error { return checkPolicies(st, now) }
+func (policies) Together() *state.Together { return talk }
 
 // Hear: each node is told what of a policy concerns it, and be it nothing.
 func (policies) Hear(st *state.State, _ state.Object) (out []protocol.NodeNumber) {

@@ -109,7 +109,7 @@ type Compiled struct {
 	Units   []Unit   // by prefix
 	// Next is when the time alone changes what follows: a rule ends. Zero: never.
 	Next time.Time
-	// Doubts are nodes and prefixes of which it is not sure where they belong: they are closed.
+	// Doubts are nodes and prefixes of which it is not sure where they belong, each once: they are closed.
 	Doubts []string
 
 	declared Input
@@ -141,11 +141,12 @@ func Compile(in Input, before *Compiled) (*Compiled, error) {
 		return nil, err
 	}
 	m := newMatcher(in, c.rules)
-	c.Doubts = m.doubts
 	of := map[string][]*Class{} // by side
 	if err := c.classify(m, before, of); err != nil {
 		return nil, err
 	}
+	slices.Sort(m.doubts)
+	c.Doubts = slices.Compact(m.doubts)
 	c.open(in.Now, of)
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"time"
 
+	"causeway/hub/fleet"
 	"causeway/hub/object"
 	"causeway/hub/policy"
 	"causeway/hub/state"
@@ -20,7 +21,8 @@ type talk struct {
 	who      *policy.Enforcement // nil: everybody may talk to everybody
 	classes  []*tunnel.RelayClass
 	alone    *tunnel.RelayClass
-	serial   uint64 // of changes
+	serial   uint64    // of changes
+	since    time.Time // of the last one
 }
 
 // policy compiles what is declared, if it has changed or its time has come.
@@ -32,12 +34,11 @@ func (l *Loop) policy(_ context.Context, t *turn) error {
 	before := l.talk.serial
 	err := l.talk.settle(object.PolicyInput(t.state, nil, t.now))
 	if t.acted = l.talk.serial != before; t.acted {
-		for _, d := range l.talk.doubts() {
-			l.cfg.Log.Warn().Str("cause", d).Msg("what belongs to two segments is open to nobody")
-		}
+		l.talk.since = t.now
 		t.raised |= onTalk
 		l.pace.changed(t.now)
 	}
+	l.cfg.Fleet.SetPolicy(fleet.Policy{Compiled: l.talk.compiled, Sequence: t.state.Seq, Since: l.talk.since, Err: err})
 	return err
 }
 
@@ -70,14 +71,6 @@ func (k *talk) next() time.Time {
 		return time.Time{}
 	}
 	return k.compiled.Next
-}
-
-// doubts are what is closed since it is not sure where it belongs: at most 20.
-func (k *talk) doubts() []string {
-	if k.compiled == nil {
-		return nil
-	}
-	return k.compiled.Doubts[:min(len(k.compiled.Doubts), 20)]
 }
 
 // same reports whether what is compiled follows from in, too.

@@ -139,17 +139,27 @@ type targeted interface {
 
 // whole is an ObjectKind whose objects are checked together, once all that is declared with them is there.
 type whole interface {
-	// CheckAll says what is wrong with all objects of the kind and what they name, at a time.
-	CheckAll(st *State, now time.Time) error
+	// Together is what they are checked by. Kinds that depend on each other have the same.
+	Together() *Together
+}
+
+// Together checks all objects of some kinds.
+type Together struct {
+	// Check says what is wrong with them and with what they name, at a time. st is of a draft.
+	Check func(st *State, now time.Time) error
 }
 
 // CheckAll says what is wrong with the objects of some kinds, once a draft is whole.
 func CheckAll(d *Draft, kinds []string) error {
+	var done []*Together
 	for _, kind := range kinds {
-		if k, ok := objectKinds[kind].(whole); ok {
-			if err := k.CheckAll(d.State, d.Now); err != nil {
-				return err
-			}
+		k, ok := objectKinds[kind].(whole)
+		if !ok || slices.Contains(done, k.Together()) {
+			continue
+		}
+		done = append(done, k.Together())
+		if err := k.Together().Check(d.State, d.Now); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -116,3 +116,23 @@ func TestStrangeObjects(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, d.Objects.plain(), s.Objects.plain())
 }
+
+// together is a kind that is checked with others.
+type together struct {
+	ObjectKind
+	by *Together
+}
+
+func (k together) Together() *Together { return k.by }
+
+// Kinds that are checked together are checked once.
+func TestCheckedOnce(t *testing.T) {
+	n := 0
+	by := &Together{Check: func(*State, time.Time) error { n++; return nil }}
+	for _, kind := range []string{"test-a", "test-b"} {
+		objectKinds[kind] = together{by: by}
+		defer delete(objectKinds, kind)
+	}
+	require.NoError(t, CheckAll(&Draft{}, []string{"test-a", "site", "test-b", "test-a"}))
+	require.Equal(t, 1, n)
+}

@@ -110,6 +110,7 @@ func troubles(s api.Status, nodes []api.Node) []trouble {
 			out = append(out, t)
 		}
 	}
+	out = append(out, policyTroubles(s.Policies)...)
 	for _, n := range nodes {
 		t := trouble{What: "node " + n.Name + ": " + n.State, Since: n.StateSince, Why: strings.Join(n.Reasons, "; ")}
 		switch n.State {
@@ -141,6 +142,20 @@ func troubles(s api.Status, nodes []api.Node) []trouble {
 		}
 		return 1
 	})
+	return out
+}
+
+// policyTroubles are what is closed, or not as it is declared, without anybody's having wanted that.
+func policyTroubles(s api.PolicyStatus) (out []trouble) {
+	if s.Error != "" {
+		out = append(out, trouble{What: "policy", Why: s.Error})
+	}
+	for _, d := range s.Doubts {
+		out = append(out, trouble{What: "policy", Why: d + ": closed to everybody until one alone has it"})
+	}
+	if s.MoreDoubts > 0 {
+		out = append(out, trouble{What: "policy", Why: fmt.Sprintf("%d more that are in two segments", s.MoreDoubts)})
+	}
 	return out
 }
 
