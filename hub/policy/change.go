@@ -1,8 +1,12 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"causeway/protocol"
 )
 
 // Change compares what is in force with what would be.
@@ -19,6 +23,40 @@ type Kind struct {
 	// Before and After are the classes; 0: nobody has these addresses, or nothing is declared.
 	Before, After ClassID
 	First         netip.Prefix // one of them
+	Prefixes      int          // how many there are
+	Segment       string       // they are in, afterwards if anybody has them then
+	Sides         []string     // of rules that mean them, before or after, sorted
+	Sites         []string     // of the nodes that have or carry some, sorted
+	Nodes         int          // how many these are
+	Node          string       // that node, if it is one
+
+	only   protocol.NodeNumber // its number; 0: it is not one
+	family [2]bool             // there are some of IPv4, of IPv6
+}
+
+// String says which addresses these are, for a person.
+func (k Kind) String() string {
+	const shown = 3
+	out := k.First.String()
+	if k.Prefixes > 1 {
+		out += fmt.Sprintf(" and %d more", k.Prefixes-1)
+	}
+	switch {
+	case k.Node != "":
+		out += fmt.Sprintf(" at %s of %s", k.Node, strings.Join(k.Sites, ", "))
+	case len(k.Sites) <= shown:
+		out += " at " + strings.Join(k.Sites, ", ")
+	default:
+		out += fmt.Sprintf(" at %d sites", len(k.Sites))
+	}
+	switch k.Segment {
+	case Unassigned:
+	case torn:
+		out += ", in two segments"
+	default:
+		out += ", segment " + k.Segment
+	}
+	return out
 }
 
 // NewChange compares two compilations.
@@ -31,34 +69,72 @@ func NewChange(before, after *Compiled) *Change {
 		}
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	seen := map[[2]ClassID]bool{}
+	place := map[[2]ClassID]int{}
+	var nodes []map[protocol.NodeNumber]bool // of each kind
 	for _, p := range slices.Compact(prefixes) {
-		k := Kind{before.classAround(p), after.classAround(p), p}
-		if id := [2]ClassID{k.Before, k.After}; !seen[id] {
-			seen[id] = true
-			c.Kinds = append(c.Kinds, k)
-			c.was[k.After] = append(c.was[k.After], k.Before)
+		a, _ := before.unitAround(p)
+		b, _ := after.unitAround(p)
+		id := [2]ClassID{a.Class, b.Class}
+		i, ok := place[id]
+		if !ok {
+			i, place[id] = len(c.Kinds), len(c.Kinds)
+			c.Kinds = append(c.Kinds, Kind{Before: a.Class, After: b.Class, First: p})
+			c.was[b.Class] = append(c.was[b.Class], a.Class)
+			nodes = append(nodes, map[protocol.NodeNumber]bool{})
+		}
+		k := &c.Kinds[i]
+		k.Prefixes++
+		k.family[family(p.Addr())] = true
+		for _, n := range slices.Concat(a.At, b.At) {
+			nodes[i][n] = true
 		}
 	}
+	known := map[protocol.NodeNumber]*Node{}
+	for _, x := range []*Compiled{before, after} {
+		for _, n := range x.names {
+			known[n.Number] = n
+		}
+	}
+	for i := range c.Kinds {
+		c.describe(&c.Kinds[i], nodes[i], known)
+	}
 	return c
+}
+
+// describe says who a kind is.
+func (c *Change) describe(k *Kind, nodes map[protocol.NodeNumber]bool, known map[protocol.NodeNumber]*Node) {
+	for _, x := range []*Class{c.Before.byID[k.Before], c.After.byID[k.After]} {
+		if x != nil {
+			k.Segment = x.Segment
+			k.Sides = append(k.Sides, x.Sides...)
+		}
+	}
+	slices.Sort(k.Sides)
+	k.Sides, k.Nodes = slices.Compact(k.Sides), len(nodes)
+	for n := range nodes {
+		x := known[n]
+		if len(nodes) == 1 {
+			k.Node, k.only = x.Name, n
+		}
+		if !slices.Contains(k.Sites, x.Site) {
+			k.Sites = append(k.Sites, x.Site)
+		}
+	}
+	slices.Sort(k.Sites)
 }
 
 // Was lists the classes of before that addresses of a class of after were of.
 func (c *Change) Was(after ClassID) []ClassID { return c.was[after] }
 
-// classAround is the class of the addresses in p that are in no longer unit inside it; 0: nobody has them.
-func (c *Compiled) classAround(p netip.Prefix) ClassID {
-	v := 0
-	if p.Addr().Is6() {
-		v = 1
-	}
-	for _, bits := range c.lengths[v] {
+// unitAround is the unit of the addresses in p that are in no longer unit inside it; ok is false if nobody has them.
+func (c *Compiled) unitAround(p netip.Prefix) (u Unit, ok bool) {
+	for _, bits := range c.lengths[family(p.Addr())] {
 		if bits > p.Bits() {
 			continue
 		}
 		if u, ok := c.units[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
-			return u.Class
+			return u, true
 		}
 	}
-	return 0
+	return Unit{}, false
 }

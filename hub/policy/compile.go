@@ -202,11 +202,7 @@ func (c *Compiled) classify(m *matcher, before *Compiled, of map[string][]*Class
 		}
 		c.Units = append(c.Units, unit)
 		c.units[u.prefix] = unit
-		v := 0
-		if u.prefix.Addr().Is6() {
-			v = 1
-		}
-		if !slices.Contains(c.lengths[v], u.prefix.Bits()) {
+		if v := family(u.prefix.Addr()); !slices.Contains(c.lengths[v], u.prefix.Bits()) {
 			c.lengths[v] = append(c.lengths[v], u.prefix.Bits())
 		}
 	}
@@ -214,6 +210,14 @@ func (c *Compiled) classify(m *matcher, before *Compiled, of map[string][]*Class
 		slices.SortFunc(c.lengths[v], func(a, b int) int { return b - a })
 	}
 	return nil
+}
+
+// family is 0 of IPv4 and 1 of IPv6.
+func family(a netip.Addr) int {
+	if a.Is6() {
+		return 1
+	}
+	return 0
 }
 
 // number gives classes their numbers: those of before, where they were there, and else the first free ones.
@@ -265,21 +269,44 @@ func (c *Compiled) open(now time.Time, of map[string][]*Class) {
 }
 
 // Allows lists what is open from one class to another, in the order of policies and rules.
-func (c *Compiled) Allows(p Pair) (out []Allow) {
-	a, b := c.byID[p.From], c.byID[p.To]
+func (c *Compiled) Allows(p Pair) []Allow {
+	return c.allows(c.opening(nil, c.byID[p.From], c.byID[p.To]))
+}
+
+// noRule stands for what is open without one.
+const noRule = -1
+
+// opening adds to out the rules in force that open something from a to b, by their places, in order. A class
+// that is nil has no addresses.
+func (c *Compiled) opening(out []int32, a, b *Class) []int32 {
 	switch {
 	case c.Open:
-		return []Allow{{}}
+		return append(out, noRule)
 	case a == nil || b == nil || a.Segment == torn || b.Segment == torn:
-		return nil
-	case !c.policies && a.Segment == b.Segment:
-		return []Allow{{}} // walls alone
+		return out
+	case !c.policies: // walls alone
+		if a.Segment == b.Segment {
+			out = append(out, noRule)
+		}
+		return out
 	}
 	for i := range a.from.both(b.to) {
-		if r := c.rules[i]; r.joins(a.Segment, b.Segment) {
-			for _, ports := range r.Allow {
-				out = append(out, Allow{ports, r.Name})
-			}
+		if c.rules[i].joins(a.Segment, b.Segment) {
+			out = append(out, int32(i))
+		}
+	}
+	return out
+}
+
+// allows are what rules open.
+func (c *Compiled) allows(rules []int32) (out []Allow) {
+	for _, i := range rules {
+		if i == noRule {
+			out = append(out, Allow{})
+			continue
+		}
+		for _, ports := range c.rules[i].Allow {
+			out = append(out, Allow{ports, c.rules[i].Name})
 		}
 	}
 	return out
@@ -309,11 +336,7 @@ func (c *Compiled) Talk(a, b ClassID) bool {
 
 // UnitOf returns the unit that an address is in: ok is false if nobody has it.
 func (c *Compiled) UnitOf(a netip.Addr) (u Unit, ok bool) {
-	v := 0
-	if a.Is6() {
-		v = 1
-	}
-	for _, bits := range c.lengths[v] {
+	for _, bits := range c.lengths[family(a)] {
 		p, err := a.Prefix(bits)
 		if err != nil {
 			continue

@@ -1,0 +1,112 @@
+package policy
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"causeway/protocol"
+)
+
+// Difference is what a change opens and closes for connections that one kind begins to another.
+type Difference struct {
+	From, To int     // places in Kinds
+	Opens    []Allow // what was closed, with the rules that open it now
+	Closes   []Allow // what was open, with the rules that opened it; without one: nothing closed it
+	Stays    []Allow // of what was open whatever the protocol, what stays open
+}
+
+// Differences are what a change opens and closes.
+type Differences struct {
+	List          []Difference // the first of them
+	Opens, Closes int          // how many pairs of kinds there are of which something opens, and closes
+}
+
+// Differences works out what opens and closes, and lists so many pairs of kinds at most. What never leaves one
+// node counts for nothing.
+func (c *Change) Differences(most int) (out Differences) {
+	before, after := make([]*Class, len(c.Kinds)), make([]*Class, len(c.Kinds))
+	for i, k := range c.Kinds {
+		before[i], after[i] = c.Before.byID[k.Before], c.After.byID[k.After]
+	}
+	type effect struct{ opens, closes, stays []Allow }
+	seen := map[string]*effect{} // by the rules: many pairs have the same
+	var was, is []int32
+	var key []byte
+	for i, from := range c.Kinds {
+		for j, to := range c.Kinds {
+			if from.only != 0 && from.only == to.only || !(from.family[0] && to.family[0] || from.family[1] && to.family[1]) {
+				continue
+			}
+			was, is = c.Before.opening(was[:0], before[i], before[j]), c.After.opening(is[:0], after[i], after[j])
+			if len(was) == 0 && len(is) == 0 {
+				continue
+			}
+			key = ruleKey(key[:0], was, is)
+			e := seen[string(key)]
+			if e == nil {
+				a, b := c.Before.allows(was), c.After.allows(is)
+				e = &effect{opens: beyond(b, a), closes: beyond(a, b)}
+				if slices.ContainsFunc(e.closes, func(x Allow) bool { return x.Proto == protocol.ProtoAny }) {
+					e.stays = b
+				}
+				seen[string(key)] = e
+			}
+			if len(e.opens) > 0 {
+				out.Opens++
+			}
+			if len(e.closes) > 0 {
+				out.Closes++
+			}
+			if len(e.opens)+len(e.closes) > 0 && len(out.List) < most {
+				out.List = append(out.List, Difference{i, j, e.opens, e.closes, e.stays})
+			}
+		}
+	}
+	return out
+}
+
+// ruleKey adds to key what tells two lists of rules from others.
+func ruleKey(key []byte, was, is []int32) []byte {
+	key = binary.LittleEndian.AppendUint32(key, uint32(len(was)))
+	for _, l := range [][]int32{was, is} {
+		for _, r := range l {
+			key = binary.LittleEndian.AppendUint32(key, uint32(r))
+		}
+	}
+	return key
+}
+
+// beyond is what l opens and by does not.
+func beyond(l, by []Allow) (out []Allow) {
+	for _, x := range l {
+		rest := []protocol.Ports{x.Ports}
+		for _, y := range by {
+			var left []protocol.Ports
+			for _, p := range rest {
+				left = append(left, lessPorts(p, y.Ports)...)
+			}
+			rest = left
+		}
+		for _, p := range rest {
+			out = append(out, Allow{p, x.Rule})
+		}
+	}
+	return out
+}
+
+// lessPorts is p without what is in q. Any protocol without one is any protocol still.
+func lessPorts(p, q protocol.Ports) (out []protocol.Ports) {
+	switch {
+	case q.Has(p):
+		return nil
+	case p.Proto != q.Proto || q.Last < p.First || p.Last < q.First:
+		return []protocol.Ports{p}
+	}
+	if p.First < q.First {
+		out = append(out, protocol.Ports{Proto: p.Proto, First: p.First, Last: q.First - 1})
+	}
+	if q.Last < p.Last {
+		out = append(out, protocol.Ports{Proto: p.Proto, First: q.Last + 1, Last: p.Last})
+	}
+	return out
+}
