@@ -16,6 +16,7 @@ const (
 	DebugPing         = "/v1/ping"
 	DebugTrace        = "/v1/trace"
 	DebugEvidence     = "/v1/evidence"
+	DebugConnections  = "/v1/connections"
 	DebugLogs         = "/v1/logs"
 	DebugCapture      = "/v1/capture"
 	DebugLeave        = "/v1/leave"

@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
+
+	"causeway/protocol"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netns"
@@ -65,4 +68,58 @@ func TestReadFlows(t *testing.T) {
 	require.Len(t, flows, 1)
 	require.Equal(t, "udp", flows[0].Proto)
 	require.False(t, flows[0].NAT)
+}
+
+// What crosses the tunnel is told as the tunnel sees it: who began, and the server's port, whatever the host translates.
+func TestReadCrossing(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs root: makes a network namespace")
+		}
+		t.Skip("needs root: makes a network namespace")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	ns, err := netns.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { ns.Close() })
+	// A pod of this node, 10.1.0.1, that is masqueraded as the node 192.0.2.1, speaks to 192.0.2.2 behind the tunnel.
+	out, err := exec.Command("sh", "-ec", `ip link set lo up; for a in 10.1.0.1 192.0.2.1 192.0.2.2; do ip addr add $a/32 dev lo; done
+		nft add table ip t; nft 'add chain ip t out { type nat hook postrouting priority 100; }'; nft add rule ip t out ip saddr 10.1.0.1 snat to 192.0.2.1`).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	l, err := net.Listen("tcp", "192.0.2.2:7000")
+	require.NoError(t, err)
+	defer l.Close()
+	for range 3 {
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("10.1.0.1")}, Timeout: 10 * time.Second}).Dial("tcp", "192.0.2.2:7000")
+		require.NoError(t, err)
+		defer c.Close()
+	}
+	ended, err := net.Dial("tcp", "192.0.2.2:7000") // from 192.0.2.2 itself: it crosses nothing
+	require.NoError(t, err)
+	defer ended.Close()
+	server := netip.MustParseAddr("192.0.2.2")
+	got, err := ReadCrossing(t.Context(), func(a netip.Addr) bool { return a == server }, 10)
+	require.NoError(t, err)
+	require.NoError(t, got.Check())
+	i := slices.IndexFunc(got.Flows, func(c protocol.Connection) bool { return c.From.Addr() == netip.MustParseAddr("192.0.2.1") })
+	require.GreaterOrEqual(t, i, 0, got)
+	f := got.Flows[i]
+	require.Equal(t, netip.MustParseAddrPort("192.0.2.2:7000"), f.To)
+	require.Equal(t, 3, f.Count)
+	require.Equal(t, protocol.ProtoTCP, f.Proto)
+
+	// The same from the other side: the client is behind the tunnel.
+	client := netip.MustParseAddr("10.1.0.1")
+	got, err = ReadCrossing(t.Context(), func(a netip.Addr) bool { return a == client }, 10)
+	require.NoError(t, err)
+	require.Len(t, got.Flows, 1)
+	require.Equal(t, client, got.Flows[0].From.Addr())
+	require.Equal(t, uint16(7000), got.Flows[0].To.Port())
+	got, err = ReadCrossing(t.Context(), func(netip.Addr) bool { return true }, 1)
+	require.NoError(t, err)
+	require.Len(t, got.Flows, 1)
+	require.Positive(t, got.More)
+	got, err = ReadCrossing(t.Context(), func(netip.Addr) bool { return false }, 1)
+	require.NoError(t, err)
+	require.Empty(t, got.Flows)
 }

@@ -44,6 +44,9 @@ func testServer() *Server {
 		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
 			return protocol.TraceView{Number: q.Peer}
 		},
+		Connections: func(_ context.Context, most int) (protocol.Connections, error) {
+			return protocol.Connections{More: most}, nil
+		},
 		Evidence: func(_ context.Context, q protocol.EvidenceRequest) (protocol.Evidence, error) {
 			if q.Local.String() != "198.18.0.2" {
 				return protocol.Evidence{}, errors.New("not here")

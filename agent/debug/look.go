@@ -127,6 +127,26 @@ func (s *Server) flows(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, notNil(all[:min(len(all), maxFlows)]))
 }
 
+// connections tells what crosses the tunnel.
+func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
+	release, ok := take(w, s.slow)
+	if !ok {
+		return
+	}
+	defer release()
+	var q protocol.ConnectionsQuestion
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&q); err != nil || q.Most < 1 || q.Most > protocol.MaxConnections {
+		fail(w, http.StatusBadRequest, fmt.Sprintf("body has to be {\"most\": N}, with 1 to %d", protocol.MaxConnections))
+		return
+	}
+	c, err := s.cfg.Connections(r.Context(), q.Most)
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	reply(w, http.StatusOK, c)
+}
+
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	level, wait := zerolog.InfoLevel, 10*time.Second
 	var err error

@@ -254,10 +254,11 @@ func (s *Server) common() *http.ServeMux {
 	m.HandleFunc("POST "+protocol.DebugPing, s.ping)
 	m.HandleFunc("POST "+protocol.DebugTrace, s.trace)
 	m.HandleFunc("POST "+protocol.DebugEvidence, s.evidence)
+	m.HandleFunc("POST "+protocol.DebugConnections, s.connections)
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,measure-offer,measure-run}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run}, GET /metrics")
 	})
 	return m
 }

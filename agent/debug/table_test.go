@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 27)
+	require.Len(t, rows, 28)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -40,6 +40,9 @@ func TestTable(t *testing.T) {
 			body = `{"to":"198.18.0.3"}`
 		case "/v1/hubs":
 			body = map[string]string{"POST": "{}"}[method]
+		case "/v1/connections":
+			body = `{"most":2}`
+			require.Equal(t, http.StatusBadRequest, call(plain.Remote(), method, path, `{"most":100000}`).Code, path)
 		case "/v1/trace":
 			body = `{"peer":3}`
 		case "/v1/evidence":

@@ -46,11 +46,13 @@ type Config struct {
 	SetHubs   func(context.Context, protocol.SignedHubList) HubsResult
 	Incidents func() []protocol.Incident // newest first
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
-	Logs      *Logs     // nil: the log cannot be followed
-	Allow     []string  // what the hub may ask for besides looking: see Allowable
-	Deny      []string  // what the hub may not, of what it may otherwise: see Deniable
-	Used      func(Use) // hears of every request; may be nil
-	Metrics   prometheus.Gatherer
+	// Connections tells what crosses the tunnel: so many flows at most.
+	Connections func(ctx context.Context, most int) (protocol.Connections, error)
+	Logs        *Logs     // nil: the log cannot be followed
+	Allow       []string  // what the hub may ask for besides looking: see Allowable
+	Deny        []string  // what the hub may not, of what it may otherwise: see Deniable
+	Used        func(Use) // hears of every request; may be nil
+	Metrics     prometheus.Gatherer
 }
 
 // RepairResult is what a repair that a person asked for found. Each is a subject, such as

@@ -110,19 +110,28 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 		return out, huma.Error422UnprocessableEntity("no document is there")
 	}
 	live := declare.Live{Who: who(ctx), Announced: s.cfg.Fleet.Announced}
+	var draft *state.State
 	decide := func(d *state.Draft) error {
 		if in.Sequence != 0 && in.Sequence != d.Seq {
 			return state.Errorf(state.Conflict, "the state was changed since you read it: it is at transaction %d by now", d.Seq)
 		}
-		out.Sequence = d.Seq
+		if in.Tag != "" && in.Tag != policyTag(d.State) {
+			return state.Errorf(state.Conflict, "segments or policies were changed since you looked at them; look again")
+		}
+		out.Sequence, draft = d.Seq, d.State
 		if out.Steps, err = declare.Apply(d, in.Documents, in.Prune, live); err == nil && in.DryRun {
 			err = errDry
 		}
 		return err
 	}
 	if in.DryRun {
-		if _, err := s.cfg.Store.Update(ctx, who(ctx), "", decide); err != nil && !errors.Is(err, errDry) {
+		base, err := s.cfg.Store.Update(ctx, who(ctx), "", decide)
+		if !errors.Is(err, errDry) {
 			return api.Applied{}, problem(err)
+		}
+		if in.Preview {
+			out.Policy, err = s.policyChange(ctx, base, draft, in.Connections)
+			return out, err
 		}
 		return out, nil
 	}

@@ -74,6 +74,13 @@ type Apply struct {
 	// Sequence is that of the state which a dry run has shown: if the log has grown since, nothing is
 	// done (status 409). 0: whatever it is now.
 	Sequence uint64 `json:"sequence,omitempty"`
+	// Preview has a dry run say in Policy what opens and closes; with Connections agents are asked, too, which
+	// connections would be cut.
+	Preview     bool `json:"preview,omitempty"`
+	Connections bool `json:"connections,omitempty"`
+	// Tag is that of the PolicyChange which a dry run has shown: if segments or policies are others by now, nothing is
+	// done (status 409). None: whatever they are.
+	Tag string `json:"tag,omitempty" maxLength:"64"`
 }
 
 // ApplyDocument is one document.
@@ -86,6 +93,8 @@ type ApplyDocument struct {
 type Applied struct {
 	Sequence uint64      `json:"sequence"` // of the state afterwards
 	Steps    []ApplyStep `json:"steps"`    // one for each document, then one for each that is pruned
+
+	Policy *PolicyChange `json:"policy,omitempty"` // what opens and closes; with Preview
 }
 
 // ApplyStep is what became of one document.

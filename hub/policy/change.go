@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,13 +23,13 @@ type Change struct {
 type Kind struct {
 	// Before and After are the classes; 0: nobody has these addresses, or nothing is declared.
 	Before, After ClassID
-	First         netip.Prefix // one of them
-	Prefixes      int          // how many there are
-	Segment       string       // they are in, afterwards if anybody has them then
-	Sides         []string     // of rules that mean them, before or after, sorted
-	Sites         []string     // of the nodes that have or carry some, sorted
-	Nodes         int          // how many these are
-	Node          string       // that node, if it is one
+	First         netip.Prefix          // one of them
+	Prefixes      int                   // how many there are
+	Segment       string                // they are in, afterwards if anybody has them then
+	Sides         []string              // of rules that mean them, before or after, sorted
+	Sites         []string              // of the nodes that have or carry some, sorted
+	At            []protocol.NodeNumber // these, by number
+	Node          string                // that node, if it is one
 
 	only   protocol.NodeNumber // its number; 0: it is not one
 	family [2]bool             // there are some of IPv4, of IPv6
@@ -110,8 +111,8 @@ func (c *Change) describe(k *Kind, nodes map[protocol.NodeNumber]bool, known map
 		}
 	}
 	slices.Sort(k.Sides)
-	k.Sides, k.Nodes = slices.Compact(k.Sides), len(nodes)
-	for n := range nodes {
+	k.Sides, k.At = slices.Compact(k.Sides), slices.Sorted(maps.Keys(nodes))
+	for _, n := range k.At {
 		x := known[n]
 		if len(nodes) == 1 {
 			k.Node, k.only = x.Name, n
@@ -125,6 +126,13 @@ func (c *Change) describe(k *Kind, nodes map[protocol.NodeNumber]bool, known map
 
 // Was lists the classes of before that addresses of a class of after were of.
 func (c *Change) Was(after ClassID) []ClassID { return c.was[after] }
+
+// Known reports whether a node has or carries an address, before or after.
+func (c *Change) Known(n protocol.NodeNumber, a netip.Addr) bool {
+	was, _ := c.Before.UnitOf(a)
+	is, _ := c.After.UnitOf(a)
+	return slices.Contains(was.At, n) || slices.Contains(is.At, n)
+}
 
 // unitAround is the unit of the addresses in p that are in no longer unit inside it; ok is false if nobody has them.
 func (c *Compiled) unitAround(p netip.Prefix) (u Unit, ok bool) {

@@ -18,7 +18,9 @@ type Difference struct {
 // Differences are what a change opens and closes.
 type Differences struct {
 	List          []Difference // the first of them
-	Opens, Closes int          // how many pairs of kinds there are of which something opens, and closes
+	Pairs         int          // of kinds, of which something opens or closes
+	Opens, Closes int          // how many pairs there are of which something opens, and closes
+	Closing       []bool       // of each kind: something closes from or to it
 }
 
 // Differences works out what opens and closes, and lists so many pairs of kinds at most. What never leaves one
@@ -28,6 +30,7 @@ func (c *Change) Differences(most int) (out Differences) {
 	for i, k := range c.Kinds {
 		before[i], after[i] = c.Before.byID[k.Before], c.After.byID[k.After]
 	}
+	out.Closing = make([]bool, len(c.Kinds))
 	type effect struct{ opens, closes, stays []Allow }
 	seen := map[string]*effect{} // by the rules: many pairs have the same
 	var was, is []int32
@@ -56,8 +59,12 @@ func (c *Change) Differences(most int) (out Differences) {
 			}
 			if len(e.closes) > 0 {
 				out.Closes++
+				out.Closing[i], out.Closing[j] = true, true
 			}
-			if len(e.opens)+len(e.closes) > 0 && len(out.List) < most {
+			if len(e.opens)+len(e.closes) == 0 {
+				continue
+			}
+			if out.Pairs++; len(out.List) < most {
 				out.List = append(out.List, Difference{i, j, e.opens, e.closes, e.stays})
 			}
 		}

@@ -68,15 +68,14 @@ func (m manifests) read(ctx context.Context, c *cli) (api.Apply, error) {
 	return api.Apply{Documents: docs, Prune: m.prune}, err
 }
 
-// send has the hub do what documents ask for, or say what that would be. sequence is that of the state
-// afterwards.
-func (c *cli) send(ctx context.Context, hub *api.Client, in api.Apply) (steps []step, sequence uint64, err error) {
-	a, err := hub.Apply(ctx, in)
+// send has the hub do what documents ask for, or say what that would be.
+func (c *cli) send(ctx context.Context, hub *api.Client, in api.Apply) (steps []step, a api.Applied, err error) {
+	a, err = hub.Apply(ctx, in)
 	if errors.Is(err, api.ErrNotFound) && !slices.ContainsFunc(in.Documents, func(d api.ApplyDocument) bool { return strings.HasPrefix(err.Error(), d.At) }) {
-		return nil, 0, errors.New("the hub is older than this causeway and takes no files in one transaction; run its own version of causeway")
+		return nil, a, errors.New("the hub is older than this causeway and takes no files in one transaction; run its own version of causeway")
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, a, err
 	}
 	steps = make([]step, len(a.Steps))
 	for i, s := range a.Steps {
@@ -87,17 +86,17 @@ func (c *cli) send(ctx context.Context, hub *api.Client, in api.Apply) (steps []
 			}
 		}
 	}
-	return steps, a.Sequence, nil
+	return steps, a, nil
 }
 
 // confirmPruned asks whether what would be pruned may go, and holds in to the state that it was asked of.
 func (c *cli) confirmPruned(ctx context.Context, hub *api.Client, in *api.Apply, yes bool) error {
 	in.DryRun = true
-	steps, sequence, err := c.send(ctx, hub, *in)
+	steps, a, err := c.send(ctx, hub, *in)
 	if err != nil {
 		return err
 	}
-	in.DryRun, in.Sequence = false, sequence
+	in.DryRun, in.Sequence = false, a.Sequence
 	var gone []string
 	for _, s := range steps {
 		if s.Action == "delete" {
@@ -132,7 +131,7 @@ routes as files say.
 ` + manifestHelp + `
 
 It is one transaction: all of it is done, or, if there is a mistake in any document or
-the hub refuses one, nothing.`,
+the hub refuses one, nothing. 'causeway policy diff' says what documents open and close.`,
 		Example: manifestExample,
 		Args:    frame.Exactly(),
 	}
@@ -229,15 +228,17 @@ func diffPage(p *frame.Page, steps []step) {
 }
 
 func (c *cli) showSteps(steps []step) error {
-	return c.Show(steps, stepNames(steps), func(p *frame.Page) {
-		rows := make([][]any, len(steps))
-		for i, s := range steps {
-			m := frame.Plain
-			if s.Result == "done" {
-				m = frame.Good
-			}
-			rows[i] = []any{s.Object, s.Action, frame.Cell{Text: s.Result, Meaning: m}}
+	return c.Show(steps, stepNames(steps), func(p *frame.Page) { stepsTable(p, steps) })
+}
+
+func stepsTable(p *frame.Page, steps []step) {
+	rows := make([][]any, len(steps))
+	for i, s := range steps {
+		m := frame.Plain
+		if s.Result == "done" {
+			m = frame.Good
 		}
-		p.Table([]string{"OBJECT", "ACTION", "RESULT"}, rows)
-	})
+		rows[i] = []any{s.Object, s.Action, frame.Cell{Text: s.Result, Meaning: m}}
+	}
+	p.Table([]string{"OBJECT", "ACTION", "RESULT"}, rows)
 }
