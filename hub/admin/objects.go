@@ -12,6 +12,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/declare"
+	"causeway/hub/object"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -89,6 +90,9 @@ func (s *Server) registerObjects(a huma.API) {
 		IfMatch
 	}) (*struct{}, error) {
 		key := state.ObjectKey{Kind: in.Kind, Name: in.Name}
+		if state.Hidden(in.Kind) {
+			return nil, huma.Error404NotFound(fmt.Sprintf("a %s is not declared, and goes by itself", in.Kind))
+		}
 		current := func(st *state.State) (string, error) {
 			o, err := st.FindObject(key)
 			return tag(o), err
@@ -119,7 +123,12 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 			return state.Errorf(state.Conflict, "segments or policies were changed since you looked at them; look again")
 		}
 		out.Sequence, draft = d.Seq, d.State
-		if out.Steps, err = declare.Apply(d, in.Documents, in.Prune, live); err == nil && in.DryRun {
+		was := object.Talk(d.State)
+		out.Steps, err = declare.Apply(d, in.Documents, in.Prune, live)
+		if err == nil && in.Confirm != 0 {
+			err = object.AskToConfirm(d, was, live.Who, time.Duration(in.Confirm))
+		}
+		if err == nil && in.DryRun {
 			err = errDry
 		}
 		return err
@@ -144,5 +153,8 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 		return api.Applied{}, err
 	}
 	out.Sequence = st.Seq
+	if in.Confirm != 0 {
+		out.Confirm = pending(st)
+	}
 	return out, nil
 }

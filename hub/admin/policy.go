@@ -17,6 +17,9 @@ func (s *Server) registerPolicy(a huma.API) {
 	huma.Post(a, "/v1/policy/test", func(ctx context.Context, in *struct{ Body api.PolicyQuestion }) (*body[api.PolicyAnswer], error) {
 		return answer(s.testPolicy(ctx, in.Body))
 	})
+	huma.Post(a, "/v1/policy/confirm", func(ctx context.Context, in *struct{ Body api.PolicyConfirm }) (*body[api.PolicyConfirmed], error) {
+		return answer(s.confirmPolicy(ctx, in.Body.Back))
+	})
 }
 
 // inForce is who may talk to whom by the newest state.
@@ -39,6 +42,39 @@ func (s *Server) testPolicy(ctx context.Context, q api.PolicyQuestion) (api.Poli
 		return api.PolicyAnswer{}, huma.Error422UnprocessableEntity(err.Error())
 	}
 	return api.PolicyAnswer{Open: v.Open, Rule: v.Rule, Nearest: v.Nearest, Lacks: v.Lacks, Text: v.String()}, nil
+}
+
+// confirmPolicy has the change that waits stay, or go back.
+func (s *Server) confirmPolicy(ctx context.Context, back bool) (out api.PolicyConfirmed, err error) {
+	out.Result = "confirmed"
+	why, decide := "policy confirmed", object.Confirm
+	if back {
+		out.Result, why, decide = "went-back", "policy goes back", object.GoBack
+	}
+	_, err = s.update(ctx, why, func(d *state.Draft) error {
+		out.Objects = []string{}
+		if p := pending(d.State); p != nil {
+			out.Objects = p.Objects
+		}
+		if p := object.Confirming(d.State); back && p != nil && p.Overtaken(d.State) != "" {
+			return state.Errorf(state.Conflict, "%s, so nothing can go back: 'causeway policy confirm' ends it", p.Overtaken(d.State))
+		}
+		return decide(d)
+	})
+	return out, err
+}
+
+// pending is the change of a state that waits to be confirmed; nil: none.
+func pending(st *state.State) *api.PolicyPending {
+	p := object.Confirming(st)
+	if p == nil {
+		return nil
+	}
+	out := &api.PolicyPending{Deadline: p.Deadline, Since: p.Since, By: p.Who}
+	for _, k := range p.Objects {
+		out.Objects = append(out.Objects, k.String())
+	}
+	return out
 }
 
 // closedBy is the verdict on a flow that policies close; nil: they do not, or nobody is known to have an address.
@@ -71,6 +107,7 @@ const maxDoubts = 20
 // policyStatus is what is declared, and what of it is in force.
 func (s *Server) policyStatus(st *state.State) api.PolicyStatus {
 	out := api.PolicyStatus{Segments: len(st.ObjectsOf(object.SegmentKind)), Policies: len(st.ObjectsOf(object.PolicyKind))}
+	out.Confirm = pending(st)
 	p := s.cfg.Fleet.Policy()
 	if p == nil {
 		return out

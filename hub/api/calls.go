@@ -261,6 +261,11 @@ func (c *Client) TestPolicy(ctx context.Context, q PolicyQuestion) (PolicyAnswer
 	return a, err
 }
 
+// ConfirmPolicy has the change of who may talk that waits stay, or go back now.
+func (c *Client) ConfirmPolicy(ctx context.Context, p PolicyConfirm) (PolicyConfirmed, error) {
+	return send[PolicyConfirmed](ctx, c, http.MethodPost, "/v1/policy/confirm", p)
+}
+
 // Objects lists the declared objects of a kind.
 func (c *Client) Objects(ctx context.Context, kind string) ([]Object, error) {
 	return get[[]Object](ctx, c, "/v1/objects/"+url.PathEscape(kind))

@@ -81,6 +81,9 @@ type Apply struct {
 	// Tag is that of the PolicyChange which a dry run has shown: if segments or policies are others by now, nothing is
 	// done (status 409). None: whatever they are.
 	Tag string `json:"tag,omitempty" maxLength:"64"`
+	// Confirm has what changes of segments and policies go back by itself after this time, 30s to 24h, unless POST
+	// /v1/policy/confirm comes before.
+	Confirm Duration `json:"confirm,omitempty"`
 }
 
 // ApplyDocument is one document.
@@ -94,7 +97,8 @@ type Applied struct {
 	Sequence uint64      `json:"sequence"` // of the state afterwards
 	Steps    []ApplyStep `json:"steps"`    // one for each document, then one for each that is pruned
 
-	Policy *PolicyChange `json:"policy,omitempty"` // what opens and closes; with Preview
+	Policy  *PolicyChange  `json:"policy,omitempty"`  // what opens and closes; with Preview
+	Confirm *PolicyPending `json:"confirm,omitempty"` // what goes back unless it is confirmed
 }
 
 // ApplyStep is what became of one document.

@@ -1,6 +1,9 @@
 package api
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // MaxDifferences bounds PolicyChange.Differences.
 const MaxDifferences = 500
@@ -69,4 +72,23 @@ type PolicyConnection struct {
 type PolicySilent struct {
 	Node string `json:"node"`
 	Why  string `json:"why"`
+}
+
+// PolicyPending is a change of segments and policies that goes back by itself unless it is confirmed.
+type PolicyPending struct {
+	Deadline time.Time `json:"deadline"`
+	Since    time.Time `json:"since"`
+	By       string    `json:"by"`      // who made it
+	Objects  []string  `json:"objects"` // that go back, such as "policy main"
+}
+
+// PolicyConfirm has the change that waits stay, or go back now.
+type PolicyConfirm struct {
+	Back bool `json:"back,omitempty"`
+}
+
+// PolicyConfirmed is what became of a change that waited.
+type PolicyConfirmed struct {
+	Result  string   `json:"result"` // confirmed; or went-back
+	Objects []string `json:"objects"`
 }

@@ -34,6 +34,8 @@ type PolicyStatus struct {
 	// Doubts are nodes and prefixes of which it is not sure in which segment they are: all with them is closed.
 	Doubts     []string `json:"doubts,omitempty"`
 	MoreDoubts int      `json:"more_doubts,omitempty"` // beyond those that are listed
+	// Confirm is a change that goes back unless it is confirmed; none: no change waits.
+	Confirm *PolicyPending `json:"confirm,omitempty"`
 	// Error says why what is declared is not in force, and what was before goes on.
 	Error string `json:"error,omitempty"`
 }

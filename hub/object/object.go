@@ -13,6 +13,7 @@ func init() {
 	state.RegisterKind(limits{})
 	state.RegisterKind(segments{})
 	state.RegisterKind(policies{})
+	state.RegisterKind(confirmations{})
 }
 
 // specOf reads what is stored of an object, which its kind has written.

@@ -68,6 +68,9 @@ func (segments) Names(o state.Object) (out []state.ObjectKey) {
 	return out
 }
 
+func (segments) Guard(st *state.State) error { return guardTalk(st) }
+func (policies) Guard(st *state.State) error { return guardTalk(st) }
+
 func (segments) Together() *state.Together { return talk }
 
 type policies struct{}

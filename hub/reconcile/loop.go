@@ -127,6 +127,7 @@ func (l *Loop) all() []*step {
 		{name: "upgrade", every: lookEvery, run: l.upgrade},
 		{name: "mark", every: markEvery, run: l.mark},
 		{name: "restored", every: settlePoll, run: l.restored},
+		{name: "unconfirmed", on: onState, every: lookEvery, run: l.unconfirmed},
 		{name: "netmaps", on: onPace, run: l.netmaps},
 	}
 }

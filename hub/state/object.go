@@ -176,12 +176,14 @@ func RegisterKind(k ObjectKind) {
 	objectKinds[k.Kind()] = k
 }
 
-// ObjectKinds lists the kinds that this build knows, by name.
-func ObjectKinds() []string { return slices.Sorted(maps.Keys(objectKinds)) }
+// ObjectKinds lists the kinds that this build knows and that can be declared, by name.
+func ObjectKinds() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(objectKinds)), Hidden)
+}
 
 // FindKind returns the kind of that name, or an error for a person.
 func FindKind(kind string) (ObjectKind, error) {
-	if k := objectKinds[kind]; k != nil {
+	if k := objectKinds[kind]; k != nil && !Hidden(kind) {
 		return k, nil
 	}
 	return nil, Errorf(NotFound, "there is no kind %.80q of objects; there are %s", kind, strings.Join(ObjectKinds(), ", "))
@@ -284,6 +286,9 @@ func (c ObjectPut) apply(s *State, at time.Time) error {
 	if rows {
 		return t.put(s, o)
 	}
+	if err := s.guard(c.Kind); err != nil {
+		return err
+	}
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
 	if s.Objects.Set(key, o); k == nil || s.folding {
@@ -326,7 +331,7 @@ func (c ObjectDeleted) apply(s *State, at time.Time) error {
 	if o.known() == nil && !s.folding {
 		return Errorf(Conflict, "%s: a newer causeway-hub wrote this kind of object, or its shape; delete it there", key)
 	}
-	if err := s.named(key); err != nil {
+	if err := cmp.Or(s.guard(c.Kind), s.named(key)); err != nil {
 		return err
 	}
 	s.Objects.Delete(key)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -35,24 +36,35 @@ func (c *cli) previewed(ctx context.Context, hub *api.Client, in api.Apply) (ste
 type policyApplied struct {
 	Steps  []step            `json:"steps"`
 	Policy *api.PolicyChange `json:"policy"` // what it opens and closes
+	// Confirm is what goes back unless it is confirmed.
+	Confirm *api.PolicyPending `json:"confirm,omitempty"`
 }
 
 func (c *cli) policyApply() *cobra.Command {
 	var files []string
 	var yes bool
+	var confirm time.Duration
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Make segments and policies as files say, after showing what that opens, closes and cuts",
 		Long: `Make segments and policies as files say, in one transaction. Before it does, it shows what
 opens and closes, and which connections that exist now would be cut, as far as the agents
 of the nodes tell within two seconds; and asks. 'causeway apply' does the same without
-showing and asking, and takes documents of all kinds.`,
-		Example: "  causeway policy apply -f policy.yaml",
+showing and asking, and takes documents of all kinds.
+
+With --confirm the change goes back by itself after that time, whatever becomes of this
+terminal and of the hub meanwhile, unless 'causeway policy confirm' comes before. Until
+then segments and policies take no other change.`,
+		Example: "  causeway policy apply -f policy.yaml\n  causeway policy apply -f policy.yaml --confirm 5m",
 		Args:    frame.Exactly(),
 	}
 	policyFiles(cmd, &files)
 	frame.YesFlag(cmd, &yes)
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "go back by itself after this `TIME`, 30s to 24h, unless it is confirmed")
 	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		if cmd.Flags().Changed("confirm") && (confirm < 30*time.Second || confirm > 24*time.Hour) {
+			return frame.Usagef("--confirm %s is not between 30s and 24h", confirm)
+		}
 		in, err := manifests{files: files}.read(ctx, c)
 		if err != nil {
 			return err
@@ -65,7 +77,7 @@ showing and asking, and takes documents of all kinds.`,
 			return err
 		}
 		if len(stepNames(steps)) == 0 {
-			return c.Show(policyApplied{steps, change}, nil, func(p *frame.Page) { p.Line("Nothing differs") })
+			return c.Show(policyApplied{Steps: steps, Policy: change}, nil, func(p *frame.Page) { p.Line("Nothing differs") })
 		}
 		if c.Format == frame.FormatTable || c.Format == frame.FormatWide {
 			if err := c.Show(nil, nil, func(p *frame.Page) { changePage(p, change); p.Gap() }); err != nil {
@@ -77,12 +89,47 @@ showing and asking, and takes documents of all kinds.`,
 				return err
 			}
 		}
-		in.Tag = change.Tag
-		steps, _, err = c.send(ctx, hub, in)
+		in.Tag, in.Confirm = change.Tag, api.Duration(confirm)
+		steps, a, err := c.send(ctx, hub, in)
 		if err != nil {
 			return err
 		}
-		return c.Show(policyApplied{steps, change}, stepNames(steps), func(p *frame.Page) { stepsTable(p, steps) })
+		return c.Show(policyApplied{steps, change, a.Confirm}, stepNames(steps), func(p *frame.Page) {
+			stepsTable(p, steps)
+			if a.Confirm != nil {
+				p.Gap()
+				p.Line("%s: causeway policy confirm", protocol.Printable(pendingText(a.Confirm)))
+			}
+		})
+	})
+}
+
+// pendingText is such as: it goes back in 5m unless it is confirmed.
+func pendingText(x *api.PolicyPending) string {
+	if left := time.Until(x.Deadline); left > 0 {
+		return fmt.Sprintf("%s: goes back in %s unless it is confirmed", strings.Join(x.Objects, ", "), frame.Span(left))
+	}
+	return strings.Join(x.Objects, ", ") + ": goes back now, as nobody confirmed it"
+}
+
+func (c *cli) policyConfirm() *cobra.Command {
+	var back bool
+	cmd := &cobra.Command{
+		Use:   "confirm",
+		Short: "Have the change of 'policy apply --confirm' stay",
+		Long: `Have the change of 'causeway policy apply --confirm' stay, which goes back by itself
+otherwise. With --back it goes back now.`,
+		Args: frame.Exactly(),
+	}
+	cmd.Flags().BoolVar(&back, "back", false, "have it go back now")
+	return c.Leaf(cmd, func(ctx context.Context, hub *api.Client, _ []string) error {
+		a, err := hub.ConfirmPolicy(ctx, api.PolicyConfirm{Back: back})
+		if err != nil {
+			return err
+		}
+		return c.Show(a, a.Objects, func(p *frame.Page) {
+			p.Line("%s %s", protocol.Printable(strings.Join(a.Objects, ", ")), map[bool]string{true: "went back", false: "confirmed"}[back])
+		})
 	})
 }
 

@@ -150,6 +150,9 @@ func policyTroubles(s api.PolicyStatus) (out []trouble) {
 	if s.Error != "" {
 		out = append(out, trouble{What: "policy", Why: s.Error})
 	}
+	if s.Confirm != nil {
+		out = append(out, trouble{What: "policy", Since: s.Confirm.Since, Why: pendingText(s.Confirm), Next: "causeway policy confirm"})
+	}
 	for _, d := range s.Doubts {
 		out = append(out, trouble{What: "policy", Why: d + ": closed to everybody until one alone has it"})
 	}
