@@ -76,6 +76,9 @@ type Look interface {
 	Flow(context.Context, netns.Plan, look.Flow) protocol.FlowEvidence
 	Pod(context.Context, look.Flow) *protocol.PodEvidence
 	Way(to netip.Addr, mark uint32) (link, learned int)
+	Prove(ctx context.Context, w protocol.ProveWatch, inject look.Inject, ready func()) error
+	ProveSend(ctx context.Context, secret uint32, peer func(netip.Addr) bool) ([]protocol.ProveSent, error)
+	ProveSeen(ctx context.Context, secret uint32) (protocol.ProveSeens, error)
 }
 
 // Agent is a running or startable agent: what is desired (desired), what is kept on the host (onhost), which
@@ -190,7 +193,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	a.answers = an
 	registerMetrics(an, p.now, reg)
 	a.debug = debug.New(debug.Config{Status: an.status, Peers: an.peers, Paths: p.tunnel.Paths, Netmap: an.netmap,
-		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, Connections: an.connections, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows,
+		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, Connections: an.connections, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Prove: an.prove, ProveSend: an.proveSend, ProveSeen: an.proveSeen, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: an.used, Metrics: reg})
 	return a, nil
 }

@@ -220,6 +220,15 @@ func (d *doubleHost) ForwardBlockedBy(context.Context) (string, error) {
 func (d *doubleHost) Try(context.Context, look.Inject) (look.Trial, error) {
 	return look.Trial{}, nil
 }
+func (d *doubleHost) Prove(context.Context, protocol.ProveWatch, look.Inject, func()) error {
+	return errors.New("no kernel")
+}
+func (d *doubleHost) ProveSend(context.Context, uint32, func(netip.Addr) bool) ([]protocol.ProveSent, error) {
+	return nil, errors.New("no kernel")
+}
+func (d *doubleHost) ProveSeen(context.Context, uint32) (protocol.ProveSeens, error) {
+	return protocol.ProveSeens{}, errors.New("no kernel")
+}
 func (d *doubleHost) Flow(context.Context, netns.Plan, look.Flow) protocol.FlowEvidence {
 	return protocol.FlowEvidence{}
 }

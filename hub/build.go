@@ -245,7 +245,7 @@ func (r *run) buildServers(context.Context) (err error) {
 
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
-	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
+	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, ClusterKey: r.keys.Cluster, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
 		Inventory: r.inventory, Incidents: r.incidents, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}

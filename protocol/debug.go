@@ -25,6 +25,9 @@ const (
 	DebugRotateKey    = "/v1/rotate-key"
 	DebugMeasureOffer = "/v1/measure-offer"
 	DebugMeasureRun   = "/v1/measure-run"
+	DebugProve        = "/v1/prove"
+	DebugProveSend    = "/v1/prove-send"
+	DebugProveSeen    = "/v1/prove-seen"
 )
 
 // DebugWho is the header in which a hub says on whose behalf it asks.

@@ -78,13 +78,13 @@ type Debug struct {
 	Socket  string
 	Metrics string   // TCP address of /metrics, /healthz and /readyz, such as 127.0.0.1:9464; empty: none
 	Allow   []string // what the hub may ask for besides looking: logs, payload, pprof
-	Deny    []string // what it may not: bench, capture
+	Deny    []string // what it may not: bench, capture, prove
 }
 
 // The words of debug: {allow: …} and {deny: …}.
 var (
 	allowable = []string{"logs", "payload", "pprof"}
-	deniable  = []string{"bench", "capture"}
+	deniable  = []string{"bench", "capture", "prove"}
 )
 
 // Default is the configuration of a host without a file.
@@ -131,7 +131,7 @@ type file struct {
 		Socket  *string  `yaml:"socket" doc:"unix socket of the debug endpoints (default: /run/causeway/agent.sock)"`
 		Metrics string   `yaml:"metrics" doc:"address and port of /metrics, /healthz and /readyz over TCP, such as 127.0.0.1:9464 (default: none)"`
 		Allow   []string `yaml:"allow" doc:"what the hub may ask for besides looking: logs, payload (of captures), pprof (default: nothing)"`
-		Deny    []string `yaml:"deny" doc:"what the hub may not ask for: bench, capture (default: nothing)"`
+		Deny    []string `yaml:"deny" doc:"what the hub may not ask for: bench, capture, prove (default: nothing)"`
 	} `yaml:"debug"`
 	Inventory struct {
 		Docker     *string `yaml:"docker" doc:"socket of Docker, looked for now and then; empty: not at all (default: /run/docker.sock)"`

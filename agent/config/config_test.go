@@ -66,7 +66,7 @@ func TestParseErrors(t *testing.T) {
 		{"socket", "debug: {socket: agent.sock}\n", "no absolute path"},
 		{"metrics", "debug: {metrics: \":9464\"}\n", "no address with a port"},
 		{"allow", "debug: {allow: [logs, everything]}\n", "cannot be allowed; there are logs, payload, pprof"},
-		{"deny", "debug: {deny: [status]}\n", "cannot be denied; there are bench, capture"},
+		{"deny", "debug: {deny: [status]}\n", "cannot be denied; there are bench, capture, prove"},
 		{"label", "labels: {\"a b\": c}\n", "label \"a b\": a key has 1 to 256 characters"},
 		{"type", "tunnel: {mtu: big}\n", "config a.yaml:1:15:"},
 		{"list for map", "tunnel: [1]\n", "config a.yaml:1:9:"},

@@ -41,6 +41,13 @@ func testServer() *Server {
 		Capture:      func(CaptureQuery) (Recording, error) { return recorded("pcapng"), nil },
 		MeasureOffer: func(_ context.Context, o protocol.MeasureOffer) protocol.MeasurePlace { return protocol.MeasurePlace{} },
 		MeasureRun:   func(_ context.Context, q protocol.MeasureRun) protocol.Measured { return protocol.Measured{} },
+		Prove:        func(_ context.Context, _ protocol.ProveWatch, ready func()) error { ready(); return nil },
+		ProveSend: func(context.Context, protocol.ProveNow) (protocol.ProveSents, error) {
+			return protocol.ProveSents{}, nil
+		},
+		ProveSeen: func(context.Context, protocol.ProveNow) (protocol.ProveSeens, error) {
+			return protocol.ProveSeens{}, nil
+		},
 		Trace: func(_ context.Context, q protocol.TraceQuestion) protocol.TraceView {
 			return protocol.TraceView{Number: q.Peer}
 		},

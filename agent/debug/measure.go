@@ -15,7 +15,7 @@ const (
 )
 
 // Deniable are the words of debug: {deny: …}.
-func Deniable() []string { return []string{DenyBench, DenyCapture} }
+func Deniable() []string { return []string{DenyBench, DenyCapture, DenyProve} }
 
 // unlessDenied refuses the hub what the node's config denies it.
 func (s *Server) unlessDenied(what string, h http.HandlerFunc) http.HandlerFunc {

@@ -201,6 +201,7 @@ func (s *Server) Local() http.Handler {
 	m.HandleFunc("GET "+protocol.DebugLogs, s.logs)
 	m.HandleFunc("GET "+protocol.DebugCapture, s.capture(true))
 	s.measurements(m, false)
+	s.proofs(m, false)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return h })
 	return s.audit(FromSocket, limit(m, s.local))
 }
@@ -212,6 +213,7 @@ func (s *Server) Remote() http.Handler {
 	m.HandleFunc("GET "+protocol.DebugLogs, s.allowed(AllowLogs, s.logs))
 	m.HandleFunc("GET "+protocol.DebugCapture, s.unlessDenied(DenyCapture, s.capture(slices.Contains(s.cfg.Allow, AllowPayload))))
 	s.measurements(m, true)
+	s.proofs(m, true)
 	pprofs(m, func(h http.HandlerFunc) http.HandlerFunc { return s.allowed(AllowPprof, h) })
 	h := limit(m, s.hub)
 	return s.audit(FromHub, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -258,7 +260,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run,prove,prove-send,prove-seen}, GET /metrics")
 	})
 	return m
 }

@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 28)
+	require.Len(t, rows, 31)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()
@@ -56,6 +56,12 @@ func TestTable(t *testing.T) {
 			for _, bad := range []string{"&for=1h", "&bytes=1", "&pod=x", "&pod=fe80::1%25e"} {
 				require.Equal(t, http.StatusBadRequest, call(plain.Remote(), method, strings.Replace(path, "&for=1s", bad, 1), body).Code, bad)
 			}
+		case "/v1/prove", "/v1/prove-send", "/v1/prove-seen":
+			body = `{"secret":3}`
+			denying := testServer()
+			denying.cfg.Deny = Deniable()
+			require.Equal(t, http.StatusForbidden, call(denying.Remote(), method, path, body).Code, path)
+			require.Equal(t, http.StatusBadRequest, call(plain.Remote(), method, path, `{"secret":"x"}`).Code, path)
 		case "/v1/measure-offer", "/v1/measure-run":
 			body = `{"kind":"tcp","peer":3}`
 			denying := testServer()

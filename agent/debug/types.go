@@ -34,6 +34,11 @@ type Config struct {
 	// MeasureOffer opens a receiver for one measurement, MeasureRun sends to one.
 	MeasureOffer func(context.Context, protocol.MeasureOffer) protocol.MeasurePlace
 	MeasureRun   func(context.Context, protocol.MeasureRun) protocol.Measured
+	// Prove counts packets of a trial of policies until the context ends, and says when it does; ProveSend sends those that
+	// the one which goes on has, ProveSeen says what it counted.
+	Prove     func(ctx context.Context, w protocol.ProveWatch, ready func()) error
+	ProveSend func(context.Context, protocol.ProveNow) (protocol.ProveSents, error)
+	ProveSeen func(context.Context, protocol.ProveNow) (protocol.ProveSeens, error)
 	// Capture begins to record packets.
 	Capture func(CaptureQuery) (Recording, error)
 	Leave   func(context.Context) LeaveResult

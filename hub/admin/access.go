@@ -85,6 +85,7 @@ var access = map[string]Role{
 	"POST /v1/diag/explain":                Operator,
 	"POST /v1/policy/test":                 Viewer,
 	"POST /v1/policy/confirm":              Operator,
+	"POST /v1/policy/prove":                Operator,
 	"POST /v1/diag/mtu":                    Operator,
 	"POST /v1/diag/bench":                  Operator,
 	"GET /v1/diag/capture":                 Operator,

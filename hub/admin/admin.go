@@ -53,22 +53,24 @@ const (
 
 // Config configures a Server.
 type Config struct {
-	Version   string
-	Number    protocol.NodeNumber
-	HubKey    protocol.WireGuardPrivateKey // for backups
-	Pin       protocol.Pin
-	Store     *state.Store
-	Fleet     *fleet.Table
-	Sessions  *session.Server
-	Reconcile *reconcile.Loop
-	Inventory *inventory.Store
-	Incidents *incident.Store
-	Events    *event.Log
-	Releases  release.Library
-	Disk      func() error // why no change can be stored now; nil: it can
-	Relay     func() tunnel.RelayStats
-	Bound     func(protocol.NodeNumber) []netip.AddrPort
-	Settings  []api.Setting // as they are, without secrets
+	Version string
+	Number  protocol.NodeNumber
+	HubKey  protocol.WireGuardPrivateKey // for backups
+	// ClusterKey signs what packets showed of policies.
+	ClusterKey protocol.ClusterPrivateKey
+	Pin        protocol.Pin
+	Store      *state.Store
+	Fleet      *fleet.Table
+	Sessions   *session.Server
+	Reconcile  *reconcile.Loop
+	Inventory  *inventory.Store
+	Incidents  *incident.Store
+	Events     *event.Log
+	Releases   release.Library
+	Disk       func() error // why no change can be stored now; nil: it can
+	Relay      func() tunnel.RelayStats
+	Bound      func(protocol.NodeNumber) []netip.AddrPort
+	Settings   []api.Setting // as they are, without secrets
 	// ObjectStatus is what is known live of a declared object, by field; nil or empty: nothing.
 	ObjectStatus func(state.ObjectKey) map[string]string
 	// BackupNote is a file that keeps when the last backup was taken; empty: none.
@@ -93,6 +95,7 @@ type Server struct {
 	noting sync.Mutex // BackupNote
 
 	explaining chan struct{} // flows that are explained now
+	proving    chan struct{} // holds one while policies are proven
 
 	refusals *rate.Limiter // of events that strangers cause
 	document *huma.OpenAPI
@@ -103,7 +106,7 @@ type Server struct {
 
 // New builds the API. It listens on nothing.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, explaining: make(chan struct{}, mostExplained), ending: make(chan struct{}), started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
+	s := &Server{cfg: cfg, explaining: make(chan struct{}, mostExplained), proving: make(chan struct{}, 1), ending: make(chan struct{}), started: time.Now().UTC(), refusals: rate.NewLimiter(rate.Every(10*time.Second), 10)}
 	mux := &routes{ServeMux: http.NewServeMux()}
 	hc := huma.DefaultConfig("Causeway hub", cfg.Version)
 	hc.CreateHooks = nil // no $schema in answers: field names are a contract
@@ -128,6 +131,7 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)
+	mux.HandleFunc("POST /v1/policy/prove", s.provePolicies)
 	mux.HandleFunc("GET /v1/inventory/watch", s.watchInventory)
 	s.registerWatches(mux)
 	describe(a.OpenAPI(), s.watches.feeds)

@@ -22,6 +22,7 @@ func describe(doc *huma.OpenAPI, feeds map[string]*feed) {
 	doc.AddOperation(plain("GET", "/v1/diag/capture", "Record packets of a node's tunnel or of a pod", "application/x-pcapng",
 		param("on", "A node, or a pod: NAME, NODE/NAME or its address."), param("filter", "As tcpdump has it: host, net, port, tcp, udp, icmp, icmp6, ip, ip6, proto, and, or, not."),
 		param("for", "How long, up to 5m (default 30s)."), param("bytes", "How much, up to 67108864."), param("payload", "true: keep payloads, where the node's config allows it.")))
+	doc.AddOperation(plain("POST", "/v1/policy/prove", "Try with packets what policies close: {open, pairs, time}; lines of JSON say how far it is, the last one has the signed result", "application/x-ndjson"))
 	node := &huma.Param{Name: "node", In: "query", Schema: &huma.Schema{Type: huma.TypeString}, Description: "Of this node alone."}
 	doc.AddOperation(plain("GET", "/v1/inventory/watch", "Follow changes of nodes' facts, as server-sent events", "text/event-stream", node))
 	from := &huma.Param{Name: "Last-Event-ID", In: "header", Schema: &huma.Schema{Type: huma.TypeString}, Description: "The id of the last event of an earlier watch: what came since follows, or 'reset' and the whole list."}

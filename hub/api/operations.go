@@ -48,6 +48,7 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
 	{http.MethodPost, "/v1/policy/test", PolicyQuestion{}, PolicyAnswer{}, false},
 	{http.MethodPost, "/v1/policy/confirm", PolicyConfirm{}, PolicyConfirmed{}, false},
+	{http.MethodPost, "/v1/policy/prove", nil, nil, false}, // a ProveRequest; lines of JSON, each a ProveLine
 	{http.MethodGet, "/v1/routes", nil, []Route{}, false},
 	{http.MethodPost, "/v1/routes/decide", RouteDecision{}, Route{}, true},
 	{http.MethodGet, "/v1/inventory", nil, []Inventory{}, false},

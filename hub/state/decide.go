@@ -22,11 +22,15 @@ type Draft struct {
 	changes []Change
 	dry     bool // its State is shared: whatever would change it is an error
 	count   bool // with dry: changes are counted and not made
+	noted   bool // the log says it, though nothing changes
 
 	announced map[protocol.NodeNumber][]netip.Prefix // beyond what is state
 }
 
 var errChange = errors.New("the state would change")
+
+// Note has the log say who did what, though nothing of the state changes.
+func (d *Draft) Note() { d.noted = true }
 
 // Add applies c. If an invariant forbids it, the whole draft is void.
 func (d *Draft) Add(c Change) error {

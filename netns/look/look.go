@@ -11,6 +11,7 @@ package look
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"causeway/netns"
 )
@@ -19,7 +20,9 @@ import (
 // called concurrently.
 type Host struct {
 	host   *netns.Host
-	trying sync.Mutex // of Try
+	trying sync.Mutex // of Try and Prove
+
+	proving atomic.Pointer[proving] // that goes on
 }
 
 // At looks at the host that plans are applied to by h.
