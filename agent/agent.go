@@ -27,6 +27,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/desired"
+	"causeway/agent/flows"
 	"causeway/agent/health"
 	"causeway/agent/hublink"
 	"causeway/agent/identity"
@@ -36,6 +37,7 @@ import (
 	"causeway/agent/upgrade"
 	"causeway/netns"
 	"causeway/netns/look"
+	"causeway/netns/policy"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -97,6 +99,7 @@ type Agent struct {
 	tunnel   Tunnel
 	facts    *inventory.Collector
 	inv      *inventory.Publisher
+	flows    *flows.Watcher
 	upgrades *upgrades
 	answers  *answers
 	debug    *debug.Server
@@ -132,21 +135,22 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	host := netns.NewHost(cfg.Store.Dir(), cfg.Log)
-	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, now: time.Now, booted: clock.ThisBoot,
+	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, counted: policy.Counted, now: time.Now, booted: clock.ThisBoot,
 		dial:  hublink.Dialer(func() string { return node.Device().Name }),
 		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
 
 // parts are what an agent is put together of; tests give it doubles.
 type parts struct {
-	tunnel Tunnel
-	host   Host
-	look   Look
-	dial   func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
-	names  *hublink.Names
-	fetch  hublink.ListFetch
-	now    func() time.Time  // the wall clock
-	booted func() clock.Boot // the boot clock
+	tunnel  Tunnel
+	host    Host
+	look    Look
+	dial    func(context.Context, netip.Addr, netip.AddrPort) (net.Conn, error)
+	names   *hublink.Names
+	fetch   hublink.ListFetch
+	now     func() time.Time  // the wall clock
+	booted  func() clock.Boot // the boot clock
+	counted func() (policy.Counts, error)
 }
 
 // build puts an agent together, each part of those before it.
@@ -177,8 +181,9 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		return nil, err
 	}
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
-	gather := &gatherer{version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
-	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents,
+	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause string) { a.board.Set(health.Policy, cause) }, Counted: p.counted, Now: p.now, Log: a.log})
+	gather := &gatherer{flows: a.flows, version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents, Flows: a.flows,
 		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
 	var upgraded atomic.Pointer[protocol.UpgradeStatus]
 	a.link, err = hublink.New(hublink.Config{Own: a.own, Live: a.live, Want: a.want, Host: a.host, Board: a.board, Tunnel: p.tunnel, Incidents: incidents, Names: p.names, Fetch: p.fetch, Dial: p.dial, Now: p.now,
@@ -187,13 +192,13 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		return nil, err
 	}
 	a.upgrades = &upgrades{log: a.log, dir: cfg.UpgradeDir, state: cfg.Store.Dir(), version: cfg.Version, live: a.live, want: a.want, link: a.link, told: &upgraded}
-	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host, look: p.look,
+	an := &answers{log: a.log, dir: cfg.Store.Dir(), version: cfg.Version, boot: boot, started: started, own: a.own, live: a.live, board: a.board, want: a.want, host: a.host, link: a.link, tunnel: p.tunnel, net: p.host, look: p.look, flows: a.flows,
 		measuring: make(chan struct{}, 1)}
 	an.life, an.stop = context.WithCancelCause(context.Background())
 	a.answers = an
 	registerMetrics(an, p.now, reg)
 	a.debug = debug.New(debug.Config{Status: an.status, Peers: an.peers, Paths: p.tunnel.Paths, Netmap: an.netmap,
-		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, Connections: an.connections, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Prove: an.prove, ProveSend: an.proveSend, ProveSeen: an.proveSeen, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows,
+		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, Connections: an.connections, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Prove: an.prove, ProveSend: an.proveSend, ProveSeen: an.proveSeen, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows, Policy: an.policy,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: an.used, Metrics: reg})
 	return a, nil
 }
@@ -209,8 +214,8 @@ func newBoard(started time.Time, changed func(protocol.Condition)) *health.Board
 		health.Spec{Name: health.Routes, Cause: "not applied yet", DependsOn: []string{health.Tunnel}},
 		health.Spec{Name: health.Firewall, Cause: "not looked at yet", DependsOn: []string{health.Routes}},
 		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
-		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
-	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.HubList} {
+		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.Policy}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
+	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.Policy, health.HubList} {
 		b.Set(c, "")
 	}
 	return b

@@ -634,8 +634,15 @@ func TestNoSecretsInAnswers(t *testing.T) {
 func TestMetricsTable(t *testing.T) {
 	w := newWorld(t)
 	w.start()
+	w.tunnel.setBound(true)
+	n := testNetmap(1)
+	n.Items = []protocol.Item{{Kind: protocol.ItemPolicy, Name: "main", Body: json.RawMessage(`{"rules":[{"rule":"web","from":[1],"to":[2],"allow":["tcp/443"]}]}`)}}
+	w.session().give(n)
 	r := httptest.NewRecorder()
 	w.agent.debug.Local().ServeHTTP(r, httptest.NewRequest("GET", "/metrics", nil))
+	for _, m := range []string{`causeway_agent_policy_packets_total{rule="main/web"} 7`, `causeway_agent_policy_bytes_total{rule="main/web"} 420`, `causeway_agent_policy_judged_packets_total{verdict="refused"} 3`} {
+		require.Contains(t, r.Body.String(), m)
+	}
 	docpage.Check(t, "../docs/METRICS.md", "agent", docpage.Metrics(t, r.Body.String()))
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"causeway/agent/config"
 	"causeway/agent/desired"
+	"causeway/agent/flows"
 	"causeway/agent/health"
 	"causeway/agent/hublink"
 	"causeway/agent/identity"
@@ -33,6 +34,7 @@ type answers struct {
 	tunnel Tunnel
 	net    Host // for what is found there
 	look   Look
+	flows  *flows.Watcher
 
 	measuring chan struct{} // holds one while a measurement goes on
 	// life is that of the agent, for what outlives the request that began it; stop ends it.

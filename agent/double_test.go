@@ -21,6 +21,7 @@ import (
 	"causeway/agent/identity"
 	"causeway/netns"
 	"causeway/netns/look"
+	"causeway/netns/policy"
 	"causeway/protocol"
 	"causeway/tunnel"
 	"causeway/tunnel/mux"
@@ -344,6 +345,9 @@ func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 		w.set(&settings)
 	}
 	p := parts{tunnel: w.tunnel, host: w.host, look: w.host, now: time.Now, booted: clock.ThisBoot}
+	p.counted = func() (policy.Counts, error) {
+		return policy.Counts{Rules: map[string]policy.Count{"main.web": {Packets: 7, Bytes: 420}}, Refused: policy.Count{Packets: 3, Bytes: 180}}, nil
+	}
 	p.dial = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		dials := map[string]chan net.Conn{"198.18.0.1:4710": w.dials, "198.18.0.1:4711": w.bulks}[to.String()]
 		if from.String() != "198.18.0.2" || dials == nil {

@@ -8,6 +8,7 @@ import (
 
 	"causeway/agent/config"
 	"causeway/agent/desired"
+	"causeway/agent/flows"
 	"causeway/agent/inventory"
 	"causeway/agent/onhost"
 	"causeway/protocol"
@@ -21,6 +22,7 @@ type gatherer struct {
 	host    *onhost.Keeper
 	tunnel  Tunnel
 	facts   *inventory.Collector
+	flows   *flows.Watcher
 
 	carried map[protocol.NodeNumber]carried // what paths had carried
 	rates   map[protocol.NodeNumber][2]uint64
@@ -31,7 +33,7 @@ func (g *gatherer) gather(ctx context.Context) protocol.Inventory {
 	inv := g.facts.Facts(ctx)
 	inv.AgentVersion, inv.Engine = g.version, g.tunnel.EngineName()
 	inv.PodCIDRs, inv.Labels = notNil(g.want.Announced()), g.live.Now().Labels
-	inv.Paths = g.pathFacts(inv.Time)
+	inv.Paths, inv.Refused = g.pathFacts(inv.Time), g.flows.Repeated()
 	used := inv.Capacity.Pods.Used
 	inv.Capacity.Pods = protocol.Amount{Used: used}
 	if n := podAddresses(inv.PodCIDRs); n > 0 {

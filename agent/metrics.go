@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,6 +11,7 @@ import (
 
 	"causeway/agent/repair"
 	"causeway/netns"
+	"causeway/netns/policy"
 	"causeway/protocol"
 )
 
@@ -27,6 +30,8 @@ type metrics struct {
 	refused, netmap, netAge *prometheus.Desc
 	rx, tx, dropped, drops  *prometheus.Desc
 	access                  *prometheus.Desc
+	passed, passedBytes     *prometheus.Desc
+	closed                  *prometheus.Desc
 	loss, rtt, clock        *prometheus.Desc
 	suspects                *prometheus.Desc
 }
@@ -58,21 +63,24 @@ func registerMetrics(a *answers, now func() time.Time, reg prometheus.Registerer
 		return prometheus.NewDesc("causeway_agent_"+name, help, labels, nil)
 	}
 	m := &metrics{answers: a, wall: now,
-		info:      desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
-		condition: desc("condition", "1 where a health condition holds.", "condition"),
-		peers:     desc("peers", "Peers and hubs by the path chosen; none: sought, and there is none; idle: no traffic for a while.", "path"),
-		refused:   desc("netmap_refused_parts", "Parts of the held netmap that were refused."),
-		netmap:    desc("netmap_version", "Version of the netmap held: the sequence of the hub's state log."),
-		netAge:    desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
-		rx:        desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
-		dropped:   desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
-		drops:     desc("dropped_packets_total", "Packets of the tunnel and messages of WireGuard that the engine dropped, by reason; the engine wireguard-go counts elsewhere alone.", "reason"),
-		access:    desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface); and for ranges of the tunnel by another way than it (closed).", "reason"),
-		tx:        desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
-		loss:      desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
-		suspects:  desc("paths_without_data", "Paths to peers and hubs that answer probes and are left alone, because they carry no data, or little."),
-		rtt:       desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
-		clock:     desc("time_seconds", "What time it is by this host's clock."),
+		info:        desc("info", "The agent; always 1.", "version", "engine", "node", "site"),
+		condition:   desc("condition", "1 where a health condition holds.", "condition"),
+		peers:       desc("peers", "Peers and hubs by the path chosen; none: sought, and there is none; idle: no traffic for a while.", "path"),
+		refused:     desc("netmap_refused_parts", "Parts of the held netmap that were refused."),
+		netmap:      desc("netmap_version", "Version of the netmap held: the sequence of the hub's state log."),
+		netAge:      desc("netmap_confirmed_timestamp_seconds", "When a hub last stood by the netmap held."),
+		rx:          desc("receive_bytes_total", "Bytes received from peers and hubs inside the tunnel."),
+		dropped:     desc("dropped_datagrams_total", "Datagrams received and not delivered, by reason.", "reason"),
+		drops:       desc("dropped_packets_total", "Packets of the tunnel and messages of WireGuard that the engine dropped, by reason; the engine wireguard-go counts elsewhere alone.", "reason"),
+		access:      desc("access_dropped_packets_total", "Packets that the host's nftables dropped since the rules were last made: from the tunnel to what is not this node's (destination) or to the host itself (shields), into it from a source that is not this node's (source) or by an interface where that is not (interface); and for ranges of the tunnel by another way than it (closed).", "reason"),
+		passed:      desc("policy_packets_total", "Packets that passed by a rule of a policy here, POLICY/RULE, since it was last made; of more than 1000 rules the last by name together, as others.", "rule"),
+		passedBytes: desc("policy_bytes_total", "The same in bytes.", "rule"),
+		closed:      desc("policy_judged_packets_total", "Packets that no rule of a policy opened: answered with a refusal (refused), or not (dropped); and those judged by their headers alone, for conntrack was kept from them (untracked) or made nothing of them (invalid).", "verdict"),
+		tx:          desc("transmit_bytes_total", "Bytes sent to peers and hubs inside the tunnel."),
+		loss:        desc("path_loss_max_ratio", "What the worst path of a kind loses of its probes; no series where no path is of that kind.", "path"),
+		suspects:    desc("paths_without_data", "Paths to peers and hubs that answer probes and are left alone, because they carry no data, or little."),
+		rtt:         desc("path_rtt_max_seconds", "Round trip time of the longest path of a kind; no series where no path is of that kind.", "path"),
+		clock:       desc("time_seconds", "What time it is by this host's clock."),
 	}
 	reg.MustRegister(m)
 }
@@ -93,7 +101,7 @@ func (c *counters) published(err error) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.drops, m.access, m.loss, m.rtt, m.clock, m.suspects} {
+	for _, d := range []*prometheus.Desc{m.info, m.condition, m.peers, m.refused, m.netmap, m.netAge, m.rx, m.tx, m.dropped, m.drops, m.access, m.passed, m.passedBytes, m.closed, m.loss, m.rtt, m.clock, m.suspects} {
 		ch <- d
 	}
 }
@@ -135,9 +143,45 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.access, prometheus.CounterValue, float64(n), reason)
 		}
 	}
+	m.collectPolicy(ch)
 	rx, tx := repair.Traffic(a.tunnel.Paths())
 	ch <- prometheus.MustNewConstMetric(m.rx, prometheus.CounterValue, float64(rx))
 	ch <- prometheus.MustNewConstMetric(m.tx, prometheus.CounterValue, float64(tx))
+}
+
+// maxRuleSeries bounds the rules that have a series of their own.
+const maxRuleSeries = 1000
+
+// collectPolicy tells of the wall; without any there are no series.
+func (m *metrics) collectPolicy(ch chan<- prometheus.Metric) {
+	if wallOf(m.answers.host.Facts()) == nil {
+		return
+	}
+	c, err := m.answers.flows.Counts()
+	if err != nil {
+		return
+	}
+	count := func(d *prometheus.Desc, v uint64, label string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), label)
+	}
+	var others policy.Count
+	names := slices.Sorted(maps.Keys(c.Rules))
+	for i, name := range names {
+		n := c.Rules[name]
+		if i >= maxRuleSeries {
+			others.Packets, others.Bytes = others.Packets+n.Packets, others.Bytes+n.Bytes
+			continue
+		}
+		count(m.passed, n.Packets, name)
+		count(m.passedBytes, n.Bytes, name)
+	}
+	if len(names) > maxRuleSeries {
+		count(m.passed, others.Packets, "others")
+		count(m.passedBytes, others.Bytes, "others")
+	}
+	for verdict, n := range map[string]policy.Count{"refused": c.Refused, "dropped": c.Dropped, "untracked": c.Untracked, "invalid": c.Invalid} {
+		count(m.closed, n.Packets, verdict)
+	}
 }
 
 // collectPaths tells of paths by their kind: a series for each peer would be the square of a

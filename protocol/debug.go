@@ -13,6 +13,7 @@ const (
 	DebugIncidents    = "/v1/incidents"
 	DebugUses         = "/v1/uses"
 	DebugConntrack    = "/v1/conntrack"
+	DebugPolicy       = "/v1/policy"
 	DebugPing         = "/v1/ping"
 	DebugTrace        = "/v1/trace"
 	DebugEvidence     = "/v1/evidence"

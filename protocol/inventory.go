@@ -95,6 +95,8 @@ type Inventory struct {
 	// Containers by runtime and id, such as podman/3f2a….
 	Containers map[string]Container `json:"containers,omitempty"`
 	Capacity   *Capacity            `json:"capacity,omitempty"`
+	// Refused is what the node's wall refuses again and again, at most MaxRefused.
+	Refused []RefusedFlow `json:"refused,omitempty"`
 	// Left out are facts beyond the bounds, for example "40 containers".
 	LeftOut []string `json:"left_out,omitempty"`
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"causeway/netns/policy"
 	"causeway/protocol"
 )
 
@@ -71,6 +72,13 @@ func testServer() *Server {
 		Repair: func(context.Context) RepairResult {
 			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
 		},
+		Policy: func(a netip.Addr) Policy {
+			p := Policy{InForce: true, Rules: []RuleCount{{Rule: "main/web", Count: policy.Count{Packets: 7, Bytes: 420}}}}
+			if a.IsValid() {
+				p.Classes = append(p.Classes, ClassOf{Where: "here", Prefix: netip.PrefixFrom(a, 24), Class: 3})
+			}
+			return p
+		},
 		Incidents: func() []protocol.Incident { return nil },
 		RotateKey: func(context.Context, time.Duration) RotateResult { return RotateResult{Epoch: 2} },
 		Metrics:   reg,
@@ -104,6 +112,9 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/v1/paths", "", 200, 200, `[]`},
 		{"GET", "/v1/netmap", "", 200, 200, `"version":2`},
 		{"GET", "/v1/routes", "", 200, 200, `"planned":["ip link set cw0 up"]`},
+		{"GET", "/v1/policy", "", 200, 200, `"rules":[{"rule":"main/web","packets":7,"bytes":420}]`},
+		{"GET", "/v1/policy?address=10.1.1.11", "", 200, 200, `"classes":[{"where":"here","prefix":"10.1.1.11/24","class":3}]`},
+		{"GET", "/v1/policy?address=x", "", 400, 400, "address has to be an address"},
 		{"GET", "/metrics", "", 200, 200, "causeway_agent_test_total 0"},
 		{"POST", "/v1/ping", `{"to":"198.18.0.3"}`, 200, 200, `"sent":3,"received":0,"min_rtt":"1s"`},
 		{"POST", "/v1/ping", `{"to":"198.18.0.3","count":21}`, 400, 400, "count 1 to 20"},

@@ -253,6 +253,7 @@ func (s *Server) common() *http.ServeMux {
 	get(protocol.DebugIncidents, func(context.Context) any { return notNil(s.cfg.Incidents()) })
 	get(protocol.DebugUses, func(context.Context) any { return s.uses.newest() })
 	m.HandleFunc("GET "+protocol.DebugConntrack, s.flows)
+	m.HandleFunc("GET "+protocol.DebugPolicy, s.policy)
 	m.HandleFunc("POST "+protocol.DebugPing, s.ping)
 	m.HandleFunc("POST "+protocol.DebugTrace, s.trace)
 	m.HandleFunc("POST "+protocol.DebugEvidence, s.evidence)
@@ -260,7 +261,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run,prove,prove-send,prove-seen}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,policy,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run,prove,prove-send,prove-seen}, GET /metrics")
 	})
 	return m
 }
@@ -271,6 +272,23 @@ func notNil[T any](l []T) []T {
 		return []T{}
 	}
 	return l
+}
+
+func (s *Server) policy(w http.ResponseWriter, r *http.Request) {
+	var addr netip.Addr
+	if text := r.FormValue("address"); text != "" {
+		var err error
+		if addr, err = netip.ParseAddr(text); err != nil {
+			fail(w, http.StatusBadRequest, "address has to be an address: /v1/policy?address=10.1.1.11")
+			return
+		}
+	}
+	release, ok := take(w, s.slow)
+	if !ok {
+		return
+	}
+	defer release()
+	reply(w, http.StatusOK, s.cfg.Policy(addr.Unmap().WithZone("")))
 }
 
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"causeway/agent/items"
+	"causeway/netns/policy"
 	"causeway/protocol"
 )
 
@@ -53,11 +54,13 @@ type Config struct {
 	Flows     func(context.Context, FlowQuery) ([]Flow, error)
 	// Connections tells what crosses the tunnel: so many flows at most.
 	Connections func(ctx context.Context, most int) (protocol.Connections, error)
-	Logs        *Logs     // nil: the log cannot be followed
-	Allow       []string  // what the hub may ask for besides looking: see Allowable
-	Deny        []string  // what the hub may not, of what it may otherwise: see Deniable
-	Used        func(Use) // hears of every request; may be nil
-	Metrics     prometheus.Gatherer
+	// Policy is what is in force of who may talk to whom; an address that is valid is looked up.
+	Policy  func(netip.Addr) Policy
+	Logs    *Logs     // nil: the log cannot be followed
+	Allow   []string  // what the hub may ask for besides looking: see Allowable
+	Deny    []string  // what the hub may not, of what it may otherwise: see Deniable
+	Used    func(Use) // hears of every request; may be nil
+	Metrics prometheus.Gatherer
 }
 
 // RepairResult is what a repair that a person asked for found. Each is a subject, such as
@@ -244,6 +247,35 @@ type Routes struct {
 	Extra     []string                  `json:"extra"`   // found and not planned
 	Refused   []protocol.RefusedPart    `json:"refused"`
 	Error     string                    `json:"error,omitempty"`
+}
+
+// Policy is what is in force at the node of who may talk to whom. Counters begin at 0 when a rule, or the whole table,
+// is made anew.
+type Policy struct {
+	InForce   bool                   `json:"in_force"` // false: nothing is declared, and all is open
+	Rules     []RuleCount            `json:"rules"`    // by name
+	Refused   policy.Count           `json:"refused"`  // and answered
+	Dropped   policy.Count           `json:"dropped"`  // without an answer
+	Untracked policy.Count           `json:"untracked"`
+	Invalid   policy.Count           `json:"invalid"`
+	Flows     []protocol.RefusedFlow `json:"refused_flows"`   // of the last 10 minutes, the most refused first, at most 64
+	Classes   []ClassOf              `json:"classes"`         // of the address that was asked for
+	Logging   bool                   `json:"logging"`         // a flow log is declared
+	Deaf      string                 `json:"deaf,omitempty"`  // why refused flows are not known
+	Error     string                 `json:"error,omitempty"` // why counters are not
+}
+
+// RuleCount is a rule, POLICY/RULE, and what passed by it.
+type RuleCount struct {
+	Rule string `json:"rule"`
+	policy.Count
+}
+
+// ClassOf is the class of an address, by the longest prefix.
+type ClassOf struct {
+	Where  string       `json:"where"` // here or at a peer
+	Prefix netip.Prefix `json:"prefix"`
+	Class  uint32       `json:"class"`
 }
 
 // PingRequest asks the agent to ping an address or a node of its netmap.

@@ -19,4 +19,5 @@ const (
 	Held     = "held"
 	Local    = "local"
 	HubList  = "hub_list"
+	Policy   = "policy"
 )

@@ -22,6 +22,7 @@ func bound(inv *protocol.Inventory) {
 	for i := range inv.Interfaces {
 		inv.Interfaces[i].Addresses = cut(inv.Interfaces[i].Addresses, protocol.MaxAddresses)
 	}
+	inv.Refused = cut(inv.Refused, protocol.MaxRefused)
 	keep(inv, inv.Disks, protocol.MaxDisks, "disks")
 	keep(inv, inv.Paths, protocol.MaxPaths, "paths")
 	keep(inv, inv.Runtimes, protocol.MaxRuntimes, "runtimes")

@@ -36,6 +36,8 @@ const (
 	ackTimeout     = 10 * time.Second
 	pingInterval   = 30 * time.Second
 	gatherTimeout  = 20 * time.Second
+	flowTimeout    = 5 * time.Second
+	flowRetry      = 20 * time.Second
 )
 
 // PublisherConfig configures a Publisher.
@@ -51,6 +53,8 @@ type PublisherConfig struct {
 	File string
 	// Incidents are told as well; nil: there are none.
 	Incidents Incidents
+	// Flows are told when nothing else waits; nil: there are none.
+	Flows Flows
 	// Report hears whether inventory reaches the hub: nil, or why not.
 	Report func(error)
 	Log    zerolog.Logger
@@ -61,6 +65,13 @@ type Incidents interface {
 	Changed() <-chan struct{} // there may be one to tell
 	Untold() (protocol.Incident, bool)
 	Told(protocol.Incident) error // a hub has it as it is here
+}
+
+// Flows is what a Publisher needs of the node's log of flows.
+type Flows interface {
+	Changed() <-chan struct{} // there may be a report to send
+	Next() (protocol.FlowReport, bool)
+	Sent(protocol.FlowReport) // a hub has it
 }
 
 // Publisher sends the node's facts in order: snapshots, and deltas between them. What
@@ -312,7 +323,10 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 		return fmt.Errorf("listen to the hub: %w", err)
 	}
 	p.arrived()
-	var incidents <-chan struct{}
+	var incidents, flows <-chan struct{}
+	if p.cfg.Flows != nil {
+		flows = p.cfg.Flows.Changed()
+	}
 	if p.cfg.Incidents != nil {
 		incidents = p.cfg.Incidents.Changed()
 	}
@@ -329,6 +343,10 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 			p.cfg.Report(nil)
 			continue
 		}
+		more, later := p.tellFlows(ctx, js)
+		if more {
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -336,6 +354,8 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 			return fmt.Errorf("the hub's NATS server closed the connection: %w", errOr(nc.LastError(), nats.ErrConnectionClosed))
 		case <-p.more:
 		case <-incidents:
+		case <-flows:
+		case <-later:
 		}
 	}
 }
@@ -404,6 +424,30 @@ func (p *Publisher) tellIncidents(ctx context.Context, js jetstream.JetStream, c
 		}
 	}
 	return nil
+}
+
+// tellFlows publishes a report of flows, once: it is no reason to keep facts waiting. more: there may be another;
+// later fires when it is to be tried again.
+func (p *Publisher) tellFlows(ctx context.Context, js jetstream.JetStream) (more bool, later <-chan time.Time) {
+	if p.cfg.Flows == nil {
+		return false, nil
+	}
+	r, ok := p.cfg.Flows.Next()
+	if !ok {
+		return false, nil
+	}
+	b, err := json.Marshal(r)
+	if err == nil && len(b) <= protocol.MaxFlowReport {
+		actx, cancel := context.WithTimeout(ctx, flowTimeout)
+		_, err = js.Publish(actx, protocol.FlowSubject(p.cfg.Site, p.cfg.Number), b, jetstream.WithMsgID(fmt.Sprintf("%s-flows-%d", p.cfg.Boot, r.Time.UnixNano())), jetstream.WithRetryAttempts(0))
+		cancel()
+		if err != nil {
+			p.cfg.Log.Debug().Err(err).Msg("flows not sent yet")
+			return false, time.After(flowRetry)
+		}
+	}
+	p.cfg.Flows.Sent(r)
+	return true, nil
 }
 
 // sendFacts publishes one message of the queue.

@@ -46,7 +46,7 @@ type View struct {
 }
 
 // appliers are all kinds that this agent knows, in the order in which they are applied.
-var appliers = []Applier{limits{}, segments{}, policies{}}
+var appliers = []Applier{limits{}, segments{}, policies{}, flowLogs{}}
 
 // Appliers are all kinds that this agent knows, in the order in which they are applied.
 func Appliers() []Applier { return slices.Clone(appliers) }

@@ -70,9 +70,11 @@ func TestParts(t *testing.T) {
 func FuzzApply(f *testing.F) {
 	f.Add("limit", "a", []byte(`{"packets":1}`))
 	f.Add("policy", "a", []byte(`{"rules":[{"rule":"x","from":[1],"to":[2],"allow":["tcp/80"]}]}`))
+	f.Add("flowlog", "all", []byte(`{"sites":["a"]}`))
 	f.Fuzz(func(t *testing.T, kind, name string, body []byte) {
 		taken := Take(View{Interface: "cw0", Items: []protocol.Item{{Kind: kind, Name: name, Body: body}}}, nil)
-		require.Equal(t, kind == protocol.ItemPolicy || kind == protocol.ItemSegment, len(taken.Parts) == 1, "closed as soon as anything is declared")
+		logs := kind == protocol.ItemFlowLog && len(taken.Refused) == 0
+		require.Equal(t, kind == protocol.ItemPolicy || kind == protocol.ItemSegment || logs, len(taken.Parts) == 1, "closed as soon as anything is declared")
 		held, errs := taken.Apply(t.Context())
 		require.Empty(t, errs)
 		require.LessOrEqual(t, len(held)+len(taken.Refused), 1)

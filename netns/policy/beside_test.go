@@ -334,8 +334,8 @@ func (w *world) counted(b beside, flows []*steady, floods []*flood) (answers int
 	}
 	require.NotZero(w.t, tried)
 	var counts Counts
-	require.NoError(w.t, w.a.Do(func() (err error) { counts, err = w.tableA.Counted(); return err }))
-	require.Equal(w.t, b.stateless, counts.Untracked > 0, "%d untracked", counts.Untracked)
+	require.NoError(w.t, w.a.Do(func() (err error) { counts, err = Counted(); return err }))
+	require.Equal(w.t, b.stateless, counts.Untracked.Packets > 0, "%d untracked", counts.Untracked.Packets)
 	return answers, tried
 }
 

@@ -183,6 +183,6 @@ func TestTranslated(t *testing.T) {
 		}
 	}
 	var counts Counts
-	require.NoError(t, w.a.Do(func() (err error) { counts, err = w.tableA.Counted(); return err }))
+	require.NoError(t, w.a.Do(func() (err error) { counts, err = Counted(); return err }))
 	require.NotZero(t, counts.Dropped)
 }

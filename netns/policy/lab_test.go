@@ -233,7 +233,7 @@ func TestMatrix(t *testing.T) {
 		return refused
 	})
 	var counts Counts
-	require.NoError(t, w.a.Do(func() (err error) { counts, err = w.tableA.Counted(); return err }))
+	require.NoError(t, w.a.Do(func() (err error) { counts, err = Counted(); return err }))
 	for _, r := range []string{"web", "stream", "ping", "host-out", "host-in", "to-node"} {
 		require.NotZero(t, counts.Rules[r], r)
 	}

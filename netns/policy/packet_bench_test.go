@@ -51,7 +51,7 @@ func BenchmarkPacket(b *testing.B) {
 		require.NoError(b, node.Do(func() error { return t.Set(cfg) }))
 		b.Run("with", least)
 		var counts Counts
-		require.NoError(b, node.Do(func() (err error) { counts, err = t.Counted(); return err }))
+		require.NoError(b, node.Do(func() (err error) { counts, err = Counted(); return err }))
 		require.NotZero(b, counts.Rules["bench"])
 		require.NoError(b, node.Do(t.Remove))
 	}

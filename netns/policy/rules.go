@@ -31,6 +31,8 @@ const (
 	chainRefuse    = "refuse" // with an answer
 	chainRefuseOut = "refuse-out"
 	chainAnswers   = "answers" // the host's own refusals, on their way into the tunnel
+	chainTold      = "told"    // what is refused, for whoever listens: see tellRefused
+	chainToldBack  = "told-answers"
 	// chainUntracked judges packets that conntrack knows nothing of, each for itself.
 	chainUntrackedIn  = "untracked-in"
 	chainUntrackedOut = "untracked-out"
@@ -306,7 +308,7 @@ func (w *batch) rules(c Config) {
 	} {
 		w.chain(b.name, b.hook, b.priority)
 	}
-	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainUntrackedIn, chainUntrackedOut} {
+	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainTold, chainToldBack, chainUntrackedIn, chainUntrackedOut} {
 		w.chain(n, nil, 0)
 	}
 	for n, way := range map[string]expr.MetaKey{chainIn: expr.MetaKeyIIFNAME, chainForward: expr.MetaKeyOIFNAME, chainLast: expr.MetaKeyOIFNAME} {
@@ -352,6 +354,7 @@ func (w *batch) rules(c Config) {
 	w.rule(chainLast, bits(ctState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), bits(ct(expr.CtKeySTATUS), statusDNAT, false), accept)
 	w.rule(chainLast, jump(chainJudgeOut))
 	w.rule(chainLast, jump(chainAnswers))
+	w.rule(chainLast, jump(chainTold))
 	w.rule(chainLast, counter, verdict(expr.VerdictDrop))
 
 	// Netfilter's resets have no socket; what a program of the host sends has.
@@ -361,6 +364,7 @@ func (w *batch) rules(c Config) {
 	w.rule(chainAnswers, is(meta(expr.MetaKeyL4PROTO), byte(icmp6)), is(payload(expr.PayloadBaseTransportHeader, 0, 2), 1, 1), accept)
 
 	w.rule(chainRefuse, counter)
+	w.rule(chainRefuse, jump(chainTold))
 	w.rule(chainRefuse, tcp, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	w.rule(chainRefuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdm}})
 	w.own()
@@ -396,6 +400,7 @@ func (w *batch) untracked(chain string, in bool) {
 	w.rule(chain, is(meta(expr.MetaKeyL4PROTO), byte(icmp6)), payload(expr.PayloadBaseTransportHeader, 0, 1)(regAddr),
 		[]expr.Any{&expr.Range{Op: expr.CmpOpEq, Register: regAddr, FromData: []byte{130}, ToData: []byte{143}}}, verdict(expr.VerdictReturn))
 	w.rule(chain, counter)
+	w.rule(chain, bits(ctState, expr.CtStateBitUNTRACKED, true), counter)
 	for _, v6 := range []bool{false, true} {
 		w.opened(name("packet", v6), v6, headers(v6, expr.PayloadBaseNetworkHeader, 0, in, false))
 		w.opened(name("reply", v6), v6, headers(v6, expr.PayloadBaseNetworkHeader, 0, in, true))

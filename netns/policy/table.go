@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,6 +27,7 @@ type Table struct {
 	ours  [2]uint32 // generations of the last write, first and last, if nobody else wrote meanwhile
 	shape string    // after the last write
 	doubt bool      // others touched it, or may have
+	deaf  error     // why nobody can hear what is refused
 }
 
 // written is what stands in the kernel.
@@ -68,7 +68,9 @@ func (t *Table) set(c Config, want content) error {
 			ids = h.ids
 		}
 		if next.ids, err = newIDs(ids, want.lists); err == nil {
-			err = whole(next)
+			if err = whole(next); err == nil {
+				t.deaf = tellRefused()
+			}
 		}
 	}
 	if err != nil {
@@ -409,51 +411,4 @@ func (t *Table) Remove() error {
 		return fmt.Errorf("remove nftables table %s: %w", TableName, err)
 	}
 	return nil
-}
-
-// Counts are packets since a rule, or the table, was last made.
-type Counts struct {
-	Rules     map[string]uint64 // accepted, by the rule's name
-	Refused   uint64            // and answered
-	Dropped   uint64            // without an answer: what only source NAT showed to be closed
-	Untracked uint64            // judged by their headers alone, for conntrack knew nothing of them
-}
-
-// Counted reads the counters.
-func (t *Table) Counted() (Counts, error) {
-	out := Counts{Rules: map[string]uint64{}}
-	conn, err := nftables.New()
-	if err != nil {
-		return out, fmt.Errorf("nftables table %s: %w", TableName, err)
-	}
-	own := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
-	names, err := ownChains(chainAllow)
-	if err != nil {
-		return out, fmt.Errorf("nftables table %s: %w", TableName, err)
-	}
-	for _, n := range append(names, chainRefuse, chainLast, chainUntrackedIn, chainUntrackedOut) {
-		rules, err := conn.GetRules(own, &nftables.Chain{Name: n, Table: own})
-		if err != nil {
-			return out, fmt.Errorf("nftables table %s, chain %s: %w", TableName, n, err)
-		}
-		var sum uint64
-		for _, r := range rules {
-			for _, e := range r.Exprs {
-				if c, ok := e.(*expr.Counter); ok {
-					sum += c.Packets
-				}
-			}
-		}
-		switch n {
-		case chainRefuse:
-			out.Refused = sum
-		case chainLast:
-			out.Dropped = sum
-		case chainUntrackedIn, chainUntrackedOut:
-			out.Untracked += sum
-		default:
-			out.Rules[strings.TrimPrefix(n, chainAllow)] = sum
-		}
-	}
-	return out, nil
 }
