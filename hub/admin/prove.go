@@ -75,7 +75,7 @@ func (s *Server) provePolicies(w http.ResponseWriter, r *http.Request) {
 // newProver prepares a trial by what is declared now.
 func (s *Server) newProver(ctx context.Context, in api.ProveRequest) (*prover, error) {
 	st := s.cfg.Store.State()
-	c, err := s.compiledAt(ctx, st)
+	c, err := s.inForce(ctx)
 	if err != nil {
 		return nil, huma.Error409Conflict(err.Error())
 	}
@@ -88,15 +88,6 @@ func (s *Server) newProver(ctx context.Context, in api.ProveRequest) (*prover, e
 	p.proof.Behind = s.awaitPolicies(ctx, st)
 	p.plan()
 	return p, nil
-}
-
-// compiledAt is what is in force once a state was looked at.
-func (s *Server) compiledAt(ctx context.Context, st *state.State) (*policy.Compiled, error) {
-	p, err := s.cfg.Fleet.PolicyAt(ctx, st.Seq)
-	if err != nil {
-		return nil, err
-	}
-	return p.Compiled, nil
 }
 
 // policyDigest is the hash of all segments and policies.
@@ -145,7 +136,7 @@ func (p *prover) finish(ctx context.Context, gone error) (protocol.SignedPolicyP
 	now := time.Now().UTC()
 	p.proof.Ended = now.Truncate(time.Second)
 	st := p.s.cfg.Store.State()
-	c, err := p.s.compiledAt(ctx, st)
+	c, err := p.s.inForce(ctx)
 	p.proof.Changed = err != nil || policyDigest(st) != p.proof.Digest || !p.c.Next.IsZero() && !now.Before(p.c.Next) || p.moved(c)
 	if gone != nil {
 		p.proof.Broken = "whoever asked for it went away"
