@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,8 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/facts/event"
+	"causeway/hub/fleet"
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"
 	"causeway/protocol"
@@ -38,7 +41,10 @@ func fuzzed() (out []api.Operation) {
 // stolen. Whatever it is, the hub answers within its limits: success, or a problem
 // document of one line; it does not panic and blames nobody else (5xx).
 func FuzzBodies(f *testing.F) {
-	s := New(Config{Number: 1, Store: statetest.Open(f), Events: &event.Log{}, Log: zerolog.Nop(), Bound: func(protocol.NodeNumber) []netip.AddrPort { return nil }})
+	store := statetest.Open(f)
+	table := fleet.New(fleet.Config{Number: 1, State: store.State, Log: zerolog.Nop()})
+	table.SetPolicy(fleet.Policy{Compiled: &policy.Compiled{Open: true}, Sequence: math.MaxUint64}) // no loop runs
+	s := New(Config{Number: 1, Store: store, Fleet: table, Events: &event.Log{}, Log: zerolog.Nop(), Bound: func(protocol.NodeNumber) []netip.AddrPort { return nil }})
 	_, err := s.cfg.Store.Update(context.Background(), "test", "test", func(d *state.Draft) error { return d.Add(state.SiteCreated{Name: "a"}) })
 	require.NoError(f, err)
 	ops := fuzzed()
