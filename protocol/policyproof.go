@@ -16,7 +16,7 @@ import (
 // PolicyProof is what packets showed of policies: for each pair of classes and each probe what became of one. It is
 // kept by who has to show it later, so fields are added, never renamed.
 type PolicyProof struct {
-	Version    int        `json:"version"`     // PolicyProofVersion
+	Version    int        `json:"version"`     // of this shape, 1
 	Cluster    string     `json:"cluster"`     // SHA-256 of the cluster key, in hex
 	Hub        NodeNumber `json:"hub"`         // that asked the agents
 	HubVersion string     `json:"hub_version"` // of its program
@@ -50,11 +50,11 @@ type ProofClass struct {
 type ProofPair struct {
 	From   uint32    `json:"from"` // classes
 	To     uint32    `json:"to"`
-	Probe  string    `json:"probe"` // see ParsePorts
-	Want   string    `json:"want"`  // ProofClosed or ProofOpen, as policies say
+	Probe  string    `json:"probe"` // such as tcp/22
+	Want   string    `json:"want"`  // closed or open, as policies say
 	Rule   string    `json:"rule,omitempty"`
-	Result string    `json:"result"`
-	Layer  string    `json:"layer,omitempty"`        // that stopped the packet
+	Result string    `json:"result"`                 // closed, open, ARRIVED (wanted closed), lost (wanted open), not tried, or outside: no tunnel is between them
+	Layer  string    `json:"layer,omitempty"`        // that stopped the packet: sender, peers (of the sender's tunnel) or receiver
 	Second string    `json:"behind_layer,omitempty"` // that stopped the one which did not pass the sender's own wall
 	Why    string    `json:"why,omitempty"`
 	Tried  ProofEnds `json:"tried,omitzero"`

@@ -412,3 +412,24 @@ func TestShorterLogIsRefused(t *testing.T) {
 		require.ErrorContains(t, err, "shorter")
 	})
 }
+
+// What was done and changes nothing is said by the log, and folds.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir())
+	st := s.open(t, nil)
+	_, err := st.Update(t.Context(), "unix:root", "make it", func(d *state.Draft) error {
+		return d.Add(state.ClusterCreated{Cluster: protocol.ClusterPrivateKey{1}.Public(), Epoch: 1, Overlay: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15")}})
+	})
+	require.NoError(t, err)
+	before := st.State()
+	after, err := st.Update(t.Context(), "unix:root", "looked", func(d *state.Draft) error { d.Note(); return nil })
+	require.NoError(t, err)
+	require.Equal(t, before.Seq+1, after.Seq)
+	again := s.open(t, nil)
+	require.Equal(t, after.Seq, again.State().Seq)
+	l, err := again.Audit(t.Context(), 0, 1)
+	require.NoError(t, err)
+	require.Equal(t, []string{"unix:root", "looked"}, []string{l[0].Who, l[0].Why})
+	require.Empty(t, l[0].Changes)
+}

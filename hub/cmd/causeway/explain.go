@@ -31,6 +31,7 @@ var kinds = map[string]struct{ about, typ string }{
 	"incident":  {"'causeway incidents show -o json'", "api.Incident"},
 	"event":     {"'causeway events -o json'", "api.Event"},
 	"audit":     {"'causeway audit -o json'", "api.AuditEntry"},
+	"proof":     {"'causeway policy prove -o json', field proof", "protocol.PolicyProof"},
 }
 
 func init() {
