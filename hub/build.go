@@ -15,6 +15,7 @@ import (
 	"causeway/hub/conns"
 	"causeway/hub/disk"
 	"causeway/hub/facts/event"
+	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
@@ -211,6 +212,10 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if err := r.incidents.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}
+	r.flows = flow.New(flow.Config{JetStream: r.agentsJS, Log: r.log, Node: node})
+	if err := r.flows.Open(ctx); err != nil {
+		return r.external.explain(err)
+	}
 	if r.news, err = event.OpenNews(ctx, r.agentsJS, &r.events); err != nil {
 		return r.external.explain(err)
 	}
@@ -246,7 +251,7 @@ func (r *run) buildServers(context.Context) (err error) {
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
 	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, ClusterKey: r.keys.Cluster, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
-		Inventory: r.inventory, Incidents: r.incidents, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
+		Inventory: r.inventory, Incidents: r.incidents, Flows: r.flows, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
 	if r.outside {
@@ -271,7 +276,7 @@ func (r *run) buildAdmin() (err error) {
 	r.natsUsers.Refused = r.api.RefusedNATS
 	r.figures = metrics.Config{Version: r.cfg.Version, State: r.fleet.State, Standings: r.fleet.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
 		Findings: r.api.Findings, DiskFree: r.guard.Free, Certificates: map[string]time.Time{"https": r.joins.CertificateExpires()}, Unready: r.unready,
-		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.bus.Metrics(), r.files.Metrics(), r.reconciler.Metrics()}}
+		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.flows.Metrics(), r.bus.Metrics(), r.files.Metrics(), r.reconciler.Metrics()}}
 	if c.CA != nil {
 		r.figures.Certificates["admin-ca"] = c.CA.Expires()
 	}

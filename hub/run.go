@@ -17,6 +17,7 @@ import (
 	"causeway/hub/conns"
 	"causeway/hub/disk"
 	"causeway/hub/facts/event"
+	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
@@ -99,6 +100,7 @@ type run struct {
 	tunnel     Tunnel
 	inventory  *inventory.Store
 	incidents  *incident.Store
+	flows      *flow.Store
 	news       *event.News
 	fleet      *fleet.Table
 	sessions   *session.Server
@@ -144,6 +146,7 @@ func (r *run) tasks() []task {
 		{"hub list", func(ctx context.Context) error { return r.renewList(ctx, r.shared, r.public) }},
 		{"inventory", func(ctx context.Context) error { return r.inventory.Run(ctx) }},
 		{"incidents", func(ctx context.Context) error { return r.incidents.Run(ctx) }},
+		{"flows", func(ctx context.Context) error { return r.flows.Run(ctx) }},
 		{"events", func(ctx context.Context) error { return r.news.Run(ctx) }},
 		{"tunnel", func(ctx context.Context) error { return explainUDP(r.udp, r.tunnel.Run(ctx)) }},
 	}
@@ -153,6 +156,7 @@ func (r *run) tasks() []task {
 			task{"inventory to external NATS", func(ctx context.Context) error {
 				return r.bus.Forward(ctx, r.external.js, protocol.SubjectInventoryAll)
 			}},
+			task{"flows to external NATS", func(ctx context.Context) error { return r.bus.Forward(ctx, r.external.js, protocol.SubjectFlowsAll) }},
 			task{"what waits at other hubs", func(ctx context.Context) error { return r.external.tellOthers(ctx, r.fleet) }})
 	}
 	if r.metrics != "" {

@@ -99,6 +99,9 @@ func (r *FlowReport) Clean() error {
 	if r.Version < 1 || r.Version > Version+1 {
 		return errors.New("flows without a version that is known")
 	}
+	if r.Time.Year() < 1970 || r.Time.Year() > 9999 {
+		return errors.New("flows at no time")
+	}
 	if len(r.Flows) > MaxFlows {
 		return fmt.Errorf("more than %d flows", MaxFlows)
 	}
@@ -109,7 +112,7 @@ func (r *FlowReport) Clean() error {
 			return errors.New("a flow without two addresses of one family")
 		case f.Count == 0 || f.Count > 1<<48:
 			return errors.New("a flow that never was")
-		case f.First.Year() < 1970 || f.Last.Year() > 9999 || f.Last.Before(f.First):
+		case f.First.Year() < 1970 || f.First.Year() > 9999 || f.Last.Year() > 9999 || f.Last.Before(f.First):
 			return errors.New("a flow at no time")
 		case f.Rule != "" && !validRule(f.Rule):
 			return errors.New("a flow by what names no rule")

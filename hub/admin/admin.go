@@ -30,6 +30,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/disk"
 	"causeway/hub/facts/event"
+	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
@@ -65,6 +66,7 @@ type Config struct {
 	Reconcile  *reconcile.Loop
 	Inventory  *inventory.Store
 	Incidents  *incident.Store
+	Flows      *flow.Store
 	Events     *event.Log
 	Releases   release.Library
 	Disk       func() error // why no change can be stored now; nil: it can
@@ -128,6 +130,7 @@ func New(cfg Config) *Server {
 	s.registerDoctor(a)
 	s.registerObjects(a)
 	s.registerPolicy(a)
+	s.registerFlows(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)

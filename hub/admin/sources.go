@@ -116,6 +116,10 @@ func (s *Server) whenEvents(wake chan<- struct{}) source {
 	return parts{read[uint64]{s.cfg.Events.Notices(wake), anything[uint64]}}
 }
 
+func (s *Server) whenFlows(wake chan<- struct{}) source {
+	return parts{read[uint64]{s.cfg.Flows.Notices(wake), anything[uint64]}}
+}
+
 // whenObjects tells of declared objects, which show who has them.
 func (s *Server) whenObjects(wake chan<- struct{}) source {
 	return parts{

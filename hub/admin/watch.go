@@ -60,7 +60,10 @@ func (s *Server) registerWatches(mux *routes) {
 		"admins":     {list: listed(s.admins, watchedAdmin), follow: s.whenNamed(state.ThingAdmin)},
 		"nats-users": {list: listed(s.natsUsers, func(v api.NATSUser) watched { return watched{name: v.Name, object: v} }), follow: s.whenNamed(state.ThingNATSUser)},
 		"events":     {log: true, list: listed(s.newestEvents, watchedEvent), follow: s.whenEvents},
-		"audit":      {log: true, list: s.auditTail(), follow: s.whenLog},
+		"flows": {log: true, list: listed(s.newestFlows, func(v api.Flow) watched {
+			return watched{name: strconv.FormatUint(v.Sequence, 10), object: v, shown: v.Sequence}
+		}), follow: s.whenFlows},
+		"audit": {log: true, list: s.auditTail(), follow: s.whenLog},
 	}
 	for _, kind := range state.ObjectKinds() {
 		objects := func() []api.Object { return s.objects(kind) }

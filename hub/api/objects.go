@@ -17,6 +17,7 @@ var Documents = map[string]any{
 
 	"segment": SegmentDocument{},
 	"policy":  PolicyDocument{},
+	"flowlog": FlowLogDocument{},
 }
 
 // undeclared are the kinds whose documents change what is there by itself.

@@ -69,7 +69,10 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/events", nil, []Event{}, false},       // likewise
 	{http.MethodGet, "/v1/incidents", nil, []Incident{}, false}, // ?node=, site=, since=, limit=; newest first
 	{http.MethodGet, "/v1/incidents/{id}", nil, Incident{}, false},
-	{http.MethodGet, "/v1/objects/{kind}", nil, []Object{}, false}, // {kind} is that of documents for 'causeway apply'
+	{http.MethodGet, "/v1/flows", nil, []Flow{}, false},                    // ?from=, to=, rule=, denied=, since=, limit=; the newest last
+	{http.MethodGet, "/v1/policy/suggest", nil, PolicySuggestion{}, false}, // ?since=, name=
+	{http.MethodGet, "/v1/watch/flows", nil, nil, false},                   // ?limit=N of old ones at first
+	{http.MethodGet, "/v1/objects/{kind}", nil, []Object{}, false},         // {kind} is that of documents for 'causeway apply'
 	{http.MethodGet, "/v1/objects/{kind}/{name}", nil, Object{}, false},
 	{http.MethodDelete, "/v1/objects/{kind}/{name}", nil, nil, true},
 	{http.MethodPost, "/v1/apply", Apply{}, Applied{}, false}, // all documents in one transaction

@@ -384,6 +384,40 @@ type IncidentQuery struct {
 	Limit      int       // 0: the hub's default
 }
 
+// Flow is all connections and packets between two addresses to one port, in the direction in which they begin, as a
+// node logged them: see the kind flowlog of documents.
+type Flow struct {
+	Sequence uint64     `json:"seq"`  // of its last change; it says nothing else, and begins anew with each start of the hub
+	Node     string     `json:"node"` // that saw it: where it began, or else the other end
+	From     netip.Addr `json:"from"`
+	To       netip.Addr `json:"to"`
+	Port     string     `json:"port"`                // such as tcp/5432, icmp or protocol 47
+	Verdict  string     `json:"verdict"`             // open or refused
+	Rule     string     `json:"rule,omitempty"`      // POLICY/RULE that opened it; empty: no policy was declared
+	FromNode string     `json:"from_node,omitempty"` // whose own address From is now
+	FromSite string     `json:"from_site,omitempty"` // where From is now
+	ToNode   string     `json:"to_node,omitempty"`
+	ToSite   string     `json:"to_site,omitempty"`
+	Midway   bool       `json:"midway,omitempty"` // it was seen in its middle alone, and may have begun the other way round
+	Count    uint64     `json:"count"`            // how often it began; of refused ones packets, at most 100 a second of a node
+	First    time.Time  `json:"first"`
+	Last     time.Time  `json:"last"`
+}
+
+// Verdicts of flows.
+const (
+	FlowOpen    = "open"
+	FlowRefused = "refused"
+)
+
+// PolicySuggestion is a policy that opens what was seen.
+type PolicySuggestion struct {
+	Document PolicyDocument `json:"document"`
+	YAML     string         `json:"yaml"`     // the document with comments, as 'causeway apply' takes it
+	Flows    int            `json:"flows"`    // that it was made of
+	LeftOut  []string       `json:"left_out"` // why which others count for nothing
+}
+
 // PingRequest asks node From to ping To: a node, a pod or an address.
 type PingRequest struct {
 	From    string   `json:"from"`

@@ -34,6 +34,7 @@ const (
 	WatchNATSUsers = "nats-users"
 	WatchEvents    = "events" // a log: entries are added, and nothing else
 	WatchAudit     = "audit"  // likewise
+	WatchFlows     = "flows"  // likewise: one for each change of a flow
 )
 
 // WatchObjects is the list of the declared objects of a kind.
@@ -67,7 +68,10 @@ type Watch struct {
 // rememberedEntries bounds what is known of a log.
 const rememberedEntries = 2000
 
-func (w *Watch) log() bool { return w.Kind == WatchEvents || w.Kind == WatchAudit }
+func (w *Watch) log() bool { return IsLog(w.Kind) }
+
+// IsLog reports whether a list of that kind is a log.
+func IsLog(kind string) bool { return kind == WatchEvents || kind == WatchAudit || kind == WatchFlows }
 
 // Follow follows a list until ctx ends, whose error it returns, until the hub refuses to
 // be watched, or until w.Each fails. A hub that goes away is waited for once the watch has

@@ -40,6 +40,7 @@ const (
 const (
 	MaxStateBytes     = 4 << 30
 	MaxInventoryBytes = 2 << 30
+	MaxFlowBytes      = 256 << 20
 	maxMemory         = 64 << 20
 	// maxPayload leaves room for headers beside the largest payload.
 	maxPayload = protocol.MaxInventory + 64<<10
@@ -118,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	opts := &server.Options{
 		ServerName: "causeway-hub", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
-		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes,
+		JetStreamMaxMemory: maxMemory, JetStreamMaxStore: MaxStateBytes + MaxInventoryBytes + MaxFlowBytes,
 		MaxPayload: maxPayload, MaxPending: maxPending, NoFastProducerStall: true, StreamMaxBufferedSize: maxBuffered, StreamMaxBufferedMsgs: maxBufferedMessages, MaxControlLine: maxLine, MaxSubs: maxReaderSubs, MaxClosedClients: 16,
 		Accounts:                   []*server.Account{server.NewAccount(accountState), server.NewAccount(accountAgents)},
 		CustomClientAuthentication: s,
@@ -149,7 +150,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 
 // enableAccounts gives each account its share of JetStream.
 func (s *Server) enableAccounts() error {
-	for name, limit := range map[string]int64{accountState: MaxStateBytes, accountAgents: MaxInventoryBytes} {
+	for name, limit := range map[string]int64{accountState: MaxStateBytes, accountAgents: MaxInventoryBytes + MaxFlowBytes} {
 		if name == accountAgents && s.away {
 			continue
 		}

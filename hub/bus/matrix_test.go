@@ -48,7 +48,7 @@ func connectMembers(t *testing.T, s *Server) []*member {
 
 // hubSubjects are of nobody but the hub and the server, some of which act on what is sent there.
 var hubSubjects = []string{
-	"causeway", "causeway.v1", "causeway.v1.inventory", "causeway.v1.hub", "causeway.v1.ask", "causeway.v1.ask.1", "causeway.v1.event.node_up", "causeway.state.v1.log", "causeway.state.v1.other", "_INBOX", "_INBOX.hub.x", "_INBOX.x", "_R_.x",
+	"causeway", "causeway.v1", "causeway.v1.inventory", "causeway.v1.hub", "causeway.v1.flow", "causeway.v1.flow.idc", "$JS.API.STREAM.PURGE.CAUSEWAY_FLOWS", "causeway.v1.ask", "causeway.v1.ask.1", "causeway.v1.event.node_up", "causeway.state.v1.log", "causeway.state.v1.other", "_INBOX", "_INBOX.hub.x", "_INBOX.x", "_R_.x",
 	"$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.OWN", "$JS.API.STREAM.UPDATE.CAUSEWAY_INVENTORY",
 	"$JS.API.STREAM.DELETE.CAUSEWAY_INVENTORY", "$JS.API.STREAM.PURGE.CAUSEWAY_INVENTORY", "$JS.API.STREAM.MSG.GET.CAUSEWAY_INVENTORY",
 	"$JS.API.STREAM.MSG.DELETE.CAUSEWAY_INVENTORY", "$JS.API.DIRECT.GET.CAUSEWAY_INVENTORY", "$JS.API.CONSUMER.CREATE.CAUSEWAY_INVENTORY",
@@ -59,7 +59,7 @@ var hubSubjects = []string{
 
 // wildcards are what only a listener may ask for.
 var wildcards = []string{
-	">", "*", "*.>", "*.*.*", "causeway.>", "causeway.*.>", "causeway.v1.>", "causeway.v1.inventory.>", "causeway.v1.inventory.*.>", "causeway.v1.ask.>", "causeway.v1.ask.*", "causeway.v1.event.>", "causeway.state.>", "_INBOX.>", "_INBOX.*",
+	">", "*", "*.>", "*.*.*", "causeway.>", "causeway.*.>", "causeway.v1.>", "causeway.v1.inventory.>", "causeway.v1.inventory.*.>", "causeway.v1.flow.>", "causeway.v1.flow.*.*", "causeway.v1.ask.>", "causeway.v1.ask.*", "causeway.v1.event.>", "causeway.state.>", "_INBOX.>", "_INBOX.*",
 	"_INBOX.*.>", "_INBOX.*.x", "$JS.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>", "$SYS.*.>", "$KV.>", "$O.>",
 }
 
@@ -121,7 +121,7 @@ func TestSubjectMatrix(t *testing.T) {
 				continue
 			}
 			base := fmt.Sprintf("causeway.v1.inventory.%s.%d", v.site, v.n)
-			targets = append(targets, protocol.AskSubject(v.n), protocol.AskSubject(v.n)+".x", v.own(), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
+			targets = append(targets, protocol.AskSubject(v.n), protocol.AskSubject(v.n)+".x", v.own(), protocol.FlowSubject(v.site, v.n), protocol.FlowSubject(a.site, v.n), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
 				fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", v.site, a.n), fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", a.site, v.n))
 			patterns = append(patterns, base+".>", base+".*", v.inbox()+".>", v.inbox()+".*", v.inbox()+".x.*")
 		}

@@ -1,12 +1,13 @@
-// Package facts is what nodes tell of themselves. It has what its three parts share: how the stream of nodes' messages is read (Follow, which says
+// Package facts is what nodes tell of themselves. It has what its parts share: how the stream of nodes' messages is read (Follow, which says
 // whose a message is) and how a part's news are watched (Watchers).
 //
 //	facts/inventory  what a node is like now: snapshots and deltas, folded
 //	facts/incident   what went wrong on nodes
 //	facts/event      what happened on the hub, and its publication for readers
+//	facts/flow       what nodes log of flows
 //
 // A message goes from the agent over hub/bus into the inventory's stream; both inventory
-// and incident follow that, and each takes what is its own.
+// and incident follow that, and each takes what is its own. Flows have a stream of their own.
 package facts
 
 import (

@@ -14,6 +14,7 @@ func init() {
 	state.RegisterKind(segments{})
 	state.RegisterKind(policies{})
 	state.RegisterKind(confirmations{})
+	state.RegisterKind(flowLogs{})
 }
 
 // specOf reads what is stored of an object, which its kind has written.

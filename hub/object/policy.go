@@ -180,9 +180,14 @@ func PolicyInput(st *state.State, pods []policy.Pod, now time.Time) policy.Input
 			in.Policies = append(in.Policies, policy.Policy{Name: o.Name, Generation: o.Generation, PolicySpec: p})
 		}
 	}
-	if len(in.Segments)+len(in.Policies) == 0 {
-		return in
+	if len(in.Segments)+len(in.Policies) > 0 {
+		in.Nodes = PolicyNodes(st)
 	}
+	return in
+}
+
+// PolicyNodes are the nodes of a state with what policies may ask of them, by number.
+func PolicyNodes(st *state.State) (out []policy.Node) {
 	carries := map[protocol.NodeNumber][]netip.Prefix{}
 	for _, r := range st.Routes.All() {
 		if r.Carried() {
@@ -198,7 +203,7 @@ func PolicyInput(st *state.State, pods []policy.Pod, now time.Time) policy.Input
 		for _, a := range overlay {
 			x.Own = append(x.Own, netip.PrefixFrom(a, a.BitLen()))
 		}
-		in.Nodes = append(in.Nodes, x)
+		out = append(out, x)
 	}
-	return in
+	return out
 }

@@ -29,6 +29,7 @@ var kinds = map[string]struct{ about, typ string }{
 	"route":     {"'causeway route list -o json'", "api.Route"},
 	"inventory": {"'causeway inventory show -o json'", "api.Inventory"},
 	"incident":  {"'causeway incidents show -o json'", "api.Incident"},
+	"flow":      {"'causeway flows -o json'", "api.Flow"},
 	"event":     {"'causeway events -o json'", "api.Event"},
 	"audit":     {"'causeway audit -o json'", "api.AuditEntry"},
 	"proof":     {"'causeway policy prove -o json', field proof", "protocol.PolicyProof"},

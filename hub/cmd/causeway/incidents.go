@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,10 +43,9 @@ func (c *cli) incidentsList(use, long string) *cobra.Command {
 			}
 		}
 		if since != "" {
-			if d, err := protocol.ParseDuration(since); err == nil && d >= 0 {
-				q.Since = time.Now().Add(-d)
-			} else if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
-				return frame.Usagef("--since %q is neither a length of time, as 24h, nor a time, as 2026-01-31T08:00:00Z", since)
+			var err error
+			if q.Since, err = sinceTime(since); err != nil {
+				return err
 			}
 		}
 		l, err := hub.Incidents(ctx, q)

@@ -63,6 +63,7 @@ func (t tests) Run() int {
 //	agent NODE status FILE           sends a protocol.Status
 //	agent NODE facts FILE            publishes a protocol.Inventory
 //	agent NODE incident FILE         publishes a protocol.Incident
+//	agent NODE flows FILE            publishes a protocol.FlowReport
 //	agent NODE answers PATH FILE     its debug API answers so; 'refuse TEXT' in it is an error, 'fill N' so many bytes, 'pcapng' a capture
 //	agent NODE obeys [fails=TEXT]    makes new keys and upgrades as it is asked to, or fails to
 //	release VERSION                  puts a release into the hub's packages
@@ -243,6 +244,10 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 		var i protocol.Incident
 		read(&i)
 		ts.Check(n.mends(ctx, i))
+	case "flows":
+		var r protocol.FlowReport
+		read(&r)
+		ts.Check(n.logs(ctx, r))
 	case "answers":
 		n.mu.Lock()
 		n.answers[args[2]] = []byte(fact(ts.ReadFile(args[3])))

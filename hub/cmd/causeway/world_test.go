@@ -292,6 +292,18 @@ func (n *node) mends(ctx context.Context, i protocol.Incident) error {
 	})
 }
 
+// logs publishes a report of flows, and waits until the hub has it.
+func (n *node) logs(ctx context.Context, r protocol.FlowReport) error {
+	if err := n.agent.Publish(ctx, protocol.FlowSubject(n.site(), n.host.Answer.Number), r); err != nil {
+		return err
+	}
+	last := r.Flows[len(r.Flows)-1]
+	return until(ctx, func() bool {
+		l, err := n.w.Client.Flows(ctx, api.FlowQuery{From: last.From.String(), To: last.To.String(), Since: last.Last})
+		return err == nil && len(l) > 0
+	})
+}
+
 // obey has the agent make the keys and take the versions that its netmaps ask for, as a real one does; with fails,
 // upgrades fail so. It is over when the function that it returns has returned.
 func (n *node) obey(fails string) (stop func()) {

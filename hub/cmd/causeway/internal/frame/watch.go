@@ -49,7 +49,7 @@ func (c *CLI) WatchableOf(of func(args []string) (kind string, err error), cmd *
 		if err != nil {
 			return err
 		}
-		w := &watcher{log: kind == api.WatchEvents || kind == api.WatchAudit, seen: map[string]string{}, objects: map[string]json.RawMessage{}}
+		w := &watcher{log: api.IsLog(kind), seen: map[string]string{}, objects: map[string]json.RawMessage{}}
 		c.watch = w
 		limit := 0
 		if n, err := cmd.Flags().GetInt("limit"); err == nil {
