@@ -58,6 +58,7 @@ const (
 	maxKeys      = 4096        // flows that are told apart
 	maxWaiting   = 64          // reports that wait for a hub
 	maxEvents    = 5000        // flows that are looked at in a second
+	mostTold     = 75          // flows of a report: they are below MaxFlowReport with the longest names
 )
 
 // Watcher hears of flows. Its methods may be called concurrently.
@@ -74,6 +75,7 @@ type Watcher struct {
 	second  int64 // that events were last counted in
 	events  int
 	leftOut uint64
+	owed    []protocol.Flow // by rules that do not open them any more
 	waiting []protocol.FlowReport
 	sent    time.Time // when the last report was made
 }
@@ -91,7 +93,15 @@ type logged struct {
 	count       uint64
 	first, last time.Time
 	rule        string
+	wall        *policy.Part // that rule is of
 	told        time.Time
+	toldRule    string
+}
+
+// flow is what is told of it.
+func (l *logged) flow(k key) protocol.Flow {
+	return protocol.Flow{From: k.from, To: k.to, Proto: k.proto, Port: k.port, Rule: l.rule, Refused: k.refused, Here: k.here, Midway: k.midway,
+		Count: l.count, First: l.first.UTC().Truncate(time.Millisecond), Last: l.last.UTC().Truncate(time.Millisecond)}
 }
 
 // New opens nothing.
@@ -191,7 +201,7 @@ func (w *Watcher) see(v View) {
 	}
 	if !v.Logging {
 		clear(w.keys)
-		w.waiting, w.leftOut = nil, 0
+		w.waiting, w.owed, w.leftOut = nil, nil, 0
 	}
 	if (v.Logging || v.Wall != nil) && !w.ends.of(v) {
 		w.ends = newEnds(v)
@@ -233,8 +243,18 @@ func (w *Watcher) log(k key, now time.Time) {
 		l = &logged{}
 		w.keys[k] = l
 	}
+	if l.count == 0 || l.wall != w.view.Wall {
+		rule := w.rule(k)
+		if l.count > 0 && rule != l.rule {
+			if len(w.owed) < maxKeys {
+				w.owed = append(w.owed, l.flow(k))
+			}
+			l.count = 0
+		}
+		l.rule, l.wall = rule, w.view.Wall
+	}
 	if l.count++; l.count == 1 {
-		l.first, l.rule = now, w.rule(k)
+		l.first = now
 	}
 	l.last = now
 }
@@ -270,22 +290,23 @@ func (w *Watcher) report(now time.Time) {
 	var due []key
 	for k, l := range w.keys {
 		switch {
-		case l.count > 0 && now.Sub(l.told) >= k.again():
+		case l.count > 0 && (now.Sub(l.told) >= k.again() || l.rule != l.toldRule):
 			due = append(due, k)
 		case l.count == 0 && now.Sub(l.last) >= 2*k.again(), l.count == 0 && len(w.keys) > maxKeys/2 && now.Sub(l.last) >= refusedAgain:
 			delete(w.keys, k)
 		}
 	}
-	if len(due) == 0 {
+	if len(due)+len(w.owed) == 0 {
 		return
 	}
 	slices.SortFunc(due, func(a, b key) int { return w.keys[a].first.Compare(w.keys[b].first) })
 	r := protocol.FlowReport{Version: protocol.Version, Time: now.UTC(), LeftOut: w.leftOut}
-	for _, k := range due[:min(len(due), protocol.MaxFlows*3/4)] { // so many are below MaxFlowReport with the longest names
+	n := min(len(w.owed), mostTold)
+	r.Flows, w.owed = append(r.Flows, w.owed[:n]...), w.owed[n:]
+	for _, k := range due[:min(len(due), mostTold-n)] {
 		l := w.keys[k]
-		r.Flows = append(r.Flows, protocol.Flow{From: k.from, To: k.to, Proto: k.proto, Port: k.port, Rule: l.rule, Refused: k.refused, Here: k.here, Midway: k.midway,
-			Count: l.count, First: l.first.UTC().Truncate(time.Millisecond), Last: l.last.UTC().Truncate(time.Millisecond)})
-		l.count, l.told = 0, now
+		r.Flows = append(r.Flows, l.flow(k))
+		l.count, l.told, l.toldRule = 0, now, l.rule
 	}
 	w.leftOut = 0
 	if w.waiting = append(w.waiting, r); len(w.waiting) > maxWaiting {

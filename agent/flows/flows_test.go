@@ -117,6 +117,26 @@ func TestLog(t *testing.T) {
 	r, _ = w.Next()
 	require.Equal(t, []string{"10.2.0.7 10.1.0.1 tcp/443 1 rule=main/web here=false refused=false midway=false"}, text(r))
 
+	// Another rule is told of at once, and what passed by the one before apart from it.
+	w.Sent(r)
+	w.heard(plain(6, "10.2.0.7:40003", "10.1.0.1:443"), false)
+	other := view(t)
+	cfg := other.Wall.Config()
+	cfg.Allows[0].Rule = "main.https"
+	wall, err := policy.NewPart(cfg)
+	require.NoError(t, err)
+	other.Wall = wall
+	w.see(other)
+	w.heard(plain(6, "10.2.0.7:40004", "10.1.0.1:443"), false)
+	*clock = clock.Add(reportEvery)
+	w.report(*clock)
+	r, _ = w.Next()
+	require.Equal(t, []string{
+		"10.2.0.7 10.1.0.1 tcp/443 1 rule=main/https here=false refused=false midway=false",
+		"10.2.0.7 10.1.0.1 tcp/443 1 rule=main/web here=false refused=false midway=false",
+	}, text(r))
+	w.Sent(r)
+
 	// Nothing of it is kept once it is not wanted.
 	v := view(t)
 	v.Logging = false
@@ -165,7 +185,7 @@ func TestBounds(t *testing.T) {
 	// The longest that a report can be.
 	r := protocol.FlowReport{Version: 1, Time: begin, LeftOut: 1 << 40}
 	long := netip.MustParseAddr("fd63:7761:7900:1111:2222:3333:4444:5555")
-	for range protocol.MaxFlows * 3 / 4 {
+	for range mostTold {
 		r.Flows = append(r.Flows, protocol.Flow{From: long, To: long, Proto: 132, Port: 65535, Rule: strings.Repeat("a", 63) + "/" + strings.Repeat("b", 63), Here: true, Midway: true, Count: 1 << 40, First: begin.Add(time.Millisecond), Last: begin.Add(time.Millisecond)})
 	}
 	b, err := json.Marshal(r)

@@ -10,6 +10,8 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/doctor"
 	"causeway/hub/facts/incident"
+	"causeway/hub/policy"
+	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -21,6 +23,41 @@ func (s *Server) registerDoctor(a huma.API) {
 
 // Findings counts what 'causeway doctor' finds, by severity, as an admin would see it.
 func (s *Server) Findings() map[string]int { return doctor.Count(s.doctorFacts(Admin)) }
+
+// refused is what connected nodes refuse again and again, and policies do not open by now.
+func (s *Server) refused(st *state.State, nodes []api.Node) (out []doctor.Refused) {
+	var c *policy.Compiled
+	for _, n := range nodes {
+		inv, ok := s.cfg.Inventory.Get(n.Number)
+		if !ok || n.Connected.IsZero() {
+			continue
+		}
+		for _, r := range inv.Refused {
+			if c == nil {
+				var err error
+				if c, err = compiled(st); err != nil {
+					return nil // the loop says so
+				}
+			}
+			x := doctor.Refused{Node: n.Name, RefusedFlow: r}
+			p, err := protocol.ParsePorts(protocol.PortText(r.Proto, r.Port))
+			if err != nil {
+				p = protocol.Ports{}
+			}
+			v, err := c.Decide(r.From, r.To, p)
+			switch {
+			case err != nil:
+				x.Nobodys, x.Why = true, err.Error()
+			case v.Open:
+				continue // since
+			default:
+				x.Why = v.String()
+			}
+			out = append(out, x)
+		}
+	}
+	return out
+}
 
 // doctorFacts gathers what the hub knows, as far as a role may see it. No agent is asked.
 func (s *Server) doctorFacts(role Role) doctor.Facts {
@@ -57,6 +94,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
 		}
 	}
+	f.Refused = s.refused(st, f.Nodes)
 	if s.cfg.CA != nil {
 		f.CAExpires = s.cfg.CA.Expires()
 	}

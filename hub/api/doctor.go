@@ -23,6 +23,7 @@ type Checkup struct {
 	LeftOut  int       `json:"left_out,omitempty"` // findings beyond MaxFindings, the least severe
 	Nodes    int       `json:"nodes"`              // that were looked at
 	Pairs    int       `json:"pairs"`              // of ready nodes with a path, that were looked at
+	Open     bool      `json:"open"`               // no segment or policy is declared: every node may talk to every other
 }
 
 // Finding is one thing that is wrong.

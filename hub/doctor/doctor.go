@@ -44,6 +44,8 @@ type Facts struct {
 	Late map[protocol.NodeNumber]bool
 	// Upgrades are nodes that let their hub upgrade them.
 	Upgrades map[protocol.NodeNumber]bool
+	// Refused are flows that nodes refuse again and again.
+	Refused []Refused
 	// Strays are hosts that have an earlier state of a node.
 	Strays []Stray
 }
@@ -94,6 +96,7 @@ func examine(f Facts) *examination {
 	for _, n := range f.Nodes {
 		e.nodes[n.Number] = n
 	}
+	e.out.Open = f.Status.Policies.Segments+f.Status.Policies.Policies == 0
 	e.hub()
 	for _, n := range f.Nodes {
 		e.node(n)
@@ -102,6 +105,7 @@ func examine(f Facts) *examination {
 	e.strays()
 	e.pairs()
 	e.incidents()
+	e.refused()
 	e.admins()
 	e.backup()
 	return e

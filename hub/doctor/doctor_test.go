@@ -41,6 +41,11 @@ type finding struct {
 	fault                        func(*Facts)
 }
 
+// refusedFlow is one that n1 refuses again and again.
+func refusedFlow(proto uint8, port uint16, nobodys bool) Refused {
+	return Refused{Node: "n1", Why: "closed: no rule opens it", Nobodys: nobodys, RefusedFlow: protocol.RefusedFlow{From: netip.MustParseAddr("10.2.0.7"), To: netip.MustParseAddr("10.1.0.1"), Proto: proto, Port: port, Count: 100, Since: time.Unix(1e9, 0)}}
+}
+
 func findings() []finding {
 	hubCondition := func(c protocol.Condition) func(*Facts) {
 		return func(f *Facts) { f.Status.Conditions = append(f.Status.Conditions, c) }
@@ -80,6 +85,9 @@ func findings() []finding {
 		{"warning", "identity-unproven", "n1", "causeway node upgrade n1", a(func(n *api.Node) { n.Unproven = true })},
 		{"info", "node-drained", "n1", "undrain n1", a(func(n *api.Node) { n.Drained = now })},
 		{"warning", "upgrade-failed", "n1", "node upgrade n1", a(func(n *api.Node) { n.Upgrade = &api.NodeUpgrade{State: protocol.UpgradeFailed} })},
+		{"warning", "policy-refuses", "n1", "causeway policy test 10.2.0.7 10.1.0.1 tcp/22", func(f *Facts) { f.Refused = []Refused{refusedFlow(6, 22, false)} }},
+		{"warning", "policy-refuses", "n1", "causeway policy test 10.2.0.7 10.1.0.1 any", func(f *Facts) { f.Refused = []Refused{refusedFlow(47, 0, false)} }},
+		{"warning", "policy-refuses", "n1", "causeway route list", func(f *Facts) { f.Refused = []Refused{refusedFlow(6, 22, true)} }},
 		{"warning", "netmap-refused", "n1", "diag explain n1 n2", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},

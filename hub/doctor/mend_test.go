@@ -50,6 +50,9 @@ var ledger = []mend{
 	{"node-drained", docpage.Command, "causeway node undrain NODE", "e2e TestDoctorMends: node-drained"},
 	{"upgrade-failed", docpage.Command, "causeway node upgrade NODE", "e2e TestSystemdAgent"},
 	{"announces-often", docpage.Shows, "causeway events", ""},
+	{"policy-refuses", docpage.Shows, "causeway policy test FROM TO PORT", ""},
+	{"policy-refuses", docpage.Shows, "causeway route list", ""},
+	{"policy-refuses", docpage.Shows, "causeway flows --denied", ""},
 	{"netmap-refused", docpage.Shows, "causeway diag explain NODE PEER", ""},
 	{"netmap-refused", docpage.Shows, "causeway get KIND NAME", ""},
 	{"netmap-behind", docpage.Shows, "on NODE: journalctl -u causeway-agent", ""},
@@ -78,10 +81,17 @@ var crowded = finding{check: "route-not-approved", fault: func(f *Facts) {
 	}
 }}
 
+// refusing is a node that refuses more than is named.
+var refusing = finding{check: "policy-refuses", fault: func(f *Facts) {
+	for i := range maxRefusedFindings + 2 {
+		f.Refused = append(f.Refused, refusedFlow(6, 22, i%2 == 0))
+	}
+}}
+
 // general is a mend as the ledger has it: without the names of the facts in the tests.
 func general(text string) string {
 	return strings.NewReplacer("--label 'rack=a b' --label zone=1", "--label LABEL", "--site s-n1", "--site SITE", "--site s,", "--site SITE,", "n1", "NODE", "on x,", "on NODE,", "--name x", "--name NODE", "n2", "PEER",
-		"10.9.0.0/24", "RANGE", "10.1.0.0/24", "RANGE", "v1.0.0", "VERSION", "2-1", "ID", "joe", "NAME", "limit branch", "KIND NAME", "--role viewer", "--role ROLE").Replace(text)
+		"10.9.0.0/24", "RANGE", "10.1.0.0/24", "RANGE", "v1.0.0", "VERSION", "2-1", "ID", "joe", "NAME", "limit branch", "KIND NAME", "10.2.0.7 10.1.0.1 tcp/22", "FROM TO PORT", "10.2.0.7 10.1.0.1 any", "FROM TO PORT", "--role viewer", "--role ROLE").Replace(text)
 }
 
 // of reports whether m is of a check; a name that ends with - is of all that begin so and have no mend of their own.
@@ -96,7 +106,7 @@ func (m mend) of(check string) bool {
 // a test that there is, and docs/DIAG.md says the same.
 func TestMendLedger(t *testing.T) {
 	printed := map[mend]bool{}
-	for _, c := range append(findings(), crowded) {
+	for _, c := range append(findings(), crowded, refusing) {
 		f := healthy()
 		c.fault(&f)
 		for _, x := range Examine(f).Findings {

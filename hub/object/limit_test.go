@@ -65,7 +65,7 @@ func TestLimitsAreRefused(t *testing.T) {
 		require.NotContains(t, err.Error(), "\n")
 	}
 	d := draft(t)
-	require.ErrorContains(t, state.PutObject(d, "nonsense", "x", nil), `there is no kind "nonsense" of objects; there are limit`)
+	require.ErrorContains(t, state.PutObject(d, "nonsense", "x", nil), `there is no kind "nonsense" of objects; there are flowlog, limit`)
 	require.ErrorContains(t, put(d, "No", `{"site":"a","packets":1}`), `limit name "No": use`)
 }
 

@@ -50,6 +50,7 @@ the hub does not answer. docs/DIAG.md lists the checks.`,
 func checkupPage(p *frame.Page, k api.Checkup) {
 	if len(k.Findings) == 0 {
 		p.Line("%s: the hub, nodes (%d) and pairs of them (%d)", p.Paint(frame.Good, "Nothing is wrong"), k.Nodes, k.Pairs)
+		openLine(p, k)
 		return
 	}
 	for i, f := range k.Findings {
@@ -70,5 +71,16 @@ func checkupPage(p *frame.Page, k api.Checkup) {
 	if k.LeftOut > 0 {
 		p.Gap()
 		p.Line("and %d more, less severe: mend these first", k.LeftOut)
+	}
+	if k.Open {
+		p.Gap()
+	}
+	openLine(p, k)
+}
+
+// openLine says that there is no wall.
+func openLine(p *frame.Page, k api.Checkup) {
+	if k.Open {
+		p.Line("No policy is declared: every node may talk to every other")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"causeway/protocol"
@@ -50,6 +51,9 @@ func clean(f *protocol.Inventory) error {
 		return errors.New("more interfaces, ranges or labels than a node has")
 	case len(f.Containers) > protocol.MaxContainers, len(f.Disks) > protocol.MaxDisks, len(f.Paths) > protocol.MaxPaths, len(f.Runtimes) > protocol.MaxRuntimes, len(f.LeftOut) > 16:
 		return errors.New("more containers, disks, paths or runtimes than a node may tell of")
+	}
+	if len(f.Refused) > protocol.MaxRefused || slices.ContainsFunc(f.Refused, func(r protocol.RefusedFlow) bool { return !r.Valid() }) {
+		return errors.New("more refused flows than a node may tell of, or none that is one")
 	}
 	line := func(l ...*string) {
 		for _, t := range l {
