@@ -55,8 +55,8 @@ func TestAllOrNothing(t *testing.T) {
 		`{"kind":"node","name":"n"}`:                                    "document 4: there is no node n; a host becomes one by 'causeway-agent join'",
 		`{"kind":"route","node":"n","prefix":"10.0.0.0/8","state":"x"}`: `document 4: state: "x"; use approved or rejected`,
 		`{"kind":"limit","name":"m","site":"z","bytes":1}`:              `document 4: limit m: there is no site "z"`,
-		`{"kind":"pod","name":"m"}`:                                     `document 4: kind "pod" is not known; use limit, node, policy, route, segment or site`,
-		`{"name":"m"}`:                                                  "document 4: kind is missing; use limit, node, policy, route, segment or site",
+		`{"kind":"pod","name":"m"}`:                                     `document 4: kind "pod" is not known; use flowlog, limit, node, policy, route, segment or site`,
+		`{"name":"m"}`:                                                  "document 4: kind is missing; use flowlog, limit, node, policy, route, segment or site",
 		`[1]`:                                                           "document 4: it is no document",
 		`{"kind":"limit","name":["x"]}`:                                 "document 4: it is no document",
 	} {

@@ -31,8 +31,8 @@ func healthy() Facts {
 }
 
 func TestHealthyGivesNothing(t *testing.T) {
-	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Nodes: 2, Pairs: 1}, Examine(healthy()))
-	require.Equal(t, api.Checkup{Findings: []api.Finding{}}, Examine(Facts{}), "a hub without nodes")
+	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Nodes: 2, Pairs: 1, Open: true}, Examine(healthy()))
+	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Open: true}, Examine(Facts{}), "a hub without nodes")
 }
 
 // finding is one that a fault alone gives.
@@ -185,7 +185,7 @@ func TestNoFinding(t *testing.T) {
 	f.Nodes[1].Paths[1].Path, f.Nodes[1].Paths[1].Idle = protocol.PathRelay, true
 	f.Nodes = append(f.Nodes, api.Node{Name: "gone", Number: 4, State: api.NodeRevoked}, api.Node{Name: "left", Number: 5, State: api.NodeLeft})
 	f.Nodes[0].Paths = append(f.Nodes[0].Paths, protocol.PathStatus{Peer: 4, Path: protocol.PathRelay, Loss: 1})
-	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Nodes: 2}, Examine(f))
+	require.Equal(t, api.Checkup{Findings: []api.Finding{}, Nodes: 2, Open: true}, Examine(f))
 }
 
 // The worst comes first, texts are one short line, and the answer is bounded.
