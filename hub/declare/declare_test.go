@@ -115,7 +115,7 @@ func TestPrune(t *testing.T) {
 		{docs: []string{`{"kind":"site","name":"a"}`, `{"kind":"site","name":"c"}`, `{"kind":"limit","name":"b-old","between":["a","c"],"bytes":2}`}, prune: []string{"site"}, gone: []string{"site b"}},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"site"}, err: "site b cannot be pruned: limit b-old names site b; first delete it, or change it: causeway delete limit b-old"},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/z*"}},
-		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"node"}, err: `prune: kind "node" is not known, or cannot be pruned; use limit, policy, segment, site`},
+		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"node"}, err: `prune: kind "node" is not known, or cannot be pruned; use flowlog, limit, policy, segment, site`},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/["}, err: `prune "limit/[": write KIND, or KIND/PATTERN such as limit/sh-*`},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/"}, err: `prune "limit/": write KIND`},
 	} {
