@@ -10,8 +10,6 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/doctor"
 	"causeway/hub/facts/incident"
-	"causeway/hub/policy"
-	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -25,26 +23,23 @@ func (s *Server) registerDoctor(a huma.API) {
 func (s *Server) Findings() map[string]int { return doctor.Count(s.doctorFacts(Admin)) }
 
 // refused is what connected nodes refuse again and again, and policies do not open by now.
-func (s *Server) refused(st *state.State, nodes []api.Node) (out []doctor.Refused) {
-	var c *policy.Compiled
+func (s *Server) refused(nodes []api.Node) (out []doctor.Refused) {
+	p := s.cfg.Fleet.Policy()
+	if p == nil || p.Compiled == nil {
+		return nil // status says so
+	}
 	for _, n := range nodes {
 		inv, ok := s.cfg.Inventory.Get(n.Number)
 		if !ok || n.Connected.IsZero() {
 			continue
 		}
 		for _, r := range inv.Refused {
-			if c == nil {
-				var err error
-				if c, err = compiled(st); err != nil {
-					return nil // the loop says so
-				}
-			}
 			x := doctor.Refused{Node: n.Name, RefusedFlow: r}
-			p, err := protocol.ParsePorts(protocol.PortText(r.Proto, r.Port))
+			port, err := protocol.ParsePorts(protocol.PortText(r.Proto, r.Port))
 			if err != nil {
-				p = protocol.Ports{}
+				port = protocol.Ports{}
 			}
-			v, err := c.Decide(r.From, r.To, p)
+			v, err := p.Compiled.Decide(r.From, r.To, port)
 			switch {
 			case err != nil:
 				x.Nobodys, x.Why = true, err.Error()
@@ -94,7 +89,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 			f.Strays = append(f.Strays, doctor.Stray{Node: n.Name, Site: n.Site, Number: n.Number, Addr: x.Addr.String(), Epoch: x.Epoch, KeyEpoch: n.KeyEpoch(), Gone: string(n.Gone), There: there[n.Name]})
 		}
 	}
-	f.Refused = s.refused(st, f.Nodes)
+	f.Refused = s.refused(f.Nodes)
 	if s.cfg.CA != nil {
 		f.CAExpires = s.cfg.CA.Expires()
 	}

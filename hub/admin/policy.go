@@ -17,6 +17,17 @@ func (s *Server) registerPolicy(a huma.API) {
 	huma.Post(a, "/v1/policy/test", func(ctx context.Context, in *struct{ Body api.PolicyQuestion }) (*body[api.PolicyAnswer], error) {
 		return answer(s.testPolicy(ctx, in.Body))
 	})
+	huma.Get(a, "/v1/policy", func(ctx context.Context, _ *struct{}) (*body[api.PolicyReport], error) {
+		return answer(s.policyReport(ctx))
+	})
+	huma.Get(a, "/v1/policy/rules", func(ctx context.Context, in *struct {
+		Policy string `query:"policy" maxLength:"63" doc:"Of this policy alone."`
+	}) (*body[[]api.PolicyRuleState], error) {
+		return answer(s.policyRules(ctx, in.Policy))
+	})
+	huma.Post(a, "/v1/policy/explain", func(ctx context.Context, in *struct{ Body api.PolicyExplain }) (*body[api.PolicyExplained], error) {
+		return answer(s.explainPolicy(ctx, in.Body))
+	})
 	huma.Post(a, "/v1/policy/confirm", func(ctx context.Context, in *struct{ Body api.PolicyConfirm }) (*body[api.PolicyConfirmed], error) {
 		return answer(s.confirmPolicy(ctx, in.Body.Back))
 	})

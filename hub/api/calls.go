@@ -261,6 +261,21 @@ func (c *Client) TestPolicy(ctx context.Context, q PolicyQuestion) (PolicyAnswer
 	return a, err
 }
 
+// Policy says what is in force of who may talk, and what is to be said of it.
+func (c *Client) Policy(ctx context.Context) (PolicyReport, error) {
+	return get[PolicyReport](ctx, c, "/v1/policy")
+}
+
+// PolicyRules lists the rules of a policy, or with an empty name of all.
+func (c *Client) PolicyRules(ctx context.Context, policy string) ([]PolicyRuleState, error) {
+	return get[[]PolicyRuleState](ctx, c, "/v1/policy/rules?policy="+url.QueryEscape(policy))
+}
+
+// ExplainPolicy asks what a rule means, or why something is open or closed.
+func (c *Client) ExplainPolicy(ctx context.Context, q PolicyExplain) (PolicyExplained, error) {
+	return send[PolicyExplained](ctx, c, http.MethodPost, "/v1/policy/explain", q)
+}
+
 // ConfirmPolicy has the change of who may talk that waits stay, or go back now.
 func (c *Client) ConfirmPolicy(ctx context.Context, p PolicyConfirm) (PolicyConfirmed, error) {
 	return send[PolicyConfirmed](ctx, c, http.MethodPost, "/v1/policy/confirm", p)

@@ -47,6 +47,9 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/nodes/{name}/revocation", nil, Revocation{}, false},
 	{http.MethodGet, "/v1/nodes/{name}/debug/{path...}", nil, nil, false}, // passed on to the agent's debug endpoint
 	{http.MethodPost, "/v1/policy/test", PolicyQuestion{}, PolicyAnswer{}, false},
+	{http.MethodGet, "/v1/policy", nil, PolicyReport{}, false},
+	{http.MethodGet, "/v1/policy/rules", nil, []PolicyRuleState{}, false}, // ?policy=NAME
+	{http.MethodPost, "/v1/policy/explain", PolicyExplain{}, PolicyExplained{}, false},
 	{http.MethodPost, "/v1/policy/confirm", PolicyConfirm{}, PolicyConfirmed{}, false},
 	{http.MethodPost, "/v1/policy/prove", nil, nil, false}, // a ProveRequest; lines of JSON, each a ProveLine
 	{http.MethodGet, "/v1/routes", nil, []Route{}, false},

@@ -92,3 +92,81 @@ type PolicyConfirmed struct {
 	Result  string   `json:"result"` // confirmed; or went-back
 	Objects []string `json:"objects"`
 }
+
+// PolicyReport is who may talk to whom as it is in force, and what is to be said of it.
+type PolicyReport struct {
+	PolicyStatus
+	Changed  time.Time    `json:"changed,omitzero"` // when a segment or policy was declared last
+	Nodes    int          `json:"nodes"`            // that are told
+	Have     int          `json:"have"`             // of these, that have acknowledged all of it
+	Lack     []PolicyLack `json:"lack"`             // and those that have not, at most 100
+	MoreLack int          `json:"more_lack,omitempty"`
+	// Stale are rules that open nothing, though nobody says that they may: what they name is gone, or is nowhere.
+	Stale   []PolicyRuleNote `json:"stale"`
+	Ending  []PolicyRuleNote `json:"ending"`  // rules that have ended, or will within 14 days
+	Failing []string         `json:"failing"` // tests that do not hold any more
+}
+
+// PolicyLack is a node that has not acknowledged what is in force.
+type PolicyLack struct {
+	Node string `json:"node"`
+	Why  string `json:"why"`
+}
+
+// PolicyRuleNote is what is to be said of a rule.
+type PolicyRuleNote struct {
+	Rule string `json:"rule"` // POLICY/RULE
+	Why  string `json:"why"`
+}
+
+// PolicyRuleState is a rule, and what it means now.
+type PolicyRuleState struct {
+	Rule   string      `json:"rule"` // POLICY/RULE
+	Across []string    `json:"across,omitempty"`
+	From   PolicyMeant `json:"from"`
+	To     PolicyMeant `json:"to"`
+	Allow  []string    `json:"allow"`
+	Until  string      `json:"until,omitempty"` // last day on which it holds
+	Ended  bool        `json:"ended,omitempty"`
+	Why    string      `json:"why,omitempty"`   // it opens nothing, though it does not say that this is right
+	Tests  int         `json:"tests,omitempty"` // that want something open by it
+}
+
+// PolicyMeant is a side of a rule, and who it means now.
+type PolicyMeant struct {
+	Side     string         `json:"side"`
+	Segments []string       `json:"segments"` // that they are in; empty is none
+	Classes  int            `json:"classes"`
+	Nodes    int            `json:"nodes"` // that have or carry some
+	Names    []string       `json:"names"` // of these, at most 50
+	Count    int            `json:"count"` // of prefixes
+	Prefixes []netip.Prefix `json:"prefixes"`
+}
+
+// PolicyExplain asks what a rule means, or why something is open or closed between two ends.
+type PolicyExplain struct {
+	Rule string `json:"rule,omitempty" maxLength:"130"` // POLICY/RULE, or RULE
+	From string `json:"from,omitempty" maxLength:"255"` // an address or a node
+	To   string `json:"to,omitempty" maxLength:"255"`
+	Port string `json:"port,omitempty" maxLength:"40"` // empty: all ports
+}
+
+// PolicyExplained answers it: by Rule, or by the rest.
+type PolicyExplained struct {
+	Rule    *PolicyRuleState `json:"rule,omitempty"`
+	From    *PolicyEnd       `json:"from,omitempty"`
+	To      *PolicyEnd       `json:"to,omitempty"`
+	Opens   []PolicyOpening  `json:"opens,omitempty"` // from From to To
+	Back    []PolicyOpening  `json:"back,omitempty"`  // from To to From
+	Verdict *PolicyAnswer    `json:"verdict,omitempty"`
+}
+
+// PolicyEnd is one end, and who it is for rules.
+type PolicyEnd struct {
+	Asked   string       `json:"asked"`
+	Prefix  netip.Prefix `json:"prefix,omitzero"`   // it is in, which rules know; none: nothing is declared
+	Segment string       `json:"segment,omitempty"` // none: it is in no segment; ?: it is in two, and closed
+	Sites   []string     `json:"sites"`
+	Nodes   []string     `json:"nodes"`
+	Sides   []string     `json:"sides"` // of rules that mean it
+}

@@ -153,14 +153,14 @@ func checkPolicies(st *state.State, now time.Time) error {
 	if len(c.Doubts) > 0 {
 		return state.Errorf(state.Conflict, "%s; one alone may have it", c.Doubts[0])
 	}
-	if err := c.Met(); err != nil {
+	if err := c.Met(st.Seq + 1); err != nil {
 		return state.Errorf(state.Invalid, "%s", err)
 	}
 	if err := c.Enforce().Check(); err != nil {
 		return state.Errorf(state.Full, "%s", err)
 	}
 	for _, p := range in.Policies {
-		if err := c.Test(p.Tests); err != nil {
+		if err := c.Test(p.Tests, p.Generation <= st.Seq); err != nil {
 			return state.Errorf(state.Invalid, "policy %s: %s", p.Name, err)
 		}
 	}

@@ -51,7 +51,7 @@ func BenchmarkLarge(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		c = compile(b, in, c)
-		require.NoError(b, c.Test(in.Policies[0].Tests))
+		require.NoError(b, c.Test(in.Policies[0].Tests, false))
 		groups = c.Enforce().Len()
 	}
 	b.ReportMetric(float64(len(c.Classes)), "classes")

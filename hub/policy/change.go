@@ -90,12 +90,8 @@ func NewChange(before, after *Compiled) *Change {
 			nodes[i][n] = true
 		}
 	}
-	known := map[protocol.NodeNumber]*Node{}
-	for _, x := range []*Compiled{before, after} {
-		for _, n := range x.names {
-			known[n.Number] = n
-		}
-	}
+	known := before.byNumber()
+	maps.Copy(known, after.byNumber())
 	for i := range c.Kinds {
 		c.describe(&c.Kinds[i], nodes[i], known)
 	}
@@ -132,6 +128,15 @@ func (c *Change) Known(n protocol.NodeNumber, a netip.Addr) bool {
 	was, _ := c.Before.UnitOf(a)
 	is, _ := c.After.UnitOf(a)
 	return slices.Contains(was.At, n) || slices.Contains(is.At, n)
+}
+
+// byNumber are the nodes.
+func (c *Compiled) byNumber() map[protocol.NodeNumber]*Node {
+	out := make(map[protocol.NodeNumber]*Node, len(c.names))
+	for _, n := range c.names {
+		out[n.Number] = n
+	}
+	return out
 }
 
 // unitAround is the unit of the addresses in p that are in no longer unit inside it; ok is false if nobody has them.

@@ -139,19 +139,19 @@ func TestTests(t *testing.T) {
 		{api.PolicyTest{From: "db-1", To: "lab-1", Port: "tcp/443", Want: "yes"}, `test from db-1 to lab-1, tcp/443: want: "yes" is neither open nor closed`},
 		{api.PolicyTest{From: "db-1", To: "10.9.9.9", Port: "tcp/443", Want: "closed"}, `test from db-1 to 10.9.9.9, tcp/443: no node has 10.9.9.9, or an approved route to it`},
 	} {
-		err := c.Test([]api.PolicyTest{tt.test})
+		err := c.Test([]api.PolicyTest{tt.test}, false)
 		if tt.want == "" {
 			require.NoError(t, err)
 		} else {
 			require.EqualError(t, err, tt.want)
 		}
 	}
-	require.NoError(t, c.Met())
+	require.NoError(t, c.Met(0))
 	in := bank()
 	in.Policies[0].Rules[0].To.CIDR = pfx("10.99.0.0/16")
-	require.EqualError(t, compile(t, in, nil).Met(), "rule main/web-to-db: to: site eu, cidr 10.99.0.0/16: no address of any node is meant; correct it, or say expect_empty: true")
+	require.EqualError(t, compile(t, in, nil).Met(0), "rule main/web-to-db: to: site eu, cidr 10.99.0.0/16: no address of any node is meant; correct it, or say expect_empty: true")
 	in.Policies[0].Rules[0].ExpectEmpty = true
-	require.NoError(t, compile(t, in, nil).Met())
+	require.NoError(t, compile(t, in, nil).Met(0))
 }
 
 func TestPods(t *testing.T) {

@@ -108,8 +108,8 @@ func TestSuggestedIsOpen(t *testing.T) {
 		in.Policies = []Policy{{Name: "suggested", PolicySpec: read.PolicySpec}}
 		c, err := Compile(in, nil)
 		require.NoError(t, err)
-		require.NoError(t, c.Met())
-		require.NoError(t, c.Test(read.Tests))
+		require.NoError(t, c.Met(0))
+		require.NoError(t, c.Test(read.Tests, false))
 		for _, f := range l {
 			p := ports(allowOf(f))
 			v, err := c.Decide(f.From, f.To, p)

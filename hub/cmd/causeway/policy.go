@@ -14,7 +14,8 @@ import (
 func (c *cli) policy() *cobra.Command {
 	return c.Group("policy", "Who may talk to whom", `Who may talk to whom is declared: segments and policies are documents of 'causeway
 apply' (causeway explain segment-file, causeway explain policy-file). Without any,
-all is open.`, c.policyApply(), c.policyConfirm(), c.policyDiff(), c.policyTest(), c.policySuggest(), c.policyProve(), c.policyVerify())
+all is open.`, c.policyApply(), c.policyConfirm(), c.policyDiff(), c.policyExplain(), c.policyShow(), c.policyStatus(), c.policyTest(),
+		c.policySuggest(), c.policyProve(), c.policyVerify())
 }
 
 func (c *cli) policyTest() *cobra.Command {

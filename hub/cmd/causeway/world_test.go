@@ -203,6 +203,9 @@ func (w *world) join(ctx context.Context, name string, spec api.TokenSpec) (*nod
 		return nil, err
 	}
 	n := &node{w: w, host: h, hello: protocol.Hello{AgentVersion: "v0.1.0", Engine: "inline", Features: []string{protocol.FeatureUpgrade}}, answers: map[string][]byte{}}
+	if name == "sh-1" { // the others' agents are older
+		n.hello.Features = append(n.hello.Features, protocol.ItemFeature(protocol.ItemPolicy), protocol.ItemFeature(protocol.ItemSegment))
+	}
 	w.nodes[name] = n
 	return n, nil
 }
