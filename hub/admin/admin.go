@@ -49,7 +49,7 @@ const (
 	headerTimeout = 10 * time.Second
 	bodyTimeout   = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
-	maxBody       = 1 << 20
+	maxBody       = api.MaxRequest
 )
 
 // Config configures a Server.

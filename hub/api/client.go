@@ -30,6 +30,8 @@ const DefaultSocket = "/run/causeway/hub.sock"
 const (
 	// DefaultTimeout bounds one request from dial to the last byte.
 	DefaultTimeout = 15 * time.Second
+	// MaxRequest bounds the body of a request.
+	MaxRequest = 1 << 20
 	// MaxResponse bounds the body of an answer.
 	MaxResponse = 64 << 20
 	// A request that is answered with 'come again' is sent again, at these pauses or as it is

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func checkPolicies(st *state.State, now time.Time) error {
 	if len(c.Doubts) > 0 {
 		return state.Errorf(state.Conflict, "%s; one alone may have it", c.Doubts[0])
 	}
-	if err := c.Met(st.Seq + 1); err != nil {
+	if err := cmp.Or(c.Over(st.Seq+1), c.Met(st.Seq+1)); err != nil {
 		return state.Errorf(state.Invalid, "%s", err)
 	}
 	if err := c.Enforce().Check(); err != nil {

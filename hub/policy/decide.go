@@ -257,3 +257,16 @@ func (c *Compiled) Met(since uint64) error {
 	}
 	return nil
 }
+
+// Over says which rule had ended when it was declared, by a transaction or later.
+func (c *Compiled) Over(since uint64) error {
+	for _, p := range c.declared.Policies {
+		for _, w := range p.Rules {
+			r, err := ReadRule(p.Name, w)
+			if err == nil && p.Generation >= since && !r.holds(c.now) {
+				return fmt.Errorf("policy %s: rule %s: until: %s is over; take the rule out, or write a day to come", p.Name, w.Name, r.LastDay())
+			}
+		}
+	}
+	return nil
+}

@@ -147,6 +147,7 @@ func TestTests(t *testing.T) {
 		}
 	}
 	require.NoError(t, c.Met(0))
+	require.NoError(t, c.Over(0))
 	in := bank()
 	in.Policies[0].Rules[0].To.CIDR = pfx("10.99.0.0/16")
 	require.EqualError(t, compile(t, in, nil).Met(0), "rule main/web-to-db: to: site eu, cidr 10.99.0.0/16: no address of any node is meant; correct it, or say expect_empty: true")

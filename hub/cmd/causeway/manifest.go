@@ -19,13 +19,17 @@ import (
 	"causeway/hub/api"
 )
 
-// maxManifest bounds what 'apply -f' reads, in bytes.
-const maxManifest = 8 << 20
+// Bounds of what 'apply -f' reads, in bytes: of a file, and of all documents together as the hub gets them.
+const (
+	maxManifest  = 2 * api.MaxRequest
+	maxDocuments = api.MaxRequest - api.MaxRequest/16
+)
 
 // readManifests reads files, all YAML files of directories, and standard input ('-'), each of one
 // or more YAML documents.
 func (c *cli) readManifests(names []string) ([]api.ApplyDocument, error) {
 	var out []api.ApplyDocument
+	size := 0
 	seen := map[string]string{}
 	files, err := manifestFiles(names)
 	if err != nil {
@@ -45,6 +49,9 @@ func (c *cli) readManifests(names []string) ([]api.ApplyDocument, error) {
 				return nil, fmt.Errorf("%s: %s is there twice, first at %s", m.At, m.what, before)
 			}
 			seen[m.what] = m.At
+			if size += len(m.Document) + len(m.At); size > maxDocuments {
+				return nil, fmt.Errorf("%s: the documents are more than %d KiB together, which is what the hub takes at once; apply them in parts", m.At, maxDocuments>>10)
+			}
 			out = append(out, m.ApplyDocument)
 		}
 	}
