@@ -184,10 +184,10 @@ func (s *Server) askConnections(ctx context.Context, of []told) {
 }
 
 // cutBy reports whether a connection that is open by a rule would be closed. What is at neither end at the node that
-// told of it counts for nothing, and what is no subject of policies neither.
+// told of it counts for nothing, what is no subject of policies neither, and no echo: a ping is nothing that is cut.
 func cutBy(st *state.State, c *policy.Change, at protocol.NodeNumber, f protocol.Connection) (rule string, cut bool) {
 	from, to := f.From.Addr(), f.To.Addr()
-	if !c.Known(at, from) && !c.Known(at, to) || exempt(st, f) {
+	if f.Proto == protocol.ProtoICMP || !c.Known(at, from) && !c.Known(at, to) || exempt(st, f) {
 		return "", false
 	}
 	port := protocol.Ports{Proto: f.Proto, First: f.To.Port(), Last: f.To.Port()}
@@ -213,5 +213,5 @@ func exempt(st *state.State, f protocol.Connection) bool {
 			return false
 		}
 	}
-	return f.Proto == protocol.ProtoICMP || f.To.Port() >= protocol.OverlayPortFirst && f.To.Port() <= protocol.OverlayPortLast
+	return f.To.Port() >= protocol.OverlayPortFirst && f.To.Port() <= protocol.OverlayPortLast
 }

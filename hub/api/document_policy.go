@@ -24,8 +24,8 @@ type PolicyDocument struct {
 	PolicySpec `yaml:",inline"`
 }
 
-// PolicySpec is the rules of a policy, which open and never close, in any order, and what is asked of all
-// rules together before they are taken.
+// PolicySpec has rules, which open and never close, in any order, and tests, which are asked of all rules
+// together before they are taken.
 type PolicySpec struct {
 	Rules []PolicyRule `json:"rules"`
 	Tests []PolicyTest `json:"tests,omitempty"` // all have to hold, or the file is refused
