@@ -49,7 +49,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	for _, step := range []func(context.Context) error{r.openBus, r.openStore, r.join, r.buildTunnel, r.openFacts, r.buildServers} {
+	for _, step := range []func(context.Context) error{r.openBus, r.openStore, r.join, r.buildTunnel, r.openFacts, r.buildLoop, r.buildServers} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -177,16 +177,16 @@ func (r *run) join(ctx context.Context) (err error) {
 	return err
 }
 
-// buildTunnel makes the switchboard, the control sessions upon it, and what the hub does by itself.
+// buildTunnel makes the switchboard and the control sessions upon it.
 func (r *run) buildTunnel(context.Context) error {
 	boot, err := protocol.NewBootID()
 	if err != nil {
 		return err
 	}
-	boots := reconcile.NewBoots()
+	r.boots = reconcile.NewBoots()
 	r.tunnel, err = r.cfg.Tunnel(tunnel.HubConfig{Number: r.number, PrivateKey: r.keys.Hub, BootID: boot, Listen: anyAddress(r.udp), Overlay: r.overlay,
 		SocketBuffer: r.cfg.SocketBuffer, Limits: r.cfg.RelayLimits, Log: r.log,
-		Inherited: r.cfg.Sockets.UDP, Hold: r.cfg.Sockets.HoldUDP, OnBoot: boots.Saw})
+		Inherited: r.cfg.Sockets.UDP, Hold: r.cfg.Sockets.HoldUDP, OnBoot: r.boots.Saw})
 	if err != nil {
 		return err
 	}
@@ -196,8 +196,6 @@ func (r *run) buildTunnel(context.Context) error {
 	r.fleet = fleet.New(fleet.Config{Number: r.number, State: r.store.State, Proven: r.tunnel.Proven, Events: &r.events, Log: r.log})
 	r.sessions = session.New(session.Config{Number: r.number, Version: r.cfg.Version, Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Bus: r.bus, Events: &r.events,
 		RequireProof: r.cfg.RequireProof, Log: r.log})
-	r.reconciler = reconcile.New(reconcile.Config{Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Tunnel: r.tunnel, Boots: boots, Events: &r.events,
-		New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})
 	return nil
 }
 
@@ -219,6 +217,13 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if r.news, err = event.OpenNews(ctx, r.agentsJS, &r.events); err != nil {
 		return r.external.explain(err)
 	}
+	return nil
+}
+
+// buildLoop makes what the hub does by itself.
+func (r *run) buildLoop(context.Context) error {
+	r.reconciler = reconcile.New(reconcile.Config{Cluster: r.keys.Cluster, Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Tunnel: r.tunnel, Boots: r.boots, Facts: r.inventory, Events: &r.events,
+		New: r.fresh, Memory: filepath.Join(r.cfg.DataDir, memoryFile), Log: r.log})
 	return nil
 }
 

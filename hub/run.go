@@ -104,6 +104,7 @@ type run struct {
 	news       *event.News
 	fleet      *fleet.Table
 	sessions   *session.Server
+	boots      reconcile.Boots // that the tunnel sees
 	reconciler *reconcile.Loop
 	joins      *join.Server
 	releases   release.Library

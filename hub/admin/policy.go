@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -131,4 +132,16 @@ func (s *Server) policyStatus(st *state.State) api.PolicyStatus {
 		out.Doubts, out.MoreDoubts = l[:min(len(l), maxDoubts)], max(0, len(l)-maxDoubts)
 	}
 	return out
+}
+
+// policyInput is what policies would be compiled from where a state is taken.
+func (s *Server) policyInput(st *state.State) policy.Input {
+	in := object.PolicyInput(st, nil, time.Now())
+	if policy.AsksPods(in.Policies) {
+		for _, n := range in.Nodes {
+			f, _ := s.cfg.Inventory.Get(n.Number)
+			in.Pods = append(in.Pods, object.PodsOf(n.Number, f.Containers)...)
+		}
+	}
+	return in
 }

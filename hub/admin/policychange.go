@@ -48,7 +48,7 @@ func (s *Server) policyChange(ctx context.Context, base, draft *state.State, ask
 	if err != nil {
 		return nil, huma.Error503ServiceUnavailable(err.Error())
 	}
-	after, err := policy.Compile(object.PolicyInput(draft, nil, time.Now()), p.Compiled)
+	after, err := policy.Compile(s.policyInput(draft), p.Compiled)
 	if err != nil {
 		return nil, huma.Error422UnprocessableEntity(err.Error())
 	}

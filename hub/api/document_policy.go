@@ -51,7 +51,7 @@ type PolicyEndpoint struct {
 	Node    string            `json:"node,omitempty"`    // at this node: its own addresses, or with cidr or pods what it carries
 	Labels  map[string]string `json:"labels,omitempty"`  // at nodes that have all of these labels
 	CIDR    netip.Prefix      `json:"cidr,omitzero"`     // in this range
-	Pods    map[string]string `json:"pods,omitempty"`    // of pods that have all of these labels
+	Pods    map[string]string `json:"pods,omitempty"`    // of running pods that have all of these labels, as their nodes tell
 }
 
 // PolicyTest is a question to all policies, and what its answer has to be.

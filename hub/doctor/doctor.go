@@ -155,7 +155,7 @@ func (e *examination) hub() {
 		e.find(api.SeverityCritical, "policy-stuck", "hub", time.Time{}, "causeway policy status", "%s", p.Error)
 	}
 	for _, d := range e.Status.Policies.Doubts {
-		e.find(api.SeverityWarning, "policy-doubt", "hub", time.Time{}, "causeway policy status", "%s: closed to everybody until one alone has it", d)
+		e.find(api.SeverityWarning, "policy-doubt", "hub", time.Time{}, "causeway policy status", "%s: what is in doubt is closed", d)
 	}
 	for _, u := range e.Status.Unknown {
 		mend := "causeway status"

@@ -90,9 +90,6 @@ func (policies) Canonical(spec json.RawMessage) (json.RawMessage, error) {
 		if _, err := policy.ReadRule("", w); err != nil {
 			return nil, err
 		}
-		if len(w.From.Pods)+len(w.To.Pods) > 0 {
-			return nil, fmt.Errorf("rule %s: pods: rules by the labels of pods do not come with this version; use cidr", w.Name)
-		}
 		if seen[w.Name] {
 			return nil, fmt.Errorf("there are two rules %s", w.Name)
 		}

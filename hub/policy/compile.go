@@ -175,15 +175,25 @@ func (c *Compiled) classify(m *matcher, before *Compiled, of map[string][]*Class
 	byKey := map[string]*Class{}
 	units := m.units()
 	keys := make([]string, len(units))
-	for i, u := range units {
+	classOf := func(u *piece) *Class {
 		segment, sides := m.match(u)
 		names := make([]string, len(sides))
 		for j, s := range sides {
 			names[j] = s.text
 		}
-		keys[i] = strconv.Quote(segment) + strings.Join(names, "\n")
+		return &Class{Segment: segment, Sides: names, key: strconv.Quote(segment) + strings.Join(names, "\n")}
+	}
+	for i, u := range units {
+		keys[i] = classOf(u).key
+	}
+	if m.pods {
+		m.budgetPods(units, keys, func(u *piece) string { return classOf(u).key })
+	}
+	for i, u := range units {
 		if byKey[keys[i]] == nil {
-			byKey[keys[i]] = &Class{Segment: segment, Sides: names, key: keys[i], from: newBits(len(c.rules)), to: newBits(len(c.rules))}
+			k := classOf(u)
+			k.from, k.to = newBits(len(c.rules)), newBits(len(c.rules))
+			byKey[keys[i]] = k
 		}
 	}
 	if len(byKey) > MaxClasses {

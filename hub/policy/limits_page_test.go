@@ -15,6 +15,7 @@ func TestLimitsPage(t *testing.T) {
 	b, err := os.ReadFile("../../docs/LIMITS.md")
 	require.NoError(t, err)
 	require.Contains(t, string(b), fmt.Sprintf("| rules of policies | all | %d, that tell %d classes of addresses apart | refused |", MaxRules, MaxClasses))
+	require.Contains(t, string(b), fmt.Sprintf("| pods' labels in rules | each node; all | %d classes beside all others; %d of all, of which those go first whose pods tell most apart; looked at 5 times a second, and for a fifth of the time |", MaxPodClasses, MaxClasses))
 	require.Contains(t, string(b), fmt.Sprintf("| each node, each policy | %d pairs of classes, by ports; %d KiB | refused |", protocol.MaxPolicyPairs, protocol.MaxItemBody>>10))
 }
 

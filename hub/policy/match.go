@@ -15,6 +15,7 @@ type piece struct {
 	at     []*Node // who has or carries it
 	own    bool    // a node's own address
 	pod    map[string]string
+	around *piece // of a pod: what its address is in
 }
 
 // matcher finds which sides of rules mean what.
@@ -194,37 +195,4 @@ func (m *matcher) units() []*piece {
 		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()))
 	})
 	return out
-}
-
-// addPods makes pieces of pods' addresses. What a node says of a pod counts within what it carries itself, and
-// not where another node says that it has that address.
-func (m *matcher) addPods(pieces map[netip.Prefix]*piece, around func(netip.Prefix) *piece) {
-	nodes := map[protocol.NodeNumber]*Node{}
-	for i := range m.in.Nodes {
-		nodes[m.in.Nodes[i].Number] = &m.in.Nodes[i]
-	}
-	said := map[netip.Prefix]*piece{} // nil: by two
-	for _, pod := range m.in.Pods {
-		n := nodes[pod.Node]
-		for _, a := range pod.Addrs {
-			p := netip.PrefixFrom(a, a.BitLen())
-			q := pieces[p]
-			if q == nil {
-				q = around(p)
-			}
-			if n == nil || q == nil || q.own || !slices.Contains(q.at, n) {
-				continue
-			}
-			if had, twice := said[p]; !twice {
-				said[p] = &piece{prefix: p, at: []*Node{n}, pod: pod.Labels}
-			} else if had != nil {
-				m.doubts, said[p] = append(m.doubts, fmt.Sprintf("%s is said to be of two pods", a)), nil
-			}
-		}
-	}
-	for p, x := range said {
-		if x != nil {
-			pieces[p] = x
-		}
-	}
 }

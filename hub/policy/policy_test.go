@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -324,11 +325,17 @@ func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 		own bool
 		pod map[string]string
 	}
-	asked := false // whether pods matter
-	for _, p := range in.Policies {
-		for _, r := range p.Rules {
-			asked = asked || len(r.From.Pods)+len(r.To.Pods) > 0
+	asked := func(labels map[string]string) bool { // whether a side means such a pod
+		for _, p := range in.Policies {
+			for _, r := range p.Rules {
+				for _, e := range []api.PolicyEndpoint{r.From, r.To} {
+					if len(e.Pods) > 0 && hasAll(labels, e.Pods) {
+						return true
+					}
+				}
+			}
 		}
+		return false
 	}
 	look := func(x netip.Addr) (v view, ok bool) {
 		best := -1
@@ -343,15 +350,21 @@ func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 				v.at, v.own = append(v.at, n), i < len(n.Own)
 			}
 		}
-		var said []Pod
+		labels, from := map[string]string{}, map[protocol.NodeNumber]bool{}
+		unclear := map[string]bool{}
 		for _, pod := range in.Pods {
 			if slices.Contains(pod.Addrs, x) && slices.ContainsFunc(v.at, func(n Node) bool { return n.Number == pod.Node }) {
-				said = append(said, pod)
+				from[pod.Node] = true
+				for k, l := range pod.Labels {
+					unclear[k] = unclear[k] || labels[k] != "" && labels[k] != l
+					labels[k] = l
+				}
 			}
 		}
-		if len(said) == 1 && !v.own && asked {
-			i := slices.IndexFunc(v.at, func(n Node) bool { return n.Number == said[0].Node })
-			v.at, v.pod = v.at[i:i+1], said[0].Labels
+		maps.DeleteFunc(labels, func(k, _ string) bool { return unclear[k] })
+		if len(from) == 1 && !v.own && asked(labels) {
+			i := slices.IndexFunc(v.at, func(n Node) bool { return from[n.Number] })
+			v.at, v.pod = v.at[i:i+1], labels
 		}
 		return v, best >= 0
 	}

@@ -50,6 +50,7 @@ type Config struct {
 	Sessions Sessions
 	Tunnel   Tunnel
 	Boots    Boots // what the tunnel sees of boot ids; nil: nothing
+	Facts    Facts // of nodes; nil: none, and no pods
 	Events   *event.Log
 	// New says that the state log was made in this run.
 	New bool
@@ -67,6 +68,7 @@ type Loop struct {
 	work    sync.WaitGroup
 
 	talk        talk
+	pods        pods
 	goneList    goneList
 	fingerprint string // of the tunnel's nodes
 	bounded     bool   // the relay is, by a limit

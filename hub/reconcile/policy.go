@@ -27,12 +27,17 @@ type talk struct {
 
 // policy compiles what is declared, if it has changed or its time has come.
 func (l *Loop) policy(_ context.Context, t *turn) error {
-	if next := l.talk.next(); t.state == l.talk.state && (next.IsZero() || t.now.Before(next)) {
+	news := l.pods.look(l.cfg.Facts, t.now)
+	if next := l.talk.next(); t.state == l.talk.state && !news && (next.IsZero() || t.now.Before(next)) {
 		return nil
 	}
 	l.talk.state = t.state
 	before := l.talk.serial
-	err := l.talk.settle(object.PolicyInput(t.state, nil, t.now))
+	in := object.PolicyInput(t.state, nil, t.now)
+	in.Pods = l.pods.list(l.cfg.Facts, t.state, policy.AsksPods(in.Policies))
+	begun := time.Now()
+	err := l.talk.settle(in)
+	l.pods.compiled(time.Since(begun))
 	if t.acted = l.talk.serial != before; t.acted {
 		l.talk.since = t.now
 		t.raised |= onTalk

@@ -154,7 +154,7 @@ func policyTroubles(s api.PolicyStatus) (out []trouble) {
 		out = append(out, trouble{What: "policy", Since: s.Confirm.Since, Why: pendingText(s.Confirm), Next: "causeway policy confirm"})
 	}
 	for _, d := range s.Doubts {
-		out = append(out, trouble{What: "policy", Why: d + ": closed to everybody until one alone has it"})
+		out = append(out, trouble{What: "policy", Why: d + ": what is in doubt is closed"})
 	}
 	if s.MoreDoubts > 0 {
 		out = append(out, trouble{What: "policy", Why: fmt.Sprintf("%d more that are in two segments", s.MoreDoubts)})
