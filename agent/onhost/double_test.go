@@ -2,6 +2,7 @@ package onhost
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ import (
 type doubles struct {
 	mu      sync.Mutex
 	peers   []protocol.NodeNumber
+	routes  map[netip.Prefix]protocol.NodeNumber // of peers
 	device  tunnel.Device
 	made    bool // Reattach makes a device
 	plan    netns.Plan
@@ -44,9 +46,15 @@ type doubles struct {
 func (d *doubles) SetPeers(l []tunnel.NodePeer) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.peers = nil
+	d.peers, d.routes = nil, map[netip.Prefix]protocol.NodeNumber{}
 	for _, p := range l {
 		d.peers = append(d.peers, p.Number)
+		for _, r := range p.AllowedIPs {
+			if d.routes[r] != 0 {
+				return fmt.Errorf("%s is of peers %d and %d", r, d.routes[r], p.Number)
+			}
+			d.routes[r] = p.Number
+		}
 	}
 	return nil
 }

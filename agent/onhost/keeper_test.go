@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,29 @@ func TestFactsWhileApplying(t *testing.T) {
 	release, err := w.Hold(t.Context())
 	require.NoError(t, err)
 	release()
+}
+
+// A node that goes over to another segment hears of others in place of those before, with the same addresses. The old
+// peers are gone before the host changes, and what nobody has any more stays closed.
+func TestAnotherSegment(t *testing.T) {
+	w := newWorld(t, nil)
+	w.take(t, testPeer(3, "10.3.0.0/24"), testPeer(4, "10.4.0.0/16"))
+	w.Start(t.Context())
+	require.Equal(t, []protocol.NodeNumber{3, 4}, w.reached())
+	changed := 0
+	w.change(func() {
+		w.amid = func() {
+			changed++
+			require.Equal(t, []protocol.NodeNumber{5, 6}, w.reached(), "before the host does anything")
+			require.Equal(t, protocol.NodeNumber(5), w.routes[netip.MustParsePrefix("10.3.0.0/24")])
+		}
+	})
+	w.take(t, testPeer(5, "10.3.0.0/24"), testPeer(6, "10.4.1.0/24"))
+	require.Empty(t, w.Keeper.Apply(t.Context()).Ack.Errors)
+	require.NotZero(t, changed)
+	plan := strings.Join(w.plan.Lines(), "\n")
+	require.Contains(t, plan, "unreachable 10.4.0.0/16", "of nobody in this segment")
+	require.Contains(t, plan, "10.4.1.0/24 dev cw0")
 }
 
 // A device that was made anew is told, once, to whoever has a socket bound to it.

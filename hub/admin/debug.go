@@ -153,7 +153,7 @@ func (s *Server) ping(ctx context.Context, in api.PingRequest) (api.PingResult, 
 	if t := time.Duration(in.Timeout); in.Count < 1 || in.Count > pingMax || t < time.Millisecond || t > 10*time.Second {
 		return api.PingResult{}, huma.Error422UnprocessableEntity("a ping sends 1 to 20 packets and waits 1ms to 10s for each")
 	}
-	to, err := s.resolver(st).resolve(in.To)
+	to, err := s.resolver(st).resolveNear(in.To, &from)
 	if err != nil {
 		// An address that nobody announces may be pinged all the same.
 		addr, bad := netip.ParseAddr(in.To)

@@ -83,10 +83,7 @@ func (s *Server) ask(ctx context.Context, n state.Node, path string, in, out any
 // ends resolves both ends of a diagnosis, which are on two nodes.
 func (s *Server) ends(from, to string) (a, b end, err error) {
 	r := s.resolver(s.cfg.Store.State())
-	if a, err = r.resolve(from); err != nil {
-		return a, b, err
-	}
-	if b, err = r.resolve(to); err != nil {
+	if a, b, err = r.ends(from, to); err != nil {
 		return a, b, err
 	}
 	if a.node.Number == b.node.Number {

@@ -37,7 +37,7 @@ func TestResolve(t *testing.T) {
 		// c was taken over: it says that it runs web, at a's address.
 		4: {"1": pod("web", "10.1.0.5", protocol.ContainerRunning)},
 	}
-	r := resolver{st, func(p netip.Prefix) protocol.NodeNumber {
+	r := resolver{st, func(_ protocol.NodeNumber, p netip.Prefix) protocol.NodeNumber {
 		if p.String() == "10.9.0.0/24" {
 			return 4
 		}

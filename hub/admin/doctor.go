@@ -74,7 +74,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 			if r.State != protocol.RoutePending {
 				continue
 			}
-			if err := st.ClaimConflict(n.Site, r.Prefix); err != nil {
+			if err := st.ClaimConflict(*n, r.Prefix); err != nil {
 				f.Conflicts[doctor.RouteKey{Node: n.Name, Prefix: r.Prefix.String()}] = err.Error()
 			}
 		}

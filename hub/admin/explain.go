@@ -16,6 +16,7 @@ import (
 	"causeway/hub/api"
 	"causeway/hub/explain"
 	"causeway/hub/facts/incident"
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -65,7 +66,7 @@ func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Ex
 	for _, e := range []*explain.End{&f.From, &f.To} {
 		s.know(s.cfg.Store.State(), e)
 	}
-	f.Closed = s.closedBy(ctx, f.From.Addr, f.To.Addr, f.Proto, f.Port)
+	f.Closed = s.closedBy(ctx, f.From, f.To, f.Proto, f.Port)
 	out := explain.Decide(f)
 	out.Took = api.Duration(time.Since(start).Round(time.Millisecond))
 	return out, nil
@@ -131,9 +132,14 @@ func (s *Server) flowEnds(st *state.State, in api.ExplainRequest, from, to *expl
 		other string
 	}{{from, in.From, in.To}, {to, in.To, in.From}} {
 		o, err := netip.ParseAddr(x.other)
+		if _, a, ok := policy.ParsePlace(x.other); ok {
+			o, err = a, nil
+		}
 		six := err == nil && o.Unmap().Is6()
 		*x.e = explain.End{Asked: x.asked, Kind: explain.KindUnknown}
-		if a, err := netip.ParseAddr(x.asked); err == nil {
+		if _, a, ok := policy.ParsePlace(x.asked); ok {
+			x.e.Kind, x.e.Addr = explain.KindAddress, a
+		} else if a, err := netip.ParseAddr(x.asked); err == nil {
 			if a.Zone() != "" {
 				return huma.Error422UnprocessableEntity("an address with a zone means something on its own host alone: " + protocol.OneLine(x.asked, maxEndName))
 			}
@@ -147,12 +153,71 @@ func (s *Server) flowEnds(st *state.State, in api.ExplainRequest, from, to *expl
 		} else if err := s.pod(st, x.asked, six, x.e); err != nil {
 			return err
 		}
-		s.know(st, x.e)
 	}
+	if err := s.places(st, from, to); err != nil {
+		return err
+	}
+	s.know(st, from)
+	s.know(st, to)
 	if from.Addr.IsValid() && to.Addr.IsValid() && from.Addr.Is4() != to.Addr.Is4() {
 		return huma.Error422UnprocessableEntity(fmt.Sprintf("%s and %s are of different address families", from.Addr, to.Addr))
 	}
 	return nil
+}
+
+// places finds whose an address is that several segments have: that of the segment that is named, or in which the other
+// end is.
+func (s *Server) places(st *state.State, from, to *explain.End) error {
+	r := s.resolver(st)
+	for i, e := range []*explain.End{from, to} {
+		other := []*explain.End{to, from}[i]
+		if e.Kind != explain.KindAddress {
+			continue
+		}
+		var n state.Node
+		segment, _, named := policy.ParsePlace(e.Asked)
+		switch all := r.carriers(e.Addr); {
+		case named:
+			realm, err := r.realmOf(segment)
+			if err != nil {
+				return err
+			}
+			if n = all[realm]; n.Number == 0 {
+				return huma.Error404NotFound(fmt.Sprintf("no node of segment %s has an approved route for %s; see 'causeway route list'", segment, e.Addr))
+			}
+		case len(all) < 2:
+			continue
+		default:
+			if o, ok := s.placeOf(r, other); ok {
+				n = all[o]
+			}
+			if n.Number == 0 {
+				return r.doubtful(e.Addr, all)
+			}
+		}
+		shown := s.toNode(st, n)
+		e.Node, e.Segment = &shown, st.SegmentName(st.PlaceOf(n).Segment)
+	}
+	return nil
+}
+
+// placeOf is the realm of an end, if it alone says which.
+func (s *Server) placeOf(r resolver, e *explain.End) (realm string, ok bool) {
+	if segment, _, named := policy.ParsePlace(e.Asked); named {
+		realm, err := r.realmOf(segment)
+		return realm, err == nil
+	}
+	if e.Node != nil {
+		return r.st.PlaceOf(r.st.Nodes.Get(e.Node.Number)).Realm, true
+	}
+	if n, ok := r.st.NodeByOverlay(e.Addr); ok {
+		return r.st.PlaceOf(n).Realm, true
+	}
+	all := r.carriers(e.Addr)
+	for realm := range all {
+		return realm, len(all) == 1
+	}
+	return "", false
 }
 
 func ofFamily(l []netip.Addr, six bool) netip.Addr {
@@ -209,7 +274,8 @@ func (s *Server) know(st *state.State, e *explain.End) {
 		e.Node = &shown
 	} else {
 		for _, r := range s.cfg.Fleet.State().Routes.All() {
-			if r.Prefix.Contains(e.Addr) && st.Nodes.Get(r.Node).Live() {
+			n := st.Nodes.Get(r.Node)
+			if r.Prefix.Contains(e.Addr) && n.Live() && (e.Node == nil || st.PlaceOf(n).Realm == st.PlaceOf(st.Nodes.Get(e.Node.Number)).Realm) {
 				e.Routes = append(e.Routes, s.toRoute(st, r))
 			}
 		}
@@ -234,7 +300,7 @@ func (s *Server) know(st *state.State, e *explain.End) {
 				e.Node = &shown
 			}
 			e.Conflict = ""
-			if err := st.ClaimConflict(e.Routes[0].Site, e.Routes[0].Prefix); err != nil {
+			if err := st.ClaimConflict(n, e.Routes[0].Prefix); err != nil {
 				e.Conflict = err.Error()
 			}
 		}

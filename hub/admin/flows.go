@@ -13,6 +13,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/object"
 	"causeway/hub/policy"
+	"causeway/hub/state"
 	"causeway/protocol"
 )
 
@@ -39,7 +40,7 @@ func (s *Server) registerFlows(a huma.API) {
 				return nil, problem(err)
 			}
 		}
-		places := policy.NewPlaces(object.PolicyNodes(st))
+		places := placesOf(st)
 		out := []api.Flow{}
 		for _, e := range s.cfg.Flows.List(in.Since) {
 			if f := shownFlow(places, e); q.Matches(f) {
@@ -55,7 +56,7 @@ func (s *Server) registerFlows(a huma.API) {
 		st := s.cfg.Store.State()
 		var seen []policy.Seen
 		for _, e := range s.cfg.Flows.List(in.Since) {
-			seen = append(seen, policy.Seen{From: e.From, To: e.To, Proto: e.Proto, Port: e.Port, Refused: e.Refused, Midway: e.Midway, Count: e.Count})
+			seen = append(seen, policy.Seen{Node: e.Node, From: e.From, To: e.To, Proto: e.Proto, Port: e.Port, Refused: e.Refused, Midway: e.Midway, Count: e.Count})
 		}
 		now := time.Now()
 		out, err := policy.Suggest(in.Name, object.PolicyInput(st, nil, now), object.PolicyNodes(st), seen, in.Since, now)
@@ -87,7 +88,7 @@ func (s *Server) place(text string) error {
 
 // newestFlows are the last changes of flows, as a watch has them.
 func (s *Server) newestFlows() []api.Flow {
-	places := policy.NewPlaces(object.PolicyNodes(s.cfg.Store.State()))
+	places := placesOf(s.cfg.Store.State())
 	out := []api.Flow{}
 	for _, e := range s.cfg.Flows.News() {
 		out = append(out, shownFlow(places, e))
@@ -95,15 +96,19 @@ func (s *Server) newestFlows() []api.Flow {
 	return out
 }
 
+func placesOf(st *state.State) *policy.Places {
+	return policy.NewPlaces(object.PolicyInput(st, nil, time.Now()), object.PolicyNodes(st))
+}
+
 func shownFlow(places *policy.Places, e flow.Entry) api.Flow {
 	f := api.Flow{Sequence: e.Sequence, Node: e.Node, From: e.From, To: e.To, Port: e.PortText(), Verdict: api.FlowOpen, Rule: e.Rule, Midway: e.Midway, Count: e.Count, First: e.First, Last: e.Last}
 	if e.Refused {
 		f.Verdict = api.FlowRefused
 	}
-	if p, ok := places.Of(e.From); ok {
+	if p, ok := places.Of(e.Node, e.From); ok {
 		f.FromNode, f.FromSite = p.Node, p.Site
 	}
-	if p, ok := places.Of(e.To); ok {
+	if p, ok := places.Of(e.Node, e.To); ok {
 		f.ToNode, f.ToSite = p.Node, p.Site
 	}
 	return f

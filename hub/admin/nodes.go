@@ -131,10 +131,10 @@ func (s *Server) toRoute(st *state.State, r state.Route) api.Route {
 // route shows a route of node n, which is in state is.
 func (w view) route(n state.Node, is string, r state.Route) api.Route {
 	st := w.st
-	out := api.Route{Node: n.Name, Site: n.Site, Prefix: r.Prefix, State: r.State, By: r.By, ETag: routeTag(r)}
+	out := api.Route{Node: n.Name, Site: n.Site, Segment: st.SegmentName(st.PlaceOf(n).Segment), Prefix: r.Prefix, State: r.State, By: r.By, ETag: routeTag(r)}
 	var owner protocol.NodeNumber
 	if w.v != nil {
-		owner = w.v.Owners[r.Prefix]
+		owner = w.v.Owner(r.Node, r.Prefix)
 	}
 	out.Owner = owner == r.Node && r.Carried()
 	switch {

@@ -2,12 +2,12 @@ package admin
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/explain"
 	"causeway/hub/object"
 	"causeway/hub/policy"
 	"causeway/hub/state"
@@ -90,15 +90,21 @@ func pending(st *state.State) *api.PolicyPending {
 }
 
 // closedBy is the verdict on a flow that policies close; nil: they do not, or nobody is known to have an address.
-func (s *Server) closedBy(ctx context.Context, from, to netip.Addr, proto string, port uint16) *policy.Verdict {
-	if !from.IsValid() || !to.IsValid() || port == 0 && proto != protocol.FlowICMP {
+func (s *Server) closedBy(ctx context.Context, from, to explain.End, proto string, port uint16) *policy.Verdict {
+	if !from.Addr.IsValid() || !to.Addr.IsValid() || port == 0 && proto != protocol.FlowICMP {
 		return nil
 	}
 	c, err := s.inForce(ctx)
 	if err != nil {
 		return nil // status says so
 	}
-	v, err := c.Decide(from, to, flowPorts(proto, port))
+	at := func(e explain.End) policy.Met {
+		if e.Node == nil {
+			return policy.Met{Addr: e.Addr}
+		}
+		return policy.Met{Addr: e.Addr, Node: e.Node.Number}
+	}
+	v, err := c.DecideAt(at(from), at(to), flowPorts(proto, port))
 	if err != nil || v.Open {
 		return nil
 	}

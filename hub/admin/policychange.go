@@ -191,16 +191,17 @@ func cutBy(st *state.State, c *policy.Change, at protocol.NodeNumber, f protocol
 		return "", false
 	}
 	port := protocol.Ports{Proto: f.Proto, First: f.To.Port(), Last: f.To.Port()}
-	was, err := c.Before.Decide(from, to, port)
+	ends := [2]policy.Met{{Addr: from, Node: at}, {Addr: to, Node: at}} // as they are met there
+	was, err := c.Before.DecideAt(ends[0], ends[1], port)
 	if err != nil || !was.Open {
 		return "", false
 	}
-	if is, err := c.After.Decide(from, to, port); err == nil && is.Open {
+	if is, err := c.After.DecideAt(ends[0], ends[1], port); err == nil && is.Open {
 		return "", false
 	}
 	// A host takes a connection up by its other end, too.
 	back := protocol.Ports{Proto: f.Proto, First: f.From.Port(), Last: f.From.Port()}
-	if is, err := c.After.Decide(to, from, back); f.Proto == protocol.ProtoTCP && err == nil && is.Open {
+	if is, err := c.After.DecideAt(ends[1], ends[0], back); f.Proto == protocol.ProtoTCP && err == nil && is.Open {
 		return "", false
 	}
 	return was.Rule, true

@@ -162,12 +162,13 @@ func (p *prover) finish(ctx context.Context, gone error) (protocol.SignedPolicyP
 // moved reports whether an address that was tried is of another class now.
 func (p *prover) moved(c *policy.Compiled) bool {
 	was := func(id uint32, now *policy.Compiled, x protocol.ProofPair, from bool) bool {
-		a := x.Tried.To
+		a, node := x.Tried.To, x.Tried.ToNode
 		if from {
-			a = x.Tried.From
+			a, node = x.Tried.From, x.Tried.FromNode
 		}
-		before, ok1 := p.c.UnitOf(a)
-		after, ok2 := now.UnitOf(a)
+		n := p.st.NumberOf(node)
+		before, ok1 := p.c.UnitAt(n, a)
+		after, ok2 := now.UnitAt(n, a)
 		return ok1 == ok2 && p.words(before.Class) == wordsOf(now, after.Class) && uint32(before.Class) == id
 	}
 	for _, x := range p.proof.Pairs {

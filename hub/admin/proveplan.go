@@ -114,7 +114,7 @@ func (p *prover) add(t *task) {
 // unable settles a task that cannot be tried.
 func (p *prover) unable(t *task, why string) {
 	t.settled, t.pair.Result, t.pair.Why = true, protocol.ProofNotTried, why
-	if why == onlyAtOne || why == noSubject {
+	if why == onlyAtOne || why == noSubject || why == twice {
 		t.pair.Result = protocol.ProofOutside
 	}
 }
@@ -122,6 +122,7 @@ func (p *prover) unable(t *task, why string) {
 // Why a pair is outside of what policies are about.
 const (
 	onlyAtOne = "both are at one node alone, and no tunnel is between them"
+	twice     = "both segments have these addresses, and a packet to them stays in its own"
 	noSubject = "echo between nodes' own addresses is no subject of rules"
 )
 
@@ -151,6 +152,12 @@ func (p *prover) pick(t *task) (why string) {
 			}
 			continue
 		}
+		if p.elsewhere(from, to) {
+			if why == onlyAtOne {
+				why = twice
+			}
+			continue
+		}
 		if off := p.off(from, to); off != "" {
 			why = off
 			continue
@@ -160,6 +167,17 @@ func (p *prover) pick(t *task) (why string) {
 		return ""
 	}
 	return why
+}
+
+// elsewhere reports whether packets between two spots are for others: those that have the addresses in the other's segment.
+func (p *prover) elsewhere(from, to spot) bool {
+	a, b := from.node.Number, to.node.Number
+	if p.c.RealmOf(a) == p.c.RealmOf(b) {
+		return false
+	}
+	_, there := p.c.UnitAt(a, to.addrs[0])
+	_, here := p.c.UnitAt(b, from.addrs[0])
+	return there || here
 }
 
 // off says which of two nodes cannot take part.
@@ -217,7 +235,7 @@ func (p *prover) carrier(u policy.Unit) protocol.NodeNumber {
 	if len(u.At) > 1 {
 		for bits := u.Prefix.Bits(); bits > 0; bits-- {
 			around := netip.PrefixFrom(u.Prefix.Addr(), bits).Masked()
-			if n := p.s.cfg.Fleet.Owner(around); n != 0 && slices.Contains(u.At, n) {
+			if n := p.s.cfg.Fleet.Owner(u.At[0], around); n != 0 && slices.Contains(u.At, n) {
 				return n
 			}
 		}
@@ -228,7 +246,7 @@ func (p *prover) carrier(u policy.Unit) protocol.NodeNumber {
 // inside are addresses of a unit that a packet may be from or to: pods that the node tells of, and some others.
 func (p *prover) inside(u policy.Unit, n protocol.NodeNumber) (out []netip.Addr) {
 	add := func(a netip.Addr) {
-		if x, ok := p.c.UnitOf(a); ok && x.Prefix == u.Prefix && len(out) < protocol.MaxProveFrom && !slices.Contains(out, a) {
+		if x, ok := p.c.UnitAt(n, a); ok && x.Prefix == u.Prefix && len(out) < protocol.MaxProveFrom && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}

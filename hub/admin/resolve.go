@@ -9,6 +9,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
+	"causeway/hub/object"
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -28,12 +30,12 @@ type end struct {
 // resolver finds ends in a state, with what is known live.
 type resolver struct {
 	st    *state.State
-	owner func(netip.Prefix) protocol.NodeNumber // of a route; 0: nobody yet
+	owner func(protocol.NodeNumber, netip.Prefix) protocol.NodeNumber // of a route, where a node is; 0: nobody yet
 	pods  func(protocol.NodeNumber) map[string]protocol.Container
 }
 
 func (s *Server) resolver(st *state.State) resolver {
-	return resolver{st, func(p netip.Prefix) protocol.NodeNumber { return s.cfg.Fleet.Owner(p) }, func(n protocol.NodeNumber) map[string]protocol.Container {
+	return resolver{st, s.cfg.Fleet.Owner, func(n protocol.NodeNumber) map[string]protocol.Container {
 		f, _ := s.cfg.Inventory.Get(n)
 		return f.Containers
 	}}
@@ -41,8 +43,25 @@ func (s *Server) resolver(st *state.State) resolver {
 
 // resolve finds the node that a text means: a node's name; a pod's, alone or as
 // NODE/POD, as the inventory has it; an overlay address; an address inside an
-// approved route. What a node says of its pods counts only within its own routes.
-func (r resolver) resolve(text string) (end, error) {
+// approved route, or SEGMENT/ADDRESS where several segments have it. What a node says of its pods counts only within its own routes.
+func (r resolver) resolve(text string) (end, error) { return r.resolveNear(text, nil) }
+
+// ends resolves two texts: where one alone says which segment is meant, the other is met there.
+func (r resolver) ends(from, to string) (a, b end, err error) {
+	if a, err = r.resolve(from); err == nil {
+		b, err = r.resolveNear(to, &a.node)
+		return a, b, err
+	}
+	b, other := r.resolve(to)
+	if other != nil {
+		return a, b, err
+	}
+	a, err = r.resolveNear(from, &b.node)
+	return a, b, err
+}
+
+// resolveNear is resolve where near, if it is known, tells which segment's address is meant.
+func (r resolver) resolveNear(text string, near *state.Node) (end, error) {
 	if text == "" || len(text) > maxEndName {
 		return end{}, huma.Error422UnprocessableEntity("each end is a node, a pod or an address")
 	}
@@ -50,7 +69,10 @@ func (r resolver) resolve(text string) (end, error) {
 		if a.Zone() != "" {
 			return end{}, huma.Error422UnprocessableEntity(fmt.Sprintf("%.80q has a zone: such addresses are not carried", text))
 		}
-		return r.resolveAddr(text, a.Unmap())
+		return r.resolveAddr(text, a.Unmap(), near)
+	}
+	if segment, a, ok := policy.ParsePlace(text); ok {
+		return r.resolvePlace(text, segment, a)
 	}
 	if n, err := r.st.FindNode(text); err == nil {
 		return r.nodeEnd(text, n)
@@ -66,40 +88,96 @@ func (r resolver) nodeEnd(text string, n state.Node) (end, error) {
 	return end{DiagEnd: api.DiagEnd{Text: text, Node: n.Name, Site: n.Site, Addr: overlay[0]}, node: n}, nil
 }
 
-func (r resolver) resolveAddr(text string, a netip.Addr) (end, error) {
+func (r resolver) resolveAddr(text string, a netip.Addr, near *state.Node) (end, error) {
 	if n, ok := r.st.NodeByOverlay(a); ok {
 		e, err := r.nodeEnd(text, n)
 		e.Addr = a
 		return e, err
 	}
-	n, ok := r.carrier(a)
-	if !ok {
-		return end{}, huma.Error404NotFound(fmt.Sprintf("no node has the address %s or an approved route for it; see 'causeway route list'", a))
+	all := r.carriers(a)
+	if near != nil {
+		if n, ok := all[r.st.PlaceOf(*near).Realm]; ok {
+			return r.behind(text, a, n), nil
+		}
 	}
+	switch len(all) {
+	case 0:
+		return end{}, huma.Error404NotFound(fmt.Sprintf("no node has the address %s or an approved route for it; see 'causeway route list'", a))
+	case 1:
+		for _, n := range all {
+			return r.behind(text, a, n), nil
+		}
+	}
+	return end{}, r.doubtful(a, all)
+}
+
+// doubtful says how to write which address is meant.
+func (r resolver) doubtful(a netip.Addr, all map[string]state.Node) error {
+	var at, ways []string
+	for _, n := range all {
+		segment := r.st.SegmentName(r.st.PlaceOf(n).Segment)
+		at, ways = append(at, segment+" by "+n.Name), append(ways, segment+"/"+a.String())
+	}
+	slices.Sort(at)
+	slices.Sort(ways)
+	return huma.Error409Conflict(fmt.Sprintf("%d segments have %s: %s; write %s", len(all), a, strings.Join(at[:min(len(at), 5)], ", "), strings.Join(ways[:min(len(ways), 5)], " or ")))
+}
+
+// resolvePlace finds SEGMENT/ADDRESS.
+func (r resolver) resolvePlace(text, segment string, a netip.Addr) (end, error) {
+	realm, err := r.realmOf(segment)
+	if err != nil {
+		return end{}, err
+	}
+	n, ok := r.carriers(a)[realm]
+	if !ok {
+		return end{}, huma.Error404NotFound(fmt.Sprintf("no node of segment %s has an approved route for %s; see 'causeway route list'", segment, a))
+	}
+	return r.behind(text, a, n), nil
+}
+
+// realmOf is the realm of a segment that an operator names.
+func (r resolver) realmOf(segment string) (string, error) {
+	if segment == policy.UnassignedItem {
+		return r.st.PlaceOf(state.Node{}).Realm, nil
+	}
+	if _, err := r.st.FindObject(state.ObjectKey{Kind: object.SegmentKind, Name: segment}); err != nil {
+		return "", problem(err)
+	}
+	return r.st.Realms().Of(segment), nil
+}
+
+func (r resolver) behind(text string, a netip.Addr, n state.Node) end {
 	e := end{DiagEnd: api.DiagEnd{Text: text, Node: n.Name, Site: n.Site, Addr: a}, node: n, behind: a}
 	for _, c := range r.pods(n.Number) {
 		if slices.Contains(c.Addresses, a) && c.State == protocol.ContainerRunning {
 			e.Pod = c.Name
 		}
 	}
-	return e, nil
+	return e
 }
 
-// carrier is the node to which packets for a go: the owner of the longest approved
-// route.
-func (r resolver) carrier(a netip.Addr) (n state.Node, ok bool) {
-	bits := -1
-	for _, x := range r.st.Routes.All() {
-		node, live := r.st.Nodes.Find(x.Node)
-		if !x.Carried() || !x.Prefix.Contains(a) || !live || !node.Live() || x.Prefix.Bits() < bits {
+// carriers are the nodes to which packets for a go, by realm: the owners of the longest approved route there.
+func (r resolver) carriers(a netip.Addr) map[string]state.Node {
+	out, bits := map[string]state.Node{}, map[string]int{}
+	for x := range r.st.Routes.Over(netip.PrefixFrom(a, a.BitLen())) { // the longest first
+		node := r.st.Nodes.Get(x.Node)
+		if !x.Carried() || !node.Live() {
 			continue
 		}
-		owner := r.owner(x.Prefix)
-		if x.Prefix.Bits() > bits || owner == x.Node || owner != n.Number && x.Node < n.Number {
-			n, ok, bits = node, true, x.Prefix.Bits()
+		realm := r.st.PlaceOf(node).Realm
+		n, ok := out[realm]
+		if ok && x.Prefix.Bits() < bits[realm] {
+			continue
+		}
+		if owner := r.owner(x.Node, x.Prefix); !ok || owner == x.Node || owner != n.Number && x.Node < n.Number {
+			out[realm], bits[realm] = node, x.Prefix.Bits()
 		}
 	}
-	return n, ok
+	if len(out) > 1 {
+		delete(out, policy.Doubtful)
+	}
+	return out
 }
 
 func (r resolver) resolvePod(text string) (end, error) {
@@ -117,7 +195,7 @@ func (r resolver) resolvePod(text string) (end, error) {
 				continue
 			}
 			for _, a := range c.Addresses {
-				if at, ok := r.carrier(a); ok && at.Number == n.Number {
+				if at, ok := r.carriers(a)[r.st.PlaceOf(n).Realm]; ok && at.Number == n.Number {
 					found = append(found, end{DiagEnd: api.DiagEnd{Text: text, Node: n.Name, Site: n.Site, Pod: c.Name, Addr: a}, node: n, behind: a})
 					break
 				}

@@ -169,9 +169,9 @@ func (s *Server) createToken(ctx context.Context, spec api.TokenSpec) (api.Token
 	var met []string
 	st, err := s.update(ctx, "token create --site "+spec.Site, func(d *state.Draft) error {
 		routes := uniq(spec.Routes)
-		over := d.Over(routes, spec.Replace)
+		over := d.Over(spec.Site, spec.Labels, routes, spec.Replace)
 		met = met[:0]
-		if claims := state.NewClaims(d.State); len(over) > 0 {
+		if claims := state.NewClaims(d.State).At(spec.Site, spec.Labels); len(over) > 0 {
 			for _, p := range routes {
 				if why := claims.Why(d.NumberOf(spec.Replace), p); why != "" {
 					met = append(met, p.String()+": "+why)

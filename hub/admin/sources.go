@@ -8,6 +8,7 @@ import (
 
 	"causeway/hub/api"
 	"causeway/hub/notice"
+	"causeway/hub/object"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -223,7 +224,9 @@ func (l *listOfNodes) follow(wake chan<- struct{}) source {
 		return false
 	}
 	return parts{
-		read[state.Thing]{s.cfg.Store.Notices(wake), func(t state.Thing, add func(string)) bool { return ofNode(s.cfg.Fleet.State(), t, add) }},
+		read[state.Thing]{s.cfg.Store.Notices(wake), func(t state.Thing, add func(string)) bool {
+			return ofNode(s.cfg.Fleet.State(), t, add) || t.Kind == object.SegmentKind || t.Kind == object.PolicyKind // segments of all
+		}},
 		read[protocol.NodeNumber]{s.cfg.Fleet.Notices(wake), node},
 		read[protocol.NodeNumber]{s.cfg.Inventory.Drops(wake), node},
 		l,

@@ -17,7 +17,9 @@ import (
 	"causeway/hub/facts/event"
 	"causeway/hub/facts/inventory"
 	"causeway/hub/fleet"
+	"causeway/hub/object"
 	"causeway/hub/plan"
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/hub/state/statetest"
 	"causeway/protocol"
@@ -125,7 +127,17 @@ func (h *watchedHub) step(t *testing.T, r *rand.Rand) string {
 			for _, n := range nodes {
 				h.live[n.Number] = plan.Live{Online: r.IntN(2) == 0}
 			}
-			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, nil, h.cfg.Fleet.Netmaps()), nil, time.Now())
+			c, err := policy.Compile(object.PolicyInput(st, nil, time.Now()), nil)
+			require.NoError(t, err)
+			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, c.Enforce(), h.cfg.Fleet.Netmaps()), nil, time.Now())
+		},
+		"segment": func() {
+			h.decide(t, func(d *state.Draft) error {
+				return state.PutObject(d, object.SegmentKind, name(), fmt.Appendf(nil, `{"labels":{"rack":"%d"}}`, r.IntN(3)))
+			})
+		},
+		"no segment": func() {
+			h.decide(t, func(d *state.Draft) error { return d.Add(state.ObjectDeleted{Kind: object.SegmentKind, Name: name()}) })
 		},
 		"stray": func() { h.cfg.Fleet.NoteStray(n, protocol.NodeAsk{Epoch: 1}, netip.MustParseAddr("192.0.2.1")) },
 		"admin": func() {

@@ -56,7 +56,7 @@ type PolicyEndpoint struct {
 
 // PolicyTest is a question to all policies, and what its answer has to be.
 type PolicyTest struct {
-	From string `json:"from"`         // an address, a node, or SITE/* for all that a site has
+	From string `json:"from"`         // an address, SEGMENT/ADDRESS where several segments have it, a node, or SITE/* for all that a site has
 	To   string `json:"to"`           // as From
 	Port string `json:"port"`         // such as tcp/5432 or icmp
 	Want string `json:"want"`         // open or closed

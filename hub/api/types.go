@@ -221,14 +221,15 @@ type NodePatch struct {
 // Route is a CIDR that a node announces. State is pending, approved or
 // rejected; By says how it came to that: token, range or an admin.
 type Route struct {
-	Node   string              `json:"node"`
-	Site   string              `json:"site"`
-	Prefix netip.Prefix        `json:"prefix"`
-	State  protocol.RouteState `json:"state"`
-	By     string              `json:"by,omitempty"`
-	Owner  bool                `json:"owner"`          // this node carries the prefix in netmaps (one of its HA group)
-	Why    string              `json:"why,omitempty"`  // why it is not carried although approved, or which claim it meets where it waits
-	ETag   string              `json:"etag,omitempty"` // of what is stored
+	Node    string              `json:"node"`
+	Site    string              `json:"site"`
+	Segment string              `json:"segment,omitempty"` // of the node, where segments are declared: others that no rule joins may have the same prefix
+	Prefix  netip.Prefix        `json:"prefix"`
+	State   protocol.RouteState `json:"state"`
+	By      string              `json:"by,omitempty"`
+	Owner   bool                `json:"owner"`          // this node carries the prefix in netmaps (one of its HA group)
+	Why     string              `json:"why,omitempty"`  // why it is not carried although approved, or which claim it meets where it waits
+	ETag    string              `json:"etag,omitempty"` // of what is stored
 }
 
 // RouteDecision approves or rejects a node's route.

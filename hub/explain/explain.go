@@ -64,6 +64,7 @@ type End struct {
 	Asked     string
 	Kind      string
 	Addr      netip.Addr
+	Segment   string      // of Node, where several segments have Addr
 	Node      *api.Node   // that has Addr; nil: none
 	Routes    []api.Route // of all nodes, that hold Addr, the longest first
 	Conflict  string      // why the first of them cannot be approved
@@ -278,9 +279,17 @@ func shown(e End) api.ExplainEnd {
 	return out
 }
 
+// written is an address as commands take it.
+func written(e End) string {
+	if e.Segment != "" {
+		return e.Segment + "/" + e.Addr.String()
+	}
+	return e.Addr.String()
+}
+
 func place(e End) string {
 	if e.Kind == KindNode {
 		return e.Node.Name
 	}
-	return e.Addr.String() + " at " + e.Node.Name
+	return written(e) + " at " + e.Node.Name
 }

@@ -33,7 +33,7 @@ func (j *judge) policy() {
 			what = fmt.Sprintf("%s/%d", j.Proto, j.Port)
 		}
 		j.add(api.Fault{Cause: "policy-closed", Hop: HopPolicy, Blocks: true, Summary: fmt.Sprintf("no rule of a policy opens %s from %s to %s", what, j.From.Asked, j.To.Asked),
-			Evidence: []string{v.String()}, Mend: fmt.Sprintf("causeway policy test %s %s %s; if it shall be open, add a rule to a policy's document and apply that", j.From.Addr, j.To.Addr, what)})
+			Evidence: []string{v.String()}, Mend: fmt.Sprintf("causeway policy test %s %s %s; if it shall be open, add a rule to a policy's document and apply that", written(j.From), written(j.To), what)})
 	}
 	for _, s := range j.sides() {
 		f := api.Fault{Hop: HopPolicy, Node: s.node(), Blocks: true, Evidence: s.Node.Reasons}

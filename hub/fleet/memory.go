@@ -50,9 +50,9 @@ type rememberedOwner struct {
 
 // before are netmaps with the owners of the run before.
 func (m Memory) before() *plan.Netmaps {
-	v := &plan.Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{}}
+	v := &plan.Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{}}
 	for _, o := range m.Owners {
-		v.Owners[o.Prefix] = o.Node
+		v.Owners[o.Prefix] = append(v.Owners[o.Prefix], o.Node)
 	}
 	return v
 }
@@ -119,8 +119,10 @@ func (t *Table) Unsaved() (m Memory, ok bool) {
 			m.Announced[n] = append(m.Announced[n], r.Prefix)
 		}
 	}
-	for p, n := range t.netmaps.Owners {
-		m.Owners = append(m.Owners, rememberedOwner{p, n})
+	for p, nodes := range t.netmaps.Owners {
+		for _, n := range nodes {
+			m.Owners = append(m.Owners, rememberedOwner{p, n})
+		}
 	}
 	t.unsaved = nil
 	return m, true

@@ -119,7 +119,7 @@ func TestOwnersAreNews(t *testing.T) {
 		w.st.Routes.Set(k, state.Route{RouteKey: k, State: protocol.RouteApproved, Announced: true})
 	}
 	owned := func(n protocol.NodeNumber) *plan.Netmaps {
-		return &plan.Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: n}}
+		return &plan.Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {n}}}
 	}
 	w.SetNetmaps(owned(2), nil, time.Now())
 	notices := w.Notices(make(chan struct{}, 1))

@@ -6,6 +6,7 @@ package fleet
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,9 +169,9 @@ func (t *Table) moved(next *plan.Netmaps) (out []protocol.NodeNumber) {
 	if !t.notices.Any() {
 		return nil
 	}
-	before := map[netip.Prefix]protocol.NodeNumber{}
+	before, same := map[netip.Prefix][]protocol.NodeNumber{}, false
 	if old := t.Netmaps(); old != nil {
-		before = old.Owners
+		before, same = old.Owners, old.SameRealms(next)
 	}
 	routes := t.cfg.State().Routes
 	announce := func(p netip.Prefix) {
@@ -181,8 +182,8 @@ func (t *Table) moved(next *plan.Netmaps) (out []protocol.NodeNumber) {
 			out = append(out, r.Node)
 		}
 	}
-	for p, n := range next.Owners {
-		if before[p] != n {
+	for p, nodes := range next.Owners {
+		if !same || !slices.Equal(before[p], nodes) {
 			announce(p)
 		}
 	}
@@ -197,10 +198,10 @@ func (t *Table) moved(next *plan.Netmaps) (out []protocol.NodeNumber) {
 // Show says that something is to be shown anew of nodes of which the table does not know it.
 func (t *Table) Show(nodes ...protocol.NodeNumber) { t.notices.Mark(nodes...) }
 
-// Owner returns the node that carries a prefix in netmaps, 0 for none.
-func (t *Table) Owner(p netip.Prefix) protocol.NodeNumber {
+// Owner returns the node that carries a prefix in netmaps where node n is, 0 for none.
+func (t *Table) Owner(n protocol.NodeNumber, p netip.Prefix) protocol.NodeNumber {
 	if v := t.Netmaps(); v != nil {
-		return v.Owners[p]
+		return v.Owner(n, p)
 	}
 	return 0
 }

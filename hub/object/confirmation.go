@@ -29,6 +29,9 @@ func (confirmations) Shape() uint32   { return 1 }
 func (confirmations) Essential() bool { return false }
 func (confirmations) Hidden()         {}
 
+// Realms: what may go back keeps what is apart in it apart.
+func (confirmations) Realms(st *state.State) []state.Realms { return realms(st) }
+
 func (confirmations) Canonical(json.RawMessage) (json.RawMessage, error) {
 	return nil, errors.New("nobody declares it; see 'causeway policy apply --confirm'")
 }
@@ -144,6 +147,19 @@ func AskToConfirm(d *state.Draft, was []state.Object, who string, within time.Du
 		}
 	}
 	return nil
+}
+
+// goesBackTo is what is declared once the change went back, by kind and name.
+func (p *Pending) goesBackTo(st *state.State) []state.Object {
+	l := Talk(st)
+	for _, c := range p.each {
+		l = slices.DeleteFunc(l, func(o state.Object) bool { return o.Key() == c.key() })
+		if c.Before != nil {
+			l = append(l, state.Object{Kind: c.Kind, Name: c.Name, Shape: c.Before.Shape, Spec: c.Before.Spec})
+		}
+	}
+	slices.SortFunc(l, func(a, b state.Object) int { return state.CompareKeys(a.Key(), b.Key()) })
+	return l
 }
 
 // errNonePending is of a confirmation that nobody waits for.

@@ -74,6 +74,27 @@ func (policies) Guard(st *state.State) error { return guardTalk(st) }
 
 func (segments) Together() *state.Together { return talk }
 
+func (segments) Realms(st *state.State) []state.Realms { return realms(st) }
+
+// realms are those of what is declared, and those that it may go back to. Where something of it is not known all are one,
+// as nothing may be planned then.
+func realms(st *state.State) (out []state.Realms) {
+	for _, kind := range []string{SegmentKind, PolicyKind} {
+		if slices.ContainsFunc(st.ObjectsOf(kind), func(o state.Object) bool { return !o.Known() }) {
+			return nil
+		}
+	}
+	in := policy.Input{}
+	declared(Talk(st), &in)
+	out = append(out, policy.NewRealms(in.Segments, in.Policies))
+	if p := Confirming(st); p != nil {
+		in = policy.Input{}
+		declared(p.goesBackTo(st), &in)
+		out = append(out, policy.NewRealms(in.Segments, in.Policies))
+	}
+	return out
+}
+
 type policies struct{}
 
 func (policies) Kind() string    { return PolicyKind }
@@ -128,6 +149,8 @@ func (policies) Names(o state.Object) (out []state.ObjectKey) {
 
 func (policies) Together() *state.Together { return talk }
 
+func (policies) Realms(st *state.State) []state.Realms { return realms(st) }
+
 // Hear: each node is told what of a policy concerns it, and be it nothing.
 func (policies) Hear(st *state.State, _ state.Object) (out []protocol.NodeNumber) {
 	for _, n := range st.LiveNodes() {
@@ -168,16 +191,7 @@ func checkPolicies(st *state.State, now time.Time) error {
 // PolicyInput is what policies are compiled from: of a state, and of the pods that nodes have now.
 func PolicyInput(st *state.State, pods []policy.Pod, now time.Time) policy.Input {
 	in := policy.Input{Now: now, Pods: pods}
-	for _, o := range st.ObjectsOf(SegmentKind) {
-		if s, err := specOf[api.SegmentSpec](o); err == nil {
-			in.Segments = append(in.Segments, policy.Segment{Name: o.Name, Generation: o.Generation, SegmentSpec: s})
-		}
-	}
-	for _, o := range st.ObjectsOf(PolicyKind) {
-		if p, err := specOf[api.PolicySpec](o); err == nil {
-			in.Policies = append(in.Policies, policy.Policy{Name: o.Name, Generation: o.Generation, PolicySpec: p})
-		}
-	}
+	declared(Talk(st), &in)
 	if len(in.Segments)+len(in.Policies) > 0 {
 		in.Nodes = PolicyNodes(st)
 	}
@@ -204,4 +218,20 @@ func PolicyNodes(st *state.State) (out []policy.Node) {
 		out = append(out, x)
 	}
 	return out
+}
+
+// declared adds segments and policies.
+func declared(l []state.Object, in *policy.Input) {
+	for _, o := range l {
+		switch o.Kind {
+		case SegmentKind:
+			if s, err := specOf[api.SegmentSpec](o); err == nil {
+				in.Segments = append(in.Segments, policy.Segment{Name: o.Name, Generation: o.Generation, SegmentSpec: s})
+			}
+		case PolicyKind:
+			if p, err := specOf[api.PolicySpec](o); err == nil {
+				in.Policies = append(in.Policies, policy.Policy{Name: o.Name, Generation: o.Generation, PolicySpec: p})
+			}
+		}
+	}
 }

@@ -2,7 +2,7 @@
 // from what is known live of nodes. It is pure: values in, values out.
 //
 // The rules are those of 'Claims': no prefix is in two peers of one netmap, and
-// of nodes of a site that announce the same prefix exactly one owns it; nothing
+// of nodes of a realm that announce the same prefix exactly one owns it; nothing
 // that an agent's own node may announce comes back to it.
 package plan
 
@@ -28,9 +28,9 @@ type Live struct {
 // Netmaps is the part of all netmaps that is computed once.
 type Netmaps struct {
 	Version protocol.NetmapVersion // without Minor
-	// Owners says which node carries a prefix. The next Netmaps are computed from it, so that a
-	// prefix stays where it is while its owner is online.
-	Owners map[netip.Prefix]protocol.NodeNumber
+	// Owners says which nodes carry a prefix: one of each realm (policy.Realms) that has it, and nobody meets two of
+	// them. The next Netmaps are computed from it, so that a prefix stays where it is while its owner is online.
+	Owners map[netip.Prefix][]protocol.NodeNumber
 
 	// Gone is what all netmaps say of nodes that are gone; whoever computed the
 	// Netmaps adds it. May be nil.
@@ -48,6 +48,8 @@ type Netmaps struct {
 	hubs *protocol.SignedHubList
 	own  map[protocol.NodeNumber][]netip.Prefix // prefixes that a node announces, approved, in their order
 
+	who *policy.Enforcement // that they were computed by; nil: everybody may talk to everybody
+
 	items    map[protocol.ItemKey]*item       // all there are, but for those of who may talk
 	talk     map[string]*item                 // those, by all that they say
 	itemsBy  map[protocol.NodeNumber][]*item  // by kind and name
@@ -63,7 +65,8 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Enfo
 	}
 	v := &Netmaps{
 		Version: protocol.NetmapVersion{Epoch: s.Epoch, Version: s.Seq},
-		Owners:  map[netip.Prefix]protocol.NodeNumber{},
+		Owners:  map[netip.Prefix][]protocol.NodeNumber{},
+		who:     who,
 		self:    map[protocol.NodeNumber]*protocol.NetmapSelf{},
 		ages:    map[string]time.Duration{},
 		hubs:    s.HubList,
@@ -123,7 +126,7 @@ func (v *Netmaps) routes(s *state.State) (announced map[protocol.NodeNumber][]pr
 }
 
 // owners finds who owns each prefix. owned are the prefixes of each node, shared those that it announces and
-// another node of its site owns, both in their order.
+// another node of its realm owns, both in their order.
 func (v *Netmaps) owners(s *state.State, live map[protocol.NodeNumber]Live, before *Netmaps) (owned, shared map[protocol.NodeNumber][]netip.Prefix) {
 	owned, shared = map[protocol.NodeNumber][]netip.Prefix{}, map[protocol.NodeNumber][]netip.Prefix{}
 	talking := map[protocol.NodeNumber]bool{}
@@ -131,16 +134,13 @@ func (v *Netmaps) owners(s *state.State, live map[protocol.NodeNumber]Live, befo
 		talking[n.Number] = talks(n)
 	}
 	var p netip.Prefix
-	var nodes []protocol.NodeNumber // who could own p, by number
-	settle := func() {
-		if len(nodes) == 0 || state.CheckPrefix(p, s.Overlay) != nil {
-			return
-		}
+	var nodes []protocol.NodeNumber // who could own p, by realm and number
+	settle := func(nodes []protocol.NodeNumber) {
 		o := nodes[0]
 		if len(nodes) > 1 {
 			o = owner(nodes, before.Owners[p], func(n protocol.NodeNumber) int { return fitness(s.Nodes.Get(n), live[n]) })
 		}
-		v.Owners[p] = o
+		v.Owners[p] = append(v.Owners[p], o)
 		owned[o] = append(owned[o], p)
 		for _, n := range nodes {
 			if n != o {
@@ -148,17 +148,49 @@ func (v *Netmaps) owners(s *state.State, live map[protocol.NodeNumber]Live, befo
 			}
 		}
 	}
+	all := func() {
+		if len(nodes) == 0 || state.CheckPrefix(p, s.Overlay) != nil {
+			return
+		}
+		slices.SortStableFunc(nodes, func(a, b protocol.NodeNumber) int { return cmp.Compare(v.who.RealmOf(a), v.who.RealmOf(b)) })
+		for len(nodes) > 0 {
+			realm, n := v.who.RealmOf(nodes[0]), 1
+			for n < len(nodes) && v.who.RealmOf(nodes[n]) == realm {
+				n++
+			}
+			settle(nodes[:n])
+			nodes = nodes[n:]
+		}
+	}
 	for r := range s.Routes.ByPrefix() {
 		if r.Prefix != p {
-			settle()
+			all()
 			p, nodes = r.Prefix, nodes[:0]
 		}
 		if r.Carried() && talking[r.Node] {
 			nodes = append(nodes, r.Node)
 		}
 	}
-	settle()
+	all()
 	return owned, shared
+}
+
+// Owner is who carries p where node n is; 0: nobody.
+func (v *Netmaps) Owner(n protocol.NodeNumber, p netip.Prefix) protocol.NodeNumber {
+	for _, o := range v.Owners[p] {
+		if v.Meet(o, n) {
+			return o
+		}
+	}
+	return 0
+}
+
+// Meet reports whether two nodes are of one realm.
+func (v *Netmaps) Meet(a, b protocol.NodeNumber) bool { return v.who.RealmOf(a) == v.who.RealmOf(b) }
+
+// SameRealms reports whether all nodes are in the realms of w, by their names.
+func (v *Netmaps) SameRealms(w *Netmaps) bool {
+	return v.who == w.who || v.who != nil && w.who != nil && maps.Equal(v.who.Realm, w.who.Realm)
 }
 
 // talks reports whether others may know node n: it is neither gone nor in
@@ -183,12 +215,12 @@ func fitness(n state.Node, l Live) int {
 	return 0
 }
 
-// owner chooses the fittest of nodes (by number): of equals the owner so far, else
+// owner chooses the fittest of nodes (by number): of equals one that was owner before, else
 // the first.
-func owner(nodes []protocol.NodeNumber, before protocol.NodeNumber, fit func(protocol.NodeNumber) int) protocol.NodeNumber {
+func owner(nodes, before []protocol.NodeNumber, fit func(protocol.NodeNumber) int) protocol.NodeNumber {
 	best := nodes[0]
 	for _, n := range nodes[1:] {
-		if f := fit(n); f > fit(best) || f == fit(best) && n == before {
+		if f := fit(n); f > fit(best) || f == fit(best) && slices.Contains(before, n) && !slices.Contains(before, best) {
 			best = n
 		}
 	}
@@ -254,7 +286,7 @@ func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
 // versions. One of them was computed from the other.
 func (v *Netmaps) SameAs(w *Netmaps) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && maps.Equal(v.self, w.self) && maps.Equal(v.ages, w.ages) &&
-		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.rows, w.rows) && maps.Equal(v.Owners, w.Owners) &&
+		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.rows, w.rows) && maps.EqualFunc(v.Owners, w.Owners, slices.Equal) &&
 		(v.hubs == w.hubs || reflect.DeepEqual(v.hubs, w.hubs)) && (v.Gone == w.Gone || reflect.DeepEqual(v.Gone, w.Gone)) && maps.EqualFunc(v.itemsBy, w.itemsBy, slices.Equal)
 }
 

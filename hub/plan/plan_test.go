@@ -107,8 +107,8 @@ func TestGroupHasOneOwner(t *testing.T) {
 		{"all went: it stays", nil, a2, a2},
 		{"a former owner that announces it no more", online(a1), b, a1},
 	} {
-		v := Compute(c.d.State, tt.live, nil, &Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: tt.before}})
-		require.Equal(t, tt.want, v.Owners[p], tt.name)
+		v := Compute(c.d.State, tt.live, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {tt.before}}})
+		require.Equal(t, []protocol.NodeNumber{tt.want}, v.Owners[p], tt.name)
 	}
 
 	// A drained node is the last choice, but for one that is away.
@@ -117,8 +117,8 @@ func TestGroupHasOneOwner(t *testing.T) {
 	for live, want := range map[*map[protocol.NodeNumber]Live]protocol.NodeNumber{
 		ptr(online(a1, a2)): a2, ptr(online(a1)): a1, ptr(online()): a2,
 	} {
-		v := Compute(c.d.State, *live, nil, &Netmaps{Owners: map[netip.Prefix]protocol.NodeNumber{p: a1}})
-		require.Equal(t, want, v.Owners[p])
+		v := Compute(c.d.State, *live, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {a1}}})
+		require.Equal(t, []protocol.NodeNumber{want}, v.Owners[p])
 	}
 	m, _ := Compute(c.d.State, online(a1, a2, b), nil, nil).For(b)
 	require.Equal(t, []netip.Prefix{p}, m.Peers[0].Sources, "packets from the group's range may come from a1, too")

@@ -42,7 +42,7 @@ func (v *Netmaps) entry(p protocol.Peer) *entry {
 // hidden lists the peers that carry a prefix which node n announces itself.
 func (v *Netmaps) hidden(n protocol.NodeNumber) (out []protocol.NodeNumber) {
 	for _, p := range v.own[n] {
-		if o, ok := v.Owners[p]; ok && o != n && !slices.Contains(out, o) {
+		if o := v.Owner(n, p); o != 0 && o != n && !slices.Contains(out, o) {
 			out = append(out, o)
 		}
 	}

@@ -70,11 +70,10 @@ func NewChange(before, after *Compiled) *Change {
 		}
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	now, then := moves(before, after), moves(after, before)
 	place := map[[2]ClassID]int{}
 	var nodes []map[protocol.NodeNumber]bool // of each kind
-	for _, p := range slices.Compact(prefixes) {
-		a, _ := before.unitAround(p)
-		b, _ := after.unitAround(p)
+	add := func(p netip.Prefix, a, b Unit) {
 		id := [2]ClassID{a.Class, b.Class}
 		i, ok := place[id]
 		if !ok {
@@ -88,6 +87,27 @@ func NewChange(before, after *Compiled) *Change {
 		k.family[family(p.Addr())] = true
 		for _, n := range slices.Concat(a.At, b.At) {
 			nodes[i][n] = true
+		}
+	}
+	for _, p := range slices.Compact(prefixes) {
+		// Who meets an address is in one realm before, and in one after.
+		old, is := before.unitsAround(p), after.unitsAround(p)
+		for _, a := range old {
+			found := false
+			for _, b := range is {
+				if slices.Contains(now[a.Realm], b.Realm) {
+					found = true
+					add(p, a, b)
+				}
+			}
+			if !found {
+				add(p, a, Unit{})
+			}
+		}
+		for _, b := range is {
+			if !slices.ContainsFunc(old, func(a Unit) bool { return slices.Contains(then[b.Realm], a.Realm) }) {
+				add(p, Unit{}, b)
+			}
 		}
 	}
 	known := before.byNumber()
@@ -125,8 +145,8 @@ func (c *Change) Was(after ClassID) []ClassID { return c.was[after] }
 
 // Known reports whether a node has or carries an address, before or after.
 func (c *Change) Known(n protocol.NodeNumber, a netip.Addr) bool {
-	was, _ := c.Before.UnitOf(a)
-	is, _ := c.After.UnitOf(a)
+	was, _ := c.Before.UnitAt(n, a)
+	is, _ := c.After.UnitAt(n, a)
 	return slices.Contains(was.At, n) || slices.Contains(is.At, n)
 }
 
@@ -139,15 +159,30 @@ func (c *Compiled) byNumber() map[protocol.NodeNumber]*Node {
 	return out
 }
 
-// unitAround is the unit of the addresses in p that are in no longer unit inside it; ok is false if nobody has them.
-func (c *Compiled) unitAround(p netip.Prefix) (u Unit, ok bool) {
+// moves are the realms in which nodes of each realm of a are in b.
+func moves(a, b *Compiled) map[string][]string {
+	out := map[string][]string{}
+	for _, nodes := range [][]Node{a.declared.Nodes, b.declared.Nodes} {
+		for _, n := range nodes {
+			from, to := a.RealmOf(n.Number), b.RealmOf(n.Number)
+			if !slices.Contains(out[from], to) {
+				out[from] = append(out[from], to)
+			}
+		}
+	}
+	return out
+}
+
+// unitsAround are the units, one of each realm that has them, of the addresses in p that are in no longer unit inside it.
+func (c *Compiled) unitsAround(p netip.Prefix) (out []Unit) {
 	for _, bits := range c.lengths[family(p.Addr())] {
 		if bits > p.Bits() {
 			continue
 		}
-		if u, ok := c.units[netip.PrefixFrom(p.Addr(), bits).Masked()]; ok {
-			return u, true
+		out = c.eachRealm(out, netip.PrefixFrom(p.Addr(), bits).Masked())
+		if len(out) == c.spaces {
+			break
 		}
 	}
-	return Unit{}, false
+	return out
 }

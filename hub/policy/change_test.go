@@ -19,15 +19,17 @@ func TestKinds(t *testing.T) {
 		require.NoError(t, err)
 		c := NewChange(before, after)
 		for _, u := range slices.Concat(before.Units, after.Units) {
-			var a, b ClassID
-			if x, ok := before.UnitOf(u.Prefix.Addr()); ok {
-				a = x.Class
+			for _, n := range u.At {
+				var a, b ClassID
+				if x, ok := before.UnitAt(n, u.Prefix.Addr()); ok {
+					a = x.Class
+				}
+				if x, ok := after.UnitAt(n, u.Prefix.Addr()); ok {
+					b = x.Class
+				}
+				require.True(t, slices.ContainsFunc(c.Kinds, func(k Kind) bool { return a == 0 || k.Before == a && (b == 0 || k.After == b) }), "%s at %d: %d then %d", u.Prefix, n, a, b)
+				require.True(t, slices.ContainsFunc(c.Kinds, func(k Kind) bool { return b == 0 || k.After == b && (a == 0 || k.Before == a) }), "%s at %d: %d then %d", u.Prefix, n, a, b)
 			}
-			if x, ok := after.UnitOf(u.Prefix.Addr()); ok {
-				b = x.Class
-			}
-			require.True(t, slices.ContainsFunc(c.Kinds, func(k Kind) bool { return k.Before == a && k.After == b }), "%s: %d then %d", u.Prefix, a, b)
-			require.Contains(t, c.Was(b), a)
 		}
 	})
 }
@@ -38,8 +40,10 @@ func TestKindsOfASplit(t *testing.T) {
 	before := compile(t, in, nil)
 	in.Policies[0].Rules = append(slices.Clone(in.Policies[0].Rules), api.PolicyRule{Name: "more", From: api.PolicyEndpoint{CIDR: pfx("10.3.1.7/32")}, To: api.PolicyEndpoint{Segment: "dev"}, Allow: []string{"icmp"}})
 	after := compile(t, in, before)
-	u, _ := after.UnitOf(addr("10.3.1.7"))
-	was, _ := before.UnitOf(addr("10.3.1.7"))
+	u, err := after.only(addr("10.3.1.7"))
+	require.NoError(t, err)
+	was, err := before.only(addr("10.3.1.7"))
+	require.NoError(t, err)
 	require.Equal(t, []ClassID{was.Class}, NewChange(before, after).Was(u.Class))
 	open := compile(t, Input{Now: today}, nil)
 	require.Equal(t, []ClassID{0}, NewChange(open, after).Was(u.Class))

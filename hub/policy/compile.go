@@ -106,7 +106,8 @@ type Compiled struct {
 	// Open: nothing is declared, and everybody may talk to everybody. There are no classes then.
 	Open    bool
 	Classes []*Class // by ID
-	Units   []Unit   // by prefix
+	Units   []Unit   // by prefix and realm
+	Realms  *Realms  // nil: Open
 	// Next is when the time alone changes what follows: a rule ends. Zero: never.
 	Next time.Time
 	// Doubts are nodes and prefixes of which it is not sure where they belong, each once: they are closed.
@@ -117,7 +118,9 @@ type Compiled struct {
 	rules    []*Rule
 	unmet    []string // sides that nobody is meant by
 	byID     map[ClassID]*Class
-	units    map[netip.Prefix]Unit
+	units    map[netip.Prefix][]Unit
+	segments map[protocol.NodeNumber]string
+	spaces   int      // realms that have units
 	lengths  [2][]int // of units' prefixes, descending: of IPv4 and IPv6
 	names    map[string]*Node
 	now      time.Time
@@ -126,10 +129,16 @@ type Compiled struct {
 // torn is the segment of what is in two at once: nothing is open with it.
 const torn = "?"
 
+// Doubtful is the realm of nodes that are in two segments at once: nobody talks to them.
+const Doubtful = torn
+
+// nowhere is the realm of a node that nothing is known of.
+const nowhere = "!"
+
 // Compile works out the classes and pairs. before is the result before, whose classes keep their numbers; or nil.
 // The policies and segments have passed Check.
 func Compile(in Input, before *Compiled) (*Compiled, error) {
-	c := &Compiled{byID: map[ClassID]*Class{}, units: map[netip.Prefix]Unit{}, names: map[string]*Node{},
+	c := &Compiled{byID: map[ClassID]*Class{}, units: map[netip.Prefix][]Unit{}, names: map[string]*Node{},
 		declared: in, policies: len(in.Policies) > 0, now: in.Now}
 	for i := range in.Nodes {
 		c.names[in.Nodes[i].Name] = &in.Nodes[i]
@@ -141,6 +150,7 @@ func Compile(in Input, before *Compiled) (*Compiled, error) {
 		return nil, err
 	}
 	m := newMatcher(in, c.rules)
+	c.Realms, c.segments = m.realms, m.segments
 	of := map[string][]*Class{} // by side
 	if err := c.classify(m, before, of); err != nil {
 		return nil, err
@@ -205,17 +215,20 @@ func (c *Compiled) classify(m *matcher, before *Compiled, of map[string][]*Class
 			of[s] = append(of[s], k)
 		}
 	}
+	realms := map[string]bool{}
 	for i, u := range units {
-		unit := Unit{Prefix: u.prefix, Class: byKey[keys[i]].ID}
+		unit := Unit{Prefix: u.prefix, Realm: u.realm, Class: byKey[keys[i]].ID}
+		realms[u.realm] = true
 		for _, n := range u.at {
 			unit.At = append(unit.At, n.Number)
 		}
 		c.Units = append(c.Units, unit)
-		c.units[u.prefix] = unit
+		c.units[u.prefix] = append(c.units[u.prefix], unit)
 		if v := family(u.prefix.Addr()); !slices.Contains(c.lengths[v], u.prefix.Bits()) {
 			c.lengths[v] = append(c.lengths[v], u.prefix.Bits())
 		}
 	}
+	c.spaces = len(realms)
 	for v := range c.lengths {
 		slices.SortFunc(c.lengths[v], func(a, b int) int { return b - a })
 	}
@@ -344,16 +357,40 @@ func (c *Compiled) Talk(a, b ClassID) bool {
 	return c.Open || x != nil && y != nil && (c.opens(x, y) || c.opens(y, x))
 }
 
-// UnitOf returns the unit that an address is in: ok is false if nobody has it.
-func (c *Compiled) UnitOf(a netip.Addr) (u Unit, ok bool) {
-	for _, bits := range c.lengths[family(a)] {
-		p, err := a.Prefix(bits)
-		if err != nil {
-			continue
+// UnitsOf returns the units that an address is in, one of each realm that has it.
+func (c *Compiled) UnitsOf(a netip.Addr) []Unit {
+	return c.unitsAround(netip.PrefixFrom(a, a.BitLen()))
+}
+
+// eachRealm adds the units of p in realms that have none in l.
+func (c *Compiled) eachRealm(l []Unit, p netip.Prefix) []Unit {
+	for _, u := range c.units[p] {
+		if !slices.ContainsFunc(l, func(o Unit) bool { return o.Realm == u.Realm }) {
+			l = append(l, u)
 		}
-		if u, ok := c.units[p]; ok {
+	}
+	return l
+}
+
+// UnitAt returns the unit that an address is in, as it is met where node n is.
+func (c *Compiled) UnitAt(n protocol.NodeNumber, a netip.Addr) (u Unit, ok bool) {
+	realm := c.RealmOf(n)
+	for _, u := range c.UnitsOf(a) {
+		if u.Realm == realm {
 			return u, true
 		}
 	}
 	return Unit{}, false
+}
+
+// RealmOf is the realm of a node. One that nothing is known of has one of its own.
+func (c *Compiled) RealmOf(n protocol.NodeNumber) string {
+	if c.Open {
+		return Unassigned
+	}
+	segment, ok := c.segments[n]
+	if !ok {
+		return nowhere
+	}
+	return c.Realms.Of(segment)
 }

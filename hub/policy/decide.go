@@ -32,35 +32,108 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("closed: no rule opens it; the nearest is %s, but %s", v.Nearest, v.Lacks)
 }
 
-// Decide says what becomes of connections between two addresses. The error says which of them nobody has.
+// Decide says what becomes of connections between two addresses. The error says which of them nobody has, or several.
 func (c *Compiled) Decide(from, to netip.Addr, port protocol.Ports) (Verdict, error) {
+	return c.DecideAt(Met{Addr: from}, Met{Addr: to}, port)
+}
+
+// Met is an address as it is met where a node is; or, without one, anywhere.
+type Met struct {
+	Addr netip.Addr
+	Node protocol.NodeNumber
+}
+
+// DecideAt is Decide for addresses that several realms may have.
+func (c *Compiled) DecideAt(from, to Met, port protocol.Ports) (Verdict, error) {
 	if c.Open {
 		return Verdict{Open: true}, nil
 	}
-	a, b, err := c.both(from, to)
+	if from.Addr.Is4() != to.Addr.Is4() {
+		return Verdict{}, fmt.Errorf("%s and %s are not of one family", from.Addr, to.Addr)
+	}
+	a, err := c.classOf(from)
+	if err != nil {
+		return Verdict{}, err
+	}
+	b, err := c.classOf(to)
 	if err != nil {
 		return Verdict{}, err
 	}
 	return c.between(a, b, port), nil
 }
 
-func (c *Compiled) both(from, to netip.Addr) (a, b *Class, err error) {
-	if from.Is4() != to.Is4() {
-		return nil, nil, fmt.Errorf("%s and %s are not of one family", from, to)
+func (c *Compiled) classOf(e Met) (*Class, error) {
+	if e.Node != 0 {
+		if u, ok := c.UnitAt(e.Node, e.Addr); ok {
+			return c.byID[u.Class], nil
+		}
 	}
-	if a, err = c.classOf(from); err != nil {
-		return nil, nil, err
-	}
-	b, err = c.classOf(to)
-	return a, b, err
-}
-
-func (c *Compiled) classOf(a netip.Addr) (*Class, error) {
-	u, ok := c.UnitOf(a)
-	if !ok {
-		return nil, fmt.Errorf("no node has %s, or an approved route to it", a)
+	u, err := c.only(e.Addr)
+	if err != nil {
+		return nil, err
 	}
 	return c.byID[u.Class], nil
+}
+
+// only is the unit of an address that one realm alone has.
+func (c *Compiled) only(a netip.Addr) (Unit, error) {
+	l := c.UnitsOf(a)
+	if len(l) > 1 { // what belongs to two segments is open to nobody, and makes nothing doubtful
+		l = slices.DeleteFunc(l, func(u Unit) bool { return u.Realm == torn })
+	}
+	switch len(l) {
+	case 0:
+		return Unit{}, nobodyHas(a)
+	case 1:
+		return l[0], nil
+	}
+	var ways, at []string
+	for _, u := range l {
+		segment := segmentName(u.Realm)
+		if s := c.byID[u.Class].Segment; s != torn {
+			segment = segmentName(s)
+		}
+		ways, at = append(ways, segment+"/"+a.String()), append(at, fmt.Sprintf("%s by %s", segment, c.nameOf(u.At[0])))
+	}
+	slices.Sort(at)
+	slices.Sort(ways)
+	return Unit{}, fmt.Errorf("%d segments have %s: %s; write %s", len(l), a, strings.Join(at[:min(len(at), 5)], ", "), strings.Join(ways[:min(len(ways), 5)], " or "))
+}
+
+// within is the unit of SEGMENT/ADDRESS: of the segment's realm.
+func (c *Compiled) within(segment string, a netip.Addr) (Unit, error) {
+	name := segment
+	if segment == UnassignedItem {
+		segment = Unassigned
+	} else if !slices.ContainsFunc(c.declared.Segments, func(s Segment) bool { return s.Name == segment }) {
+		return Unit{}, fmt.Errorf("there is no segment %.80q", segment)
+	}
+	for _, u := range c.UnitsOf(a) {
+		if u.Realm == c.Realms.Of(segment) {
+			return u, nil
+		}
+	}
+	return Unit{}, fmt.Errorf("no node of segment %s has %s, or an approved route to it", name, a)
+}
+
+func nobodyHas(a netip.Addr) error {
+	return fmt.Errorf("no node has %s, or an approved route to it", a)
+}
+
+func (c *Compiled) nameOf(n protocol.NodeNumber) string {
+	for _, x := range c.declared.Nodes {
+		if x.Number == n {
+			return x.Name
+		}
+	}
+	return fmt.Sprintf("node %d", n)
+}
+
+// ParsePlace reads SEGMENT/ADDRESS; ok is false for what is written another way.
+func ParsePlace(text string) (segment string, a netip.Addr, ok bool) {
+	segment, addr, ok := strings.Cut(text, "/")
+	a, err := netip.ParseAddr(addr)
+	return segment, a.Unmap(), ok && err == nil && a.Zone() == "" && protocol.ValidName(segment)
 }
 
 func (c *Compiled) between(a, b *Class, port protocol.Ports) Verdict {
@@ -129,8 +202,8 @@ func allowText(l []protocol.Ports) string {
 	return strings.Join(out, ", ")
 }
 
-// resolve finds the classes that a name in a test or a question means: an address, a node (its own addresses) or
-// SITE/*.
+// resolve finds the classes that a name in a test or a question means: an address, SEGMENT/ADDRESS, a node (its own
+// addresses) or SITE/*.
 func (c *Compiled) resolve(name string) (map[bool][]*Class, error) { // by whether of IPv6
 	out := map[bool][]*Class{}
 	add := func(u Unit) {
@@ -141,16 +214,24 @@ func (c *Compiled) resolve(name string) (map[bool][]*Class, error) { // by wheth
 	}
 	site, all := strings.CutSuffix(name, "/*")
 	if a, err := netip.ParseAddr(name); err == nil {
-		u, ok := c.UnitOf(a)
-		if !ok {
-			return nil, fmt.Errorf("no node has %s, or an approved route to it", a)
+		u, err := c.only(a)
+		if err != nil {
+			return nil, err
+		}
+		add(u)
+		return out, nil
+	}
+	if segment, a, ok := ParsePlace(name); ok {
+		u, err := c.within(segment, a)
+		if err != nil {
+			return nil, err
 		}
 		add(u)
 		return out, nil
 	}
 	n := c.names[name]
 	if n == nil && !all {
-		return nil, fmt.Errorf("%.80q is no address, no node and no SITE/*", name)
+		return nil, fmt.Errorf("%.80q is no address, no SEGMENT/ADDRESS, no node and no SITE/*", name)
 	}
 	for _, u := range c.Units {
 		if all && slices.ContainsFunc(c.nodesOf(site), func(x *Node) bool { return slices.Contains(u.At, x.Number) }) ||

@@ -16,6 +16,8 @@ type Enforcement struct {
 	*Groups
 	Classes map[protocol.NodeNumber][]protocol.AddressClass // by prefix
 	Items   [][]protocol.Item                               // of each group, by kind and name
+	// Realm is the realm of each node that has an address: what one of them carries, nodes of another may too.
+	Realm map[protocol.NodeNumber]string
 
 	bad map[protocol.ItemKey]error // what no agent would take
 }
@@ -26,6 +28,17 @@ func (e *Enforcement) ClassesOf(n protocol.NodeNumber) []protocol.AddressClass {
 		return nil
 	}
 	return e.Classes[n]
+}
+
+// RealmOf is the realm of a node: nobody talks to one that nothing is known of. Of nil, all are in one.
+func (e *Enforcement) RealmOf(n protocol.NodeNumber) string {
+	if e == nil {
+		return Unassigned
+	}
+	if r, ok := e.Realm[n]; ok {
+		return r
+	}
+	return nowhere
 }
 
 // Check says what no agent would take of what nodes are told.
@@ -55,7 +68,10 @@ func (c *Compiled) Enforce() *Enforcement {
 	if c.Open {
 		return nil
 	}
-	e := &Enforcement{Groups: c.Groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}, bad: map[protocol.ItemKey]error{}}
+	e := &Enforcement{Groups: c.Groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}, bad: map[protocol.ItemKey]error{}, Realm: make(map[protocol.NodeNumber]string, len(c.segments))}
+	for n := range c.segments {
+		e.Realm[n] = c.RealmOf(n)
+	}
 	has := make([][]*Class, e.Len()) // classes of each group
 	for _, u := range c.Units {
 		for _, n := range u.At {

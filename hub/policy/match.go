@@ -12,6 +12,7 @@ import (
 // piece is a prefix whose addresses rules cannot tell apart, before it has a class.
 type piece struct {
 	prefix netip.Prefix
+	realm  string
 	at     []*Node // who has or carries it
 	own    bool    // a node's own address
 	pod    map[string]string
@@ -23,6 +24,7 @@ type matcher struct {
 	in       Input
 	sides    []*side // by text
 	segments map[protocol.NodeNumber]string
+	realms   *Realms
 	doubts   []string
 	cidrs    []netip.Prefix // that sides mention
 	pods     bool           // that sides mention
@@ -70,33 +72,19 @@ func newMatcher(in Input, rules []*Rule) *matcher {
 
 // place finds the segment of each node.
 func (m *matcher) place() {
-	bySite := map[string]string{}
-	for _, s := range m.in.Segments {
-		for _, site := range s.Sites {
-			if had, ok := bySite[site]; ok && had != s.Name {
-				m.doubts = append(m.doubts, fmt.Sprintf("site %s is in segments %s and %s", site, had, s.Name))
-				bySite[site] = torn
-				continue
-			}
-			bySite[site] = s.Name
-		}
-	}
+	m.realms = NewRealms(m.in.Segments, m.in.Policies)
+	m.doubts = append(m.doubts, m.realms.doubts...)
 	for _, n := range m.in.Nodes {
-		in, labels := bySite[n.Site], ""
-		for _, s := range m.in.Segments {
-			if len(s.Labels) == 0 || !hasAll(n.Labels, s.Labels) {
-				continue
-			}
-			if labels != "" {
-				m.doubts = append(m.doubts, fmt.Sprintf("node %s is in segments %s and %s by its labels", n.Name, labels, s.Name))
-				in, labels = torn, torn
-				break
-			}
-			in, labels = s.Name, s.Name
+		in, doubt := m.realms.place(n.Site, n.Labels)
+		if doubt[0] != "" {
+			m.doubts = append(m.doubts, fmt.Sprintf("node %s is in segments %s and %s by its labels", n.Name, doubt[0], doubt[1]))
 		}
 		m.segments[n.Number] = in
 	}
 }
+
+// realm is that of a node.
+func (m *matcher) realm(n *Node) string { return m.realms.Of(m.segments[n.Number]) }
 
 // sidesAt are the sides that may mean what is at a node, by text.
 func (m *matcher) sidesAt(n *Node) []*side {
@@ -141,58 +129,74 @@ func (m *matcher) match(p *piece) (segment string, sides []*side) {
 	return segment, sides
 }
 
-// units are the pieces of what nodes have, by prefix: their own addresses, what they carry, and of that the
+// pieces are by prefix, one of each realm that has it.
+type pieces map[netip.Prefix][]*piece
+
+func (l pieces) add(p *piece) { l[p.prefix] = append(l[p.prefix], p) }
+
+func (l pieces) of(p netip.Prefix, realm string) *piece {
+	for _, q := range l[p] {
+		if q.realm == realm {
+			return q
+		}
+	}
+	return nil
+}
+
+// units are the pieces of what nodes have, by prefix and realm: their own addresses, what they carry, and of that the
 // ranges and pods that rules mention.
 func (m *matcher) units() []*piece {
-	pieces := map[netip.Prefix]*piece{}
+	all := pieces{}
 	for i := range m.in.Nodes {
 		n := &m.in.Nodes[i]
+		realm := m.realm(n)
 		for _, p := range n.Own {
-			pieces[p] = &piece{prefix: p, at: []*Node{n}, own: true}
+			all.add(&piece{prefix: p, realm: realm, at: []*Node{n}, own: true})
 		}
 		for _, p := range n.Carries {
-			switch had := pieces[p]; {
+			switch had := all.of(p, realm); {
 			case had == nil:
-				pieces[p] = &piece{prefix: p, at: []*Node{n}}
+				all.add(&piece{prefix: p, realm: realm, at: []*Node{n}})
 			case !had.own:
 				had.at = append(had.at, n)
 			}
 		}
 	}
 	carried := map[int]bool{} // lengths
-	for p := range pieces {
+	for p := range all {
 		carried[p.Bits()] = true
 	}
-	around := func(p netip.Prefix) *piece { // the longest around p that is carried
+	around := func(p netip.Prefix) (out []*piece) { // the longest around p that is carried, of each realm
 		for bits := p.Bits() - 1; bits >= 0; bits-- {
 			if !carried[bits] {
 				continue
 			}
-			if q := pieces[netip.PrefixFrom(p.Addr(), bits).Masked()]; q != nil {
-				return q
+			for _, q := range all[netip.PrefixFrom(p.Addr(), bits).Masked()] {
+				if !slices.ContainsFunc(out, func(o *piece) bool { return o.realm == q.realm }) {
+					out = append(out, q)
+				}
 			}
 		}
-		return nil
+		return out
 	}
 	slices.SortFunc(m.cidrs, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() }) // around is a piece by then
 	for _, c := range m.cidrs {
-		if pieces[c] != nil {
-			continue
-		}
-		if q := around(c); q != nil {
-			pieces[c] = &piece{prefix: c, at: q.at, own: q.own}
-			carried[c.Bits()] = true
+		for _, q := range around(c) {
+			if all.of(c, q.realm) == nil {
+				all.add(&piece{prefix: c, realm: q.realm, at: q.at, own: q.own})
+				carried[c.Bits()] = true
+			}
 		}
 	}
 	if m.pods {
-		m.addPods(pieces, around)
+		m.addPods(all, around)
 	}
-	out := make([]*piece, 0, len(pieces))
-	for _, p := range pieces {
-		out = append(out, p)
+	out := make([]*piece, 0, len(all))
+	for _, l := range all {
+		out = append(out, l...)
 	}
 	slices.SortFunc(out, func(a, b *piece) int {
-		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()))
+		return cmp.Or(a.prefix.Addr().Compare(b.prefix.Addr()), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()), cmp.Compare(a.realm, b.realm))
 	})
 	return out
 }

@@ -155,11 +155,15 @@ func (c *Compiled) End(name, other string) (End, error) {
 	byNumber := c.byNumber()
 	u, ok := Unit{}, false
 	if a, err := netip.ParseAddr(name); err == nil {
-		u, ok = c.UnitOf(a)
+		u, err = c.only(a)
+		ok = err == nil
+	} else if segment, a, place := ParsePlace(name); place {
+		u, err = c.within(segment, a)
+		ok = err == nil
 	} else if n := c.names[name]; n != nil {
 		for _, p := range n.Own {
 			if p.Addr().Is6() == v6 {
-				u, ok = c.units[p]
+				u, ok = c.UnitAt(n.Number, p.Addr())
 			}
 		}
 	}

@@ -41,26 +41,36 @@ type said struct {
 // addPods makes pieces of pods' addresses that a side means by labels. What a node says of a pod counts within what it
 // carries itself, and not where another node says that it has that address. Containers that share an address have the labels of each, but for those in which
 // they differ.
-func (m *matcher) addPods(pieces map[netip.Prefix]*piece, around func(netip.Prefix) *piece) {
+func (m *matcher) addPods(all pieces, around func(netip.Prefix) []*piece) {
 	nodes := map[protocol.NodeNumber]*Node{}
 	for i := range m.in.Nodes {
 		nodes[m.in.Nodes[i].Number] = &m.in.Nodes[i]
 	}
-	all := map[netip.Prefix]*said{}
+	type key struct {
+		prefix netip.Prefix
+		realm  string
+	}
+	pods := map[key]*said{}
 	for _, pod := range m.in.Pods {
 		n := nodes[pod.Node]
+		if n == nil {
+			continue
+		}
+		realm := m.realm(n)
 		for _, a := range pod.Addrs {
 			p := netip.PrefixFrom(a, a.BitLen())
-			q := pieces[p]
-			if q == nil {
-				q = around(p)
+			q := all.of(p, realm)
+			if l := around(p); q == nil {
+				if i := slices.IndexFunc(l, func(o *piece) bool { return o.realm == realm }); i >= 0 {
+					q = l[i]
+				}
 			}
-			if n == nil || q == nil || q.own || !slices.Contains(q.at, n) {
+			if q == nil || q.own || !slices.Contains(q.at, n) {
 				continue
 			}
-			switch had := all[p]; {
+			switch had := pods[key{p, realm}]; {
 			case had == nil:
-				all[p] = &said{node: n, labels: maps.Clone(pod.Labels), around: q, unclear: map[string]bool{}}
+				pods[key{p, realm}] = &said{node: n, labels: maps.Clone(pod.Labels), around: q, unclear: map[string]bool{}}
 			case had.node != n:
 				had.twice = true
 			default:
@@ -68,12 +78,13 @@ func (m *matcher) addPods(pieces map[netip.Prefix]*piece, around func(netip.Pref
 			}
 		}
 	}
-	for p, s := range all {
+	for k, s := range pods {
 		switch {
 		case s.twice:
-			m.doubts = append(m.doubts, fmt.Sprintf("%s is said to be of pods at two nodes", p.Addr()))
+			m.doubts = append(m.doubts, fmt.Sprintf("%s is said to be of pods at two nodes", k.prefix.Addr()))
 		case slices.ContainsFunc(m.sides, func(x *side) bool { return len(x.Pods) > 0 && hasAll(s.labels, x.Pods) }):
-			pieces[p] = &piece{prefix: p, at: []*Node{s.node}, pod: s.labels, around: s.around}
+			others := slices.DeleteFunc(all[k.prefix], func(o *piece) bool { return o.realm == k.realm })
+			all[k.prefix] = append(others, &piece{prefix: k.prefix, realm: k.realm, at: []*Node{s.node}, pod: s.labels, around: s.around})
 		}
 	}
 }

@@ -62,9 +62,9 @@ func TestPodBudget(t *testing.T) {
 	require.False(t, open("10.1.1.209"))
 	require.True(t, open("10.1.2.9"), "another node's pod")
 	of := func(c *Compiled, a string) ClassID {
-		u, ok := c.UnitOf(addr(a))
-		require.True(t, ok)
-		return u.Class
+		u := c.UnitsOf(addr(a))
+		require.Len(t, u, 1)
+		return u[0].Class
 	}
 	require.Equal(t, of(c, "10.1.1.3"), of(c, "10.1.1.209"))
 

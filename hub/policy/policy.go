@@ -72,6 +72,7 @@ const Unassigned = ""
 // Unit is a prefix whose addresses are of one class, but for longer units inside it.
 type Unit struct {
 	Prefix netip.Prefix
+	Realm  string // see Realms: others may have the same prefix
 	Class  ClassID
 	At     []protocol.NodeNumber // nodes that have or carry it, by number
 }

@@ -136,7 +136,7 @@ func TestTests(t *testing.T) {
 		{api.PolicyTest{From: "lab-1", To: "db-1", Port: "tcp/443", Want: "open", By: "main/registry"}, ""},
 		{api.PolicyTest{From: "lab/*", To: "db-1", Port: "tcp/443", Want: "open"}, "test from lab/* to db-1, tcp/443: wanted open, and it is closed: no rule opens it; the nearest is main/registry, but it opens it from segment dev"},
 		{api.PolicyTest{From: "10.1.1.2", To: "10.2.1.2", Port: "tcp/5432", Want: "open", By: "registry"}, "test from 10.1.1.2 to 10.2.1.2, tcp/5432: wanted open by registry, and it is open by rule main/web-to-db"},
-		{api.PolicyTest{From: "nobody", To: "db-1", Port: "tcp/443", Want: "open"}, `test from nobody to db-1, tcp/443: "nobody" is no address, no node and no SITE/*`},
+		{api.PolicyTest{From: "nobody", To: "db-1", Port: "tcp/443", Want: "open"}, `test from nobody to db-1, tcp/443: "nobody" is no address, no SEGMENT/ADDRESS, no node and no SITE/*`},
 		{api.PolicyTest{From: "db-1", To: "lab-1", Port: "tcp/443", Want: "yes"}, `test from db-1 to lab-1, tcp/443: want: "yes" is neither open nor closed`},
 		{api.PolicyTest{From: "db-1", To: "10.9.9.9", Port: "tcp/443", Want: "closed"}, `test from db-1 to 10.9.9.9, tcp/443: no node has 10.9.9.9, or an approved route to it`},
 	} {
@@ -170,8 +170,8 @@ func TestPods(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, open, v.Open, from)
 	}
-	u, ok := c.UnitOf(addr("10.3.1.7"))
-	require.True(t, ok)
+	u, err := c.only(addr("10.3.1.7"))
+	require.NoError(t, err)
 	require.Equal(t, pfx("10.3.1.7/32"), u.Prefix)
 }
 
@@ -223,16 +223,21 @@ func TestClassesSayWhatRulesSay(t *testing.T) {
 			}
 			addrs = append(addrs, netip.AddrFrom4([4]byte{198, 18, 0, byte(i + 2)}))
 		}
-		for _, a := range addrs {
-			for _, b := range addrs {
-				if a == b {
-					continue
+		node := rapid.IntRange(2, 7)
+		places := [][2]protocol.NodeNumber{{}, {protocol.NodeNumber(node.Draw(t, "at")), protocol.NodeNumber(node.Draw(t, "at"))}, {protocol.NodeNumber(node.Draw(t, "at")), 0}}
+		for _, at := range places {
+			for _, a := range addrs {
+				for _, b := range addrs {
+					if a == b && at[0] == at[1] {
+						continue
+					}
+					p := protocol.Ports{Proto: protocol.ProtoTCP, First: 80, Last: 80}
+					from, to := Met{a, at[0]}, Met{b, at[1]}
+					want, known := oracle(in, from, to, p)
+					v, err := c.DecideAt(from, to, p)
+					require.Equal(t, known, err == nil, "%v to %v: %v", from, to, err)
+					require.Equal(t, want, v.Open, "%v to %v: %s", from, to, v)
 				}
-				p := protocol.Ports{Proto: protocol.ProtoTCP, First: 80, Last: 80}
-				want, known := oracle(in, a, b, p)
-				v, err := c.Decide(a, b, p)
-				require.Equal(t, known, err == nil, "%s to %s: %v", a, b, err)
-				require.Equal(t, want, v.Open, "%s to %s: %s", a, b, v)
 			}
 		}
 		if !c.Open {
@@ -316,7 +321,7 @@ func generated(t *rapid.T) Input {
 }
 
 // oracle reads the rules for one pair of addresses, as DESIGN says them and as slowly as can be.
-func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
+func oracle(in Input, a, b Met, p protocol.Ports) (open, known bool) {
 	if len(in.Policies) == 0 && len(in.Segments) == 0 {
 		return true, true
 	}
@@ -337,11 +342,43 @@ func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 		}
 		return false
 	}
-	look := func(x netip.Addr) (v view, ok bool) {
+	segmentOf := func(n Node) string {
+		s, found := "", 0
+		for _, g := range in.Segments {
+			if len(g.Labels) > 0 && hasAll(n.Labels, g.Labels) {
+				s, found = g.Name, found+1
+			}
+		}
+		if found == 0 {
+			for _, g := range in.Segments {
+				if slices.Contains(g.Sites, n.Site) {
+					s, found = g.Name, found+1
+				}
+			}
+		}
+		if found > 1 {
+			return "?"
+		}
+		return s
+	}
+	realmOf := func(n Node) string { // of all segments that are reached by rules across, one after the other, the first
+		joined := []string{segmentOf(n)}
+		for i := 0; i < len(joined); i++ {
+			for _, p := range in.Policies {
+				for _, r := range p.Rules {
+					if slices.Contains(r.Across, joined[i]) {
+						joined = append(joined, slices.DeleteFunc(slices.Clone(r.Across), func(s string) bool { return slices.Contains(joined, s) })...)
+					}
+				}
+			}
+		}
+		return slices.Min(joined)
+	}
+	lookIn := func(x netip.Addr, realm string) (v view, ok bool) {
 		best := -1
 		for _, n := range in.Nodes {
 			for i, q := range append(slices.Clone(n.Own), n.Carries...) {
-				if !q.Contains(x) || q.Bits() < best {
+				if !q.Contains(x) || q.Bits() < best || realmOf(n) != realm {
 					continue
 				}
 				if q.Bits() > best {
@@ -368,24 +405,28 @@ func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 		}
 		return v, best >= 0
 	}
-	segmentOf := func(n Node) string {
-		s, found := "", 0
-		for _, g := range in.Segments {
-			if len(g.Labels) > 0 && hasAll(n.Labels, g.Labels) {
-				s, found = g.Name, found+1
-			}
-		}
-		if found == 0 {
-			for _, g := range in.Segments {
-				if slices.Contains(g.Sites, n.Site) {
-					s, found = g.Name, found+1
+	look := func(e Met) (v view, ok bool) {
+		realms := map[string]bool{}
+		for _, n := range in.Nodes {
+			if n.Number == e.Node {
+				if v, ok := lookIn(e.Addr, realmOf(n)); ok {
+					return v, true
 				}
 			}
+			if _, ok := lookIn(e.Addr, realmOf(n)); ok {
+				realms[realmOf(n)] = true
+			}
 		}
-		if found > 1 {
-			return "?"
+		if len(realms) > 1 {
+			delete(realms, "?")
 		}
-		return s
+		if len(realms) != 1 {
+			return v, false
+		}
+		for r := range realms {
+			v, ok = lookIn(e.Addr, r)
+		}
+		return v, ok
 	}
 	segment := func(v view) string {
 		s := segmentOf(v.at[0])
@@ -419,7 +460,7 @@ func oracle(in Input, a, b netip.Addr, p protocol.Ports) (open, known bool) {
 	}
 	for _, r := range in.Policies[0].Rules {
 		across := len(r.Across) == 2 && sa != sb && slices.Contains(r.Across, sa) && slices.Contains(r.Across, sb)
-		if r.Until == "2026-11-29" || !across && (len(r.Across) > 0 || sa != sb) || !means(r.From, a, va) || !means(r.To, b, vb) {
+		if r.Until == "2026-11-29" || !across && (len(r.Across) > 0 || sa != sb) || !means(r.From, a.Addr, va) || !means(r.To, b.Addr, vb) {
 			continue
 		}
 		for _, x := range r.Allow {

@@ -58,9 +58,9 @@ func TestTries(t *testing.T) {
 	require.Equal(t, len(closed)-5, left)
 
 	// The ports that are served to others come first.
-	web, err := c.classOf(addr("10.1.2.2"))
+	web, err := c.classOf(Met{Addr: addr("10.1.2.2")})
 	require.NoError(t, err)
-	db, err := c.classOf(addr("10.2.1.2"))
+	db, err := c.classOf(Met{Addr: addr("10.2.1.2")})
 	require.NoError(t, err)
 	for _, x := range closed {
 		if x.Pair == (Pair{web.ID, db.ID}) && x.Port.Proto == protocol.ProtoTCP {

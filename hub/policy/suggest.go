@@ -16,6 +16,7 @@ import (
 
 // Seen is a flow that somebody logged.
 type Seen struct {
+	Node            string // that logged it
 	From, To        netip.Addr
 	Proto           uint8
 	Port            uint16
@@ -37,10 +38,8 @@ var ErrNothingSeen = errors.New("no flow was logged that a rule could be made of
 // a route of a site, a site all of whose addresses were seen, or the nodes that share a label when all of
 // them were. It is pure.
 func Suggest(name string, in Input, nodes []Node, seen []Seen, since, now time.Time) (api.PolicySuggestion, error) {
-	s := &suggesting{nodes: nodes, places: NewPlaces(nodes), units: map[string]Place{}, pairs: map[walls]map[[2]string]portSet{}}
-	if err := s.take(in, seen); err != nil {
-		return api.PolicySuggestion{}, err
-	}
+	s := &suggesting{nodes: nodes, places: NewPlaces(in, nodes), units: map[string]Place{}, pairs: map[walls]map[[2]string]portSet{}}
+	s.take(seen)
 	rules := s.rules()
 	if len(rules) == 0 {
 		return api.PolicySuggestion{}, ErrNothingSeen
@@ -56,7 +55,7 @@ func Suggest(name string, in Input, nodes []Node, seen []Seen, since, now time.T
 		r.rule(names)
 		out.Document.Rules = append(out.Document.Rules, r.PolicyRule)
 		if len(out.Document.Tests) < maxTests {
-			out.Document.Tests = append(out.Document.Tests, api.PolicyTest{From: r.such.From.String(), To: r.such.To.String(), Port: allowOf(r.such), Want: "open"})
+			out.Document.Tests = append(out.Document.Tests, api.PolicyTest{From: s.places.write(r.such.Node, r.such.From), To: s.places.write(r.such.Node, r.such.To), Port: allowOf(r.such), Want: "open"})
 		}
 	}
 	out.YAML = suggestionText(out, rules, len(in.Policies) > 0, since, now)
@@ -99,21 +98,11 @@ type suggesting struct {
 }
 
 // take sorts what was seen by the units of its ends.
-func (s *suggesting) take(in Input, seen []Seen) error {
-	segments, err := Compile(Input{Now: in.Now, Segments: in.Segments, Nodes: in.Nodes}, nil)
-	if err != nil {
-		return err
-	}
-	segmentOf := func(a netip.Addr) string {
-		if u, ok := segments.UnitOf(a); ok {
-			return segments.byID[u.Class].Segment
-		}
-		return Unassigned
-	}
+func (s *suggesting) take(seen []Seen) {
 	for _, f := range seen {
-		from, ok1 := s.places.Of(f.From)
-		to, ok2 := s.places.Of(f.To)
-		w := walls{segmentOf(f.From), segmentOf(f.To)}
+		from, ok1 := s.places.Of(f.Node, f.From)
+		to, ok2 := s.places.Of(f.Node, f.To)
+		w := walls{from.segment, to.segment}
 		switch {
 		case f.Refused:
 			s.refused++
@@ -141,7 +130,6 @@ func (s *suggesting) take(in Input, seen []Seen) error {
 		}
 		s.pairs[w][k].add(portSet{allowOf(f): {f, 1}})
 	}
-	return nil
 }
 
 // leftOut says which flows are in no rule.
@@ -315,7 +303,7 @@ func (s *suggesting) wide(units []string) (out []wider) {
 		}
 		sites[n.Site] = sites[n.Site] && there["node "+n.Name]
 		for _, p := range n.Carries {
-			sites[n.Site] = sites[n.Site] && there["route "+p.String()]
+			sites[n.Site] = sites[n.Site] && there[routeUnit(s.places.realms[n.Name], p)]
 		}
 		for k, v := range n.Labels {
 			labels[[2]string{k, v}] = append(labels[[2]string{k, v}], n.Name)

@@ -38,7 +38,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 		if !r.Carried() {
 			continue
 		}
-		o := fl.Netmaps.Owners[r.Prefix]
+		o := fl.Netmaps.Owner(n, r.Prefix)
 		if o == 0 { // approved since these were computed: nobody sends to anybody yet
 			out.Pending = out.Pending || takes(st, fl, r.Prefix, n)
 			continue
@@ -52,7 +52,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 		}
 	}
 	without := func(v *plan.Netmaps) bool {
-		return !slices.ContainsFunc(moved, func(p netip.Prefix) bool { return v.Owners[p] == n })
+		return !slices.ContainsFunc(moved, func(p netip.Prefix) bool { return v.Owner(n, p) == n })
 	}
 	for _, m := range st.LiveNodes() {
 		if m.Number == n {
@@ -79,7 +79,7 @@ func handover(st *state.State, fl fleet.Snapshot, n protocol.NodeNumber) Handove
 func takes(st *state.State, fl fleet.Snapshot, p netip.Prefix, n protocol.NodeNumber) bool {
 	for k, r := range st.Routes.All() {
 		m := st.Nodes.Get(k.Node)
-		if k.Prefix != p || k.Node == n || !r.Carried() || !m.Drained.IsZero() || m.Quarantine != "" || m.Statement == nil {
+		if k.Prefix != p || k.Node == n || !r.Carried() || !m.Drained.IsZero() || m.Quarantine != "" || m.Statement == nil || !fl.Netmaps.Meet(k.Node, n) {
 			continue
 		}
 		if fl.Node(k.Node).Session != nil {

@@ -198,7 +198,7 @@ func TestLoop(t *testing.T) {
 	two, three := w.up(2, protocol.Hello{}), w.up(3, protocol.Hello{})
 	p := pfx("10.1.1.0/24")
 	w.update("announce", func(d *state.Draft) error { return state.AnnounceRoutes(d, 3, []netip.Prefix{p}) })
-	w.eventually(func() bool { return w.fleet.Owner(p) == 3 }, "it is in netmaps")
+	w.eventually(func() bool { return w.fleet.Owner(2, p) == 3 }, "it is in netmaps")
 	<-two.Awake()
 	w.fleet.Holds(two, w.fleet.Netmaps())
 	w.fleet.Holds(three, w.fleet.Netmaps())

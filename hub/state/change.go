@@ -62,6 +62,7 @@ var kinds = map[string]reflect.Type{
 	"nats_user_revoked": reflect.TypeFor[NATSUserRevoked](),
 	"object_put":        reflect.TypeFor[ObjectPut](),
 	"object_deleted":    reflect.TypeFor[ObjectDeleted](),
+	"claims_by_segment": reflect.TypeFor[ClaimsBySegment](),
 	"upgrade_started":   reflect.TypeFor[UpgradeStarted](),
 	"upgrade_advanced":  reflect.TypeFor[UpgradeAdvanced](),
 	"upgrade_ended":     reflect.TypeFor[UpgradeEnded](),

@@ -32,7 +32,7 @@ func (c RouteAnnounced) apply(s *State, _ time.Time) error {
 		}
 		switch c.State {
 		case protocol.RouteApproved:
-			if err := s.checkClaim(n.Site, c.Prefix); err != nil {
+			if err := s.checkClaim(n.claimant(), c.Prefix); err != nil {
 				return err
 			}
 		case protocol.RoutePending, protocol.RouteRejected:
@@ -115,7 +115,7 @@ func (c RouteDecided) apply(s *State, _ time.Time) error {
 	}
 	switch c.State {
 	case protocol.RouteApproved:
-		if err := s.checkClaim(n.Site, c.Prefix); err != nil {
+		if err := s.checkClaim(n.claimant(), c.Prefix); err != nil {
 			return err
 		}
 	case protocol.RouteRejected:

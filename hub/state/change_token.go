@@ -35,7 +35,7 @@ func (c TokenCreated) apply(s *State, t time.Time) error {
 		return Errorf(Invalid, "%d routes; at most %d", len(c.Routes), protocol.MaxNodeRoutes)
 	}
 	for _, p := range c.Routes {
-		if err := s.checkClaim(c.Site, p); err != nil {
+		if err := s.checkClaim(claimant{site: c.Site, labels: c.Labels}, p); err != nil {
 			return err
 		}
 	}

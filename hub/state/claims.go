@@ -1,7 +1,6 @@
 package state
 
 import (
-	"iter"
 	"net/netip"
 
 	"causeway/protocol"
@@ -37,41 +36,35 @@ func (s *State) checkPrefix(p netip.Prefix) error {
 	return inOverlay(p, s.Overlay)
 }
 
-// checkRange checks a site's range against every other site's claims.
-func (s *State) checkRange(site string, p netip.Prefix) error {
+// checkClaim says why prefix p cannot be a range of a site, or approved for a node: within a realm no claims of two sites
+// overlap. Within a site the same prefix from several nodes is one HA group, and a longer prefix inside another is
+// allowed. What is right in its realm alone, before ClaimsBySegment, is errApart.
+func (s *State) checkClaim(c claimant, p netip.Prefix) error {
 	if err := s.checkPrefix(p); err != nil {
 		return err
 	}
-	for r, other := range s.Sites.Overlapping(p) {
-		if other != site {
-			return Errorf(Conflict, "%s overlaps range %s of site %s", p, r, other)
+	apart := false
+	for o := range s.overlapping(p) {
+		switch {
+		case o.site == c.site && (c.ranges || o.ranges || s.folding):
+		case o.site == c.site:
+			apart = apart || !s.meet(c, o.claimant)
+		case !s.meet(c, o.claimant):
+			apart = true
+		case o.ranges:
+			return Errorf(Conflict, "%s overlaps %s%s", p, s.textOf(o), s.together(c, o.claimant))
+		default:
+			return Errorf(Conflict, "%s overlaps %s%s; reject that one first", p, s.textOf(o), s.together(c, o.claimant))
 		}
 	}
-	return s.checkCarried(site, p)
-}
-
-// checkCarried checks p, claimed by site, against the routes carried for other sites.
-func (s *State) checkCarried(site string, p netip.Prefix) error {
-	for _, routes := range []iter.Seq[Route]{s.Routes.Over(p), s.Routes.Inside(p)} {
-		for r := range routes {
-			if r.State != protocol.RouteApproved {
-				continue
-			}
-			if n := s.Nodes.Get(r.Node); n.Site != site {
-				return Errorf(Conflict, "%s overlaps route %s of node %s (site %s); reject that one first", p, r.Prefix, n.Name, n.Site)
-			}
-		}
+	if apart && !s.BySegment && !s.folding {
+		return errApart
 	}
 	return nil
 }
 
-// checkClaim says why prefix p cannot be approved for a node of site: between
-// sites no claims overlap. Within a site the same prefix from several nodes is
-// one HA group, and a longer prefix inside another is allowed.
-func (s *State) checkClaim(site string, p netip.Prefix) error { return s.checkRange(site, p) }
-
-// ClaimConflict says what keeps a prefix from being approved for a node of site; nil: nothing.
-func (s *State) ClaimConflict(site string, p netip.Prefix) error { return s.checkClaim(site, p) }
+// ClaimConflict says what keeps a prefix from being approved for a node; nil: nothing.
+func (s *State) ClaimConflict(n Node, p netip.Prefix) error { return s.refuses(n.claimant(), p) }
 
 // inRange reports whether p lies inside a range of site.
 func (s *State) inRange(site string, p netip.Prefix) bool {

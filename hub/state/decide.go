@@ -20,9 +20,10 @@ type Draft struct {
 	*State
 	Now     time.Time // the transaction's time
 	changes []Change
-	dry     bool // its State is shared: whatever would change it is an error
-	count   bool // with dry: changes are counted and not made
-	noted   bool // the log says it, though nothing changes
+	dry     bool   // its State is shared: whatever would change it is an error
+	count   bool   // with dry: changes are counted and not made
+	noted   bool   // the log says it, though nothing changes
+	base    *State // before the first change
 
 	announced map[protocol.NodeNumber][]netip.Prefix // beyond what is state
 }
@@ -41,7 +42,17 @@ func (d *Draft) Add(c Change) error {
 	if d.dry {
 		return errChange
 	}
-	if err := c.apply(d.State, d.Now); err != nil {
+	if d.base == nil {
+		d.base = d.State.clone()
+	}
+	err := c.apply(d.State, d.Now)
+	if errors.Is(err, errApart) { // the first of its kind
+		if err := d.Add(ClaimsBySegment{}); err != nil {
+			return err
+		}
+		err = c.apply(d.State, d.Now)
+	}
+	if err != nil {
 		return err
 	}
 	d.changes = append(d.changes, c)
@@ -195,7 +206,7 @@ func Redeem(d *Draft, r RedeemRequest) error {
 	for _, p := range tok.Routes {
 		c := RouteAnnounced{number, p, protocol.RouteApproved, ByToken, true}
 		// Claimed by another site, or by a neighbour, since the token was made.
-		if d.checkClaim(tok.Site, p) != nil || !tok.granted(claims, number, p) {
+		if d.refuses(claimant{site: tok.Site, labels: tok.Labels}, p) != nil || !tok.granted(claims, number, p) {
 			c.State, c.By = protocol.RoutePending, ""
 		}
 		if err := d.Add(c); err != nil {
@@ -281,7 +292,7 @@ func AnnounceRoutes(d *Draft, n protocol.NodeNumber, routes []netip.Prefix) erro
 		switch {
 		case CheckPrefix(p, d.Overlay) != nil:
 			c.State, c.By = protocol.RouteRejected, ByRule
-		case d.inRange(node.Site, p) && d.checkClaim(node.Site, p) == nil && free(p):
+		case d.inRange(node.Site, p) && d.refuses(node.claimant(), p) == nil && free(p):
 			c.State, c.By = protocol.RouteApproved, ByRange
 		}
 		if _, known := d.Routes.Find(RouteKey{n, p}); !known && c.State != protocol.RouteApproved {

@@ -117,7 +117,7 @@ type upgrade struct{}
 // everywhere reports whether a change is about more than what touched lists.
 func everywhere(c Change) bool {
 	switch c.(type) {
-	case ClusterCreated, Restored, Settled, NumbersPassed, HubAdded, OverlayWidened:
+	case ClusterCreated, Restored, Settled, NumbersPassed, HubAdded, OverlayWidened, ClaimsBySegment:
 		return true
 	}
 	return false

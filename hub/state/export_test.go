@@ -15,6 +15,9 @@ func Transact(base *State, decide func(*Draft) error) (*State, error) {
 	if err := decide(d); err != nil {
 		return nil, err
 	}
+	if err := d.checkRealms(); err != nil {
+		return nil, err
+	}
 	tx := Transaction{Sequence: base.Seq + 1, Prev: base.hash, ID: "x", Time: d.Now, Who: "bench", Changes: d.changes}
 	if err := d.State.check(tx); err != nil {
 		return nil, err
@@ -33,6 +36,12 @@ func Transact(base *State, decide func(*Draft) error) (*State, error) {
 	}
 	next.differences(was)
 	return next, nil
+}
+
+// FoldMore folds changes that stand in a log behind base.
+func FoldMore(base *State, cs ...Change) (*State, error) {
+	next := base.clone()
+	return next, next.apply(Transaction{Sequence: base.Seq + 1, Prev: base.hash, Time: base.Time, Changes: cs})
 }
 
 // EncodeSnapshot writes a state as a snapshot has it.

@@ -8,15 +8,20 @@ import (
 	"causeway/protocol"
 )
 
-// Claims are the live claims of all nodes, found by what they overlap: the approved ones,
+// Claims are the live claims of all nodes, found by what they overlap in a realm: the approved ones,
 // and those that wait for a decision. It is of the state as it was when it was made.
 type Claims struct {
-	routes Routes
-	nodes  Map[protocol.NodeNumber, Node]
+	st *State
+	at *claimant // who looks; nil: the node that is asked for
 }
 
 // NewClaims returns the claims of a state. It costs nothing.
-func NewClaims(s *State) *Claims { return &Claims{s.Routes, s.Nodes} }
+func NewClaims(s *State) *Claims { return &Claims{st: s} }
+
+// At are the claims as a node with these labels at a site would meet them.
+func (c *Claims) At(site string, labels map[string]string) *Claims {
+	return &Claims{c.st, &claimant{site: site, labels: labels}}
+}
 
 // claims reports whether the route is a live claim.
 func (r Route) claims() bool {
@@ -28,17 +33,25 @@ func (r Route) claims() bool {
 func (c *Claims) Met(n protocol.NodeNumber, p netip.Prefix) (out []Route) {
 	const most = 16
 	p = p.Masked()
-	for r := range c.routes.Over(p) {
-		if r.Node != n && r.claims() {
+	at := c.at
+	if at == nil {
+		own := c.st.Nodes.Get(n).claimant()
+		at = &own
+	}
+	met := func(r Route) bool {
+		return r.Node != n && r.claims() && c.st.meet(*at, c.st.Nodes.Get(r.Node).claimant())
+	}
+	for r := range c.st.Routes.Over(p) {
+		if met(r) {
 			out = append(out, r)
 		}
 	}
 	var last netip.Prefix
-	for r := range c.routes.Inside(p) {
+	for r := range c.st.Routes.Inside(p) {
 		if len(out) >= most && r.Prefix != last { // all that claim the same, or none
 			break
 		}
-		if last = r.Prefix; r.Node != n && r.claims() {
+		if last = r.Prefix; met(r) {
 			out = append(out, r)
 		}
 	}
@@ -63,7 +76,7 @@ func (c *Claims) Why(n protocol.NodeNumber, p netip.Prefix) string {
 	if len(met) > 1 {
 		more = fmt.Sprintf(", and %d more", len(met)-1)
 	}
-	return fmt.Sprintf("it %s route %s of node %s, which is %s%s", how, r.Prefix, c.nodes.Get(r.Node).Name, r.State, more)
+	return fmt.Sprintf("it %s route %s of node %s, which is %s%s", how, r.Prefix, c.st.Nodes.Get(r.Node).Name, r.State, more)
 }
 
 // byOperator reports whether an operator approved the route, and no rule did.
@@ -80,13 +93,13 @@ func (t Token) granted(c *Claims, n protocol.NodeNumber, p netip.Prefix) bool {
 	})
 }
 
-// Over are the claims that the routes of a new token for site meet. Those of the node that
+// Over are the claims that the routes of a new token for nodes with these labels at a site meet. Those of the node that
 // it may replace do not count.
-func (s *State) Over(routes []netip.Prefix, replace string) (out []RouteKey) {
+func (s *State) Over(site string, labels map[string]string, routes []netip.Prefix, replace string) (out []RouteKey) {
 	if len(routes) == 0 {
 		return nil
 	}
-	c := NewClaims(s)
+	c := NewClaims(s).At(site, labels)
 	for _, p := range routes {
 		for _, r := range c.Met(s.names.Get(replace), p) {
 			if !slices.Contains(out, r.RouteKey) && len(out) < protocol.MaxNodeRoutes {

@@ -94,7 +94,7 @@ func TestTokenGrantsBesideNeighbours(t *testing.T) {
 			}
 			announce(c.before)
 			grant := []netip.Prefix{prefix(c.grant)}
-			over := d.Over(grant, "")
+			over := d.Over("a", nil, grant, "")
 			require.Len(t, over, c.over)
 			token(t, d, 2, TokenCreated{Site: "a", Routes: grant, Over: over})
 			if c.between != nil {
@@ -112,7 +112,7 @@ func TestTokenGrantsBesideNeighbours(t *testing.T) {
 	n := node(t, d, 1, "a", "old")
 	grant := []netip.Prefix{prefix("10.1.1.0/24")}
 	require.NoError(t, AnnounceRoutes(d, n, grant))
-	require.Empty(t, d.Over(grant, "old"))
+	require.Empty(t, d.Over("a", nil, grant, "old"))
 	token(t, d, 2, TokenCreated{Site: "a", Routes: grant, Replace: "old"})
 	r := redeem(2, "old")
 	r.Replace = true

@@ -151,6 +151,9 @@ type Together struct {
 
 // CheckAll says what is wrong with the objects of some kinds, once a draft is whole.
 func CheckAll(d *Draft, kinds []string) error {
+	if err := d.checkRealms(); err != nil { // for who asks what would be; Update does it for all
+		return err
+	}
 	var done []*Together
 	for _, kind := range kinds {
 		k, ok := objectKinds[kind].(whole)
@@ -291,6 +294,7 @@ func (c ObjectPut) apply(s *State, at time.Time) error {
 	}
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
+	s.divided(c.Kind)
 	if s.Objects.Set(key, o); k == nil || s.folding {
 		s.targets, s.namers = nil, nil
 		return nil
@@ -335,6 +339,7 @@ func (c ObjectDeleted) apply(s *State, at time.Time) error {
 		return err
 	}
 	s.Objects.Delete(key)
+	s.divided(c.Kind)
 	s.targets = nil
 	s.index(o, Object{})
 	return nil

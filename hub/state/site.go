@@ -160,7 +160,7 @@ func (s *State) checkRanges(site string, ranges []netip.Prefix) error {
 		return Errorf(Invalid, "%d ranges; at most %d", len(ranges), protocol.MaxNodeRoutes)
 	}
 	for _, p := range ranges {
-		if err := s.checkRange(site, p); err != nil {
+		if err := s.checkClaim(claimant{site: site, ranges: true}, p); err != nil {
 			return err
 		}
 	}
@@ -244,7 +244,7 @@ func ApproveInRanges(d *Draft, site string) error {
 			if len(claims.Met(n.Number, r.Prefix)) > 0 {
 				continue // as for AnnounceRoutes
 			}
-			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.checkClaim(site, r.Prefix) != nil {
+			if r.State != protocol.RoutePending || !d.inRange(site, r.Prefix) || d.refuses(n.claimant(), r.Prefix) != nil {
 				continue
 			}
 			if err := d.waiting(n, r.Prefix, true); err != nil {

@@ -124,7 +124,7 @@ func decodeSnapshot(b []byte) (*State, map[uint64][]Difference, error) {
 		return nil, nil, errors.New("it does not say what it is of")
 	}
 	st := State(v.State.plainState)
-	st.hash, st.newest = v.Tx, new(newest)
+	st.hash, st.newest, st.realms = v.Tx, new(newest), new(knownRealms)
 	st.Routes.fill(func(set func(RouteKey, Route)) {
 		for _, r := range v.State.Routes {
 			set(r.RouteKey, r)

@@ -45,6 +45,8 @@ type State struct {
 	Objects    Map[ObjectKey, Object]         `json:",omitzero"` // declared
 
 	Upgrade *Upgrade // the last one; nil: there was none
+	// BySegment says that claims are held against those of their realm alone: see ClaimsBySegment.
+	BySegment bool `json:",omitzero"`
 
 	hash       []byte                                                // of the last transaction
 	names      Map[string, protocol.NodeNumber]                      // live nodes
@@ -52,6 +54,7 @@ type State struct {
 	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
 	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
 	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
+	realms     *knownRealms              // replaced when they may be others; nil: worked out each time
 	newest     *newest                   // of live nodes; nil: nothing is kept
 	forgot     []Thing                   // by the last transaction
 	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
@@ -150,7 +153,7 @@ func (r Route) Carried() bool {
 }
 
 // New is the state before the first transaction.
-func New() *State { return &State{NextNumber: 1, newest: new(newest)} }
+func New() *State { return &State{NextNumber: 1, newest: new(newest), realms: new(knownRealms)} }
 
 // clone is a copy for whoever changes it. It shares all that nobody changes.
 func (s *State) clone() *State {

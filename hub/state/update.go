@@ -108,7 +108,11 @@ func (s *Store) Update(ctx context.Context, who, why string, decide func(*Draft)
 			now = base.Time // the log's time never falls
 		}
 		d := &Draft{State: base.clone(), Now: now}
-		if err := decide(d); err != nil || len(d.changes) == 0 && !d.noted {
+		err := decide(d)
+		if err == nil {
+			err = d.checkRealms()
+		}
+		if err != nil || len(d.changes) == 0 && !d.noted {
 			// Nothing will be appended, so no expected sequence says whether this
 			// state is the newest. Another hub may have moved on.
 			if cerr := s.settle(ctx, begin); cerr != nil {

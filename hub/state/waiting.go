@@ -80,7 +80,7 @@ func (d *Draft) Announced(n protocol.NodeNumber, announced []netip.Prefix) {
 func (d *Draft) waiting(n Node, p netip.Prefix, approve bool) error {
 	for _, r := range d.Waiting(n.Number, d.announced[n.Number]) {
 		if r.Prefix == p {
-			if err := d.checkClaim(n.Site, p); approve && err != nil {
+			if err := d.refuses(n.claimant(), p); approve && err != nil {
 				return err
 			}
 			return d.Add(RouteAnnounced{Node: n.Number, Prefix: p, State: r.State, By: r.By})

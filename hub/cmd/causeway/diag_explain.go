@@ -23,7 +23,8 @@ func (c *cli) diagExplain() *cobra.Command {
 		Short: "Say why one node, pod or address does not reach another",
 		Long: `Ask the agents of both ends what they see, and say which hop fails, by which
 evidence, and what mends it. FROM and TO are nodes, pods of the inventory (POD or
-NODE/POD) or addresses. With --port, who listens there is looked at too.
+NODE/POD) or addresses, SEGMENT/ADDRESS where several segments have one. With --port,
+who listens there is looked at too.
 
 Exit status is 1 when something is wrong, also where the flow passes all the same.
 docs/DIAG.md lists the causes.`,

@@ -17,7 +17,7 @@ import (
 
 // endsText is the help on how ends are named.
 const endsText = `Each end is a node, a pod (NAME or NODE/NAME as in 'causeway inventory list') or an
-address that a node carries.`
+address that a node carries, SEGMENT/ADDRESS where several segments have one.`
 
 // checkEnd refuses what can be neither a node, a pod nor an address.
 func checkEnd(s string) error {

@@ -23,8 +23,8 @@ func (c *cli) policyTest() *cobra.Command {
 		Use:   "test FROM TO PORT",
 		Short: "Say whether something is open, and by which rule",
 		Long: `Say whether connections from FROM to TO are open, by which rule, or which rule comes
-nearest to opening them. FROM and TO are addresses, nodes (their own addresses) or
-SITE/* for all that a site has. Exit status is 1 when it is closed.`,
+nearest to opening them. FROM and TO are addresses, SEGMENT/ADDRESS where several segments
+have it, nodes (their own addresses) or SITE/* for all that a site has. Exit status is 1 when it is closed.`,
 		Example: `  causeway policy test 10.1.1.11 10.2.1.11 tcp/5432
   causeway policy test 'idc-lab/*' db-1 icmp`,
 		Args:              frame.Exactly("FROM", "TO", "PORT"),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/spf13/cobra"
@@ -49,9 +50,9 @@ func (c *cli) routeList() *cobra.Command {
 			}
 		}
 		return frame.List(c.CLI, routes, func(r api.Route) string { return r.Node + " " + r.Prefix.String() }, none,
-			[]string{"NODE", "SITE", "ROUTE", "STATE", "BY", "CARRIED"},
+			[]string{"NODE", "SITE", "SEGMENT", "ROUTE", "STATE", "BY", "CARRIED"},
 			func(_ *frame.Page, r api.Route) []any {
-				return []any{r.Node, r.Site, r.Prefix, routeCell(r.State), by(r), carried(r)}
+				return []any{r.Node, r.Site, cmp.Or(r.Segment, "-"), r.Prefix, routeCell(r.State), by(r), carried(r)}
 			})
 	})
 }
