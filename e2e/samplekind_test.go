@@ -19,16 +19,16 @@ import (
 	"causeway/protocol"
 )
 
-// withSample are the programs with the kind 'sample': a build of the next version, which has a kind
-// that this one does not know.
-var withSample = sync.OnceValues(func() (Binaries, error) {
+// forTests are the programs with what build tags add for tests: the kind 'sample', as in the next version, which has a
+// kind that this one does not know, and walls that can be switched off (internal/policyfault).
+var forTests = sync.OnceValues(func() (Binaries, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	root, err := moduleRoot(ctx)
 	if err != nil {
 		return Binaries{}, err
 	}
-	dir, err := os.MkdirTemp("", "causeway-sample-")
+	dir, err := os.MkdirTemp("", "causeway-tags-")
 	if err != nil {
 		return Binaries{}, err
 	}
@@ -36,14 +36,14 @@ var withSample = sync.OnceValues(func() (Binaries, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return Binaries{}, err
 	}
-	return buildOther(ctx, root, dir, "-tags", "samplekind")
+	return buildOther(ctx, root, dir, "-tags", "samplekind,policyfault")
 })
 
 // A kind goes all the way from a file to a host and back by what it is made of alone. Programs of one version
 // before, which lack it, are closed where it is essential, and lose nothing of it.
 func TestNewKind(t *testing.T) {
 	t.Parallel()
-	next, err := withSample()
+	next, err := forTests()
 	require.NoError(t, err)
 	s, nodes := newSmall(t, 2)
 	now := s.Bin

@@ -156,7 +156,7 @@ func TestSystemdAgent(t *testing.T) {
 	m.join(s, me, other)
 	pid := m.property("causeway-agent", "MainPID")
 	status := m.do("cat /proc/" + pid + "/status")
-	require.Contains(t, status, "CapEff:\t0000000000001000", "CAP_NET_ADMIN alone")
+	require.Contains(t, status, "CapEff:\t0000000000003000", "CAP_NET_ADMIN and CAP_NET_RAW alone")
 	require.NotContains(t, status, "Uid:\t0\t")
 	// Its socket is found where it always was, and nobody else can take that name.
 	require.Contains(t, m.do("causeway-agent status"), "site s1")

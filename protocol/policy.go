@@ -32,6 +32,9 @@ type Opening struct {
 	From  []uint32 `json:"from"`
 	To    []uint32 `json:"to"`
 	Allow []string `json:"allow"` // see ParsePorts
+	// Arrives opens it where it arrives alone: what begins here is not open by it yet. An agent that does not know that
+	// opens both.
+	Arrives bool `json:"arrives,omitempty"`
 }
 
 // MaxAddressClass is above all classes.

@@ -80,3 +80,15 @@ func (p Ports) String() string {
 func (p Ports) Has(q Ports) bool {
 	return p.Proto == ProtoAny || p.Proto == q.Proto && p.First <= q.First && q.Last <= p.Last
 }
+
+// Meet is what is in both p and q, if anything is.
+func (p Ports) Meet(q Ports) (Ports, bool) {
+	switch {
+	case p.Proto == ProtoAny:
+		return q, true
+	case q.Proto == ProtoAny:
+		return p, true
+	}
+	m := Ports{p.Proto, max(p.First, q.First), min(p.Last, q.Last)}
+	return m, p.Proto == q.Proto && m.First <= m.Last
+}

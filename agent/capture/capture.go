@@ -32,7 +32,7 @@ const (
 )
 
 // ErrRights says that the process may not capture.
-var ErrRights = errors.New("captures take CAP_NET_RAW, which this agent does not have: install the drop-in capture.conf (docs/SYSTEMD.md)")
+var ErrRights = errors.New("captures take CAP_NET_RAW and packet sockets, which this agent does not have: install the drop-in capture.conf (docs/SYSTEMD.md)")
 
 // Config says what to capture.
 type Config struct {

@@ -104,7 +104,7 @@ func rights() Check {
 			Do: "run 'causeway-agent doctor' as root; the package's service has the capability"}
 	}
 	if data[0].Effective&(1<<unix.CAP_NET_RAW) == 0 {
-		c.What += ", CAP_NET_RAW is not: no captures"
+		c.What += ", CAP_NET_RAW is not: no captures, and where a policy cuts a connection an end that only waits learns so by its next packet"
 	}
 	return c
 }

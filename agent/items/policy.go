@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"causeway/internal/policyfault"
 	"causeway/netns"
 	"causeway/netns/policy"
 	"causeway/protocol"
@@ -69,7 +70,7 @@ func (policies) Part(v View, _ []protocol.Item) (netns.Part, error) {
 			c.Allows = append(c.Allows, allows(i)...)
 		}
 	}
-	if !there {
+	if !there || policyfault.Off(policyfault.Host) {
 		return nil, nil
 	}
 	var remote members
@@ -108,7 +109,7 @@ func allows(i protocol.Item) (out []policy.Allow) {
 			}
 			for _, from := range r.From {
 				for _, to := range r.To {
-					out = append(out, policy.Allow{From: policy.Class(from), To: policy.Class(to), Proto: policy.Proto(p.Proto), First: p.First, Last: p.Last, Rule: i.Name + "." + r.Rule})
+					out = append(out, policy.Allow{From: policy.Class(from), To: policy.Class(to), Proto: policy.Proto(p.Proto), First: p.First, Last: p.Last, Rule: i.Name + "." + r.Rule, Arrives: r.Arrives})
 				}
 			}
 		}

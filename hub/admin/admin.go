@@ -374,6 +374,10 @@ func (s *Server) status() api.Status {
 		Sites:    []api.SiteStatus{},
 		Policies: s.policyStatus(st),
 	}
+	out.Policies.Stage = s.cfg.Reconcile.Stage().String()
+	for _, n := range s.cfg.Fleet.Passed() {
+		out.Policies.Behind = append(out.Policies.Behind, st.Nodes.Get(n).Name)
+	}
 	bySite := map[string]*api.SiteStatus{}
 	for _, site := range st.Sites.All() {
 		out.Sites = append(out.Sites, api.SiteStatus{Name: site.Name})

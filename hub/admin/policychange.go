@@ -52,7 +52,7 @@ func (s *Server) policyChange(ctx context.Context, base, draft *state.State, ask
 	if err != nil {
 		return nil, huma.Error422UnprocessableEntity(err.Error())
 	}
-	c := policy.NewChange(p.Compiled, after)
+	c := policy.NewChange(p.Compiled.All(), after)
 	d := c.Differences(api.MaxDifferences)
 	out := &api.PolicyChange{Tag: policyTag(base), Opens: d.Opens, Closes: d.Closes, Differences: []api.PolicyDifference{}, LeftOut: d.Pairs - len(d.List)}
 	for _, x := range d.List {

@@ -38,6 +38,10 @@ type PolicyStatus struct {
 	Confirm *PolicyPending `json:"confirm,omitempty"`
 	// Error says why what is declared is not in force, and what was before goes on.
 	Error string `json:"error,omitempty"`
+	// Stage is how far the last change of it is: closing, receiving (what opens does so where it arrives) or whole.
+	Stage string `json:"stage"`
+	// Behind are nodes that did not acknowledge a stage in time, and have not since: no stage waits for them.
+	Behind []string `json:"behind,omitempty"`
 }
 
 // UnknownNode is a node that joined after the backup which the hub was restored

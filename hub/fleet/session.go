@@ -189,6 +189,9 @@ func (t *Table) Holds(ses *Session, v *plan.Netmaps) {
 		return
 	}
 	ses.held, ses.behind = v, now
+	if t.await.took(ses.Node, v.Talk) {
+		poke(t.arrived)
+	}
 	t.wrote(ses.Node)
 	t.confirmed(ses.Node, l, now)
 }

@@ -41,6 +41,7 @@ type Table struct {
 	cfg      Config
 	started  time.Time
 	touched  chan struct{} // something that netmaps depend on changed
+	arrived  chan struct{} // nobody is waited for
 	departed chan struct{} // a node that is gone may have to be told so, or was
 	notices  notice.Board[protocol.NodeNumber]
 
@@ -50,6 +51,7 @@ type Table struct {
 	conns   map[Comer]int                         // open connections that were admitted
 	netmaps *plan.Netmaps                         // the newest
 
+	await    await
 	policy   *Policy       // nil: none yet
 	compiled chan struct{} // closed, and another, when policy is another
 
@@ -68,7 +70,7 @@ type Table struct {
 
 // New returns a table in which nothing is known yet: this is the hub's start.
 func New(cfg Config) *Table {
-	return &Table{cfg: cfg, started: time.Now(), compiled: make(chan struct{}), touched: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
+	return &Table{cfg: cfg, started: time.Now(), compiled: make(chan struct{}), touched: make(chan struct{}, 1), arrived: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
 		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 

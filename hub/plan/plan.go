@@ -32,6 +32,9 @@ type Netmaps struct {
 	// them. The next Netmaps are computed from it, so that a prefix stays where it is while its owner is online.
 	Owners map[netip.Prefix][]protocol.NodeNumber
 
+	// Talk counts the changes of who may talk that are in it; whoever computed the Netmaps sets it.
+	Talk uint64
+
 	// Gone is what all netmaps say of nodes that are gone; whoever computed the
 	// Netmaps adds it. May be nil.
 	Gone *protocol.SignedGoneList

@@ -57,3 +57,30 @@ func BenchmarkLarge(b *testing.B) {
 	b.ReportMetric(float64(len(c.Classes)), "classes")
 	b.ReportMetric(float64(groups), "groups")
 }
+
+// BenchmarkLargeChange is a change of that size from compiling to what nodes are told, with its tests: one rule opens another port
+// beside, and one opens something between all of a segment.
+func BenchmarkLargeChange(b *testing.B) {
+	was, is := large(), large()
+	rules := is.Policies[0].Rules
+	rules[2].Allow = append(rules[2].Allow, "udp/7")
+	for _, wide := range []bool{false, true} {
+		b.Run(map[bool]string{false: "port", true: "segment"}[wide], func(b *testing.B) {
+			after := is
+			if wide {
+				all := api.PolicyEndpoint{Segment: "prod"}
+				after.Policies = []Policy{{"main", 0, api.PolicySpec{Rules: append(rules[:len(rules):len(rules)], api.PolicyRule{Name: "wide", From: all, To: all, Allow: []string{"udp/1-9"}})}}}
+			}
+			before := compile(b, was, nil).All()
+			stages := 0
+			for b.Loop() {
+				c := compile(b, after, before.Compiled)
+				require.NoError(b, c.Test(after.Policies[0].Tests, false))
+				l := NewChange(before, c).Stages()
+				stages = len(l)
+				require.NoError(b, l[0].Enforce().Check())
+			}
+			b.ReportMetric(float64(stages), "stages")
+		})
+	}
+}

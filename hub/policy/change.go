@@ -12,7 +12,8 @@ import (
 
 // Change compares what is in force with what would be.
 type Change struct {
-	Before, After *Compiled
+	Before *Enforced
+	After  *Compiled
 	// Kinds are sets of addresses that neither of the two tells apart, in the order of their first prefixes.
 	Kinds []Kind
 
@@ -60,8 +61,8 @@ func (k Kind) String() string {
 	return out
 }
 
-// NewChange compares two compilations.
-func NewChange(before, after *Compiled) *Change {
+// NewChange compares what is in force with a compilation.
+func NewChange(before *Enforced, after *Compiled) *Change {
 	c := &Change{Before: before, After: after, was: map[ClassID][]ClassID{}}
 	prefixes := make([]netip.Prefix, 0, len(before.Units)+len(after.Units))
 	for _, units := range [][]Unit{before.Units, after.Units} {
@@ -70,7 +71,7 @@ func NewChange(before, after *Compiled) *Change {
 		}
 	}
 	slices.SortFunc(prefixes, netip.Prefix.Compare)
-	now, then := moves(before, after), moves(after, before)
+	now, then := moves(before.Compiled, after), moves(after, before.Compiled)
 	place := map[[2]ClassID]int{}
 	var nodes []map[protocol.NodeNumber]bool // of each kind
 	add := func(p netip.Prefix, a, b Unit) {
@@ -185,4 +186,101 @@ func (c *Compiled) unitsAround(p netip.Prefix) (out []Unit) {
 		}
 	}
 	return out
+}
+
+// Stage is how far a change is.
+type Stage int
+
+// The stages of a change. Each opens what the one before does.
+const (
+	// Closing opens nothing that was closed.
+	Closing Stage = iota + 1
+	// Receiving opens what is new where it arrives, and not yet where it begins.
+	Receiving
+	// Whole opens all.
+	Whole
+)
+
+func (s Stage) String() string { return [...]string{"", "closing", "receiving", "whole"}[s] }
+
+// Enforced is a compilation as it is in force: before the stage Whole without what is late of it.
+type Enforced struct {
+	*Compiled
+	Stage Stage
+
+	early early // what is not late; nil: nothing is
+}
+
+// All is all of a compilation in force.
+func (c *Compiled) All() *Enforced { return &Enforced{Compiled: c, Stage: Whole} }
+
+// maxKinds bounds what is compared: where a change tells more kinds of addresses apart it is one of a single stage.
+const maxKinds = 2 * MaxClasses
+
+// Stages are what is to be in force one after the other until all of After is: what opens comes last, and where it begins
+// after where it arrives. Where nothing was declared, or nothing is any more, all changes at once.
+func (c *Change) Stages() []*Enforced {
+	all := c.After.All()
+	if c.Before.Open || c.After.Open || len(c.Kinds) > maxKinds {
+		return []*Enforced{all}
+	}
+	e := c.early()
+	if e == nil {
+		return []*Enforced{all}
+	}
+	var out []*Enforced
+	if c.closes() {
+		out = append(out, &Enforced{c.After, Closing, e})
+	}
+	return append(out, &Enforced{c.After, Receiving, e}, all)
+}
+
+// closes reports whether anything may be closed that is open. In doubt it may.
+func (c *Change) closes() bool {
+	before, after := c.Before.Compiled, c.After
+	bySides := map[string][]int{}
+	for i, r := range after.rules {
+		bySides[r.sides()] = append(bySides[r.sides()], i)
+	}
+	cover := make([]int, len(before.rules)) // the rule of after that opens as much; -1: none
+	for i, r := range before.rules {
+		cover[i] = -1
+		if !after.policies && len(r.Across) == 0 {
+			cover[i] = 0
+			continue
+		}
+		for _, j := range bySides[r.sides()] {
+			if covers(after.rules[j].Allow, r.Allow) {
+				cover[i] = j
+			}
+		}
+	}
+	covered := func(was, is bitset) bool {
+		for i := range was.both(was) {
+			if cover[i] < 0 || !is.has(cover[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	for _, k := range c.Kinds {
+		a, b := before.byID[k.Before], after.byID[k.After]
+		if a == nil || a.Segment == torn {
+			continue // nothing was open
+		}
+		if b == nil || a.Segment != b.Segment || !covered(a.from, b.from) || !covered(a.to, b.to) {
+			return true
+		}
+	}
+	return false
+}
+
+// sides is what a rule says but for what it opens.
+func (r *Rule) sides() string { return r.From + "\n" + r.To + "\n" + strings.Join(r.Across, "\n") }
+
+// covers reports whether l has all of m.
+func covers(l, m []protocol.Ports) bool {
+	return !slices.ContainsFunc(m, func(p protocol.Ports) bool {
+		return !slices.ContainsFunc(l, func(q protocol.Ports) bool { return q.Has(p) })
+	})
 }

@@ -17,7 +17,7 @@ func TestKinds(t *testing.T) {
 		require.NoError(t, err)
 		after, err := Compile(generated(t), before)
 		require.NoError(t, err)
-		c := NewChange(before, after)
+		c := NewChange(before.All(), after)
 		for _, u := range slices.Concat(before.Units, after.Units) {
 			for _, n := range u.At {
 				var a, b ClassID
@@ -44,7 +44,7 @@ func TestKindsOfASplit(t *testing.T) {
 	require.NoError(t, err)
 	was, err := before.only(addr("10.3.1.7"))
 	require.NoError(t, err)
-	require.Equal(t, []ClassID{was.Class}, NewChange(before, after).Was(u.Class))
+	require.Equal(t, []ClassID{was.Class}, NewChange(before.All(), after).Was(u.Class))
 	open := compile(t, Input{Now: today}, nil)
-	require.Equal(t, []ClassID{0}, NewChange(open, after).Was(u.Class))
+	require.Equal(t, []ClassID{0}, NewChange(open.All(), after).Was(u.Class))
 }

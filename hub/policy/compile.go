@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -40,11 +41,17 @@ func (r *Rule) holds(now time.Time) bool { return r.Until.IsZero() || now.Before
 
 // joins reports whether the rule may open anything between addresses of two segments.
 func (r *Rule) joins(from, to string) bool {
+	if from == torn || to == torn {
+		return false
+	}
 	if len(r.Across) == 0 {
 		return from == to
 	}
 	return from != to && slices.Contains(r.Across, from) && slices.Contains(r.Across, to)
 }
+
+// insideRule is the name of what a segment opens inside it where there is no policy. No rule of a policy has it.
+const insideRule = "inside"
 
 // split is the rule's policy, and its name there.
 func (r *Rule) split() (policy, name string) {
@@ -151,6 +158,9 @@ func Compile(in Input, before *Compiled) (*Compiled, error) {
 	}
 	m := newMatcher(in, c.rules)
 	c.Realms, c.segments = m.realms, m.segments
+	if !c.policies { // walls alone
+		c.rules = []*Rule{{Name: insideRule, Allow: []protocol.Ports{{}}, Empty: true}}
+	}
 	of := map[string][]*Class{} // by side
 	if err := c.classify(m, before, of); err != nil {
 		return nil, err
@@ -269,10 +279,20 @@ func (c *Compiled) number(byKey map[string]*Class, before *Compiled) {
 		k.ID, c.byID[next] = next, k
 	}
 	slices.SortFunc(c.Classes, func(a, b *Class) int { return cmp.Compare(a.ID, b.ID) })
+	for i, k := range c.Classes {
+		k.place = i
+	}
 }
 
 // open notes the rules in force of which each class is a side.
 func (c *Compiled) open(now time.Time, of map[string][]*Class) {
+	if !c.policies {
+		for _, k := range c.Classes {
+			k.from.set(0)
+			k.to.set(0)
+		}
+		return
+	}
 	for i, r := range c.rules {
 		for _, s := range []string{r.From, r.To} {
 			if len(of[s]) == 0 {
@@ -305,18 +325,14 @@ func (c *Compiled) opening(out []int32, a, b *Class) []int32 {
 	switch {
 	case c.Open:
 		return append(out, noRule)
-	case a == nil || b == nil || a.Segment == torn || b.Segment == torn:
-		return out
-	case !c.policies: // walls alone
-		if a.Segment == b.Segment {
-			out = append(out, noRule)
-		}
+	case a == nil || b == nil:
 		return out
 	}
-	for i := range a.from.both(b.to) {
-		if c.rules[i].joins(a.Segment, b.Segment) {
-			out = append(out, int32(i))
+	for i := range c.between(a, b) {
+		if !c.policies {
+			i = noRule
 		}
+		out = append(out, int32(i))
 	}
 	return out
 }
@@ -335,18 +351,21 @@ func (c *Compiled) allows(rules []int32) (out []Allow) {
 	return out
 }
 
+// between yields the rules that open something from one class to another.
+func (c *Compiled) between(a, b *Class) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range a.from.both(b.to) {
+			if c.rules[i].joins(a.Segment, b.Segment) && !yield(i) {
+				return
+			}
+		}
+	}
+}
+
 // opens reports whether anything is open from one class to another.
 func (c *Compiled) opens(a, b *Class) bool {
-	if a.Segment == torn || b.Segment == torn {
-		return false
-	}
-	if !c.policies {
-		return a.Segment == b.Segment
-	}
-	for i := range a.from.both(b.to) {
-		if c.rules[i].joins(a.Segment, b.Segment) {
-			return true
-		}
+	for range c.between(a, b) {
+		return true
 	}
 	return false
 }

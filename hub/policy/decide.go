@@ -59,7 +59,7 @@ func (c *Compiled) DecideAt(from, to Met, port protocol.Ports) (Verdict, error) 
 	if err != nil {
 		return Verdict{}, err
 	}
-	return c.between(a, b, port), nil
+	return c.verdict(a, b, port), nil
 }
 
 func (c *Compiled) classOf(e Met) (*Class, error) {
@@ -136,7 +136,7 @@ func ParsePlace(text string) (segment string, a netip.Addr, ok bool) {
 	return segment, a.Unmap(), ok && err == nil && a.Zone() == "" && protocol.ValidName(segment)
 }
 
-func (c *Compiled) between(a, b *Class, port protocol.Ports) Verdict {
+func (c *Compiled) verdict(a, b *Class, port protocol.Ports) Verdict {
 	for _, x := range c.Allows(Pair{a.ID, b.ID}) {
 		if x.Has(port) {
 			return Verdict{Open: true, Rule: x.Rule}
@@ -276,7 +276,7 @@ func (c *Compiled) Ask(from, to, port, want string) (Verdict, error) {
 	for _, v6 := range []bool{false, true} {
 		for _, x := range a[v6] {
 			for _, y := range b[v6] {
-				v := c.between(x, y, p)
+				v := c.verdict(x, y, p)
 				if want != "" && v.Open != (want == "open") {
 					return v, nil
 				}

@@ -20,7 +20,7 @@ func TestDifferencesSayWhatVerdictsSay(t *testing.T) {
 		require.NoError(t, err)
 		after, err := Compile(generated(t), before)
 		require.NoError(t, err)
-		c := NewChange(before, after)
+		c := NewChange(before.All(), after)
 		d := c.Differences(1 << 20)
 		counted := [2]int{}
 		for _, x := range d.List {
@@ -74,7 +74,7 @@ func TestDifferencesInWords(t *testing.T) {
 	before := compile(t, in, nil)
 	in = bank()
 	in.Policies[0].Rules[0].Allow = []string{"tcp/5432-5433"}
-	c := NewChange(before, compile(t, in, before))
+	c := NewChange(before.All(), compile(t, in, before))
 	d := c.Differences(10)
 	require.Equal(t, 1, d.Opens)
 	x := d.List[0]
@@ -85,7 +85,7 @@ func TestDifferencesInWords(t *testing.T) {
 	require.Equal(t, []Allow{{ports("icmp"), "main/web-to-db"}}, x.Closes)
 
 	open := compile(t, Input{Now: today}, nil)
-	c = NewChange(open, before)
+	c = NewChange(open.All(), before)
 	d = c.Differences(1000)
 	require.Zero(t, d.Opens)
 	i := slices.IndexFunc(d.List, func(x Difference) bool { return len(x.Stays) > 0 })
@@ -119,7 +119,7 @@ func BenchmarkDifferences(b *testing.B) {
 		begin := time.Now()
 		is := compile(b, next, was)
 		compiling += time.Since(begin)
-		c = NewChange(was, is)
+		c = NewChange(was.All(), is)
 		d = c.Differences(1000)
 	}
 	b.ReportMetric(float64(len(c.After.Classes)), "classes")

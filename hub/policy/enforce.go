@@ -60,47 +60,47 @@ func (e *Enforcement) Check() error {
 	return nil
 }
 
-// insideRule is the name under which a segment opens what is inside it, where there is no policy.
-const insideRule = "inside"
+// Enforce works out what nodes are told of all of it; nil: nothing is declared.
+func (c *Compiled) Enforce() *Enforcement { return c.All().Enforce() }
 
-// Enforce works out what nodes are told; nil: nothing is declared.
-func (c *Compiled) Enforce() *Enforcement {
-	if c.Open {
+// Enforce works out what nodes are told at this stage; nil: nothing is declared.
+func (e *Enforced) Enforce() *Enforcement {
+	if e.Open {
 		return nil
 	}
-	e := &Enforcement{Groups: c.Groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}, bad: map[protocol.ItemKey]error{}, Realm: make(map[protocol.NodeNumber]string, len(c.segments))}
-	for n := range c.segments {
-		e.Realm[n] = c.RealmOf(n)
+	out := &Enforcement{Groups: e.groups(), Classes: map[protocol.NodeNumber][]protocol.AddressClass{}, bad: map[protocol.ItemKey]error{}, Realm: make(map[protocol.NodeNumber]string, len(e.segments))}
+	for n := range e.segments {
+		out.Realm[n] = e.RealmOf(n)
 	}
-	has := make([][]*Class, e.Len()) // classes of each group
-	for _, u := range c.Units {
+	has := make([][]*Class, out.Len()) // classes of each group
+	for _, u := range e.Units {
 		for _, n := range u.At {
-			e.Classes[n] = append(e.Classes[n], protocol.AddressClass{Prefix: u.Prefix, Class: uint32(u.Class)})
-			if g, k := e.Nodes[n], c.byID[u.Class]; !slices.Contains(has[g], k) {
+			out.Classes[n] = append(out.Classes[n], protocol.AddressClass{Prefix: u.Prefix, Class: uint32(u.Class)})
+			if g, k := out.Nodes[n], e.byID[u.Class]; !slices.Contains(has[g], k) {
 				has[g] = append(has[g], k)
 			}
 		}
 	}
-	sides := c.sides()
+	sides := e.sides()
 	for _, local := range has {
 		slices.SortFunc(local, func(a, b *Class) int { return int(a.ID) - int(b.ID) })
-		e.Items = append(e.Items, c.items(local, sides, e.bad))
+		out.Items = append(out.Items, e.items(local, sides, out.bad))
 	}
-	return e
+	return out
 }
 
 // sides are the classes that rules mean, of those in force, by segment.
 type sides struct{ from, to []map[string][]*Class }
 
-func (c *Compiled) sides() sides {
-	s := sides{make([]map[string][]*Class, len(c.rules)), make([]map[string][]*Class, len(c.rules))}
+func (e *Enforced) sides() sides {
+	s := sides{make([]map[string][]*Class, len(e.rules)), make([]map[string][]*Class, len(e.rules))}
 	add := func(at []map[string][]*Class, r int, k *Class) {
 		if at[r] == nil {
 			at[r] = map[string][]*Class{}
 		}
 		at[r][k.Segment] = append(at[r][k.Segment], k)
 	}
-	for _, k := range c.Classes {
+	for _, k := range e.Classes {
 		for r := range k.from.both(k.from) {
 			add(s.from, r, k)
 		}
@@ -112,45 +112,38 @@ func (c *Compiled) sides() sides {
 }
 
 // items are what a node is told that has some classes.
-func (c *Compiled) items(local []*Class, of sides, bad map[protocol.ItemKey]error) (out []protocol.Item) {
-	rules := map[string][]protocol.Opening{} // by policy
-	mine := newBits(len(c.rules))
+func (e *Enforced) items(local []*Class, of sides, bad map[protocol.ItemKey]error) (out []protocol.Item) {
+	rules := map[string][]protocol.Opening{} // by policy, or by segment where there is none
+	mine := newBits(len(e.rules))
 	for _, k := range local {
 		mine.add(k.from)
 		mine.add(k.to)
 	}
 	for i := range mine.both(mine) {
-		r := c.rules[i]
-		policy, name := r.split()
-		add := func(from, to []*Class) {
-			if len(from) > 0 && len(to) > 0 {
-				rules[policy] = append(rules[policy], protocol.Opening{Rule: name, From: ids(from), To: ids(to), Allow: texts(r.Allow)})
-			}
-		}
+		r := e.rules[i]
 		for _, a := range slices.Sorted(maps.Keys(of.from[i])) {
 			for _, b := range slices.Sorted(maps.Keys(of.to[i])) {
-				if a == torn || b == torn || !r.joins(a, b) {
+				if !r.joins(a, b) {
 					continue
 				}
-				// What begins here, and of what comes here that which did not begin here.
-				from, to := of.from[i][a], of.to[i][b]
-				here := both(from, local)
-				add(here, to)
-				add(without(from, here), both(to, local))
+				in, name := a, insideRule
+				if e.policies {
+					in, name = r.split()
+				}
+				rules[in] = append(rules[in], e.openings(i, name, of.from[i][a], of.to[i][b], local)...)
 			}
 		}
 	}
-	for _, p := range c.declared.Policies {
+	for _, p := range e.declared.Policies {
 		out = append(out, item(protocol.ItemPolicy, p.Name, p.Generation, rules[p.Name], bad))
 	}
-	for _, s := range c.declared.Segments {
-		inside := slices.DeleteFunc(slices.Clone(local), func(k *Class) bool { return k.Segment != s.Name })
-		if len(inside) > 0 {
-			out = append(out, item(protocol.ItemSegment, s.Name, s.Generation, c.inside(s.Name, inside), bad))
+	for _, s := range e.declared.Segments {
+		if slices.ContainsFunc(local, func(k *Class) bool { return k.Segment == s.Name }) {
+			out = append(out, item(protocol.ItemSegment, s.Name, s.Generation, e.inside(rules[s.Name]), bad))
 		}
 	}
-	if outside := slices.DeleteFunc(slices.Clone(local), func(k *Class) bool { return k.Segment != Unassigned }); len(outside) > 0 && !c.policies {
-		out = append(out, item(protocol.ItemSegment, UnassignedItem, 0, c.inside(Unassigned, outside), bad))
+	if !e.policies && slices.ContainsFunc(local, func(k *Class) bool { return k.Segment == Unassigned }) {
+		out = append(out, item(protocol.ItemSegment, UnassignedItem, 0, rules[Unassigned], bad))
 	}
 	slices.SortFunc(out, protocol.CompareItems)
 	return out
@@ -159,13 +152,62 @@ func (c *Compiled) items(local []*Class, of sides, bad map[protocol.ItemKey]erro
 // UnassignedItem is the name of the item of nodes that are in no segment, which no segment may have.
 const UnassignedItem = "unassigned"
 
-// inside is what a segment opens by itself to and from some classes in it.
-func (c *Compiled) inside(segment string, local []*Class) []protocol.Opening {
-	if c.policies {
+// inside is what a segment opens by itself: nothing where there is a policy, be it one of the same name.
+func (e *Enforced) inside(rules []protocol.Opening) []protocol.Opening {
+	if e.policies {
 		return nil
 	}
-	all := slices.DeleteFunc(slices.Clone(c.Classes), func(k *Class) bool { return k.Segment != segment })
-	return []protocol.Opening{{Rule: insideRule, From: ids(local), To: ids(all), Allow: []string{"any"}}, {Rule: insideRule, From: ids(all), To: ids(local), Allow: []string{"any"}}}
+	return rules
+}
+
+// openings are what a rule opens between classes of two segments, as a node is told that has some of them.
+func (e *Enforced) openings(rule int, name string, from, to, local []*Class) (out []protocol.Opening) {
+	add := func(from, to []*Class, ports []protocol.Ports, arrives bool) {
+		if len(from) > 0 && len(to) > 0 && len(ports) > 0 {
+			out = append(out, protocol.Opening{Rule: name, From: ids(from), To: ids(to), Allow: texts(ports), Arrives: arrives})
+		}
+	}
+	allow := e.rules[rule].Allow
+	for _, x := range e.alike(rule, from) {
+		here, away := both(x.from, local), without(x.from, local)
+		if x.row == nil {
+			// What begins here, and of what comes here that which did not begin here.
+			add(here, to, allow, false)
+			add(away, both(to, local), allow, false)
+			continue
+		}
+		for _, p := range *x.row {
+			to := slices.DeleteFunc(slices.Clone(to), func(k *Class) bool { return !p.to.has(k.place) })
+			add(here, to, p.ports, false)
+			if e.Stage == Receiving && !p.all {
+				add(x.from, both(to, local), allow, true)
+			} else {
+				add(away, both(to, local), p.ports, false)
+			}
+		}
+	}
+	return out
+}
+
+// alike are classes from which the same of a rule is early.
+type alike struct {
+	row  *row
+	from []*Class
+}
+
+func (e *Enforced) alike(rule int, from []*Class) (out []alike) {
+	if e.early == nil || e.early[rule] == nil {
+		return []alike{{nil, from}}
+	}
+	for _, k := range from {
+		r := e.row(rule, k)
+		i := slices.IndexFunc(out, func(x alike) bool { return x.row == r })
+		if i < 0 {
+			i, out = len(out), append(out, alike{row: r})
+		}
+		out[i].from = append(out[i].from, k)
+	}
+	return out
 }
 
 func item(kind, name string, generation uint64, rules []protocol.Opening, bad map[protocol.ItemKey]error) protocol.Item {

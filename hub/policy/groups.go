@@ -38,8 +38,9 @@ func (g *Groups) Len() int { return len(g.talk) }
 // Talk reports whether nodes of two groups may talk; it is the same both ways.
 func (g *Groups) Talk(a, b int) bool { return g.talk[a].has(b) }
 
-// Groups works out the groups. c is not Open.
-func (c *Compiled) Groups() *Groups {
+// groups works out the groups. Nothing of e is Open.
+func (e *Enforced) groups() *Groups {
+	c := e.Compiled
 	has := map[protocol.NodeNumber][]int{} // places in Classes
 	place := make(map[ClassID]int, len(c.Classes))
 	for i, k := range c.Classes {
@@ -79,7 +80,7 @@ func (c *Compiled) Groups() *Groups {
 			with[k] = append(with[k], j)
 		}
 	}
-	reach := c.reach()
+	reach := e.reach()
 	for _, a := range of {
 		near := newBits(len(c.Classes)) // all that a may talk to
 		for i := range a.both(a) {
@@ -97,46 +98,48 @@ func (c *Compiled) Groups() *Groups {
 }
 
 // reach is for each class, by its place, the places of those between which and it anything is open.
-func (c *Compiled) reach() []bitset {
-	n := len(c.Classes)
+func (e *Enforced) reach() []bitset {
+	n := len(e.Classes)
 	segments := map[string]bitset{}
-	from, to := make([]bitset, len(c.rules)), make([]bitset, len(c.rules))
-	for i := range c.rules {
-		from[i], to[i] = newBits(n), newBits(n)
+	to := make([]bitset, len(e.rules))
+	for i := range e.rules {
+		to[i] = newBits(n)
 	}
-	for i, k := range c.Classes {
+	for i, k := range e.Classes {
 		if segments[k.Segment] == nil {
 			segments[k.Segment] = newBits(n)
 		}
 		segments[k.Segment].set(i)
-		for r := range k.from.both(k.from) {
-			from[r].set(i)
-		}
 		for r := range k.to.both(k.to) {
 			to[r].set(i)
 		}
 	}
 	out := make([]bitset, n)
-	for i, k := range c.Classes {
+	for i := range out {
 		out[i] = newBits(n)
-		if k.Segment == torn {
-			continue
-		}
-		if !c.policies {
-			out[i].add(segments[k.Segment])
-			continue
-		}
-		joined := func(rules bitset, others []bitset) {
-			for r := range rules.both(rules) {
-				for s, members := range segments {
-					if s != torn && c.rules[r].joins(k.Segment, s) {
-						out[i].addBoth(others[r], members)
+	}
+	for i, k := range e.Classes {
+		near := newBits(n)
+		for r := range k.from.both(k.from) {
+			open := to[r]
+			if early := e.row(r, k); early != nil && e.Stage == Closing { // who is to receive later is a peer by then
+				open = newBits(n)
+				for _, p := range *early {
+					if len(p.ports) > 0 {
+						open.add(p.to)
 					}
 				}
 			}
+			for s, members := range segments {
+				if e.rules[r].joins(k.Segment, s) {
+					near.addBoth(open, members)
+				}
+			}
 		}
-		joined(k.from, to)
-		joined(k.to, from)
+		out[i].add(near)
+		for j := range near.both(near) {
+			out[j].set(i)
+		}
 	}
 	return out
 }

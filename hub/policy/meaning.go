@@ -25,6 +25,9 @@ type Meaning struct {
 
 // Rules are all rules with who they mean, in the order of policies.
 func (c *Compiled) Rules() []Meaning {
+	if !c.policies {
+		return nil
+	}
 	of := map[string]*Meant{}
 	nodes := map[string]map[string]bool{}
 	for _, r := range c.rules {

@@ -62,6 +62,7 @@ type Class struct {
 	Segment string
 	Sides   []string // sides of rules that mean it, as text, sorted
 	key     string
+	place   int // in Classes
 
 	from, to bitset // rules in force of which it is that side
 }

@@ -241,7 +241,7 @@ func TestClassesSayWhatRulesSay(t *testing.T) {
 			}
 		}
 		if !c.Open {
-			g := c.Groups()
+			g := c.All().groups()
 			for _, a := range in.Nodes {
 				for _, b := range in.Nodes {
 					talk := false

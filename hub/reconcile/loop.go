@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"causeway/hub/facts/event"
 	"causeway/hub/fleet"
+	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/protocol"
 	"causeway/tunnel"
@@ -69,6 +71,7 @@ type Loop struct {
 
 	talk        talk
 	pods        pods
+	stage       atomic.Int32 // of talk
 	goneList    goneList
 	fingerprint string // of the tunnel's nodes
 	bounded     bool   // the relay is, by a limit
@@ -80,6 +83,7 @@ type Loop struct {
 // New starts nothing.
 func New(cfg Config) *Loop {
 	l := &Loop{cfg: cfg, wasBound: map[protocol.NodeNumber][]netip.AddrPort{}}
+	l.stage.Store(int32(policy.Whole))
 	l.steps = l.all()
 	for _, s := range l.steps {
 		s.busy = make(chan struct{}, 1)
@@ -92,12 +96,13 @@ func New(cfg Config) *Loop {
 type trigger uint8
 
 const (
-	onState  trigger = 1 << iota // the state changed
-	onGone                       // a node that is gone may have to be told so, or was
-	onBoot                       // a node has proven another boot id
-	onPace                       // netmaps are due
-	onFinish                     // the hub stops
-	onTalk                       // others may talk to each other than before
+	onState   trigger = 1 << iota // the state changed
+	onGone                        // a node that is gone may have to be told so, or was
+	onBoot                        // a node has proven another boot id
+	onPace                        // netmaps are due
+	onFinish                      // the hub stops
+	onTalk                        // others may talk to each other than before
+	onArrived                     // nodes have what was waited for
 )
 
 // step is one thing that the hub does by itself.
@@ -117,7 +122,7 @@ type step struct {
 func (l *Loop) all() []*step {
 	return []*step{
 		{name: "revoke", on: onState | onGone, run: l.revoke},
-		{name: "policy", on: onState, every: lookEvery, run: l.policy},                // before those that it binds
+		{name: "policy", on: onState | onArrived, every: lookEvery, run: l.policy},    // before those that it binds
 		{name: "tunnel", on: onState | onGone | onTalk, run: l.setNodes, fatal: true}, // after those who are told are known
 		{name: "limits", on: onState, run: l.limits},
 		{name: "clone", on: onBoot, run: l.clone},
@@ -188,6 +193,8 @@ func (l *Loop) Run(ctx context.Context) error {
 			why = l.booted(b)
 		case <-l.cfg.Tunnel.BoundChanged():
 			l.pace.touched(time.Now())
+		case <-l.cfg.Fleet.Arrived():
+			why = onArrived
 		case <-l.cfg.Fleet.Touched():
 			l.pace.touched(time.Now())
 		case <-timer.C:

@@ -38,6 +38,7 @@ func liveOf(st *state.State, fl fleet.Snapshot, bound func(protocol.NodeNumber) 
 func (l *Loop) netmaps(_ context.Context, t *turn) error {
 	fresh := l.compute(t)
 	t.acted = fresh
+	l.tell()
 	l.pace.computed(t.now, fresh)
 	return nil
 }
@@ -54,6 +55,7 @@ func (l *Loop) compute(t *turn) (fresh bool) {
 		before = fl.Earlier
 	}
 	next := plan.Compute(l.cfg.Fleet.Shown(t.state), known, l.talk.who, before)
+	next.Talk = l.talk.serial
 	next.Gone = l.goneList.of(t.state, l.cfg.Cluster)
 	if next.SameAs(fl.Netmaps) {
 		return false // most transactions and many statuses change no netmap

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 	"causeway/netns/policy"
 )
@@ -144,7 +145,7 @@ func TestHeard(t *testing.T) {
 	refused.wait(t, "the refusal of what is under way", func(h Heard) bool {
 		return h.Inwards && (h.Orig.From == ap("198.18.0.2:443") || h.Reply.From == ap("198.18.0.2:443"))
 	})
-	require.NoError(t, a.Do(table.Remove))
+	require.NoError(t, a.Do(func() error { return kernel.DeleteTable(policy.TableName) }))
 }
 
 // The threat: the kernel hands over what strangers' packets say.

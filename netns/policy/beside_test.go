@@ -88,7 +88,7 @@ func TestBeside(t *testing.T) {
 			lan := w.lan()
 			b.begin(w)
 			without := w.foreign(lan)
-			w.allow(Allow{podsA, podsB, TCP, 80, 80, "web"})
+			w.allow(Allow{From: podsA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "web"})
 			with := w.foreign(lan)
 			require.Equal(t, without, with, "what is not the tunnel's")
 			w.flips(b, flips)
@@ -267,10 +267,10 @@ func (s *steady) end(t *testing.T) int {
 // flips opens and closes one rule again and again beside flows that it does not concern.
 func (w *world) flips(b beside, n int) {
 	t := w.t
-	stays := []Allow{{podsA, podsB, TCP, 80, 80, "stays"}, {podsB, podsA, TCP, 80, 80, "stays"}, {podsA, podsB, UDP, 5000, 5000, "stays"}, {podsB, podsA, UDP, 5000, 5000, "stays"},
-		{nodeA, podsB, TCP, 80, 80, "stays"}, {podsB, nodeA, TCP, 80, 80, "stays"}, {nodeA, podsB, UDP, 5000, 5000, "stays"}}
-	flip := []Allow{{podsA, podsB, TCP, 443, 443, "flips"}, {podsB, podsA, TCP, 443, 443, "flips"}, {podsB, podsA, UDP, 6000, 6000, "flips"}, {podsA, podsB, UDP, 6001, 6001, "flips"},
-		{nodeA, podsB, UDP, 6002, 6002, "flips"}, {nodeA, podsB, TCP, 443, 443, "flips"}}
+	stays := []Allow{{From: podsA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsB, To: podsA, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsA, To: podsB, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"}, {From: podsB, To: podsA, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"},
+		{From: nodeA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsB, To: nodeA, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: nodeA, To: podsB, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"}}
+	flip := []Allow{{From: podsA, To: podsB, Proto: TCP, First: 443, Last: 443, Rule: "flips"}, {From: podsB, To: podsA, Proto: TCP, First: 443, Last: 443, Rule: "flips"}, {From: podsB, To: podsA, Proto: UDP, First: 6000, Last: 6000, Rule: "flips"}, {From: podsA, To: podsB, Proto: UDP, First: 6001, Last: 6001, Rule: "flips"},
+		{From: nodeA, To: podsB, Proto: UDP, First: 6002, Last: 6002, Rule: "flips"}, {From: nodeA, To: podsB, Proto: TCP, First: 443, Last: 443, Rule: "flips"}}
 	w.allow(append(flip, stays...)...)
 	flows := w.unconcerned(b)
 	floods := []*flood{w.flood(w.pb, w.pa, "10.1.0.11", 6000), w.flood(w.pa, w.pb, "10.2.0.11", 6001), w.flood(w.a, w.pb, "10.2.0.11", 6002)}

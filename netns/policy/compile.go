@@ -12,11 +12,12 @@ import (
 
 // content is what the table's sets hold, as values that compare.
 type content struct {
-	spans [4][]span       // of each map or set of addresses, in order: see spanSets
-	pairs map[pair]string // who may begin what with whom: the key of a list
-	lists map[string][]item
-	side  map[string]map[pair]string
-	rules map[string]bool // names
+	spans [4][]span // of each map or set of addresses, in order: see spanSets
+	// Who may begin what with whom: the key of a list. What arrives may be more than what begins here.
+	arrives, begins map[pair]string
+	lists           map[string][]item
+	side            map[string]map[pair]string
+	rules           map[string]bool // names
 }
 
 // spanSets are where addresses of one class are, in the order of content.spans: remote ones in
@@ -46,10 +47,12 @@ func (c content) sides() map[string]map[pair]string {
 		}
 		out[name][p] = k
 	}
-	for p, k := range c.pairs {
+	for p, k := range c.arrives {
 		if local[p.to] {
 			put(sideName(sideTo, p.to), p, k)
 		}
+	}
+	for p, k := range c.begins {
 		if local[p.from] {
 			put(sideName(sideFrom, p.from), p, k)
 		}
@@ -68,7 +71,7 @@ type item struct {
 
 // compile computes what the sets hold.
 func compile(c Config) content {
-	out := content{pairs: map[pair]string{}, lists: map[string][]item{}, rules: map[string]bool{}}
+	out := content{arrives: map[pair]string{}, begins: map[pair]string{}, lists: map[string][]item{}, rules: map[string]bool{}}
 	for i, l := range [4][]Member{c.Remote, c.Remote, c.Local, c.Local} {
 		out.spans[i] = flatten(l, i%2 == 1)
 	}
@@ -77,26 +80,42 @@ func compile(c Config) content {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Proto, b.Proto),
 			cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last), strings.Compare(a.Rule, b.Rule))
 	})
-	var key []byte
+	var begins []Allow // of one pair
 	for len(allows) > 0 {
 		p := pair{allows[0].From, allows[0].To}
 		n := 0
-		key = key[:0]
+		begins = begins[:0]
 		for n < len(allows) && (pair{allows[n].From, allows[n].To}) == p {
-			a := allows[n]
-			key = append(key, byte(a.Proto), byte(a.First>>8), byte(a.First), byte(a.Last>>8), byte(a.Last))
-			key = append(append(key, a.Rule...), 0)
-			out.rules[a.Rule] = true
+			if !allows[n].Arrives {
+				begins = append(begins, allows[n])
+			}
 			n++
 		}
-		if _, ok := out.lists[string(key)]; !ok {
-			out.lists[string(key)] = items(allows[:n])
+		k := out.list(allows[:n])
+		if out.arrives[p] = k; len(begins) == n {
+			out.begins[p] = k
+		} else if len(begins) > 0 {
+			out.begins[p] = out.list(begins)
 		}
-		out.pairs[p] = string(key)
 		allows = allows[n:]
 	}
 	out.side = out.sides()
 	return out
+}
+
+// list has the list of the sorted allows of one pair, and returns its key.
+func (c *content) list(allows []Allow) string {
+	var b []byte
+	for _, a := range allows {
+		b = append(b, byte(a.Proto), byte(a.First>>8), byte(a.First), byte(a.Last>>8), byte(a.Last))
+		b = append(append(b, a.Rule...), 0)
+		c.rules[a.Rule] = true
+	}
+	key := string(b)
+	if _, ok := c.lists[key]; !ok {
+		c.lists[key] = items(allows)
+	}
+	return key
 }
 
 // flatten makes of nested prefixes ranges that do not overlap: the longest prefix wins.

@@ -8,7 +8,10 @@ import (
 	"strings"
 
 	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Count is what a counter has counted.
@@ -37,7 +40,7 @@ const (
 // an error that wraps unix.ENOENT.
 func Counted() (Counts, error) {
 	out := Counts{Rules: map[string]Count{}}
-	msgs, err := ask(unix.NFT_MSG_GETRULE, true, text(unix.NFTA_RULE_TABLE, TableName))
+	msgs, err := kernel.AskNft(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(TableName)))
 	if err == nil && len(msgs) == 0 {
 		err = unix.ENOENT
 	}

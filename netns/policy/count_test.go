@@ -16,7 +16,7 @@ func BenchmarkCounted(b *testing.B) {
 		h := lab.New(b).Host("h")
 		c := large(30000, 500)
 		for i := range rules {
-			c.Allows = append(c.Allows, Allow{1, 1000, TCP, uint16(10000 + i), uint16(10000 + i), fmt.Sprintf("main.rule-%d", i)})
+			c.Allows = append(c.Allows, Allow{From: 1, To: 1000, Proto: TCP, First: uint16(10000 + i), Last: uint16(10000 + i), Rule: fmt.Sprintf("main.rule-%d", i)})
 		}
 		t := NewTable()
 		require.NoError(b, h.Do(func() error { return t.Set(c) }))
@@ -46,7 +46,7 @@ func TestCounted(t *testing.T) {
 	require.ErrorIs(t, err, unix.ENOENT)
 	require.True(t, NoTable(err))
 	w.serve(w.pa, 443, 80)
-	w.allow(Allow{podsB, podsA, TCP, 443, 443, "main.web"}, Allow{podsB, podsA, UDP, 443, 443, "main.quic"})
+	w.allow(Allow{From: podsB, To: podsA, Proto: TCP, First: 443, Last: 443, Rule: "main.web"}, Allow{From: podsB, To: podsA, Proto: UDP, First: 443, Last: 443, Rule: "main.quic"})
 	require.Equal(t, passed, try(w.pb, "tcp", "10.1.0.11:443"))
 	require.Equal(t, refused, try(w.pb, "tcp", "10.1.0.11:80"))
 	c, err := count()

@@ -111,8 +111,8 @@ func talking(t *testing.T, l []flow) {
 func TestCut(t *testing.T) {
 	lab.Counts(t)
 	w := newWorld(t)
-	stays := Allow{podsA, podsB, TCP, 80, 89, "stays"}
-	goes := []Allow{{podsA, podsB, TCP, 440, 449, "goes"}, {podsB, podsA, TCP, 440, 449, "goes"}, {nodeA, podsB, TCP, 440, 449, "goes"}, {podsB, nodeA, TCP, 440, 449, "goes"}}
+	stays := Allow{From: podsA, To: podsB, Proto: TCP, First: 80, Last: 89, Rule: "stays"}
+	goes := []Allow{{From: podsA, To: podsB, Proto: TCP, First: 440, Last: 449, Rule: "goes"}, {From: podsB, To: podsA, Proto: TCP, First: 440, Last: 449, Rule: "goes"}, {From: nodeA, To: podsB, Proto: TCP, First: 440, Last: 449, Rule: "goes"}, {From: podsB, To: nodeA, Proto: TCP, First: 440, Last: 449, Rule: "goes"}}
 	for round := range 3 {
 		w.allow(append(goes, stays)...)
 		w.allowB(append(goes, stays)...)

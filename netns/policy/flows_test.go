@@ -68,7 +68,7 @@ func TestOwn(t *testing.T) {
 // ICMP errors about a flow that is open pass; others do not.
 func TestErrors(t *testing.T) {
 	w := newWorld(t)
-	w.allow(Allow{podsA, podsB, ICMP, 0, 0, "ping"})
+	w.allow(Allow{From: podsA, To: podsB, Proto: ICMP, First: 0, Last: 0, Rule: "ping"})
 	w.b.Sh("ip route add 10.2.0.11 dev pods0 mtu lock 1300; ip -6 route add fd10:2::11 dev pods0 mtu 1300")
 	require.Equal(t, passed, try(w.pa, "icmp", "10.2.0.11"))
 	require.Contains(t, w.pa.Sh("ping -n -c1 -W2 -M do -s 1400 10.2.0.11 2>&1 || :"), "mtu = 1300")
@@ -103,7 +103,7 @@ func TestTakenUp(t *testing.T) {
 	w := newWorld(t)
 	w.serve(w.pb, 443)
 	w.serve(w.pa, 443)
-	web := []Allow{{podsA, podsB, TCP, 443, 443, "web"}, {podsB, podsA, TCP, 443, 443, "web"}}
+	web := []Allow{{From: podsA, To: podsB, Proto: TCP, First: 443, Last: 443, Rule: "web"}, {From: podsB, To: podsA, Proto: TCP, First: 443, Last: 443, Rule: "web"}}
 	w.allow(web...)
 	var flows []*steady
 	for _, to := range []string{"10.2.0.11:443", "[fd10:2::11]:443"} {
@@ -119,7 +119,7 @@ func TestTakenUp(t *testing.T) {
 		f.end(t)
 	}
 	// Of these the server alone speaks after the flush, so conntrack takes it for who began.
-	w.allow(append(web, Allow{podsA, podsB, TCP, 445, 445, "other"})...)
+	w.allow(append(web, Allow{From: podsA, To: podsB, Proto: TCP, First: 445, Last: 445, Rule: "other"})...)
 	client, server := w.pairOf(w.pa, w.pb, "10.2.0.11", 445, false)
 	w.a.Sh("conntrack -F 2>/dev/null")
 	_, err := server.conn.Write([]byte("hello"))
@@ -159,7 +159,7 @@ func TestTranslated(t *testing.T) {
 		"add chain ip nat pre { type nat hook prerouting priority -100; }; add rule ip nat pre ip daddr 198.18.0.1 tcp dport 8080 dnat to 172.30.0.2:443'")
 	w.serve(w.pb, 443, 80)
 	w.serve(box, 443)
-	rules := []Allow{{nodeA, podsB, TCP, 443, 443, "out"}, {podsB, nodeA, TCP, 8080, 8080, "published"}}
+	rules := []Allow{{From: nodeA, To: podsB, Proto: TCP, First: 443, Last: 443, Rule: "out"}, {From: podsB, To: nodeA, Proto: TCP, First: 8080, Last: 8080, Rule: "published"}}
 	w.allow(rules...)
 	require.Equal(t, passed, try(box, "tcp", "10.2.0.11:443"))
 	require.Equal(t, silence, try(box, "tcp", "10.2.0.11:80"), "only source NAT shows whose it is")

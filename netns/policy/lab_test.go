@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 )
 
@@ -218,12 +219,12 @@ func TestMatrix(t *testing.T) {
 	w.allow()
 	all(func(_, _, _, _ string) string { return refused })
 	w.allow(
-		Allow{podsB, podsA, TCP, 443, 443, "web"},
-		Allow{podsA, podsB, UDP, 4000, 6000, "stream"},
-		Allow{podsB, podA2, ICMP, 0, 0, "ping"},
-		Allow{nodeA, podsB, Any, 0, 0, "host-out"},
-		Allow{podsB, nodeA, TCP, 0, 0, "host-in"},
-		Allow{podsA, nodeB, TCP, 80, 80, "to-node"})
+		Allow{From: podsB, To: podsA, Proto: TCP, First: 443, Last: 443, Rule: "web"},
+		Allow{From: podsA, To: podsB, Proto: UDP, First: 4000, Last: 6000, Rule: "stream"},
+		Allow{From: podsB, To: podA2, Proto: ICMP, First: 0, Last: 0, Rule: "ping"},
+		Allow{From: nodeA, To: podsB, Proto: Any, First: 0, Last: 0, Rule: "host-out"},
+		Allow{From: podsB, To: nodeA, Proto: TCP, First: 0, Last: 0, Rule: "host-in"},
+		Allow{From: podsA, To: nodeB, Proto: TCP, First: 80, Last: 80, Rule: "to-node"})
 	all(func(from, to, proto, port string) string {
 		open := map[string]bool{"pb pa tcp443": true, "pa pb udp5000": true, "pb pa2 icmp": true, "a pb tcp443": true, "a pb tcp80": true, "a pb udp5000": true,
 			"a pb udp443": true, "a pb icmp": true, "pb a tcp443": true, "pb a tcp80": true, "pa b tcp80": true}
@@ -241,7 +242,7 @@ func TestMatrix(t *testing.T) {
 	require.Contains(t, w.a.Sh("nft list ruleset"), "allow-web") // which nft aborts at for some rules
 	w.allow()
 	require.NotContains(t, w.a.Sh("nft list ruleset"), "allow-")
-	require.NoError(t, w.a.Do(w.tableA.Remove))
+	require.NoError(t, w.a.Do(func() error { return kernel.DeleteTable(TableName) }))
 	require.Empty(t, w.a.Sh("nft list tables | grep policy || :"))
 	all(func(_, _, _, _ string) string { return passed })
 }

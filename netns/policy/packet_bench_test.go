@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 )
 
@@ -46,14 +47,14 @@ func BenchmarkPacket(b *testing.B) {
 		cfg := large(n, 500)
 		cfg.Remote = append(cfg.Remote, classes("198.18.0.2/32", podsB)...)
 		cfg.Local = append(cfg.Local, classes("10.1.0.11/32", podsA)...)
-		cfg.Allows = append(cfg.Allows, Allow{podsB, podsA, UDP, 443, 443, "bench"})
+		cfg.Allows = append(cfg.Allows, Allow{From: podsB, To: podsA, Proto: UDP, First: 443, Last: 443, Rule: "bench"})
 		t := NewTable()
 		require.NoError(b, node.Do(func() error { return t.Set(cfg) }))
 		b.Run("with", least)
 		var counts Counts
 		require.NoError(b, node.Do(func() (err error) { counts, err = Counted(); return err }))
 		require.NotZero(b, counts.Rules["bench"])
-		require.NoError(b, node.Do(t.Remove))
+		require.NoError(b, node.Do(func() error { return kernel.DeleteTable(TableName) }))
 	}
 	b.Run("without", least)
 }

@@ -13,11 +13,11 @@ import (
 // applied after it.
 type Part struct {
 	config Config
-	kernel *kernel // nil: never applied
+	known  *known // nil: never applied
 }
 
-// kernel is what is known of the table that stands.
-type kernel struct {
+// known is what is known of the table that stands.
+type known struct {
 	table *Table
 	stop  context.CancelFunc // ends the listening
 }
@@ -47,6 +47,9 @@ func (p *Part) Lines() []string {
 		if a.Last != 0 {
 			ports += fmt.Sprintf(" ports %d to %d", a.First, a.Last)
 		}
+		if a.Arrives {
+			ports += ", where it arrives"
+		}
 		out = append(out, fmt.Sprintf("# %s: class %d to class %d, %s", a.Rule, a.From, a.To, ports))
 	}
 	for i, l := range [][]Member{p.config.Local, p.config.Remote} {
@@ -60,34 +63,34 @@ func (p *Part) Lines() []string {
 
 // Apply makes the table as the part says, and has both ends of what it closes learn so.
 func (p *Part) Apply(ctx context.Context, before netns.Part) error {
-	if b, ok := before.(*Part); ok && b.kernel != nil {
-		p.kernel = b.kernel
-		if differs, err := p.kernel.table.Differs(); err == nil && !differs && reflect.DeepEqual(b.config, p.config) {
+	if b, ok := before.(*Part); ok && b.known != nil {
+		p.known = b.known
+		if differs, err := p.known.table.Differs(); err == nil && !differs && reflect.DeepEqual(b.config, p.config) {
 			return nil // most netmaps say nothing new of who may talk
 		}
 	} else {
 		listen, stop := context.WithCancel(context.Background())
-		k := &kernel{NewTable(), stop}
+		k := &known{NewTable(), stop}
 		if _, err := k.table.Watch(listen); err != nil {
 			stop()
 			return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
 		}
-		p.kernel = k
+		p.known = k
 	}
-	if err := p.kernel.table.Set(p.config); err != nil {
+	if err := p.known.table.Set(p.config); err != nil {
 		return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
 	}
 	// Who is not told is reset with the next packet that it sends.
-	_, _ = p.kernel.table.Tell(ctx)
+	_, _ = p.known.table.Tell(ctx)
 	return nil
 }
 
 // Drift tells whether others changed the table since Apply. It does not read what is in it.
 func (p *Part) Drift(context.Context) (missing, extra []string, err error) {
-	if p.kernel == nil {
+	if p.known == nil {
 		return nil, nil, fmt.Errorf("nothing was put there")
 	}
-	differs, err := p.kernel.table.Differs()
+	differs, err := p.known.table.Differs()
 	if differs {
 		missing = []string{"# nftables table " + TableName + " as it was put there"}
 	}
@@ -96,8 +99,8 @@ func (p *Part) Drift(context.Context) (missing, extra []string, err error) {
 
 // Close ends the listening.
 func (p *Part) Close() error {
-	if p.kernel != nil {
-		p.kernel.stop()
+	if p.known != nil {
+		p.known.stop()
 	}
 	return nil
 }

@@ -56,6 +56,7 @@ type Allow struct {
 	Proto       Proto
 	First, Last uint16
 	Rule        string // the rule's name, under which it is counted
+	Arrives     bool   // it opens what arrives here from the tunnel alone, and not what begins here
 }
 
 // Config is what shall hold. Whatever no Allow opens is closed, for what belongs to no class too.
@@ -175,12 +176,13 @@ func (c Config) Opens(from, to netip.Addr, proto Proto, port uint16) (string, bo
 		proto = ICMP
 	}
 	f, t := classOf(c.Local, from), classOf(c.Remote, to)
-	if f == 0 || t == 0 {
+	arrives := f == 0 || t == 0
+	if arrives {
 		f, t = classOf(c.Remote, from), classOf(c.Local, to)
 	}
 	name, found := "", false
 	for _, a := range c.Allows {
-		if f != 0 && a.From == f && a.To == t && (a.Proto == Any || a.Proto == proto && (a.Last == 0 || a.First <= port && port <= a.Last)) {
+		if f != 0 && a.From == f && a.To == t && (arrives || !a.Arrives) && (a.Proto == Any || a.Proto == proto && (a.Last == 0 || a.First <= port && port <= a.Last)) {
 			if !found || a.Rule < name {
 				name, found = a.Rule, true
 			}

@@ -39,7 +39,7 @@ func TestCompileIsOpens(t *testing.T) {
 		}
 		c := Config{Interface: "cw0", Local: rapid.SliceOfN(prefix(1), 0, 6).Draw(t, "local"), Remote: rapid.SliceOfN(prefix(2), 0, 6).Draw(t, "remote")}
 		c.Allows = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Allow {
-			a := Allow{From: class.Draw(t, "from"), To: class.Draw(t, "to"), Proto: rapid.SampledFrom([]Proto{Any, ICMP, TCP, UDP}).Draw(t, "proto"), Rule: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "rule")}
+			a := Allow{From: class.Draw(t, "from"), To: class.Draw(t, "to"), Proto: rapid.SampledFrom([]Proto{Any, ICMP, TCP, UDP}).Draw(t, "proto"), Rule: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "rule"), Arrives: rapid.Bool().Draw(t, "arrives")}
 			if a.Proto == TCP || a.Proto == UDP {
 				a.First = rapid.Uint16Range(0, 8).Draw(t, "first")
 				if a.First > 0 {
@@ -75,14 +75,14 @@ func TestCompileIsOpens(t *testing.T) {
 			there := netip.AddrFrom4([4]byte{10, 2, rapid.ByteRange(0, 1).Draw(t, "c"), rapid.ByteRange(0, 7).Draw(t, "d")})
 			proto := rapid.SampledFrom([]Proto{TCP, UDP, ICMP, 50}).Draw(t, "proto")
 			port := rapid.Uint16Range(0, 10).Draw(t, "port")
-			from, to, p := here, there, pair{find(2, here), find(0, there)}
+			from, to, p, pairs := here, there, pair{find(2, here), find(0, there)}, got.begins
 			if rapid.Bool().Draw(t, "there begins") {
-				from, to, p = there, here, pair{find(0, there), find(2, here)}
+				from, to, p, pairs = there, here, pair{find(0, there), find(2, here)}, got.arrives
 			}
 			rule, open := n.Opens(from, to, proto, port)
 			var items []item
 			if p.from != 0 && p.to != 0 {
-				items = got.lists[got.pairs[p]]
+				items = got.lists[pairs[p]]
 			}
 			k := slices.IndexFunc(items, func(x item) bool {
 				return x.protoFirst <= proto && proto <= x.protoLast && x.first <= port && port <= x.last
@@ -97,7 +97,7 @@ func TestCompileIsOpens(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	good := func() Config {
-		return Config{Interface: "cw0", Local: classes("10.1.0.0/24", Class(1)), Remote: classes("10.2.0.0/24", Class(2)), Allows: []Allow{{1, 2, TCP, 1, 2, "x"}}}
+		return Config{Interface: "cw0", Local: classes("10.1.0.0/24", Class(1)), Remote: classes("10.2.0.0/24", Class(2)), Allows: []Allow{{From: 1, To: 2, Proto: TCP, First: 1, Last: 2, Rule: "x"}}}
 	}
 	_, err := good().normal()
 	require.NoError(t, err)

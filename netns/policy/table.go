@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io/fs"
 	"iter"
 	"maps"
 	"net/netip"
@@ -15,19 +14,24 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/kernel"
 )
 
 // Table writes the table, and remembers what it wrote, so that a change costs what changes. Its
 // methods work in the network namespace of the calling thread, need CAP_NET_ADMIN, and may
 // be called concurrently.
 type Table struct {
-	mu    sync.Mutex
-	have  *written  // nil: not known what is there
-	ours  [2]uint32 // generations of the last write, first and last, if nobody else wrote meanwhile
-	shape string    // after the last write
-	doubt bool      // others touched it, or may have
-	deaf  error     // why nobody can hear what is refused
+	mu      sync.Mutex
+	have    *written  // nil: not known what is there
+	ours    [2]uint32 // generations of the last write, first and last, if nobody else wrote meanwhile
+	handles string    // of its chains, rules and sets, after the last write
+	doubt   bool      // others touched it, or may have
+	deaf    error     // why nobody can hear what is refused
+
+	listen func() (*netlink.Conn, error) // to nftables
 }
 
 // written is what stands in the kernel.
@@ -38,7 +42,7 @@ type written struct {
 }
 
 // NewTable returns a table that knows nothing of what is there: the first Set writes all.
-func NewTable() *Table { return &Table{} }
+func NewTable() *Table { return &Table{listen: listen} }
 
 // Set makes the table what the config says. Each packet is judged by what was or by what is then,
 // and what is open in both passes. After an error one of the two holds, and the next Set writes all.
@@ -55,7 +59,7 @@ func (t *Table) Set(c Config) error {
 // set is Set; t.mu is held.
 func (t *Table) set(c Config, want content) error {
 	var err error
-	before, _ := generation()
+	before, _ := kernel.NftGeneration()
 	next := &written{config: c, content: want}
 	if h := t.have; h != nil && !t.doubt && sameFrame(h.config, c) {
 		next.ids, err = newIDs(h.ids, want.lists)
@@ -78,12 +82,12 @@ func (t *Table) set(c Config, want content) error {
 		return fmt.Errorf("set nftables table %s: %w", TableName, err)
 	}
 	t.have, t.doubt = next, false
-	after, _ := generation()
+	after, _ := kernel.NftGeneration()
 	t.ours = [2]uint32{}
 	if after-before <= 3 { // as many as a change takes
 		t.ours = [2]uint32{before + 1, after}
 	}
-	t.shape, err = shape()
+	t.handles, err = kernel.NftHandles(TableName)
 	return err
 }
 
@@ -398,17 +402,4 @@ func ownChains(prefixes ...string) (out []string, err error) {
 		}
 	}
 	return out, nil
-}
-
-// Remove takes the table away; it may be gone already.
-func (t *Table) Remove() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.have, t.doubt, t.shape = nil, false, ""
-	var b batch
-	b.delTable()
-	if err := b.commit(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove nftables table %s: %w", TableName, err)
-	}
-	return nil
 }

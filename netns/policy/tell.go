@@ -101,18 +101,18 @@ func (j judge) closed(f *netlink.ConntrackFlow) (remote, local netip.AddrPort, o
 	client, server := at(f.Forward.SrcIP, f.Forward.SrcPort), at(f.Forward.DstIP, f.Forward.DstPort)
 	answers, answered := at(f.Reverse.SrcIP, f.Reverse.SrcPort), at(f.Reverse.DstIP, f.Reverse.DstPort)
 	if from, to := j.class(true, client.Addr()), j.class(false, server.Addr()); from != 0 && to != 0 {
-		return answered, answers, !j.open(from, to, server.Port()) && !j.open(to, from, client.Port())
+		return answered, answers, !j.open(j.arrives, from, to, server.Port()) && !j.open(j.begins, to, from, client.Port())
 	}
 	if from, to := j.class(false, answered.Addr()), j.class(true, answers.Addr()); from != 0 && to != 0 {
-		return server, client, !j.open(from, to, answers.Port()) && !j.open(to, from, answered.Port())
+		return server, client, !j.open(j.begins, from, to, answers.Port()) && !j.open(j.arrives, to, from, answered.Port())
 	}
 	return remote, local, false
 }
 
 // open reports whether a pair's list opens a port of TCP. Conntrack may have taken the
 // connection up by its other end, so both are asked for.
-func (j judge) open(from, to Class, port uint16) bool {
-	return slices.ContainsFunc(j.lists[j.pairs[pair{from, to}]], func(x item) bool {
+func (j judge) open(pairs map[pair]string, from, to Class, port uint16) bool {
+	return slices.ContainsFunc(j.lists[pairs[pair{from, to}]], func(x item) bool {
 		return x.protoFirst <= TCP && TCP <= x.protoLast && x.first <= port && port <= x.last
 	})
 }

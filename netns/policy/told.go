@@ -38,10 +38,10 @@ func tellRefused() error {
 
 // Deaf is why nobody can hear what the part's table refuses; nil: they can.
 func (p *Part) Deaf() error {
-	if p.kernel == nil {
+	if p.known == nil {
 		return nil
 	}
-	p.kernel.table.mu.Lock()
-	defer p.kernel.table.mu.Unlock()
-	return p.kernel.table.deaf
+	p.known.table.mu.Lock()
+	defer p.known.table.mu.Unlock()
+	return p.known.table.deaf
 }

@@ -8,12 +8,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"causeway/netns/internal/kernel"
@@ -62,7 +60,7 @@ func (k *seen) remake(t *Table) error {
 		return err
 	}
 	var err error
-	if k.handles, err = handles(k.table); err != nil {
+	if k.handles, err = kernel.NftHandles(k.table); err != nil {
 		return err
 	}
 	now, known := kernel.NftGeneration()
@@ -118,7 +116,7 @@ func (k *seen) differs(ctx context.Context, t *Table, list bool) (d differences,
 	if ok && k.clean != 0 && now == k.clean {
 		return differences{known: true}, nil
 	}
-	h, err := handles(k.table)
+	h, err := kernel.NftHandles(k.table)
 	if err != nil {
 		return d, err
 	}
@@ -314,54 +312,3 @@ func (k *seen) list(t *Table) error {
 	}
 	return nil
 }
-
-// handles tell a table's chains, rules and sets from others: each has a number that no other gets. It is empty without the
-// table. A chain that was changed has another policy or place.
-func handles(table string) (string, error) {
-	name := func(typ int) *nl.RtAttr { return nl.NewRtAttr(typ, nl.ZeroTerminated(table)) }
-	own, err := kernel.AskNft(unix.NFT_MSG_GETTABLE, 0, name(unix.NFTA_TABLE_NAME))
-	if errors.Is(err, unix.ENOENT) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("look for the table: %w", err)
-	}
-	var b strings.Builder
-	write := func(what string, msgs [][]byte, of int, attrs ...int) {
-		for _, m := range msgs {
-			text, ours := what, of == 0
-			for a, v := range kernel.NftAttrs(m) {
-				ours = ours || a == of && unix.ByteSliceToString(v) == table
-				if slices.Contains(attrs, a) {
-					text += fmt.Sprintf(" %d:%x", a, v)
-				}
-			}
-			if ours {
-				b.WriteString(text + "\n")
-			}
-		}
-	}
-	write("table", own, 0, unix.NFTA_TABLE_FLAGS, tableHandle)
-	for _, x := range []struct {
-		what    string
-		ask, of int
-		attrs   []int
-	}{
-		{"chain", unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, []int{unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY}},
-		{"rule", unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, []int{unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE}},
-		{"set", unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, []int{unix.NFTA_SET_NAME, setHandle}},
-	} {
-		msgs, err := kernel.AskNft(x.ask, unix.NLM_F_DUMP, name(x.of))
-		if err != nil {
-			return "", fmt.Errorf("list each %s of the table: %w", x.what, err)
-		}
-		write(x.what, msgs, x.of, x.attrs...)
-	}
-	return b.String(), nil
-}
-
-// Attributes of linux/netfilter/nf_tables.h.
-const (
-	tableHandle = 4  // NFTA_TABLE_HANDLE
-	setHandle   = 16 // NFTA_SET_HANDLE
-)

@@ -20,6 +20,7 @@ import (
 	"go4.org/netipx"
 
 	"causeway/netns"
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 	"causeway/netns/netnstest"
 )
@@ -200,7 +201,7 @@ func TestNextPart(t *testing.T) {
 	before := sh(t, "nft -s list ruleset")
 	w.apply(config(closed, class, nil))
 	handles := func() string {
-		h, err := handles("causeway-test")
+		h, err := kernel.NftHandles("causeway-test")
 		require.NoError(t, err)
 		return h
 	}

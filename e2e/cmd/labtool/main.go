@@ -11,6 +11,8 @@
 //	labtool flood ADDR[,ADDR…] -streams N -for D   TCP as fast as it goes
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
+//	labtool dial ADDR:PORT -every D      TCP connection after connection, until told to end
+//	labtool volley ADDR -count N         N each of UDP datagrams, SYNs of no socket and ICMP echoes
 //	labtool attack FILE ADDR:PORT…       sends what FILE (pcap) holds, changed in many ways, and garbage to each address
 //	labtool stranger HELLO ADDR:PORT…    how far a program without a node's key comes at ports of hub and agents; HELLO is a file
 //	labtool hellos HELLO ADDR:PORT STREAMS D   hellos on connection after connection
@@ -55,7 +57,7 @@ const (
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, attack, stranger, hellos, joins, knocks, dns or delay")
+		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, dial, volley, attack, stranger, hellos, joins, knocks, dns or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -67,6 +69,7 @@ func run(ctx context.Context, args []string) error {
 	pace := fs.Int64("pace", 1<<20, "bytes in a second")
 	pps := fs.Float64("pps", 1000, "datagrams in a second")
 	every := fs.Duration("every", 10*time.Millisecond, "time between echoes")
+	count := fs.Int("count", 1000, "packets of each kind")
 	wait := fs.Duration("wait", time.Second, "how long to wait for the last echoes")
 	queue := fs.Int("queue", 1, "number of the netfilter queue")
 	base := fs.Duration("delay", 0, "how long each packet is held back")
@@ -134,6 +137,10 @@ func run(ctx context.Context, args []string) error {
 		return show(sendRate(ctx, target, *pps, *size, *dur))
 	case "rtt":
 		return show(roundTrips(ctx, target, *every, *dur, *wait))
+	case "dial":
+		return show(dial(ctx, target, *every))
+	case "volley":
+		return show(volley(ctx, target, *count))
 	case "delay":
 		return delay(ctx, *queue, *base, *jitter, *loss)
 	case "http":

@@ -111,6 +111,9 @@ func troubles(s api.Status, nodes []api.Node) []trouble {
 		}
 	}
 	out = append(out, policyTroubles(s.Policies)...)
+	for _, n := range s.Policies.Behind {
+		out = append(out, trouble{What: "policy: node " + n, Why: "did not acknowledge in time who may talk, and goes on with what it had", Next: "causeway node show " + n})
+	}
 	for _, n := range nodes {
 		t := trouble{What: "node " + n.Name + ": " + n.State, Since: n.StateSince, Why: strings.Join(n.Reasons, "; ")}
 		switch n.State {

@@ -1,8 +1,12 @@
 package kernel
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
@@ -74,3 +78,54 @@ func DeleteTable(name string) error {
 		return c.Flush()
 	})
 }
+
+// NftHandles tells an inet table's chains, rules and sets from others: each has a number that no other gets. It is empty without the
+// table. A chain that was changed has another policy or place.
+func NftHandles(table string) (string, error) {
+	name := func(typ int) *nl.RtAttr { return nl.NewRtAttr(typ, nl.ZeroTerminated(table)) }
+	own, err := AskNft(unix.NFT_MSG_GETTABLE, 0, name(unix.NFTA_TABLE_NAME))
+	if errors.Is(err, unix.ENOENT) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for the table: %w", err)
+	}
+	var b strings.Builder
+	write := func(what string, msgs [][]byte, of int, attrs ...int) {
+		for _, m := range msgs {
+			text, ours := what, of == 0
+			for a, v := range NftAttrs(m) {
+				ours = ours || a == of && unix.ByteSliceToString(v) == table
+				if slices.Contains(attrs, a) {
+					text += fmt.Sprintf(" %d:%x", a, v)
+				}
+			}
+			if ours {
+				b.WriteString(text + "\n")
+			}
+		}
+	}
+	write("table", own, 0, unix.NFTA_TABLE_FLAGS, tableHandle)
+	for _, x := range []struct {
+		what    string
+		ask, of int
+		attrs   []int
+	}{
+		{"chain", unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, []int{unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY}},
+		{"rule", unix.NFT_MSG_GETRULE, unix.NFTA_RULE_TABLE, []int{unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_HANDLE}},
+		{"set", unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, []int{unix.NFTA_SET_NAME, setHandle}},
+	} {
+		msgs, err := AskNft(x.ask, unix.NLM_F_DUMP, name(x.of))
+		if err != nil {
+			return "", fmt.Errorf("list each %s of the table: %w", x.what, err)
+		}
+		write(x.what, msgs, x.of, x.attrs...)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(b.String()))), nil
+}
+
+// Attributes of linux/netfilter/nf_tables.h.
+const (
+	tableHandle = 4  // NFTA_TABLE_HANDLE
+	setHandle   = 16 // NFTA_SET_HANDLE
+)
