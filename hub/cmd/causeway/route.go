@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +40,11 @@ func (c *cli) routeList() *cobra.Command {
 			}
 			routes = frame.Pick(sel, routes, func(r api.Route) map[string]string { return labels[r.Node] })
 		}
+		columns := []string{"NODE", "SITE", "ROUTE", "STATE", "BY", "CARRIED"}
+		segments := slices.ContainsFunc(routes, func(r api.Route) bool { return r.Segment != "" })
+		if segments { // else it tells nothing
+			columns = slices.Insert(columns, 2, "SEGMENT")
+		}
 		none := "No routes: nodes announce those of their token and of routes: in agent.yaml"
 		if pending {
 			all := routes
@@ -50,9 +56,12 @@ func (c *cli) routeList() *cobra.Command {
 			}
 		}
 		return frame.List(c.CLI, routes, func(r api.Route) string { return r.Node + " " + r.Prefix.String() }, none,
-			[]string{"NODE", "SITE", "SEGMENT", "ROUTE", "STATE", "BY", "CARRIED"},
-			func(_ *frame.Page, r api.Route) []any {
-				return []any{r.Node, r.Site, cmp.Or(r.Segment, "-"), r.Prefix, routeCell(r.State), by(r), carried(r)}
+			columns, func(_ *frame.Page, r api.Route) []any {
+				row := []any{r.Node, r.Site, r.Prefix, routeCell(r.State), by(r), carried(r)}
+				if segments {
+					row = slices.Insert(row, 2, any(cmp.Or(r.Segment, "-")))
+				}
+				return row
 			})
 	})
 }
