@@ -267,8 +267,9 @@ func readProblem(res *http.Response) error {
 // explain turns an error of the transport into what a person can act on.
 func (c *Client) explain(err error, timeout time.Duration) error {
 	var ue *url.Error
+	looks := false // what changes nothing was asked
 	if errors.As(err, &ue) {
-		err = ue.Err // drops the made-up URL
+		err, looks = ue.Err, ue.Op == "Get" // drops the made-up URL
 	}
 	where := c.cfg.Socket
 	switch {
@@ -288,8 +289,11 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		why := "it stopped or was restarted"
 		if c.cfg.Context != nil {
-			if e := c.cfg.Context.refusal(); e != nil {
+			switch e := c.cfg.Context.refusal(); {
+			case e != nil && looks:
 				return e
+			case e != nil:
+				return fmt.Errorf("%w; it ended the connection before it answered: what was asked may be done or not", e)
 			}
 			why += ", or you are no admin any more"
 		}
