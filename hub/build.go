@@ -210,7 +210,7 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if err := r.incidents.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}
-	r.flows = flow.New(flow.Config{JetStream: r.agentsJS, Log: r.log, Node: node})
+	r.flows = flow.New(flow.Config{JetStream: r.agentsJS, Inside: !r.outside, Log: r.log, Node: node})
 	if err := r.flows.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}

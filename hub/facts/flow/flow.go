@@ -31,6 +31,7 @@ const (
 
 	keptReports = 1024 // of a node, in the stream
 	maxBytes    = 256 << 20
+	maxReports  = maxBytes / protocol.MaxFlowReport
 	maxAge      = 30 * 24 * time.Hour
 	retryAfter  = 2 * time.Second
 )
@@ -45,6 +46,9 @@ const (
 // Config configures a Store.
 type Config struct {
 	JetStream jetstream.JetStream // of the stream
+	// Inside says that the server is the hub's own. A stream with a bound in bytes reserves them there, and a hub of
+	// the version before would find none left for its own.
+	Inside bool
 	// Node returns the name of a node, and false if it is none of the cluster any more.
 	Node func(protocol.NodeNumber) (name string, live bool)
 	Log  zerolog.Logger
@@ -106,9 +110,13 @@ func (s *Store) Open(ctx context.Context) (err error) {
 	if s.stream != nil {
 		return nil
 	}
+	reserved := int64(maxBytes)
+	if s.cfg.Inside {
+		reserved = -1
+	}
 	s.stream, err = s.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: protocol.FlowStream, Description: "flows that nodes log", Subjects: []string{protocol.SubjectFlowsAll}, Storage: jetstream.FileStorage,
-		Discard: jetstream.DiscardOld, MaxMsgsPerSubject: keptReports, MaxMsgSize: protocol.MaxFlowReport + 4096, MaxBytes: maxBytes, MaxAge: maxAge,
+		Discard: jetstream.DiscardOld, MaxMsgsPerSubject: keptReports, MaxMsgs: maxReports, MaxMsgSize: protocol.MaxFlowReport + 4096, MaxBytes: reserved, MaxAge: maxAge,
 		Duplicates: time.Second, // as of the inventory's stream
 	})
 	if err != nil {

@@ -123,7 +123,7 @@ func TestLimitsPage(t *testing.T) {
 	require.NoError(t, err)
 	for _, want := range []string{
 		fmt.Sprintf("| logged flows | each node, all | %d reports of %d KiB; %d and %d flows |", keptReports, protocol.MaxFlowReport>>10, perNode, overall),
-		fmt.Sprintf("| stream of logged flows | all | %d MiB, %d days |", maxBytes>>20, int(maxAge.Hours()/24)),
+		fmt.Sprintf("| stream of logged flows | all | %d MiB, %d reports, %d days |", maxBytes>>20, maxReports, int(maxAge.Hours()/24)),
 	} {
 		require.Contains(t, string(b), want)
 	}
