@@ -377,11 +377,8 @@ func (h ServiceHealth) check() error {
 type ServiceItem struct {
 	Service
 	Endpoints []ServiceEndpoint `json:"endpoints,omitempty"` // by site, then address
-	// Epoch counts the switches of a single-writer's site. Range are the ranges of all services' addresses.
-	Epoch uint64         `json:"epoch,omitempty"`
-	Range []netip.Prefix `json:"range,omitempty"`
-	// Client: nodes told of it use it. Else the node is only beside a backend.
-	Client bool `json:"client,omitempty"`
+	// Epoch counts the switches of a single-writer's site.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // ServiceEndpoint is an address that serves.
@@ -413,14 +410,11 @@ func (i *ServiceItem) Check() error {
 		}
 		seen[e.Addr] = true
 	}
-	in := func(a netip.Addr) bool {
-		return slices.ContainsFunc(i.Range, func(p netip.Prefix) bool { return p.Contains(a) })
-	}
 	switch {
-	case i.VIP4.IsValid() && (!i.VIP4.Is4() || !in(i.VIP4)):
-		return fmt.Errorf("vip4: %s is not in the range of services", i.VIP4)
-	case i.VIP6.IsValid() && (!i.VIP6.Is6() || i.VIP6.Is4In6() || i.VIP6.Zone() != "" || !in(i.VIP6)):
-		return fmt.Errorf("vip6: %s is not in the range of services", i.VIP6)
+	case i.VIP4.IsValid() && !i.VIP4.Is4():
+		return fmt.Errorf("vip4: %s is no IPv4 address", i.VIP4)
+	case i.VIP6.IsValid() && (!i.VIP6.Is6() || i.VIP6.Is4In6() || i.VIP6.Zone() != ""):
+		return fmt.Errorf("vip6: %s is no IPv6 address", i.VIP6)
 	}
 	return nil
 }
