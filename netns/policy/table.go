@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,24 +15,19 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"causeway/netns/internal/kernel"
+	"causeway/netns/internal/nf"
 )
 
 // Table writes the table, and remembers what it wrote, so that a change costs what changes. Its
 // methods work in the network namespace of the calling thread, need CAP_NET_ADMIN, and may
 // be called concurrently.
 type Table struct {
-	mu      sync.Mutex
-	have    *written  // nil: not known what is there
-	ours    [2]uint32 // generations of the last write, first and last, if nobody else wrote meanwhile
-	handles string    // of its chains, rules and sets, after the last write
-	doubt   bool      // others touched it, or may have
-	deaf    error     // why nobody can hear what is refused
-
-	listen func() (*netlink.Conn, error) // to nftables
+	mu    sync.Mutex
+	have  *written     // nil: not known what is there
+	stand *nf.Standing // whether others touched it
+	deaf  error        // why nobody can hear what is refused
 }
 
 // written is what stands in the kernel.
@@ -42,7 +38,7 @@ type written struct {
 }
 
 // NewTable returns a table that knows nothing of what is there: the first Set writes all.
-func NewTable() *Table { return &Table{listen: listen} }
+func NewTable() *Table { return &Table{stand: nf.NewStanding(TableName)} }
 
 // Set makes the table what the config says. Each packet is judged by what was or by what is then,
 // and what is open in both passes. After an error one of the two holds, and the next Set writes all.
@@ -59,12 +55,11 @@ func (t *Table) Set(c Config) error {
 // set is Set; t.mu is held.
 func (t *Table) set(c Config, want content) error {
 	var err error
-	before, _ := kernel.NftGeneration()
 	next := &written{config: c, content: want}
-	if h := t.have; h != nil && !t.doubt && sameFrame(h.config, c) {
+	if h := t.have; h != nil && !t.stand.Doubt() && sameFrame(h.config, c) {
 		next.ids, err = newIDs(h.ids, want.lists)
 		if err == nil {
-			err = change(h, next)
+			err = change(t.stand, h, next)
 		}
 	} else {
 		var ids map[string]uint32
@@ -72,8 +67,8 @@ func (t *Table) set(c Config, want content) error {
 			ids = h.ids
 		}
 		if next.ids, err = newIDs(ids, want.lists); err == nil {
-			if err = whole(next); err == nil {
-				t.deaf = tellRefused()
+			if err = whole(t.stand, next); err == nil {
+				t.deaf = tellRefused(t.stand)
 			}
 		}
 	}
@@ -81,14 +76,22 @@ func (t *Table) set(c Config, want content) error {
 		t.have = nil // it may be gone, or another's
 		return fmt.Errorf("set nftables table %s: %w", TableName, err)
 	}
-	t.have, t.doubt = next, false
-	after, _ := kernel.NftGeneration()
-	t.ours = [2]uint32{}
-	if after-before <= 3 { // as many as a change takes
-		t.ours = [2]uint32{before + 1, after}
+	t.have = next
+	return t.stand.Written()
+}
+
+// Watch tells when others touched the table, or may have: see nf.Standing.
+func (t *Table) Watch(ctx context.Context) (<-chan struct{}, error) { return t.stand.Watch(ctx) }
+
+// Differs reports whether the table is not as it was written, or may not be: where Watch saw others touch it, or its
+// chains, rules or sets are others. It changes nothing. The next Set writes all then.
+func (t *Table) Differs() (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.have == nil {
+		return true, nil
 	}
-	t.handles, err = kernel.NftHandles(TableName)
-	return err
+	return t.stand.Differs()
 }
 
 // sameFrame reports whether two configs differ in elements and rules by name alone.
@@ -130,80 +133,85 @@ func newIDs(have map[string]uint32, want map[string][]item) (map[string]uint32, 
 }
 
 // sets are those of the table.
-func sets() (out []set) {
+func sets() (out []nf.Set) {
 	for _, v6 := range []bool{false, true} {
 		addr := []nftables.SetDatatype{nftables.TypeIPAddr}
 		if v6 {
 			addr = []nftables.SetDatatype{nftables.TypeIP6Addr}
 		}
 		for _, n := range []string{"hubs", "own", "overlay", "local"} {
-			out = append(out, set{name: n + suffix(v6), key: addr, interval: true})
+			out = append(out, nf.Set{Name: n + nf.Suffix(v6), Key: addr, Interval: true})
 		}
-		out = append(out, set{name: "remote" + suffix(v6), key: addr, data: &nftables.TypeMark, interval: true})
+		out = append(out, nf.Set{Name: "remote" + nf.Suffix(v6), Key: addr, Data: []nftables.SetDatatype{nftables.TypeMark}, Interval: true})
 		for _, n := range []string{sideTo, sideFrom} {
-			out = append(out, set{name: n + suffix(v6), key: addr, verdicts: true, interval: true})
+			out = append(out, nf.Set{Name: n + nf.Suffix(v6), Key: addr, Verdicts: true, Interval: true})
 		}
 	}
 	key := []nftables.SetDatatype{nftables.TypeMark, nftables.TypeInetProto, nftables.TypeInetService}
-	return append(out, set{name: mapPort, key: key, verdicts: true}, set{name: mapPorts, key: key, verdicts: true, interval: true})
+	return append(out, nf.Set{Name: mapPort, Key: key, Verdicts: true}, nf.Set{Name: mapPorts, Key: key, Verdicts: true, Interval: true})
 }
 
 // sideSet is the map of a local class.
-func sideSet(name string) set {
-	return set{name: name, key: []nftables.SetDatatype{nftables.TypeMark}, data: &nftables.TypeMark}
+func sideSet(name string) nf.Set {
+	return nf.Set{Name: name, Key: []nftables.SetDatatype{nftables.TypeMark}, Data: []nftables.SetDatatype{nftables.TypeMark}}
 }
 
 // whole writes all of the table, whatever is there. Where what is there is of another shape,
 // the table is made anew.
-func whole(next *written) error {
+func whole(stand *nf.Standing, next *written) error {
 	old, err := ownChains(chainAllow, sideTo+"-", sideFrom+"-")
 	if err != nil {
 		return err
 	}
-	var b batch
+	b := newBatch()
 	b.fill(next, old)
-	err = b.commit()
+	err = stand.Commit(&b.Batch, true)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		b = batch{}
-		b.addTable()
-		b.delTable()
+		b = newBatch()
+		b.AddTable()
+		b.DelTable()
 		b.fill(next, nil)
-		err = b.commit()
+		err = stand.Commit(&b.Batch, true)
 	}
 	return err
 }
 
+// batch is a transaction of the table.
+type batch struct{ nf.Batch }
+
+func newBatch() *batch { return &batch{nf.Batch{Table: TableName}} }
+
 func (w *batch) fill(next *written, old []string) {
-	w.addTable()
+	w.AddTable()
 	for i, s := range sets() {
-		w.makeSet(s, uint32(i+1))
+		w.MakeSet(s, uint32(i+1))
 	}
 	w.rules(next.config)
 	for _, r := range slices.Sorted(maps.Keys(next.content.rules)) {
 		w.allow(r)
 	}
 	for _, v6 := range []bool{false, true} {
-		w.elements("hubs"+suffix(v6), true, single(next.config.Hubs, v6))
-		w.elements("own"+suffix(v6), true, single(next.config.Own, v6))
+		w.Elements("hubs"+nf.Suffix(v6), true, single(next.config.Hubs, v6))
+		w.Elements("own"+nf.Suffix(v6), true, single(next.config.Own, v6))
 	}
 	for _, p := range next.config.Overlay {
-		w.elements("overlay"+suffix(p.Addr().Is6()), true, prefixInterval(p))
+		w.Elements("overlay"+nf.Suffix(p.Addr().Is6()), true, prefixInterval(p))
 	}
 	id := uint32(1 << 20)
 	for _, n := range old { // what is needed again stays, for packets that are being judged
 		rule, is := strings.CutPrefix(n, chainAllow)
 		switch {
 		case is && !next.content.rules[rule]:
-			w.removeChain(n)
+			w.RemoveChain(n)
 		case !is && next.content.side[n] == nil:
 			w.removeSide(n)
 		}
 	}
 	for n, m := range next.content.side {
 		id++
-		w.makeSet(sideSet(n), id)
+		w.MakeSet(sideSet(n), id)
 		w.side(n)
-		w.elements(n, true, pairs(n, m, nil, next.ids))
+		w.Elements(n, true, pairs(n, m, nil, next.ids))
 	}
 	w.lists(true, next.content.lists, nil, next.ids)
 	w.spans(content{}, next.content)
@@ -211,17 +219,17 @@ func (w *batch) fill(next *written, old []string) {
 
 // allow makes the chain of a rule by name.
 func (w *batch) allow(rule string) {
-	w.chain(chainAllow+rule, nil, 0)
-	w.rule(chainAllow+rule, counter, setPriority(0), accept)
+	w.Chain(chainAllow+rule, nil, 0)
+	w.Rule(chainAllow+rule, nf.Counter, setPriority(0), accept)
 }
 
 // change writes what is new in next. One transaction changes what is judged. What it will need
 // is there by one before, for the kernel shows new elements of some sets only a moment
 // after it has begun the new generation; and what is out of use goes in one behind, for
 // a packet that is being judged meanwhile may have the number of a list that was.
-func change(h, next *written) error {
+func change(stand *nf.Standing, h, next *written) error {
 	was, want := h.content, next.content
-	var before, now, behind batch
+	before, now, behind := newBatch(), newBatch(), newBatch()
 	id := uint32(100)
 	for r := range want.rules {
 		if !was.rules[r] {
@@ -232,13 +240,13 @@ func change(h, next *written) error {
 	for name, m := range want.side {
 		if was.side[name] == nil {
 			id++
-			before.makeSet(sideSet(name), id)
+			before.MakeSet(sideSet(name), id)
 			before.side(name)
-			before.elements(name, true, pairs(name, m, nil, next.ids))
+			before.Elements(name, true, pairs(name, m, nil, next.ids))
 			continue
 		}
-		now.elements(name, false, pairs(name, was.side[name], m, h.ids))
-		now.elements(name, true, pairs(name, m, was.side[name], next.ids))
+		now.Elements(name, false, pairs(name, was.side[name], m, h.ids))
+		now.Elements(name, true, pairs(name, m, was.side[name], next.ids))
 	}
 	now.spans(was, want)
 	behind.lists(false, was.lists, want.lists, h.ids)
@@ -249,12 +257,12 @@ func change(h, next *written) error {
 	}
 	for r := range was.rules {
 		if !want.rules[r] {
-			behind.removeChain(chainAllow + r)
+			behind.RemoveChain(chainAllow + r)
 		}
 	}
-	for _, x := range []*batch{&before, &now, &behind} {
-		if len(x.msgs) > 0 {
-			if err := x.commit(); err != nil {
+	for _, x := range []*batch{before, now, behind} {
+		if x.Len() > 0 {
+			if err := stand.Commit(&x.Batch, false); err != nil {
 				return err
 			}
 		}
@@ -264,8 +272,8 @@ func change(h, next *written) error {
 
 // removeSide removes the chain of a local class, and its map.
 func (w *batch) removeSide(name string) {
-	w.removeChain(name)
-	w.add(unix.NFT_MSG_DELSET, 0, text(unix.NFTA_SET_TABLE, TableName), text(unix.NFTA_SET_NAME, name))
+	w.RemoveChain(name)
+	w.DelSet(name)
 }
 
 // spans brings the sets of addresses from those of was to those of want.
@@ -277,10 +285,10 @@ func (w *batch) spans(was, want content) {
 			if add {
 				a, b = want, was
 			}
-			w.elements(name, add, spans(a.spans[i], b.spans[i], remote))
+			w.Elements(name, add, spans(a.spans[i], b.spans[i], remote))
 			if !remote {
 				for _, side := range []string{sideTo, sideFrom} {
-					w.elements(side+suffix(i%2 == 1), add, chains(side, a, b, i))
+					w.Elements(side+nf.Suffix(i%2 == 1), add, chains(side, a, b, i))
 				}
 			}
 		}
@@ -288,7 +296,7 @@ func (w *batch) spans(was, want content) {
 }
 
 // chains are the elements of a map of local addresses that a has and b has not.
-func chains(side string, a, b content, i int) (out []element) {
+func chains(side string, a, b content, i int) (out []nf.Element) {
 	gone := map[span]bool{}
 	for s := range without(a.spans[i], b.spans[i]) {
 		gone[s] = true
@@ -299,14 +307,14 @@ func chains(side string, a, b content, i int) (out []element) {
 			continue
 		}
 		l := interval(s.from, s.to, nil)
-		l[0].chain, l[0].returns = name, true
+		l[0].Chain, l[0].Returns = name, true
 		out = append(out, l...)
 	}
 	return out
 }
 
 // pairs are the elements of the map of a local class that a has and b has not.
-func pairs(name string, a, b map[pair]string, ids map[string]uint32) (out []element) {
+func pairs(name string, a, b map[pair]string, ids map[string]uint32) (out []nf.Element) {
 	for p, k := range a {
 		if other, ok := b[p]; ok && other == k {
 			continue
@@ -315,13 +323,13 @@ func pairs(name string, a, b map[pair]string, ids map[string]uint32) (out []elem
 		if strings.HasPrefix(name, sideFrom) {
 			c = p.to
 		}
-		out = append(out, element{key: binaryutil.NativeEndian.PutUint32(uint32(c)), data: binaryutil.NativeEndian.PutUint32(ids[k])})
+		out = append(out, nf.Element{Key: binaryutil.NativeEndian.PutUint32(uint32(c)), Data: binaryutil.NativeEndian.PutUint32(ids[k])})
 	}
 	return out
 }
 
 // spans are the elements of those of a that b has not, with their class or without.
-func spans(a, b []span, class bool) (out []element) {
+func spans(a, b []span, class bool) (out []nf.Element) {
 	for s := range without(a, b) {
 		var data []byte
 		if class {
@@ -349,23 +357,23 @@ func without(a, b []span) iter.Seq[span] {
 // lists adds or deletes what is of the lists of a that b has not. A single port, which is what
 // most rules name, is found faster apart from ranges.
 func (w *batch) lists(add bool, a, b map[string][]item, ids map[string]uint32) {
-	var one, ranges []element
+	var one, ranges []nf.Element
 	for k, l := range a {
 		if _, ok := b[k]; ok {
 			continue
 		}
 		for _, x := range l {
-			e := element{key: portKey(ids[k], x.protoFirst, x.first), chain: chainAllow + x.rule}
+			e := nf.Element{Key: portKey(ids[k], x.protoFirst, x.first), Chain: chainAllow + x.rule}
 			if x.protoFirst == x.protoLast && x.first == x.last {
 				one = append(one, e)
 				continue
 			}
-			e.keyEnd = portKey(ids[k], x.protoLast, x.last)
+			e.KeyEnd = portKey(ids[k], x.protoLast, x.last)
 			ranges = append(ranges, e)
 		}
 	}
-	w.elements(mapPort, add, one)
-	w.elements(mapPorts, add, ranges)
+	w.Elements(mapPort, add, one)
+	w.Elements(mapPorts, add, ranges)
 }
 
 func portKey(list uint32, p Proto, port uint16) []byte {
@@ -376,7 +384,7 @@ func portKey(list uint32, p Proto, port uint16) []byte {
 	return b
 }
 
-func single(addrs []netip.Addr, v6 bool) (out []element) {
+func single(addrs []netip.Addr, v6 bool) (out []nf.Element) {
 	for _, a := range addrs {
 		if a.Is6() == v6 {
 			out = append(out, interval(a, a, nil)...)

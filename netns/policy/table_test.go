@@ -254,7 +254,8 @@ func TestListensAgain(t *testing.T) {
 	w := newWorld(t)
 	w.allow(Allow{From: podsB, To: podsA, Proto: TCP, First: 443, Last: 443, Rule: "web"})
 	opened, may := make(chan *netlink.Conn, 1), make(chan error)
-	w.tableA.listen = func() (c *netlink.Conn, err error) {
+	listen := w.tableA.stand.Listen
+	w.tableA.stand.Listen = func() (c *netlink.Conn, err error) {
 		if err := <-may; err != nil {
 			return nil, err
 		}

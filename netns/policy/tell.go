@@ -2,7 +2,6 @@ package policy
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/prod"
 )
 
 // Tell has the local ends of TCP connections learn that they are closed, those that send
@@ -57,7 +58,7 @@ func (t *Table) Tell(ctx context.Context) (int, error) {
 			}
 			// One of the two is out of any window.
 			seq := rand.Uint32()
-			if err := errors.Join(prod(fd, from, to, seq), prod(fd, from, to, seq+1<<31)); err == nil {
+			if err := errors.Join(prod.Send(fd, from, to, seq), prod.Send(fd, from, to, seq+1<<31)); err == nil {
 				told++
 			}
 		}
@@ -115,41 +116,4 @@ func (j judge) open(pairs map[pair]string, from, to Class, port uint16) bool {
 	return slices.ContainsFunc(j.lists[pairs[pair{from, to}]], func(x item) bool {
 		return x.protoFirst <= TCP && TCP <= x.protoLast && x.first <= port && port <= x.last
 	})
-}
-
-// prodUrgent marks our own prods for the rule that keeps them from conntrack: an urgent
-// pointer without the flag says nothing to who gets it.
-const prodUrgent = 0x6377
-
-// prod sends a bare acknowledgement.
-func prod(fd int, from, to netip.AddrPort, seq uint32) error {
-	t := make([]byte, 20)
-	binary.BigEndian.PutUint16(t, from.Port())
-	binary.BigEndian.PutUint16(t[2:], to.Port())
-	binary.BigEndian.PutUint32(t[4:], seq)
-	t[12], t[13] = 5<<4, 0x10
-	binary.BigEndian.PutUint16(t[18:], prodUrgent)
-	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
-	sum := uint32(TCP) + uint32(len(t))
-	for _, b := range [][]byte{src, dst, t} {
-		for i := 0; i < len(b); i += 2 {
-			sum += uint32(binary.BigEndian.Uint16(b[i:]))
-		}
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(t[16:], ^uint16(sum))
-	if from.Addr().Is4() {
-		ip := make([]byte, 20, 40) // the kernel fills in length and checksum
-		ip[0], ip[8], ip[9] = 0x45, 64, byte(TCP)
-		copy(ip[12:], src)
-		copy(ip[16:], dst)
-		return unix.Sendto(fd, append(ip, t...), unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: to.Addr().As4()})
-	}
-	ip := make([]byte, 40, 60)
-	ip[0], ip[5], ip[6], ip[7] = 0x60, byte(len(t)), byte(TCP), 64
-	copy(ip[8:], src)
-	copy(ip[24:], dst)
-	return unix.Sendto(fd, append(ip, t...), unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: to.Addr().As16()})
 }

@@ -5,6 +5,8 @@ import (
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/nf"
 )
 
 // What is refused is told to whoever listens on an NFLOG group of nfnetlink_log, at a bounded rate. It costs
@@ -23,14 +25,14 @@ const (
 
 // tellRefused has what is refused told. It is a transaction of its own, so that the wall stands on a
 // kernel without nfnetlink_log, too.
-func tellRefused() error {
-	var b batch
+func tellRefused(stand *nf.Standing) error {
+	b := newBatch()
 	limit := &expr.Limit{Type: expr.LimitTypePkts, Rate: toldRate, Unit: expr.LimitTimeSecond, Burst: toldBurst}
 	const key = 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN
-	b.rule(chainTold, direction(reply), goTo(chainToldBack))
-	b.rule(chainTold, []expr.Any{limit, &expr.Log{Key: key, Group: ToldGroup, Snaplen: ToldBytes}})
-	b.rule(chainToldBack, []expr.Any{limit, &expr.Log{Key: key | 1<<unix.NFTA_LOG_PREFIX, Group: ToldGroup, Snaplen: ToldBytes, Data: []byte(ToldAnswer)}})
-	if err := b.commit(); err != nil {
+	b.Rule(chainTold, nf.Direction(nf.Reply), nf.GoTo(chainToldBack))
+	b.Rule(chainTold, []expr.Any{limit, &expr.Log{Key: key, Group: ToldGroup, Snaplen: ToldBytes}})
+	b.Rule(chainToldBack, []expr.Any{limit, &expr.Log{Key: key | 1<<unix.NFTA_LOG_PREFIX, Group: ToldGroup, Snaplen: ToldBytes, Data: []byte(ToldAnswer)}})
+	if err := stand.Commit(&b.Batch, false); err != nil {
 		return fmt.Errorf("what is refused cannot be told: %w; does this kernel have nfnetlink_log?", err)
 	}
 	return nil
