@@ -4,10 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -51,7 +49,7 @@ func Counted() (Counts, error) {
 	for _, m := range msgs {
 		var table, chain string
 		var exprs []byte
-		for typ, b := range attributes(m) {
+		for typ, b := range kernel.Attributes(m) {
 			switch typ {
 			case unix.NFTA_RULE_TABLE:
 				table = strings.TrimSuffix(string(b), "\x00")
@@ -83,9 +81,9 @@ func (c *Counts) take(chain string, exprs []byte) {
 		return
 	}
 	n, found, asks := Count{}, false, false
-	for _, e := range attributes(exprs) {
+	for _, e := range kernel.Attributes(exprs) {
 		name, data := "", []byte(nil)
-		for typ, b := range attributes(e) {
+		for typ, b := range kernel.Attributes(e) {
 			switch typ {
 			case unix.NFTA_EXPR_NAME:
 				name = strings.TrimSuffix(string(b), "\x00")
@@ -98,7 +96,7 @@ func (c *Counts) take(chain string, exprs []byte) {
 			continue
 		}
 		found = true
-		for typ, b := range attributes(data) {
+		for typ, b := range kernel.Attributes(data) {
 			switch {
 			case len(b) != 8:
 			case typ == nftaCounterBytes:
@@ -122,16 +120,3 @@ func (c *Counts) take(chain string, exprs []byte) {
 }
 
 func (c *Count) add(n Count) { c.Packets, c.Bytes = c.Packets+n.Packets, c.Bytes+n.Bytes }
-
-// attributes goes through netlink attributes, until one is cut off.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
-	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.NLA_HDRLEN {
-			n, typ := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
-			if n < unix.NLA_HDRLEN || n > len(b) || !yield(typ&^(netlink.Nested|netlink.NetByteOrder), b[unix.NLA_HDRLEN:n]) {
-				return
-			}
-			b = b[min(len(b), (n+3)&^3):]
-		}
-	}
-}
