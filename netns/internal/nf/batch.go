@@ -94,10 +94,12 @@ func (b *Batch) send() error {
 	return err
 }
 
+// AddTable makes the table that may be there, and takes flags from it that put it to sleep.
 func (b *Batch) AddTable() {
-	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, text(unix.NFTA_TABLE_NAME, b.Table))
+	b.add(unix.NFT_MSG_NEWTABLE, netlink.Create, text(unix.NFTA_TABLE_NAME, b.Table), attr(unix.NFTA_TABLE_FLAGS, be32(0)))
 }
 
+// DelTable deletes it.
 func (b *Batch) DelTable() {
 	b.add(unix.NFT_MSG_DELTABLE, 0, text(unix.NFTA_TABLE_NAME, b.Table))
 }
@@ -122,10 +124,12 @@ func (b *Batch) chain(name string, typ nftables.ChainType, hook *nftables.ChainH
 	b.FlushChain(name)
 }
 
+// FlushChain empties a chain.
 func (b *Batch) FlushChain(name string) {
 	b.add(unix.NFT_MSG_DELRULE, 0, text(unix.NFTA_RULE_TABLE, b.Table), text(unix.NFTA_RULE_CHAIN, name))
 }
 
+// RemoveChain removes a chain that nothing refers to, with what is in it.
 func (b *Batch) RemoveChain(name string) {
 	b.FlushChain(name)
 	b.add(unix.NFT_MSG_DELCHAIN, 0, text(unix.NFTA_CHAIN_TABLE, b.Table), text(unix.NFTA_CHAIN_NAME, name))

@@ -1,0 +1,202 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"causeway/netns/internal/conntrack"
+	"causeway/netns/internal/prod"
+)
+
+// Of is what the flows of one service to one backend are counted by.
+type Of struct {
+	VIP     netip.Addr
+	Proto   uint8
+	Port    uint16
+	Backend netip.AddrPort
+}
+
+// Count is how many flows there are.
+type Count struct {
+	Open      int // TCP: established and not ended; UDP: answered
+	Unreplied int // not answered yet
+}
+
+// MaxFlows is how many services and backends Flows tells apart.
+const MaxFlows = 1 << 16
+
+// Flows counts the flows to services by one list of conntrack's. Beyond MaxFlows it is an error, with those that it had by then.
+func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
+	out := map[Of]Count{}
+	err := t.each(ctx, func(_ bool, f conntrack.Flow) error {
+		of := Of{f.To.Addr(), f.Proto, f.To.Port(), f.Answers}
+		n, known := out[of]
+		switch {
+		case !known && len(out) >= MaxFlows:
+			return fmt.Errorf("flows of services: more than %d services and backends", MaxFlows)
+		case !f.Replied:
+			n.Unreplied++
+		case f.Proto == unix.IPPROTO_UDP || open(f):
+			n.Open++
+		default:
+			return nil
+		}
+		out[of] = n
+		return nil
+	})
+	return out, err
+}
+
+// each goes through the flows to services that were translated.
+func (t *Table) each(ctx context.Context, f func(v6 bool, x conntrack.Flow) error) error {
+	t.mu.Lock()
+	h := t.host
+	t.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	for _, v6 := range []bool{false, true} {
+		err := conntrack.Each(ctx, v6, func(x conntrack.Flow) error {
+			if x.To == x.Answers || !h.inRange(x.To.Addr()) {
+				return nil
+			}
+			return f(v6, x)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open reports whether a TCP connection is established, and conntrack has seen it end in one direction at the most. A reset that the table
+// made ends it there too (since Linux 6.3).
+func open(f conntrack.Flow) bool {
+	return f.Proto == unix.IPPROTO_TCP && (f.State == conntrack.Established || f.State == conntrack.FinWait || f.State == conntrack.CloseWait)
+}
+
+func setOf(l []Backend) map[Backend]bool {
+	out := make(map[Backend]bool, len(l))
+	for _, b := range l {
+		out[b] = true
+	}
+	return out
+}
+
+// Release has what is only begun with one of these backends begin again with another: it deletes conntrack's entries of connections
+// without an answer, so that the next SYN is translated anew, and those of UDP. It returns how many. Established connections are left
+// alone. It comes after the slots were changed.
+func (t *Table) Release(ctx context.Context, backends []Backend) (n int, err error) {
+	of := setOf(backends)
+	if len(of) == 0 {
+		return 0, nil
+	}
+	d, err := conntrack.NewDeleter()
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	err = t.each(ctx, func(_ bool, f conntrack.Flow) error {
+		if !of[Backend{f.Proto, f.Answers}] || f.Proto == unix.IPPROTO_TCP && f.State != conntrack.SynSent {
+			return nil
+		}
+		gone, err := d.Delete(f)
+		if gone {
+			n++
+		}
+		return err
+	})
+	return n, err
+}
+
+// How connections are prodded.
+const (
+	prodRate = 5000 // a second
+	// An end answers two prods a second (tcp_invalid_ratelimit), and a prod or its answer may be lost.
+	prodRounds = 4
+	prodAgain  = 600 * time.Millisecond
+)
+
+// Prod has clients of established connections to these backends, which are dead (Config.Dead), say something, so that they meet the
+// reset: those that wait or are idle end at once. It returns how many it spoke to, once all are reset, or after some rounds; 5,000 a second.
+// It needs CAP_NET_RAW.
+func (t *Table) Prod(ctx context.Context, backends []Backend) (n int, err error) {
+	of := setOf(backends)
+	if len(of) == 0 {
+		return 0, nil
+	}
+	p := &prodder{socks: [2]int{-1, -1}}
+	defer p.close()
+	for round := range prodRounds {
+		began, spoken := time.Now(), 0
+		err := t.each(ctx, func(v6 bool, f conntrack.Flow) error {
+			if !open(f) || !of[Backend{f.Proto, f.Answers}] {
+				return nil
+			}
+			if err := p.prod(v6, f.To, f.From); err != nil {
+				return err
+			}
+			spoken++
+			return wait(ctx, time.Until(began.Add(time.Duration(spoken)*time.Second/prodRate)))
+		})
+		if round == 0 {
+			n = spoken
+		}
+		if err != nil || spoken == 0 {
+			return n, err
+		}
+		if err := wait(ctx, time.Until(began.Add(prodAgain))); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// wait waits for what is worth it.
+func wait(ctx context.Context, d time.Duration) error {
+	if d < 10*time.Millisecond {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// prodder has a raw socket for each family that it has met.
+type prodder struct{ socks [2]int }
+
+func (p *prodder) prod(v6 bool, from, to netip.AddrPort) error {
+	i, family := 0, unix.AF_INET
+	if v6 {
+		i, family = 1, unix.AF_INET6
+	}
+	if p.socks[i] < 0 {
+		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		if err != nil {
+			return fmt.Errorf("open a raw socket: %w", err)
+		}
+		p.socks[i] = fd
+	}
+	// One of the two is out of any window. Whom neither reaches is spoken to again, as all who have not ended.
+	seq := rand.Uint32()
+	_, _ = prod.Send(p.socks[i], from, to, seq), prod.Send(p.socks[i], from, to, seq+1<<31)
+	return nil
+}
+
+func (p *prodder) close() {
+	for _, fd := range p.socks {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
