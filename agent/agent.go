@@ -34,10 +34,12 @@ import (
 	"causeway/agent/inventory"
 	"causeway/agent/onhost"
 	"causeway/agent/repair"
+	"causeway/agent/service"
 	"causeway/agent/upgrade"
 	"causeway/netns"
 	"causeway/netns/look"
 	"causeway/netns/policy"
+	svc "causeway/netns/service"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -100,6 +102,7 @@ type Agent struct {
 	facts    *inventory.Collector
 	inv      *inventory.Publisher
 	flows    *flows.Watcher
+	services *service.Engine
 	upgrades *upgrades
 	answers  *answers
 	debug    *debug.Server
@@ -175,11 +178,13 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	if err != nil {
 		a.log.Warn().Err(err).Msg("incidents")
 	}
-	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Look: p.look, Incidents: incidents, Now: p.now,
+	table := svc.NewTable()
+	a.host, err = onhost.New(onhost.Config{Store: cfg.Store, Own: a.own, Live: a.live, Want: a.want, Board: a.board, Tunnel: p.tunnel, Host: p.host, Look: p.look, Incidents: incidents, Services: table, Now: p.now,
 		Mended: count.mended, GaveUp: count.gaveUp, Log: a.log})
 	if err != nil {
 		return nil, err
 	}
+	a.services = service.New(service.Config{View: serviceView(a.host, a.own), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() {}, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause string) { a.board.Set(health.Policy, cause) }, Counted: p.counted, Now: p.now, Log: a.log})
 	gather := &gatherer{flows: a.flows, version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
@@ -214,8 +219,8 @@ func newBoard(started time.Time, changed func(protocol.Condition)) *health.Board
 		health.Spec{Name: health.Routes, Cause: "not applied yet", DependsOn: []string{health.Tunnel}},
 		health.Spec{Name: health.Firewall, Cause: "not looked at yet", DependsOn: []string{health.Routes}},
 		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
-		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.Policy}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
-	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.Policy, health.HubList} {
+		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.Policy}, health.Spec{Name: health.Services}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
+	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.Policy, health.Services, health.HubList} {
 		b.Set(c, "")
 	}
 	return b

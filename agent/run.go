@@ -144,6 +144,7 @@ func (r *run) upTasks() []task {
 		{"paths", r.link.FollowPaths},
 		{"keys", r.link.FollowKeys},
 		{"hub list", r.link.FollowList},
+		{"services", r.services.Run},
 		{"flows", func(ctx context.Context) error { return r.flows.Run(ctx) }},
 		{"facts", func(ctx context.Context) error { return r.facts.Run(ctx) }},
 		{"inventory", func(ctx context.Context) error { return r.inv.Follow(ctx) }},

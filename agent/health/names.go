@@ -20,4 +20,5 @@ const (
 	Local    = "local"
 	HubList  = "hub_list"
 	Policy   = "policy"
+	Services = "services"
 )

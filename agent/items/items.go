@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"causeway/netns"
+	svc "causeway/netns/service"
 	"causeway/protocol"
 )
 
@@ -42,11 +43,13 @@ type View struct {
 	Peers     []protocol.Peer
 	Interface string // of the tunnel
 	Overlay   []netip.Prefix
-	Hubs      []netip.Addr // inside the overlay
+	Hubs      []netip.Addr   // inside the overlay
+	Local     []netip.Prefix // what is at this node
+	Services  *svc.Table     // that all netmaps' services have together
 }
 
 // appliers are all kinds that this agent knows, in the order in which they are applied.
-var appliers = []Applier{limits{}, segments{}, policies{}, flowLogs{}}
+var appliers = []Applier{limits{}, segments{}, policies{}, flowLogs{}, services{}}
 
 // Appliers are all kinds that this agent knows, in the order in which they are applied.
 func Appliers() []Applier { return slices.Clone(appliers) }

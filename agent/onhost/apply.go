@@ -90,7 +90,8 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	x := k.decide(ctx)
 	c := k.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := k.close(&c, x)
-	taken := items.Take(items.View{Items: x.items(), Classes: x.in.Netmap.Self.Classes, Own: c.Overlay, Peers: x.res.Peers, Interface: c.Interface, Overlay: c.Wall.Overlay, Hubs: c.Wall.Hubs}, k.Facts().Plan.Parts)
+	view := items.View{Items: x.items(), Classes: x.in.Netmap.Self.Classes, Own: c.Overlay, Peers: x.res.Peers, Interface: c.Interface, Overlay: c.Wall.Overlay, Hubs: c.Wall.Hubs, Local: x.res.Local, Services: k.services}
+	taken := items.Take(view, k.Facts().Plan.Parts)
 	c.Parts = taken.Parts
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
@@ -120,6 +121,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	k.noteName()
 	k.learn(func(f *Facts) {
 		f.Result, f.Plan, f.Ranges, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, rangesOf(plan), x.errs, x.wish.Expired, apart, held
+		f.Services, f.Site, f.Serial = items.TakeServices(view, view.Items), x.in.Netmap.Self.Site, f.Serial+1
 		if !x.blind {
 			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 		}

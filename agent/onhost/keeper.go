@@ -31,6 +31,7 @@ import (
 	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/netns/look"
+	svc "causeway/netns/service"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -80,6 +81,7 @@ type Config struct {
 	Host      Host
 	Look      Look
 	Incidents *repair.Log
+	Services  *svc.Table       // of the host; whoever leads services' traffic switches it
 	Now       func() time.Time // the wall clock, for what people read
 	// Mended and GaveUp hear of each repair, and of each subject that is changed again and again.
 	Mended, GaveUp func(kind string)
@@ -88,18 +90,19 @@ type Config struct {
 
 // Keeper keeps a host as it shall be. Its methods may be called concurrently.
 type Keeper struct {
-	log     zerolog.Logger
-	store   *identity.Store
-	own     *identity.Own
-	live    *config.Live
-	want    *desired.Desired
-	board   *health.Board
-	tunnel  Tunnel
-	host    Host
-	look    Look
-	now     func() time.Time
-	applied chan Outcome
-	remade  chan struct{}
+	log      zerolog.Logger
+	store    *identity.Store
+	own      *identity.Own
+	live     *config.Live
+	want     *desired.Desired
+	board    *health.Board
+	tunnel   Tunnel
+	host     Host
+	look     Look
+	services *svc.Table
+	now      func() time.Time
+	applied  chan Outcome
+	remade   chan struct{}
 
 	firewallDue  chan struct{} // the firewalls are to be looked at
 	firewallShut bool          // the last trial was blocked; FollowFirewall's alone
@@ -119,21 +122,24 @@ type Keeper struct {
 
 // Facts are how the host is, as the last apply left it. Nothing that they point to is ever changed.
 type Facts struct {
-	Result  netmapcheck.Result
-	Plan    netns.Plan
-	Ranges  func() *held.Cover // what the plan routes or holds closed, made at the first question
-	Errors  []string
-	Expired bool // the netmap was too old
-	Apart   []held.Exception
-	Items   []items.Held
-	Owned   *netmapcheck.Owned          // what the host had of its own then; nil: not known
-	Book    held.Book                   // what was ever routed
-	MTUs    map[protocol.NodeNumber]int // of peers' paths, as routes have them
+	Result   netmapcheck.Result
+	Plan     netns.Plan
+	Ranges   func() *held.Cover // what the plan routes or holds closed, made at the first question
+	Errors   []string
+	Expired  bool // the netmap was too old
+	Apart    []held.Exception
+	Items    []items.Held
+	Services []items.Service
+	Site     string                      // the node's
+	Serial   uint64                      // counts the applies
+	Owned    *netmapcheck.Owned          // what the host had of its own then; nil: not known
+	Book     held.Book                   // what was ever routed
+	MTUs     map[protocol.NodeNumber]int // of peers' paths, as routes have them
 }
 
 // New reads what an earlier run held, and changes nothing. Its error is a shortage.
 func New(cfg Config) (*Keeper, error) {
-	k := &Keeper{log: cfg.Log, store: cfg.Store, own: cfg.Own, live: cfg.Live, want: cfg.Want, board: cfg.Board, tunnel: cfg.Tunnel, host: cfg.Host, look: cfg.Look, now: cfg.Now,
+	k := &Keeper{log: cfg.Log, store: cfg.Store, own: cfg.Own, live: cfg.Live, want: cfg.Want, board: cfg.Board, tunnel: cfg.Tunnel, host: cfg.Host, look: cfg.Look, services: cfg.Services, now: cfg.Now,
 		applied: make(chan Outcome, 1), remade: make(chan struct{}, 1), firewallDue: make(chan struct{}, 1)}
 	k.facts.Store(&Facts{Ranges: rangesOf(netns.Plan{})})
 	k.repairs = newRepairs(k, cfg)

@@ -1,0 +1,401 @@
+// Package service has a node's clients reach services where they are served: it asks backends beside the node whether they are ready
+// (health.go), asks other nodes' agents inside the tunnel, so that an answer has come the way that data takes (words.go, reach.go),
+// decides who takes connections (decide.go; protocol.Distribute has the shares), and switches the host's table (netns/service).
+//
+// No hub is in the way of a switch: who is declared and where comes by the netmap, all else from agent to agent.
+package service
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	svc "causeway/netns/service"
+	"causeway/protocol"
+)
+
+// Table is the host's table.
+type Table interface {
+	// Switch has the table lead services where these say, and reset flows to dead backends.
+	Switch(services []svc.Service, dead []svc.Backend) error
+	// Release frees what is only begun to these backends, and UDP, so that it goes elsewhere.
+	Release(context.Context, []svc.Backend) (int, error)
+	// Prod has clients that wait for dead backends find that they are reset.
+	Prod(context.Context, []svc.Backend) (int, error)
+}
+
+// Config is what an Engine is made of.
+type Config struct {
+	View  func() *View // what is in force; the same pointer while it is the same
+	Table Table
+	Heard func() map[protocol.NodeNumber]uint64 // bytes that came from each node
+	Path  func(protocol.NodeNumber) bool        // the tunnel has a way to a node
+	Told  func()                                // readiness changed, which the hub is to hear
+	Fault func(cause string)                    // why services do not work; empty: they do
+	Log   zerolog.Logger
+}
+
+// Engine switches services. Its methods may be called concurrently.
+type Engine struct {
+	cfg    Config
+	prober *prober
+	talker *talker
+	facts  atomic.Pointer[[]Fact]
+
+	// What follows is Run's alone.
+	view     *View
+	placed   []*placed
+	reach    Reach
+	words    map[protocol.NodeNumber]*heardWords
+	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
+	begun    time.Time
+	settled  bool // each node was judged once: until then the table stays as an earlier run left it
+	frozen   bool
+	dead     map[svc.Backend]bool
+	ready    map[target]readiness
+	prods    sync.WaitGroup
+	switched bool
+}
+
+// Fact is what this node knows of a service.
+type Fact struct {
+	Name      string
+	Endpoints []EndpointFact
+}
+
+// EndpointFact is an endpoint of it.
+type EndpointFact struct {
+	protocol.ServiceEndpoint
+	Node  protocol.NodeNumber
+	State Endpoint
+	Slots int // of its family's
+	Ramp  int
+	Cause string    // why it is not ready, where this node asks it
+	Since time.Time // of that readiness
+	Local bool
+}
+
+// New makes an engine.
+func New(cfg Config) *Engine {
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
+	e.facts.Store(&[]Fact{})
+	return e
+}
+
+// Facts are what is known of services now.
+func (e *Engine) Facts() []Fact { return *e.facts.Load() }
+
+const (
+	// settleTime is how long who never answered keeps this agent from its first switch.
+	settleTime = 1500 * time.Millisecond
+	// idlePause is between two looks at what is declared, where nothing is.
+	idlePause = 100 * time.Millisecond
+	// rampPause is between two steps of shares that grow.
+	rampPause = 500 * time.Millisecond
+)
+
+// Run works until ctx ends. The table stays as it is then.
+func (e *Engine) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer e.prods.Wait()
+	defer stop()
+	defer e.talker.close()
+	e.begun = time.Now()
+	var ramp time.Time
+	timer := time.NewTimer(0)
+	for {
+		due := false // something is decided anew
+		select {
+		case <-ctx.Done():
+			return nil
+		case h := <-e.talker.answers:
+			due = e.hear(h)
+		case <-e.prober.changed:
+			due = true
+		case <-timer.C:
+		}
+		for more := true; more; { // what has come counts before what has not is judged
+			select {
+			case h := <-e.talker.answers:
+				due = e.hear(h) || due
+			default:
+				more = false
+			}
+		}
+		now := time.Now()
+		if v := e.cfg.View(); v != e.view {
+			e.look(ctx, v)
+			due = true
+		}
+		next, changed := e.tick(now)
+		if now.Sub(ramp) >= rampPause && len(e.placed) > 0 {
+			ramp, due = now, true
+		}
+		if due || changed {
+			e.decide(ctx, now)
+		}
+		if len(e.placed) == 0 || next.After(now.Add(idlePause)) {
+			next = now.Add(idlePause)
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// look takes over what is declared.
+func (e *Engine) look(ctx context.Context, v *View) {
+	e.view = v
+	e.placed = place(*v, e.placed)
+	nodes, targets := map[protocol.NodeNumber]bool{}, map[target]protocol.ServiceHealth{}
+	for _, p := range e.placed {
+		for _, x := range p.endpoints {
+			if x.local {
+				targets[target{p.Name, x.Addr}] = p.Health
+			} else if x.node != 0 {
+				nodes[x.node] = true
+			}
+		}
+	}
+	e.prober.set(ctx, targets)
+	peers := make(map[netip.Addr]protocol.NodeNumber, len(v.Peers))
+	e.address = map[protocol.NodeNumber]netip.Addr{}
+	var asked []protocol.NodeNumber
+	for _, p := range v.Peers {
+		for _, a := range p.Overlay {
+			peers[a] = p.Number()
+			if nodes[p.Number()] && !e.address[p.Number()].IsValid() && slices.ContainsFunc(v.Own, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
+				e.address[p.Number()] = a
+				asked = append(asked, p.Number())
+			}
+		}
+	}
+	e.talker.peers.Store(&peers)
+	e.reach.Set(time.Now(), asked)
+	for n := range e.words {
+		if !e.reach.Known(n) {
+			delete(e.words, n)
+		}
+	}
+	own := v.Own
+	if len(v.Services) == 0 {
+		own = nil
+	}
+	if err := e.talker.open(ctx, own); err != nil {
+		e.cfg.Fault(err.Error())
+	} else {
+		e.cfg.Fault("")
+	}
+}
+
+// hear takes an answer, and reports whether it says anything new.
+func (e *Engine) hear(h heard) (changed bool) {
+	if !e.reach.Known(h.node) {
+		return false
+	}
+	before, _, _ := e.reach.State(h.node)
+	if h.answer.Seq != 0 {
+		e.reach.Answer(h.at, h.node, h.answer.Seq)
+	}
+	after, since, _ := e.reach.State(h.node)
+	if before != after {
+		e.tell(h.node, before, after, since)
+	}
+	w := e.words[h.node]
+	if w == nil {
+		w = &heardWords{}
+		e.words[h.node] = w
+	}
+	news, more := w.take(h.at, h.answer)
+	for _, page := range more {
+		e.talker.ask(e.address[h.node], protocol.ServiceAsk{Digest: w.digest, Page: page})
+	}
+	return news || before != after
+}
+
+// tick asks who is due, and reports whether anybody's state changed.
+func (e *Engine) tick(now time.Time) (next time.Time, changed bool) {
+	before := make([]ReachState, len(e.reach.order))
+	for i, n := range e.reach.order {
+		before[i] = e.reach.peers[n].state
+	}
+	var heard map[protocol.NodeNumber]uint64
+	asks, next := e.reach.Tick(now, func(n protocol.NodeNumber) uint64 {
+		if heard == nil {
+			heard = e.cfg.Heard()
+		}
+		return heard[n]
+	})
+	for _, a := range asks {
+		q := protocol.ServiceAsk{Seq: a.Seq}
+		if w := e.words[a.Node]; w != nil {
+			q.Digest = w.digest
+		}
+		e.talker.ask(e.address[a.Node], q)
+	}
+	for i, n := range e.reach.order {
+		if s := e.reach.peers[n].state; s != before[i] {
+			e.tell(n, before[i], s, now)
+			changed = true
+		}
+	}
+	if !e.settled {
+		e.settled = now.Sub(e.begun) > settleTime || e.knowsAll()
+		changed = changed || e.settled
+	}
+	return next, changed
+}
+
+// knowsAll reports whether each node and each backend here was judged.
+func (e *Engine) knowsAll() bool {
+	for _, n := range e.reach.order {
+		if w := e.words[n]; e.reach.peers[n].state == Unknown || w != nil && w.words == nil {
+			return false
+		}
+	}
+	for _, r := range e.prober.all() {
+		if r.ready == protocol.ReadyUnknown {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState, _ time.Time) {
+	name := ""
+	if i := slices.IndexFunc(e.view.Peers, func(p protocol.Peer) bool { return p.Number() == n }); i >= 0 {
+		name = e.view.Peers[i].Name
+	}
+	ev := e.cfg.Log.Info()
+	if after == Suspect || after == Dead {
+		ev = e.cfg.Log.Warn()
+	}
+	ev.Str("peer", name).Str("was", before.String()).Str("is", after.String()).Msg("how a node with backends of services is reached")
+}
+
+// decide makes the table as what is known says.
+func (e *Engine) decide(ctx context.Context, now time.Time) {
+	e.ready = e.prober.all()
+	e.publish()
+	if !e.settled {
+		return
+	}
+	reach := func(n protocol.NodeNumber) (ReachState, bool) {
+		s, _, last := e.reach.State(n)
+		return s, last.IsZero()
+	}
+	if was := e.frozen; true {
+		if e.frozen = doubtsItself(e.view.Site, e.placed, reach); e.frozen != was {
+			e.cfg.Log.Warn().Bool("doubts", e.frozen).Msg("this node sees less than half of the sites of its services: it resets nothing")
+		}
+	}
+	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen, first: !e.switched}
+	var left []svc.Backend // what takes no new connections any more
+	dead := map[svc.Backend]bool{}
+	for _, p := range e.placed {
+		used := make([]bool, len(p.endpoints))
+		for i, x := range p.endpoints {
+			used[i] = !x.used.IsZero()
+		}
+		p.judge(s)
+		for i := range p.families {
+			p.slotsOf(&p.families[i], s)
+		}
+		for i, x := range p.endpoints {
+			if used[i] && !x.state.Use {
+				left = append(left, p.backends(x)...)
+			}
+			if x.node == 0 || p.OnDead == protocol.OnDeadKeep {
+				continue
+			}
+			if state, _ := reach(x.node); state == Dead && (!e.frozen || e.dead[p.backends(x)[0]]) {
+				for _, b := range p.backends(x) {
+					dead[b] = true
+				}
+			}
+		}
+	}
+	var died []svc.Backend
+	for b := range dead {
+		if !e.dead[b] {
+			died = append(died, b)
+		}
+	}
+	all := make([]svc.Backend, 0, len(dead))
+	for b := range dead {
+		all = append(all, b)
+	}
+	if err := e.cfg.Table.Switch(table(e.placed), all); err != nil {
+		e.cfg.Fault(err.Error())
+		e.cfg.Log.Error().Err(err).Msg("cannot switch services")
+		return
+	}
+	e.dead, e.switched = dead, true
+	e.show()
+	if len(left) > 0 {
+		n, err := e.cfg.Table.Release(ctx, left)
+		e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Err(err).Msg("new connections go elsewhere")
+	}
+	if len(died) > 0 {
+		e.prods.Go(func() {
+			n, err := e.cfg.Table.Prod(ctx, died)
+			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Err(err).Msg("connections to dead backends are reset")
+		})
+	}
+}
+
+// readiness is what an endpoint's node says of it.
+func (e *Engine) readiness(service string, x *endpoint) protocol.Readiness {
+	if x.local {
+		return e.ready[target{service, x.Addr}].ready
+	}
+	if w := e.words[x.node]; w != nil {
+		return w.words[wordKey{protocol.ServiceHash(service), x.Addr}]
+	}
+	return protocol.ReadyUnknown
+}
+
+// publish has other nodes hear what is known of backends here.
+func (e *Engine) publish() {
+	var words []protocol.ServiceWord
+	for t, r := range e.ready {
+		words = append(words, protocol.ServiceWord{Service: protocol.ServiceHash(t.service), Addr: t.addr, Ready: r.ready})
+	}
+	if p := newPages(words); p.digest != e.talker.words.Load().digest {
+		e.talker.words.Store(p)
+		e.cfg.Told()
+	}
+}
+
+// show keeps what is known for whoever asks.
+func (e *Engine) show() {
+	out := make([]Fact, 0, len(e.placed))
+	for _, p := range e.placed {
+		f := Fact{Name: p.Name}
+		count := map[*endpoint]int{}
+		for i := range p.families {
+			for _, c := range p.families[i].slots {
+				count[p.families[i].of[c]]++
+			}
+		}
+		for _, x := range p.endpoints {
+			y := EndpointFact{ServiceEndpoint: x.ServiceEndpoint, Node: x.node, State: x.state, Slots: count[x], Ramp: x.ramp, Local: x.local}
+			if x.local {
+				r := e.ready[target{p.Name, x.Addr}]
+				y.Cause, y.Since = r.cause, r.since
+			}
+			f.Endpoints = append(f.Endpoints, y)
+		}
+		out = append(out, f)
+	}
+	e.facts.Store(&out)
+}
+
+// String words an endpoint for people.
+func (f EndpointFact) String() string {
+	return fmt.Sprintf("%s at %s: %s, %s, %d slots", f.Addr, f.Site, f.State.Reach, f.State.Readiness, f.Slots)
+}

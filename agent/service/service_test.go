@@ -1,0 +1,151 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/require"
+
+	"causeway/agent/items"
+	"causeway/netns/netnstest"
+	svc "causeway/netns/service"
+	"causeway/protocol"
+)
+
+// node is an engine with a table that stands nowhere: what a switch says is asked of it.
+type node struct {
+	*Engine
+	number protocol.NodeNumber
+	addr   netip.Addr
+	view   atomic.Pointer[View]
+	table  *svc.Table
+	heard  atomic.Uint64
+	stop   func()
+}
+
+type unwritten struct{ *svc.Table }
+
+func (unwritten) Release(context.Context, []svc.Backend) (int, error) { return 0, nil }
+func (unwritten) Prod(context.Context, []svc.Backend) (int, error)    { return 0, nil }
+
+func startNode(t *testing.T, n *node) {
+	t.Helper()
+	n.table = svc.NewTable()
+	n.Engine = New(Config{View: n.view.Load, Table: unwritten{n.table}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
+		Told: func() {}, Fault: func(cause string) { require.Empty(t, cause) }, Log: zerolog.New(zerolog.NewTestWriter(t))})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = n.Run(ctx)
+	}()
+	n.stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(n.stop)
+}
+
+// share is the percent of slots that lead to an address.
+func (n *node) share(a netip.Addr) int {
+	for _, s := range n.table.Config().Services {
+		count := 0
+		for _, b := range s.Slots {
+			if b.Addr() == a {
+				count++
+			}
+		}
+		if len(s.Slots) > 0 {
+			return 100 * count / len(s.Slots)
+		}
+	}
+	return 0
+}
+
+// inNamespace runs the test once more, in a process whose network is its own and has these addresses; false: this is not that process.
+func inNamespace(t *testing.T, addrs ...string) bool {
+	t.Helper()
+	const marker = "CAUSEWAY_TEST_NAMESPACE"
+	if os.Getenv(marker) != "" {
+		netnstest.Sh(t, "ip link set lo up")
+		for _, a := range addrs {
+			netnstest.Sh(t, "ip addr add "+a+" dev lo")
+		}
+		return true
+	}
+	netnstest.Root(t)
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), marker+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+	return false
+}
+
+// Two agents that talk over real sockets: readiness and silence of one move the other's slots, and back.
+func TestSwitch(t *testing.T) {
+	if !inNamespace(t, "198.18.0.2/32", "198.18.0.3/32") {
+		return
+	}
+	a := &node{number: 2, addr: netip.MustParseAddr("198.18.0.2")}
+	b := &node{number: 3, addr: netip.MustParseAddr("198.18.0.3")}
+	item := protocol.ServiceItem{
+		Service: protocol.Service{Ports: []protocol.ServicePort{{Port: 80, Target: 8080}}, Prefer: protocol.PreferOrder, Order: []string{"sb", "sa"}, SlowStart: protocol.Duration(time.Second),
+			Health: protocol.ServiceHealth{Type: protocol.HealthHTTP, Interval: protocol.Duration(200 * time.Millisecond), Fail: 2, OK: 1}, VIP4: netip.MustParseAddr("198.19.1.1")},
+		Endpoints: []protocol.ServiceEndpoint{{Addr: a.addr, Site: "sa"}, {Addr: b.addr, Site: "sb"}},
+	}
+	require.NoError(t, item.Check())
+	view := func(n, peer *node, site string) {
+		n.view.Store(&View{Services: []items.Service{{Name: "web", ServiceItem: item}}, Site: site, Own: []netip.Addr{n.addr},
+			Peers: []protocol.Peer{{Statement: protocol.SignedNodeStatement{NodeStatement: protocol.NodeStatement{Number: peer.number}}, Name: fmt.Sprint("n", peer.number), Overlay: []netip.Addr{peer.addr}}}})
+	}
+	view(a, b, "sa")
+	view(b, a, "sb")
+	serve := func(n *node) (status *atomic.Int32) {
+		status = &atomic.Int32{}
+		status.Store(200)
+		l, err := net.Listen("tcp", netip.AddrPortFrom(n.addr, 8080).String())
+		require.NoError(t, err)
+		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) })}
+		t.Cleanup(func() { s.Close() })
+		go func() { _ = s.Serve(l) }()
+		return status
+	}
+	serve(a)
+	status := serve(b)
+	startNode(t, a)
+	startNode(t, b)
+	until := func(what string, percent int, at netip.Addr, within time.Duration) {
+		t.Helper()
+		begun := time.Now()
+		require.Eventually(t, func() bool { return a.share(at) == percent }, within, 5*time.Millisecond, what)
+		t.Logf("%s: %s", what, time.Since(begun).Round(time.Millisecond))
+	}
+	until("begin", 100, b.addr, 5*time.Second)
+	status.Store(503)
+	until("not ready", 100, a.addr, 2*time.Second)
+	i := slices.IndexFunc(a.Facts()[0].Endpoints, func(e EndpointFact) bool { return e.Addr == b.addr })
+	require.Equal(t, "its node says: not ready", a.Facts()[0].Endpoints[i].State.Why)
+	require.Empty(t, a.table.Config().Dead)
+	status.Store(200)
+	until("ready again", 100, b.addr, 4*time.Second)
+	b.stop()
+	until("silent", 100, a.addr, 1500*time.Millisecond)
+	dead := svc.Backend{Proto: 6, Addr: netip.AddrPortFrom(b.addr, 8080)}
+	require.Eventually(t, func() bool { return slices.Contains(a.table.Config().Dead, dead) }, 2*time.Second, 5*time.Millisecond)
+	startNode(t, b)
+	until("back", 100, b.addr, 8*time.Second)
+	require.Empty(t, a.table.Config().Dead)
+}

@@ -1,0 +1,40 @@
+package agent
+
+import (
+	"causeway/agent/identity"
+	"causeway/agent/onhost"
+	"causeway/agent/service"
+	"causeway/protocol"
+)
+
+// serviceView is what is in force that services depend on: the same pointer until the next apply.
+func serviceView(host *onhost.Keeper, own *identity.Own) func() *service.View {
+	var last *service.View
+	var serial uint64
+	return func() *service.View {
+		if f := host.Facts(); last == nil || f.Serial != serial {
+			serial = f.Serial
+			last = &service.View{Services: f.Services, Site: f.Site, Own: own.Now().Overlay, Local: f.Plan.Local, Peers: f.Result.Peers}
+		}
+		return last
+	}
+}
+
+// received are the bytes that came from each node, whatever they were.
+func received(t Tunnel) func() map[protocol.NodeNumber]uint64 {
+	return func() map[protocol.NodeNumber]uint64 {
+		out := map[protocol.NodeNumber]uint64{}
+		for _, p := range t.Paths() {
+			out[p.Peer] = p.RxBytes
+		}
+		return out
+	}
+}
+
+// reached reports whether the tunnel has a way to a node.
+func reached(t Tunnel) func(protocol.NodeNumber) bool {
+	return func(n protocol.NodeNumber) bool {
+		v, ok := t.View(n)
+		return ok && v.Path != protocol.PathNone
+	}
+}
