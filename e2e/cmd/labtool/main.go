@@ -1,7 +1,7 @@
 // Command labtool is the traffic of tests, demo and benchmark: a server and its clients,
 // static, so that it runs in pods and containers alike.
 //
-//	labtool serve                        TCP 7000 checksum, 7002 echo, 7003 count; UDP 7001 transfer, 7004 count; HTTP 7080
+//	labtool serve                        TCP 7000 checksum, 7002 echo, 7003 count; UDP 7001 transfer, 7004 count; both 7005 who; HTTP 7080
 //	labtool tcp ADDR -bytes N            sends N bytes, compares checksums
 //	labtool udp ADDR -bytes N -size S [-group G]   the same over UDP, resending what is lost
 //	labtool hold ADDR -for D [-streams N]   N TCP connections, one by default, each a line every 50 ms, all at most 200 a second
@@ -12,6 +12,9 @@
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
 //	labtool dial ADDR:PORT -every D      TCP connection after connection, until told to end
+//	labtool gaps ADDR:PORT -every D      a TCP connection every D to who, until told to end: gaps, and who answered
+//	labtool datagrams ADDR:PORT -every D   the same with datagrams of one socket
+//	labtool wait ADDR:PORT -streams N -every D   N TCP connections to who, each a line every D or none: when each ended
 //	labtool volley ADDR -count N         N each of UDP datagrams, SYNs of no socket and ICMP echoes
 //	labtool attack FILE ADDR:PORT…       sends what FILE (pcap) holds, changed in many ways, and garbage to each address
 //	labtool stranger HELLO ADDR:PORT…    how far a program without a node's key comes at ports of hub and agents; HELLO is a file
@@ -52,12 +55,13 @@ const (
 	portEcho  = "7002"
 	portFlood = "7003"
 	portRate  = "7004"
+	portWho   = "7005"
 	portHTTP  = "7080"
 )
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, dial, volley, attack, stranger, hellos, joins, knocks, dns or delay")
+		return fmt.Errorf("want serve, tcp, udp, hold, bulk, http, ping, flood, rate, rtt, dial, gaps, datagrams, wait, volley, attack, stranger, hellos, joins, knocks, dns or delay")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	bytes := fs.Int64("bytes", 1<<20, "bytes to send")
@@ -139,6 +143,12 @@ func run(ctx context.Context, args []string) error {
 		return show(roundTrips(ctx, target, *every, *dur, *wait))
 	case "dial":
 		return show(dial(ctx, target, *every))
+	case "gaps":
+		return show(gaps(ctx, target, *every))
+	case "datagrams":
+		return show(datagramGaps(ctx, target, *every))
+	case "wait":
+		return show(waitConns(ctx, target, *streams, *every))
 	case "volley":
 		return show(volley(ctx, target, *count))
 	case "delay":

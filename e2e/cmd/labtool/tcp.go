@@ -109,6 +109,8 @@ func serve(ctx context.Context) error {
 	})
 	listen(portEcho, func(c net.Conn) { io.Copy(c, c) })
 	listen(portFlood, drain)
+	listen(portWho, serveWho)
+	g.Go(func() error { return serveWhoUDP(ctx) })
 	g.Go(func() error { return serveUDP(ctx) })
 	datagrams := &counter{}
 	g.Go(func() error { return datagrams.serve(ctx) })
