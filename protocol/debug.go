@@ -14,6 +14,7 @@ const (
 	DebugUses         = "/v1/uses"
 	DebugConntrack    = "/v1/conntrack"
 	DebugPolicy       = "/v1/policy"
+	DebugServices     = "/v1/services"
 	DebugPing         = "/v1/ping"
 	DebugTrace        = "/v1/trace"
 	DebugEvidence     = "/v1/evidence"

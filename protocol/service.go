@@ -418,3 +418,38 @@ func (i *ServiceItem) Check() error {
 	}
 	return nil
 }
+
+// ServiceView is how a node sees a service: what its agent answers at DebugServices.
+type ServiceView struct {
+	Name      string                `json:"name"`
+	Segment   string                `json:"segment"`
+	VIP4      netip.Addr            `json:"vip4,omitzero"`
+	VIP6      netip.Addr            `json:"vip6,omitzero"`
+	Mode      ServiceMode           `json:"mode"`
+	Prefer    ServicePrefer         `json:"prefer"`
+	Endpoints []ServiceEndpointView `json:"endpoints"`
+}
+
+// ServiceEndpointView is how a node sees an endpoint. Times are the node's.
+type ServiceEndpointView struct {
+	ServiceEndpoint
+	Node     string        `json:"node,omitempty"`   // that carries it; empty: none that this one may talk to
+	Reach    string        `json:"reach"`            // local, up, suspect, dead, probation, unknown or none
+	Answered time.Duration `json:"answered_ns"`      // since its node answered last; 0: never, or it is here
+	Ready    string        `json:"ready"`            // as its node told last: ready, not ready or unknown
+	Cause    string        `json:"cause,omitempty"`  // why it is not, where this node asks it
+	Use      bool          `json:"use"`              // it takes new connections
+	Why      string        `json:"why,omitempty"`    // it does not
+	Slots    int           `json:"slots"`            // that lead to it, of all of its family
+	Of       int           `json:"of"`               // all
+	Starting int           `json:"starting_percent"` // of its share that it has yet; 100: all
+	Open     int           `json:"connections"`      // from here, by conntrack, where they were asked for
+	Half     int           `json:"unanswered"`       // those that only begin
+}
+
+// ServicesView is what a node knows of services.
+type ServicesView struct {
+	Services []ServiceView `json:"services"`
+	Doubts   bool          `json:"doubts_itself"` // it sees less than half of their sites, and resets nothing
+	Late     uint64        `json:"late"`          // how often its agent was late at its own questions since it runs
+}

@@ -72,6 +72,12 @@ func testServer() *Server {
 		Repair: func(context.Context) RepairResult {
 			return RepairResult{Mended: []string{"routes"}, Stopped: []string{}}
 		},
+		Services: func(_ context.Context, name string) (protocol.ServicesView, error) {
+			if name == "none" {
+				return protocol.ServicesView{}, errors.New("no service none")
+			}
+			return protocol.ServicesView{Services: []protocol.ServiceView{{Name: "web"}}}, nil
+		},
 		Policy: func(a netip.Addr) Policy {
 			p := Policy{InForce: true, Rules: []RuleCount{{Rule: "main/web", Count: policy.Count{Packets: 7, Bytes: 420}}}}
 			if a.IsValid() {
@@ -114,6 +120,9 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/v1/routes", "", 200, 200, `"planned":["ip link set cw0 up"]`},
 		{"GET", "/v1/policy", "", 200, 200, `"rules":[{"rule":"main/web","packets":7,"bytes":420}]`},
 		{"GET", "/v1/policy?address=10.1.1.11", "", 200, 200, `"classes":[{"where":"here","prefix":"10.1.1.11/24","class":3}]`},
+		{"GET", "/v1/services", "", 200, 200, `"services":[{"name":"web"`},
+		{"GET", "/v1/services?name=none", "", 404, 404, "no service none"},
+		{"GET", "/v1/services?name=A%20b", "", 400, 400, "name has to be a service's"},
 		{"GET", "/v1/policy?address=x", "", 400, 400, "address has to be an address"},
 		{"GET", "/metrics", "", 200, 200, "causeway_agent_test_total 0"},
 		{"POST", "/v1/ping", `{"to":"198.18.0.3"}`, 200, 200, `"sent":3,"received":0,"min_rtt":"1s"`},

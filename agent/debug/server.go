@@ -254,6 +254,7 @@ func (s *Server) common() *http.ServeMux {
 	get(protocol.DebugUses, func(context.Context) any { return s.uses.newest() })
 	m.HandleFunc("GET "+protocol.DebugConntrack, s.flows)
 	m.HandleFunc("GET "+protocol.DebugPolicy, s.policy)
+	m.HandleFunc("GET "+protocol.DebugServices, s.services)
 	m.HandleFunc("POST "+protocol.DebugPing, s.ping)
 	m.HandleFunc("POST "+protocol.DebugTrace, s.trace)
 	m.HandleFunc("POST "+protocol.DebugEvidence, s.evidence)
@@ -261,7 +262,7 @@ func (s *Server) common() *http.ServeMux {
 	s.probes(m)
 	m.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,policy,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run,prove,prove-send,prove-seen}, GET /metrics")
+		fail(w, http.StatusNotFound, "no such endpoint; there are GET /v1/{health,status,peers,paths,netmap,routes,hubs,runtime,incidents,conntrack,policy,services,capture,logs,uses}, POST /v1/{ping,trace,evidence,connections,measure-offer,measure-run,prove,prove-send,prove-seen}, GET /metrics")
 	})
 	return m
 }
@@ -289,6 +290,26 @@ func (s *Server) policy(w http.ResponseWriter, r *http.Request) {
 	}
 	defer release()
 	reply(w, http.StatusOK, s.cfg.Policy(addr.Unmap().WithZone("")))
+}
+
+// services answers with all services, or with one, whose connections are counted.
+func (s *Server) services(w http.ResponseWriter, r *http.Request) {
+	name := r.FormValue("name")
+	if name != "" && !protocol.ValidName(name) {
+		fail(w, http.StatusBadRequest, "name has to be a service's: /v1/services?name=web")
+		return
+	}
+	release, ok := take(w, s.slow)
+	if !ok {
+		return
+	}
+	defer release()
+	v, err := s.cfg.Services(r.Context(), name)
+	if err != nil {
+		fail(w, http.StatusNotFound, err.Error())
+		return
+	}
+	reply(w, http.StatusOK, v)
 }
 
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) {

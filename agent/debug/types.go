@@ -55,12 +55,14 @@ type Config struct {
 	// Connections tells what crosses the tunnel: so many flows at most.
 	Connections func(ctx context.Context, most int) (protocol.Connections, error)
 	// Policy is what is in force of who may talk to whom; an address that is valid is looked up.
-	Policy  func(netip.Addr) Policy
-	Logs    *Logs     // nil: the log cannot be followed
-	Allow   []string  // what the hub may ask for besides looking: see Allowable
-	Deny    []string  // what the hub may not, of what it may otherwise: see Deniable
-	Used    func(Use) // hears of every request; may be nil
-	Metrics prometheus.Gatherer
+	Policy func(netip.Addr) Policy
+	// Services are all services as this node sees them; of one that is named the connections are counted too.
+	Services func(ctx context.Context, name string) (protocol.ServicesView, error)
+	Logs     *Logs     // nil: the log cannot be followed
+	Allow    []string  // what the hub may ask for besides looking: see Allowable
+	Deny     []string  // what the hub may not, of what it may otherwise: see Deniable
+	Used     func(Use) // hears of every request; may be nil
+	Metrics  prometheus.Gatherer
 }
 
 // RepairResult is what a repair that a person asked for found. Each is a subject, such as

@@ -28,6 +28,8 @@ type Table interface {
 	Release(context.Context, []svc.Backend) (int, error)
 	// Prod has clients that wait for dead backends find that they are reset.
 	Prod(context.Context, []svc.Backend) (int, error)
+	// Flows counts open flows.
+	Flows(context.Context) (map[svc.Of]svc.Count, error)
 }
 
 // Config is what an Engine is made of.
@@ -46,7 +48,7 @@ type Engine struct {
 	cfg    Config
 	prober *prober
 	talker *talker
-	facts  atomic.Pointer[[]Fact]
+	facts  atomic.Pointer[protocol.ServicesView]
 
 	// What follows is Run's alone.
 	view     *View
@@ -54,6 +56,7 @@ type Engine struct {
 	reach    Reach
 	words    map[protocol.NodeNumber]*heardWords
 	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
+	names    map[protocol.NodeNumber]string
 	begun    time.Time
 	settled  bool // each node was judged once: until then the table stays as an earlier run left it
 	frozen   bool
@@ -63,33 +66,12 @@ type Engine struct {
 	switched bool
 }
 
-// Fact is what this node knows of a service.
-type Fact struct {
-	Name      string
-	Endpoints []EndpointFact
-}
-
-// EndpointFact is an endpoint of it.
-type EndpointFact struct {
-	protocol.ServiceEndpoint
-	Node  protocol.NodeNumber
-	State Endpoint
-	Slots int // of its family's
-	Ramp  int
-	Cause string    // why it is not ready, where this node asks it
-	Since time.Time // of that readiness
-	Local bool
-}
-
 // New makes an engine.
 func New(cfg Config) *Engine {
 	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
-	e.facts.Store(&[]Fact{})
+	e.facts.Store(&protocol.ServicesView{Services: []protocol.ServiceView{}})
 	return e
 }
-
-// Facts are what is known of services now.
-func (e *Engine) Facts() []Fact { return *e.facts.Load() }
 
 const (
 	// settleTime is how long who never answered keeps this agent from its first switch.
@@ -163,9 +145,12 @@ func (e *Engine) look(ctx context.Context, v *View) {
 	}
 	e.prober.set(ctx, targets)
 	peers := make(map[netip.Addr]protocol.NodeNumber, len(v.Peers))
-	e.address = map[protocol.NodeNumber]netip.Addr{}
+	e.address, e.names = map[protocol.NodeNumber]netip.Addr{}, map[protocol.NodeNumber]string{}
 	var asked []protocol.NodeNumber
 	for _, p := range v.Peers {
+		if nodes[p.Number()] {
+			e.names[p.Number()] = p.Name
+		}
 		for _, a := range p.Overlay {
 			peers[a] = p.Number()
 			if nodes[p.Number()] && !e.address[p.Number()].IsValid() && slices.ContainsFunc(v.Own, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
@@ -201,9 +186,9 @@ func (e *Engine) hear(h heard) (changed bool) {
 	if h.answer.Seq != 0 {
 		e.reach.Answer(h.at, h.node, h.answer.Seq)
 	}
-	after, since, _ := e.reach.State(h.node)
+	after, _, _ := e.reach.State(h.node)
 	if before != after {
-		e.tell(h.node, before, after, since)
+		e.tell(h.node, before, after)
 	}
 	w := e.words[h.node]
 	if w == nil {
@@ -239,7 +224,7 @@ func (e *Engine) tick(now time.Time) (next time.Time, changed bool) {
 	}
 	for i, n := range e.reach.order {
 		if s := e.reach.peers[n].state; s != before[i] {
-			e.tell(n, before[i], s, now)
+			e.tell(n, before[i], s)
 			changed = true
 		}
 	}
@@ -265,16 +250,12 @@ func (e *Engine) knowsAll() bool {
 	return true
 }
 
-func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState, _ time.Time) {
-	name := ""
-	if i := slices.IndexFunc(e.view.Peers, func(p protocol.Peer) bool { return p.Number() == n }); i >= 0 {
-		name = e.view.Peers[i].Name
-	}
+func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {
 	ev := e.cfg.Log.Info()
 	if after == Suspect || after == Dead {
 		ev = e.cfg.Log.Warn()
 	}
-	ev.Str("peer", name).Str("was", before.String()).Str("is", after.String()).Msg("how a node with backends of services is reached")
+	ev.Str("peer", e.names[n]).Str("was", before.String()).Str("is", after.String()).Msg("how a node with backends of services is reached")
 }
 
 // decide makes the table as what is known says.
@@ -335,7 +316,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		return
 	}
 	e.dead, e.switched = dead, true
-	e.show()
+	e.show(now)
 	if len(left) > 0 {
 		n, err := e.cfg.Table.Release(ctx, left)
 		e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Err(err).Msg("new connections go elsewhere")
@@ -372,30 +353,62 @@ func (e *Engine) publish() {
 }
 
 // show keeps what is known for whoever asks.
-func (e *Engine) show() {
-	out := make([]Fact, 0, len(e.placed))
+func (e *Engine) show(now time.Time) {
+	out := &protocol.ServicesView{Services: make([]protocol.ServiceView, 0, len(e.placed)), Doubts: e.frozen, Late: e.reach.Late}
 	for _, p := range e.placed {
-		f := Fact{Name: p.Name}
-		count := map[*endpoint]int{}
-		for i := range p.families {
-			for _, c := range p.families[i].slots {
-				count[p.families[i].of[c]]++
-			}
-		}
-		for _, x := range p.endpoints {
-			y := EndpointFact{ServiceEndpoint: x.ServiceEndpoint, Node: x.node, State: x.state, Slots: count[x], Ramp: x.ramp, Local: x.local}
+		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints))}
+		for i, x := range p.endpoints {
+			y := protocol.ServiceEndpointView{ServiceEndpoint: x.ServiceEndpoint, Reach: x.state.Reach, Ready: x.state.Readiness.String(), Use: x.state.Use, Why: x.state.Why, Starting: x.ramp}
 			if x.local {
-				r := e.ready[target{p.Name, x.Addr}]
-				y.Cause, y.Since = r.cause, r.since
+				y.Node = "this node"
+				y.Cause = e.ready[target{p.Name, x.Addr}].cause
+			} else if x.node != 0 {
+				y.Node = e.names[x.node]
+				if _, _, last := e.reach.State(x.node); !last.IsZero() {
+					y.Answered = max(1, now.Sub(last))
+				}
 			}
-			f.Endpoints = append(f.Endpoints, y)
+			f := &p.families[familyIndex(x.Addr)]
+			y.Of = len(f.slots)
+			for _, c := range f.slots {
+				if f.of[c] == x {
+					y.Slots++
+				}
+			}
+			v.Endpoints[i] = y
 		}
-		out = append(out, f)
+		out.Services = append(out.Services, v)
 	}
-	e.facts.Store(&out)
+	e.facts.Store(out)
 }
 
-// String words an endpoint for people.
-func (f EndpointFact) String() string {
-	return fmt.Sprintf("%s at %s: %s, %s, %d slots", f.Addr, f.Site, f.State.Reach, f.State.Readiness, f.Slots)
+// View is all services as this node sees them, or the one of that name, with its connections.
+func (e *Engine) View(ctx context.Context, name string) (protocol.ServicesView, error) {
+	out := *e.facts.Load()
+	if name == "" {
+		return out, nil
+	}
+	i := slices.IndexFunc(out.Services, func(v protocol.ServiceView) bool { return v.Name == name })
+	if i < 0 {
+		return out, fmt.Errorf("this node was told of no service %s", name)
+	}
+	v := out.Services[i]
+	v.Endpoints = slices.Clone(v.Endpoints)
+	out.Services = []protocol.ServiceView{v}
+	flows, err := e.cfg.Table.Flows(ctx)
+	if err != nil {
+		return out, err
+	}
+	for of, n := range flows {
+		if of.VIP != v.VIP4 && of.VIP != v.VIP6 {
+			continue
+		}
+		for k := range v.Endpoints {
+			if v.Endpoints[k].Addr == of.Backend.Addr() {
+				v.Endpoints[k].Open += n.Open
+				v.Endpoints[k].Half += n.Unreplied
+			}
+		}
+	}
+	return out, nil
 }
