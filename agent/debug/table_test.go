@@ -22,7 +22,7 @@ func TestTable(t *testing.T) {
 	b, err := os.ReadFile("../../docs/DEBUG.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| `(GET|POST) (/[^`]*)` \\|.*\\| `?([a-z]+)`? \\|$").FindAllStringSubmatch(string(b), -1)
-	require.Len(t, rows, 32)
+	require.Len(t, rows, 33)
 	plain := testServer()
 	allowing := testServer()
 	allowing.cfg.Allow = Allowable()

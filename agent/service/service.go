@@ -255,7 +255,7 @@ func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {
 	if after == Suspect || after == Dead {
 		ev = e.cfg.Log.Warn()
 	}
-	ev.Str("peer", e.names[n]).Str("was", before.String()).Str("is", after.String()).Msg("how a node with backends of services is reached")
+	ev.Uint32("peer", uint32(n)).Str("was", before.String()).Str("reach", after.String()).Msg("a node with backends of services is reached otherwise")
 }
 
 // decide makes the table as what is known says.
@@ -271,7 +271,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 	}
 	if was := e.frozen; true {
 		if e.frozen = doubtsItself(e.view.Site, e.placed, reach); e.frozen != was {
-			e.cfg.Log.Warn().Bool("doubts", e.frozen).Msg("this node sees less than half of the sites of its services: it resets nothing")
+			e.cfg.Log.Warn().Bool("doubts", e.frozen).Msg("whether this node sees less than half of the sites of its services, and so resets nothing")
 		}
 	}
 	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen, first: !e.switched}
