@@ -202,6 +202,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	an.life, an.stop = context.WithCancelCause(context.Background())
 	a.answers = an
 	registerMetrics(an, p.now, reg)
+	reg.MustRegister(a.services)
 	a.debug = debug.New(debug.Config{Status: an.status, Peers: an.peers, Paths: p.tunnel.Paths, Netmap: an.netmap,
 		Routes: an.routes, Ping: an.ping, Trace: an.trace, Evidence: an.evidence, Connections: an.connections, MeasureOffer: an.measureOffer, MeasureRun: an.measureRun, Prove: an.prove, ProveSend: an.proveSend, ProveSeen: an.proveSeen, Capture: an.capture, Leave: an.leave, Repair: a.host.Repair, Release: an.release, Hubs: an.hubs, SetHubs: an.setHubs, Incidents: incidents.Newest, RotateKey: a.link.RotateByHand, Flows: debug.ReadFlows, Policy: an.policy, Services: a.services.View,
 		Logs: cfg.Logs, Allow: cfg.Settings.Debug.Allow, Deny: cfg.Settings.Debug.Deny, Used: an.used, Metrics: reg})

@@ -48,6 +48,7 @@ type Engine struct {
 	cfg    Config
 	prober *prober
 	talker *talker
+	count  *counters
 	facts  atomic.Pointer[protocol.ServicesView]
 
 	// What follows is Run's alone.
@@ -68,7 +69,7 @@ type Engine struct {
 
 // New makes an engine.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.facts.Store(&protocol.ServicesView{Services: []protocol.ServiceView{}})
 	return e
 }
@@ -251,6 +252,7 @@ func (e *Engine) knowsAll() bool {
 }
 
 func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {
+	e.count.reach.WithLabelValues(after.String()).Inc()
 	ev := e.cfg.Log.Info()
 	if after == Suspect || after == Dead {
 		ev = e.cfg.Log.Warn()
@@ -319,11 +321,13 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 	e.show(now)
 	if len(left) > 0 {
 		n, err := e.cfg.Table.Release(ctx, left)
+		e.count.released.Add(float64(n))
 		e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Err(err).Msg("new connections go elsewhere")
 	}
 	if len(died) > 0 {
 		e.prods.Go(func() {
 			n, err := e.cfg.Table.Prod(ctx, died)
+			e.count.prodded.Add(float64(n))
 			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Err(err).Msg("connections to dead backends are reset")
 		})
 	}
@@ -399,16 +403,10 @@ func (e *Engine) View(ctx context.Context, name string) (protocol.ServicesView, 
 	if err != nil {
 		return out, err
 	}
-	for of, n := range flows {
-		if of.VIP != v.VIP4 && of.VIP != v.VIP6 {
-			continue
-		}
-		for k := range v.Endpoints {
-			if v.Endpoints[k].Addr == of.Backend.Addr() {
-				v.Endpoints[k].Open += n.Open
-				v.Endpoints[k].Half += n.Unreplied
-			}
-		}
+	open := openOf(flows)
+	for k := range v.Endpoints {
+		n := open.of(v, v.Endpoints[k].Addr)
+		v.Endpoints[k].Open, v.Endpoints[k].Half = n.Open, n.Unreplied
 	}
 	return out, nil
 }

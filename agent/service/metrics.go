@@ -1,0 +1,119 @@
+package service
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	svc "causeway/netns/service"
+	"causeway/protocol"
+)
+
+// maxSeries bounds the services that have series of their own; others are left out, and counted.
+const maxSeries = 500
+
+// flowsWait bounds how long a scrape waits for conntrack.
+const flowsWait = 2 * time.Second
+
+// counters are what an engine counts itself.
+type counters struct {
+	reach    *prometheus.CounterVec
+	released prometheus.Counter
+	prodded  prometheus.Counter
+}
+
+func newCounters() *counters {
+	c := &counters{
+		reach:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_service_nodes_changed_total", Help: "Times that a node with backends of services was reached otherwise, by how it was then."}, []string{"reach"}),
+		released: prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_service_flows_released_total", Help: "Flows to backends of services that had only begun, or were UDP, and were released to go elsewhere."}),
+		prodded:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_service_flows_prodded_total", Help: "Open connections to dead backends of services whose clients were prodded, so that they are reset."}),
+	}
+	for _, s := range []ReachState{Up, Suspect, Dead, Probation} {
+		c.reach.WithLabelValues(s.String())
+	}
+	return c
+}
+
+var (
+	backendsDesc    = prometheus.NewDesc("causeway_agent_service_backends", "Backends of a service by site, as this node sees them: used ones, and all.", []string{"service", "site", "which"}, nil)
+	connectionsDesc = prometheus.NewDesc("causeway_agent_service_connections", "Connections from this node and what is behind it to a service, by site: open, or unanswered yet.", []string{"service", "site", "which"}, nil)
+	leftOutDesc     = prometheus.NewDesc("causeway_agent_services_without_series", "Services that have no series of their own: there are more than 500.", nil, nil)
+	lateDesc        = prometheus.NewDesc("causeway_agent_service_late_total", "Times that the agent was late at its own questions to other nodes.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (e *Engine) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{backendsDesc, connectionsDesc, leftOutDesc, lateDesc} {
+		ch <- d
+	}
+	e.count.reach.Describe(ch)
+	e.count.released.Describe(ch)
+	e.count.prodded.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (e *Engine) Collect(ch chan<- prometheus.Metric) {
+	e.count.reach.Collect(ch)
+	e.count.released.Collect(ch)
+	e.count.prodded.Collect(ch)
+	v := *e.facts.Load()
+	gauge := func(d *prometheus.Desc, n int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
+	}
+	gauge(leftOutDesc, max(0, len(v.Services)-maxSeries))
+	ch <- prometheus.MustNewConstMetric(lateDesc, prometheus.CounterValue, float64(v.Late))
+	if len(v.Services) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flowsWait)
+	defer cancel()
+	flows, err := e.cfg.Table.Flows(ctx)
+	open := openOf(flows)
+	for _, s := range v.Services[:min(len(v.Services), maxSeries)] {
+		type site struct{ used, all, open, half int }
+		sites := map[string]*site{}
+		for _, x := range s.Endpoints {
+			y := sites[x.Site]
+			if y == nil {
+				y = &site{}
+				sites[x.Site] = y
+			}
+			if y.all++; x.Use {
+				y.used++
+			}
+			n := open.of(s, x.Addr)
+			y.open, y.half = y.open+n.Open, y.half+n.Unreplied
+		}
+		for name, y := range sites {
+			gauge(backendsDesc, y.used, s.Name, name, "used")
+			gauge(backendsDesc, y.all, s.Name, name, "all")
+			if err == nil {
+				gauge(connectionsDesc, y.open, s.Name, name, "open")
+				gauge(connectionsDesc, y.half, s.Name, name, "unanswered")
+			}
+		}
+	}
+}
+
+// counted are flows by service's address and backend's, whatever the ports.
+type counted map[[2]netip.Addr]svc.Count
+
+func openOf(flows map[svc.Of]svc.Count) counted {
+	out := counted{}
+	for of, n := range flows {
+		k := [2]netip.Addr{of.VIP, of.Backend.Addr()}
+		had := out[k]
+		out[k] = svc.Count{Open: had.Open + n.Open, Unreplied: had.Unreplied + n.Unreplied}
+	}
+	return out
+}
+
+func (c counted) of(s protocol.ServiceView, a netip.Addr) svc.Count {
+	vip := s.VIP4
+	if a.Is6() {
+		vip = s.VIP6
+	}
+	return c[[2]netip.Addr{vip, a}]
+}
