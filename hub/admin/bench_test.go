@@ -31,7 +31,7 @@ func largeServer(b *testing.B) *Server {
 		t.Status(ses, protocol.Status{Conditions: []protocol.Condition{{Name: "hub", OK: true}, {Name: "engine", OK: true}}})
 		live[n.Number] = plan.Live{Online: true}
 	}
-	t.SetNetmaps(plan.Compute(st, live, nil, nil), live, now)
+	t.SetNetmaps(plan.Compute(st, live, nil, nil, nil), live, now)
 	return &Server{cfg: Config{Fleet: t, Inventory: &inventory.Store{}, Bound: func(n protocol.NodeNumber) []netip.AddrPort { return nil }}}
 }
 

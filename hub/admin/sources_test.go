@@ -129,7 +129,7 @@ func (h *watchedHub) step(t *testing.T, r *rand.Rand) string {
 			}
 			c, err := policy.Compile(object.PolicyInput(st, nil, time.Now()), nil)
 			require.NoError(t, err)
-			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, c.Enforce(), h.cfg.Fleet.Netmaps()), nil, time.Now())
+			h.cfg.Fleet.SetNetmaps(plan.Compute(st, h.live, c.Enforce(), nil, h.cfg.Fleet.Netmaps()), nil, time.Now())
 		},
 		"segment": func() {
 			h.decide(t, func(d *state.Draft) error {

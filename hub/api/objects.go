@@ -18,6 +18,7 @@ var Documents = map[string]any{
 	"segment": SegmentDocument{},
 	"policy":  PolicyDocument{},
 	"flowlog": FlowLogDocument{},
+	"service": ServiceDocument{},
 }
 
 // undeclared are the kinds whose documents change what is there by itself.

@@ -18,7 +18,7 @@ import (
 // deeds are what changes what is known of a node.
 func (w *world) deeds(r *rand.Rand) []func(*Session) {
 	version := protocol.NetmapVersion{Epoch: 1, Version: uint64(r.IntN(5))}
-	maps := []*plan.Netmaps{plan.Compute(w.st.State, nil, nil, nil), plan.Compute(w.st.State, nil, nil, nil)}
+	maps := []*plan.Netmaps{plan.Compute(w.st.State, nil, nil, nil, nil), plan.Compute(w.st.State, nil, nil, nil, nil)}
 	return []func(*Session){
 		func(s *Session) { w.Up(s, protocol.Hello{AgentVersion: fmt.Sprint(r.IntN(3))}) },
 		func(s *Session) { w.Gone(s, r.IntN(2) == 0) },

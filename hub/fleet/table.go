@@ -54,6 +54,8 @@ type Table struct {
 	await    await
 	policy   *Policy       // nil: none yet
 	compiled chan struct{} // closed, and another, when policy is another
+	services *Services     // nil: none yet
+	served   chan struct{} // as compiled
 
 	elsewhere map[protocol.NodeNumber]elsewhere // what other hubs told
 	says      uint64                            // counts what changes announced
@@ -70,7 +72,7 @@ type Table struct {
 
 // New returns a table in which nothing is known yet: this is the hub's start.
 func New(cfg Config) *Table {
-	return &Table{cfg: cfg, started: time.Now(), compiled: make(chan struct{}), touched: make(chan struct{}, 1), arrived: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
+	return &Table{cfg: cfg, started: time.Now(), compiled: make(chan struct{}), served: make(chan struct{}), touched: make(chan struct{}, 1), arrived: make(chan struct{}, 1), departed: make(chan struct{}, 1), nodes: map[protocol.NodeNumber]*record{}, conns: map[Comer]int{},
 		elsewhere: map[protocol.NodeNumber]elsewhere{}, revoked: map[protocol.NodeNumber]*Revoked{}, unknown: map[protocol.NodeNumber]Unknown{}}
 }
 

@@ -50,7 +50,11 @@ func EnsureHub(ctx context.Context, store *state.Store, keys Keys, hub protocol.
 			if d.HubNumbers.Len() > 0 && !shared {
 				return state.Errorf(state.Conflict, "the hub key is not the one of the state log; restore both from the same backup")
 			}
-			number = d.NextNumber
+			next, err := state.NextFree(d)
+			if err != nil {
+				return err
+			}
+			number = next
 			if err := d.Add(state.HubAdded{Number: number}); err != nil {
 				return err
 			}

@@ -15,6 +15,7 @@ func init() {
 	state.RegisterKind(policies{})
 	state.RegisterKind(confirmations{})
 	state.RegisterKind(flowLogs{})
+	state.RegisterKind(services{})
 }
 
 // specOf reads what is stored of an object, which its kind has written.

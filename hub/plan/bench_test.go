@@ -24,7 +24,7 @@ func large(b *testing.B) (*cluster, map[protocol.NodeNumber]Live, *Netmaps) {
 		limit(c, fmt.Sprintf("site-%03d", i), fmt.Sprintf(`{"site":"site-%03d","packets":1000}`, i))
 		limit(c, fmt.Sprintf("node-%03d", i), fmt.Sprintf(`{"node":"n%d","packets":1000}`, 100+i))
 	}
-	return c, live, Compute(c.d.State, live, nil, nil)
+	return c, live, Compute(c.d.State, live, nil, nil, nil)
 }
 
 // One node of 10,000 gets another address: what the hub computes once, and whether anything is new.
@@ -37,7 +37,7 @@ func BenchmarkLargeCompute(b *testing.B) {
 		port++
 		c.d.Seq++
 		live[2] = Live{Online: true, Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}}
-		w := Compute(c.d.State, live, nil, v)
+		w := Compute(c.d.State, live, nil, nil, v)
 		require.False(b, w.SameAs(v))
 		v = w
 	}
@@ -56,7 +56,7 @@ func BenchmarkLargeRoute(b *testing.B) {
 		c.d.Seq++
 		on = !on
 		b.StartTimer()
-		w := Compute(c.d.State, live, nil, v)
+		w := Compute(c.d.State, live, nil, nil, v)
 		require.False(b, w.SameAs(v))
 		v = w
 	}
@@ -68,7 +68,7 @@ func BenchmarkLargeChange(b *testing.B) {
 	c, live, v := large(b)
 	live[2] = Live{Online: true, Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), 1)}}
 	c.d.Seq++
-	w := Compute(c.d.State, live, nil, v)
+	w := Compute(c.d.State, live, nil, nil, v)
 	b.ReportAllocs()
 	done := statetest.Processor(b)
 	for b.Loop() {
@@ -86,7 +86,7 @@ func BenchmarkLargeItem(b *testing.B) {
 	c, live, v := large(b)
 	limit(c, "each", `{"node":"*","packets":1000,"bytes":12500000}`)
 	c.d.Seq++
-	w := Compute(c.d.State, live, nil, v)
+	w := Compute(c.d.State, live, nil, nil, v)
 	b.ReportAllocs()
 	done := statetest.Processor(b)
 	for b.Loop() {

@@ -93,28 +93,37 @@ func (v *Netmaps) talkItems(who *policy.Enforcement, before *Netmaps) {
 
 // itemsOf are node n's items.
 func (v *Netmaps) itemsOf(n protocol.NodeNumber) []protocol.Item {
-	out := make([]protocol.Item, len(v.itemsBy[n]))
-	for i, x := range v.itemsBy[n] {
-		out[i] = x.Item
+	var out []protocol.Item
+	for _, x := range v.allItemsOf(n) {
+		out = append(out, x.Item)
 	}
 	return out
 }
 
+// allItemsOf are node n's items, by kind and name but for services, which come last.
+func (v *Netmaps) allItemsOf(n protocol.NodeNumber) []*item {
+	own, set := v.itemsBy[n], v.services.of(n)
+	if len(set.items) == 0 {
+		return own
+	}
+	return slices.Concat(own, set.items)
+}
+
 // changedItems puts into u what differs in node n's items between held and v.
 func (v *Netmaps) changedItems(held *Netmaps, n protocol.NodeNumber, u *Update) (changed bool) {
-	old, now := held.itemsBy[n], v.itemsBy[n]
-	if slices.Equal(old, now) {
-		return false
-	}
-	for _, i := range now {
-		if !slices.Contains(old, i) {
-			u.items = append(u.items, i)
+	if old, now := held.itemsBy[n], v.itemsBy[n]; !slices.Equal(old, now) {
+		for _, i := range now {
+			if !slices.Contains(old, i) {
+				u.items = append(u.items, i)
+			}
+		}
+		for _, i := range old {
+			if !slices.ContainsFunc(now, func(x *item) bool { return x.Key() == i.Key() }) {
+				u.Netmap.RemovedItems = append(u.Netmap.RemovedItems, i.Key())
+			}
 		}
 	}
-	for _, i := range old {
-		if !slices.ContainsFunc(now, func(x *item) bool { return x.Key() == i.Key() }) {
-			u.Netmap.RemovedItems = append(u.Netmap.RemovedItems, i.Key())
-		}
-	}
+	d := v.services.of(n).since(held.services.of(n))
+	u.items, u.Netmap.RemovedItems = append(u.items, d.changed...), append(u.Netmap.RemovedItems, d.removed...)
 	return len(u.items)+len(u.Netmap.RemovedItems) > 0
 }

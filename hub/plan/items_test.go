@@ -29,17 +29,17 @@ func itemNames(m protocol.Netmap) (out []string) {
 func TestItems(t *testing.T) {
 	c := newCluster(t)
 	a, b := c.node("a", "a1"), c.node("b", "b1")
-	bare := Compute(c.d.State, nil, nil, nil)
+	bare := Compute(c.d.State, nil, nil, nil, nil)
 	limit(c, "site", `{"site":"a","packets":1}`)
 	limit(c, "each", `{"node":"*","packets":2}`)
-	v := Compute(c.d.State, nil, nil, bare)
+	v := Compute(c.d.State, nil, nil, nil, bare)
 	require.False(t, v.SameAs(bare))
 	ma, _ := v.For(a)
 	mb, _ := v.For(b)
 	require.Equal(t, []string{"each@52", "site@51"}, itemNames(ma))
 	require.Equal(t, []string{"each@52"}, itemNames(mb))
 	require.JSONEq(t, `{"site":"a","packets":1}`, string(ma.Items[1].Body))
-	require.True(t, Compute(c.d.State, nil, nil, v).SameAs(v))
+	require.True(t, Compute(c.d.State, nil, nil, nil, v).SameAs(v))
 
 	apply := func(u Update, held protocol.Netmap) protocol.Netmap {
 		t.Helper()
@@ -57,7 +57,7 @@ func TestItems(t *testing.T) {
 	limit(c, "each", `{"node":"*","packets":3}`)
 	require.NoError(t, c.d.Add(state.ObjectDeleted{Kind: protocol.ItemLimit, Name: "site"}))
 	c.d.Seq++
-	w := Compute(c.d.State, nil, nil, v)
+	w := Compute(c.d.State, nil, nil, nil, v)
 	u, changed = w.Change(v, a, v.Version, w.Version)
 	require.True(t, changed)
 	require.Equal(t, []protocol.ItemKey{{Kind: protocol.ItemLimit, Name: "site"}}, u.Netmap.RemovedItems)
@@ -71,11 +71,11 @@ func TestItems(t *testing.T) {
 	// Nothing is left of an item when its object goes, and nobody else hears of it.
 	c.add(state.ObjectDeleted{Kind: protocol.ItemLimit, Name: "each"})
 	c.d.Seq++
-	x := Compute(c.d.State, nil, nil, w)
+	x := Compute(c.d.State, nil, nil, nil, w)
 	ma, _ = x.For(a)
 	require.Empty(t, ma.Items)
 	limit(c, "only", `{"node":"a1","packets":3}`)
-	y := Compute(c.d.State, nil, nil, x)
+	y := Compute(c.d.State, nil, nil, nil, x)
 	_, changed = y.Change(x, b, x.Version, y.Version)
 	require.False(t, changed, "what does not concern b1")
 }

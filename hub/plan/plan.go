@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"causeway/hub/policy"
+	"causeway/hub/service"
 	"causeway/hub/state"
 	"causeway/protocol"
 )
@@ -53,16 +54,17 @@ type Netmaps struct {
 
 	who *policy.Enforcement // that they were computed by; nil: everybody may talk to everybody
 
-	items    map[protocol.ItemKey]*item       // all there are, but for those of who may talk
+	items    map[protocol.ItemKey]*item       // all there are, but for those of who may talk and of services
 	talk     map[string]*item                 // those, by all that they say
 	itemsBy  map[protocol.NodeNumber][]*item  // by kind and name
+	services services                         // beside itemsBy
 	requires map[protocol.NodeNumber][]string // features without which a node may not go on with its items
 }
 
 // Compute makes the netmaps. before is the one before, whose owners go on where they
 // can and whose peers are shared where they are the same; or nil. who says which nodes may talk, and what of that
-// they are told; nil: all.
-func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Enforcement, before *Netmaps) *Netmaps {
+// they are told; nil: all. told is what nodes are told of services; nil: nothing.
+func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Enforcement, told *service.Told, before *Netmaps) *Netmaps {
 	if before == nil {
 		before = &Netmaps{}
 	}
@@ -76,6 +78,7 @@ func Compute(s *state.State, live map[protocol.NodeNumber]Live, who *policy.Enfo
 		own:     map[protocol.NodeNumber][]netip.Prefix{},
 	}
 	v.allItems(s, who, before)
+	v.services = newServices(told, before.services)
 	for _, site := range s.Sites.All() {
 		v.ages[site.Name] = site.MaxAge
 	}
@@ -290,7 +293,7 @@ func (v *Netmaps) Knows(n, peer protocol.NodeNumber) bool {
 func (v *Netmaps) SameAs(w *Netmaps) bool {
 	return w != nil && v.Version.Epoch == w.Version.Epoch && slices.Equal(v.peers, w.peers) && maps.Equal(v.self, w.self) && maps.Equal(v.ages, w.ages) &&
 		maps.EqualFunc(v.own, w.own, slices.Equal) && maps.Equal(v.rows, w.rows) && maps.EqualFunc(v.Owners, w.Owners, slices.Equal) &&
-		(v.hubs == w.hubs || reflect.DeepEqual(v.hubs, w.hubs)) && (v.Gone == w.Gone || reflect.DeepEqual(v.Gone, w.Gone)) && maps.EqualFunc(v.itemsBy, w.itemsBy, slices.Equal)
+		(v.hubs == w.hubs || reflect.DeepEqual(v.hubs, w.hubs)) && (v.Gone == w.Gone || reflect.DeepEqual(v.Gone, w.Gone)) && maps.EqualFunc(v.itemsBy, w.itemsBy, slices.Equal) && v.services.same(w.services)
 }
 
 // Next returns the version after have for a netmap computed at v.Version: the

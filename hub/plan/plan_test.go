@@ -107,7 +107,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 		{"all went: it stays", nil, a2, a2},
 		{"a former owner that announces it no more", online(a1), b, a1},
 	} {
-		v := Compute(c.d.State, tt.live, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {tt.before}}})
+		v := Compute(c.d.State, tt.live, nil, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {tt.before}}})
 		require.Equal(t, []protocol.NodeNumber{tt.want}, v.Owners[p], tt.name)
 	}
 
@@ -117,15 +117,15 @@ func TestGroupHasOneOwner(t *testing.T) {
 	for live, want := range map[*map[protocol.NodeNumber]Live]protocol.NodeNumber{
 		ptr(online(a1, a2)): a2, ptr(online(a1)): a1, ptr(online()): a2,
 	} {
-		v := Compute(c.d.State, *live, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {a1}}})
+		v := Compute(c.d.State, *live, nil, nil, &Netmaps{Owners: map[netip.Prefix][]protocol.NodeNumber{p: {a1}}})
 		require.Equal(t, []protocol.NodeNumber{want}, v.Owners[p])
 	}
-	m, _ := Compute(c.d.State, online(a1, a2, b), nil, nil).For(b)
+	m, _ := Compute(c.d.State, online(a1, a2, b), nil, nil, nil).For(b)
 	require.Equal(t, []netip.Prefix{p}, m.Peers[0].Sources, "packets from the group's range may come from a1, too")
 	require.Empty(t, m.Peers[1].Sources)
 	require.NoError(t, state.Drain(c.d, "a1", false))
 
-	v := Compute(c.d.State, nil, nil, nil)
+	v := Compute(c.d.State, nil, nil, nil, nil)
 	m, ok := v.For(b)
 	require.True(t, ok)
 	require.Equal(t, protocol.NetmapVersion{Epoch: 3, Version: 50}, m.NetmapVersion)
@@ -136,7 +136,7 @@ func TestGroupHasOneOwner(t *testing.T) {
 	require.Equal(t, map[string][]string{"b1": {"10.2.0.0/16"}, "a2": {"10.1.7.0/24"}}, owned(m))
 	require.Equal(t, state.DefaultMaxAge, m.MaxAge)
 	require.NoError(t, state.PutObject(c.d, state.KindSite, "b", json.RawMessage(`{"max_age":"forever"}`)))
-	forever := Compute(c.d.State, nil, nil, v)
+	forever := Compute(c.d.State, nil, nil, nil, v)
 	require.False(t, forever.SameAs(v))
 	m, _ = forever.For(b)
 	require.Zero(t, m.MaxAge)
@@ -156,7 +156,7 @@ func TestOnlyWhatIsApprovedAndAnnounced(t *testing.T) {
 	a, b := c.node("a", "a1", "10.1.0.0/16", "10.3.0.0/16"), c.node("b", "b1")
 	require.NoError(t, state.DecideRoute(c.d, "a1", pfx("10.3.0.0/16"), false, "x"))
 	require.NoError(t, state.AnnounceRoutes(c.d, a, []netip.Prefix{pfx("10.1.0.0/16"), pfx("10.3.0.0/16"), pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}))
-	v := Compute(c.d.WithWaiting(map[protocol.NodeNumber][]netip.Prefix{a: {pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}}), nil, nil, nil)
+	v := Compute(c.d.WithWaiting(map[protocol.NodeNumber][]netip.Prefix{a: {pfx("10.4.0.0/16"), pfx("127.0.0.0/8")}}), nil, nil, nil, nil)
 	m, _ := v.For(b)
 	require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}}, owned(m))
 	m, _ = v.For(a)
@@ -167,16 +167,16 @@ func TestOnlyWhatIsApprovedAndAnnounced(t *testing.T) {
 	// What a node announces and may not carry does not cost it the way to who may.
 	require.NoError(t, state.AnnounceRoutes(c.d, b, []netip.Prefix{pfx("10.1.0.0/16")}))
 	for range 2 { // pending, then rejected
-		m, _ = Compute(c.d.State, nil, nil, nil).For(b)
+		m, _ = Compute(c.d.State, nil, nil, nil, nil).For(b)
 		require.Equal(t, map[string][]string{"a1": {"10.1.0.0/16"}}, owned(m))
 		require.NoError(t, state.DecideRoute(c.d, "b1", pfx("10.1.0.0/16"), false, "x"))
 	}
 	require.NoError(t, state.AnnounceRoutes(c.d, b, nil))
 	require.NoError(t, state.AnnounceRoutes(c.d, a, nil))
-	m, _ = Compute(c.d.State, nil, nil, nil).For(b)
+	m, _ = Compute(c.d.State, nil, nil, nil, nil).For(b)
 	require.Empty(t, owned(m))
 	require.NoError(t, state.Remove(c.d, a, state.GoneRevoked))
-	v = Compute(c.d.State, nil, nil, nil)
+	v = Compute(c.d.State, nil, nil, nil, nil)
 	m, _ = v.For(b)
 	require.Empty(t, m.Peers)
 	_, ok := v.For(a)
@@ -254,8 +254,8 @@ func TestChangeProperty(t *testing.T) {
 				live[n] = Live{Online: rapid.Bool().Draw(rt, "online"), Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(rapid.IntRange(1, 3).Draw(rt, "port")))}}
 			}
 			who := groups(rt, nodes)
-			v := Compute(c.d.State, live, who, before)
-			require.True(rt, Compute(c.d.State, live, who, v).SameAs(v))
+			v := Compute(c.d.State, live, who, nil, before)
+			require.True(rt, Compute(c.d.State, live, who, nil, v).SameAs(v))
 			for _, n := range nodes {
 				full, ok := v.For(n)
 				require.Equal(rt, ok, v.Has(n))
@@ -324,7 +324,7 @@ func TestPartsAreTheNetmap(t *testing.T) {
 	c := newCluster(t)
 	a, b := c.node("a", "a1", "10.1.0.0/16"), c.node("b", "b1", "10.2.0.0/16")
 	c.node("b", "b2")
-	v := Compute(c.d.State, nil, nil, nil)
+	v := Compute(c.d.State, nil, nil, nil, nil)
 	full, _ := v.For(a)
 	want, err := json.Marshal(full)
 	require.NoError(t, err)
@@ -332,7 +332,7 @@ func TestPartsAreTheNetmap(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(want), string(bytes.Join(parts, nil)))
 	c.d.Seq++
-	w := Compute(c.d.State, map[protocol.NodeNumber]Live{b: {Candidates: []netip.AddrPort{ap("192.0.2.1:1")}}}, nil, v)
+	w := Compute(c.d.State, map[protocol.NodeNumber]Live{b: {Candidates: []netip.AddrPort{ap("192.0.2.1:1")}}}, nil, nil, v)
 	kept := 0
 	for _, e := range w.peers {
 		if old, _ := v.row(a).find(e.number()); old == e {
@@ -355,12 +355,12 @@ func BenchmarkChange2500(b *testing.B) {
 	for i := range nodes {
 		c.node("a", fmt.Sprintf("n%d", i))
 	}
-	v := Compute(c.d.State, nil, nil, nil)
+	v := Compute(c.d.State, nil, nil, nil, nil)
 	port := uint16(0)
 	b.ResetTimer()
 	for b.Loop() {
 		port++
-		w := Compute(c.d.State, map[protocol.NodeNumber]Live{2: {Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}}}, nil, v)
+		w := Compute(c.d.State, map[protocol.NodeNumber]Live{2: {Candidates: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}}}, nil, nil, v)
 		for n := range protocol.NodeNumber(nodes) {
 			u, changed := w.Change(v, n+2, v.Version, w.Version)
 			if changed != (n != 0) {

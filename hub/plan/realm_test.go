@@ -101,10 +101,10 @@ func TestNoNetmapHasTwoOwners(t *testing.T) {
 			}
 			who := enforced(rt, c.d.State)
 			stale = append(stale, who)
-			before = Compute(c.d.State, nil, who, before)
+			before = Compute(c.d.State, nil, who, nil, before)
 			overlaps += oneOwner(rt, c.d.State, before, true)
 			// Netmaps of a state that is ahead of who may talk: nobody is told of one prefix twice.
-			oneOwner(rt, c.d.State, Compute(c.d.State, nil, rapid.SampledFrom(stale).Draw(rt, "stale"), before), false)
+			oneOwner(rt, c.d.State, Compute(c.d.State, nil, rapid.SampledFrom(stale).Draw(rt, "stale"), nil, before), false)
 		}
 	})
 	require.NotZero(t, overlaps, "the same prefix in two realms")
@@ -170,7 +170,7 @@ func TestOwnersByRealm(t *testing.T) {
 		require.NoError(t, state.DecideRoute(c.d, name, pfx(p), true, "x"))
 	}
 	live := map[protocol.NodeNumber]Live{n["a2"]: {Online: true}, n["b2"]: {Online: true}}
-	v := Compute(c.d.State, live, enforced(t, c.d.State), nil)
+	v := Compute(c.d.State, live, enforced(t, c.d.State), nil, nil)
 	require.ElementsMatch(t, []protocol.NodeNumber{n["a2"], n["b2"]}, v.Owners[pfx(p)])
 	require.Equal(t, n["a2"], v.Owner(n["x"], pfx(p)))
 	m, _ := v.For(n["x"])
@@ -180,18 +180,18 @@ func TestOwnersByRealm(t *testing.T) {
 
 	// Another takes over in its own segment alone, and keeps it once both are there; a change of segments changes no owner.
 	live = map[protocol.NodeNumber]Live{n["a1"]: {Online: true}, n["b2"]: {Online: true}}
-	v = Compute(c.d.State, live, enforced(t, c.d.State), v)
+	v = Compute(c.d.State, live, enforced(t, c.d.State), nil, v)
 	require.ElementsMatch(t, []protocol.NodeNumber{n["a1"], n["b2"]}, v.Owners[pfx(p)])
 	for name := range n {
 		live[n[name]] = Live{Online: true}
 	}
 	require.NoError(t, state.PutObject(c.d, object.SegmentKind, "also", json.RawMessage(`{"labels":{"env":"also"}}`)))
 	require.NoError(t, state.PutObject(c.d, object.PolicyKind, "main", json.RawMessage(`{"rules":[{"name":"r","across":["also","prod"],"from":{"segment":"prod"},"to":{"segment":"also"},"allow":["any"]},{"name":"s","from":{"site":"a"},"to":{"site":"a"},"allow":["any"]}]}`)))
-	v = Compute(c.d.State, live, enforced(t, c.d.State), v)
+	v = Compute(c.d.State, live, enforced(t, c.d.State), nil, v)
 	require.ElementsMatch(t, []protocol.NodeNumber{n["a1"], n["b2"]}, v.Owners[pfx(p)])
 
 	env("x", "dev")
-	next := Compute(c.d.State, live, enforced(t, c.d.State), v)
+	next := Compute(c.d.State, live, enforced(t, c.d.State), nil, v)
 	u, changed := next.Change(v, n["x"], v.Version, next.Version)
 	require.True(t, changed)
 	require.Contains(t, u.Netmap.Removed, n["a1"])

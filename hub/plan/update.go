@@ -124,7 +124,7 @@ type Update struct {
 
 // Full is node n's whole netmap, as version. n is a live node.
 func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Update {
-	u := Update{peers: make([]*entry, 0, len(v.row(n).peers)), items: v.itemsBy[n]}
+	u := Update{peers: make([]*entry, 0, len(v.row(n).peers)), items: v.allItemsOf(n)}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion = version
 	w := v.walk(n)
@@ -137,7 +137,7 @@ func (v *Netmaps) Full(n protocol.NodeNumber, version protocol.NetmapVersion) Up
 // Confirm is what an agent is sent that holds the right peers already, in a
 // netmap of version base: everything else.
 func (v *Netmaps) Confirm(n protocol.NodeNumber, base, version protocol.NetmapVersion) Update {
-	u := Update{items: v.itemsBy[n]}
+	u := Update{items: v.allItemsOf(n)}
 	u.Netmap, _ = v.frame(n)
 	u.Netmap.NetmapVersion, u.Netmap.Base, u.Netmap.AllItems = version, &base, true
 	return u

@@ -71,6 +71,7 @@ type Loop struct {
 
 	talk        talk
 	pods        pods
+	serve       services
 	stage       atomic.Int32 // of talk
 	goneList    goneList
 	fingerprint string // of the tunnel's nodes
@@ -135,6 +136,7 @@ func (l *Loop) all() []*step {
 		{name: "mark", every: markEvery, run: l.mark},
 		{name: "restored", every: settlePoll, run: l.restored},
 		{name: "unconfirmed", on: onState, every: lookEvery, run: l.unconfirmed},
+		{name: "services", on: onState, every: podsEvery, run: l.services},
 		{name: "netmaps", on: onPace, run: l.netmaps},
 	}
 }

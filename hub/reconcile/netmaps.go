@@ -54,7 +54,7 @@ func (l *Loop) compute(t *turn) (fresh bool) {
 	if before == nil {
 		before = fl.Earlier
 	}
-	next := plan.Compute(l.cfg.Fleet.Shown(t.state), known, l.talk.who, before)
+	next := plan.Compute(l.cfg.Fleet.Shown(t.state), known, l.talk.who, l.serve.told, before)
 	next.Talk = l.talk.serial
 	next.Gone = l.goneList.of(t.state, l.cfg.Cluster)
 	if next.SameAs(fl.Netmaps) {

@@ -302,10 +302,10 @@ func TestHandover(t *testing.T) {
 		require.NoError(t, state.AnnounceRoutes(d, n, []netip.Prefix{p}))
 		require.NoError(t, state.DecideRoute(d, d.Nodes.Get(n).Name, p, true, "olga"))
 	}
-	before := plan.Compute(d.State, map[number]plan.Live{2: {Online: true}}, nil, nil)
+	before := plan.Compute(d.State, map[number]plan.Live{2: {Online: true}}, nil, nil, nil)
 	require.Equal(t, []number{2}, before.Owners[p])
 	require.NoError(t, state.Drain(d, "n2", true))
-	after := plan.Compute(d.State, map[number]plan.Live{2: {Online: true}, 3: {Online: true}}, nil, before)
+	after := plan.Compute(d.State, map[number]plan.Live{2: {Online: true}, 3: {Online: true}}, nil, nil, before)
 	require.Equal(t, []number{3}, after.Owners[p])
 	holds := func(v *plan.Netmaps) func(*fleet.Node) { return func(x *fleet.Node) { x.Held = v } }
 

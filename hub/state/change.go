@@ -205,6 +205,10 @@ func (s *State) takeNumber(n protocol.NodeNumber) error {
 	if _, err := s.OverlayOf(n); err != nil {
 		return Errorf(Full, "the overlay is used up: %v", err)
 	}
+	// A hub that does not know the object's kind may have given it.
+	if by := s.heldNumber(n); by != (ObjectKey{}) && !s.folding {
+		return Errorf(Conflict, "the address of number %d is that of %s", n, by)
+	}
 	s.NextNumber++
 	return nil
 }

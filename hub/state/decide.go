@@ -192,7 +192,10 @@ func Redeem(d *Draft, r RedeemRequest) error {
 			return err
 		}
 	}
-	number := d.NextNumber
+	number, err := NextFree(d)
+	if err != nil {
+		return err
+	}
 	if _, err := d.OverlayOf(number); err != nil {
 		return tell("the overlay range is used up: %v; start the hub with a wider --overlay, one that begins at the same address", err)
 	}

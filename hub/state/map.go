@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"net/netip"
 	"strings"
 
 	"github.com/benbjohnson/immutable"
@@ -164,6 +165,8 @@ func order[K comparable]() immutable.Comparer[K] {
 		f = ordered[claimKey](compareClaims)
 	case RouteKey:
 		f = ordered[RouteKey](compareRoutes)
+	case netip.Addr:
+		f = ordered[netip.Addr](netip.Addr.Compare)
 	case ObjectKey:
 		f = ordered[ObjectKey](CompareKeys)
 	default:

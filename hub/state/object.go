@@ -295,6 +295,7 @@ func (c ObjectPut) apply(s *State, at time.Time) error {
 	// What stands in the log was checked, perhaps by a hub that knew less: a check that fails here
 	// would be the end of the log.
 	s.divided(c.Kind)
+	s.hold(old, o)
 	if s.Objects.Set(key, o); k == nil || s.folding {
 		s.targets, s.namers = nil, nil
 		return nil
@@ -339,6 +340,7 @@ func (c ObjectDeleted) apply(s *State, at time.Time) error {
 		return err
 	}
 	s.Objects.Delete(key)
+	s.hold(o, Object{})
 	s.divided(c.Kind)
 	s.targets = nil
 	s.index(o, Object{})
@@ -392,6 +394,11 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	}
 	if err != nil {
 		return Errorf(Invalid, "%s %.80s: %s", kind, name, err)
+	}
+	if by, ok := k.(stamper); ok {
+		if stored, err = by.Stamp(d.State, name, o, stored); err != nil {
+			return fmt.Errorf("%s %.80s: %w", kind, name, err)
+		}
 	}
 	if there && o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
 		return nil

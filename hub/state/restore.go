@@ -89,7 +89,7 @@ func (s *State) Gone() []protocol.NodeNumber {
 }
 
 // NumbersPassed passes over numbers that were given away after the backup which
-// the log was restored from.
+// the log was restored from, or whose addresses objects have.
 type NumbersPassed struct {
 	NextNumber protocol.NodeNumber `json:"next_number"`
 }
@@ -104,7 +104,7 @@ func (c NumbersPassed) apply(s *State, _ time.Time) error {
 
 // Describe returns one line.
 func (c NumbersPassed) Describe() string {
-	return fmt.Sprintf("numbers below %d were given away after the backup that this state was restored from", c.NextNumber)
+	return fmt.Sprintf("numbers below %d are passed over: they were given away after the backup that this state was restored from, or services have their addresses", c.NextNumber)
 }
 
 // Forgotten reports which of nodes, which are said to be gone, are live here, and

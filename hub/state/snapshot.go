@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -128,6 +129,13 @@ func decodeSnapshot(b []byte) (*State, map[uint64][]Difference, error) {
 	st.Routes.fill(func(set func(RouteKey, Route)) {
 		for _, r := range v.State.Routes {
 			set(r.RouteKey, r)
+		}
+	})
+	st.held.fill(func(set func(netip.Addr, ObjectKey)) {
+		for k, o := range st.Objects.All() {
+			for _, a := range holds(o) {
+				set(a, k)
+			}
 		}
 	})
 	st.keys.fill(func(set func(protocol.WireGuardPublicKey, protocol.NodeNumber)) {

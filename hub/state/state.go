@@ -52,12 +52,13 @@ type State struct {
 	names      Map[string, protocol.NodeNumber]                      // live nodes
 	keys       Map[protocol.WireGuardPublicKey, protocol.NodeNumber] // every node that ever was
 	identities Map[protocol.IdentityPublicKey, protocol.NodeNumber]
-	targets    map[ObjectKey]string      // names of objects by what they are for; nil: made when it is wanted
-	namers     map[ObjectKey][]ObjectKey // objects by what they name; likewise
-	realms     *knownRealms              // replaced when they may be others; nil: worked out each time
-	newest     *newest                   // of live nodes; nil: nothing is kept
-	forgot     []Thing                   // by the last transaction
-	folding    bool                      // what a log holds is taken, though the rules of today forbid it anew
+	held       Map[netip.Addr, ObjectKey] // addresses of the overlay that objects have
+	targets    map[ObjectKey]string       // names of objects by what they are for; nil: made when it is wanted
+	namers     map[ObjectKey][]ObjectKey  // objects by what they name; likewise
+	realms     *knownRealms               // replaced when they may be others; nil: worked out each time
+	newest     *newest                    // of live nodes; nil: nothing is kept
+	forgot     []Thing                    // by the last transaction
+	folding    bool                       // what a log holds is taken, though the rules of today forbid it anew
 }
 
 // Site is a data centre or cloud region. Routes inside Ranges are approved by
@@ -230,20 +231,22 @@ func (s *State) NodeByOverlay(a netip.Addr) (Node, bool) {
 		if !p.Contains(a) {
 			continue
 		}
-		b, base := a.AsSlice(), p.Masked().Addr().AsSlice()
-		var diff uint64
-		for i := range b {
-			diff = diff<<8 + uint64(b[i]) - uint64(base[i]) // wraps back when a lower byte borrowed
-		}
-		n := protocol.NodeNumber(diff)
-		if uint64(n) != diff {
-			return Node{}, false
-		}
-		if have, err := n.Overlay(p); err != nil || have != a {
-			return Node{}, false
-		}
-		node, ok := s.Nodes.Find(n)
+		node, ok := s.Nodes.Find(numberAt(p, a))
 		return node, ok && node.Live()
 	}
 	return Node{}, false
+}
+
+// numberAt is the number of whoever has a in the overlay range p, whether it was given yet or not; 0: nobody can.
+func numberAt(p netip.Prefix, a netip.Addr) protocol.NodeNumber {
+	b, base := a.AsSlice(), p.Masked().Addr().AsSlice()
+	var diff uint64
+	for i := range b {
+		diff = diff<<8 + uint64(b[i]) - uint64(base[i]) // wraps back when a lower byte borrowed
+	}
+	n := protocol.NodeNumber(diff)
+	if have, err := n.Overlay(p); uint64(n) != diff || err != nil || have != a {
+		return 0
+	}
+	return n
 }
