@@ -8,8 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -152,11 +153,18 @@ func (w *world) set(l []Service, dead ...Backend) {
 	w.on(func() error { return w.table.Set(w.config) })
 }
 
-// server answers each line with its name and whom it sees.
+// server answers each hello with its name and whom it sees.
 type server struct {
 	name  string
-	conns atomic.Int64
-	bytes atomic.Int64
+	mu    sync.Mutex
+	conns []net.Conn // that came
+}
+
+// all are the connections that came.
+func (s *server) all() []net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.conns)
 }
 
 // serve serves port 8080 of a host of that name.
@@ -166,46 +174,48 @@ func (w *world) serve(names ...string) {
 		s := &server{name: name}
 		w.servers[name] = s
 		var l net.Listener
-		var u net.PacketConn
+		var us [2]net.PacketConn // of one address each, so that answers come from it
 		require.NoError(w.t, w.host(name).Do(func() (err error) {
-			if l, err = net.Listen("tcp", ":8080"); err == nil {
-				u, err = net.ListenPacket("udp", ":8080")
+			l, err = net.Listen("tcp", ":8080")
+			for i := 0; err == nil && i < 2; i++ {
+				us[i], err = net.ListenPacket("udp", backend(name, i == 1).String())
 			}
 			return err
 		}))
-		w.t.Cleanup(func() { l.Close(); u.Close() })
+		w.t.Cleanup(func() { l.Close(); us[0].Close(); us[1].Close() })
 		go func() {
 			for {
 				c, err := l.Accept()
 				if err != nil {
 					return
 				}
-				s.conns.Add(1)
+				s.mu.Lock()
+				s.conns = append(s.conns, c)
+				s.mu.Unlock()
 				go func() {
 					defer c.Close()
 					for lines := bufio.NewScanner(c); lines.Scan(); {
-						s.bytes.Add(int64(len(lines.Bytes())))
-						if lines.Text() == "wait" {
-							continue
+						if lines.Text() == "hello" {
+							fmt.Fprintf(c, "%s %s\n", name, seenAs(c.RemoteAddr()))
 						}
-						fmt.Fprintf(c, "%s %s\n", name, seenAs(c.RemoteAddr()))
 					}
 				}()
 			}
 		}()
-		go func() {
-			b := make([]byte, 65536)
-			for {
-				n, from, err := u.ReadFrom(b)
-				if errors.Is(err, net.ErrClosed) {
-					return
+		for _, u := range us {
+			go func() {
+				b := make([]byte, 65536)
+				for {
+					n, from, err := u.ReadFrom(b)
+					if errors.Is(err, net.ErrClosed) {
+						return
+					}
+					if err == nil && n > 0 {
+						u.WriteTo(fmt.Appendf(nil, "%s %s\n", name, seenAs(from)), from)
+					}
 				}
-				if err == nil {
-					s.bytes.Add(int64(n))
-					u.WriteTo(fmt.Appendf(nil, "%s %s\n", name, seenAs(from)), from)
-				}
-			}
-		}()
+			}()
+		}
 	}
 }
 

@@ -19,24 +19,24 @@ const (
 	chainPre     = "pre"     // nat prerouting, of pods and LANs
 	chainOut     = "out"     // nat output, of the host itself
 	chainPost    = "post"    // nat postrouting, where a reply would not come by this host
-	chainForward = "forward" // what is refused
-	chainOutput  = "output"
-	chainInput   = "input"
+	chainArrives = "arrives" // prerouting: of flows at an end. Where bridges hand frames to netfilter, a reset is of whom the packet is to when it is refused, so that it is not translated yet
+	chainForward = "forward" // of no flow
+	chainOutput  = "output"  // both, of the host itself
 
 	beforeDNAT   = -105 // others translate destinations at -100
 	beforeSNAT   = 95   // and sources at 100
-	beforeWalls  = -170 // the policy's table at -160, others' from -150 on
+	beforeWalls  = -170 // conntrack -200, the policy's table -160 and -140, others' from -150 on
 	behindOutput = -60  // destinations are translated at -100, the policy's table is at -50
 )
 
 // The chains that they lead to. Those with a family's number behind them are there for each.
 const (
 	chainTranslate = "translate"
-	chainPick      = "pick" // a slot
-	chainJudge     = "judge"
-	chainEnded     = "ended" // of flows to services: to a dead backend?
-	chainDead      = "dead"
-	chainUnfound   = "unfound" // to the address of a service, and nothing to translate it to
+	chainPick      = "pick"    // a slot
+	chainFlow      = "flow"    // of a service: is it at an end?
+	chainDead      = "dead"    // it is
+	chainNowhere   = "nowhere" // is it to the address of a service, and nothing to translate that to?
+	chainUnfound   = "unfound" // it is
 	chainSource    = "source"
 	chainLeaves    = "leaves" // by the tunnel
 )
@@ -190,13 +190,13 @@ func frame(b *nf.Batch, h host, epoch uint32) {
 	b.NATChain(chainPre, nftables.ChainHookPrerouting, beforeDNAT)
 	b.NATChain(chainOut, nftables.ChainHookOutput, beforeDNAT)
 	b.NATChain(chainPost, nftables.ChainHookPostrouting, beforeSNAT)
+	b.Chain(chainArrives, nftables.ChainHookPrerouting, beforeWalls)
 	b.Chain(chainForward, nftables.ChainHookForward, beforeWalls)
-	b.Chain(chainInput, nftables.ChainHookInput, beforeWalls)
 	b.Chain(chainOutput, nftables.ChainHookOutput, behindOutput)
-	for _, n := range []string{chainTranslate, chainJudge, chainDead, chainUnfound} {
+	for _, n := range []string{chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound} {
 		b.Chain(n, nil, 0)
 	}
-	for _, n := range []string{chainTranslate, chainPick, chainEnded, chainSource, chainLeaves} {
+	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves} {
 		b.Chain(n+"4", nil, 0)
 		b.Chain(n+"6", nil, 0)
 	}
@@ -226,15 +226,19 @@ func translate(b *nf.Batch, h host, epoch uint32) {
 func refuse(b *nf.Batch) {
 	unreachable := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxPort}}
 	drop := nf.Verdict(expr.VerdictDrop)
-	for _, c := range []string{chainForward, chainInput, chainOutput} {
-		b.Rule(c, nf.Jump(chainJudge))
-	}
+	// Resets of what is refused here belong to its flow.
+	b.Rule(chainArrives, nf.Device(expr.MetaKeyIIFNAME, "lo"), nf.Verdict(expr.VerdictReturn))
+	b.Rule(chainArrives, nf.Jump(chainFlow))
+	b.Rule(chainForward, nf.Jump(chainNowhere))
+	b.Rule(chainOutput, nf.Direction(nf.Reply), nf.Verdict(expr.VerdictReturn))
+	b.Rule(chainOutput, nf.Jump(chainFlow))
+	b.Rule(chainOutput, nf.Jump(chainNowhere))
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
-		b.Rule(chainJudge, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainEnded+n))
-		b.Rule(chainJudge, in(to(v6), setRange, v6), nf.GoTo(chainUnfound))
+		b.Rule(chainFlow, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainFlow+n))
+		b.Rule(chainNowhere, in(to(v6), setRange, v6), nf.GoTo(chainUnfound))
 		next := after(v6)
-		b.Rule(chainEnded+n, nf.CtFrom(v6, nf.Reply)(regs), nf.CtProto(next), nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(next+1),
+		b.Rule(chainFlow+n, nf.CtFrom(v6, nf.Reply)(regs), nf.CtProto(next), nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(next+1),
 			[]expr.Any{nf.Lookup(setDead+n, regs)}, nf.GoTo(chainDead))
 	}
 	b.Rule(chainDead, nf.Direction(nf.Reply), nf.Counter, drop)
