@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -251,16 +250,4 @@ func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// Idle connections to a dead site end, in bounded time and memory: 20,000 in a soak.
-func TestIdle(t *testing.T) {
-	n := 1000
-	if soak() {
-		n = 20_000
-	}
-	w := newWorld(t)
-	w.serve("a", "b")
-	_ = n
-	_ = runtime.NumCPU
 }
