@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -41,6 +42,18 @@ const (
 	chainLeaves    = "leaves" // by the tunnel
 )
 
+// hooked are the chains that the kernel calls.
+var hooked = []string{prod.Chain, chainPre, chainOut, chainPost, chainArrives, chainForward, chainOutput}
+
+// chainNames are all chains of the table.
+func chainNames() []string {
+	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound)
+	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves} {
+		out = append(out, n+"4", n+"6")
+	}
+	return out
+}
+
 // seed of the hash of sticky services, the same at every node and for ever.
 const seed = 0x63777379
 
@@ -76,9 +89,18 @@ func to(v6 bool) nf.Source {
 	return nf.Payload(expr.PayloadBaseNetworkHeader, 16, 4)
 }
 
+// epoch is in the names of all sets. Each writing of the whole table makes new ones and fills them before the rules ask them, and
+// those before go only then: of a set that is filled again in one transaction the kernel shows nothing for a moment.
+type epoch uint32
+
+// set is the name of a set of a family.
+func (e epoch) set(name string, v6 bool) string {
+	return fmt.Sprintf("%s%s-%d", name, nf.Suffix(v6), e)
+}
+
 // in matches packets of a family of which something lies in a set of it.
-func in(s nf.Source, set string, v6 bool) []expr.Any {
-	return append(append(nf.Family(v6), s(nf.Reg)...), nf.Lookup(set+nf.Suffix(v6), nf.Reg))
+func (e epoch) in(s nf.Source, set string, v6 bool) []expr.Any {
+	return append(append(nf.Family(v6), s(nf.Reg)...), nf.Lookup(e.set(set, v6), nf.Reg))
 }
 
 // The sets: ranges of services, local and own addresses, dead backends, and pairs of which both are in one local prefix.
@@ -107,13 +129,13 @@ type kind struct {
 	v6     bool
 }
 
-// name of the map. Each writing of the whole table makes new ones, so that none is empty while it is in use.
-func (k kind) name(epoch uint32) string {
+// name of the map.
+func (k kind) name(e epoch) string {
 	how := "spread"
 	if k.sticky {
 		how = "sticky"
 	}
-	return fmt.Sprintf("%s%d-v%s-%d", how, k.size, nf.Suffix(k.v6), epoch)
+	return e.set(fmt.Sprintf("%s%d-v", how, k.size), k.v6)
 }
 
 func kinds(v6 bool) (out []kind) {
@@ -125,14 +147,14 @@ func kinds(v6 bool) (out []kind) {
 
 // slotMap is the map of a kind. A slot is a mark there, of the host's byte order as numgen has it: at an integer nft 1.0.6
 // aborts when it lists the map.
-func (k kind) slotMap(epoch uint32) nf.Set {
+func (k kind) slotMap(e epoch) nf.Set {
 	a := addrType(k.v6)
-	return nf.Set{Name: k.name(epoch), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark},
+	return nf.Set{Name: k.name(e), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark},
 		Data: []nftables.SetDatatype{a, nftables.TypeInetService}}
 }
 
 // pick is the rule that translates to what a slot of the kind has.
-func (k kind) pick(epoch uint32) []expr.Any {
+func (k kind) pick(e epoch) []expr.Any {
 	next := after(k.v6)
 	l := append(nf.Family(k.v6), to(k.v6)(regs)...)
 	l = append(l, nf.Meta(expr.MetaKeyL4PROTO)(next)...)
@@ -147,7 +169,7 @@ func (k kind) pick(epoch uint32) []expr.Any {
 	} else {
 		l = append(l, &expr.Numgen{Register: next + 2, Modulus: uint32(k.size), Type: unix.NFT_NG_RANDOM})
 	}
-	return append(l, nf.Lookup(k.name(epoch), regs, regs),
+	return append(l, nf.Lookup(k.name(e), regs, regs),
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family(k.v6), RegAddrMin: regs, RegProtoMin: next, Specified: true})
 }
 
@@ -158,34 +180,46 @@ func family(v6 bool) uint32 {
 	return unix.NFPROTO_IPV4
 }
 
-// frame writes all but what is in the slots: chains, rules and small sets, whatever is there of them.
-func frame(b *nf.Batch, h host, epoch uint32) {
-	b.AddTable()
-	id := uint32(1000)
+// makeSets makes all sets, empty.
+func makeSets(b *nf.Batch, e epoch) {
+	id := uint32(0)
 	for _, v6 := range []bool{false, true} {
 		a := addrType(v6)
-		for _, s := range []nf.Set{
-			{Name: setRange, Key: []nftables.SetDatatype{a}, Interval: true},
-			{Name: setLocal, Key: []nftables.SetDatatype{a}, Interval: true},
-			{Name: setOwn, Key: []nftables.SetDatatype{a}},
-			{Name: setDead, Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
-			{Name: setSame, Key: []nftables.SetDatatype{a, a}, Interval: true},
-		} {
+		l := []nf.Set{
+			{Name: e.set(setRange, v6), Key: []nftables.SetDatatype{a}, Interval: true},
+			{Name: e.set(setLocal, v6), Key: []nftables.SetDatatype{a}, Interval: true},
+			{Name: e.set(setOwn, v6), Key: []nftables.SetDatatype{a}},
+			{Name: e.set(setDead, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
+			{Name: e.set(setSame, v6), Key: []nftables.SetDatatype{a, a}, Interval: true},
+		}
+		for _, k := range kinds(v6) {
+			l = append(l, k.slotMap(e))
+		}
+		for _, s := range l {
 			id++
-			s.Name += nf.Suffix(v6)
 			b.MakeSet(s, id)
 		}
-		b.Elements(setRange+nf.Suffix(v6), true, intervals(h.ranges, v6))
-		b.Elements(setLocal+nf.Suffix(v6), true, intervals(h.local, v6))
-		b.Elements(setSame+nf.Suffix(v6), true, pairs(h.local, v6))
+	}
+}
+
+// hostSets adds, or deletes, what of a host is in sets and not in those of another.
+func hostSets(b *nf.Batch, e epoch, add bool, h, other host) {
+	for _, v6 := range []bool{false, true} {
+		b.Elements(e.set(setRange, v6), add, intervals(h.ranges, other.ranges, v6))
+		b.Elements(e.set(setLocal, v6), add, intervals(h.local, other.local, v6))
+		b.Elements(e.set(setSame, v6), add, pairs(h.local, other.local, v6))
 		var own []nf.Element
 		for _, x := range h.own {
-			if x.Is6() == v6 {
+			if x.Is6() == v6 && !slices.Contains(other.own, x) {
 				own = append(own, nf.Element{Key: x.AsSlice()})
 			}
 		}
-		b.Elements(setOwn+nf.Suffix(v6), true, own)
+		b.Elements(e.set(setOwn, v6), add, own)
 	}
+}
+
+// rules writes all chains, whatever is there of them; the sets are there.
+func rules(b *nf.Batch, h host, e epoch) {
 	prod.Rule(b)
 	b.NATChain(chainPre, nftables.ChainHookPrerouting, beforeDNAT)
 	b.NATChain(chainOut, nftables.ChainHookOutput, beforeDNAT)
@@ -193,37 +227,35 @@ func frame(b *nf.Batch, h host, epoch uint32) {
 	b.Chain(chainArrives, nftables.ChainHookPrerouting, beforeWalls)
 	b.Chain(chainForward, nftables.ChainHookForward, beforeWalls)
 	b.Chain(chainOutput, nftables.ChainHookOutput, behindOutput)
-	for _, n := range []string{chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound} {
-		b.Chain(n, nil, 0)
+	for _, n := range chainNames() {
+		if !slices.Contains(hooked, n) {
+			b.Chain(n, nil, 0)
+		}
 	}
-	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves} {
-		b.Chain(n+"4", nil, 0)
-		b.Chain(n+"6", nil, 0)
-	}
-	translate(b, h, epoch)
-	refuse(b)
-	source(b, h)
+	translate(b, h, e)
+	refuse(b, e)
+	source(b, h, e)
 }
 
 // translate writes how a flow gets its backend.
-func translate(b *nf.Batch, h host, epoch uint32) {
+func translate(b *nf.Batch, h host, e epoch) {
 	b.Rule(chainPre, nf.Device(expr.MetaKeyIIFNAME, h.device), nf.Verdict(expr.VerdictReturn))
 	b.Rule(chainPre, nf.Jump(chainTranslate))
 	b.Rule(chainOut, nf.Jump(chainTranslate))
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
-		b.Rule(chainTranslate, in(to(v6), setRange, v6), nf.GoTo(chainTranslate+n))
+		b.Rule(chainTranslate, e.in(to(v6), setRange, v6), nf.GoTo(chainTranslate+n))
 		// What comes of a connection in its middle, and conntrack does not know, is no backend's but of the one that it had.
 		b.Rule(chainTranslate+n, nf.TCP, nf.TCPFlags(nf.FlagsOfSYN, nf.SYN), nf.GoTo(chainPick+n))
 		b.Rule(chainTranslate+n, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), unix.IPPROTO_UDP), nf.GoTo(chainPick+n))
 		for _, k := range kinds(v6) {
-			b.Rule(chainPick+n, k.pick(epoch))
+			b.Rule(chainPick+n, k.pick(e))
 		}
 	}
 }
 
 // refuse writes what is not let through.
-func refuse(b *nf.Batch) {
+func refuse(b *nf.Batch, e epoch) {
 	unreachable := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxPort}}
 	drop := nf.Verdict(expr.VerdictDrop)
 	// Resets of what is refused here belong to its flow.
@@ -235,11 +267,11 @@ func refuse(b *nf.Batch) {
 	b.Rule(chainOutput, nf.Jump(chainNowhere))
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
-		b.Rule(chainFlow, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainFlow+n))
-		b.Rule(chainNowhere, in(to(v6), setRange, v6), nf.GoTo(chainUnfound))
+		b.Rule(chainFlow, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), e.in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainFlow+n))
+		b.Rule(chainNowhere, e.in(to(v6), setRange, v6), nf.GoTo(chainUnfound))
 		next := after(v6)
 		b.Rule(chainFlow+n, nf.CtFrom(v6, nf.Reply)(regs), nf.CtProto(next), nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(next+1),
-			[]expr.Any{nf.Lookup(setDead+n, regs)}, nf.GoTo(chainDead))
+			[]expr.Any{nf.Lookup(e.set(setDead, v6), regs)}, nf.GoTo(chainDead))
 	}
 	b.Rule(chainDead, nf.Direction(nf.Reply), nf.Counter, drop)
 	// Begun, and not yet moved by Release.
@@ -256,18 +288,18 @@ func refuse(b *nf.Batch) {
 }
 
 // source writes whose source a backend does not see, for its reply would not come by this host.
-func source(b *nf.Batch, h host) {
+func source(b *nf.Batch, h host, e epoch) {
 	masquerade := []expr.Any{&expr.Masq{}}
 	back := nf.Verdict(expr.VerdictReturn)
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
-		b.Rule(chainPost, in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainSource+n))
+		b.Rule(chainPost, e.in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainSource+n))
 		b.Rule(chainSource+n, nf.Device(expr.MetaKeyOIFNAME, "lo"), back)
-		b.Rule(chainSource+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(setSame+n, regs)}, masquerade)
+		b.Rule(chainSource+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(e.set(setSame, v6), regs)}, masquerade)
 		b.Rule(chainSource+n, nf.Device(expr.MetaKeyOIFNAME, h.device), nf.GoTo(chainLeaves+n))
-		b.Rule(chainSource+n, in(from(v6), setOwn, v6), masquerade)
-		b.Rule(chainLeaves+n, in(from(v6), setLocal, v6), back)
-		b.Rule(chainLeaves+n, in(from(v6), setOwn, v6), back)
+		b.Rule(chainSource+n, e.in(from(v6), setOwn, v6), masquerade)
+		b.Rule(chainLeaves+n, e.in(from(v6), setLocal, v6), back)
+		b.Rule(chainLeaves+n, e.in(from(v6), setOwn, v6), back)
 		for _, a := range h.own {
 			if a.Is6() == v6 {
 				b.Rule(chainLeaves+n, []expr.Any{&expr.Immediate{Register: regs, Data: a.AsSlice()}, &expr.NAT{Type: expr.NATTypeSourceNAT, Family: family(v6), RegAddrMin: regs}})
@@ -277,8 +309,23 @@ func source(b *nf.Batch, h host) {
 	}
 }
 
-// intervals are the elements of a set of ranges.
-func intervals(l []netip.Prefix, v6 bool) (out []nf.Element) {
+// intervals are the elements of a set of ranges: those of l and not of other.
+func intervals(l, other []netip.Prefix, v6 bool) (out []nf.Element) {
+	was := ranges(other, v6)
+	for _, r := range ranges(l, v6) {
+		if slices.Contains(was, r) {
+			continue
+		}
+		out = append(out, nf.Element{Key: r.From().AsSlice()})
+		if end := r.To().Next(); end.IsValid() {
+			out = append(out, nf.Element{Key: end.AsSlice(), End: true})
+		}
+	}
+	return out
+}
+
+// ranges are apart from each other, which prefixes need not be.
+func ranges(l []netip.Prefix, v6 bool) []netipx.IPRange {
 	var b netipx.IPSetBuilder
 	for _, p := range l {
 		if p.Addr().Is6() == v6 {
@@ -289,19 +336,13 @@ func intervals(l []netip.Prefix, v6 bool) (out []nf.Element) {
 	if err != nil { // of valid prefixes there is none
 		return nil
 	}
-	for _, r := range s.Ranges() {
-		out = append(out, nf.Element{Key: r.From().AsSlice()})
-		if end := r.To().Next(); end.IsValid() {
-			out = append(out, nf.Element{Key: end.AsSlice(), End: true})
-		}
-	}
-	return out
+	return s.Ranges()
 }
 
-// pairs are the elements of a set of pairs that lie in one prefix. No prefix lies in another.
-func pairs(l []netip.Prefix, v6 bool) (out []nf.Element) {
+// pairs are the elements of a set of pairs that lie in one prefix, of l and not of other. No prefix lies in another.
+func pairs(l, other []netip.Prefix, v6 bool) (out []nf.Element) {
 	for _, p := range l {
-		if p.Addr().Is6() == v6 {
+		if p.Addr().Is6() == v6 && !slices.Contains(other, p) {
 			first, last := p.Addr().AsSlice(), netipx.PrefixLastIP(p).AsSlice()
 			out = append(out, nf.Element{Key: append(first, first...), KeyEnd: append(last, last...)})
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,7 +34,7 @@ type Table struct {
 type written struct {
 	host  host
 	live  live
-	epoch uint32 // in the names of the maps of slots
+	epoch epoch
 }
 
 // NewTable returns a table that knows nothing of what is there: the first write is of all.
@@ -147,7 +148,7 @@ func (t *Table) Differs() (bool, error) {
 	return t.stand.Differs()
 }
 
-// How many elements one transaction has. The whole table may be written in any number of them, for its maps are in use only
+// How many elements one transaction has. The whole table may be written in any number of them, for its sets are in use only
 // from the last one on; a change, which all services of a site may be part of, in as few as can be.
 const (
 	mostAnew    = 1 << 15
@@ -177,45 +178,65 @@ func (t *Table) write() error {
 
 // whole writes all of the table, whatever is there. Where that is of another shape, the table is made anew.
 func (t *Table) whole(next *written) error {
-	old, err := slotMaps()
+	sets, chains, err := found()
 	if err != nil {
 		return err
 	}
-	for _, n := range old {
-		next.epoch = max(next.epoch, n)
+	for _, name := range sets {
+		if i := strings.LastIndexByte(name, '-'); i >= 0 {
+			n, _ := strconv.ParseUint(name[i+1:], 10, 31)
+			next.epoch = max(next.epoch, epoch(n))
+		}
 	}
 	next.epoch++
-	err = t.fill(next, old)
+	err = t.fill(next)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		b := &nf.Batch{Table: TableName}
+		b := t.batch()
 		b.AddTable()
 		b.DelTable()
 		if err = t.stand.Commit(b, false); err == nil {
-			err = t.fill(next, nil)
+			sets, chains, err = nil, nil, t.fill(next)
 		}
 	}
-	return err
+	chains = slices.DeleteFunc(chains, func(c string) bool { return slices.Contains(chainNames(), c) })
+	if err != nil || len(sets)+len(chains) == 0 {
+		return err
+	}
+	// What is out of use, and what others put there.
+	b := t.batch()
+	for _, c := range chains {
+		b.FlushChain(c)
+	}
+	for _, c := range chains {
+		b.RemoveChain(c)
+	}
+	for _, name := range sets {
+		b.DelSet(name)
+	}
+	return t.stand.Commit(b, false)
 }
 
-// fill is whole, with the maps that there are. New ones are filled first, in as many transactions as it takes; the last one
-// has the rules use them, and takes the others away.
-func (t *Table) fill(next *written, old map[string]uint32) error {
-	b := &nf.Batch{Table: TableName}
+func (t *Table) batch() *nf.Batch { return &nf.Batch{Table: TableName} }
+
+// fill writes new sets and what is in them, in as many transactions as it takes, and then, in one, the rules that ask them.
+func (t *Table) fill(next *written) error {
+	b := t.batch()
 	b.AddTable()
-	id := uint32(0)
+	makeSets(b, next.epoch)
+	hostSets(b, next.epoch, true, next.host, host{})
 	for _, v6 := range []bool{false, true} {
-		for _, k := range kinds(v6) {
-			id++
-			b.MakeSet(k.slotMap(next.epoch), id)
-		}
+		b.Elements(next.epoch.set(setDead, v6), true, dead(next.live.dead, nil, v6))
 	}
 	n, pending := 0, map[kind][]nf.Element{}
-	put := func() {
+	first := true // from which on nothing that others did before is left
+	put := func() error {
 		for k, l := range pending {
 			b.Elements(k.name(next.epoch), true, l)
 			pending[k] = l[:0]
 		}
-		n = 0
+		err := t.stand.Commit(b, first)
+		b, n, first = t.batch(), 0, false
+		return err
 	}
 	for k, e := range next.live.services {
 		if e.slots(k) == 0 {
@@ -223,36 +244,30 @@ func (t *Table) fill(next *written, old map[string]uint32) error {
 		}
 		x := e.kind(k)
 		pending[x] = slotElements(pending[x], k, e, true, func(int) bool { return true })
-		if n += e.slots(k); n < mostAnew {
-			continue
+		if n += e.slots(k); n >= mostAnew {
+			if err := put(); err != nil {
+				return err
+			}
 		}
-		put()
-		if err := t.stand.Commit(b, false); err != nil {
-			return err
-		}
-		b = &nf.Batch{Table: TableName}
 	}
-	put()
-	frame(b, next.host, next.epoch)
-	for _, v6 := range []bool{false, true} {
-		b.Elements(setDead+nf.Suffix(v6), true, dead(next.live.dead, nil, v6))
+	if err := put(); err != nil {
+		return err
 	}
-	for name := range old {
-		b.DelSet(name)
-	}
-	return t.stand.Commit(b, true)
+	rules(b, next.host, next.epoch)
+	return t.stand.Commit(b, false)
 }
 
 // change writes what is new in next.
 func (t *Table) change(h, next *written) error {
-	b := &nf.Batch{Table: TableName}
-	framed := !h.host.equal(next.host)
-	if framed {
-		frame(b, next.host, next.epoch)
-		h = &written{h.host, live{h.live.services, nil}, h.epoch} // the frame has no dead ones
+	b := t.batch()
+	ruled := !h.host.equal(next.host) // the rules name its device, and an address of its own
+	if ruled {
+		hostSets(b, next.epoch, false, h.host, next.host)
+		hostSets(b, next.epoch, true, next.host, h.host)
+		rules(b, next.host, next.epoch)
 	}
 	for _, v6 := range []bool{false, true} {
-		set := setDead + nf.Suffix(v6)
+		set := next.epoch.set(setDead, v6)
 		b.Elements(set, false, dead(h.live.dead, next.live.dead, v6))
 		b.Elements(set, true, dead(next.live.dead, h.live.dead, v6))
 	}
@@ -269,7 +284,7 @@ func (t *Table) change(h, next *written) error {
 			return nil
 		}
 		err := t.stand.Commit(b, false)
-		b, n = &nf.Batch{Table: TableName}, 0
+		b, n = t.batch(), 0
 		clear(gone)
 		clear(came)
 		return err
@@ -298,7 +313,7 @@ func (t *Table) change(h, next *written) error {
 			}
 		}
 	}
-	if err := flush(); err != nil || !framed {
+	if err := flush(); err != nil || !ruled {
 		return err
 	}
 	return t.stand.Written()
@@ -330,28 +345,33 @@ func dead(a, b map[Backend]bool, v6 bool) (out []nf.Element) {
 	return out
 }
 
-// slotMaps are the maps of slots that are there, with their epochs.
-func slotMaps() (map[string]uint32, error) {
-	msgs, err := kernel.AskNft(unix.NFT_MSG_GETSET, unix.NLM_F_DUMP)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("list sets: %w", err)
-	}
-	out := map[string]uint32{}
-	for _, m := range msgs {
-		table, name := "", ""
-		for typ, v := range kernel.Attributes(m) {
-			switch typ {
-			case unix.NFTA_SET_TABLE:
-				table = unix.ByteSliceToString(v)
-			case unix.NFTA_SET_NAME:
-				name = unix.ByteSliceToString(v)
+// found are the names of the table's sets and chains that are there.
+func found() (sets, chains []string, err error) {
+	for _, x := range []struct {
+		typ, table, name int
+		out              *[]string
+	}{
+		{unix.NFT_MSG_GETSET, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME, &sets},
+		{unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, &chains},
+	} {
+		msgs, err := kernel.AskNft(x.typ, unix.NLM_F_DUMP)
+		if err != nil {
+			return nil, nil, fmt.Errorf("list what is there: %w", err)
+		}
+		for _, m := range msgs {
+			table, name := "", ""
+			for typ, v := range kernel.Attributes(m) {
+				switch int(typ) {
+				case x.table:
+					table = unix.ByteSliceToString(v)
+				case x.name:
+					name = unix.ByteSliceToString(v)
+				}
+			}
+			if table == TableName {
+				*x.out = append(*x.out, name)
 			}
 		}
-		if i := strings.LastIndexByte(name, '-'); table == TableName && i > 0 {
-			if n, err := strconv.ParseUint(name[i+1:], 10, 31); err == nil {
-				out[name] = uint32(n)
-			}
-		}
 	}
-	return out, nil
+	return sets, chains, nil
 }
