@@ -148,6 +148,7 @@ func (p Plan) access() []string {
 	for _, proto := range []string{protocol.FlowTCP, protocol.FlowUDP} { // of a measurement between two nodes
 		rule(chainShields, "%s accept", Port{proto, protocol.MeasurePortFirst, protocol.MeasurePortLast}.rule())
 	}
+	rule(chainShields, "%s accept", Port{protocol.FlowUDP, protocol.ServiceWordPort, protocol.ServiceWordPort}.rule()) // agents' words of services
 	for _, x := range p.Shields.Allow {
 		rule(chainShields, "%s accept", x.rule())
 	}

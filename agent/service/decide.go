@@ -40,6 +40,7 @@ type Endpoint struct {
 // placed are the services of a view with where their endpoints are.
 type placed struct {
 	items.Service
+	since     time.Time // when this agent first saw it
 	endpoints []*endpoint
 	families  [2]familyOf // IPv4, IPv6
 }
@@ -111,16 +112,19 @@ func (w *way) find(a netip.Addr) (n protocol.NodeNumber, local, found bool) {
 }
 
 // place finds where the endpoints of a view's services are. What is known of those that stay is kept from before.
-func place(v View, before []*placed) (out []*placed) {
+func place(now time.Time, v View, before []*placed) (out []*placed) {
 	w := newWay(v)
 	had := map[string]*placed{}
 	for _, p := range before {
 		had[p.Name] = p
 	}
 	for _, d := range v.Services {
-		p := &placed{Service: d}
+		p := &placed{Service: d, since: now}
 		p.families[0].vip, p.families[1].vip = d.VIP4, d.VIP6
 		old := had[d.Name]
+		if old != nil {
+			p.since = old.since
+		}
 		for _, e := range d.Endpoints {
 			x := &endpoint{ServiceEndpoint: e}
 			x.node, x.local, _ = w.find(e.Addr)
@@ -146,8 +150,10 @@ type sight struct {
 	path   func(protocol.NodeNumber) bool                       // the tunnel has a way there
 	ready  func(service string, e *endpoint) protocol.Readiness
 	frozen bool // this node doubts itself: nothing is dead, and who would have nobody keeps what he has
-	first  bool // this agent has just begun: what is usable has been so for long
 }
+
+// firstTime is how long what comes to be usable is no news, after a service was declared or the agent began.
+const firstTime = 3 * time.Second
 
 // judge says which endpoints of a service take new connections. Where none does that is known to be reached and ready, those are taken
 // of which nobody says the contrary.
@@ -165,7 +171,7 @@ func (p *placed) judge(s sight) {
 		switch {
 		case !e.state.Use:
 			e.used = time.Time{}
-		case e.used.IsZero() && (s.first || p.SlowStart == 0):
+		case e.used.IsZero() && (p.SlowStart == 0 || s.now.Sub(p.since) < firstTime):
 			e.used, e.ramp = s.now.Add(-time.Duration(p.SlowStart)), 100
 		case e.used.IsZero():
 			e.used, e.ramp = s.now, 1

@@ -47,7 +47,7 @@ func here(t *testing.T, s protocol.Service) []*placed {
 		i.Endpoints = append(i.Endpoints, x)
 	}
 	require.NoError(t, i.Check())
-	return place(View{Services: []items.Service{{Name: "web", ServiceItem: i}}, Site: "a", Local: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
+	return place(time.Unix(1000, 0), View{Services: []items.Service{{Name: "web", ServiceItem: i}}, Site: "a", Local: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")},
 		Peers: []protocol.Peer{peer(3, "198.18.0.3", "10.2.0.0/16"), peer(4, "198.18.0.4", "10.3.0.0/16")}}, nil)
 }
 
@@ -58,7 +58,7 @@ func TestJudge(t *testing.T) {
 	p := l[0]
 	states := map[protocol.NodeNumber]ReachState{3: Up, 4: Up}
 	ready := map[string]protocol.Readiness{"10.1.0.1": protocol.Ready, "10.2.0.1": protocol.Ready, "10.3.0.1": protocol.Ready}
-	s := sight{now: time.Unix(1000, 0), site: "a", first: true,
+	s := sight{now: time.Unix(1000, 0), site: "a",
 		reach: func(n protocol.NodeNumber) (ReachState, bool) { return states[n], states[n] == Unknown },
 		path:  func(n protocol.NodeNumber) bool { return n == 4 },
 		ready: func(_ string, e *endpoint) protocol.Readiness { return ready[e.Addr.String()] }}
@@ -78,7 +78,7 @@ func TestJudge(t *testing.T) {
 		return out
 	}
 	require.Equal(t, "true:64 true:0 true:0 ", use())
-	s.first = false
+	s.now = s.now.Add(firstTime)
 	ready["10.1.0.1"] = protocol.NotReady
 	require.Equal(t, "false:0 true:32 true:32 ", use())
 	require.Equal(t, "its node says: not ready", p.endpoints[0].state.Why)

@@ -52,19 +52,18 @@ type Engine struct {
 	facts  atomic.Pointer[protocol.ServicesView]
 
 	// What follows is Run's alone.
-	view     *View
-	placed   []*placed
-	reach    Reach
-	words    map[protocol.NodeNumber]*heardWords
-	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
-	names    map[protocol.NodeNumber]string
-	begun    time.Time
-	settled  bool // each node was judged once: until then the table stays as an earlier run left it
-	frozen   bool
-	dead     map[svc.Backend]bool
-	ready    map[target]readiness
-	prods    sync.WaitGroup
-	switched bool
+	view    *View
+	placed  []*placed
+	reach   Reach
+	words   map[protocol.NodeNumber]*heardWords
+	address map[protocol.NodeNumber]netip.Addr // at which a node is asked
+	names   map[protocol.NodeNumber]string
+	begun   time.Time
+	settled bool // each node was judged once: until then the table stays as an earlier run left it
+	frozen  bool
+	dead    map[svc.Backend]bool
+	ready   map[target]readiness
+	prods   sync.WaitGroup
 }
 
 // New makes an engine.
@@ -133,7 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // look takes over what is declared.
 func (e *Engine) look(ctx context.Context, v *View) {
 	e.view = v
-	e.placed = place(*v, e.placed)
+	e.placed = place(time.Now(), *v, e.placed)
 	nodes, targets := map[protocol.NodeNumber]bool{}, map[target]protocol.ServiceHealth{}
 	for _, p := range e.placed {
 		for _, x := range p.endpoints {
@@ -276,7 +275,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 			e.cfg.Log.Warn().Bool("doubts", e.frozen).Msg("whether this node sees less than half of the sites of its services, and so resets nothing")
 		}
 	}
-	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen, first: !e.switched}
+	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen}
 	var left []svc.Backend // what takes no new connections any more
 	dead := map[svc.Backend]bool{}
 	for _, p := range e.placed {
@@ -317,7 +316,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		e.cfg.Log.Error().Err(err).Msg("cannot switch services")
 		return
 	}
-	e.dead, e.switched = dead, true
+	e.dead = dead
 	e.show(now)
 	if len(left) > 0 {
 		n, err := e.cfg.Table.Release(ctx, left)

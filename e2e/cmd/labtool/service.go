@@ -185,10 +185,12 @@ func waitConns(ctx context.Context, addr string, n int, every time.Duration) (w 
 			w.Server = own
 		}
 		wg.Go(func() {
+			written := make(chan error, 1) // of the two only one hears why the connection ended
 			if every > 0 {
 				go func() {
 					for {
 						if _, err := io.WriteString(conns[i], own+" line\n"); err != nil {
+							written <- err
 							return
 						}
 						time.Sleep(every)
@@ -196,14 +198,16 @@ func waitConns(ctx context.Context, addr string, n int, every time.Duration) (w 
 				}()
 			}
 			_, err := io.Copy(io.Discard, readers[i])
+			if err == nil {
+				if err = io.EOF; every > 0 {
+					err = <-written
+				}
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			if ctx.Err() != nil {
 				w.Open++
 				return
-			}
-			if err == nil {
-				err = io.EOF
 			}
 			w.Errors[innermost(err)]++
 			w.Ended = append(w.Ended, time.Now().UnixMilli())
