@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,11 +18,14 @@ import (
 // told are facts that a test sets.
 type told struct {
 	notice.Board[protocol.NodeNumber]
+	mu    sync.Mutex // facts, where a loop reads them
 	facts map[protocol.NodeNumber]inventory.Facts
 	asked int
 }
 
 func (f *told) Get(n protocol.NodeNumber) (inventory.Facts, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.asked++
 	x, ok := f.facts[n]
 	return x, ok
@@ -32,7 +36,9 @@ func (f *told) Notices(wake chan<- struct{}) *notice.Reader[protocol.NodeNumber]
 func (f *told) tells(n protocol.NodeNumber, containers map[string]protocol.Container) {
 	x := inventory.Facts{Number: n}
 	x.Containers = containers
+	f.mu.Lock()
 	f.facts[n] = x
+	f.mu.Unlock()
 	f.Mark(n)
 }
 
