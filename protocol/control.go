@@ -135,6 +135,8 @@ type Status struct {
 	Paths      []PathStatus     `json:"paths"`
 	Conditions []Condition      `json:"conditions"`
 	Upgrade    *UpgradeStatus   `json:"upgrade,omitempty"` // the last one; nil: none yet
+	// Services are backends of services beside it that it asks whether they are ready.
+	Services []ServiceReadiness `json:"services,omitempty"`
 }
 
 // StatusInterval is how often an agent sends Status when nothing changes.

@@ -130,6 +130,7 @@ func New(cfg Config) *Server {
 	s.registerDoctor(a)
 	s.registerObjects(a)
 	s.registerPolicy(a)
+	s.registerServices(a)
 	s.registerFlows(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)

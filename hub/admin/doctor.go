@@ -90,6 +90,7 @@ func (s *Server) doctorFacts(role Role) doctor.Facts {
 		}
 	}
 	f.Refused = s.refused(f.Nodes)
+	f.Services = s.serviceFindings()
 	if s.cfg.CA != nil {
 		f.CAExpires = s.cfg.CA.Expires()
 	}

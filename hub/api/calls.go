@@ -281,6 +281,21 @@ func (c *Client) ConfirmPolicy(ctx context.Context, p PolicyConfirm) (PolicyConf
 	return send[PolicyConfirmed](ctx, c, http.MethodPost, "/v1/policy/confirm", p)
 }
 
+// Services lists the services, without their endpoints.
+func (c *Client) Services(ctx context.Context) ([]Service, error) {
+	return get[[]Service](ctx, c, "/v1/services")
+}
+
+// Service returns one service.
+func (c *Client) Service(ctx context.Context, name string) (Service, error) {
+	return get[Service](ctx, c, "/v1/services/"+url.PathEscape(name))
+}
+
+// PatchService changes how a service uses its sites.
+func (c *Client) PatchService(ctx context.Context, name string, p ServicePatch, o ...Option) (Service, error) {
+	return send[Service](ctx, c, http.MethodPatch, "/v1/services/"+url.PathEscape(name), p, o...)
+}
+
 // Objects lists the declared objects of a kind.
 func (c *Client) Objects(ctx context.Context, kind string) ([]Object, error) {
 	return get[[]Object](ctx, c, "/v1/objects/"+url.PathEscape(kind))

@@ -10,7 +10,7 @@ import (
 // Source is this package's source: what its comments say of types and fields is
 // what 'causeway explain' prints.
 //
-//go:embed types.go lifecycle.go documents.go document_*.go
+//go:embed types.go lifecycle.go documents.go document_*.go service.go
 var Source embed.FS
 
 // SiteDocument is a site as files for 'causeway apply' have it. What is left out stays

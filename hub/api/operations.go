@@ -78,7 +78,10 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/objects/{kind}", nil, []Object{}, false},         // {kind} is that of documents for 'causeway apply'
 	{http.MethodGet, "/v1/objects/{kind}/{name}", nil, Object{}, false},
 	{http.MethodDelete, "/v1/objects/{kind}/{name}", nil, nil, true},
-	{http.MethodPost, "/v1/apply", Apply{}, Applied{}, false}, // all documents in one transaction
+	{http.MethodGet, "/v1/services", nil, []Service{}, false},
+	{http.MethodGet, "/v1/services/{name}", nil, Service{}, false},
+	{http.MethodPatch, "/v1/services/{name}", ServicePatch{}, Service{}, true}, // they are declared as objects
+	{http.MethodPost, "/v1/apply", Apply{}, Applied{}, false},                  // all documents in one transaction
 	{http.MethodGet, "/v1/doctor", nil, Checkup{}, false},
 	{http.MethodPost, "/v1/diag/ping", PingRequest{}, PingResult{}, false},
 	{http.MethodPost, "/v1/diag/trace", TraceRequest{}, Trace{}, false},

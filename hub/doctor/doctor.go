@@ -46,6 +46,8 @@ type Facts struct {
 	Upgrades map[protocol.NodeNumber]bool
 	// Refused are flows that nodes refuse again and again.
 	Refused []Refused
+	// Services are what is wrong with services.
+	Services []Service
 	// Strays are hosts that have an earlier state of a node.
 	Strays []Stray
 }
@@ -106,6 +108,7 @@ func examine(f Facts) *examination {
 	e.pairs()
 	e.incidents()
 	e.refused()
+	e.services()
 	e.admins()
 	e.backup()
 	return e

@@ -46,6 +46,10 @@ func refusedFlow(proto uint8, port uint16, nobodys bool) Refused {
 	return Refused{Node: "n1", Why: "closed: no rule opens it", Nobodys: nobodys, RefusedFlow: protocol.RefusedFlow{From: netip.MustParseAddr("10.2.0.7"), To: netip.MustParseAddr("10.1.0.1"), Proto: proto, Port: port, Count: 100, Since: time.Unix(1e9, 0)}}
 }
 
+func serviceFault(check string) func(*Facts) {
+	return func(f *Facts) { f.Services = []Service{{"web", check, "why"}} }
+}
+
 func findings() []finding {
 	hubCondition := func(c protocol.Condition) func(*Facts) {
 		return func(f *Facts) { f.Status.Conditions = append(f.Status.Conditions, c) }
@@ -88,6 +92,10 @@ func findings() []finding {
 		{"warning", "policy-refuses", "n1", "causeway policy test 10.2.0.7 10.1.0.1 tcp/22", func(f *Facts) { f.Refused = []Refused{refusedFlow(6, 22, false)} }},
 		{"warning", "policy-refuses", "n1", "causeway policy test 10.2.0.7 10.1.0.1 any", func(f *Facts) { f.Refused = []Refused{refusedFlow(47, 0, false)} }},
 		{"warning", "policy-refuses", "n1", "causeway route list", func(f *Facts) { f.Refused = []Refused{refusedFlow(6, 22, true)} }},
+		{"warning", "service-empty", "web", "causeway service show web", serviceFault("service-empty")},
+		{"warning", "service-selects-nobody", "web", "causeway service show web", serviceFault("service-selects-nobody")},
+		{"warning", "service-no-route", "web", "causeway route list", serviceFault("service-no-route")},
+		{"warning", "service-surplus", "web", "causeway service show web", serviceFault("service-surplus")},
 		{"warning", "netmap-refused", "n1", "diag explain n1 n2", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}
 		})},

@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,11 @@ var ledger = []mend{
 	{"policy-refuses", docpage.Shows, "causeway policy test FROM TO PORT", ""},
 	{"policy-refuses", docpage.Shows, "causeway route list", ""},
 	{"policy-refuses", docpage.Shows, "causeway flows --denied", ""},
+	{"service-empty", docpage.Shows, "causeway service show NAME", ""},
+	{"service-empty", docpage.Shows, "causeway service list", ""},
+	{"service-selects-nobody", docpage.Shows, "causeway service show NAME", ""},
+	{"service-no-route", docpage.Shows, "causeway route list", ""},
+	{"service-surplus", docpage.Shows, "causeway service show NAME", ""},
 	{"netmap-refused", docpage.Shows, "causeway diag explain NODE PEER", ""},
 	{"netmap-refused", docpage.Shows, "causeway get KIND NAME", ""},
 	{"netmap-behind", docpage.Shows, "on NODE: journalctl -u causeway-agent", ""},
@@ -88,10 +94,20 @@ var refusing = finding{check: "policy-refuses", fault: func(f *Facts) {
 	}
 }}
 
+// troubled are more services with a finding than are named.
+var troubled = finding{check: "service-empty", fault: func(f *Facts) {
+	for i := range maxServiceFindings + 1 {
+		f.Services = append(f.Services, Service{fmt.Sprintf("s%d", i), "service-empty", "nobody takes its connections"})
+	}
+	f.Services = append(f.Services, f.Services[0])
+}}
+
+var numbered = regexp.MustCompile(`show s\d+`)
+
 // general is a mend as the ledger has it: without the names of the facts in the tests.
 func general(text string) string {
-	return strings.NewReplacer("--label 'rack=a b' --label zone=1", "--label LABEL", "--site s-n1", "--site SITE", "--site s,", "--site SITE,", "n1", "NODE", "on x,", "on NODE,", "--name x", "--name NODE", "n2", "PEER",
-		"10.9.0.0/24", "RANGE", "10.1.0.0/24", "RANGE", "v1.0.0", "VERSION", "2-1", "ID", "joe", "NAME", "limit branch", "KIND NAME", "10.2.0.7 10.1.0.1 tcp/22", "FROM TO PORT", "10.2.0.7 10.1.0.1 any", "FROM TO PORT", "--role viewer", "--role ROLE").Replace(text)
+	return strings.NewReplacer("show web", "show NAME", "--label 'rack=a b' --label zone=1", "--label LABEL", "--site s-n1", "--site SITE", "--site s,", "--site SITE,", "n1", "NODE", "on x,", "on NODE,", "--name x", "--name NODE", "n2", "PEER",
+		"10.9.0.0/24", "RANGE", "10.1.0.0/24", "RANGE", "v1.0.0", "VERSION", "2-1", "ID", "joe", "NAME", "limit branch", "KIND NAME", "10.2.0.7 10.1.0.1 tcp/22", "FROM TO PORT", "10.2.0.7 10.1.0.1 any", "FROM TO PORT", "--role viewer", "--role ROLE").Replace(numbered.ReplaceAllString(text, "show NAME"))
 }
 
 // of reports whether m is of a check; a name that ends with - is of all that begin so and have no mend of their own.
@@ -106,7 +122,7 @@ func (m mend) of(check string) bool {
 // a test that there is, and docs/DIAG.md says the same.
 func TestMendLedger(t *testing.T) {
 	printed := map[mend]bool{}
-	for _, c := range append(findings(), crowded, refusing) {
+	for _, c := range append(findings(), crowded, refusing, troubled) {
 		f := healthy()
 		c.fault(&f)
 		for _, x := range Examine(f).Findings {
@@ -188,7 +204,7 @@ func checksOfCode(t *testing.T) (out []string) {
 	require.Greater(t, len(places), 25)
 	for check, n := range places {
 		have := 0
-		for _, c := range append(findings(), crowded) {
+		for _, c := range append(findings(), crowded, troubled) {
 			if c.check == check || strings.HasSuffix(check, "-") && strings.HasPrefix(c.check, check) {
 				have++
 			}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"maps"
 	"net/netip"
+	"slices"
 
 	"causeway/protocol"
 )
@@ -48,6 +49,13 @@ func CleanStatus(st *protocol.Status) {
 		for j := range c.DependsOn {
 			c.DependsOn[j] = protocol.OneLine(c.DependsOn[j], 64)
 		}
+	}
+	st.Services = slices.DeleteFunc(st.Services[:min(len(st.Services), protocol.MaxServiceReadiness)], func(r protocol.ServiceReadiness) bool {
+		return !protocol.ValidName(r.Service) || !r.Addr.IsValid() || r.Ready > protocol.NotReady
+	})
+	for i := range st.Services {
+		r := &st.Services[i]
+		r.Addr, r.Cause = r.Addr.Unmap().WithZone(""), protocol.OneLine(r.Cause, protocol.MaxReadinessCause)
 	}
 	st.Upgrade = cleanUpgrade(st.Upgrade)
 }

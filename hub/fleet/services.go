@@ -31,6 +31,13 @@ func (t *Table) SetServices(s Services) {
 	t.served = make(chan struct{})
 }
 
+// Services is what was worked out last; nil: the hub has just started.
+func (t *Table) Services() *Services {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.services
+}
+
 // ServicesAt is who serves what once the state with a sequence was looked at: it waits for that a moment. The error is for
 // a person.
 func (t *Table) ServicesAt(ctx context.Context, sequence uint64) (*Services, error) {

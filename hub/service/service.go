@@ -99,6 +99,9 @@ const (
 	CheckSurplus = "service-surplus"        // more than nodes are told
 )
 
+// LeftOutText says that nodes are not told of a service.
+const LeftOutText = "a node is told of no more services than it has room for, and of this one some are not; part services by segments"
+
 // Finding is what is wrong with a service; it goes on with what is right.
 type Finding struct{ Check, Text string }
 
