@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,22 +18,8 @@ import (
 
 	"causeway/hub/api"
 	"causeway/netns/lab"
+	"causeway/protocol"
 )
-
-// silence has a host send and hear nothing any more, without any link going down, until the return value is called.
-func silence(t *testing.T, h *lab.Host) (end func()) {
-	t.Helper()
-	_, err := h.Run(step(t), "nft", `table inet silent {
-		chain in { type filter hook prerouting priority -500; iifname "eth0" drop; }
-		chain out { type filter hook postrouting priority 500; oifname "eth0" drop; }
-	}`)
-	require.NoError(t, err)
-	return func() {
-		t.Helper()
-		_, err := h.Run(step(t), "nft", "delete table inet silent")
-		require.NoError(t, err)
-	}
-}
 
 // client is a labtool that runs until it is told to end.
 type client struct{ p *lab.Process }
@@ -59,6 +46,7 @@ func (c client) end(t *testing.T, v any) {
 
 type gaps struct {
 	Connected, Failed   int
+	Cut                 int // were connected and had no answer yet
 	Errors, By, Sources map[string]int
 	MaxGap              float64 `json:"max_gap_seconds"`
 	Slowest             float64 `json:"slowest_seconds"`
@@ -103,17 +91,69 @@ func vipOf(t *testing.T, s *System, name string) string {
 	return v.VIP4
 }
 
-// A service at two sites, of which one falls silent: new connections, those under way and open ones, TCP and UDP, and its return.
-func TestServiceSwitches(t *testing.T) {
-	lab.Counts(t)
+// siteFault is a way in which a site goes.
+type siteFault struct {
+	name string
+	do   func(t *testing.T, n *smallNode) (undo func())
+	// oneWay: what the node sends still arrives, so that it is no news that it is gone, and takes longer.
+	oneWay bool
+}
+
+var siteFaults = []siteFault{
+	{name: "silence", do: func(t *testing.T, n *smallNode) func() {
+		return cut(t, n.Host, "in", "out")
+	}},
+	{name: "agent killed", do: func(t *testing.T, n *smallNode) func() {
+		n.Proc.Kill()
+		return func() { require.NoError(t, n.Start()) }
+	}},
+	{name: "agent stopped", do: func(t *testing.T, n *smallNode) func() {
+		n.Proc.Signal(syscall.SIGSTOP)
+		return func() { n.Proc.Signal(syscall.SIGCONT) }
+	}},
+	{name: "link down", do: func(t *testing.T, n *smallNode) func() {
+		n.Host.Sh("ip link set eth0 down")
+		return func() { n.Host.Sh("ip link set eth0 up") }
+	}},
+	{name: "hears nothing", oneWay: true, do: func(t *testing.T, n *smallNode) func() { return cut(t, n.Host, "in") }},
+	{name: "is not heard", do: func(t *testing.T, n *smallNode) func() { return cut(t, n.Host, "out") }},
+}
+
+// cut has a host hear or send nothing any more by its link, which stays up, until the return value is called.
+func cut(t *testing.T, h *lab.Host, ways ...string) (end func()) {
+	t.Helper()
+	text := "table inet silent {\n"
+	for _, w := range ways {
+		text += map[string]string{"in": "chain in { type filter hook prerouting priority -500; iifname eth0 drop; }\n", "out": "chain out { type filter hook postrouting priority 500; oifname eth0 drop; }\n"}[w]
+	}
+	_, err := h.Run(step(t), "nft", text+"}")
+	require.NoError(t, err)
+	return func() {
+		t.Helper()
+		_, err := h.Run(step(t), "nft", "delete table inet silent")
+		require.NoError(t, err)
+	}
+}
+
+// twoSites is a client's node and two sites that serve who by one service; the first of them takes all.
+type twoSites struct {
+	s                *System
+	nodes            []*smallNode
+	here, two, three *Pod
+	vip              string
+	server3          *lab.Process
+}
+
+func newTwoSites(t *testing.T) *twoSites {
 	s, nodes := newSmall(t, 3)
 	for i := range nodes {
 		joinSmall(t, s, nodes, i+1)
 	}
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
-	here, two, three := nodes[0].Pod, nodes[1].Pod, nodes[2].Pod
-	startServer(t, s, two)
-	server3, err := s.Serve(step(t), three.Host)
+	w := &twoSites{s: s, nodes: nodes, here: nodes[0].Pod, two: nodes[1].Pod, three: nodes[2].Pod}
+	startServer(t, s, w.two)
+	var err error
+	w.server3, err = s.Serve(step(t), w.three.Host)
 	require.NoError(t, err)
 	applyText(t, s, fmt.Sprintf(`kind: service
 name: web
@@ -124,34 +164,45 @@ backends:
 prefer: order
 order: [s2, s3]
 slow_start: 4s
-`, two.V4, two.V6, three.V4, three.V6))
-	vip := vipOf(t, s, "web")
-	who := func(from *lab.Host) string {
-		var g gaps
-		startClient(t, s, from, "connected", "gaps", vip+":80", "-every", "20ms").end(t, &g)
-		require.Zero(t, g.Failed, g.Errors)
-		return fmt.Sprint(g.By, g.Sources)
-	}
-	onlyTwo := func() error {
-		if _, err := here.Host.Run(step(t), "bash", "-c", "exec 3<>/dev/tcp/"+vip+"/80"); err != nil {
-			return err
-		}
-		if w := who(here.Host); !strings.HasPrefix(w, "map["+two.V4+":") || strings.Contains(w, three.V4) {
-			return fmt.Errorf("%s", w)
-		}
-		return nil
-	}
-	require.NoError(t, Wait(t, onlyTwo))
-	require.Contains(t, who(here.Host), " map["+here.V4+":", "the client's own address reaches the backend")
-	require.Contains(t, who(nodes[0].Host), "map["+two.V4+":", "a program of the host")
+`, w.two.V4, w.two.V6, w.three.V4, w.three.V6))
+	w.vip = vipOf(t, s, "web")
+	require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
+	return w
+}
 
-	news := startClient(t, s, here.Host, "connected", "gaps", vip+":80", "-every", "20ms")
-	sending := startClient(t, s, here.Host, "connected to "+two.V4, "wait", vip+":80", "-streams", "20", "-every", "50ms")
-	idle := startClient(t, s, here.Host, "connected to "+two.V4, "wait", vip+":80", "-streams", "50", "-every", "0")
-	udp := startClient(t, s, here.Host, "connected", "datagrams", vip+":81", "-every", "20ms")
+// who asks by 200 new connections who serves, and whom they see.
+func (w *twoSites) who(t *testing.T, from *lab.Host) (g gaps) {
+	t.Helper()
+	out, err := from.Run(step(t), w.s.Bin.Labtool, "gaps", w.vip+":80", "-every", "2ms", "-streams", "200")
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal([]byte(out[strings.IndexByte(out, '{'):]), &g))
+	require.Zero(t, g.Failed, g.Errors)
+	return g
+}
+
+// only reports whether a site takes all new connections.
+func (w *twoSites) only(t *testing.T, p *Pod) error {
+	t.Helper()
+	if _, err := w.here.Host.Run(step(t), "bash", "-c", "exec 3<>/dev/tcp/"+w.vip+"/80"); err != nil {
+		return err
+	}
+	if g := w.who(t, w.here.Host); len(g.By) != 1 || g.By[p.V4] == 0 {
+		return fmt.Errorf("%v", g.By)
+	}
+	return nil
+}
+
+// switches has the first site go by a fault, and come back. New connections, those under way, open ones and datagrams are held to
+// what an operator is promised.
+func (w *twoSites) switches(t *testing.T, f siteFault) {
+	t.Helper()
+	news := startClient(t, w.s, w.here.Host, "connected", "gaps", w.vip+":80", "-every", "20ms")
+	sending := startClient(t, w.s, w.here.Host, "connected to "+w.two.V4, "wait", w.vip+":80", "-streams", "20", "-every", "50ms")
+	idle := startClient(t, w.s, w.here.Host, "connected to "+w.two.V4, "wait", w.vip+":80", "-streams", "50", "-every", "0")
+	udp := startClient(t, w.s, w.here.Host, "connected", "datagrams", w.vip+":81", "-every", "20ms")
 	begun := time.Now()
-	end := silence(t, nodes[1].Host)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	undo := f.do(t, w.nodes[1])
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
 	defer cancel()
 	for _, c := range []client{sending, idle} {
 		_ = c.p.Wait(ctx)
@@ -162,32 +213,84 @@ slow_start: 4s
 	var g, u gaps
 	news.end(t, &g)
 	udp.end(t, &u)
-	t.Logf("new: %+v; udp: %+v; sending: %v p95 %.2f s; idle: %v p99 %.2f s", g, u, a.Errors, a.after(begun, 95), b.Errors, b.after(begun, 99))
+	t.Logf("%s: new %+v; udp %+v; sending %v p95 %.2f s; idle %v p99 %.2f s", f.name, g, u, a.Errors, a.after(begun, 95), b.Errors, b.after(begun, 99))
 	require.Zero(t, g.Failed, "connects under way succeed: %v", g.Errors)
-	measured(t, "service new connections after silence", g.MaxGap, 2)
-	measured(t, "service connect under way", g.Slowest, 2.2)
-	measured(t, "service udp socket moves", u.MaxGap, 1.5)
+	measured(t, "service new connections after "+f.name, g.MaxGap, 2)
+	measured(t, "service connect under way of "+f.name, g.Slowest, 2.2)
+	measured(t, "service udp socket moves after "+f.name, u.MaxGap, 1.5)
 	require.Equal(t, map[string]int{"connection reset by peer": 20}, a.Errors)
 	require.Equal(t, map[string]int{"connection reset by peer": 50}, b.Errors)
-	measured(t, "service sending reset", a.after(begun, 95), 2)
-	measured(t, "service idle reset", b.after(begun, 99), 2.5)
+	if !f.oneWay {
+		measured(t, "service sending reset after "+f.name, a.after(begun, 95), 2)
+		measured(t, "service idle reset after "+f.name, b.after(begun, 99), 2.5)
+	}
 
 	// Its return breaks nothing: what is open stays, and its share grows.
-	held := startClient(t, s, here.Host, "connected to "+three.V4, "wait", vip+":80", "-streams", "20", "-every", "50ms")
-	back := startClient(t, s, here.Host, "connected", "gaps", vip+":80", "-every", "20ms")
-	end()
-	require.NoError(t, Wait(t, onlyTwo))
+	held := startClient(t, w.s, w.here.Host, "connected to "+w.three.V4, "wait", w.vip+":80", "-streams", "20", "-every", "50ms")
+	back := startClient(t, w.s, w.here.Host, "connected", "gaps", w.vip+":80", "-every", "20ms")
+	undo()
+	require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
 	back.end(t, &g)
 	require.Zero(t, g.Failed, g.Errors)
 	require.Len(t, g.By, 2)
 	held.end(t, &a)
 	require.Equal(t, 20, a.Open, a.Errors)
-	require.NotContains(t, server3.Output(), "WRONG")
-	for _, n := range slices.Concat(nodes) {
+	require.NotContains(t, w.server3.Output(), "WRONG")
+}
+
+// A service at two sites, of which one goes and comes back: with a hub, and without any.
+func TestServiceSwitches(t *testing.T) {
+	lab.Counts(t)
+	w := newTwoSites(t)
+	s, nodes := w.s, w.nodes
+	require.Equal(t, []string{w.here.V4}, slices.Collect(maps.Keys(w.who(t, w.here.Host).Sources)), "the client's own address reaches the backend")
+	require.NotZero(t, w.who(t, nodes[0].Host).By[w.two.V4], "a program of the host")
+	for range rounds(20) {
+		for i, f := range siteFaults {
+			if i > 0 && os.Getenv("CAUSEWAY_SOAK") == "" {
+				continue
+			}
+			w.switches(t, f)
+		}
+	}
+
+	// The client's agent dies and comes back under all of it.
+	held := startClient(t, s, w.here.Host, "connected to "+w.two.V4, "wait", w.vip+":80", "-streams", "20", "-every", "50ms")
+	news := startClient(t, s, w.here.Host, "connected", "gaps", w.vip+":80", "-every", "20ms")
+	s.Hub.Proc.Kill()
+	nodes[0].Proc.Kill()
+	require.NoError(t, nodes[0].Start())
+	require.NoError(t, Wait(t, func() error {
+		var v protocol.ServicesView
+		if err := nodes[0].ask(step(t), protocol.DebugServices, &v); err != nil || len(v.Services) != 1 {
+			return fmt.Errorf("%v: %v", err, v)
+		}
+		return nil
+	}))
+	var a waited
+	var g gaps
+	held.end(t, &a)
+	news.end(t, &g)
+	t.Logf("the client's agent anew: %+v; %+v", a, g)
+	require.Equal(t, 20, a.Open, a.Errors)
+	require.Zero(t, g.Failed, g.Errors)
+	require.Equal(t, []string{w.two.V4}, slices.Collect(maps.Keys(g.By)))
+
+	for range rounds(20) {
+		for i, f := range siteFaults {
+			if i != 1 && os.Getenv("CAUSEWAY_SOAK") == "" {
+				continue
+			}
+			w.switches(t, f)
+		}
+	}
+	for _, n := range nodes {
 		out, err := n.Host.Run(step(t), "nft", "list", "table", "inet", "causeway-service")
 		require.NoError(t, err, out)
 	}
-	_, err = s.CLI(step(t), "delete", "service", "web", "--yes")
+	require.NoError(t, s.StartHub(step(t)))
+	require.NoError(t, s.WaitReady(step(t), "n1", "n2", "n3"))
+	_, err := s.CLI(step(t), "delete", "service", "web", "--yes")
 	require.NoError(t, err)
 	require.NoError(t, Wait(t, func() error {
 		out, err := nodes[0].Host.Run(step(t), "nft", "list", "tables")

@@ -42,6 +42,7 @@ type placed struct {
 	items.Service
 	since     time.Time // when this agent first saw it
 	endpoints []*endpoint
+	told      []string    // sites that were logged last
 	families  [2]familyOf // IPv4, IPv6
 }
 
@@ -123,7 +124,7 @@ func place(now time.Time, v View, before []*placed) (out []*placed) {
 		p.families[0].vip, p.families[1].vip = d.VIP4, d.VIP6
 		old := had[d.Name]
 		if old != nil {
-			p.since = old.since
+			p.since, p.told = old.since, old.told
 		}
 		for _, e := range d.Endpoints {
 			x := &endpoint{ServiceEndpoint: e}
@@ -153,7 +154,7 @@ type sight struct {
 }
 
 // firstTime is how long what comes to be usable is no news, after a service was declared or the agent began.
-const firstTime = 3 * time.Second
+const firstTime = 5 * time.Second
 
 // judge says which endpoints of a service take new connections. Where none does that is known to be reached and ready, those are taken
 // of which nobody says the contrary.
@@ -288,4 +289,18 @@ func doubtsItself(own string, l []*placed, reach func(protocol.NodeNumber) (Reac
 		}
 	}
 	return 2*there < len(sites)
+}
+
+// sites are those that take new connections, by name.
+func (p *placed) sites() (out []string) {
+	for i := range p.families {
+		f := &p.families[i]
+		for _, c := range f.slots {
+			if site := f.of[c].Site; !slices.Contains(out, site) {
+				out = append(out, site)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
 }

@@ -33,6 +33,7 @@ const (
 	lostMax = time.Second
 
 	suspectAfter = 6  // questions lost in a row
+	unknownAfter = 20 // of who never answered: perhaps the tunnel has no way yet
 	deadAfter    = 12 // and nothing else was heard of the node
 	mutedAfter   = 30 // whatever else was heard: what is sent there does not arrive
 	upAfter      = 10 // answers in a row, of who was suspect or dead
@@ -174,7 +175,7 @@ func (p *reached) judge(now time.Time) (some bool) {
 // decide is what follows from questions that were lost.
 func (p *reached) decide(now time.Time) {
 	switch {
-	case p.lost >= suspectAfter && (p.state == Up || p.state == Unknown):
+	case p.lost >= suspectAfter && p.state == Up || p.lost >= unknownAfter && p.state == Unknown:
 		if p.state == Up {
 			if now.Sub(p.relapse) < relapseTime && p.hold > 0 {
 				p.hold = min(2*p.hold, holdMax)

@@ -75,9 +75,11 @@ func New(cfg Config) *Engine {
 
 const (
 	// settleTime is how long who never answered keeps this agent from its first switch.
-	settleTime = 1500 * time.Millisecond
+	settleTime = 3 * time.Second
 	// idlePause is between two looks at what is declared, where nothing is.
 	idlePause = 100 * time.Millisecond
+	// mostTold bounds the services that one decision is logged of.
+	mostTold = 20
 	// rampPause is between two steps of shares that grow.
 	rampPause = 500 * time.Millisecond
 )
@@ -276,6 +278,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 	}
 	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen}
+	told := 0
 	var left []svc.Backend // what takes no new connections any more
 	dead := map[svc.Backend]bool{}
 	for _, p := range e.placed {
@@ -286,6 +289,12 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		p.judge(s)
 		for i := range p.families {
 			p.slotsOf(&p.families[i], s)
+		}
+		if sites := p.sites(); !slices.Equal(sites, p.told) {
+			p.told = sites
+			if told++; told <= mostTold {
+				e.cfg.Log.Info().Str("service", p.Name).Strs("sites", sites).Msg("new connections of a service go to these sites")
+			}
 		}
 		for i, x := range p.endpoints {
 			if used[i] && !x.state.Use {

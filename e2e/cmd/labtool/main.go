@@ -12,7 +12,7 @@
 //	labtool rate ADDR -pps R -size S -for D   UDP at an even rate; how much arrived
 //	labtool rtt ADDR -every D -for D     ICMP echoes; percentiles
 //	labtool dial ADDR:PORT -every D      TCP connection after connection, until told to end
-//	labtool gaps ADDR:PORT -every D      a TCP connection every D to who, until told to end: gaps, and who answered
+//	labtool gaps ADDR:PORT -every D [-streams N]   a TCP connection every D to who, until told to end or N were: gaps, and who answered
 //	labtool datagrams ADDR:PORT -every D   the same with datagrams of one socket
 //	labtool wait ADDR:PORT -streams N -every D   N TCP connections to who, each a line every D or none: when each ended
 //	labtool volley ADDR -count N         N each of UDP datagrams, SYNs of no socket and ICMP echoes
@@ -144,7 +144,7 @@ func run(ctx context.Context, args []string) error {
 	case "dial":
 		return show(dial(ctx, target, *every))
 	case "gaps":
-		return show(gaps(ctx, target, *every))
+		return show(gaps(ctx, target, *every, *streams))
 	case "datagrams":
 		return show(datagramGaps(ctx, target, *every))
 	case "wait":

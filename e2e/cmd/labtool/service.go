@@ -76,7 +76,8 @@ func serveWhoUDP(ctx context.Context) error {
 // Gaps is what gaps prints.
 type Gaps struct {
 	Connected int            `json:"connected"`
-	Failed    int            `json:"failed"`
+	Failed    int            `json:"failed"` // to connect
+	Cut       int            `json:"cut"`    // that were connected and had no answer yet
 	Errors    map[string]int `json:"errors"`
 	By        map[string]int `json:"by"`      // server's address
 	Sources   map[string]int `json:"sources"` // the client's address as servers see it
@@ -88,8 +89,8 @@ type Gaps struct {
 // dialTimeout is beyond all that a client waits for.
 const dialTimeout = 15 * time.Second
 
-// gaps begins a connection every so often, whatever became of those before, until it is told to end.
-func gaps(ctx context.Context, addr string, every time.Duration) (g Gaps, err error) {
+// gaps begins a connection every so often, whatever became of those before, until it is told to end, or n were begun if n is not 1.
+func gaps(ctx context.Context, addr string, every time.Duration, n int) (g Gaps, err error) {
 	g.Errors, g.By, g.Sources = map[string]int{}, map[string]int{}, map[string]int{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -98,12 +99,15 @@ func gaps(ctx context.Context, addr string, every time.Duration) (g Gaps, err er
 	defer tick.Stop()
 	one := func() {
 		begun := time.Now()
-		own, source, err := askWho(addr)
+		own, source, connected, err := askWho(addr)
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
-			g.Failed++
-			g.Errors[innermost(err)]++
+			if g.Errors[innermost(err)]++; connected {
+				g.Cut++
+			} else {
+				g.Failed++
+			}
 			return
 		}
 		now := time.Now()
@@ -118,7 +122,7 @@ func gaps(ctx context.Context, addr string, every time.Duration) (g Gaps, err er
 		g.Sources[source]++
 		g.Slowest = max(g.Slowest, now.Sub(begun).Seconds())
 	}
-	for {
+	for begun := 0; n == 1 || begun < n; begun++ {
 		select {
 		case <-ctx.Done():
 			wg.Wait()
@@ -127,6 +131,8 @@ func gaps(ctx context.Context, addr string, every time.Duration) (g Gaps, err er
 			wg.Go(one)
 		}
 	}
+	wg.Wait()
+	return g, nil
 }
 
 func innermost(err error) string {
@@ -138,20 +144,20 @@ func innermost(err error) string {
 }
 
 // askWho connects once and returns what the server says.
-func askWho(addr string) (own, source string, err error) {
+func askWho(addr string) (own, source string, connected bool, err error) {
 	c, err := net.DialTimeout("tcp", addr, dialTimeout)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(dialTimeout))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
-		return "", "", err
+		return "", "", true, err
 	}
 	own, source, _ = strings.Cut(strings.TrimSpace(line), " ")
 	source, _, _ = net.SplitHostPort(source)
-	return own, source, nil
+	return own, source, true, nil
 }
 
 // Waited is what wait prints: of connections that were open when it began, when each ended, by the wall clock in milliseconds.
