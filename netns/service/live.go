@@ -81,9 +81,6 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 	slots := 0
 	for _, s := range services {
 		k := s.key()
-		if err := s.check(); err != nil {
-			return live{}, fmt.Errorf("service: %s: %w", k, err)
-		}
 		if slots += len(s.Slots); slots > MaxSlots {
 			return live{}, fmt.Errorf("service: more than %d slots", MaxSlots)
 		}
@@ -94,8 +91,11 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 		for _, b := range s.Slots {
 			scratch = appendData(scratch, b)
 		}
-		e := before.services[k]
-		if e == nil || e.sticky != s.Sticky || !bytes.Equal(e.data, scratch) {
+		e := before.services[k] // which was checked
+		if e == nil || e.sticky != s.Sticky || e.slots(k) != len(s.Slots) || !bytes.Equal(e.data, scratch) {
+			if err := s.check(); err != nil {
+				return live{}, fmt.Errorf("service: %s: %w", k, err)
+			}
 			e = &entry{s.Sticky, bytes.Clone(scratch)}
 		}
 		l.services[k] = e

@@ -164,9 +164,8 @@ func (s Service) check() error {
 	case len(s.Slots) != 0 && len(s.Slots) != 64 && len(s.Slots) != 256:
 		return fmt.Errorf("has %d slots: want none, 64 or 256", len(s.Slots))
 	}
-	last := netip.AddrPort{}
 	for i, b := range s.Slots {
-		if b == last {
+		if i > 0 && b == s.Slots[i-1] {
 			continue
 		}
 		if err := plain(b.Addr()); err != nil {
@@ -175,7 +174,6 @@ func (s Service) check() error {
 		if b.Addr().Is4() != s.VIP.Is4() || b.Port() == 0 {
 			return fmt.Errorf("slot %d: %s is of another family, or without a port", i, b)
 		}
-		last = b
 	}
 	return nil
 }
@@ -190,9 +188,12 @@ func (b Backend) check() error {
 	return nil
 }
 
-// checkRange looks whether services lie in the host's range, and their backends do not.
-func (h host) checkRange(l live) error {
+// checkRange looks whether services lie in the host's range, and their backends do not. Those of known do.
+func (h host) checkRange(l, known live) error {
 	for k, e := range l.services {
+		if known.services[k] == e {
+			continue
+		}
 		if !h.inRange(k.vip) {
 			return fmt.Errorf("service: %s is in no range of services", k)
 		}

@@ -66,7 +66,11 @@ func (t *Table) set(h *host, services []Service, dead []Backend) error {
 		return err
 	}
 	if h != nil {
-		if err := h.checkRange(l); err != nil {
+		known := t.live
+		if t.host == nil || !slices.Equal(t.host.ranges, h.ranges) {
+			known = live{}
+		}
+		if err := h.checkRange(l, known); err != nil {
 			return err
 		}
 	}
@@ -81,7 +85,7 @@ func (t *Table) set(h *host, services []Service, dead []Backend) error {
 func (t *Table) setHost(h host) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := h.checkRange(t.live); err != nil {
+	if err := h.checkRange(t.live, live{}); err != nil {
 		return err
 	}
 	t.host = &h
@@ -151,7 +155,7 @@ func (t *Table) Differs() (bool, error) {
 // How many elements one transaction has. The whole table may be written in any number of them, for its sets are in use only
 // from the last one on; a change, which all services of a site may be part of, in as few as can be.
 const (
-	mostAnew    = 1 << 15
+	mostAnew    = 1 << 13
 	mostChanged = 1 << 18
 )
 

@@ -254,7 +254,7 @@ func (b *Batch) Elements(set string, add bool, l []Element) {
 	}
 	for len(l) > 0 {
 		n := min(len(l), perMessage)
-		var list []byte
+		list := make([]byte, 0, n*(len(l[0].Key)+len(l[0].KeyEnd)+len(l[0].Data)+32))
 		for _, e := range l[:n] {
 			list = e.append(list)
 		}
