@@ -23,8 +23,11 @@ import (
 const (
 	chainIn      = "in"      // prerouting: out of the tunnel
 	chainForward = "forward" // into the tunnel, of pods and LANs
-	chainOutput  = "output"  // into the tunnel, of the host itself
-	chainLast    = "last"    // postrouting: into the tunnel, what those two could not judge
+	// chainTranslated is at prerouting: what will go into the tunnel once it is translated, of flows that were. Where bridges hand
+	// frames to netfilter, a reset is sent by the bridge as it is, so it comes from a service's address before that alone.
+	chainTranslated = "translated"
+	chainOutput     = "output" // into the tunnel, of the host itself
+	chainLast       = "last"   // postrouting: into the tunnel, what those two could not judge
 
 	chainJudgeIn   = "judge-in"
 	chainJudgeOut  = "judge-out"
@@ -63,7 +66,8 @@ const (
 	regKey2 = unix.NFT_REG32_09
 	regKey3 = unix.NFT_REG32_10
 
-	icmpxAdm = 3 // NFT_REJECT_ICMPX_ADMIN_PROHIBITED
+	icmpxAdm    = 3                // NFT_REJECT_ICMPX_ADMIN_PROHIBITED
+	metaIIFKind = expr.MetaKey(26) // NFT_META_IIFKIND
 )
 
 // ends are where a rule finds the two ends of a flow: who began it, and what it was begun to.
@@ -172,10 +176,11 @@ func (w *batch) rules(c Config) {
 		hook     *nftables.ChainHook
 		priority int32
 	}{
-		{chainIn, nftables.ChainHookPrerouting, -140},   // conntrack -200, destination NAT -100
-		{chainForward, nftables.ChainHookForward, -160}, // before others drop without an answer
-		{chainOutput, nftables.ChainHookOutput, -50},    // after destination NAT
-		{chainLast, nftables.ChainHookPostrouting, 250}, // after source NAT
+		{chainIn, nftables.ChainHookPrerouting, -140},         // conntrack -200, destination NAT -100
+		{chainTranslated, nftables.ChainHookPrerouting, -170}, // conntrack -200, destination NAT -100
+		{chainForward, nftables.ChainHookForward, -160},       // before others drop without an answer
+		{chainOutput, nftables.ChainHookOutput, -50},          // after destination NAT
+		{chainLast, nftables.ChainHookPostrouting, 250},       // after source NAT
 	} {
 		w.Chain(b.name, b.hook, b.priority)
 	}
@@ -208,12 +213,16 @@ func (w *batch) rules(c Config) {
 	// A program of the host that speaks to a service's address: the kernel tells of the way that
 	// the packet had before destination NAT gave it a remote end. Where it is not known yet
 	// that it is closed, the last chain drops it.
+	w.Rule(chainTranslated, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, false), nf.Verdict(expr.VerdictReturn)) // nearly all
+	w.Rule(chainTranslated, nf.Device(expr.MetaKeyIIFNAME, c.Interface), nf.Verdict(expr.VerdictReturn))
 	for _, v6 := range []bool{false, true} {
 		e := begunHere(v6)
 		dnat := slices.Concat(nf.Family(v6), nf.Direction(nf.Original), nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), e.to(nf.Reg),
 			[]expr.Any{nf.Lookup("remote"+nf.Suffix(v6), nf.Reg, regKey)})
-		w.Rule(chainOutput, dnat, nf.Jump(chainJudgeOut))
-		w.Rule(chainOutput, dnat, nf.GoTo(chainRefuseOut))
+		for _, n := range []string{chainOutput, chainTranslated} {
+			w.Rule(n, dnat, nf.Jump(chainJudgeOut))
+			w.Rule(n, dnat, nf.GoTo(chainRefuseOut))
+		}
 	}
 	// A source that is none of this node's may become one by source NAT: see the last chain.
 	for _, v6 := range []bool{false, true} {
@@ -234,10 +243,13 @@ func (w *batch) rules(c Config) {
 	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(ICMP)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 3, 13), accept)
 	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(icmp6)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 1, 1), accept)
 
+	prohibited := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdm}}
 	w.Rule(chainRefuse, nf.Counter)
 	w.Rule(chainRefuse, nf.Jump(chainTold))
+	// The first packet of what a pod on a bridge begins is translated here already: see chainTranslated.
+	w.Rule(chainRefuse, nf.TCP, nf.Device(metaIIFKind, "bridge"), nf.TCPFlags(nf.FlagsOfSYN, nf.SYN), nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), prohibited)
 	w.Rule(chainRefuse, nf.TCP, nf.TCPReset)
-	w.Rule(chainRefuse, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdm}})
+	w.Rule(chainRefuse, prohibited)
 	w.own()
 }
 

@@ -2,8 +2,6 @@ package service
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -60,7 +58,11 @@ func TestWithPolicy(t *testing.T) {
 						continue
 					}
 					require.True(t, refused(err) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EACCES), "%s by %s: %v", from, network, err)
-					require.Less(t, time.Since(start), time.Second)
+					most := time.Second
+					if from == "pc" { // by ICMP, since its bridge hands frames to netfilter; who is still in the call hears of the second SYN's alone
+						most = 2500 * time.Millisecond
+					}
+					require.Less(t, time.Since(start), most, "%s by %s, IPv6 %v: %v", from, network, v6, err)
 				}
 			}
 		}
@@ -95,5 +97,4 @@ func TestWithPolicy(t *testing.T) {
 		t.Logf("closed %v: the last of %d reset after %s", closed, len(flows), worst.Round(time.Millisecond))
 		heal(w.a)
 	}
-	_ = fmt.Sprint(os.Args)
 }
