@@ -62,12 +62,14 @@ func newWorld(t testing.TB) *world {
 	w.b = w.r.PodNet("b0", "10.3.0.1/24", "fd10:3::1/64").Pod("b", "10.3.0.11/24", "fd10:3::11/64")
 	w.lan.Default("192.168.5.1", "fd10:5::1")
 	w.far.Default("172.16.9.1", "fd10:9::1")
-	for _, h := range []*lab.Host{w.n, w.r} {
-		h.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=1",
-			"net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0") // so that each attempt is answered
+	for _, h := range []*lab.Host{w.n, w.r, w.pc, w.pl, w.lan, w.far} {
 		for dev := range strings.FieldsSeq(h.Sh("ls /proc/sys/net/ipv4/conf")) {
 			h.Sysctl("net.ipv4.conf." + dev + ".rp_filter=1") // strict
 		}
+	}
+	for _, h := range []*lab.Host{w.n, w.r} {
+		h.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
+			"net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0") // so that each attempt is answered
 		h.Sh("ip link set cw0 address 02:00:00:00:00:01 arp off") // as a TUN, it asks for no neighbours
 	}
 	// As the agent has them: all of the overlay, with the addresses of services, and peers' prefixes.

@@ -57,7 +57,8 @@ func (p *Part) Lines() []string {
 	return out
 }
 
-// Apply makes the table as the part and the last Switch say.
+// Apply makes the table as the part and the last Switch say. Before the first one it leaves the table as it is: an agent that starts
+// anew knows nothing of backends yet.
 func (p *Part) Apply(context.Context, netns.Part) error {
 	if err := p.table.listen(); err != nil {
 		return err

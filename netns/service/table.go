@@ -21,10 +21,11 @@ import (
 //
 // Its methods work in the network namespace of the calling thread, need CAP_NET_ADMIN, and may be called concurrently.
 type Table struct {
-	mu   sync.Mutex
-	host *host // nil: nothing shall be there, or not yet
-	live live
-	have *written // nil: not known what is there
+	mu       sync.Mutex
+	host     *host // nil: nothing shall be there, or not yet
+	live     live
+	switched bool     // somebody said what there is of services
+	have     *written // nil: not known what is there
 
 	stand *nf.Standing
 	stop  context.CancelFunc // ends the listening; nil: nobody listens
@@ -74,14 +75,14 @@ func (t *Table) set(h *host, services []Service, dead []Backend) error {
 			return err
 		}
 	}
-	t.host, t.live = h, l
+	t.host, t.live, t.switched = h, l, true
 	if h == nil {
 		return nil
 	}
 	return t.write()
 }
 
-// setHost is Set of what the host is alone.
+// setHost is Set of what the host is alone. Before somebody said what there is of services the table stays as an agent left it that is gone.
 func (t *Table) setHost(h host) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,6 +90,9 @@ func (t *Table) setHost(h host) error {
 		return err
 	}
 	t.host = &h
+	if !t.switched {
+		return nil
+	}
 	return t.write()
 }
 
@@ -147,7 +151,7 @@ func (t *Table) Differs() (bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.have == nil {
-		return true, nil
+		return t.switched, nil
 	}
 	return t.stand.Differs()
 }

@@ -227,6 +227,7 @@ func TestStartedAnew(t *testing.T) {
 	w := newWorld(t)
 	w.serve("a", "b")
 	w.set(services(64, "a", "b"))
+	w.config.Services = nil
 	flows := []*flow{w.open("pc", false, "idle"), w.open("lan", true, "idle"), w.open("n", false, "idle"), w.open("far", true, "idle")}
 	stop := make(chan struct{})
 	var all sync.WaitGroup
@@ -257,7 +258,17 @@ func TestStartedAnew(t *testing.T) {
 	}
 	for range n {
 		w.table = NewTable()
-		w.set(services(64, "a", "b"))
+		part, err := NewPart(w.config, w.table)
+		require.NoError(t, err)
+		w.on(func() error { return part.Apply(t.Context(), nil) })
+		name, _, err := ask(w.pc, "tcp", at(false, 80)) // which finds what was there
+		require.NoError(t, err)
+		require.Contains(t, []string{"a", "b"}, name)
+		w.on(func() error {
+			missing, extra, err := part.Drift(t.Context())
+			require.Empty(t, append(missing, extra...))
+			return errors.Join(err, w.table.Switch(services(64, "a", "b"), nil), part.Close())
+		})
 	}
 	for i := range n { // and of the host alone
 		w.config.Local = append(w.config.Local[:4:4], netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, byte(i), 0}), 24))
