@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -13,7 +14,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/prod"
 	"causeway/netns/lab"
 )
 
@@ -250,4 +253,54 @@ func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// What conntrack has forgotten, or takes for no part of a flow, goes to no other backend: the one is reset at once, and the other lost
+// without harm to the flow.
+func TestNeverElsewhere(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	w.serve("a", "b")
+	unfound := func() string { return w.n.Sh("nft list chain inet causeway-service unfound | grep counter") }
+	for _, v6 := range []bool{false, true} {
+		w.set(services(64, "a"))
+		before := unfound()
+		var flows []*flow
+		for _, from := range []string{"pc", "lan", "n"} {
+			f := w.open(from, v6, "idle")
+			flows = append(flows, f)
+			if from == "n" {
+				continue // its own raw packets are known as ours
+			}
+			to := netip.MustParseAddrPort(f.conn.RemoteAddr().String())
+			require.NoError(t, w.host(from).Do(func() error {
+				fd, err := unix.Socket(map[bool]int{false: unix.AF_INET, true: unix.AF_INET6}[v6], unix.SOCK_RAW, unix.IPPROTO_RAW)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(fd)
+				me := netip.MustParseAddrPort(f.conn.LocalAddr().String())
+				return errors.Join(prod.Send(fd, me, to, 1), prod.Send(fd, me, to, 1<<31))
+			}))
+			_, _, err := answer(f.conn)
+			require.NoError(t, err, f.what)
+			f.conn.SetDeadline(time.Time{})
+		}
+		require.Equal(t, before, unfound())
+		atB := sniff(t, w.b, "eth0")
+		w.set(services(64, "b"))
+		w.n.Sh("conntrack -F 2>/dev/null")
+		for _, f := range flows {
+			start := time.Now()
+			f.goes()
+			f.conn.Write([]byte(ofA + "\n"))
+			require.Less(t, f.reset(t, start), time.Second)
+		}
+		name, _, err := ask(w.pc, "tcp", at(v6, 80))
+		require.NoError(t, err)
+		require.Equal(t, "b", name)
+		for _, p := range atB() {
+			require.NotContains(t, string(p.payload), ofA)
+		}
+	}
 }

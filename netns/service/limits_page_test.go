@@ -1,0 +1,17 @@
+package service
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// docs/LIMITS.md says what the code does.
+func TestLimitsPage(t *testing.T) {
+	b, err := os.ReadFile("../../docs/LIMITS.md")
+	require.NoError(t, err)
+	require.Contains(t, string(b), fmt.Sprintf("A host's table of services has %d slots of %d services, %d dead backends and %d prefixes of each kind; clients of dead ones are prodded %d times a second.",
+		MaxSlots, MaxServices, MaxDead, MaxPrefixes, prodRate))
+}
