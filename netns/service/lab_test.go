@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -273,9 +272,5 @@ func silent(h *lab.Host) {
 }
 
 func heal(h *lab.Host) { h.Sh("nft delete table inet silent") }
-
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
 
 func soak() bool { return os.Getenv("CAUSEWAY_SOAK") != "" }

@@ -235,6 +235,12 @@ func TestSwitch(t *testing.T) {
 		for _, p := range seen() {
 			require.False(t, bytes.Contains(p.payload, []byte("late")))
 		}
+		// Who asks a itself is answered, dead or not.
+		for _, from := range clients[:2] {
+			name, _, err := ask(w.host(from), "tcp", backend("a", false).String())
+			require.NoError(t, err)
+			require.Equal(t, "a", name)
+		}
 		// a has its slots again, and what is at b stays there.
 		w.set(append(services(64, "a"), stays...))
 		for _, v6 := range []bool{false, true} {

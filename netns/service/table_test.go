@@ -393,7 +393,7 @@ func BenchmarkSet(b *testing.B) {
 		b.Run(fmt.Sprintf("cold-%d", n), func(b *testing.B) {
 			defer processor(b)()
 			runtime.GC()
-			before := rss()
+			before, kernelBefore := rss(), kernelMemory()
 			for range b.N {
 				b.StopTimer()
 				require.NoError(b, h.Do(func() error { kernel.DeleteTable(TableName); return nil }))
@@ -402,6 +402,7 @@ func BenchmarkSet(b *testing.B) {
 				set(c.Services, nil)
 			}
 			b.ReportMetric(float64(rss()-before)/(1<<20), "more-rss-MB") // at the most
+			b.ReportMetric(float64(kernelMemory()-kernelBefore)/(1<<20), "kernel-MB")
 		})
 		b.Run(fmt.Sprintf("anew-%d", n), func(b *testing.B) {
 			defer processor(b)()
@@ -452,4 +453,17 @@ func rss() (n int64) {
 		fmt.Sscanf(after, "%d", &n)
 	}
 	return n << 10
+}
+
+// kernelMemory is what the kernel has for itself, all of the machine's, in bytes.
+func kernelMemory() (n int64) {
+	b, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		name, value, _ := strings.Cut(line, ":")
+		if fmt.Sscanf(value, "%d", &kb); slices.Contains([]string{"Slab", "VmallocUsed", "Percpu"}, name) {
+			n += kb << 10
+		}
+	}
+	return n
 }
