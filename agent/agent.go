@@ -27,6 +27,7 @@ import (
 	"causeway/agent/config"
 	"causeway/agent/debug"
 	"causeway/agent/desired"
+	"causeway/agent/dns"
 	"causeway/agent/flows"
 	"causeway/agent/health"
 	"causeway/agent/hublink"
@@ -103,6 +104,7 @@ type Agent struct {
 	inv      *inventory.Publisher
 	flows    *flows.Watcher
 	services *service.Engine
+	names    *names
 	upgrades *upgrades
 	answers  *answers
 	debug    *debug.Server
@@ -138,7 +140,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	host := netns.NewHost(cfg.Store.Dir(), cfg.Log)
-	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, counted: policy.Counted, now: time.Now, booted: clock.ThisBoot,
+	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, counted: policy.Counted, listen: dns.Listen, resolved: resolvedDir, now: time.Now, booted: clock.ThisBoot,
 		dial:  hublink.Dialer(func() string { return node.Device().Name }),
 		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
@@ -154,6 +156,9 @@ type parts struct {
 	now     func() time.Time  // the wall clock
 	booted  func() clock.Boot // the boot clock
 	counted func() (policy.Counts, error)
+	listen  func(context.Context, netip.AddrPort) (*dns.Sockets, error)
+	// resolved is where systemd-resolved keeps what it was told.
+	resolved string
 }
 
 // build puts an agent together, each part of those before it.
@@ -184,10 +189,13 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	if err != nil {
 		return nil, err
 	}
-	a.services = service.New(service.Config{View: serviceView(a.host, a.own), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() {}, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
+	a.services = service.New(service.Config{View: serviceView(a.host, a.own), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() {}, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause string) { a.board.Set(health.Policy, cause) }, Counted: p.counted, Now: p.now, Log: a.log})
 	gather := &gatherer{flows: a.flows, version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
+	a.names = &names{host: a.host, own: a.own, want: a.want, board: a.board, server: dns.New(dns.Config{Counted: count.named}), listen: p.listen, resolved: p.resolved, file: cfg.Store.SplitDNSFile(), log: a.log, due: make(chan struct{}, 1)}
+	gather.told = a.names.setContainers
+	a.names.setUsable(a.services.Usable)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents, Flows: a.flows,
 		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
 	var upgraded atomic.Pointer[protocol.UpgradeStatus]
@@ -220,8 +228,8 @@ func newBoard(started time.Time, changed func(protocol.Condition)) *health.Board
 		health.Spec{Name: health.Routes, Cause: "not applied yet", DependsOn: []string{health.Tunnel}},
 		health.Spec{Name: health.Firewall, Cause: "not looked at yet", DependsOn: []string{health.Routes}},
 		health.Spec{Name: health.State}, health.Spec{Name: health.Keys}, health.Spec{Name: health.Repair}, health.Spec{Name: health.Clock},
-		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.Policy}, health.Spec{Name: health.Services}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
-	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.Policy, health.Services, health.HubList} {
+		health.Spec{Name: health.Held}, health.Spec{Name: health.Local}, health.Spec{Name: health.Paths}, health.Spec{Name: health.Policy}, health.Spec{Name: health.Services}, health.Spec{Name: health.DNS, DependsOn: []string{health.Routes}}, health.Spec{Name: health.HubList, DependsOn: []string{health.Control}})
+	for _, c := range []string{health.State, health.Keys, health.Repair, health.Clock, health.Held, health.Local, health.Paths, health.Policy, health.Services, health.DNS, health.HubList} {
 		b.Set(c, "")
 	}
 	return b

@@ -17,6 +17,7 @@ import (
 
 	"causeway/agent/clock"
 	"causeway/agent/config"
+	"causeway/agent/dns"
 	"causeway/agent/hublink"
 	"causeway/agent/identity"
 	"causeway/netns"
@@ -297,8 +298,11 @@ type world struct {
 	now     func() time.Time
 	booted  func() clock.Boot
 	set     func(*config.Config)
-	real    Host // in the place of host; nil: host
-	looks   Look // with it
+	real    Host                                                        // in the place of host; nil: host
+	looks   Look                                                        // with it
+	listen  func(context.Context, netip.AddrPort) (*dns.Sockets, error) // nil: there is no such address
+
+	resolved string // where systemd-resolved is; empty: nowhere
 
 	agent  *Agent
 	cancel context.CancelFunc
@@ -347,6 +351,10 @@ func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 	p := parts{tunnel: w.tunnel, host: w.host, look: w.host, now: time.Now, booted: clock.ThisBoot}
 	p.counted = func() (policy.Counts, error) {
 		return policy.Counts{Rules: map[string]policy.Count{"main.web": {Packets: 7, Bytes: 420}}, Refused: policy.Count{Packets: 3, Bytes: 180}}, nil
+	}
+	p.resolved, p.listen = w.resolved, w.listen
+	if p.listen == nil {
+		p.listen = func(context.Context, netip.AddrPort) (*dns.Sockets, error) { return nil, errors.New("no such address") }
 	}
 	p.dial = func(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		dials := map[string]chan net.Conn{"198.18.0.1:4710": w.dials, "198.18.0.1:4711": w.bulks}[to.String()]

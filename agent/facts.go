@@ -23,6 +23,7 @@ type gatherer struct {
 	tunnel  Tunnel
 	facts   *inventory.Collector
 	flows   *flows.Watcher
+	told    func(map[string]protocol.Container) // hears of each look at the host's containers
 
 	carried map[protocol.NodeNumber]carried // what paths had carried
 	rates   map[protocol.NodeNumber][2]uint64
@@ -31,6 +32,7 @@ type gatherer struct {
 // gather is the node's facts: the host's, and the agent's own.
 func (g *gatherer) gather(ctx context.Context) protocol.Inventory {
 	inv := g.facts.Facts(ctx)
+	g.told(inv.Containers)
 	inv.AgentVersion, inv.Engine = g.version, g.tunnel.EngineName()
 	inv.PodCIDRs, inv.Labels = notNil(g.want.Announced()), g.live.Now().Labels
 	inv.Paths, inv.Refused = g.pathFacts(inv.Time), g.flows.Repeated()

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"causeway/agent/dns"
 	"causeway/agent/repair"
 	"causeway/netns"
 	"causeway/netns/policy"
@@ -20,6 +21,7 @@ type counters struct {
 	sessions, ended  prometheus.Counter
 	inventory        *prometheus.CounterVec
 	repairs, givenUp *prometheus.CounterVec
+	names            *prometheus.CounterVec
 }
 
 // metrics are the agent's own, read from its state when they are asked for.
@@ -47,6 +49,10 @@ func newCounters(reg prometheus.Registerer) *counters {
 		ended:     prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_control_sessions_ended_total", Help: "Control sessions and attempts at one that ended."}),
 		inventory: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_inventory_total", Help: "Inventory messages by outcome."}, []string{"outcome"}),
 	}
+	c.names = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_dns_questions_total", Help: "Questions for names by the answer's code; dropped: none was given, for they were too many or no questions."}, []string{"code"})
+	for _, code := range dns.Codes {
+		c.names.WithLabelValues(code)
+	}
 	for _, outcome := range []string{"acknowledged", "error"} {
 		c.inventory.WithLabelValues(outcome)
 	}
@@ -54,7 +60,7 @@ func newCounters(reg prometheus.Registerer) *counters {
 		c.repairs.WithLabelValues(string(k))
 		c.givenUp.WithLabelValues(string(k))
 	}
-	reg.MustRegister(c.repairs, c.givenUp, c.sessions, c.ended, c.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(c.repairs, c.givenUp, c.names, c.sessions, c.ended, c.inventory, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return c
 }
 
@@ -87,6 +93,8 @@ func registerMetrics(a *answers, now func() time.Time, reg prometheus.Registerer
 
 func (c *counters) mended(kind string) { c.repairs.WithLabelValues(kind).Inc() }
 func (c *counters) gaveUp(kind string) { c.givenUp.WithLabelValues(kind).Inc() }
+
+func (c *counters) named(code string) { c.names.WithLabelValues(code).Inc() }
 
 func (c *counters) sessionBegan() { c.sessions.Inc() }
 func (c *counters) sessionEnded() { c.ended.Inc() }

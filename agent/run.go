@@ -148,6 +148,7 @@ func (r *run) upTasks() []task {
 		{"flows", func(ctx context.Context) error { return r.flows.Run(ctx) }},
 		{"facts", func(ctx context.Context) error { return r.facts.Run(ctx) }},
 		{"inventory", func(ctx context.Context) error { return r.inv.Follow(ctx) }},
+		{"names", r.names.run},
 		{"upgrade", r.upgrades.run},
 		{"session", r.runSession},
 	}

@@ -29,7 +29,7 @@ func TestTasks(t *testing.T) {
 		}
 		r := &run{Agent: a}
 		require.Equal(t, []string{"debug", "tunnel", "hubs"}, names(r.tasks()), name)
-		require.Equal(t, []string{"host", "firewall", "path MTUs", "netmap", "acknowledgements", "lost sessions", "paths", "keys", "hub list", "services", "flows", "facts", "inventory", "upgrade", "session"}, names(r.upTasks()), name)
+		require.Equal(t, []string{"host", "firewall", "path MTUs", "netmap", "acknowledgements", "lost sessions", "paths", "keys", "hub list", "services", "flows", "facts", "inventory", "names", "upgrade", "session"}, names(r.upTasks()), name)
 	}
 }
 

@@ -92,7 +92,7 @@ func TestPackages(t *testing.T) {
 	}
 
 	for name, want := range map[string][]string{
-		"causeway-agent": {"/usr/bin/causeway-agent", "/usr/lib/systemd/system/causeway-agent.service", "/usr/lib/systemd/system/causeway-agent-upgrade.path", "/etc/causeway/agent.yaml", "/usr/share/man/man1/causeway-agent-join.1"},
+		"causeway-agent": {"/usr/bin/causeway-agent", "/usr/lib/systemd/system/causeway-agent.service", "/usr/lib/systemd/system/causeway-agent-upgrade.path", "/usr/lib/systemd/system/causeway-agent-dns.path", "/etc/causeway/agent.yaml", "/usr/share/man/man1/causeway-agent-join.1"},
 		"causeway-hub":   {"/usr/bin/causeway-hub", "/usr/bin/causeway", "/usr/lib/systemd/system/causeway-hub-https.socket", "/usr/lib/sysctl.d/60-causeway-hub.conf", "/usr/share/doc/causeway-hub/monitoring/alerts.yaml", "/usr/share/man/man1/causeway-site-create.1"},
 	} {
 		short := strings.TrimPrefix(name, "causeway-")
@@ -140,7 +140,7 @@ func TestPackages(t *testing.T) {
 }
 
 // Limits of what systemd-analyze calls exposure.
-var exposureLimits = map[string]string{"causeway-agent": "22", "causeway-agent-upgrade": "15", "causeway-hub": "15"}
+var exposureLimits = map[string]string{"causeway-agent": "22", "causeway-agent-upgrade": "15", "causeway-agent-dns": "15", "causeway-hub": "15"}
 
 // The units are as closed as docs/SYSTEMD.md says, and so are those with a
 // drop-in.
@@ -166,7 +166,7 @@ func TestUnitScores(t *testing.T) {
 	}
 	var b strings.Builder
 	b.WriteString("| unit | drop-in | what it gives | exposure |\n|---|---|---|---|\n")
-	for _, unit := range []string{"causeway-agent", "causeway-agent-upgrade", "causeway-hub"} {
+	for _, unit := range []string{"causeway-agent", "causeway-agent-upgrade", "causeway-agent-dns", "causeway-hub"} {
 		fmt.Fprintf(&b, "| `%s` | | | %s |\n", unit, score(unit, "", exposureLimits[unit]))
 		dropins, err := filepath.Glob(filepath.Join(files, "dropins", unit+"-*.conf"))
 		require.NoError(t, err)

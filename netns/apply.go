@@ -338,40 +338,43 @@ func applyAddrs(link netlink.Link, p Plan, f *Failures) {
 		f.add(Addresses, "", err)
 		return
 	}
+	want := p.addrs()
 	for _, x := range have {
-		if x.IsSingleIP() && slices.Contains(p.Overlay, x.Addr()) && local[x.Addr()] {
+		if slices.Contains(want, x) && local[x.Addr()] {
 			continue
 		}
-		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: netipx.PrefixIPNet(x)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			f.add(Addresses, addrLine(p.Interface, x), fmt.Errorf("delete address %s from %s: %w", x, p.Interface, err))
+		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: netipx.PrefixIPNet(x.Prefix)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			f.add(Addresses, x.line(p.Interface), fmt.Errorf("delete address %s from %s: %w", x, p.Interface, err))
 		}
 	}
-	for _, a := range p.Overlay {
-		x := netip.PrefixFrom(a, a.BitLen())
-		if slices.Contains(have, x) && local[a] {
+	for _, x := range want {
+		if slices.Contains(have, x) && local[x.Addr()] {
 			continue
 		}
-		na := &netlink.Addr{IPNet: netipx.PrefixIPNet(x)}
-		if a.Is6() {
+		na := &netlink.Addr{IPNet: netipx.PrefixIPNet(x.Prefix)}
+		if x.Addr().Is6() {
 			na.Flags = unix.IFA_F_NODAD
 		}
+		if x.host {
+			na.Scope = unix.RT_SCOPE_HOST
+		}
 		if err := netlink.AddrAdd(link, na); err != nil && !errors.Is(err, unix.EEXIST) {
-			f.add(Addresses, addrLine(p.Interface, x), fmt.Errorf("add address %s to %s: %w", x, p.Interface, err))
+			f.add(Addresses, x.line(p.Interface), fmt.Errorf("add address %s to %s: %w", x, p.Interface, err))
 		}
 	}
 }
 
-func linkAddrs(link netlink.Link) ([]netip.Prefix, error) {
+func linkAddrs(link netlink.Link) ([]addr, error) {
 	as, err := kernel.Retry(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}
-	var out []netip.Prefix
+	var out []addr
 	for _, a := range as {
-		if x, ok := kernel.PrefixOf(a.IPNet); ok && !x.Addr().IsLinkLocalUnicast() {
-			out = append(out, x)
+		if x, ok := kernel.PrefixOf(a.IPNet); ok && (x.Addr().Is4() || !x.Addr().IsLinkLocalUnicast()) {
+			out = append(out, addr{x, x.Addr().Is4() && a.Scope == unix.RT_SCOPE_HOST})
 		}
 	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	slices.SortFunc(out, func(a, b addr) int { return a.Addr().Compare(b.Addr()) })
 	return out, nil
 }

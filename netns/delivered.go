@@ -19,7 +19,7 @@ const deliverWait = 300 * time.Millisecond
 // which packets to them are for somebody else, and no route may name them as its source: who
 // flushes all tables takes them away and leaves the addresses. Of a link that is down it does
 // not matter, and all are.
-func delivered(link netlink.Link, addrs []netip.Prefix) (map[netip.Addr]bool, error) {
+func delivered(link netlink.Link, addrs []addr) (map[netip.Addr]bool, error) {
 	now, err := kernel.Retry(func() (netlink.Link, error) { return netlink.LinkByIndex(link.Attrs().Index) })
 	if err != nil {
 		return nil, fmt.Errorf("find link %s: %w", link.Attrs().Name, err)
@@ -35,7 +35,7 @@ func delivered(link netlink.Link, addrs []netip.Prefix) (map[netip.Addr]bool, er
 		if err := addLocal(out, now); err != nil {
 			return nil, err
 		}
-		missing := slices.ContainsFunc(addrs, func(x netip.Prefix) bool { return x.Addr().Is6() && !out[x.Addr()] })
+		missing := slices.ContainsFunc(addrs, func(x addr) bool { return x.Addr().Is6() && !out[x.Addr()] })
 		if !missing || time.Now().After(end) {
 			return out, nil
 		}

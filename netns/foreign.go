@@ -133,25 +133,28 @@ func LeadsOut(name string) bool {
 	if err != nil || l == nil {
 		return err != nil
 	}
+	out, err := leadOut()
+	return err != nil || out[l.Attrs().Index]
+}
+
+// leadOut are the indexes of the links that default routes of the host's lead by.
+func leadOut() (map[int]bool, error) {
+	out := map[int]bool{}
 	for _, v6 := range kernel.Families() {
 		rs, err := kernel.Retry(func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(kernel.Family(v6), &netlink.Route{}, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
-			return true
+			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range rs {
 			if x, ok := kernel.PrefixOf(r.Dst); r.Dst != nil && (!ok || x.Bits() != 0) || r.Type != unix.RTN_UNICAST {
 				continue
 			}
-			to := map[int]bool{}
-			addLinks(to, r, -1)
-			if to[l.Attrs().Index] {
-				return true
-			}
+			addLinks(out, r, -1)
 		}
 	}
-	return false
+	return out, nil
 }
 
 // Standing is p without copies of routes that the host has no more: the kernel took

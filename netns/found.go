@@ -49,7 +49,7 @@ func (h *Host) found(ctx context.Context, link netlink.Link, c Config, k Kind) (
 		}
 		for _, a := range as {
 			if local[a.Addr()] { // else it is there in name alone
-				out = append(out, addrLine(c.Interface, a))
+				out = append(out, a.line(c.Interface))
 			}
 		}
 	case Routes:

@@ -25,16 +25,19 @@ import (
 
 // Config is what an agent wants of its host.
 type Config struct {
-	Interface string         // the TUN device, made by the tunnel
-	Index     int            // of that device, whatever it is called now; 0: known by its name alone; or NoDevice
-	LinkMTU   int            // of the device; 0: left as it is
-	Queue     int            // of the device, in packets (txqueuelen); 0: left as it is
-	MTU       int            // of routes into the tunnel that MTUs does not name
-	Mark      uint32         // SO_MARK of underlay sockets: these never take tunnel routes
-	Table     int            // routing table of the tunnel's own
-	Overlay   []netip.Addr   // the node's overlay addresses
-	Routes    []netip.Prefix // what is routed into the tunnel, the overlay ranges included
-	Local     []netip.Prefix // what the node itself announces: pods and LANs behind it
+	Interface string       // the TUN device, made by the tunnel
+	Index     int          // of that device, whatever it is called now; 0: known by its name alone; or NoDevice
+	LinkMTU   int          // of the device; 0: left as it is
+	Queue     int          // of the device, in packets (txqueuelen); 0: left as it is
+	MTU       int          // of routes into the tunnel that MTUs does not name
+	Mark      uint32       // SO_MARK of underlay sockets: these never take tunnel routes
+	Table     int          // routing table of the tunnel's own
+	Overlay   []netip.Addr // the node's overlay addresses
+	// Names is the link-local IPv4 address of the device at which this host and its containers ask the agent for names; not
+	// valid: none. Its scope is host, so that it is no source of what leaves.
+	Names  netip.Addr
+	Routes []netip.Prefix // what is routed into the tunnel, the overlay ranges included
+	Local  []netip.Prefix // what the node itself announces: pods and LANs behind it
 	// Bare are those of Local that the host has no route of its own to: they are
 	// not thrown back to it, as its default route would take them.
 	Bare []netip.Prefix

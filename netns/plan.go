@@ -57,6 +57,9 @@ func NewPlan(c Config) (Plan, error) {
 	}
 	slices.SortFunc(p.Overlay, netip.Addr.Compare)
 	p.Overlay = slices.Compact(p.Overlay)
+	if a := c.Names; a.IsValid() && (!a.Is4() || !a.IsLinkLocalUnicast()) {
+		return Plan{}, fmt.Errorf("address of names %v is no link-local IPv4 address", a)
+	}
 	var err error
 	if p.Wall, err = c.Wall.normal(); err != nil {
 		return Plan{}, err
@@ -255,8 +258,8 @@ func (p Plan) lines(k Kind) (out []string) {
 	case Link:
 		out = append(out, p.linkLines()...)
 	case Addresses:
-		for _, a := range p.Overlay {
-			out = append(out, addrLine(p.Interface, netip.PrefixFrom(a, a.BitLen())))
+		for _, a := range p.addrs() {
+			out = append(out, a.line(p.Interface))
 		}
 	case Routes:
 		for _, r := range p.routes() {
@@ -280,11 +283,32 @@ func (p Plan) lines(k Kind) (out []string) {
 	return out
 }
 
-func addrLine(dev string, p netip.Prefix) string {
-	if p.Addr().Is6() {
-		return fmt.Sprintf("ip -6 addr add %s dev %s nodad", p, dev)
+// addr is an address of the device.
+type addr struct {
+	netip.Prefix
+	host bool // of scope host
+}
+
+// addrs are those that the device has.
+func (p Plan) addrs() (out []addr) {
+	for _, a := range p.Overlay {
+		out = append(out, addr{netip.PrefixFrom(a, a.BitLen()), false})
 	}
-	return fmt.Sprintf("ip -4 addr add %s dev %s", p, dev)
+	if p.Names.IsValid() {
+		out = append(out, addr{netip.PrefixFrom(p.Names, p.Names.BitLen()), true})
+	}
+	slices.SortFunc(out, func(a, b addr) int { return a.Addr().Compare(b.Addr()) })
+	return out
+}
+
+func (a addr) line(dev string) string {
+	switch {
+	case a.Addr().Is6():
+		return fmt.Sprintf("ip -6 addr add %s dev %s nodad", a.Prefix, dev)
+	case a.host:
+		return fmt.Sprintf("ip -4 addr add %s dev %s scope host", a.Prefix, dev)
+	}
+	return fmt.Sprintf("ip -4 addr add %s dev %s", a.Prefix, dev)
 }
 
 func ruleLine(v6 bool, mark uint32, table, pref int) string {

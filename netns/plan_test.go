@@ -26,6 +26,7 @@ func testConfig() Config {
 		Mark:      DefaultMark,
 		Table:     DefaultTable,
 		Overlay:   []netip.Addr{netip.MustParseAddr("fd63:7761:7900::2"), netip.MustParseAddr("198.18.0.2")},
+		Names:     netip.MustParseAddr("169.254.53.53"),
 		Routes:    prefixes("10.0.0.0/8", "198.18.0.0/15", "fd63:7761:7900::/96", "fd10:2::/64", "10.2.3.4/16", "10.2.0.0/16"),
 		Local:     prefixes("10.1.0.0/16", "fd10:1::/64"),
 		Wall: Wall{UID: 998, Hubs: []netip.Addr{netip.MustParseAddr("fd63:7761:7900::1"), netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.1")},
@@ -35,6 +36,7 @@ func testConfig() Config {
 }
 
 const goldenLines = `ip link set cw0 up
+ip -4 addr add 169.254.53.53/32 dev cw0 scope host
 ip -4 addr add 198.18.0.2/32 dev cw0
 ip -6 addr add fd63:7761:7900::2/128 dev cw0 nodad
 ip -4 route add 10.0.0.0/8 dev cw0 proto 202 src 198.18.0.2 mtu 1380 table 51806

@@ -132,7 +132,7 @@ func removeRenamed(rec *record, overlay []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(have, func(x netip.Prefix) bool { return slices.Contains(overlay, x.Addr()) }) {
+	if !slices.ContainsFunc(have, func(x addr) bool { return slices.Contains(overlay, x.Addr()) }) {
 		return nil
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -32,11 +32,14 @@ type Uses struct {
 	// Strict are the interfaces that check sources strictly: they are told to look the way
 	// back of the underlay's packets up by their mark.
 	Strict []string
+	// Inside are interfaces behind which there is nobody but this host's own containers, from where its names may be asked
+	// for; none where there is no address for that.
+	Inside []string
 }
 
 // Equal reports whether two need the same.
 func (u Uses) Equal(v Uses) bool {
-	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Bridged, v.Bridged) && slices.Equal(u.Strict, v.Strict)
+	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Bridged, v.Bridged) && slices.Equal(u.Strict, v.Strict) && slices.Equal(u.Inside, v.Inside)
 }
 
 // forwardMark is what we set forwarding to. For the kernel it is as good as 1; whoever else
@@ -89,6 +92,11 @@ func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
 	}
 	if v, err := kernel.ReadSysctl(forward6); err == nil && c.local(true) {
 		u.Forward6 = ours(v, forward6)
+	}
+	if c.Names.IsValid() {
+		if u.Inside, err = inside(links, own); err != nil {
+			return Uses{}, err
+		}
 	}
 	slices.Sort(u.Bridges)
 	slices.SortFunc(u.Bridged, func(a, b Bridge) int { return strings.Compare(a.Name, b.Name) })

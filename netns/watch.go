@@ -338,9 +338,9 @@ func (c *Config) ofPart(data []byte) bool {
 	return c != nil && slices.ContainsFunc(c.Parts, func(x Part) bool { return bytes.Contains(data, []byte(x.Table()+"\x00")) })
 }
 
-// hasAddress reports whether a message has one of the node's overlay addresses in it.
+// hasAddress reports whether a message has one of the device's addresses in it.
 func (c *Config) hasAddress(data []byte) bool {
-	return slices.ContainsFunc(c.Overlay, func(a netip.Addr) bool { return bytes.Contains(data, a.AsSlice()) })
+	return c.Names.IsValid() && bytes.Contains(data, c.Names.AsSlice()) || slices.ContainsFunc(c.Overlay, func(a netip.Addr) bool { return bytes.Contains(data, a.AsSlice()) })
 }
 
 // routesEnd reports whether a link goes that routes of the host's own lead to: IPv4

@@ -26,7 +26,7 @@ type pkg struct {
 
 var packages = []pkg{
 	{
-		name: "causeway-agent", short: "agent", programs: []string{"causeway-agent"}, units: []string{"causeway-agent.service", "causeway-agent-upgrade.path", "causeway-agent-upgrade.service"},
+		name: "causeway-agent", short: "agent", programs: []string{"causeway-agent"}, units: []string{"causeway-agent.service", "causeway-agent-upgrade.path", "causeway-agent-upgrade.service", "causeway-agent-dns.path", "causeway-agent-dns.service"},
 		about: "Joins this host to the other sites of a Causeway network.\nThe agent dials out to a hub; containers of all sites then reach each other over\nWireGuard, encrypted from host to host.",
 		deb:   []string{"nftables", "systemd", "passwd"}, rpm: []string{"nftables", "systemd", "shadow-utils"},
 	},

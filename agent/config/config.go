@@ -52,7 +52,17 @@ type Config struct {
 	Inventory inventory.Config
 	Upgrade   Upgrade
 	Shields   Shields
+	DNS       DNS
 }
+
+// DNS says where this host and its containers ask the agent for names.
+type DNS struct {
+	Address netip.Addr // link-local, IPv4
+	Off     bool
+}
+
+// DefaultDNS is where names are asked for.
+var DefaultDNS = netip.MustParseAddr("169.254.53.53")
 
 // Upgrade says what the hub may install on this host.
 type Upgrade struct {
@@ -92,7 +102,7 @@ func Default() Config {
 	return Config{
 		Accept: DefaultAccept(),
 		Tunnel: Tunnel{Interface: DefaultInterface},
-		Debug:  Debug{Socket: DefaultDebugSocket}, Inventory: inventory.DefaultConfig(),
+		Debug:  Debug{Socket: DefaultDebugSocket}, Inventory: inventory.DefaultConfig(), DNS: DNS{Address: DefaultDNS},
 	}
 }
 
@@ -144,6 +154,10 @@ type file struct {
 		Keys      []string `yaml:"keys" reload:"taken" doc:"public keys of releases, ssh-ed25519 AAAA…; the hub cannot change them"`
 		Downgrade bool     `yaml:"downgrade" reload:"taken" doc:"also to versions below the minimum that a release installed here has named (default: false)"`
 	} `yaml:"upgrade"`
+	DNS struct {
+		Address *string `yaml:"address" reload:"taken" doc:"link-local IPv4 address at which this host and its containers ask the agent for names of the zone causeway (default: 169.254.53.53)"`
+		Off     bool    `yaml:"off" reload:"taken" doc:"answer no names; else they are answered while the cluster has a service (default: false)"`
+	} `yaml:"dns"`
 }
 
 // settings calls f with the path of each key of a file, whether a running agent takes it on
@@ -340,6 +354,17 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 	}
 	c.Debug.Allow, c.Debug.Deny = f.Debug.Allow, f.Debug.Deny
+	c.DNS.Off = f.DNS.Off
+	if v := f.DNS.Address; v != nil {
+		a, err := netip.ParseAddr(*v)
+		if err != nil || !linkLocal.Contains(a) {
+			return at("$.dns.address", "%q is no link-local IPv4 address; write one of 169.254.1.0 to 169.254.254.255", *v)
+		}
+		if ofClouds.Contains(a) {
+			return at("$.dns.address", "%s lies where clouds have their own services; take one outside %s", a, ofClouds)
+		}
+		c.DNS.Address = a
+	}
 	for _, l := range []struct {
 		name string
 		in   *string
@@ -356,6 +381,11 @@ func Parse(name string, b []byte) (Config, error) {
 	}
 	return c, nil
 }
+
+var (
+	linkLocal = netip.MustParsePrefix("169.254.0.0/16")
+	ofClouds  = netip.MustParsePrefix("169.254.169.0/24") // metadata, DNS, time
+)
 
 func deref(p *[]string) []string {
 	if p == nil {

@@ -21,4 +21,5 @@ const (
 	HubList  = "hub_list"
 	Policy   = "policy"
 	Services = "services"
+	DNS      = "dns"
 )

@@ -191,3 +191,6 @@ type Pin struct {
 // SpoolDir, below the state directory, holds an upgrade that waits for root
 // (agent/upgrade).
 const SpoolDir = "upgrade"
+
+// SplitDNSFile, below the state directory, is there while the host's own resolver shall ask the agent for names.
+const SplitDNSFile = "split-dns"

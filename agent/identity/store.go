@@ -274,6 +274,9 @@ func (s *Store) HeldFile() string { return HeldFile(s.dir) }
 // HeldFile is Store.HeldFile of a state directory.
 func HeldFile(dir string) string { return filepath.Join(dir, heldFile) }
 
+// SplitDNSFile is there while the host's own resolver shall ask the agent for names. What is in it matters to nobody.
+func (s *Store) SplitDNSFile() string { return filepath.Join(s.dir, SplitDNSFile) }
+
 // RemoveNetmap forgets netmap, pins, incidents, hubs' addresses and the inventory that waits: they belong to another
 // identity.
 func (s *Store) RemoveNetmap() error {
@@ -283,7 +286,7 @@ func (s *Store) RemoveNetmap() error {
 // RemoveAll takes away every file of the store, and the directory if it is
 // empty then and dir is true.
 func (s *Store) RemoveAll(dir bool) error {
-	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile), s.remove(heldFile), s.remove(heldFile+".copy"), os.RemoveAll(filepath.Join(s.dir, SpoolDir)))
+	err := errors.Join(s.RemoveIdentity(), s.RemovePending(), s.RemoveNetmap(), s.remove(portFile), s.remove(heldFile), s.remove(heldFile+".copy"), os.RemoveAll(s.SplitDNSFile()), os.RemoveAll(filepath.Join(s.dir, SpoolDir)))
 	if dir {
 		if e := os.Remove(s.dir); e != nil && !errors.Is(e, fs.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY) {
 			err = errors.Join(err, fmt.Errorf("remove state directory: %w", e))

@@ -14,6 +14,7 @@ import (
 	"causeway/agent/items"
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
+	"causeway/netns/door"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -74,6 +75,28 @@ func (x *applying) items() []protocol.Item {
 	return x.in.Netmap.Items
 }
 
+// services are those of the netmap that this node takes. Of a netmap that is too old they stay: a name leads to an address that is
+// closed then, as a route does.
+func (x *applying) services(v items.View) []items.Service {
+	if x.wish.Revoked() {
+		return nil
+	}
+	return items.TakeServices(v, x.in.Netmap.Items)
+}
+
+// withDoor are parts with the door to the address of names, where there is one.
+func (x *applying) withDoor(parts []netns.Part, at netip.Addr, inside []string) []netns.Part {
+	if !at.IsValid() {
+		return parts
+	}
+	p, err := door.NewPart(door.Config{Address: at, UID: uint32(os.Geteuid()), Inside: inside})
+	if err != nil {
+		x.fail(err)
+		return parts
+	}
+	return append(slices.Clone(parts), p)
+}
+
 // cause is fail, and tells of it in the condition behind the words of what.
 func (x *applying) cause(what string, err error) {
 	x.fail(err)
@@ -91,14 +114,16 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	c := k.hostConfig(slices.Concat(x.in.Hubs.Overlay, x.res.Routes), x.res.Local, x.res.Peers)
 	next, apart := k.close(&c, x)
 	view := items.View{Items: x.items(), Classes: x.in.Netmap.Self.Classes, Own: c.Overlay, Peers: x.res.Peers, Interface: c.Interface, Overlay: c.Wall.Overlay, Hubs: c.Wall.Hubs, Local: x.res.Local, Services: k.services}
-	taken := items.Take(view, k.Facts().Plan.Parts)
-	c.Parts = taken.Parts
+	taken, services := items.Take(view, k.Facts().Plan.Parts), x.services(view)
+	if d := k.live.Now().DNS; !d.Off && len(services) > 0 {
+		c.Names = d.Address
+	}
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
 		x.fail(err)
 		uses = k.Facts().Plan.Uses
 	}
-	c.Uses = uses
+	c.Uses, c.Parts = uses, x.withDoor(taken.Parts, c.Names, uses.Inside)
 	plan, err := netns.NewPlan(c)
 	if err != nil {
 		// The host keeps what it has, and so nothing is reached that it has no plan for.
@@ -121,7 +146,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	k.noteName()
 	k.learn(func(f *Facts) {
 		f.Result, f.Plan, f.Ranges, f.Errors, f.Expired, f.Apart, f.Items = x.res, plan, rangesOf(plan), x.errs, x.wish.Expired, apart, held
-		f.Services, f.Site, f.Serial = items.TakeServices(view, view.Items), x.in.Netmap.Self.Site, f.Serial+1
+		f.Services, f.Site, f.Serial = services, x.in.Netmap.Self.Site, f.Serial+1
 		if !x.blind {
 			f.Owned = netmapcheck.NewOwned(x.foreign, x.in.Kept, x.in.Ways)
 		}

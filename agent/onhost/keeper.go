@@ -108,6 +108,7 @@ type Keeper struct {
 	firewallShut bool          // the last trial was blocked; FollowFirewall's alone
 	hadDevice    atomic.Bool   // the tunnel had one
 	facts        atomic.Pointer[Facts]
+	readers      []chan struct{} // of the facts
 	passing      passing
 
 	mu         sync.Mutex // one at a time changes tunnel and host, and what is known of them
@@ -129,7 +130,7 @@ type Facts struct {
 	Expired  bool // the netmap was too old
 	Apart    []held.Exception
 	Items    []items.Held
-	Services []items.Service
+	Services []items.Service             // of a netmap that is too old too: names stay what they were
 	Site     string                      // the node's
 	Serial   uint64                      // counts the applies
 	Owned    *netmapcheck.Owned          // what the host had of its own then; nil: not known
@@ -159,6 +160,21 @@ func (k *Keeper) learn(change func(*Facts)) {
 	f := k.Facts()
 	change(&f)
 	k.facts.Store(&f)
+	for _, c := range k.readers {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// WatchFacts returns a channel that gets something when the facts are others. It is for one reader.
+func (k *Keeper) WatchFacts() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	k.mu.Lock()
+	k.readers = append(k.readers, c)
+	k.mu.Unlock()
+	return c
 }
 
 // Start takes over what an earlier run left on the host, and applies what is wanted.

@@ -8,6 +8,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -38,7 +39,9 @@ type Config struct {
 	Table Table
 	Heard func() map[protocol.NodeNumber]uint64 // bytes that came from each node
 	Path  func(protocol.NodeNumber) bool        // the tunnel has a way to a node
+	News  <-chan struct{}                       // gets something when View may be another
 	Told  func()                                // readiness changed, which the hub is to hear
+	Moved func()                                // what Usable says changed
 	Fault func(cause string)                    // why services do not work; empty: they do
 	Log   zerolog.Logger
 }
@@ -50,6 +53,7 @@ type Engine struct {
 	talker *talker
 	count  *counters
 	facts  atomic.Pointer[protocol.ServicesView]
+	used   atomic.Pointer[map[target]bool] // endpoints that take new connections
 
 	// What follows is Run's alone.
 	view    *View
@@ -70,14 +74,13 @@ type Engine struct {
 func New(cfg Config) *Engine {
 	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.facts.Store(&protocol.ServicesView{Services: []protocol.ServiceView{}})
+	e.used.Store(&map[target]bool{})
 	return e
 }
 
 const (
 	// settleTime is how long who never answered keeps this agent from its first switch.
 	settleTime = 3 * time.Second
-	// idlePause is between two looks at what is declared, where nothing is.
-	idlePause = 100 * time.Millisecond
 	// mostTold bounds the services that one decision is logged of.
 	mostTold = 20
 	// rampPause is between two steps of shares that grow.
@@ -102,6 +105,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			due = e.hear(h)
 		case <-e.prober.changed:
 			due = true
+		case <-e.cfg.News:
 		case <-timer.C:
 		}
 		for more := true; more; { // what has come counts before what has not is judged
@@ -123,9 +127,6 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		if due || changed {
 			e.decide(ctx, now)
-		}
-		if len(e.placed) == 0 || next.After(now.Add(idlePause)) {
-			next = now.Add(idlePause)
 		}
 		timer.Reset(time.Until(next))
 	}
@@ -392,6 +393,23 @@ func (e *Engine) show(now time.Time) {
 		out.Services = append(out.Services, v)
 	}
 	e.facts.Store(out)
+	used := map[target]bool{}
+	for _, p := range e.placed {
+		for _, x := range p.endpoints {
+			if x.state.Use {
+				used[target{p.Name, x.Addr}] = true
+			}
+		}
+	}
+	if !maps.Equal(used, *e.used.Load()) {
+		e.used.Store(&used)
+		e.cfg.Moved()
+	}
+}
+
+// Usable reports whether an endpoint of a service takes new connections.
+func (e *Engine) Usable(service string, addr netip.Addr) bool {
+	return (*e.used.Load())[target{service, addr}]
 }
 
 // View is all services as this node sees them, or the one of that name, with its connections.

@@ -43,7 +43,7 @@ func startNode(t *testing.T, n *node) {
 	t.Helper()
 	n.table = svc.NewTable()
 	n.Engine = New(Config{View: n.view.Load, Table: unwritten{n.table}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
-		Told: func() {}, Fault: func(cause string) { require.Empty(t, cause) }, Log: zerolog.New(zerolog.NewTestWriter(t))})
+		Told: func() {}, Moved: func() {}, Fault: func(cause string) { require.Empty(t, cause) }, Log: zerolog.New(zerolog.NewTestWriter(t))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

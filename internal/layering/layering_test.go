@@ -48,6 +48,8 @@ var rules = []rule{
 		why: "what is wanted of a node knows neither how its host is nor by which way it came"},
 	{from: []string{"causeway/agent/onhost"}, never: []string{"causeway/agent/hublink", "causeway/agent/control"},
 		why: "what is kept on a host follows from what is wanted; whoever has a hub reads what became of it"},
+	{from: []string{"causeway/agent/dns"}, onlyOurs: []string{"causeway/protocol"},
+		why: "names are answered from a view alone; who knows what there is sets it"},
 	{from: []string{"causeway/hub/plan"}, never: []string{"causeway/tunnel", "causeway/hub/fleet", "causeway/hub/reconcile", "causeway/hub/session"},
 		why: "netmaps are computed from values alone"},
 	{from: []string{"causeway/hub/fleet"}, never: []string{"causeway/tunnel", "causeway/hub/reconcile", "causeway/hub/session"},

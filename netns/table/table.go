@@ -48,14 +48,17 @@ type Element struct {
 	Value uint32 // in a map
 }
 
-// Chain is a base chain of type filter that accepts what its rules let pass.
+// Chain is a base chain that accepts what its rules let pass.
 type Chain struct {
 	Name     string
+	Type     nftables.ChainType // empty: filter
 	Hook     *nftables.ChainHook
 	HookName string // as nft has it
 	Priority int32
 	Rules    []Rule
 }
+
+func (c Chain) kind() nftables.ChainType { return cmp.Or(c.Type, nftables.ChainTypeFilter) }
 
 // Rule is a rule in nft's words, and what the kernel is given for it. Sets are looked up by their names.
 type Rule struct {
@@ -126,7 +129,7 @@ func (t *Table) structure() []string {
 		out = append(out, line("%s inet %s %s { type %s; flags interval; }", what, name, s.Name, typ))
 	}
 	for _, c := range t.Chains {
-		out = append(out, line("chain inet %s %s { type filter hook %s priority %d; policy accept; }", name, c.Name, c.HookName, c.Priority))
+		out = append(out, line("chain inet %s %s { type %s hook %s priority %d; policy accept; }", name, c.Name, c.kind(), c.HookName, c.Priority))
 		for _, r := range c.Rules {
 			out = append(out, line("rule inet %s %s %s", name, c.Name, r.Text))
 		}

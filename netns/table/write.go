@@ -104,7 +104,7 @@ func (t *Table) fill(c *nftables.Conn) error {
 	}
 	accept := nftables.ChainPolicyAccept
 	for _, x := range t.Chains {
-		chain := c.AddChain(&nftables.Chain{Name: x.Name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: x.Hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(x.Priority)), Policy: &accept})
+		chain := c.AddChain(&nftables.Chain{Name: x.Name, Table: table, Type: x.kind(), Hooknum: x.Hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(x.Priority)), Policy: &accept})
 		for _, r := range x.Rules {
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.Exprs})
 		}

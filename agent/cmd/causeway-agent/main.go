@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.Version = version
-	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), tellCommand(o), rotateCommand(o), doctorCommand(o), repairCommand(o), releaseCommand(o), hubsCommand(o), upgradeCommand(o), versionCommand(o), manpages.Command(version))
+	root.AddCommand(joinCommand(o), runCommand(o), leaveCommand(o), tellCommand(o), rotateCommand(o), doctorCommand(o), repairCommand(o), releaseCommand(o), hubsCommand(o), upgradeCommand(o), splitDNSCommand(o), versionCommand(o), manpages.Command(version))
 	root.AddCommand(viewCommands(o)...)
 	return root
 }

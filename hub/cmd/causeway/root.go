@@ -74,7 +74,7 @@ Colours are for terminals, and for none with NO_COLOR set.`)
 	p.VarP(&c.Format, "output", "o", "table, wide, json, yaml or name")
 	frame.Must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(frame.Formats, cobra.ShellCompDirectiveNoFileComp)))
 	root.AddCommand(c.status(), c.top(), c.site(), c.token(), c.node(), c.route(), c.policy(), c.service(), c.inventory(), c.apply(), c.diff(), c.get(), c.deleteObject(), c.explain(), c.diag(), c.doctor(), c.bundle(), c.flows(), c.incidents(), c.events(), c.audit(),
-		c.hubs(), c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
+		c.hubs(), c.dns(), c.admin(), c.nats(), c.contexts(), c.backup(), c.restore(), c.version(), manpages.Command(version))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	asUsage(root)
