@@ -92,9 +92,8 @@ type Service struct {
 	Stay      []string         `json:"stay,omitempty"`       // sites that it may not leave
 	Exclude   []string         `json:"exclude,omitempty"`    // sites that take no traffic now
 	Writer    string           `json:"writer,omitempty"`     // of single-writer the site that is used
-	// VIP4 and VIP6 are its addresses. The hub gives them, and they stay while it is declared.
-	VIP4 netip.Addr `json:"vip4,omitzero"`
-	VIP6 netip.Addr `json:"vip6,omitzero"`
+	VIP4      netip.Addr       `json:"vip4,omitzero"`        // its IPv4 address: the hub gives it, and it stays while the service is declared
+	VIP6      netip.Addr       `json:"vip6,omitzero"`        // likewise its IPv6 address
 }
 
 // ServicePort is a port of a service.

@@ -55,8 +55,8 @@ func TestAllOrNothing(t *testing.T) {
 		`{"kind":"node","name":"n"}`:                                    "document 4: there is no node n; a host becomes one by 'causeway-agent join'",
 		`{"kind":"route","node":"n","prefix":"10.0.0.0/8","state":"x"}`: `document 4: state: "x"; use approved or rejected`,
 		`{"kind":"limit","name":"m","site":"z","bytes":1}`:              `document 4: limit m: there is no site "z"`,
-		`{"kind":"pod","name":"m"}`:                                     `document 4: kind "pod" is not known; use flowlog, limit, node, policy, route, segment or site`,
-		`{"name":"m"}`:                                                  "document 4: kind is missing; use flowlog, limit, node, policy, route, segment or site",
+		`{"kind":"pod","name":"m"}`:                                     `document 4: kind "pod" is not known; use flowlog, limit, node, policy, route, segment, service or site`,
+		`{"name":"m"}`:                                                  "document 4: kind is missing; use flowlog, limit, node, policy, route, segment, service or site",
 		`[1]`:                                                           "document 4: it is no document",
 		`{"kind":"limit","name":["x"]}`:                                 "document 4: it is no document",
 	} {
@@ -115,7 +115,7 @@ func TestPrune(t *testing.T) {
 		{docs: []string{`{"kind":"site","name":"a"}`, `{"kind":"site","name":"c"}`, `{"kind":"limit","name":"b-old","between":["a","c"],"bytes":2}`}, prune: []string{"site"}, gone: []string{"site b"}},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"site"}, err: "site b cannot be pruned: limit b-old names site b; first delete it, or change it: causeway delete limit b-old"},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/z*"}},
-		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"node"}, err: `prune: kind "node" is not known, or cannot be pruned; use flowlog, limit, policy, segment, site`},
+		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"node"}, err: `prune: kind "node" is not known, or cannot be pruned; use flowlog, limit, policy, segment, service, site`},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/["}, err: `prune "limit/[": write KIND, or KIND/PATTERN such as limit/sh-*`},
 		{docs: []string{`{"kind":"site","name":"a"}`}, prune: []string{"limit/"}, err: `prune "limit/": write KIND`},
 	} {
