@@ -63,6 +63,17 @@ func TestStaleChangesAreRefused(t *testing.T) {
 	stale(err, "route 10.1.0.0/24 of node sh-1")
 	stale(c.RevokeNode(ctx, "sh-1", api.IfMatch(node.ETag)), "node sh-1")
 
+	_, err = c.Apply(ctx, api.Apply{Documents: []api.ApplyDocument{{Document: []byte(`{"kind":"service","name":"db","ports":[{"port":5432}],"mode":"single-writer","writer":"idc-sh"}`)}}})
+	require.NoError(t, err)
+	service, err := c.Service(ctx, "db")
+	require.NoError(t, err)
+	_, err = c.PatchService(ctx, "db", api.ServicePatch{Exclude: []string{"idc-sh"}}, api.IfMatch(service.ETag))
+	require.NoError(t, err)
+	_, err = c.PatchService(ctx, "db", api.ServicePatch{Include: []string{"idc-sh"}}, api.IfMatch(service.ETag))
+	stale(err, "service db")
+	stale(c.DeleteObject(ctx, "service", "db", api.IfMatch(service.ETag)), "service db")
+	require.NoError(t, c.DeleteObject(ctx, "service", "db"))
+
 	tok := w.token(api.TokenSpec{Site: "idc-sh"})
 	tokens, err := c.Tokens(ctx)
 	require.NoError(t, err)

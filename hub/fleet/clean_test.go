@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -29,4 +30,25 @@ func TestNothingOfAnAgentReachesATerminal(t *testing.T) {
 	require.Equal(t, map[string]string{"zone": "eu"}, h.Labels, "a bad label takes no other with it")
 	require.Equal(t, "[fe80::1]:5", st.Paths[0].Addr.String())
 	require.False(t, st.Paths[1].Addr.IsValid())
+}
+
+// What a node says of backends is bounded, and fits the message that it comes in.
+func TestReadinessIsBounded(t *testing.T) {
+	long := strings.Repeat("x", 63)
+	at := netip.MustParseAddr("fd63:7761:7900:1111:1111:1111:1111:1111")
+	st := protocol.Status{Services: []protocol.ServiceReadiness{
+		{Service: "No", Addr: at}, {Service: "web"}, {Service: "web", Addr: at, Ready: 3},
+		{Service: "web", Addr: netip.MustParseAddr("::ffff:10.1.1.1"), Ready: protocol.NotReady, Cause: "x\x1b[2J\n" + strings.Repeat("y", 500)},
+	}}
+	for range protocol.MaxServiceReadiness {
+		st.Services = append(st.Services, protocol.ServiceReadiness{Service: long, Addr: at, Ready: protocol.NotReady, Cause: strings.Repeat("z", protocol.MaxReadinessCause), Since: time.Now()})
+	}
+	CleanStatus(&st)
+	require.Len(t, st.Services, protocol.MaxServiceReadiness-3)
+	require.Equal(t, "10.1.1.1", st.Services[0].Addr.String())
+	require.LessOrEqual(t, len(st.Services[0].Cause), protocol.MaxReadinessCause)
+	require.NotContains(t, st.Services[0].Cause, "\x1b")
+	b, err := json.Marshal(st)
+	require.NoError(t, err)
+	require.Less(t, len(b), protocol.MaxToHub)
 }

@@ -41,6 +41,7 @@ func TestLimitsPage(t *testing.T) {
 		fmt.Sprintf("| %d at once, %d anew and one a second |", MaxConnsNode, connBurst),
 		fmt.Sprintf("| %d at once, one in %d s |", helloBurst, HelloEvery/time.Second),
 		fmt.Sprintf("| %d at once, one in %d s | left out", voiceBurst, voiceEvery/time.Second),
+		fmt.Sprintf("| what a status says of backends | each node | %d, %d bytes of a cause |", protocol.MaxServiceReadiness, protocol.MaxReadinessCause),
 	} {
 		require.Contains(t, string(b), want)
 	}

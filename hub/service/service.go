@@ -1,4 +1,4 @@
-// Package service works out who serves declared services and which nodes are told. It is pure: values in, values out.
+// Package service works out who serves declared services. It is pure: values in, values out.
 //
 // A Table keeps what it worked out, and does it anew only for services that a change concerns: one that was declared, a
 // container that came or went. What a node says of its containers counts within what it carries.

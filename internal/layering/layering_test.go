@@ -52,6 +52,8 @@ var rules = []rule{
 		why: "names are answered from a view alone; who knows what there is sets it"},
 	{from: []string{"causeway/hub/plan"}, never: []string{"causeway/tunnel", "causeway/hub/fleet", "causeway/hub/reconcile", "causeway/hub/session"},
 		why: "netmaps are computed from values alone"},
+	{from: []string{"causeway/hub/service"}, onlyOurs: []string{"causeway/protocol"},
+		why: "who serves what is worked out from values alone"},
 	{from: []string{"causeway/hub/fleet"}, never: []string{"causeway/tunnel", "causeway/hub/reconcile", "causeway/hub/session"},
 		why: "what is known of nodes does not know by which way it came, nor what is decided on it"},
 	{from: []string{"causeway/hub/reconcile"}, never: []string{"causeway/hub/session"},
