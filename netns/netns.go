@@ -45,6 +45,9 @@ type Config struct {
 	// into the tunnel, those of Routes among them, so that nothing of it takes the
 	// default route when a route, or the device, goes away.
 	Held []netip.Prefix
+	// Refused are those of Held that lead into the tunnel all the same, in front of their closed route: a part
+	// refuses there what goes to them, with an answer that ends a connection, which a closed route has not.
+	Refused []netip.Prefix
 	// Except stay the host's own though a route into the tunnel, or Held, has them.
 	Except []Exception
 	Wall   Wall // around Causeway's own in the overlay

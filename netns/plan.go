@@ -73,6 +73,9 @@ func NewPlan(c Config) (Plan, error) {
 	if p.Held, err = normal("held prefix", c.Held); err != nil {
 		return Plan{}, err
 	}
+	if p.Refused, err = normal("refused prefix", c.Refused); err != nil {
+		return Plan{}, err
+	}
 	if p.Except, err = normalExceptions(c.Except); err != nil {
 		return Plan{}, err
 	}
@@ -106,6 +109,7 @@ func (p Plan) Without6() Plan {
 	p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), is6)
 	p.Local = slices.DeleteFunc(slices.Clone(p.Local), is6)
 	p.Held = slices.DeleteFunc(slices.Clone(p.Held), is6)
+	p.Refused = slices.DeleteFunc(slices.Clone(p.Refused), is6)
 	p.Except = slices.DeleteFunc(slices.Clone(p.Except), func(x Exception) bool { return is6(x.Prefix) })
 	p.Overlay = slices.DeleteFunc(slices.Clone(p.Overlay), netip.Addr.Is6)
 	p.Wall = p.Wall.Without6()

@@ -77,7 +77,7 @@ func (p Plan) routes() []route {
 	for _, x := range p.Except {
 		add(route{prefix: x.Prefix, throw: x.Link == "", dev: x.Link, via: x.Via, src: x.Src})
 	}
-	for _, x := range p.Routes { // one that is ours as well: another node of the same group
+	for _, x := range slices.Concat(p.Routes, p.Refused) { // one that is ours as well: another node of the same group
 		mtu := p.mtu(x)
 		if x.Addr().Is6() {
 			mtu = max(mtu, ipv6MTU)

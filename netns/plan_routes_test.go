@@ -59,6 +59,18 @@ func TestPlanOfClosedRoutes(t *testing.T) {
 	for _, l := range p.Without6().Lines() {
 		require.NotContains(t, l, "fd10")
 	}
+	refused := closedConfig()
+	refused.Refused = prefixes("10.9.0.0/16", "fd10:9::/64", "10.77.0.0/16")
+	r, err := NewPlan(refused)
+	require.NoError(t, err)
+	// What a part refuses leads into the tunnel, in front of what closes it, but for what is the host's own.
+	require.Equal(t, []string{"ip -4 route add 10.9.0.0/16 dev cw0 proto 202 src 198.18.0.2 mtu 1380 table 51806",
+		"ip -6 route add fd10:9::/64 dev cw0 proto 202 src fd63:7761:7900::2 mtu 1380 table 51806"}, less(r.lines(Routes), p.lines(Routes)))
+	require.Empty(t, less(p.lines(Routes), r.lines(Routes)))
+	require.Equal(t, p.Closed(false), r.Closed(false))
+	for _, l := range r.Without6().Lines() {
+		require.NotContains(t, l, "fd10")
+	}
 	c := closedConfig()
 	c.Held = prefixes("0.0.0.0/1")
 	_, err = NewPlan(c)

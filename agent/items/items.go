@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"causeway/netns"
+	"causeway/netns/policy"
 	svc "causeway/netns/service"
 	"causeway/protocol"
 )
@@ -109,6 +110,11 @@ func Take(v View, last []netns.Part) Taken {
 		}
 	}
 	return t
+}
+
+// Refuses reports whether a part refuses with an answer what goes into the tunnel to nobody that the netmap knows.
+func (t Taken) Refuses() bool {
+	return slices.ContainsFunc(t.Parts, func(p netns.Part) bool { return p.Table() == policy.TableName })
 }
 
 // Apply applies what was taken, once the host's plan was applied with its parts. What failed is told by its kind.

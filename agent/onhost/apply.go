@@ -118,6 +118,9 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	if d := k.live.Now().DNS; !d.Off && len(services) > 0 {
 		c.Names = d.Address
 	}
+	if taken.Refuses() {
+		c.Refused = refused(next)
+	}
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
 		x.fail(err)

@@ -113,6 +113,17 @@ func (k *Keeper) close(c *netns.Config, x *applying) (held.Book, []held.Exceptio
 	return next, apart
 }
 
+// refused are the closed ranges of a book, which keep their way into the tunnel where a wall refuses what goes there: a
+// connection that its rule or its peer left behind ends with an answer.
+func refused(b held.Book) (out []netip.Prefix) {
+	for _, r := range b.Closed() {
+		if r.Prefix.Addr().Is4() || netns.HasIPv6() {
+			out = append(out, r.Prefix)
+		}
+	}
+	return out
+}
+
 // keepBook stores a book, before anything is routed by it. The kernel keeps it too, so
 // that a full disk opens nothing. k.mu is held.
 func (k *Keeper) keepBook(next held.Book) error {

@@ -177,6 +177,22 @@ func TestAnotherSegment(t *testing.T) {
 	require.Contains(t, plan, "10.4.1.0/24 dev cw0")
 }
 
+// Where policies judge, what no peer has any more keeps its way to their refusals; it is closed behind that, and without a policy alone.
+func TestRefusedNotClosed(t *testing.T) {
+	w := newWorld(t, nil)
+	w.take(t, testPeer(3, "10.3.0.0/24"))
+	w.Start(t.Context())
+	for n, items := range [][]protocol.Item{{{Kind: protocol.ItemPolicy, Name: "main", Body: []byte(`{"rules":[]}`)}}, nil} {
+		_, refusal := w.want.Take(protocol.Netmap{NetmapVersion: protocol.NetmapVersion{Epoch: 2, Version: uint64(n + 1)}, Self: protocol.NetmapSelf{Number: 2}, Items: items})
+		require.Nil(t, refusal)
+		require.Empty(t, w.Keeper.Apply(t.Context()).Ack.Errors)
+		require.Empty(t, w.reached())
+		plan := strings.Join(w.plan.Lines(), "\n")
+		require.Contains(t, plan, "unreachable 10.3.0.0/24")
+		require.Equal(t, items != nil, strings.Contains(plan, "add 10.3.0.0/24 dev cw0"), plan)
+	}
+}
+
 // A device that was made anew is told, once, to whoever has a socket bound to it.
 func TestRemade(t *testing.T) {
 	w := newWorld(t, nil)

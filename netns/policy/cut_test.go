@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +15,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
+	"causeway/netns"
+	"causeway/netns/internal/prod"
 	"causeway/netns/lab"
 )
 
@@ -178,6 +182,91 @@ func TestCut(t *testing.T) {
 				t.Fatalf("%s: nothing comes any more", f.what)
 			}
 		}
+	}
+}
+
+// A peer that goes with its rule takes its addresses away: both ends of what it opened are reset all the same, and one that
+// answers no prod at first, because it has just answered another (tcp_invalid_ratelimit), is told again.
+func TestCutWithPeer(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	open := []Allow{{From: podsA, To: podsB, Proto: TCP, Rule: "goes"}, {From: podsB, To: podsA, Proto: TCP, Rule: "goes"}, {From: nodeA, To: podsB, Proto: TCP, Rule: "goes"}}
+	hosts, configs, parts := []*lab.Host{w.a, w.b}, []Config{w.configA, w.configB}, make([]*Part, 2)
+	apply := func(i int, c Config) error {
+		next, err := NewPart(c)
+		if err != nil {
+			return err
+		}
+		var before netns.Part // a nil *Part is none
+		if parts[i] != nil {
+			before = parts[i]
+		}
+		err = hosts[i].Do(func() error { return next.Apply(t.Context(), before) })
+		parts[i] = next
+		return err
+	}
+	t.Cleanup(func() {
+		for _, p := range parts {
+			p.Close()
+		}
+	})
+	for round := range 3 {
+		for i := range hosts {
+			configs[i].Allows = open
+			require.NoError(t, apply(i, configs[i]))
+		}
+		var ends []*end
+		for k, v := range [][2]string{{"10.1.0.11", "10.2.0.11"}, {"fd10:1::11", "fd10:2::11"}} {
+			for i, f := range [][2]*lab.Host{{w.pa, w.pb}, {w.a, w.pb}, {w.pb, w.pa}} {
+				addr := v[1]
+				if f[1] == w.pa {
+					addr = v[0]
+				}
+				c, s := w.pairOf(f[0], f[1], addr, 7000+10*k+i, false)
+				ends = append(ends, c, s)
+			}
+		}
+		for i, h := range hosts { // at each host those of its own
+			require.NoError(t, h.Do(func() error {
+				for _, e := range ends {
+					from, to := e.conn.RemoteAddr().(*net.TCPAddr).AddrPort(), e.conn.LocalAddr().(*net.TCPAddr).AddrPort()
+					if classOf(configs[i].Local, to.Addr().Unmap()) == 0 {
+						continue
+					}
+					family := unix.AF_INET6
+					if to.Addr().Unmap().Is4() {
+						family = unix.AF_INET
+					}
+					fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+					if err != nil {
+						return err
+					}
+					from, to = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+					err = errors.Join(prod.Send(fd, from, to, 1), prod.Send(fd, from, to, 1+1<<31), unix.Close(fd))
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+		}
+		start := time.Now()
+		for i, c := range configs {
+			c.Allows, c.Remote = nil, nil
+			require.NoError(t, apply(i, c))
+		}
+		var worst time.Duration
+		for i, e := range ends {
+			select {
+			case <-e.done:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("round %d: end %d still waits", round, i)
+			}
+			require.ErrorIs(t, e.err, syscall.ECONNRESET)
+			worst = max(worst, e.at.Sub(start))
+		}
+		t.Logf("round %d: the last of %d ends reset after %s", round, len(ends), worst.Round(time.Millisecond))
+		require.Less(t, worst, 2*time.Second)
 	}
 }
 

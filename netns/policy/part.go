@@ -20,6 +20,7 @@ type Part struct {
 type known struct {
 	table *Table
 	stop  context.CancelFunc // ends the listening
+	still func()             // ends what tells ends in the background, and waits for that
 }
 
 var _ netns.Part = (*Part)(nil)
@@ -70,18 +71,41 @@ func (p *Part) Apply(ctx context.Context, before netns.Part) error {
 		}
 	} else {
 		listen, stop := context.WithCancel(context.Background())
-		k := &known{NewTable(), stop}
+		k := &known{NewTable(), stop, func() {}}
 		if _, err := k.table.Watch(listen); err != nil {
 			stop()
 			return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
 		}
 		p.known = k
 	}
+	p.known.still()
 	if err := p.known.table.Set(p.config); err != nil {
 		return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
 	}
 	// Who is not told is reset with the next packet that it sends.
-	_, _ = p.known.table.Tell(ctx)
+	_ = p.known.tell(ctx)
+	return nil
+}
+
+// tell speaks to the ends of what is closed, once at once and then in the background.
+func (k *known) tell(ctx context.Context) error {
+	x, err := newTeller(k.table)
+	if err != nil {
+		return err
+	}
+	if n, err := x.tell(ctx, true); err != nil || n == 0 {
+		x.close()
+		k.table.forget()
+		return err
+	}
+	again, stop := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		defer x.close()
+		_ = x.again(again)
+	}()
+	k.still = func() { stop(); <-over }
 	return nil
 }
 
@@ -100,6 +124,7 @@ func (p *Part) Drift(context.Context) (missing, extra []string, err error) {
 // Close ends the listening.
 func (p *Part) Close() error {
 	if p.known != nil {
+		p.known.still()
 		p.known.stop()
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"causeway/netns/internal/nf"
@@ -25,9 +26,10 @@ import (
 // be called concurrently.
 type Table struct {
 	mu    sync.Mutex
-	have  *written     // nil: not known what is there
-	stand *nf.Standing // whether others touched it
-	deaf  error        // why nobody can hear what is refused
+	have  *written      // nil: not known what is there
+	stand *nf.Standing  // whether others touched it
+	deaf  error         // why nobody can hear what is refused
+	gone  *netipx.IPSet // remote addresses that writes took away since ends were last told; nil: none
 }
 
 // written is what stands in the kernel.
@@ -75,6 +77,9 @@ func (t *Table) set(c Config, want content) error {
 	if err != nil {
 		t.have = nil // it may be gone, or another's
 		return fmt.Errorf("set nftables table %s: %w", TableName, err)
+	}
+	if h := t.have; h != nil {
+		t.gone = goneTo(t.gone, h.content, want)
 	}
 	t.have = next
 	return t.stand.Written()

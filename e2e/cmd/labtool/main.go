@@ -79,6 +79,7 @@ func run(ctx context.Context, args []string) error {
 	base := fs.Duration("delay", 0, "how long each packet is held back")
 	jitter := fs.Duration("jitter", 0, "up to this much more, which reorders")
 	loss := fs.Float64("loss", 0, "percent of packets to drop")
+	idle := fs.Bool("idle", false, "send nothing after the first line")
 	target := ""
 	rest := args[1:]
 	if len(rest) > 0 && rest[0] != "" && rest[0][0] != '-' {
@@ -132,7 +133,7 @@ func run(ctx context.Context, args []string) error {
 	case "udp":
 		return show(sendUDP(ctx, target, *bytes, *size, *group, *marker))
 	case "hold":
-		return show(holdAll(ctx, target, *dur, *streams))
+		return show(holdAll(ctx, target, *dur, *streams, *idle))
 	case "bulk":
 		return show(bulk(ctx, target, *pace))
 	case "flood":

@@ -158,8 +158,9 @@ func get(ctx context.Context, url string) error {
 // maxLines is how many lines all connections of a hold send in a second at most.
 const maxLines = 200
 
-// holdAll is hold with any number of connections. The first that breaks ends all.
-func holdAll(ctx context.Context, addr string, d time.Duration, streams int) (all Held, err error) {
+// holdAll is hold with any number of connections, which send nothing after their first line where they are idle. The first that breaks
+// ends all.
+func holdAll(ctx context.Context, addr string, d time.Duration, streams int, idle bool) (all Held, err error) {
 	conns := make([]net.Conn, streams)
 	for i := range conns {
 		if conns[i], err = net.DialTimeout("tcp", net.JoinHostPort(addr, portEcho), 10*time.Second); err != nil {
@@ -169,6 +170,9 @@ func holdAll(ctx context.Context, addr string, d time.Duration, streams int) (al
 	}
 	fmt.Fprintln(os.Stderr, "connected")
 	every := max(50*time.Millisecond, time.Duration(streams)*time.Second/maxLines)
+	if idle {
+		every = d
+	}
 	results := make([]Held, streams)
 	g, gctx := errgroup.WithContext(ctx)
 	for i, c := range conns {
