@@ -169,8 +169,44 @@ var (
 	untracked = nf.Bits(nf.CtState, expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED, true)
 )
 
-// rules writes all chains but those of rules by name, anew.
-func (w *batch) rules(c Config) {
+// rules writes all chains but those of rules by name, and those that the kernel calls, anew.
+func (w *batch) rules() {
+	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainTold, chainToldBack, chainUntrackedIn, chainUntrackedOut} {
+		w.Chain(n, nil, 0)
+	}
+	for _, v6 := range []bool{false, true} {
+		w.opened(chainBegunThere+nf.Suffix(v6), v6, begunThere(v6))
+		w.opened(chainBegunHere+nf.Suffix(v6), v6, begunHere(v6))
+		w.opened(chainTakenUpThere+nf.Suffix(v6), v6, takenUpThere(v6))
+		w.opened(chainTakenUpHere+nf.Suffix(v6), v6, takenUpHere(v6))
+	}
+	w.judge(chainJudgeIn, true)
+	w.judge(chainJudgeOut, false)
+
+	// A source that is none of this node's may become one by source NAT: see the last chain.
+	for _, v6 := range []bool{false, true} {
+		w.Rule(chainRefuseOut, isNew, nf.Family(v6), begunHere(v6).from(nf.Reg), []expr.Any{nf.Lookup("local"+nf.Suffix(v6), nf.Reg)}, nf.GoTo(chainRefuse))
+	}
+	w.Rule(chainRefuseOut, isNew, accept)
+	w.Rule(chainRefuseOut, nf.GoTo(chainRefuse))
+	// Netfilter's resets have no socket; what a program of the host sends has.
+	w.Rule(chainAnswers, nf.TCP, nf.TCPFlags(nf.RST, nf.RST), hasSocket, nf.Verdict(expr.VerdictReturn))
+	w.Rule(chainAnswers, nf.TCP, nf.TCPFlags(nf.RST, nf.RST), nf.Bits(nf.CtState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), accept)
+	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(ICMP)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 3, 13), accept)
+	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(icmp6)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 1, 1), accept)
+
+	prohibited := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdm}}
+	w.Rule(chainRefuse, nf.Counter)
+	w.Rule(chainRefuse, nf.Jump(chainTold))
+	// The first packet of what a pod on a bridge begins is translated here already: see chainTranslated.
+	w.Rule(chainRefuse, nf.TCP, nf.Device(metaIIFKind, "bridge"), nf.TCPFlags(nf.FlagsOfSYN, nf.SYN), nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), prohibited)
+	w.Rule(chainRefuse, nf.TCP, nf.TCPReset)
+	w.Rule(chainRefuse, prohibited)
+	w.own()
+}
+
+// hooks writes the chains that the kernel calls, anew.
+func (w *batch) hooks(c Config) {
 	for _, b := range []struct {
 		name     string
 		hook     *nftables.ChainHook
@@ -185,9 +221,6 @@ func (w *batch) rules(c Config) {
 		w.Chain(b.name, b.hook, b.priority)
 	}
 	prod.Rule(&w.Batch) // of Tell
-	for _, n := range []string{chainJudgeIn, chainJudgeOut, chainOwn, chainRefuse, chainRefuseOut, chainAnswers, chainTold, chainToldBack, chainUntrackedIn, chainUntrackedOut} {
-		w.Chain(n, nil, 0)
-	}
 	for n, way := range map[string]expr.MetaKey{chainIn: expr.MetaKeyIIFNAME, chainForward: expr.MetaKeyOIFNAME, chainLast: expr.MetaKeyOIFNAME} {
 		w.Rule(n, nf.NotDevice(way, c.Interface), nf.Verdict(expr.VerdictReturn))
 		// Whether firewalls let them pass is tried for open and closed alike.
@@ -195,15 +228,6 @@ func (w *batch) rules(c Config) {
 	}
 	w.Rule(chainIn, nf.Jump(chainJudgeIn))
 	w.Rule(chainIn, nf.GoTo(chainRefuse))
-	for _, v6 := range []bool{false, true} {
-		w.opened(chainBegunThere+nf.Suffix(v6), v6, begunThere(v6))
-		w.opened(chainBegunHere+nf.Suffix(v6), v6, begunHere(v6))
-		w.opened(chainTakenUpThere+nf.Suffix(v6), v6, takenUpThere(v6))
-		w.opened(chainTakenUpHere+nf.Suffix(v6), v6, takenUpHere(v6))
-	}
-	w.judge(chainJudgeIn, true)
-	w.judge(chainJudgeOut, false)
-
 	w.Rule(chainForward, nf.Jump(chainJudgeOut))
 	w.Rule(chainForward, nf.GoTo(chainRefuseOut))
 	out := nf.Device(expr.MetaKeyOIFNAME, c.Interface)
@@ -224,33 +248,12 @@ func (w *batch) rules(c Config) {
 			w.Rule(n, dnat, nf.GoTo(chainRefuseOut))
 		}
 	}
-	// A source that is none of this node's may become one by source NAT: see the last chain.
-	for _, v6 := range []bool{false, true} {
-		w.Rule(chainRefuseOut, isNew, nf.Family(v6), begunHere(v6).from(nf.Reg), []expr.Any{nf.Lookup("local"+nf.Suffix(v6), nf.Reg)}, nf.GoTo(chainRefuse))
-	}
-	w.Rule(chainRefuseOut, isNew, accept)
-	w.Rule(chainRefuseOut, nf.GoTo(chainRefuse))
 	// Judged before, but for what begins, and what changed its way after the host's routing.
 	w.Rule(chainLast, nf.Bits(nf.CtState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, false), accept)
 	w.Rule(chainLast, nf.Jump(chainJudgeOut))
 	w.Rule(chainLast, nf.Jump(chainAnswers))
 	w.Rule(chainLast, nf.Jump(chainTold))
 	w.Rule(chainLast, nf.Counter, nf.Verdict(expr.VerdictDrop))
-
-	// Netfilter's resets have no socket; what a program of the host sends has.
-	w.Rule(chainAnswers, nf.TCP, nf.TCPFlags(nf.RST, nf.RST), hasSocket, nf.Verdict(expr.VerdictReturn))
-	w.Rule(chainAnswers, nf.TCP, nf.TCPFlags(nf.RST, nf.RST), nf.Bits(nf.CtState, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED, true), accept)
-	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(ICMP)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 3, 13), accept)
-	w.Rule(chainAnswers, nf.Is(nf.Meta(expr.MetaKeyL4PROTO), byte(icmp6)), nf.Is(nf.Payload(expr.PayloadBaseTransportHeader, 0, 2), 1, 1), accept)
-
-	prohibited := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxAdm}}
-	w.Rule(chainRefuse, nf.Counter)
-	w.Rule(chainRefuse, nf.Jump(chainTold))
-	// The first packet of what a pod on a bridge begins is translated here already: see chainTranslated.
-	w.Rule(chainRefuse, nf.TCP, nf.Device(metaIIFKind, "bridge"), nf.TCPFlags(nf.FlagsOfSYN, nf.SYN), nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), prohibited)
-	w.Rule(chainRefuse, nf.TCP, nf.TCPReset)
-	w.Rule(chainRefuse, prohibited)
-	w.own()
 }
 
 // judge writes the chain that accepts what is open and returns for all else.

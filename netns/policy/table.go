@@ -162,20 +162,30 @@ func sideSet(name string) nf.Set {
 }
 
 // whole writes all of the table, whatever is there. Where what is there is of another shape,
-// the table is made anew.
+// the table is made anew. Where nothing is, the kernel calls its chains once all that they ask for
+// is there: it shows some sets' elements only a moment after a transaction's rules.
 func whole(stand *nf.Standing, next *written) error {
-	old, err := ownChains(chainAllow, sideTo+"-", sideFrom+"-")
+	old, err := ownChains()
 	if err != nil {
 		return err
 	}
-	b := newBatch()
+	b, hooks := newBatch(), newBatch()
 	b.fill(next, old)
-	err = stand.Commit(&b.Batch, true)
+	if len(old) == 0 {
+		hooks.hooks(next.config)
+		if err = stand.Commit(&b.Batch, true); err == nil {
+			err = stand.Commit(&hooks.Batch, false)
+		}
+	} else {
+		b.hooks(next.config)
+		err = stand.Commit(&b.Batch, true)
+	}
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		b = newBatch()
 		b.AddTable()
 		b.DelTable()
 		b.fill(next, nil)
+		b.hooks(next.config)
 		err = stand.Commit(&b.Batch, true)
 	}
 	return err
@@ -186,12 +196,14 @@ type batch struct{ nf.Batch }
 
 func newBatch() *batch { return &batch{nf.Batch{Table: TableName}} }
 
+// fill writes all but the chains that the kernel calls. Of the chains that are there, those of rules and classes that are not
+// needed any more go.
 func (w *batch) fill(next *written, old []string) {
 	w.AddTable()
 	for i, s := range sets() {
 		w.MakeSet(s, uint32(i+1))
 	}
-	w.rules(next.config)
+	w.rules()
 	for _, r := range slices.Sorted(maps.Keys(next.content.rules)) {
 		w.allow(r)
 	}
@@ -205,10 +217,11 @@ func (w *batch) fill(next *written, old []string) {
 	id := uint32(1 << 20)
 	for _, n := range old { // what is needed again stays, for packets that are being judged
 		rule, is := strings.CutPrefix(n, chainAllow)
+		side := strings.HasPrefix(n, sideTo+"-") || strings.HasPrefix(n, sideFrom+"-")
 		switch {
 		case is && !next.content.rules[rule]:
 			w.RemoveChain(n)
-		case !is && next.content.side[n] == nil:
+		case side && next.content.side[n] == nil:
 			w.removeSide(n)
 		}
 	}
@@ -398,8 +411,8 @@ func single(addrs []netip.Addr, v6 bool) (out []nf.Element) {
 	return out
 }
 
-// ownChains are the chains that are there whose names begin so.
-func ownChains(prefixes ...string) (out []string, err error) {
+// ownChains are the table's chains that are there.
+func ownChains() (out []string, err error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
@@ -409,8 +422,7 @@ func ownChains(prefixes ...string) (out []string, err error) {
 		return nil, fmt.Errorf("list chains: %w", err)
 	}
 	for _, c := range l {
-		begins := func(p string) bool { return strings.HasPrefix(c.Name, p) }
-		if c.Table.Name == TableName && slices.ContainsFunc(prefixes, begins) {
+		if c.Table.Name == TableName {
 			out = append(out, c.Name)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/kernel"
 	"causeway/netns/lab"
 )
 
@@ -180,6 +181,76 @@ func TestReplaced(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "end", string(b[:size]), "a packet of a closed pair arrived")
 	t.Logf("%d replacements in %s, of %d packets of a closed pair none passed, %d answers in %d open flows, none lost", n, took.Round(time.Millisecond), sent.Load(), answers, len(flows))
+}
+
+// The first rules come, and the last go, 60 times (in a soak, 400) in the middle of transfers that are open before, with and
+// after them: none is reset or stops.
+func TestFirstAndLast(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	// Conntrack is there before and after, as on a host: the agent's own table needs it.
+	w.a.Sh("nft 'add table inet tracks; add chain inet tracks c { type filter hook input priority 0; }; add rule inet tracks c ct state new counter'")
+	w.configA.Remote = append(w.configA.Remote, large(3000, 50).Remote...)
+	for i := range Class(50) { // in the map of ports too there is much to do
+		w.configA.Allows = append(w.configA.Allows, Allow{From: 1000 + i, To: podsA, Proto: TCP, First: 100, Last: 200 + uint16(i), Rule: "other"})
+	}
+	for _, p := range [][2]Class{{podsA, podsB}, {podsB, podsA}, {nodeA, podsB}} {
+		w.configA.Allows = append(w.configA.Allows, Allow{From: p[0], To: p[1], Proto: TCP, First: 7000, Last: 7999, Rule: "open"}, Allow{From: p[0], To: p[1], Proto: UDP, First: 5000, Last: 5000, Rule: "open"})
+	}
+	w.serve(w.pb, 5000)
+	w.serve(w.pa, 5000)
+	var transfers []*end
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	for i, to := range []string{"10.2.0.11", "fd10:2::11"} {
+		for k, from := range []*lab.Host{w.pa, w.a} {
+			c, s := w.pairOf(from, w.pb, to, 7000+10*i+k, false)
+			transfers = append(transfers, c, s)
+			sending.Go(func() { // both ways, as fast as it goes
+				b := make([]byte, 1000)
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if _, err := c.conn.Write(b); err != nil {
+						return // its end tells
+					}
+					s.conn.Write(b[:1])
+				}
+			})
+		}
+	}
+	flows := []*steady{w.steady(w.pa, "udp", "10.2.0.11:5000"), w.steady(w.pb, "udp", "[fd10:1::11]:5000")}
+	n := 60
+	if os.Getenv("CAUSEWAY_SOAK") != "" {
+		n = 400
+	}
+	for range n {
+		require.NoError(t, w.a.Do(func() error {
+			return errors.Join(NewTable().Set(w.configA), kernel.DeleteTable(TableName))
+		}))
+	}
+	close(stop)
+	var bytes int64
+	for i, e := range transfers {
+		select {
+		case <-e.done:
+			t.Errorf("end %d was cut after %d bytes: %v", i, e.n.Load(), e.err)
+		default:
+		}
+		bytes += e.n.Load()
+	}
+	for _, e := range transfers {
+		e.conn.Close()
+	}
+	sending.Wait()
+	for _, f := range flows {
+		f.end(t)
+	}
+	require.NotZero(t, bytes)
+	t.Logf("%d times, %d bytes in %d transfers", n, bytes, len(transfers)/2)
 }
 
 // What others do to the table is seen without reading its elements, and put right; what they

@@ -67,17 +67,62 @@ func NftAttrs(b []byte) func(yield func(int, []byte) bool) {
 	}
 }
 
-// DeleteTable deletes a table of inet.
+// DeleteTable deletes a table of inet. Its base chains go before all else, in a transaction of their own: of what goes with them
+// sets lose their elements first, and a packet that is in a chain meanwhile would be judged by what is left.
 func DeleteTable(name string) error {
 	return Own(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return err
 		}
-		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+		table := &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+		if err := unhook(c, table); err != nil {
+			return err
+		}
+		c.DelTable(table)
 		return c.Flush()
 	})
 }
+
+// unhook deletes a table's base chains, and waits until no packet is in them.
+func unhook(c *nftables.Conn, table *nftables.Table) error {
+	msgs, err := AskNft(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nl.NewRtAttr(unix.NFTA_CHAIN_TABLE, nl.ZeroTerminated(table.Name)))
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, m := range msgs {
+		of, chain, base := "", "", false
+		for typ, v := range NftAttrs(m) {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				of = unix.ByteSliceToString(v)
+			case unix.NFTA_CHAIN_NAME:
+				chain = unix.ByteSliceToString(v)
+			case unix.NFTA_CHAIN_HOOK:
+				base = true
+			}
+		}
+		if of == table.Name && base {
+			x := &nftables.Chain{Table: table, Name: chain}
+			c.FlushChain(x)
+			c.DelChain(x)
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	if err := c.Flush(); err != nil {
+		return err
+	}
+	// Where the kernel cannot wait, the next transaction takes longer than any packet.
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	return nil
+}
+
+// membarrierGlobal waits for a grace period of RCU, under which packets pass chains (MEMBARRIER_CMD_GLOBAL).
+const membarrierGlobal = 1
 
 // NftHandles tells an inet table's chains, rules and sets from others: each has a number that no other gets. It is empty without the
 // table. A chain that was changed has another policy or place.
