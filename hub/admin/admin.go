@@ -323,7 +323,10 @@ func (s *Server) registerReads(a huma.API) {
 	huma.Get(a, "/v1/version", func(context.Context, *struct{}) (*body[api.Version], error) {
 		return answer(api.Version{Version: s.cfg.Version, Protocol: protocol.Version}, nil)
 	})
-	huma.Get(a, "/v1/status", func(context.Context, *struct{}) (*body[api.Status], error) { return answer(s.status(), nil) })
+	huma.Get(a, "/v1/status", func(ctx context.Context, _ *struct{}) (*body[api.Status], error) {
+		s.compiled(ctx)
+		return answer(s.status(), nil)
+	})
 	huma.Get(a, "/v1/settings", func(context.Context, *struct{}) (*body[[]api.Setting], error) {
 		return answer(append([]api.Setting{}, s.cfg.Settings...), nil)
 	})

@@ -15,6 +15,7 @@ import (
 
 func (s *Server) registerDoctor(a huma.API) {
 	huma.Get(a, "/v1/doctor", func(ctx context.Context, _ *struct{}) (*body[api.Checkup], error) {
+		s.compiled(ctx)
 		return answer(doctor.Examine(s.doctorFacts(callerOf(ctx).Role)), nil)
 	})
 }

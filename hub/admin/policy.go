@@ -43,6 +43,12 @@ func (s *Server) inForce(ctx context.Context) (*policy.Compiled, error) {
 	return p.Compiled, nil
 }
 
+// compiled waits a moment until the newest state was compiled, so that what is told of policies is told of that. Where it cannot
+// be, status says so.
+func (s *Server) compiled(ctx context.Context) {
+	_, _ = s.cfg.Fleet.PolicyAt(ctx, s.cfg.Store.State().Seq)
+}
+
 // testPolicy answers by what is declared now.
 func (s *Server) testPolicy(ctx context.Context, q api.PolicyQuestion) (api.PolicyAnswer, error) {
 	c, err := s.inForce(ctx)
