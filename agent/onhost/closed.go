@@ -137,10 +137,14 @@ func (k *Keeper) keepBook(next held.Book) error {
 	for _, r := range before.Ranges {
 		known[r] = true
 	}
+	var closed []string
 	for _, r := range next.Closed() {
 		if !known[r] {
-			k.log.Warn().Str("prefix", r.Prefix.String()).Msg("no peer has this range any more: it is held closed until one has, or 'causeway-agent release' lets it go")
+			closed = append(closed, r.Prefix.String())
 		}
+	}
+	if n := len(closed); n > 0 {
+		k.log.Warn().Int("count", n).Strs("prefixes", closed[:min(n, shownRanges)]).Msg("no peer has these ranges any more: they are held closed until one has, or 'causeway-agent release' lets them go")
 	}
 	err := held.Save(k.store.HeldFile(), next)
 	k.bookStored = err == nil

@@ -138,9 +138,7 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 	for _, i := range s.Items {
 		fmt.Fprintf(w, "%-9s %s: %s\n", i.Kind, i.Name, i.Text)
 	}
-	for _, r := range s.Held {
-		fmt.Fprintf(w, "closed    %s since %s, as no peer has it any more; 'causeway-agent release %[1]s' lets it go to the host's own routes\n", r.Prefix, r.Since.Format(time.RFC3339))
-	}
+	writeClosed(w, s.Held)
 	for _, x := range s.Stays {
 		of := "of " + x.Peer
 		if x.Peer == "" {
@@ -158,6 +156,25 @@ func writeStatus(w io.Writer, s agentdebug.Status) {
 		fmt.Fprintln(w)
 	}
 	writeConditions(w, s.Conditions)
+}
+
+// closedShown is how many closed ranges status names: policies may close hundreds.
+const closedShown = 5
+
+func writeClosed(w io.Writer, l []agentdebug.HeldRange) {
+	var names []string
+	for _, r := range l[:min(len(l), closedShown)] {
+		names = append(names, fmt.Sprintf("%s since %s", r.Prefix, r.Since.Format(time.RFC3339)))
+	}
+	switch n := len(l); {
+	case n == 1:
+		fmt.Fprintf(w, "closed    %s, as no peer has it any more; 'causeway-agent release %s' lets it go to the host's own routes\n", names[0], l[0].Prefix)
+	case n > 1:
+		if more := n - len(names); more > 0 {
+			names = append(names, fmt.Sprintf("and %d more (-o json)", more))
+		}
+		fmt.Fprintf(w, "closed    %d ranges, as no peer has them any more; 'causeway-agent release RANGE' lets one go to the host's own routes: %s\n", n, strings.Join(names, ", "))
+	}
 }
 
 func writeConditions(w io.Writer, l []protocol.Condition) {

@@ -3,9 +3,11 @@ package main
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	agentdebug "causeway/agent/debug"
 	"causeway/protocol"
@@ -23,6 +25,27 @@ func TestStatusDrops(t *testing.T) {
 	b.Reset()
 	writeStatus(&b, agentdebug.Status{Drops: protocol.Drops{protocol.DropSpoofed: 0}})
 	require.NotContains(t, b.String(), "dropped")
+}
+
+// Closed ranges are one line, however many there are.
+func TestStatusClosed(t *testing.T) {
+	var l []agentdebug.HeldRange
+	for i := range 7 {
+		l = append(l, agentdebug.HeldRange{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 16), Since: time.Unix(0, 0).UTC()})
+	}
+	for n, want := range map[int]string{
+		0: "",
+		1: "closed    10.0.0.0/16 since 1970-01-01T00:00:00Z, as no peer has it any more; 'causeway-agent release 10.0.0.0/16' lets it go to the host's own routes\n",
+		2: "closed    2 ranges, as no peer has them any more; 'causeway-agent release RANGE' lets one go to the host's own routes: 10.0.0.0/16 since 1970-01-01T00:00:00Z, 10.1.0.0/16 since 1970-01-01T00:00:00Z\n",
+	} {
+		var b strings.Builder
+		writeClosed(&b, l[:n])
+		require.Equal(t, want, b.String())
+	}
+	var b strings.Builder
+	writeClosed(&b, l)
+	require.Equal(t, 1, strings.Count(b.String(), "\n"))
+	require.Contains(t, b.String(), "10.4.0.0/16 since 1970-01-01T00:00:00Z, and 2 more (-o json)\n")
 }
 
 // An agent that was taken over answers root's commands with what would move a terminal's cursor,

@@ -40,7 +40,7 @@ func changePage(p *frame.Page, c *api.PolicyChange) {
 		p.Line("and more: -o json")
 	}
 	p.Gap()
-	text := fmt.Sprintf("Opens %s of kinds of addresses, closes %d", counts(c.Opens, "pair"), c.Closes)
+	text := fmt.Sprintf("Opens something for %s of sender and receiver, closes something for %d", counts(c.Opens, "pair"), c.Closes)
 	switch {
 	case c.Cuts == nil:
 		p.Line("%s", text)
