@@ -191,7 +191,13 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	}
 	a.services = service.New(service.Config{View: serviceView(a.host, a.own), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() {}, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
-	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause string) { a.board.Set(health.Policy, cause) }, Counted: p.counted, Now: p.now, Log: a.log})
+	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause, note string) {
+		if cause != "" {
+			a.board.Set(health.Policy, cause)
+		} else {
+			a.board.SetNote(health.Policy, note)
+		}
+	}, Counted: p.counted, Now: p.now, Log: a.log})
 	gather := &gatherer{flows: a.flows, version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
 	a.names = &names{host: a.host, own: a.own, want: a.want, board: a.board, server: dns.New(dns.Config{Counted: count.named}), listen: p.listen, resolved: p.resolved, file: cfg.Store.SplitDNSFile(), log: a.log, due: make(chan struct{}, 1)}
 	gather.told = a.names.setContainers

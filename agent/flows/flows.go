@@ -40,8 +40,9 @@ type View struct {
 // Config is what a Watcher is made of.
 type Config struct {
 	View func() View
-	// Blind hears why rules are judged by the headers of packets alone; empty: they are not.
-	Blind func(cause string)
+	// Blind hears why rules are judged by the headers of packets alone; empty: they are not. note is what else there is to
+	// know of the wall.
+	Blind func(cause, note string)
 	// Counted reads the wall's counters: policy.Counted.
 	Counted func() (policy.Counts, error)
 	Now     func() time.Time
@@ -119,13 +120,19 @@ func (w *Watcher) Run(ctx context.Context) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	var notTracked direction
+	var cause, note string
 	for {
 		now, v := w.cfg.Now(), w.cfg.View()
 		w.see(v)
 		begun.want(ctx, &wg, v.Logging, now, w.cfg.Log, func(h look.Heard) { w.heard(h, false) })
 		refused.want(ctx, &wg, v.Wall != nil, now, w.cfg.Log, func(h look.Heard) { w.heard(h, true) })
-		if cause, news := notTracked.look(now, v.Wall != nil, w.Counts); news {
-			w.cfg.Blind(cause)
+		why, news := notTracked.look(now, v.Wall != nil, w.Counts)
+		if news {
+			cause = why
+		}
+		if x := untold(v.Wall); news || x != note {
+			note = x
+			w.cfg.Blind(cause, note)
 		}
 		w.report(now)
 		select {
@@ -134,6 +141,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-t.C:
 		}
 	}
+}
+
+// untold says that ends of what a wall closed last may not know it.
+func untold(wall *policy.Part) string {
+	if wall == nil || wall.Untold() == nil {
+		return ""
+	}
+	return "a connection that a policy closed and whose end here only waits may end with that end's next packet alone: " + protocol.OneLine(wall.Untold().Error(), 200)
 }
 
 // ear is a listener that is there while it is wanted.

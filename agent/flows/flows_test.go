@@ -22,7 +22,7 @@ var begin = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // watcher is one with a clock, whose kernel is the test.
 func watcher(v View) (w *Watcher, clock *time.Time) {
 	now := begin
-	w = New(Config{View: func() View { return v }, Blind: func(string) {}, Now: func() time.Time { return now }, Log: zerolog.Nop()})
+	w = New(Config{View: func() View { return v }, Blind: func(string, string) {}, Now: func() time.Time { return now }, Log: zerolog.Nop()})
 	w.see(v)
 	return w, &now
 }

@@ -82,9 +82,19 @@ func (p *Part) Apply(ctx context.Context, before netns.Part) error {
 	if err := p.known.table.Set(p.config); err != nil {
 		return fmt.Errorf("%w; %w", err, netns.ErrNoWalls)
 	}
-	// Who is not told is reset with the next packet that it sends.
-	_ = p.known.tell(ctx)
+	p.known.table.tried(p.known.tell(ctx)) // the wall stands all the same
 	return nil
+}
+
+// Untold is why the local ends of what the last change closed were not all told; nil: they were. Such an end is reset with the
+// next packet that it sends. Where a unit has no CAP_NET_RAW it is nil: that is no news.
+func (p *Part) Untold() error {
+	if p.known == nil {
+		return nil
+	}
+	p.known.table.mu.Lock()
+	defer p.known.table.mu.Unlock()
+	return p.known.table.untold
 }
 
 // tell speaks to the ends of what is closed, once at once and then in the background.
@@ -103,7 +113,7 @@ func (k *known) tell(ctx context.Context) error {
 	go func() {
 		defer close(over)
 		defer x.close()
-		_ = x.again(again)
+		k.table.tried(x.again(again))
 	}()
 	k.still = func() { stop(); <-over }
 	return nil

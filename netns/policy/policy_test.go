@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -122,5 +123,17 @@ func TestRefused(t *testing.T) {
 		_, err := c.normal()
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "\n")
+	}
+}
+
+// Why ends were not told is known until they are, but for a right that the agent is known not to have.
+func TestUntold(t *testing.T) {
+	p, err := NewPart(Config{Interface: "cw0"})
+	require.NoError(t, err)
+	require.NoError(t, p.Untold(), "never applied")
+	p.known = &known{table: NewTable()}
+	for _, x := range []struct{ err, want error }{{unix.ENOBUFS, unix.ENOBUFS}, {fmt.Errorf("open a raw socket: %w", unix.EPERM), nil}, {unix.ENOBUFS, unix.ENOBUFS}, {nil, nil}} {
+		p.known.table.tried(x.err)
+		require.Equal(t, x.want, p.Untold())
 	}
 }

@@ -25,11 +25,12 @@ import (
 // methods work in the network namespace of the calling thread, need CAP_NET_ADMIN, and may
 // be called concurrently.
 type Table struct {
-	mu    sync.Mutex
-	have  *written      // nil: not known what is there
-	stand *nf.Standing  // whether others touched it
-	deaf  error         // why nobody can hear what is refused
-	gone  *netipx.IPSet // remote addresses that writes took away since ends were last told; nil: none
+	mu     sync.Mutex
+	have   *written      // nil: not known what is there
+	stand  *nf.Standing  // whether others touched it
+	deaf   error         // why nobody can hear what is refused
+	untold error         // why ends of what closed last were not all told; nil: they were
+	gone   *netipx.IPSet // remote addresses that writes took away since ends were last told; nil: none
 }
 
 // written is what stands in the kernel.

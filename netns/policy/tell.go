@@ -134,6 +134,15 @@ func (x *teller) tell(ctx context.Context, all bool) (int, error) {
 	return told, ctx.Err()
 }
 
+// tried notes how it went to tell ends. Without CAP_NET_RAW nothing is noted, as 'causeway-agent doctor' says so.
+func (t *Table) tried(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.untold = err; errors.Is(err, unix.EPERM) || errors.Is(err, context.Canceled) {
+		t.untold = nil
+	}
+}
+
 // ended reports whether conntrack has a connection as closed.
 func ended(f *netlink.ConntrackFlow) bool {
 	const timeWait = 7 // TCP_CONNTRACK_TIME_WAIT; TCP_CONNTRACK_CLOSE is 8
