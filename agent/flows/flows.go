@@ -279,7 +279,7 @@ func (w *Watcher) rule(k key) string {
 	if k.refused || w.view.Wall == nil {
 		return ""
 	}
-	name, _ := w.view.Wall.Config().Opens(k.from, k.to, policy.Proto(k.proto), k.port)
+	name, _ := w.view.Wall.Opens(k.from, k.to, policy.Proto(k.proto), k.port)
 	return ruleName(name)
 }
 
@@ -516,17 +516,16 @@ func (l refusals) top(now time.Time) []protocol.RefusedFlow {
 }
 
 func (l refusals) repeated(now time.Time) (out []protocol.RefusedFlow) {
+	spans := make(map[key]time.Duration, len(l)) // whichever end is here
+	for k, r := range l {
+		k = key{from: k.from, to: k.to, proto: k.proto, port: k.port}
+		spans[k] = max(spans[k], r.last.Sub(r.first))
+	}
 	for _, f := range l.top(now) {
 		if f.Count < protocol.RefusedOften || len(out) == protocol.MaxRefused {
 			break
 		}
-		span := time.Duration(0)
-		for k, r := range l {
-			if k.from == f.From && k.to == f.To && k.proto == f.Proto && k.port == f.Port {
-				span = max(span, r.last.Sub(r.first))
-			}
-		}
-		if span < protocol.RefusedSpan {
+		if spans[key{from: f.From, to: f.To, proto: f.Proto, port: f.Port}] < protocol.RefusedSpan {
 			continue
 		}
 		least := uint64(protocol.RefusedOften)

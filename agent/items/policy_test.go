@@ -37,7 +37,7 @@ func TestPolicyTable(t *testing.T) {
 		item("segment", "prod", `{"rules":[{"rule":"inside","from":[3],"to":[1],"allow":["any","tcp"]}]}`),
 	}
 	open := func(from, to string, proto policy.Proto, port uint16) string {
-		rule, ok := part().Config().Opens(netip.MustParseAddr(from), netip.MustParseAddr(to), proto, port)
+		rule, ok := part().Opens(netip.MustParseAddr(from), netip.MustParseAddr(to), proto, port)
 		require.Equal(t, ok, rule != "")
 		return rule
 	}

@@ -112,23 +112,6 @@ func meant(side string, m policy.Meant) api.PolicyMeant {
 		Count: len(m.Prefixes), Prefixes: slices.Concat(m.Prefixes[:0:0], m.Prefixes[:min(len(m.Prefixes), meantListed)])}
 }
 
-// testsOf counts the tests that want something open by a rule.
-func testsOf(st *state.State) map[string]int {
-	out := map[string]int{}
-	for _, p := range object.PolicyInput(st, nil, time.Time{}).Policies {
-		for _, t := range p.Tests {
-			switch {
-			case t.By == "":
-			case strings.Contains(t.By, "/"):
-				out[t.By]++
-			default:
-				out[p.Name+"/"+t.By]++
-			}
-		}
-	}
-	return out
-}
-
 // policyRules lists the rules of all policies, or of one.
 func (s *Server) policyRules(ctx context.Context, of string) ([]api.PolicyRuleState, error) {
 	st, out := s.cfg.Store.State(), []api.PolicyRuleState{}
@@ -141,7 +124,7 @@ func (s *Server) policyRules(ctx context.Context, of string) ([]api.PolicyRuleSt
 	if err != nil {
 		return nil, err
 	}
-	tests := testsOf(st)
+	tests := c.Tested()
 	for _, m := range c.Rules() {
 		if name, _, _ := strings.Cut(m.Name, "/"); of == "" || name == of {
 			out = append(out, ruleState(m, tests))
@@ -161,7 +144,7 @@ func (s *Server) explainPolicy(ctx context.Context, q api.PolicyExplain) (out ap
 		if err != nil {
 			return out, huma.Error404NotFound(err.Error())
 		}
-		r := ruleState(m, testsOf(s.cfg.Store.State()))
+		r := ruleState(m, c.Tested())
 		out.Rule = &r
 		return out, nil
 	}

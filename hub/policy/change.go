@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"causeway/protocol"
 )
@@ -209,10 +210,16 @@ type Enforced struct {
 	Stage Stage
 
 	early early // what is not late; nil: nothing is
+
+	once sync.Once // of told
+	told *Enforcement
 }
 
 // All is all of a compilation in force.
-func (c *Compiled) All() *Enforced { return &Enforced{Compiled: c, Stage: Whole} }
+func (c *Compiled) All() *Enforced {
+	c.once.all.Do(func() { c.whole = &Enforced{Compiled: c, Stage: Whole} })
+	return c.whole
+}
 
 // maxKinds bounds what is compared: where a change tells more kinds of addresses apart it is one of a single stage.
 const maxKinds = 2 * MaxClasses
@@ -230,9 +237,9 @@ func (c *Change) Stages() []*Enforced {
 	}
 	var out []*Enforced
 	if c.closes() {
-		out = append(out, &Enforced{c.After, Closing, e})
+		out = append(out, &Enforced{Compiled: c.After, Stage: Closing, early: e})
 	}
-	return append(out, &Enforced{c.After, Receiving, e}, all)
+	return append(out, &Enforced{Compiled: c.After, Stage: Receiving, early: e}, all)
 }
 
 // closes reports whether anything may be closed that is open. In doubt it may.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"causeway/hub/api"
@@ -108,7 +109,8 @@ func ReadRule(policy string, w api.PolicyRule) (*Rule, error) {
 	return r, nil
 }
 
-// Compiled is what follows from an Input. It is not changed once it is made.
+// Compiled is what follows from an Input. It is not changed once it is made, but for what is worked out at the first question. Its
+// methods may be called concurrently.
 type Compiled struct {
 	// Open: nothing is declared, and everybody may talk to everybody. There are no classes then.
 	Open    bool
@@ -131,6 +133,10 @@ type Compiled struct {
 	lengths  [2][]int // of units' prefixes, descending: of IPv4 and IPv6
 	names    map[string]*Node
 	now      time.Time
+
+	once  struct{ all, meanings sync.Once }
+	whole *Enforced
+	mean  []Meaning
 }
 
 // torn is the segment of what is in two at once: nothing is open with it.

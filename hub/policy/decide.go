@@ -212,27 +212,14 @@ func (c *Compiled) resolve(name string) (map[bool][]*Class, error) { // by wheth
 			out[v6] = append(out[v6], k)
 		}
 	}
+	if u, ok, err := c.place(name); err != nil {
+		return nil, err
+	} else if ok {
+		add(u)
+		return out, nil
+	}
 	site, all := strings.CutSuffix(name, "/*")
-	if a, err := netip.ParseAddr(name); err == nil {
-		u, err := c.only(a)
-		if err != nil {
-			return nil, err
-		}
-		add(u)
-		return out, nil
-	}
-	if segment, a, ok := ParsePlace(name); ok {
-		u, err := c.within(segment, a)
-		if err != nil {
-			return nil, err
-		}
-		add(u)
-		return out, nil
-	}
 	n := c.names[name]
-	if n == nil && !all {
-		return nil, fmt.Errorf("%.80q is no address, no SEGMENT/ADDRESS, no node and no SITE/*", name)
-	}
 	for _, u := range c.Units {
 		if all && slices.ContainsFunc(c.nodesOf(site), func(x *Node) bool { return slices.Contains(u.At, x.Number) }) ||
 			!all && slices.Contains(n.Own, u.Prefix) {
@@ -243,6 +230,23 @@ func (c *Compiled) resolve(name string) (map[bool][]*Class, error) { // by wheth
 		return nil, fmt.Errorf("%.80q has no address", name)
 	}
 	return out, nil
+}
+
+// place is the unit of an address or of SEGMENT/ADDRESS; ok is false of a node and of SITE/*. The error is of a name that is none of
+// these.
+func (c *Compiled) place(name string) (u Unit, ok bool, err error) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		u, err = c.only(a)
+		return u, true, err
+	}
+	if segment, a, ok := ParsePlace(name); ok {
+		u, err = c.within(segment, a)
+		return u, true, err
+	}
+	if c.names[name] == nil && !strings.HasSuffix(name, "/*") {
+		err = fmt.Errorf("%.80q is no address, no SEGMENT/ADDRESS, no node and no SITE/*", name)
+	}
+	return u, false, err
 }
 
 func (c *Compiled) nodesOf(site string) (l []*Node) {

@@ -63,8 +63,13 @@ func (e *Enforcement) Check() error {
 // Enforce works out what nodes are told of all of it; nil: nothing is declared.
 func (c *Compiled) Enforce() *Enforcement { return c.All().Enforce() }
 
-// Enforce works out what nodes are told at this stage; nil: nothing is declared.
+// Enforce is what nodes are told at this stage, worked out once; nil: nothing is declared. Nobody changes it.
 func (e *Enforced) Enforce() *Enforcement {
+	e.once.Do(func() { e.told = e.enforce() })
+	return e.told
+}
+
+func (e *Enforced) enforce() *Enforcement {
 	if e.Open {
 		return nil
 	}

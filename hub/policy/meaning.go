@@ -23,8 +23,13 @@ type Meaning struct {
 	Why      string // it opens nothing; empty: it does, or says that it may be so
 }
 
-// Rules are all rules with who they mean, in the order of policies.
+// Rules are all rules with who they mean, in the order of policies. Nobody changes them.
 func (c *Compiled) Rules() []Meaning {
+	c.once.meanings.Do(func() { c.mean = c.meanings() })
+	return c.mean
+}
+
+func (c *Compiled) meanings() []Meaning {
 	if !c.policies {
 		return nil
 	}
@@ -126,6 +131,23 @@ func (c *Compiled) Rule(name string) (Meaning, error) {
 	return Meaning{}, fmt.Errorf("%d policies have a rule %s; write POLICY/RULE, such as %s", len(found), name, found[0].Name)
 }
 
+// Tested counts the tests that want something open by a rule, by POLICY/RULE.
+func (c *Compiled) Tested() map[string]int {
+	out := map[string]int{}
+	for _, p := range c.declared.Policies {
+		for _, t := range p.Tests {
+			switch {
+			case t.By == "":
+			case strings.Contains(t.By, "/"):
+				out[t.By]++
+			default:
+				out[p.Name+"/"+t.By]++
+			}
+		}
+	}
+	return out
+}
+
 // End is one end of connections: addresses of one class.
 type End struct {
 	Prefix  netip.Prefix
@@ -144,35 +166,24 @@ func (c *Compiled) End(name, other string) (End, error) {
 	if strings.HasSuffix(name, "/*") {
 		return End{}, fmt.Errorf("%.80q may be many; name an address or a node, or ask 'causeway policy test'", name)
 	}
-	of, err := c.resolve(name)
+	u, found, err := c.place(name)
 	if err != nil {
 		return End{}, err
 	}
-	o, err := netip.ParseAddr(other)
-	v6 := err == nil && o.Is6()
-	if len(of[v6]) == 0 {
-		v6 = !v6
-	}
-	k := of[v6][0]
-	e := End{Segment: k.Segment, Sides: k.Sides, class: k}
-	byNumber := c.byNumber()
-	u, ok := Unit{}, false
-	if a, err := netip.ParseAddr(name); err == nil {
-		u, err = c.only(a)
-		ok = err == nil
-	} else if segment, a, place := ParsePlace(name); place {
-		u, err = c.within(segment, a)
-		ok = err == nil
-	} else if n := c.names[name]; n != nil {
+	if n := c.names[name]; n != nil && !found {
+		o, err := netip.ParseAddr(other)
+		v6 := err == nil && o.Is6()
 		for _, p := range n.Own {
-			if p.Addr().Is6() == v6 {
-				u, ok = c.UnitAt(n.Number, p.Addr())
+			if x, ok := c.UnitAt(n.Number, p.Addr()); ok && (!found || p.Addr().Is6() == v6) {
+				u, found = x, true
 			}
 		}
 	}
-	if !ok {
+	if !found {
 		return End{}, fmt.Errorf("%.80q has no address", name)
 	}
+	k, byNumber := c.byID[u.Class], c.byNumber()
+	e := End{Segment: k.Segment, Sides: k.Sides, class: k}
 	e.Prefix = u.Prefix
 	for _, n := range u.At {
 		x := byNumber[n]

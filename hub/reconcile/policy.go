@@ -107,10 +107,8 @@ func (k *talk) settle(in policy.Input, now time.Time) error {
 		return nil
 	}
 	c, err := policy.Compile(in, k.compiled)
-	var all *policy.Enforcement
 	if err == nil {
-		all = c.Enforce()
-		err = all.Check()
+		err = c.Enforce().Check()
 	}
 	if err != nil {
 		if k.compiled == nil && k.serial == 0 {

@@ -3,8 +3,10 @@ package policy
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
+	"sync"
 
 	"causeway/netns"
 )
@@ -14,6 +16,9 @@ import (
 type Part struct {
 	config Config
 	known  *known // nil: never applied
+
+	once  sync.Once // of judge
+	judge judge     // for questions, made at the first one
 }
 
 // known is what is known of the table that stands.
@@ -32,6 +37,24 @@ func NewPart(c Config) (*Part, error) {
 		return nil, err
 	}
 	return &Part{config: c}, nil
+}
+
+// Opens returns the name of the rule that opens a flow, as the table judges it; false: closed. For proto other than TCP and UDP
+// the port counts for nothing. What is no subject of rules (Config.Own) is not asked here. It may be called concurrently.
+func (p *Part) Opens(from, to netip.Addr, proto Proto, port uint16) (string, bool) {
+	p.once.Do(func() { p.judge.content = compile(p.config) })
+	pairs, f, t := p.judge.begins, p.judge.class(false, from), p.judge.class(true, to)
+	if f == 0 || t == 0 {
+		pairs, f, t = p.judge.arrives, p.judge.class(true, from), p.judge.class(false, to)
+	}
+	if f == 0 || t == 0 {
+		return "", false
+	}
+	if proto != TCP && proto != UDP {
+		port = 0
+	}
+	x, ok := p.judge.opening(pairs, f, t, proto, port)
+	return x.rule, ok
 }
 
 // Config is what shall hold.

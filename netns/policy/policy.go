@@ -156,37 +156,3 @@ func members(what string, in []Member) ([]Member, error) {
 	}
 	return slices.Compact(out), nil
 }
-
-// classOf is the class of an address among sorted members, 0: none.
-func classOf(l []Member, a netip.Addr) (c Class) {
-	bits := -1
-	for _, m := range l {
-		if m.Prefix.Contains(a) && m.Prefix.Bits() > bits {
-			c, bits = m.Class, m.Prefix.Bits()
-		}
-	}
-	return c
-}
-
-// Opens returns the name of the rule that opens a flow, as the table judges it; false: closed.
-// For Proto other than TCP and UDP the port counts for nothing. What is no subject of rules
-// (Own) is not asked here.
-func (c Config) Opens(from, to netip.Addr, proto Proto, port uint16) (string, bool) {
-	if proto == icmp6 {
-		proto = ICMP
-	}
-	f, t := classOf(c.Local, from), classOf(c.Remote, to)
-	arrives := f == 0 || t == 0
-	if arrives {
-		f, t = classOf(c.Remote, from), classOf(c.Local, to)
-	}
-	name, found := "", false
-	for _, a := range c.Allows {
-		if f != 0 && a.From == f && a.To == t && (arrives || !a.Arrives) && (a.Proto == Any || a.Proto == proto && (a.Last == 0 || a.First <= port && port <= a.Last)) {
-			if !found || a.Rule < name {
-				name, found = a.Rule, true
-			}
-		}
-	}
-	return name, found
-}

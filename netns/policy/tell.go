@@ -235,7 +235,18 @@ func (j judge) remote(c Class, a netip.Addr) bool {
 // open reports whether a pair's list opens a port of TCP. Conntrack may have taken the
 // connection up by its other end, so both are asked for.
 func (j judge) open(pairs map[pair]string, from, to Class, port uint16) bool {
-	return slices.ContainsFunc(j.lists[pairs[pair{from, to}]], func(x item) bool {
-		return x.protoFirst <= TCP && TCP <= x.protoLast && x.first <= port && port <= x.last
+	_, ok := j.opening(pairs, from, to, TCP, port)
+	return ok
+}
+
+// opening is what of a pair's list opens a port.
+func (j judge) opening(pairs map[pair]string, from, to Class, proto Proto, port uint16) (item, bool) {
+	l := j.lists[pairs[pair{from, to}]]
+	i := slices.IndexFunc(l, func(x item) bool {
+		return x.protoFirst <= proto && proto <= x.protoLast && x.first <= port && port <= x.last
 	})
+	if i < 0 {
+		return item{}, false
+	}
+	return l[i], true
 }
