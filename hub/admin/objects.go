@@ -97,7 +97,7 @@ func (s *Server) registerObjects(a huma.API) {
 			o, err := st.FindObject(key)
 			return tag(o), err
 		}
-		_, err := s.change(ctx, in.IfMatch, "delete "+key.String(), key.String(), current, func(d *state.Draft) error { return d.Add(state.ObjectDeleted(key)) })
+		_, err := s.change(ctx, in.IfMatch, "delete "+key.String(), key.String(), current, func(d *state.Draft) error { return state.DeleteObject(d, key) })
 		return nil, err
 	}, changes)
 	huma.Post(a, "/v1/apply", func(ctx context.Context, in *struct{ Body api.Apply }) (*body[api.Applied], error) {

@@ -22,7 +22,7 @@ const (
 )
 
 // talk checks segments and policies: together they say who may talk to whom.
-var talk = &state.Together{Check: checkPolicies}
+var talk = &state.Together{Check: checkPolicies, Gone: checkTests}
 
 type segments struct{}
 
@@ -180,12 +180,27 @@ func checkPolicies(st *state.State, now time.Time) error {
 	if err := c.Enforce().Check(); err != nil {
 		return state.Errorf(state.Full, "%s", err)
 	}
+	return testPolicies(st, c, in)
+}
+
+func testPolicies(st *state.State, c *policy.Compiled, in policy.Input) error {
 	for _, p := range in.Policies {
 		if err := c.Test(p.Tests, p.Generation <= st.Seq); err != nil {
 			return state.Errorf(state.Invalid, "policy %s: %s", p.Name, err)
 		}
 	}
 	return nil
+}
+
+// checkTests holds what is left of segments and policies to their tests alone: whoever mends a doubt may have to take away one
+// thing after the other.
+func checkTests(st *state.State, now time.Time) error {
+	in := PolicyInput(st, nil, now)
+	c, err := policy.Compile(in, nil)
+	if err != nil {
+		return nil // it was no better before
+	}
+	return testPolicies(st, c, in)
 }
 
 // PolicyInput is what policies are compiled from: of a state, and of the pods that nodes have now.

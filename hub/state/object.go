@@ -147,6 +147,19 @@ type whole interface {
 type Together struct {
 	// Check says what is wrong with them and with what they name, at a time. st is of a draft.
 	Check func(st *State, now time.Time) error
+	// Gone says what is wrong once one of them was taken away. What was wrong before and is no worse keeps none from going.
+	Gone func(st *State, now time.Time) error
+}
+
+// DeleteObject takes a declared object away, if what is left is right without it.
+func DeleteObject(d *Draft, key ObjectKey) error {
+	if err := d.Add(ObjectDeleted(key)); err != nil {
+		return err
+	}
+	if k, ok := objectKinds[key.Kind].(whole); ok && k.Together().Gone != nil {
+		return k.Together().Gone(d.State, d.Now)
+	}
+	return nil
 }
 
 // CheckAll says what is wrong with the objects of some kinds, once a draft is whole.
