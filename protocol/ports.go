@@ -1,7 +1,9 @@
 package protocol
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -91,4 +93,39 @@ func (p Ports) Meet(q Ports) (Ports, bool) {
 	}
 	m := Ports{p.Proto, max(p.First, q.First), min(p.Last, q.Last)}
 	return m, p.Proto == q.Proto && m.First <= m.Last
+}
+
+// Less is what of p is not in q. Any protocol without one is any protocol still.
+func (p Ports) Less(q Ports) (out []Ports) {
+	switch {
+	case q.Has(p):
+		return nil
+	case p.Proto != q.Proto || q.Last < p.First || p.Last < q.First:
+		return []Ports{p}
+	}
+	if p.First < q.First {
+		out = append(out, Ports{p.Proto, p.First, q.First - 1})
+	}
+	if q.Last < p.Last {
+		out = append(out, Ports{p.Proto, q.Last + 1, p.Last})
+	}
+	return out
+}
+
+// JoinPorts is what is in any of a list, each port once, neighbours together, in order. It changes the order of the list.
+func JoinPorts(l []Ports) (out []Ports) {
+	slices.SortFunc(l, func(a, b Ports) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	if len(l) > 0 && l[0].Proto == ProtoAny { // which is the first
+		return l[:1]
+	}
+	for _, p := range l {
+		if n := len(out) - 1; n >= 0 && out[n].Proto == p.Proto && int(p.First) <= int(out[n].Last)+1 {
+			out[n].Last = max(out[n].Last, p.Last)
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
 }

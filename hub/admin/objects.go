@@ -119,7 +119,7 @@ func (s *Server) apply(ctx context.Context, in api.Apply) (out api.Applied, err 
 		if in.Sequence != 0 && in.Sequence != d.Seq {
 			return state.Errorf(state.Conflict, "the state was changed since you read it: it is at transaction %d by now", d.Seq)
 		}
-		if in.Tag != "" && in.Tag != policyTag(d.State) {
+		if in.Tag != "" && in.Tag != policyDigest(d.State) {
 			return state.Errorf(state.Conflict, "segments or policies were changed since you looked at them; look again")
 		}
 		out.Sequence, draft = d.Seq, d.State

@@ -12,7 +12,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"causeway/hub/api"
-	"causeway/hub/object"
 	"causeway/hub/policy"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -28,19 +27,6 @@ const (
 	sidesListed  = 20
 )
 
-// policyTag stands for the segments and policies of a state.
-func policyTag(st *state.State) string {
-	var t fieldsTag
-	for _, kind := range []string{object.SegmentKind, object.PolicyKind} {
-		for _, o := range st.ObjectsOf(kind) {
-			t.text(kind)
-			t.text(o.Name)
-			t.number(o.Generation)
-		}
-	}
-	return t.sum()
-}
-
 // policyChange says what differs from what is in force where a draft of a state is taken. With ask the agents of nodes
 // of which something closes are asked what would be cut.
 func (s *Server) policyChange(ctx context.Context, base, draft *state.State, ask bool) (*api.PolicyChange, error) {
@@ -54,7 +40,7 @@ func (s *Server) policyChange(ctx context.Context, base, draft *state.State, ask
 	}
 	c := policy.NewChange(p.Compiled.All(), after)
 	d := c.Differences(api.MaxDifferences)
-	out := &api.PolicyChange{Tag: policyTag(base), Opens: d.Opens, Closes: d.Closes, Differences: []api.PolicyDifference{}, LeftOut: d.Pairs - len(d.List)}
+	out := &api.PolicyChange{Tag: policyDigest(base), Opens: d.Opens, Closes: d.Closes, Differences: []api.PolicyDifference{}, LeftOut: d.Pairs - len(d.List)}
 	for _, x := range d.List {
 		out.Differences = append(out.Differences, api.PolicyDifference{From: kindOf(c.Kinds[x.From]), To: kindOf(c.Kinds[x.To]),
 			Opens: openings(x.Opens), Closes: openings(x.Closes), Stays: openings(x.Stays)})

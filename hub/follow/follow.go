@@ -28,6 +28,28 @@ const (
 	atOnceBytes = 3 << 19
 )
 
+// Retry is how long Until waits between two attempts.
+const Retry = 2 * time.Second
+
+// Until opens what is to be followed, again and again until that succeeds; failed hears of each error. It is false once ctx ends.
+func Until(ctx context.Context, open func() error, failed func(error)) bool {
+	for {
+		err := open()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		failed(err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(Retry):
+		}
+	}
+}
+
 var errGap = errors.New("messages are missing")
 
 // Stream calls each with every message of s that comes after the one with the sequence that

@@ -90,30 +90,13 @@ func beyond(l, by []Allow) (out []Allow) {
 		for _, y := range by {
 			var left []protocol.Ports
 			for _, p := range rest {
-				left = append(left, lessPorts(p, y.Ports)...)
+				left = append(left, p.Less(y.Ports)...)
 			}
 			rest = left
 		}
 		for _, p := range rest {
 			out = append(out, Allow{p, x.Rule})
 		}
-	}
-	return out
-}
-
-// lessPorts is p without what is in q. Any protocol without one is any protocol still.
-func lessPorts(p, q protocol.Ports) (out []protocol.Ports) {
-	switch {
-	case q.Has(p):
-		return nil
-	case p.Proto != q.Proto || q.Last < p.First || p.Last < q.First:
-		return []protocol.Ports{p}
-	}
-	if p.First < q.First {
-		out = append(out, protocol.Ports{Proto: p.Proto, First: p.First, Last: q.First - 1})
-	}
-	if q.Last < p.Last {
-		out = append(out, protocol.Ports{Proto: p.Proto, First: q.Last + 1, Last: p.Last})
 	}
 	return out
 }

@@ -59,15 +59,6 @@ func openTo(c *Compiled, a, b ClassID, p protocol.Ports) bool {
 	return slices.ContainsFunc(c.Allows(Pair{a, b}), func(x Allow) bool { return x.Has(p) })
 }
 
-func TestLessPorts(t *testing.T) {
-	for _, tt := range []struct{ p, q, want string }{
-		{"tcp/80", "tcp/80", "[]"}, {"tcp", "any", "[]"}, {"any", "tcp", "[any]"}, {"icmp", "icmp", "[]"}, {"icmp", "tcp", "[icmp]"},
-		{"tcp", "tcp/80", "[tcp/1-79 tcp/81-65535]"}, {"tcp/1-80", "tcp/80-90", "[tcp/1-79]"}, {"tcp/80-90", "tcp/1-80", "[tcp/81-90]"}, {"udp/80", "tcp/80", "[udp/80]"},
-	} {
-		require.Equal(t, tt.want, fmt.Sprint(lessPorts(ports(tt.p), ports(tt.q))), tt)
-	}
-}
-
 // A person reads who is meant: no number of a class.
 func TestDifferencesInWords(t *testing.T) {
 	in := bank()

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -220,7 +219,7 @@ func (w *compare) meet(rule, were int) int {
 
 // number numbers what is open by a list, which it may change.
 func (w *compare) number(l []protocol.Ports) int {
-	l = shortest(l)
+	l = protocol.JoinPorts(l)
 	key := strings.Join(texts(l), " ")
 	n, ok := w.numbers[key]
 	if !ok {
@@ -228,23 +227,4 @@ func (w *compare) number(l []protocol.Ports) int {
 		w.lists, w.numbers[key] = append(w.lists, l), n
 	}
 	return n
-}
-
-// shortest is what is open by a list, each port once, in order.
-func shortest(l []protocol.Ports) []protocol.Ports {
-	slices.SortFunc(l, func(a, b protocol.Ports) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
-	})
-	if len(l) > 0 && l[0].Proto == protocol.ProtoAny { // which is the first
-		return l[:1]
-	}
-	var out []protocol.Ports
-	for _, p := range l {
-		if n := len(out) - 1; n >= 0 && out[n].Proto == p.Proto && int(p.First) <= int(out[n].Last)+1 {
-			out[n].Last = max(out[n].Last, p.Last)
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
 }

@@ -374,32 +374,19 @@ func allowOf(f Seen) string {
 
 // allow are the ports, neighbours together, and all of a protocol where they are too many.
 func (r *suggested) allow() (out []string) {
-	if r.portSet["any"] != nil {
-		return []string{"any"}
-	}
-	by := map[protocol.Proto][]uint16{}
+	var l []protocol.Ports
 	for text := range r.portSet {
-		p, err := protocol.ParsePorts(text)
-		if err != nil {
-			continue
+		if p, err := protocol.ParsePorts(text); err == nil {
+			l = append(l, p)
 		}
-		by[p.Proto] = append(by[p.Proto], p.First)
 	}
-	for _, proto := range []protocol.Proto{protocol.ProtoTCP, protocol.ProtoUDP, protocol.ProtoICMP} {
-		l := by[proto]
-		slices.Sort(l)
-		var ranges []protocol.Ports
-		for _, p := range l {
-			if n := len(ranges) - 1; n >= 0 && p != 0 && ranges[n].Last+1 == p {
-				ranges[n].Last = p
-				continue
-			}
-			ranges = append(ranges, protocol.Ports{Proto: proto, First: p, Last: p})
+	l = protocol.JoinPorts(l)
+	for _, proto := range []protocol.Proto{protocol.ProtoAny, protocol.ProtoTCP, protocol.ProtoUDP, protocol.ProtoICMP} {
+		of := slices.DeleteFunc(slices.Clone(l), func(p protocol.Ports) bool { return p.Proto != proto })
+		if len(of) > maxPorts {
+			of = []protocol.Ports{{Proto: proto, First: 1, Last: 65535}}
 		}
-		if len(ranges) > maxPorts {
-			ranges = []protocol.Ports{{Proto: proto, First: 1, Last: 65535}}
-		}
-		for _, p := range ranges {
+		for _, p := range of {
 			out = append(out, p.String())
 		}
 	}

@@ -33,7 +33,6 @@ const (
 	maxBytes    = 256 << 20
 	maxReports  = maxBytes / protocol.MaxFlowReport
 	maxAge      = 30 * 24 * time.Hour
-	retryAfter  = 2 * time.Second
 )
 
 // Results of a report.
@@ -127,20 +126,10 @@ func (s *Store) Open(ctx context.Context) (err error) {
 
 // Run follows the stream, from its beginning on, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	for {
-		err := s.Open(ctx)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("flows are not followed")
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(retryAfter):
-		}
+	if !follow.Until(ctx, func() error { return s.Open(ctx) }, func(err error) {
+		s.cfg.Log.Warn().Err(err).Dur("retry_in", follow.Retry).Msg("flows are not followed")
+	}) {
+		return nil
 	}
 	s.mu.Lock()
 	s.old = s.stream.CachedInfo().State.LastSeq

@@ -26,8 +26,7 @@ import (
 
 const (
 	// perNode is how many are kept of each node.
-	perNode    = 64
-	retryAfter = 2 * time.Second
+	perNode = 64
 	// keptMessages are those of each node: revisions of one incident take a place each.
 	keptMessages = 2 * perNode
 	maxKept      = 2 * protocol.MaxIncident
@@ -79,7 +78,7 @@ func New(cfg Config) *Store {
 // Run reads what is kept and follows the inventory's stream, from its beginning on, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	var st jetstream.Stream
-	for {
+	if !follow.Until(ctx, func() error {
 		err := s.Open(ctx)
 		if err == nil {
 			err = s.load(ctx)
@@ -87,18 +86,11 @@ func (s *Store) Run(ctx context.Context) error {
 		if err == nil {
 			st, err = s.cfg.JetStream.Stream(ctx, protocol.InventoryStream)
 		}
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.cfg.Log.Warn().Err(err).Dur("retry_in", retryAfter).Msg("incidents are not followed")
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(retryAfter):
-		}
+		return err
+	}, func(err error) {
+		s.cfg.Log.Warn().Err(err).Dur("retry_in", follow.Retry).Msg("incidents are not followed")
+	}) {
+		return nil
 	}
 	s.mu.Lock()
 	s.old = st.CachedInfo().State.LastSeq
