@@ -62,6 +62,8 @@ type Config struct {
 	Now     func() time.Time // the wall clock, for what people read
 	Boot    protocol.BootID
 	Version string
+	// Services is what was found of backends beside this node.
+	Services func() []protocol.ServiceReadiness
 	// Due gets something, without waiting, when the hub should have a status.
 	Due chan struct{}
 	// Upgrade is what is told of upgrades; nil: nothing.

@@ -6,6 +6,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -340,6 +341,17 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Err(err).Msg("connections to dead backends are reset")
 		})
 	}
+}
+
+// Readiness is what was found of backends here, for the hub. Of more than it takes those that are not ready come first.
+func (e *Engine) Readiness() (out []protocol.ServiceReadiness) {
+	for t, r := range e.prober.all() {
+		out = append(out, protocol.ServiceReadiness{Service: t.service, Addr: t.addr, Ready: r.ready, Cause: r.cause, Since: r.since})
+	}
+	slices.SortFunc(out, func(a, b protocol.ServiceReadiness) int {
+		return cmp.Or(cmp.Compare(b.Ready, a.Ready), cmp.Compare(a.Service, b.Service), a.Addr.Compare(b.Addr))
+	})
+	return out[:min(len(out), protocol.MaxServiceReadiness)]
 }
 
 // readiness is what an endpoint's node says of it.
