@@ -140,7 +140,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("set up tunnel: %w", err)
 	}
 	host := netns.NewHost(cfg.Store.Dir(), cfg.Log)
-	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, counted: policy.Counted, listen: dns.Listen, resolved: resolvedDir, now: time.Now, booted: clock.ThisBoot,
+	return build(cfg, id, boot, parts{tunnel: node, host: host, look: look.At(host), names: names, counted: policy.Counted, listen: dns.Listen, resolved: resolvedDir, told: identity.SplitDNSTold, now: time.Now, booted: clock.ThisBoot,
 		dial:  hublink.Dialer(func() string { return node.Device().Name }),
 		fetch: hublink.ListFetcher(hublink.ProxyFor(cfg.Settings, id.Joined), names.Lookup)})
 }
@@ -157,8 +157,8 @@ type parts struct {
 	booted  func() clock.Boot // the boot clock
 	counted func() (policy.Counts, error)
 	listen  func(context.Context, netip.AddrPort) (*dns.Sockets, error)
-	// resolved is where systemd-resolved keeps what it was told.
-	resolved string
+	// resolved is where systemd-resolved is, told what root told it.
+	resolved, told string
 }
 
 // build puts an agent together, each part of those before it.
@@ -199,7 +199,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		}
 	}, Counted: p.counted, Now: p.now, Log: a.log})
 	gather := &gatherer{flows: a.flows, version: cfg.Version, live: a.live, want: a.want, host: a.host, tunnel: p.tunnel, facts: a.facts, rates: map[protocol.NodeNumber][2]uint64{}}
-	a.names = &names{host: a.host, own: a.own, want: a.want, board: a.board, server: dns.New(dns.Config{Counted: count.named}), listen: p.listen, resolved: p.resolved, file: cfg.Store.SplitDNSFile(), log: a.log, due: make(chan struct{}, 1)}
+	a.names = &names{host: a.host, own: a.own, want: a.want, board: a.board, server: dns.New(dns.Config{Counted: count.named}), listen: p.listen, resolved: p.resolved, told: p.told, file: cfg.Store.SplitDNSFile(), log: a.log, due: make(chan struct{}, 1)}
 	gather.told = a.names.setContainers
 	a.names.setUsable(a.services.Usable)
 	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents, Flows: a.flows,

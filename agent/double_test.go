@@ -352,7 +352,7 @@ func (w *world) buildAs(id identity.Identity) (*Agent, error) {
 	p.counted = func() (policy.Counts, error) {
 		return policy.Counts{Rules: map[string]policy.Count{"main.web": {Packets: 7, Bytes: 420}}, Refused: policy.Count{Packets: 3, Bytes: 180}}, nil
 	}
-	p.resolved, p.listen = w.resolved, w.listen
+	p.resolved, p.told, p.listen = w.resolved, filepath.Join(w.resolved, "told"), w.listen
 	if p.listen == nil {
 		p.listen = func(context.Context, netip.AddrPort) (*dns.Sockets, error) { return nil, errors.New("no such address") }
 	}

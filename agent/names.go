@@ -1,16 +1,13 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +31,7 @@ const (
 	askResolver = time.Minute
 )
 
-// resolvedDir is where systemd-resolved keeps what it was told, while it runs.
+// resolvedDir is there while systemd-resolved runs.
 const resolvedDir = "/run/systemd/resolve"
 
 // names answers for the zone 'causeway' at the plan's address of names, and has root tell the host's resolver.
@@ -45,6 +42,7 @@ type names struct {
 	board    *health.Board
 	server   *dns.Server
 	listen   func(context.Context, netip.AddrPort) (*dns.Sockets, error) // dns.Listen
+	told     string                                                      // identity.SplitDNSTold
 	resolved string                                                      // resolvedDir
 	file     string                                                      // is there while the resolver shall ask this agent: causeway-agent-dns.path watches it
 	log      zerolog.Logger
@@ -226,8 +224,8 @@ func (n *names) tell(link int, at netip.Addr, now time.Time) (note string) {
 	if _, err := os.Stat(n.resolved); err != nil {
 		return "systemd-resolved does not run on this host: 'causeway dns snippet' prints what another resolver, or containers, need to find the names"
 	}
-	b, err := os.ReadFile(filepath.Join(n.resolved, "netif", strconv.Itoa(link)))
-	told := err == nil && bytes.Contains(b, []byte(at.String())) && bytes.Contains(b, []byte("~"+strings.TrimSuffix(dns.Zone, ".")))
+	b, err := os.ReadFile(n.told)
+	told := err == nil && string(b) == fmt.Sprintf("%d %s\n", link, at)
 	if _, err := os.Stat(n.file); err != nil || !told && (n.asked.link != link || n.asked.at != at || now.Sub(n.asked.time) >= askResolver) {
 		n.asked.link, n.asked.at, n.asked.time = link, at, now
 		if err := os.WriteFile(n.file, []byte(at.String()+"\n"), 0o600); err != nil {

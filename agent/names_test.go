@@ -3,11 +3,11 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,12 +124,11 @@ func TestNames(t *testing.T) {
 	}
 	note("systemd-resolved does not run")
 	require.False(t, there(file))
-	netif := filepath.Join(s.resolved, "netif")
-	require.NoError(t, os.MkdirAll(netif, 0o700))
+	require.NoError(t, os.MkdirAll(s.resolved, 0o700))
 	note("causeway-agent-dns.service")
 	require.True(t, there(file))
 	index := s.agent.host.Facts().Plan.Index
-	require.NoError(t, os.WriteFile(filepath.Join(netif, strconv.Itoa(index)), []byte("SERVERS=169.254.53.53\nDOMAINS=~causeway\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.resolved, "told"), fmt.Appendf(nil, "%d 169.254.53.53\n", index), 0o600))
 	note("")
 
 	// The configuration moves it, and takes it away.

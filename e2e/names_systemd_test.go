@@ -47,17 +47,19 @@ func TestSystemdResolved(t *testing.T) {
 	m.install(p, "causeway-agent")
 	m.join(s, nodes[0].Pod, nodes[1].Pod)
 	before := etc()
-	m.do("systemctl stop causeway-agent")
-	require.NoError(t, s.Hub.Proc.Stop(step(t)))
-	m.do("cp -a /var/lib/causeway-agent /var/lib/causeway-agent.was") // for its owner
-	withServices(t, filepath.Join(m.Root, "var/lib/causeway-agent"))
-	m.do("chown -R --reference=/var/lib/causeway-agent.was /var/lib/causeway-agent; rm -r /var/lib/causeway-agent.was; systemctl start causeway-agent")
-	const ours, vip = "web.prod.svc.causeway", "198.18.128.1"
+	const ours = ourName
+	vip := declareServices(t, s)
 	finds(ours, vip)
 	finds("www.example.org", "9.8.7.6")
 	require.Contains(t, m.do("getent ahostsv4 "+ours), vip, "as programs ask")
 	require.Equal(t, "Link "+m.do("cat /sys/class/net/cw0/ifindex | tr -d '\\n'")+" (cw0): no\n", m.do("resolvectl default-route cw0"))
-	require.NotContains(t, upstream.Output(), "causeway", "no name of ours goes elsewhere")
+	asked := func() int { return strings.Count(upstream.Output(), "causeway") }
+	early := asked() // until resolved was told
+	m.do("resolvectl flush-caches")
+	for _, name := range []string{ours, "none.default.svc.causeway", "n2.s2.node.causeway"} {
+		query(name)
+	}
+	require.Equal(t, early, asked(), "no name of ours goes elsewhere")
 	require.NoError(t, Wait(t, func() error {
 		if out := m.do("causeway-agent health"); strings.Contains(out, "snippet") {
 			return fmt.Errorf("the agent does not see that it was told:\n%s", out)
@@ -85,6 +87,12 @@ func TestSystemdResolved(t *testing.T) {
 		require.NoError(t, Wait(t, gone))
 		m.do("cp -p /run/agent.yaml /etc/causeway/agent.yaml; systemctl reload causeway-agent")
 		finds(ours, vip)
+	})
+	t.Run("without a hub", func(t *testing.T) {
+		require.NoError(t, s.Hub.Proc.Stop(step(t)))
+		m.do("systemctl restart causeway-agent; resolvectl flush-caches")
+		finds(ours, vip)
+		require.NoError(t, s.StartHub(step(t)))
 	})
 	t.Run("kill", func(t *testing.T) {
 		m.do("systemctl kill -s KILL causeway-agent")

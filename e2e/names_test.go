@@ -16,59 +16,62 @@ import (
 	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
-	"causeway/agent/identity"
 	"causeway/netns/lab"
-	"causeway/protocol"
 )
 
-// namesAt is where names are asked for.
-const namesAt = "169.254.53.53"
+const (
+	namesAt = "169.254.53.53" // where names are asked for
+	ourName = "web.default.svc.causeway"
+)
 
-// withServices puts services into the netmap that an agent has on disk. Neither it nor a hub runs.
-func withServices(t *testing.T, stateDir string) {
+// declareServices declares a service with an address, and a headless one with more backends than UDP takes, and gives the first
+// one's address.
+func declareServices(t *testing.T, s *System) (vip string) {
 	t.Helper()
-	st, err := identity.Open(stateDir)
-	require.NoError(t, err)
-	defer st.Close()
-	m, err := st.Netmap()
-	require.NoError(t, err)
-	item := func(name string, s protocol.ServiceItem) {
-		b, err := json.Marshal(s)
-		require.NoError(t, err)
-		m.Netmap.Items = append(m.Netmap.Items, protocol.Item{Kind: protocol.ItemService, Name: name, Generation: 1, Body: b})
+	var many []string
+	for i := range 200 {
+		many = append(many, fmt.Sprintf("10.1.1.%d", 20+i))
 	}
-	ports := []protocol.ServicePort{{Name: "http", Port: 80}}
-	item("web", protocol.ServiceItem{Service: protocol.Service{Segment: "prod", Ports: ports, VIP4: netip.MustParseAddr("198.18.128.1")}})
-	many := protocol.ServiceItem{Service: protocol.Service{Ports: ports, Headless: true}}
-	for i := range 200 { // more than UDP takes
-		many.Endpoints = append(many.Endpoints, protocol.ServiceEndpoint{Addr: netip.AddrFrom4([4]byte{10, 1, 1, byte(20 + i)}), Site: "s1", Name: fmt.Sprintf("many-%d", i)})
-	}
-	item("many", many)
-	require.NoError(t, st.SaveNetmap(*m))
+	applyText(t, s, fmt.Sprintf(`kind: service
+name: web
+ports: [{name: http, port: 80}]
+backends: [{site: s1, addresses: [10.1.1.11]}]
+---
+kind: service
+name: many
+headless: true
+ports: [{name: http, port: 80}]
+backends: [{site: s1, addresses: [%s]}]
+`, strings.Join(many, ", ")))
+	return vipOf(t, s, "web")
 }
 
-// namesSmall is newSmall with one node, or more, whose agents have services in their netmaps and no hub.
-func namesSmall(t *testing.T, hosts int) (*System, []*smallNode) {
+// namesSmall is newSmall with nodes that answer names, which are told of no more: the hub is gone, and they start anew.
+func namesSmall(t *testing.T, hosts int) (s *System, nodes []*smallNode, vip string) {
 	t.Helper()
-	s, nodes := newSmall(t, hosts)
+	s, nodes = newSmall(t, hosts)
 	var names []string
 	for i := range nodes {
 		joinSmall(t, s, nodes, i+1)
 		names = append(names, nodes[i].Name)
 	}
 	require.NoError(t, s.WaitReady(step(t), names...))
-	for _, n := range nodes {
-		require.NoError(t, n.Proc.Stop(step(t)))
+	vip = declareServices(t, s)
+	answered := func() {
+		t.Helper()
+		for _, n := range nodes {
+			require.NoError(t, Wait(t, func() error { return resolves(n.Host, namesAt, ourName, vip) }))
+		}
 	}
+	answered()
 	require.NoError(t, s.Hub.Proc.Stop(step(t)))
 	for _, n := range nodes {
-		withServices(t, n.StateDir)
+		require.NoError(t, n.Proc.Stop(step(t)))
+		require.Error(t, resolves(n.Host, namesAt, ourName, vip), "with the agent its answers end")
 		require.NoError(t, n.Start())
 	}
-	for _, n := range nodes {
-		require.NoError(t, Wait(t, func() error { return resolves(n.Host, namesAt, "web.prod.svc.causeway", "198.18.128.1") }))
-	}
-	return s, nodes
+	answered()
+	return s, nodes, vip
 }
 
 // ask asks a server from a host for the IPv4 addresses of a name.
@@ -105,10 +108,10 @@ func resolves(from *lab.Host, server, name, want string) error {
 func TestServiceNames(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	s, nodes := namesSmall(t, 2)
+	s, nodes, vip := namesSmall(t, 2)
 	n, other := nodes[0], nodes[1]
 	for _, from := range []*lab.Host{n.Host, n.Pod.Host, other.Host, other.Pod.Host} {
-		require.NoError(t, resolves(from, namesAt, "web.prod.svc.causeway", "198.18.128.1"))
+		require.NoError(t, resolves(from, namesAt, ourName, vip))
 		require.NoError(t, resolves(from, namesAt, "n1.s1.node.causeway", n.overlay4(t)))
 		a, err := ask(from, "udp", namesAt, "many.default.svc.causeway")
 		require.NoError(t, err)
@@ -129,7 +132,7 @@ func TestServiceNames(t *testing.T) {
 					return err
 				}
 				defer c.Close()
-				b, err := new(dns.Msg).SetQuestion("web.prod.svc.causeway.", dns.TypeA).Pack()
+				b, err := new(dns.Msg).SetQuestion(ourName+".", dns.TypeA).Pack()
 				require.NoError(t, err)
 				_, err = c.Write(b)
 				require.NoError(t, err)
@@ -178,7 +181,7 @@ func (n *smallNode) overlay4(t *testing.T) string {
 func TestDNSSnippets(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	s, nodes := namesSmall(t, 1)
+	s, nodes, vip := namesSmall(t, 1)
 	n := nodes[0]
 	// The site's own resolver, which has all other names and logs what it is asked.
 	site := s.Lab.Host("site").Link("eth0", n.Inet, "203.0.113.53/24")
@@ -216,7 +219,7 @@ func TestDNSSnippets(t *testing.T) {
     pidfile: ""
     use-syslog: no
     do-not-query-localhost: no
-    private-address: 198.18.0.0/15
+    private-address: 198.18.0.0/15 # who keeps names from leading inside
     module-config: "validator iterator"
 include: %q
 forward-zone:
@@ -238,7 +241,7 @@ include %q;
 			p, err := n.Host.Start(lab.Program{Name: x.kind, Args: x.args(write(x.kind+".snippet", snippet(x.kind)))})
 			require.NoError(t, err)
 			defer p.Kill()
-			for name, want := range map[string]string{"web.prod.svc.causeway": "198.18.128.1", "www.example.org": "9.8.7.6"} {
+			for name, want := range map[string]string{ourName: vip, "www.example.org": "9.8.7.6"} {
 				require.NoError(t, Wait(t, func() error {
 					if !p.Running() {
 						return lab.Permanent(errors.New(p.Output()))
@@ -254,7 +257,7 @@ include %q;
 		require.NoError(t, pm.Image(step(t), "bb"))
 		n.Host.Sh("sysctl -qw net.ipv4.ip_forward=1")
 		require.NoError(t, appendFile(filepath.Join(n.Host.Dir(), "podman/containers.conf"), snippet("podman")))
-		for name, want := range map[string]string{"web.prod.svc.causeway": "198.18.128.1", "www.example.org": "9.8.7.6"} {
+		for name, want := range map[string]string{ourName: vip, "www.example.org": "9.8.7.6"} {
 			require.NoError(t, lab.Wait(step(t), name, func(ctx context.Context) error { // its bridge is there with the first container
 				out, err := pm.Run(ctx, "run", "--rm", "bb", "/bin/busybox", "timeout", "3", "/bin/busybox", "wget", "http://"+name+":1/") // nobody answers there
 				if text := fmt.Sprint(out, err); !strings.Contains(text, "("+want+":1)") {

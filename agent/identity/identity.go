@@ -194,3 +194,6 @@ const SpoolDir = "upgrade"
 
 // SplitDNSFile, below the state directory, is there while the host's own resolver shall ask the agent for names.
 const SplitDNSFile = "split-dns"
+
+// SplitDNSTold is where root says what it told the host's resolver: the device's index and the address.
+const SplitDNSTold = "/run/causeway/split-dns"

@@ -48,8 +48,11 @@ func splitDNSCommand(o *options) *cobra.Command {
 	return cmd
 }
 
-// splitDNS has systemd-resolved ask the agent, or not.
+// splitDNS has systemd-resolved ask the agent, or not, and says so for the agent, who may not look at what resolved keeps.
 func splitDNS(ctx context.Context, c config.Config, on bool) error {
+	if err := os.Remove(identity.SplitDNSTold); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	program, err := exec.LookPath("resolvectl")
 	if err != nil {
 		return nil // there is none
@@ -57,16 +60,22 @@ func splitDNS(ctx context.Context, c config.Config, on bool) error {
 	if err := exec.CommandContext(ctx, "systemctl", "is-active", "-q", "systemd-resolved.service").Run(); err != nil {
 		return nil // and resolvectl would start it
 	}
-	dev := c.Tunnel.Interface
-	if _, err := net.InterfaceByName(dev); err != nil && !on {
+	dev, err := net.InterfaceByName(c.Tunnel.Interface)
+	if err != nil && !on {
 		return nil // what was told went with it
 	}
-	for _, args := range resolvedCommands(dev, c.DNS.Address.String(), on) {
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", c.Tunnel.Interface, err)
+	}
+	for _, args := range resolvedCommands(dev.Name, c.DNS.Address.String(), on) {
 		if out, err := exec.CommandContext(ctx, program, args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("resolvectl %s: %w: %s", args[0], err, protocol.Folded(string(out)))
 		}
 	}
-	return nil
+	if !on {
+		return nil
+	}
+	return os.WriteFile(identity.SplitDNSTold, fmt.Appendf(nil, "%d %s\n", dev.Index, c.DNS.Address), 0o644)
 }
 
 // resolvedCommands tell systemd-resolved, or have it forget. The zone is signed by nobody, and asked for on this host alone.
