@@ -150,6 +150,7 @@ func askWho(addr string) (own, source string, connected bool, err error) {
 		return "", "", false, err
 	}
 	defer c.Close()
+	_ = c.(*net.TCPConn).SetLinger(0) // its port is free at once: there are thousands of them
 	_ = c.SetDeadline(time.Now().Add(dialTimeout))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
