@@ -56,9 +56,8 @@ type familyOf struct {
 
 // way finds behind which node an address is: by the longest prefix, as packets go.
 type way struct {
-	local []netip.Prefix
-	by    map[netip.Prefix]protocol.NodeNumber
-	bits  [2][]int // lengths that there are, the longest first
+	by   map[netip.Prefix]protocol.NodeNumber
+	bits [2][]int // lengths that there are, the longest first
 }
 
 func newWay(v View) *way {

@@ -30,7 +30,6 @@ type node struct {
 	addr   netip.Addr
 	view   atomic.Pointer[View]
 	table  *svc.Table
-	heard  atomic.Uint64
 	stop   func()
 }
 
