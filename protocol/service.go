@@ -429,6 +429,9 @@ type ServiceView struct {
 	Endpoints []ServiceEndpointView `json:"endpoints"`
 }
 
+// ReachLocal is the reach of an endpoint that is at the node itself.
+const ReachLocal = "local"
+
 // ServiceEndpointView is how a node sees an endpoint. Times are the node's.
 type ServiceEndpointView struct {
 	ServiceEndpoint

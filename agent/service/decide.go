@@ -194,7 +194,7 @@ func rampOf(since, whole time.Duration) int {
 func (e *endpoint) usable(s sight) (bool, string) {
 	switch {
 	case e.local:
-		e.state.Reach = "local"
+		e.state.Reach = protocol.ReachLocal
 	case e.node == 0:
 		e.state.Reach = "none"
 		return false, "no node that this one may talk to carries it"

@@ -385,7 +385,6 @@ func (e *Engine) show(now time.Time) {
 		for i, x := range p.endpoints {
 			y := protocol.ServiceEndpointView{ServiceEndpoint: x.ServiceEndpoint, Reach: x.state.Reach, Ready: x.state.Readiness.String(), Use: x.state.Use, Why: x.state.Why, Starting: x.ramp}
 			if x.local {
-				y.Node = "this node"
 				y.Cause = e.ready[target{p.Name, x.Addr}].cause
 			} else if x.node != 0 {
 				y.Node = e.names[x.node]
