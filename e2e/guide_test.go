@@ -16,7 +16,7 @@ import (
 
 // guidePages are the pages of docs/guide in the order in which they are lived through: one cluster
 // goes through all of them.
-var guidePages = []string{"start", "routes", "look", "policy", "overlap", "files", "maintenance", "keys", "admins", "nats", "backup", "leave"}
+var guidePages = []string{"start", "routes", "look", "policy", "overlap", "services", "files", "maintenance", "keys", "admins", "nats", "backup", "leave"}
 
 // guide is the cluster of docs/guide.
 type guide struct {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -124,6 +125,11 @@ func place(now time.Time, v View, before []*placed) (out []*placed) {
 		old := had[d.Name]
 		if old != nil {
 			p.since, p.told = old.since, old.told
+			if reflect.DeepEqual(old.Service, d) {
+				for i := range p.families {
+					p.families[i].seen, p.families[i].slots = old.families[i].seen, old.families[i].slots
+				}
+			}
 		}
 		for _, e := range d.Endpoints {
 			x := &endpoint{ServiceEndpoint: e}

@@ -58,7 +58,12 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 	e.count.reach.Collect(ch)
 	e.count.released.Collect(ch)
 	e.count.prodded.Collect(ch)
-	v := *e.facts.Load()
+	ctx, cancel := context.WithTimeout(context.Background(), flowsWait)
+	defer cancel()
+	v, err := e.View(ctx, "")
+	if err != nil {
+		return
+	}
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
@@ -67,8 +72,6 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 	if len(v.Services) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), flowsWait)
-	defer cancel()
 	flows, err := e.cfg.Table.Flows(ctx)
 	open := openOf(flows)
 	for _, s := range v.Services[:min(len(v.Services), maxSeries)] {

@@ -8,10 +8,12 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,28 +55,31 @@ type Engine struct {
 	prober *prober
 	talker *talker
 	count  *counters
-	facts  atomic.Pointer[protocol.ServicesView]
-	used   atomic.Pointer[map[target]bool] // endpoints that take new connections
+	calls  chan func() // what others ask, which Run answers
+	runs   atomic.Bool
+	used   atomic.Pointer[map[target]bool] // endpoints of headless services that take new connections
 
 	// What follows is Run's alone.
-	view    *View
-	placed  []*placed
-	reach   Reach
-	words   map[protocol.NodeNumber]*heardWords
-	address map[protocol.NodeNumber]netip.Addr // at which a node is asked
-	names   map[protocol.NodeNumber]string
-	begun   time.Time
-	settled bool // each node was judged once: until then the table stays as an earlier run left it
-	frozen  bool
-	dead    map[svc.Backend]bool
-	ready   map[target]readiness
-	prods   sync.WaitGroup
+	view     *View
+	placed   []*placed
+	reach    Reach
+	words    map[protocol.NodeNumber]*heardWords
+	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
+	names    map[protocol.NodeNumber]string
+	begun    time.Time
+	settled  bool // each node was judged once: until then the table stays as an earlier run left it
+	frozen   bool
+	starting bool     // some endpoint has not all of its share yet
+	fresh    bool     // what is declared is new: the table is to be written
+	faults   [2]error // of listening and of switching
+	dead     map[svc.Backend]bool
+	ready    map[target]readiness
+	prods    sync.WaitGroup
 }
 
 // New makes an engine.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
-	e.facts.Store(&protocol.ServicesView{Services: []protocol.ServiceView{}})
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), calls: make(chan func()), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.used.Store(&map[target]bool{})
 	return e
 }
@@ -95,6 +100,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer stop()
 	defer e.talker.close()
 	e.begun = time.Now()
+	e.runs.Store(true)
+	defer e.runs.Store(false)
 	var ramp time.Time
 	timer := time.NewTimer(0)
 	for {
@@ -107,6 +114,8 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-e.prober.changed:
 			due = true
 		case <-e.cfg.News:
+		case f := <-e.calls:
+			f()
 		case <-timer.C:
 		}
 		for more := true; more; { // what has come counts before what has not is judged
@@ -123,7 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			due = true
 		}
 		next, changed := e.tick(now)
-		if now.Sub(ramp) >= rampPause && len(e.placed) > 0 {
+		if e.starting && now.Sub(ramp) >= rampPause {
 			ramp, due = now, true
 		}
 		if due || changed {
@@ -136,7 +145,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // look takes over what is declared.
 func (e *Engine) look(ctx context.Context, v *View) {
 	e.view = v
-	e.placed = place(time.Now(), *v, e.placed)
+	e.placed, e.fresh = place(time.Now(), *v, e.placed), true
 	nodes, targets := map[protocol.NodeNumber]bool{}, map[target]protocol.ServiceHealth{}
 	for _, p := range e.placed {
 		for _, x := range p.endpoints {
@@ -174,11 +183,16 @@ func (e *Engine) look(ctx context.Context, v *View) {
 	if len(v.Services) == 0 {
 		own = nil
 	}
-	if err := e.talker.open(ctx, own); err != nil {
-		e.cfg.Fault(err.Error())
-	} else {
-		e.cfg.Fault("")
+	e.faults[0] = e.talker.open(ctx, own)
+	e.tellFaults()
+}
+
+func (e *Engine) tellFaults() {
+	text := ""
+	if err := errors.Join(e.faults[:]...); err != nil {
+		text = protocol.OneLine(strings.ReplaceAll(err.Error(), "\n", "; "), 512)
 	}
+	e.cfg.Fault(text)
 }
 
 // hear takes an answer, and reports whether it says anything new.
@@ -280,7 +294,8 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 	}
 	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen}
-	told := 0
+	told, moved := 0, e.fresh
+	e.starting = false
 	var left []svc.Backend // what takes no new connections any more
 	dead := map[svc.Backend]bool{}
 	for _, p := range e.placed {
@@ -290,7 +305,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 		p.judge(s)
 		for i := range p.families {
-			p.slotsOf(&p.families[i], s)
+			moved = p.slotsOf(&p.families[i], s) || moved
 		}
 		if sites := p.sites(); !slices.Equal(sites, p.told) {
 			p.told = sites
@@ -299,6 +314,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 			}
 		}
 		for i, x := range p.endpoints {
+			e.starting = e.starting || x.state.Use && x.ramp < 100
 			if used[i] && !x.state.Use {
 				left = append(left, p.backends(x)...)
 			}
@@ -322,13 +338,16 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 	for b := range dead {
 		all = append(all, b)
 	}
-	if err := e.cfg.Table.Switch(table(e.placed), all); err != nil {
-		e.cfg.Fault(err.Error())
-		e.cfg.Log.Error().Err(err).Msg("cannot switch services")
-		return
+	if moved || !maps.Equal(dead, e.dead) {
+		e.faults[1] = e.cfg.Table.Switch(table(e.placed), all)
+		e.tellFaults()
+		if err := e.faults[1]; err != nil {
+			e.cfg.Log.Error().Err(err).Msg("cannot switch services")
+			return // the next decision tries again
+		}
 	}
-	e.dead = dead
-	e.show(now)
+	e.dead, e.fresh = dead, false
+	e.noteUsed()
 	if len(left) > 0 {
 		n, err := e.cfg.Table.Release(ctx, left)
 		e.count.released.Add(float64(n))
@@ -377,37 +396,12 @@ func (e *Engine) publish() {
 	}
 }
 
-// show keeps what is known for whoever asks.
-func (e *Engine) show(now time.Time) {
-	out := &protocol.ServicesView{Services: make([]protocol.ServiceView, 0, len(e.placed)), Doubts: e.frozen, Late: e.reach.Late}
-	for _, p := range e.placed {
-		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints))}
-		for i, x := range p.endpoints {
-			y := protocol.ServiceEndpointView{ServiceEndpoint: x.ServiceEndpoint, Reach: x.state.Reach, Ready: x.state.Readiness.String(), Use: x.state.Use, Why: x.state.Why, Starting: x.ramp}
-			if x.local {
-				y.Cause = e.ready[target{p.Name, x.Addr}].cause
-			} else if x.node != 0 {
-				y.Node = e.names[x.node]
-				if _, _, last := e.reach.State(x.node); !last.IsZero() {
-					y.Answered = max(1, now.Sub(last))
-				}
-			}
-			f := &p.families[familyIndex(x.Addr)]
-			y.Of = len(f.slots)
-			for _, c := range f.slots {
-				if f.of[c] == x {
-					y.Slots++
-				}
-			}
-			v.Endpoints[i] = y
-		}
-		out.Services = append(out.Services, v)
-	}
-	e.facts.Store(out)
+// noteUsed keeps which endpoints of services without an address are used, for who names them.
+func (e *Engine) noteUsed() {
 	used := map[target]bool{}
 	for _, p := range e.placed {
 		for _, x := range p.endpoints {
-			if x.state.Use {
+			if p.Headless && x.state.Use {
 				used[target{p.Name, x.Addr}] = true
 			}
 		}
@@ -418,29 +412,72 @@ func (e *Engine) show(now time.Time) {
 	}
 }
 
-// Usable reports whether an endpoint of a service takes new connections.
+// Usable reports whether an endpoint of a headless service takes new connections.
 func (e *Engine) Usable(service string, addr netip.Addr) bool {
 	return (*e.used.Load())[target{service, addr}]
 }
 
-// View is all services as this node sees them, or the one of that name, with its connections.
-func (e *Engine) View(ctx context.Context, name string) (protocol.ServicesView, error) {
-	out := *e.facts.Load()
-	if name == "" {
-		return out, nil
+// ask has Run answer a question, in between two decisions.
+func (e *Engine) ask(ctx context.Context, f func()) error {
+	if !e.runs.Load() {
+		return nil // nothing is known yet
 	}
-	i := slices.IndexFunc(out.Services, func(v protocol.ServiceView) bool { return v.Name == name })
-	if i < 0 {
+	done := make(chan struct{})
+	select {
+	case e.calls <- func() { f(); close(done) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("services are not looked after now: %w", ctx.Err())
+	}
+}
+
+// viewOf is the services as this node sees them, or the one of that name.
+func (e *Engine) viewOf(name string, now time.Time) (out protocol.ServicesView) {
+	out = protocol.ServicesView{Services: []protocol.ServiceView{}, Doubts: e.frozen, Late: e.reach.Late}
+	for _, p := range e.placed {
+		if name != "" && p.Name != name {
+			continue
+		}
+		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints))}
+		slots := map[*endpoint]int{}
+		for i := range p.families {
+			for _, c := range p.families[i].slots {
+				slots[p.families[i].of[c]]++
+			}
+		}
+		for i, x := range p.endpoints {
+			y := protocol.ServiceEndpointView{ServiceEndpoint: x.ServiceEndpoint, Reach: x.state.Reach, Ready: x.state.Readiness.String(), Use: x.state.Use, Why: x.state.Why, Starting: x.ramp,
+				Slots: slots[x], Of: len(p.families[familyIndex(x.Addr)].slots)}
+			if x.local {
+				y.Cause = e.ready[target{p.Name, x.Addr}].cause
+			} else if x.node != 0 {
+				y.Node = e.names[x.node]
+				if _, _, last := e.reach.State(x.node); !last.IsZero() {
+					y.Answered = max(1, now.Sub(last))
+				}
+			}
+			v.Endpoints[i] = y
+		}
+		out.Services = append(out.Services, v)
+	}
+	return out
+}
+
+// View is all services as this node sees them, or the one of that name, with its connections.
+func (e *Engine) View(ctx context.Context, name string) (out protocol.ServicesView, err error) {
+	out.Services = []protocol.ServiceView{}
+	if err := e.ask(ctx, func() { out = e.viewOf(name, time.Now()) }); err != nil || name == "" {
+		return out, err
+	}
+	if len(out.Services) == 0 {
 		return out, fmt.Errorf("this node was told of no service %s", name)
 	}
-	v := out.Services[i]
-	v.Endpoints = slices.Clone(v.Endpoints)
-	out.Services = []protocol.ServiceView{v}
 	flows, err := e.cfg.Table.Flows(ctx)
 	if err != nil {
 		return out, err
 	}
-	open := openOf(flows)
+	open, v := openOf(flows), out.Services[0]
 	for k := range v.Endpoints {
 		n := open.of(v, v.Endpoints[k].Addr)
 		v.Endpoints[k].Open, v.Endpoints[k].Half = n.Open, n.Unreplied
