@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,35 +20,11 @@ import (
 	"causeway/protocol"
 )
 
-// client is a labtool that runs until it is told to end.
-type client struct{ p *lab.Process }
-
-var clients atomic.Int64
-
-func startClient(t *testing.T, s *System, from *lab.Host, ready string, args ...string) client {
+func startClient(t *testing.T, s *System, from *lab.Host, ready string, args ...string) Client {
 	t.Helper()
-	// Programs of one name share a log, in which the words of an earlier one would count.
-	p, err := from.Start(lab.Program{Name: fmt.Sprintf("%s-%d", args[0], clients.Add(1)), Args: append([]string{s.Bin.Labtool}, args...)})
+	c, err := s.Client(step(t), from, ready, args...)
 	require.NoError(t, err)
-	require.NoError(t, p.WaitOutput(step(t), ready))
-	return client{p}
-}
-
-// end ends it and reads its result.
-func (c client) end(t *testing.T, v any) {
-	t.Helper()
-	c.p.Signal(syscall.SIGTERM)
-	require.NoError(t, c.p.Wait(step(t)), c.p.Output())
-	out := strings.TrimSpace(c.p.Output())
-	require.NoError(t, json.Unmarshal([]byte(out[strings.LastIndexByte(out, '\n')+1:]), v), out)
-}
-
-type gaps struct {
-	Connected, Failed   int
-	Cut                 int // were connected and had no answer yet
-	Errors, By, Sources map[string]int
-	MaxGap              float64 `json:"max_gap_seconds"`
-	Slowest             float64 `json:"slowest_seconds"`
+	return c
 }
 
 type waited struct {
@@ -101,7 +76,7 @@ type siteFault struct {
 
 var siteFaults = []siteFault{
 	{name: "silence", do: func(t *testing.T, n *smallNode) func() {
-		return cut(t, n.Host, "in", "out")
+		return cutUntil(t, n.Host, "in", "out")
 	}},
 	{name: "agent killed", do: func(t *testing.T, n *smallNode) func() {
 		n.Proc.Kill()
@@ -115,23 +90,17 @@ var siteFaults = []siteFault{
 		n.Host.Sh("ip link set eth0 down")
 		return func() { n.Host.Sh("ip link set eth0 up") }
 	}},
-	{name: "hears nothing", oneWay: true, do: func(t *testing.T, n *smallNode) func() { return cut(t, n.Host, "in") }},
-	{name: "is not heard", do: func(t *testing.T, n *smallNode) func() { return cut(t, n.Host, "out") }},
+	{name: "hears nothing", oneWay: true, do: func(t *testing.T, n *smallNode) func() { return cutUntil(t, n.Host, "in") }},
+	{name: "is not heard", do: func(t *testing.T, n *smallNode) func() { return cutUntil(t, n.Host, "out") }},
 }
 
-// cut has a host hear or send nothing any more by its link, which stays up, until the return value is called.
-func cut(t *testing.T, h *lab.Host, ways ...string) (end func()) {
+// cutUntil is cut until the return value is called.
+func cutUntil(t *testing.T, h *lab.Host, ways ...string) (end func()) {
 	t.Helper()
-	text := "table inet silent {\n"
-	for _, w := range ways {
-		text += map[string]string{"in": "chain in { type filter hook prerouting priority -500; iifname eth0 drop; }\n", "out": "chain out { type filter hook postrouting priority 500; oifname eth0 drop; }\n"}[w]
-	}
-	_, err := h.Run(step(t), "nft", text+"}")
-	require.NoError(t, err)
+	require.NoError(t, cut(step(t), h, ways...))
 	return func() {
 		t.Helper()
-		_, err := h.Run(step(t), "nft", "delete table inet silent")
-		require.NoError(t, err)
+		require.NoError(t, Heal(step(t), h))
 	}
 }
 
@@ -171,7 +140,7 @@ slow_start: 4s
 }
 
 // who asks by 200 new connections who serves, and whom they see.
-func (w *twoSites) who(t *testing.T, from *lab.Host) (g gaps) {
+func (w *twoSites) who(t *testing.T, from *lab.Host) (g Gaps) {
 	t.Helper()
 	out, err := from.Run(step(t), w.s.Bin.Labtool, "gaps", w.vip+":80", "-every", "2ms", "-streams", "200")
 	require.NoError(t, err)
@@ -204,15 +173,15 @@ func (w *twoSites) switches(t *testing.T, f siteFault) {
 	undo := f.do(t, w.nodes[1])
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
 	defer cancel()
-	for _, c := range []client{sending, idle} {
-		_ = c.p.Wait(ctx)
+	for _, c := range []Client{sending, idle} {
+		_ = c.Wait(ctx)
 	}
 	var a, b waited
-	sending.end(t, &a)
-	idle.end(t, &b)
-	var g, u gaps
-	news.end(t, &g)
-	udp.end(t, &u)
+	require.NoError(t, sending.End(step(t), &a))
+	require.NoError(t, idle.End(step(t), &b))
+	var g, u Gaps
+	require.NoError(t, news.End(step(t), &g))
+	require.NoError(t, udp.End(step(t), &u))
 	t.Logf("%s: new %+v; udp %+v; sending %v p95 %.2f s; idle %v p99 %.2f s", f.name, g, u, a.Errors, a.after(begun, 95), b.Errors, b.after(begun, 99))
 	require.Zero(t, g.Failed, "connects under way succeed: %v", g.Errors)
 	measured(t, "service new connections after "+f.name, g.MaxGap, 2)
@@ -230,10 +199,10 @@ func (w *twoSites) switches(t *testing.T, f siteFault) {
 	back := startClient(t, w.s, w.here.Host, "connected", "gaps", w.vip+":80", "-every", "20ms")
 	undo()
 	require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
-	back.end(t, &g)
+	require.NoError(t, back.End(step(t), &g))
 	require.Zero(t, g.Failed, g.Errors)
 	require.Len(t, g.By, 2)
-	held.end(t, &a)
+	require.NoError(t, held.End(step(t), &a))
 	require.Equal(t, 20, a.Open, a.Errors)
 	require.NotContains(t, w.server3.Output(), "WRONG")
 }
@@ -268,9 +237,9 @@ func TestServiceSwitches(t *testing.T) {
 		return nil
 	}))
 	var a waited
-	var g gaps
-	held.end(t, &a)
-	news.end(t, &g)
+	var g Gaps
+	require.NoError(t, held.End(step(t), &a))
+	require.NoError(t, news.End(step(t), &g))
 	t.Logf("the client's agent anew: %+v; %+v", a, g)
 	require.Equal(t, 20, a.Open, a.Errors)
 	require.Zero(t, g.Failed, g.Errors)

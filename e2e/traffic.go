@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"causeway/netns/lab"
@@ -131,4 +132,60 @@ func (h *Held) End(ctx context.Context) (lines int, maxGap float64, err error) {
 		return 0, 0, fmt.Errorf("read result: %w\n%s", err, out)
 	}
 	return r.Lines, r.MaxGap, nil
+}
+
+// Client is a labtool that runs until it is told to end, and prints then what it saw.
+type Client struct{ *lab.Process }
+
+// Gaps is what 'labtool gaps' and 'labtool datagrams' print.
+type Gaps struct {
+	Connected, Failed   int
+	Cut                 int // were connected and had no answer yet
+	Errors, By, Sources map[string]int
+	MaxGap              float64 `json:"max_gap_seconds"`
+	Slowest             float64 `json:"slowest_seconds"`
+}
+
+var clients atomic.Int64
+
+// Client starts a labtool on a host, and waits until it prints ready.
+func (s *System) Client(ctx context.Context, from *lab.Host, ready string, args ...string) (Client, error) {
+	// Programs of one name share a log, in which the words of an earlier one would count.
+	p, err := from.Start(lab.Program{Name: fmt.Sprintf("%s-%d", args[0], clients.Add(1)), Args: append([]string{s.Bin.Labtool}, args...)})
+	if err != nil {
+		return Client{}, err
+	}
+	return Client{p}, p.WaitOutput(ctx, ready)
+}
+
+// End ends it and reads its result.
+func (c Client) End(ctx context.Context, v any) error {
+	c.Signal(syscall.SIGTERM)
+	if err := c.Wait(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.Output())
+	}
+	out := strings.TrimSpace(c.Output())
+	if err := json.Unmarshal([]byte(out[strings.LastIndexByte(out, '\n')+1:]), v); err != nil {
+		return fmt.Errorf("read result: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Silence has a host send and hear nothing any more by its underlay link eth0, which stays up.
+func Silence(ctx context.Context, h *lab.Host) error { return cut(ctx, h, "in", "out") }
+
+// cut has a host hear ("in") or send ("out") nothing any more by its link, which stays up, until Heal.
+func cut(ctx context.Context, h *lab.Host, ways ...string) error {
+	text := "table inet silent {\n"
+	for _, w := range ways {
+		text += map[string]string{"in": "chain in { type filter hook prerouting priority -500; iifname eth0 drop; }\n", "out": "chain out { type filter hook postrouting priority 500; oifname eth0 drop; }\n"}[w]
+	}
+	_, err := h.Run(ctx, "nft", text+"}")
+	return err
+}
+
+// Heal ends it.
+func Heal(ctx context.Context, h *lab.Host) error {
+	_, err := h.Run(ctx, "nft", "delete table inet silent")
+	return err
 }

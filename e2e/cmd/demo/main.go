@@ -108,6 +108,9 @@ func show(ctx context.Context, l *lab.Lab) (*e2e.World, error) {
 		srv.Kill()
 		fmt.Printf("  pod %s to pod %s: %d MiB in %.1f s, %.0f Mbit/s\n", p[0], p[1], t.Bytes>>20, t.Seconds, t.Mbits)
 	}
+	if err := service(ctx, w); err != nil {
+		return nil, err
+	}
 	for _, c := range []string{"status", "node list", "route list", "inventory show a1"} {
 		head("causeway %s", c)
 		args := strings.Fields(c)
@@ -124,6 +127,63 @@ func show(ctx context.Context, l *lab.Lab) (*e2e.World, error) {
 		}
 	}
 	return w, nil
+}
+
+// service shows one address for what two sites serve, and how a client sees that one of them falls silent.
+func service(ctx context.Context, w *e2e.World) error {
+	head("a service at two sites; the one that serves falls silent")
+	client, first, second := w.Pods["a1-1"], w.Pods["b1-1"], w.Pods["c1-1"]
+	for _, p := range []*e2e.Pod{first, second} {
+		if _, err := w.Serve(ctx, p.Host); err != nil {
+			return err
+		}
+	}
+	create := fmt.Sprintf("service create web --port 80:7005 --backend idc-b:%s --backend cloud-c:%s --order idc-b,cloud-c", first.V4, second.V4)
+	fmt.Println("  $ causeway " + create)
+	if _, err := w.CLI(ctx, strings.Fields(create)...); err != nil {
+		return err
+	}
+	var web struct{ VIP4 string }
+	if err := w.Ask(ctx, &web, "service", "show", "web"); err != nil {
+		return err
+	}
+	err := lab.Wait(ctx, "the service", func(ctx context.Context) error {
+		out, err := w.CLI(ctx, "service", "explain", "web", "a1")
+		if err == nil && !strings.Contains(out, "64 of 64") {
+			err = errors.New(out)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	c, err := w.Client(ctx, client.Host, "connected", "gaps", web.VIP4+":80", "-every", "20ms")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  pod a1-1 begins a connection to %s every 20 ms; node b1 falls silent\n", web.VIP4)
+	if err := e2e.Silence(ctx, w.Hosts["b1"]); err != nil {
+		return err
+	}
+	err = lab.Wait(ctx, "another site", func(ctx context.Context) error {
+		out, err := client.Host.Run(ctx, w.Bin.Labtool, "gaps", web.VIP4+":80", "-every", "5ms", "-streams", "50")
+		if err == nil && !strings.Contains(out, `"by":{"`+second.V4+`":50}`) {
+			err = errors.New(out)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var g e2e.Gaps
+	if err := c.End(ctx, &g); err != nil {
+		return err
+	}
+	fmt.Printf("  %d connections, %d failed; the longest gap between two was %.2f s, the longest that one took %.2f s\n", g.Connected, g.Failed, g.MaxGap, g.Slowest)
+	if err := e2e.Heal(ctx, w.Hosts["b1"]); err != nil {
+		return err
+	}
+	return w.WaitReady(ctx, "b1")
 }
 
 // table prints round trips from row to column.
