@@ -113,6 +113,11 @@ func newSite(t *testing.T) *site {
 	s := &site{world: newWorld(t), on: on}
 	h := netns.NewHost(t.TempDir(), zerolog.Nop())
 	s.real, s.looks = labHost{h, on}, labLook{look.At(h), on}
+	t.Cleanup(func() { // tables are listened to until they go
+		require.NoError(t, on.Do(func() error {
+			return h.Remove(context.Background(), netns.Config{Interface: "cw0", Table: netns.DefaultTable})
+		}))
+	})
 	var err error
 	s.capture, err = on.Capture("eth0", "dst host 172.31.0.1 or dst net 10.0.0.0/8 or dst net 192.168.0.0/16 and not dst net 192.168.7.0/24 or dst net fd10::/16")
 	require.NoError(t, err)

@@ -59,7 +59,10 @@ func (p *Part) Lines() []string {
 
 // Apply makes the table as the part and the last Switch say. Before the first one it leaves the table as it is: an agent that starts
 // anew knows nothing of backends yet.
-func (p *Part) Apply(context.Context, netns.Part) error {
+func (p *Part) Apply(_ context.Context, before netns.Part) error {
+	if b, ok := before.(*Part); ok && b.table != p.table { // of an agent that is gone
+		b.table.leave()
+	}
 	if err := p.table.listen(); err != nil {
 		return err
 	}
