@@ -132,7 +132,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			due = true
 		}
 		next, changed := e.tick(now)
-		if e.starting && now.Sub(ramp) >= rampPause {
+		if (e.starting || e.fresh) && now.Sub(ramp) >= rampPause {
 			ramp, due = now, true
 		}
 		if due || changed {
@@ -288,10 +288,9 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		s, _, last := e.reach.State(n)
 		return s, last.IsZero()
 	}
-	if was := e.frozen; true {
-		if e.frozen = doubtsItself(e.view.Site, e.placed, reach); e.frozen != was {
-			e.cfg.Log.Warn().Bool("doubts", e.frozen).Msg("whether this node sees less than half of the sites of its services, and so resets nothing")
-		}
+	if doubts := doubtsItself(e.view.Site, e.placed, reach); doubts != e.frozen {
+		e.frozen = doubts
+		e.cfg.Log.Warn().Bool("doubts", doubts).Msg("whether this node sees less than half of the sites of its services, and so resets nothing")
 	}
 	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen}
 	told, moved := 0, e.fresh
@@ -315,15 +314,17 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 		for i, x := range p.endpoints {
 			e.starting = e.starting || x.state.Use && x.ramp < 100
-			if used[i] && !x.state.Use {
+			if used[i] && !x.state.Use && !p.Headless {
 				left = append(left, p.backends(x)...)
 			}
-			if x.node == 0 || p.OnDead == protocol.OnDeadKeep {
+			if x.node == 0 || p.OnDead == protocol.OnDeadKeep || p.Headless {
 				continue
 			}
-			if state, _ := reach(x.node); state == Dead && (!e.frozen || e.dead[p.backends(x)[0]]) {
+			if state, _ := reach(x.node); state == Dead {
 				for _, b := range p.backends(x) {
-					dead[b] = true
+					if !e.frozen || e.dead[b] {
+						dead[b] = true
+					}
 				}
 			}
 		}
@@ -343,7 +344,8 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		e.tellFaults()
 		if err := e.faults[1]; err != nil {
 			e.cfg.Log.Error().Err(err).Msg("cannot switch services")
-			return // the next decision tries again
+			e.fresh = true // the next decision tries again
+			return
 		}
 	}
 	e.dead, e.fresh = dead, false

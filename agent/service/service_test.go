@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,10 +31,22 @@ type node struct {
 	addr   netip.Addr
 	view   atomic.Pointer[View]
 	table  *svc.Table
+	fails  atomic.Int32 // so many switches fail
+	faults atomic.Int32
 	stop   func()
 }
 
-type unwritten struct{ *svc.Table }
+type unwritten struct {
+	*svc.Table
+	n *node
+}
+
+func (u unwritten) Switch(l []svc.Service, dead []svc.Backend) error {
+	if u.n.fails.Add(-1) >= 0 {
+		return errors.New("the kernel is busy")
+	}
+	return u.Table.Switch(l, dead)
+}
 
 func (unwritten) Release(context.Context, []svc.Backend) (int, error) { return 0, nil }
 func (unwritten) Prod(context.Context, []svc.Backend) (int, error)    { return 0, nil }
@@ -41,8 +54,12 @@ func (unwritten) Prod(context.Context, []svc.Backend) (int, error)    { return 0
 func startNode(t *testing.T, n *node) {
 	t.Helper()
 	n.table = svc.NewTable()
-	n.Engine = New(Config{View: n.view.Load, Table: unwritten{n.table}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
-		Told: func() {}, Moved: func() {}, Fault: func(cause string) { require.Empty(t, cause) }, Log: zerolog.New(zerolog.NewTestWriter(t))})
+	n.Engine = New(Config{View: n.view.Load, Table: unwritten{n.table, n}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
+		Told: func() {}, Moved: func() {}, Fault: func(cause string) {
+			if cause != "" {
+				n.faults.Add(1)
+			}
+		}, Log: zerolog.New(zerolog.NewTestWriter(t))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -106,8 +123,10 @@ func TestSwitch(t *testing.T) {
 		Endpoints: []protocol.ServiceEndpoint{{Addr: a.addr, Site: "sa"}, {Addr: b.addr, Site: "sb"}},
 	}
 	require.NoError(t, item.Check())
+	headless := protocol.ServiceItem{Service: protocol.Service{Headless: true, Health: protocol.ServiceHealth{Type: protocol.HealthNone}}, Endpoints: item.Endpoints}
+	require.NoError(t, headless.Check())
 	view := func(n, peer *node, site string) {
-		n.view.Store(&View{Services: []items.Service{{Name: "web", ServiceItem: item}}, Site: site, Own: []netip.Addr{n.addr},
+		n.view.Store(&View{Services: []items.Service{{Name: "pods", ServiceItem: headless}, {Name: "web", ServiceItem: item}}, Site: site, Own: []netip.Addr{n.addr},
 			Peers: []protocol.Peer{{Statement: protocol.SignedNodeStatement{NodeStatement: protocol.NodeStatement{Number: peer.number}}, Name: fmt.Sprint("n", peer.number), Overlay: []netip.Addr{peer.addr}}}})
 	}
 	view(a, b, "sa")
@@ -124,6 +143,7 @@ func TestSwitch(t *testing.T) {
 	}
 	serve(a)
 	status := serve(b)
+	a.fails.Store(2)
 	startNode(t, a)
 	startNode(t, b)
 	until := func(what string, percent int, at netip.Addr, within time.Duration) {
@@ -133,6 +153,8 @@ func TestSwitch(t *testing.T) {
 		t.Logf("%s: %s", what, time.Since(begun).Round(time.Millisecond))
 	}
 	until("begin", 100, b.addr, 5*time.Second)
+	require.EqualValues(t, 2, a.faults.Load(), "a switch that failed is tried again")
+	require.True(t, a.Usable("pods", b.addr))
 	status.Store(503)
 	until("not ready", 100, a.addr, 2*time.Second)
 	v, err := a.View(t.Context(), "web")
@@ -146,6 +168,7 @@ func TestSwitch(t *testing.T) {
 	until("ready again", 100, b.addr, 4*time.Second)
 	b.stop()
 	until("silent", 100, a.addr, 1500*time.Millisecond)
+	require.False(t, a.Usable("pods", b.addr))
 	dead := svc.Backend{Proto: 6, Addr: netip.AddrPortFrom(b.addr, 8080)}
 	require.Eventually(t, func() bool { return slices.Contains(a.table.Config().Dead, dead) }, 2*time.Second, 5*time.Millisecond)
 	startNode(t, b)
