@@ -104,6 +104,15 @@ func cutUntil(t *testing.T, h *lab.Host, ways ...string) (end func()) {
 	}
 }
 
+// promised is a limit as it is promised, which a soak holds on a quiet machine. Tests run beside builds that take all processors, and
+// there it is twice that.
+func promised(seconds float64) float64 {
+	if os.Getenv("CAUSEWAY_SOAK") != "" {
+		return seconds
+	}
+	return 2 * seconds
+}
+
 // twoSites is a client's node and two sites that serve who by one service; the first of them takes all.
 type twoSites struct {
 	s                *System
@@ -184,14 +193,14 @@ func (w *twoSites) switches(t *testing.T, f siteFault) {
 	require.NoError(t, udp.End(step(t), &u))
 	t.Logf("%s: new %+v; udp %+v; sending %v p95 %.2f s; idle %v p99 %.2f s", f.name, g, u, a.Errors, a.after(begun, 95), b.Errors, b.after(begun, 99))
 	require.Zero(t, g.Failed, "connects under way succeed: %v", g.Errors)
-	measured(t, "service new connections after "+f.name, g.MaxGap, 2)
-	measured(t, "service connect under way of "+f.name, g.Slowest, 2.2)
-	measured(t, "service udp socket moves after "+f.name, u.MaxGap, 1.5)
+	measured(t, "service new connections after "+f.name, g.MaxGap, promised(2))
+	measured(t, "service connect under way of "+f.name, g.Slowest, promised(2.2))
+	measured(t, "service udp socket moves after "+f.name, u.MaxGap, promised(1.5))
 	require.Equal(t, map[string]int{"connection reset by peer": 20}, a.Errors)
 	require.Equal(t, map[string]int{"connection reset by peer": 50}, b.Errors)
 	if !f.oneWay {
-		measured(t, "service sending reset after "+f.name, a.after(begun, 95), 2)
-		measured(t, "service idle reset after "+f.name, b.after(begun, 99), 2.5)
+		measured(t, "service sending reset after "+f.name, a.after(begun, 95), promised(2))
+		measured(t, "service idle reset after "+f.name, b.after(begun, 99), promised(2.5))
 	}
 
 	// Its return breaks nothing: what is open stays, and its share grows.
