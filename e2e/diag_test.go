@@ -140,7 +140,9 @@ func diagMTU(t *testing.T, s *System, nodes []*smallNode) {
 	nodes[0].Host.Nft(`table inet hole { chain in { type filter hook input priority -300; iifname "cw0" udp length > 1200 drop; }; }`)
 	out, err := s.CLI(step(t), "diag", "mtu", nodes[0].Pod.V4, "n2")
 	nodes[0].Host.Nft(`delete table inet hole`)
-	require.ErrorContains(t, err, "from n2: packets of 1221 to 1440 bytes are sent and do not arrive")
+	// Where processors are busy two datagrams of neighbouring sizes enter the kernel as one, and the hole takes both.
+	require.Error(t, err)
+	require.Regexp(t, "from n2: packets of 122[01] to 1440 bytes are sent and do not arrive", err.Error())
 	require.NotContains(t, err.Error(), "from n1", out)
 }
 

@@ -88,6 +88,14 @@ func TestFlows(t *testing.T) {
 	t.Log(suggested)
 	require.Regexp(t, regexp.MustCompile(`(?m)^- \{name: s1-to-s2, from: \{site: s1, cidr: 10\.1\.1\.0/24\}, to: \{site: s2, cidr: 10\.2\.1\.0/24\}, allow: \[tcp/7080, icmp\]\}$`), suggested)
 	apply("kind: flowlog\nname: all\n---\n" + suggested)
+	// Both walls are to be there before anything is refused: one alone refuses what the other would have.
+	require.NoError(t, Wait(t, func() error {
+		var o api.Object
+		if err := s.Ask(step(t), &o, "get", "policy", "suggested"); err != nil || o.Have != 2 {
+			return fmt.Errorf("%d have it, %v lack it: %v", o.Have, o.Lack, err)
+		}
+		return nil
+	}))
 	require.NoError(t, Wait(t, func() error {
 		if get(two, one.V4+":7080") == nil {
 			return fmt.Errorf("the other direction is open")
