@@ -67,12 +67,7 @@ type podName struct {
 }
 
 // refresh has the names looked at again.
-func (n *names) refresh() {
-	select {
-	case n.due <- struct{}{}:
-	default:
-	}
-}
+func (n *names) refresh() { wake(n.due) }
 
 // setUsable has the names of headless services be those of backends that are known to serve. It is called again, or refresh,
 // when f says something else; f may be called concurrently.

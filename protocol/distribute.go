@@ -3,6 +3,7 @@ package protocol
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Candidate is an endpoint of a service as a node judges it.
@@ -75,7 +76,7 @@ func (s Service) sitesOf(l []Candidate) (out []siteUse) {
 		if len(s.Stay) > 0 && !slices.Contains(s.Stay, c.Site) || slices.Contains(s.Exclude, c.Site) || s.Mode == ServiceSingleWriter && c.Site != s.Writer {
 			continue
 		}
-		k, found := slices.BinarySearchFunc(out, c.Site, func(x siteUse, name string) int { return compareStrings(x.name, name) })
+		k, found := slices.BinarySearchFunc(out, c.Site, func(x siteUse, name string) int { return strings.Compare(x.name, name) })
 		if !found {
 			out = slices.Insert(out, k, siteUse{name: c.Site})
 		}
@@ -92,16 +93,6 @@ func (s Service) sitesOf(l []Candidate) (out []siteUse) {
 		}
 	}
 	return out
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // shares are the shares of sites in thousandths of a percent.

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -153,24 +154,10 @@ func (s Service) Normal() (Service, error) {
 	for _, l := range []*[]string{&s.Stay, &s.Exclude} {
 		*l = slices.Compact(slices.Sorted(slices.Values(*l)))
 	}
-	return s, cmpErr(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.Health.check(), s.checkTimes())
+	return s, cmp.Or(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.Health.check(), s.checkTimes())
 }
 
-func def[T comparable](v *T, d T) {
-	var none T
-	if *v == none {
-		*v = d
-	}
-}
-
-func cmpErr(l ...error) error {
-	for _, err := range l {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func def[T comparable](v *T, d T) { *v = cmp.Or(*v, d) }
 
 func oneOf[T ~string](field string, v T, of ...T) error {
 	if slices.Contains(of, v) {
@@ -187,7 +174,7 @@ func (s Service) checkWords() error {
 	if !ValidName(s.Segment) {
 		return fmt.Errorf("segment: %.80q cannot name a segment", s.Segment)
 	}
-	return cmpErr(
+	return cmp.Or(
 		oneOf("mode", s.Mode, ServiceSpread, ServiceFailover, ServiceSingleWriter),
 		oneOf("prefer", s.Prefer, PreferNear, PreferWeights, PreferOrder),
 		oneOf("sticky", s.Sticky, StickyNone, StickyClient),

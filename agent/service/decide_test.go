@@ -135,7 +135,7 @@ func TestPages(t *testing.T) {
 	ask := func(page uint16) (bool, []uint16) {
 		a, err := protocol.ParseServiceAnswer(p.answer(protocol.ServiceAsk{Seq: 1, Digest: h.digest, Page: page}).Append(nil))
 		require.NoError(t, err)
-		return h.take(time.Now(), a)
+		return h.take(a)
 	}
 	changed, more := ask(0)
 	require.False(t, changed)

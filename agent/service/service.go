@@ -213,7 +213,7 @@ func (e *Engine) hear(h heard) (changed bool) {
 		w = &heardWords{}
 		e.words[h.node] = w
 	}
-	news, more := w.take(h.at, h.answer)
+	news, more := w.take(h.answer)
 	for _, page := range more {
 		e.talker.ask(e.address[h.node], protocol.ServiceAsk{Digest: w.digest, Page: page})
 	}

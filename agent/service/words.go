@@ -53,7 +53,6 @@ func (p *pages) answer(q protocol.ServiceAsk) protocol.ServiceAnswer {
 // heardWords are what one node said.
 type heardWords struct {
 	digest uint64
-	at     time.Time // of the last answer
 	words  map[wordKey]protocol.Readiness
 
 	coming uint64 // digest of pages under way
@@ -66,8 +65,7 @@ type wordKey struct {
 }
 
 // take takes an answer; more are the pages that are still to be asked for.
-func (h *heardWords) take(now time.Time, a protocol.ServiceAnswer) (changed bool, more []uint16) {
-	h.at = now
+func (h *heardWords) take(a protocol.ServiceAnswer) (changed bool, more []uint16) {
 	if a.Digest == h.digest && h.words != nil {
 		return false, nil
 	}
