@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,54 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"causeway/netns/lab"
+	"causeway/netns/lab/beside"
 )
-
-// beside is what else filters on the host.
-type beside struct {
-	name      string
-	rules     func(w *world) // puts it in place on host a
-	service   string         // an address whose ports 80 and 443 are those of pb, for a and its pods
-	stateless bool           // conntrack does not see what goes through the tunnel
-	machine   []string       // Debian's packages, on a machine that is host a
-	soak      bool           // what it does differs little from another's
-}
-
-// replay loads a file of rules.
-func replay(program, file string, more ...string) func(*world) {
-	return func(w *world) {
-		abs, err := filepath.Abs(file)
-		require.NoError(w.t, err)
-		w.a.Sh(program + " <" + abs)
-		for _, l := range more {
-			w.a.Sh(l)
-		}
-	}
-}
-
-// What the agent opens of Docker's rules for the tunnel: netns, firewall.go and docker.go.
-var dockerOpened = []string{"IPT -t raw -I PREROUTING -i cw0 -d 10.1.0.0/24 -j ACCEPT", "IPT -I DOCKER-USER -i cw0 -j ACCEPT", "IPT -I DOCKER-USER -o cw0 -j ACCEPT"}
-
-func opened(program string) (out []string) {
-	for _, l := range dockerOpened {
-		out = append(out, strings.Replace(l, "IPT", program, 1))
-	}
-	return out
-}
-
-var besides = []beside{
-	{name: "nothing"},
-	{name: "Docker 29, iptables-nft", rules: replay("iptables-nft-restore", "../look/testdata/docker29/iptables", opened("iptables-nft")...)},
-	{name: "Docker 29, iptables-legacy", rules: replay("iptables-legacy-restore", "../look/testdata/docker29/iptables", opened("iptables-legacy")...), soak: true},
-	// As with trusted_host_interfaces=cw0: no other rule lets anything by this backend's drop.
-	{name: "Docker 29, nftables", rules: replay("nft -f -", "../look/testdata/docker29/nftables", "nft insert rule ip docker-bridges filter-FORWARD iifname cw0 accept",
-		`nft 'flush chain ip docker-bridges raw-PREROUTING; add rule ip docker-bridges raw-PREROUTING ip daddr 10.1.0.11 iifname != { "pods0", "cw0" } counter drop'`), soak: true},
-	{name: "kube-proxy, iptables", rules: replay("iptables-nft-restore", "testdata/kube-proxy-iptables"), service: "10.96.0.1", soak: true},
-	{name: "kube-proxy, iptables-legacy", rules: replay("iptables-legacy-restore", "testdata/kube-proxy-iptables"), service: "10.96.0.1", soak: true},
-	{name: "kube-proxy, nftables", rules: replay("nft -f -", "testdata/kube-proxy-nftables"), service: "10.96.0.1"},
-	{name: "CNI with notrack", rules: replay("iptables-nft-restore", "testdata/cni-notrack"), stateless: true},
-	{name: "firewalld", machine: []string{"systemctl start firewalld", "firewall-cmd -q --zone=trusted --add-interface=cw0 --add-interface=pods0 --add-interface=eth0"}},
-	{name: "ufw", machine: []string{"ufw --force enable", "ufw route allow in on cw0 out on pods0", "ufw route allow in on pods0 out on cw0", "ufw allow in on cw0", "ufw route allow in on eth0 out on pods0", "ufw route allow in on pods0 out on eth0", "ufw allow in on eth0"}},
-}
 
 // Beside each of others' firewalls: a rule that comes and goes opens and closes what it says
 // and nothing else. No packet that was sent while its pair was closed arrives, no flow that no
@@ -78,18 +31,19 @@ func TestBeside(t *testing.T) {
 	if soak {
 		flips = 200
 	}
-	for _, b := range besides {
-		if (b.soak || b.machine != nil) && !soak {
+	for _, b := range beside.Programs {
+		if (b.Soak || b.Machine != nil) && !soak {
 			continue
 		}
-		t.Run(b.name, func(t *testing.T) {
+		t.Run(b.Name, func(t *testing.T) {
 			lab.Counts(t)
 			w := newWorld(t)
 			lan := w.lan()
-			b.begin(w)
-			without := w.foreign(lan)
+			require.NoError(t, b.Start(t.Context(), w.a, "../.."))
+			around := beside.Around{Host: w.a, Pod: w.pa, Outside: lan, HostAddr: "192.168.1.1", PodAddr: "10.1.0.11", OutsideAddr: "192.168.1.50", Port: 5000, Table: "causeway-policy"}
+			without := around.Foreign(t)
 			w.allow(Allow{From: podsA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "web"})
-			with := w.foreign(lan)
+			with := around.Foreign(t)
 			require.Equal(t, without, with, "what is not the tunnel's")
 			w.flips(b, flips)
 			t.Logf("%d packets of others seen alike, and their counters", strings.Count(without, "\n"))
@@ -111,28 +65,6 @@ func (w *world) lan() *lab.Host {
 		w.serve(h, 80, 5000)
 	}
 	return x
-}
-
-// begin puts the others' rules in place.
-func (b beside) begin(w *world) {
-	// As the agent's main table has it, ahead of others' masquerade.
-	w.a.Sh("nft 'add table inet causeway; add chain inet causeway identity { type nat hook postrouting priority 90; }; " +
-		"add rule inet causeway identity oifname cw0 ip saddr 10.1.0.0/24 snat ip to ip saddr'")
-	if b.rules != nil {
-		b.rules(w)
-	}
-	if b.machine == nil {
-		return
-	}
-	m, err := w.a.Machine("../..", "firewalld", "ufw")
-	require.NoError(w.t, err)
-	ctx, cancel := context.WithTimeout(w.t.Context(), 3*time.Minute)
-	defer cancel()
-	require.NoError(w.t, m.Boot(ctx))
-	for _, l := range b.machine {
-		_, err := m.Run(ctx, "sh", "-ec", l)
-		require.NoError(w.t, err)
-	}
 }
 
 // flood is UDP from one host to another that counts itself.
@@ -265,7 +197,7 @@ func (s *steady) end(t *testing.T) int {
 }
 
 // flips opens and closes one rule again and again beside flows that it does not concern.
-func (w *world) flips(b beside, n int) {
+func (w *world) flips(b beside.Program, n int) {
 	t := w.t
 	stays := []Allow{{From: podsA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsB, To: podsA, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsA, To: podsB, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"}, {From: podsB, To: podsA, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"},
 		{From: nodeA, To: podsB, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: podsB, To: nodeA, Proto: TCP, First: 80, Last: 80, Rule: "stays"}, {From: nodeA, To: podsB, Proto: UDP, First: 5000, Last: 5000, Rule: "stays"}}
@@ -280,8 +212,8 @@ func (w *world) flips(b beside, n int) {
 		talk, talkServer := w.pairOf(w.pa, w.pb, "10.2.0.11", 443, true)
 		wait, waitServer := w.pairOf(w.pb, w.pa, "10.1.0.11", 443, false)
 		ends := []*end{talk, talkServer, wait, waitServer}
-		if b.service != "" {
-			s, _ := w.pairOf(w.a, w.pb, b.service, 443, true) // by the service's address
+		if b.Service != "" {
+			s, _ := w.pairOf(w.a, w.pb, b.Service, 443, true) // by the service's address
 			ends = append(ends, s)
 		}
 		start := time.Now()
@@ -293,7 +225,7 @@ func (w *world) flips(b beside, n int) {
 		}
 		require.NoError(t, w.a.Do(func() error { return tell(t, w.tableA) }))
 		// The tunnel's other end has no wall here: who only waits there is not told.
-		if b.stateless { // conntrack has no list of it: it is told by its next packet
+		if b.Stateless { // conntrack has no list of it: it is told by its next packet
 			waitServer.conn.Write([]byte("now"))
 		}
 		for _, e := range []*end{talk, waitServer} {
@@ -304,7 +236,7 @@ func (w *world) flips(b beside, n int) {
 				t.Fatalf("flip %d: an end still waits", i)
 			}
 		}
-		if b.service != "" {
+		if b.Service != "" {
 			select {
 			case <-ends[4].done:
 			case <-time.After(10 * time.Second):
@@ -318,11 +250,11 @@ func (w *world) flips(b beside, n int) {
 		w.opens(floods, marker, append(flip, stays...))
 	}
 	answers, tried := w.counted(b, flows, floods)
-	t.Logf("| %s | %d | 0 of %d | 0 of %d, %d answers | %s | %s |", b.name, n, tried, len(flows), answers, setWorst.Round(time.Millisecond), tellWorst.Round(time.Millisecond))
+	t.Logf("| %s | %d | 0 of %d | 0 of %d, %d answers | %s | %s |", b.Name, n, tried, len(flows), answers, setWorst.Round(time.Millisecond), tellWorst.Round(time.Millisecond))
 }
 
 // counted ends flows and floods, and returns how many answers and tries there were.
-func (w *world) counted(b beside, flows []*steady, floods []*flood) (answers int, tried uint64) {
+func (w *world) counted(b beside.Program, flows []*steady, floods []*flood) (answers int, tried uint64) {
 	for _, s := range flows {
 		answers += s.end(w.t)
 	}
@@ -335,33 +267,33 @@ func (w *world) counted(b beside, flows []*steady, floods []*flood) (answers int
 	require.NotZero(w.t, tried)
 	var counts Counts
 	require.NoError(w.t, w.a.Do(func() (err error) { counts, err = Counted(); return err }))
-	require.Equal(w.t, b.stateless, counts.Untracked.Packets > 0, "%d untracked", counts.Untracked.Packets)
+	require.Equal(w.t, b.Stateless, counts.Untracked.Packets > 0, "%d untracked", counts.Untracked.Packets)
 	return answers, tried
 }
 
 // unconcerned are flows that no flip forbids.
-func (w *world) unconcerned(b beside) []*steady {
+func (w *world) unconcerned(b beside.Program) []*steady {
 	var flows []*steady
 	for _, to := range []string{"10.2.0.11", "fd10:2::11"} {
 		flows = append(flows, w.steady(w.pa, "tcp", net.JoinHostPort(to, "80")), w.steady(w.pa, "udp", net.JoinHostPort(to, "5000")),
 			w.steady(w.a, "tcp", net.JoinHostPort(to, "80")), w.steady(w.a, "udp", net.JoinHostPort(to, "5000")))
 	}
 	for _, to := range []string{"10.1.0.11", "fd10:1::11"} {
-		if b.name == "Docker 29, nftables" && strings.Contains(to, ":") {
+		if b.Name == "Docker 29, nftables" && strings.Contains(to, ":") {
 			continue // the file has one family
 		}
 		flows = append(flows, w.steady(w.pb, "tcp", net.JoinHostPort(to, "80")), w.steady(w.pb, "udp", net.JoinHostPort(to, "5000")))
 	}
 	flows = append(flows, w.steady(w.pb, "tcp", "198.18.0.1:80"))
-	if b.service != "" {
-		flows = append(flows, w.steady(w.pa, "tcp", net.JoinHostPort(b.service, "80")), w.steady(w.a, "tcp", net.JoinHostPort(b.service, "80")))
+	if b.Service != "" {
+		flows = append(flows, w.steady(w.pa, "tcp", net.JoinHostPort(b.Service, "80")), w.steady(w.a, "tcp", net.JoinHostPort(b.Service, "80")))
 	}
 	return flows
 }
 
 // closed tries what flip i closed.
-func (w *world) closed(b beside, i int) {
-	for _, to := range []string{"10.2.0.11:443", b.service + ":443"} {
+func (w *world) closed(b beside.Program, i int) {
+	for _, to := range []string{"10.2.0.11:443", b.Service + ":443"} {
 		if to == ":443" || to != "10.2.0.11:443" && i > 1 { // silence takes its time
 			continue
 		}

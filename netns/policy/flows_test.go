@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/netns/lab"
+	"causeway/netns/lab/beside"
 )
 
 // No policy closes what passes between a node and a hub, nor Causeway's own ports and echo
@@ -77,7 +78,7 @@ func TestErrors(t *testing.T) {
 	fd := 0
 	require.NoError(t, w.b.Do(func() (err error) { fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW); return err }))
 	defer unix.Close(fd)
-	seen := sniff(t, w.pa, "eth0")
+	seen := beside.Sniff(t, w.pa, "eth0")
 	// About a datagram that nobody sent, from 10.1.0.11:7 to 10.2.0.11:7.
 	inner := []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 11, 10, 2, 0, 11, 0, 7, 0, 7, 0, 8, 0, 0}
 	icmp := append([]byte{3, 1, 0, 0, 0, 0, 0, 0}, inner...)

@@ -1,4 +1,4 @@
-package policy
+package beside
 
 import (
 	"encoding/binary"
@@ -19,25 +19,30 @@ import (
 	"causeway/netns/lab"
 )
 
-// foreign is what the LAN and the host's pods see of each other, in fixed packets, and what
-// others' counters have counted of them.
-func (w *world) foreign(x *lab.Host) string {
-	t := w.t
-	w.a.Sh("conntrack -F 2>/dev/null || :")
+// Around is a host with its pod and a host of its LAN, whose traffic is no business of the tunnel.
+type Around struct {
+	Host, Pod, Outside *lab.Host
+	// Their addresses by IPv4: the host's is that on the LAN.
+	HostAddr, PodAddr, OutsideAddr string
+	Port                           int    // where each echoes UDP
+	Table                          string // of the agent, whose counters are its own
+}
+
+// Foreign is what the LAN and the host's pod see of each other, in fixed packets, and what others' counters have counted of them.
+// It is the same with the agent's table and without.
+func (a Around) Foreign(t *testing.T) string {
+	t.Helper()
+	x := a.Outside
+	a.Host.Sh("conntrack -F 2>/dev/null || :")
 	counters := func() string {
-		return w.a.Sh(`iptables-legacy-save -c 2>/dev/null | grep '^.[0-9]*:' | grep -v '^:' || :; nft list ruleset | awk '/^table inet causeway-policy/ {skip=1} !skip {print} /^}/ {skip=0}'`)
+		return a.Host.Sh(`iptables-legacy-save -c 2>/dev/null | grep '^.[0-9]*:' | grep -v '^:' || :; nft list ruleset | awk '/^table inet ` + a.Table + `/ {skip=1} !skip {print} /^}/ {skip=0}'`)
 	}
 	before := counters()
-	rx := sniff(t, x, "eth0")
-	ask := func(h *lab.Host, network, from, to, text string) {
+	rx := Sniff(t, x, "eth0")
+	ask := func(h *lab.Host, from string, fromPort int, to string, toPort int, text string) {
 		require.NoError(t, h.Do(func() error {
-			d := net.Dialer{Timeout: 300 * time.Millisecond}
-			if network == "udp" {
-				d.LocalAddr = net.UDPAddrFromAddrPort(addrPort(from))
-			} else {
-				d.LocalAddr = net.TCPAddrFromAddrPort(addrPort(from))
-			}
-			c, err := d.Dial(network, to)
+			d := net.Dialer{Timeout: 300 * time.Millisecond, LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), uint16(fromPort)))}
+			c, err := d.Dial("udp", net.JoinHostPort(to, strconv.Itoa(toPort)))
 			if err != nil {
 				return nil // refused alike, then
 			}
@@ -46,22 +51,19 @@ func (w *world) foreign(x *lab.Host) string {
 			if _, err := c.Write([]byte(text)); err == nil {
 				c.Read(make([]byte, 100))
 			}
-			if tcp, ok := c.(*net.TCPConn); ok {
-				tcp.SetLinger(0)
-			}
 			return nil
 		}))
 	}
 	for i := range 2 {
-		p := fmt.Sprint(20000 + i)
-		ask(w.pa, "udp", "10.1.0.11:"+p, "192.168.1.50:5000", "from the pod "+p)
-		ask(w.a, "udp", fmt.Sprint("192.168.1.1:", 21000+i), // not those that a pod may be masqueraded to
-			"192.168.1.50:5000", "from the host "+p)
-		ask(x, "udp", "192.168.1.50:"+p, "192.168.1.1:5000", "to the host "+p)
-		ask(x, "udp", "192.168.1.50:"+p, "10.1.0.11:5000", "to the pod "+p)
-		ask(x, "udp", "192.168.1.50:"+p, "10.1.0.11:9", "to a port that is closed "+p)
+		p := 20000 + i
+		ask(a.Pod, a.PodAddr, p, a.OutsideAddr, a.Port, fmt.Sprint("from the pod ", p))
+		ask(a.Host, a.HostAddr, 21000+i, // not those that a pod may be masqueraded to
+			a.OutsideAddr, a.Port, fmt.Sprint("from the host ", p))
+		ask(x, a.OutsideAddr, p, a.HostAddr, a.Port, fmt.Sprint("to the host ", p))
+		ask(x, a.OutsideAddr, p, a.PodAddr, a.Port, fmt.Sprint("to the pod ", p))
+		ask(x, a.OutsideAddr, p, a.PodAddr, 9, fmt.Sprint("to a port that is closed ", p))
 	}
-	x.Sh("ping -n -c2 -i0.2 -s8 -e 7 -W1 192.168.1.1 >/dev/null || :; ping -n -c2 -i0.2 -s8 -e 8 -W1 10.1.0.11 >/dev/null || :")
+	x.Sh("ping -n -c2 -i0.2 -s8 -e 7 -W1 " + a.HostAddr + " >/dev/null || :; ping -n -c2 -i0.2 -s8 -e 8 -W1 " + a.PodAddr + " >/dev/null || :")
 	packets := rx()
 	after := counters()
 	return packets + "\n" + diff(before, after)
@@ -93,9 +95,9 @@ func diff(before, after string) string {
 	return strings.Join(out, "\n")
 }
 
-// sniff gathers what a link sees of UDP and ICMP by IPv4 until what it returns is called, but
+// Sniff gathers what a link sees of UDP and ICMP by IPv4 until what it returns is called, but
 // for what differs from packet to packet: identification and checksums.
-func sniff(t *testing.T, h *lab.Host, dev string) func() string {
+func Sniff(t *testing.T, h *lab.Host, dev string) func() string {
 	fd := 0
 	require.NoError(t, h.Do(func() (err error) {
 		i, err := net.InterfaceByName(dev)
@@ -118,12 +120,12 @@ func sniff(t *testing.T, h *lab.Host, dev string) func() string {
 				break
 			}
 			p := append([]byte(nil), b[:n]...)
-			if n < 28 || p[0] != 0x45 || p[9] != byte(UDP) && p[9] != byte(ICMP) {
+			if n < 28 || p[0] != 0x45 || p[9] != unix.IPPROTO_UDP && p[9] != unix.IPPROTO_ICMP {
 				continue
 			}
 			clear(p[4:6])
 			clear(p[10:12])
-			if p[9] == byte(ICMP) && n >= 48 && p[20] == 3 { // has the packet inside that it is about
+			if p[9] == unix.IPPROTO_ICMP && n >= 48 && p[20] == 3 { // has the packet inside that it is about
 				clear(p[22:24])
 				clear(p[32:34])
 				clear(p[38:40])
@@ -134,5 +136,3 @@ func sniff(t *testing.T, h *lab.Host, dev string) func() string {
 		return strings.Join(out, "\n")
 	}
 }
-
-func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
