@@ -53,8 +53,7 @@ func newWorld(t *testing.T) *world {
 	w.pb, w.pb2 = nb.Pod("pb", "10.2.0.11/24", "fd10:2::11/64"), nb.Pod("pb2", "10.2.0.12/24", "fd10:2::12/64")
 	for _, h := range []*lab.Host{w.a, w.b} {
 		h.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
-			"net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0", // so that each attempt is answered
-			"net.ipv4.igmp_link_local_mcast_reports=0") // of bridges: nothing that comes by chance is counted
+			"net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0") // so that each attempt is answered
 		h.Sh("ip link set cw0 address 02:00:00:00:00:01 arp off") // as a TUN, it asks for no neighbours
 	}
 	w.a.Sh("ip route add 10.2.0.0/24 via 198.18.0.2 src 198.18.0.1; ip -6 route add fd10:2::/64 via fd63:7761:7900::2 src fd63:7761:7900::1")

@@ -11,7 +11,8 @@ import (
 	"causeway/netns/lab"
 )
 
-// Program is what else filters on a host, which has the pod 10.1.0.11 behind bridge pods0 and the tunnel's device cw0.
+// Program is what else filters on a host, which has the pod 10.1.0.11 behind bridge pods0 and the tunnel's device cw0;
+// its other links are eth0, or lan0 and far0.
 type Program struct {
 	Name      string
 	Service   string   // an address whose ports 80 and 443 are those of 10.2.0.11, for the host and its pods
@@ -53,8 +54,9 @@ var Programs = []Program{
 	{Name: "kube-proxy, iptables-legacy", load: "iptables-legacy-restore", file: ours + "kube-proxy-iptables", Service: "10.96.0.1", Soak: true},
 	{Name: "kube-proxy, nftables", load: "nft -f -", file: ours + "kube-proxy-nftables", Service: "10.96.0.1"},
 	{Name: "CNI with notrack", load: "iptables-nft-restore", file: ours + "cni-notrack", Stateless: true},
-	{Name: "firewalld", Machine: []string{"systemctl start firewalld", "firewall-cmd -q --zone=trusted --add-interface=cw0 --add-interface=pods0 --add-interface=eth0"}},
-	{Name: "ufw", Machine: []string{"ufw --force enable", "ufw route allow in on cw0 out on pods0", "ufw route allow in on pods0 out on cw0", "ufw allow in on cw0", "ufw route allow in on eth0 out on pods0", "ufw route allow in on pods0 out on eth0", "ufw allow in on eth0"}},
+	{Name: "firewalld", Machine: []string{"systemctl start firewalld", "firewall-cmd -q --zone=trusted --add-interface=cw0 --add-interface=pods0 --add-interface=eth0 --add-interface=lan0 --add-interface=far0"}},
+	{Name: "ufw", Machine: []string{"ufw --force enable", "ufw route allow in on cw0 out on pods0", "ufw route allow in on pods0 out on cw0", "ufw allow in on cw0", "ufw route allow in on eth0 out on pods0", "ufw route allow in on pods0 out on eth0", "ufw allow in on eth0",
+		"ufw route allow in on lan0 out on cw0", "ufw route allow in on far0 out on cw0"}},
 }
 
 // Start puts it in place on a host. source is the source tree.
