@@ -62,8 +62,7 @@ type programsWorld struct {
 	*System
 	nodes     []*smallNode
 	container *lab.Podman
-	postgres  string // directory of its programs
-	data      string
+	postgres  postgres
 }
 
 const (
@@ -96,9 +95,9 @@ func newProgramsWorld(t *testing.T) *programsWorld {
 		w.container.Run(ctx, "rm", "-f", "-a", "-t", "0")
 	})
 
-	w.database(nodes[1].Pod.Host, filepath.Join(l.Dir, "postgres"))
+	w.postgres = startPostgres(t, nodes[1].Pod.Host, filepath.Join(l.Dir, "postgres"))
 	w.start("iperf3", nodes[1].Pod.Host, "iperf3", "-s")
-	w.web(lan, filepath.Join(l.Dir, "nginx"))
+	startNginx(t, lan, filepath.Join(l.Dir, "nginx"), "from the LAN\n")
 	return w
 }
 
@@ -108,30 +107,7 @@ func (w *programsWorld) start(name string, h *lab.Host, args ...string) *lab.Pro
 	return p
 }
 
-// database starts PostgreSQL. Whoever connects is let in: the wall is what is tried.
-func (w *programsWorld) database(h *lab.Host, dir string) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	require.NoError(w.t, err)
-	require.NotEmpty(w.t, found, "PostgreSQL is not installed: make deps")
-	w.postgres = filepath.Dir(found[len(found)-1])
-	require.NoError(w.t, os.Mkdir(dir, 0o755))
-	require.NoError(w.t, os.Chown(dir, int(lab.Nobody.UID), int(lab.Nobody.GID)))
-	w.data = filepath.Join(dir, "data")
-	_, err = h.RunAs(within(w.t, time.Minute), lab.Nobody, w.postgres+"/initdb", "-D", w.data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions")
-	require.NoError(w.t, err)
-	require.NoError(w.t, os.WriteFile(filepath.Join(w.data, "pg_hba.conf"), []byte("host all all 0.0.0.0/0 trust\n"), 0o644))
-	_, err = h.Start(lab.Program{Name: "postgres", User: lab.Nobody, Args: []string{w.postgres + "/postgres", "-D", w.data, "-c", "listen_addresses=*", "-c", "unix_socket_directories=",
-		"-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "client_connection_check_interval=100ms"}})
-	require.NoError(w.t, err)
-	require.NoError(w.t, lab.Wait(step(w.t), "PostgreSQL", func(ctx context.Context) error {
-		_, err := h.Run(ctx, w.psqlArgs("127.0.0.1", "select 1")...)
-		return err
-	}))
-}
-
-func (w *programsWorld) psqlArgs(host, query string) []string {
-	return []string{w.postgres + "/psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", host, "-c", query, "postgres"}
-}
+func (w *programsWorld) psqlArgs(host, query string) []string { return w.postgres.psql(host, query) }
 
 func (w *programsWorld) psql(ctx context.Context, h *lab.Host, query string) (string, error) {
 	out, err := h.Run(ctx, w.psqlArgs("10.2.1.11", query)...)
@@ -148,15 +124,6 @@ func (w *programsWorld) asleep(want int) {
 		}
 		return err
 	}))
-}
-
-// web starts nginx.
-func (w *programsWorld) web(h *lab.Host, dir string) {
-	require.NoError(w.t, os.MkdirAll(filepath.Join(dir, "html"), 0o755))
-	require.NoError(w.t, os.WriteFile(filepath.Join(dir, "html", "page"), []byte("from the LAN\n"), 0o644))
-	conf := fmt.Sprintf("daemon off; pid %[1]s/pid; error_log stderr;\nevents {}\nhttp { access_log %[1]s/access; client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;\nserver { listen 8080; root %[1]s/html; } }\n", dir)
-	require.NoError(w.t, os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(conf), 0o644))
-	w.start("nginx", h, "nginx", "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 }
 
 // apply declares who may talk, with the database or without.

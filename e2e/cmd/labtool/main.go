@@ -145,7 +145,9 @@ func run(ctx context.Context, args []string) error {
 	case "dial":
 		return show(dial(ctx, target, *every))
 	case "gaps":
-		return show(gaps(ctx, target, *every, *streams))
+		return show(gaps(ctx, *every, *streams, func() (own, source string, connected bool, err error) { return askWho(target) }))
+	case "fetch":
+		return show(gaps(ctx, *every, *streams, fetches(target)))
 	case "datagrams":
 		return show(datagramGaps(ctx, target, *every))
 	case "wait":

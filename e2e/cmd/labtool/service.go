@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -90,7 +91,7 @@ type Gaps struct {
 const dialTimeout = 15 * time.Second
 
 // gaps begins a connection every so often, whatever became of those before, until it is told to end, or n were begun if n is not 1.
-func gaps(ctx context.Context, addr string, every time.Duration, n int) (g Gaps, err error) {
+func gaps(ctx context.Context, every time.Duration, n int, ask asks) (g Gaps, err error) {
 	g.Errors, g.By, g.Sources = map[string]int{}, map[string]int{}, map[string]int{}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -99,7 +100,7 @@ func gaps(ctx context.Context, addr string, every time.Duration, n int) (g Gaps,
 	defer tick.Stop()
 	one := func() {
 		begun := time.Now()
-		own, source, connected, err := askWho(addr)
+		own, source, connected, err := ask()
 		mu.Lock()
 		defer mu.Unlock()
 		if err != nil {
@@ -143,7 +144,27 @@ func innermost(err error) string {
 	return err.Error()
 }
 
-// askWho connects once and returns what the server says.
+// asks connects once and returns what the server says of itself and of the client.
+type asks func() (own, source string, connected bool, err error)
+
+// fetches asks for a page, which says who has it.
+func fetches(url string) asks {
+	c := http.Client{Timeout: dialTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	return func() (own, source string, connected bool, err error) {
+		resp, err := c.Get(url)
+		if err != nil {
+			return "", "", false, err
+		}
+		defer resp.Body.Close()
+		page, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = errors.New(resp.Status)
+		}
+		return strings.TrimSpace(string(page)), "", true, err
+	}
+}
+
+// askWho connects to portWho, or what is translated to it.
 func askWho(addr string) (own, source string, connected bool, err error) {
 	c, err := net.DialTimeout("tcp", addr, dialTimeout)
 	if err != nil {
