@@ -32,11 +32,12 @@ const (
 	lostMin = 60 * time.Millisecond
 	lostMax = time.Second
 
-	suspectAfter = 6  // questions lost in a row
-	unknownAfter = 20 // of who never answered: perhaps the tunnel has no way yet
-	deadAfter    = 12 // and nothing else was heard of the node
-	mutedAfter   = 30 // whatever else was heard: what is sent there does not arrive
-	upAfter      = 10 // answers in a row, of who was suspect or dead
+	doubtfulAfter = 2  // questions lost in a row: it may be suspect soon
+	suspectAfter  = 6  // questions lost in a row
+	unknownAfter  = 20 // of who never answered: perhaps the tunnel has no way yet
+	deadAfter     = 12 // and nothing else was heard of the node
+	mutedAfter    = 30 // whatever else was heard: what is sent there does not arrive
+	upAfter       = 10 // answers in a row, of who was suspect or dead
 
 	// holdMin is how long who was suspect has to answer until he is up. It doubles up to holdMax with each relapse within
 	// relapseTime.

@@ -28,6 +28,8 @@ import (
 type Table interface {
 	// Switch has the table lead services where these say, and reset flows to dead backends.
 	Switch(services []svc.Service, dead []svc.Backend) error
+	// Note looks for what Release may have to free soon, and takes its time.
+	Note(context.Context) error
 	// Release frees what is only begun to these backends, and UDP, so that it goes elsewhere.
 	Release(context.Context, []svc.Backend) (int, error)
 	// Prod has clients that wait for dead backends find that they are reset.
@@ -74,7 +76,9 @@ type Engine struct {
 	faults   [2]error // of listening and of switching
 	dead     map[svc.Backend]bool
 	ready    map[target]readiness
-	prods    sync.WaitGroup
+	noted    time.Time // when Note was called last
+	noting   atomic.Bool
+	works    sync.WaitGroup // what the loop does not wait for
 }
 
 // New makes an engine.
@@ -91,12 +95,14 @@ const (
 	mostTold = 20
 	// rampPause is between two steps of shares that grow.
 	rampPause = 500 * time.Millisecond
+	// notePause is between two looks for flows that may have to go elsewhere.
+	notePause = 500 * time.Millisecond
 )
 
 // Run works until ctx ends. The table stays as it is then.
 func (e *Engine) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
-	defer e.prods.Wait()
+	defer e.works.Wait()
 	defer stop()
 	defer e.talker.close()
 	e.begun = time.Now()
@@ -131,7 +137,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			e.look(ctx, v)
 			due = true
 		}
-		next, changed := e.tick(now)
+		next, changed := e.tick(ctx, now)
 		if (e.starting || e.fresh) && now.Sub(ramp) >= rampPause {
 			ramp, due = now, true
 		}
@@ -221,7 +227,7 @@ func (e *Engine) hear(h heard) (changed bool) {
 }
 
 // tick asks who is due, and reports whether anybody's state changed.
-func (e *Engine) tick(now time.Time) (next time.Time, changed bool) {
+func (e *Engine) tick(ctx context.Context, now time.Time) (next time.Time, changed bool) {
 	before := make([]ReachState, len(e.reach.order))
 	for i, n := range e.reach.order {
 		before[i] = e.reach.peers[n].state
@@ -240,11 +246,21 @@ func (e *Engine) tick(now time.Time) (next time.Time, changed bool) {
 		}
 		e.talker.ask(e.address[a.Node], q)
 	}
+	doubtful := false
 	for i, n := range e.reach.order {
-		if s := e.reach.peers[n].state; s != before[i] {
-			e.tell(n, before[i], s)
+		p := e.reach.peers[n]
+		doubtful = doubtful || p.state == Up && p.lost >= doubtfulAfter
+		if p.state != before[i] {
+			e.tell(n, before[i], p.state)
 			changed = true
 		}
+	}
+	if doubtful && now.Sub(e.noted) >= notePause && !e.noting.Swap(true) {
+		e.noted = now
+		e.works.Go(func() {
+			defer e.noting.Store(false)
+			_ = e.cfg.Table.Note(ctx) // what it missed Release finds
+		})
 	}
 	if !e.settled {
 		e.settled = now.Sub(e.begun) > settleTime || e.knowsAll()
@@ -339,6 +355,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 	for b := range dead {
 		all = append(all, b)
 	}
+	begun := time.Now()
 	if moved || !maps.Equal(dead, e.dead) {
 		e.faults[1] = e.cfg.Table.Switch(table(e.placed), all)
 		e.tellFaults()
@@ -349,17 +366,21 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 	}
 	e.dead, e.fresh = dead, false
+	switched := time.Since(begun)
 	e.noteUsed()
 	if len(left) > 0 {
-		n, err := e.cfg.Table.Release(ctx, left)
-		e.count.released.Add(float64(n))
-		e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Err(err).Msg("new connections go elsewhere")
+		e.works.Go(func() {
+			begun := time.Now()
+			n, err := e.cfg.Table.Release(ctx, left)
+			e.count.released.Add(float64(n))
+			e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Dur("switched_in", switched).Dur("released_in", time.Since(begun)).Err(err).Msg("new connections go elsewhere")
+		})
 	}
 	if len(died) > 0 {
-		e.prods.Go(func() {
+		e.works.Go(func() {
 			n, err := e.cfg.Table.Prod(ctx, died)
 			e.count.prodded.Add(float64(n))
-			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Err(err).Msg("connections to dead backends are reset")
+			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Dur("switched_in", switched).Err(err).Msg("connections to dead backends are reset")
 		})
 	}
 }

@@ -33,7 +33,7 @@ const MaxFlows = 1 << 16
 // Flows counts the flows to services by one list of conntrack's. Beyond MaxFlows it is an error, with those that it had by then.
 func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
 	out := map[Of]Count{}
-	err := t.each(ctx, func(_ bool, f conntrack.Flow) error {
+	err := t.each(ctx, func(f conntrack.Flow) error {
 		of := Of{f.To.Addr(), f.Proto, f.To.Port(), f.Answers}
 		n, known := out[of]
 		switch {
@@ -53,25 +53,19 @@ func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
 }
 
 // each goes through the flows to services that were translated.
-func (t *Table) each(ctx context.Context, f func(v6 bool, x conntrack.Flow) error) error {
+func (t *Table) each(ctx context.Context, f func(conntrack.Flow) error) error {
 	t.mu.Lock()
 	h := t.host
 	t.mu.Unlock()
 	if h == nil {
 		return nil
 	}
-	for _, v6 := range []bool{false, true} {
-		err := conntrack.Each(ctx, v6, func(x conntrack.Flow) error {
-			if x.To == x.Answers || !h.inRange(x.To.Addr()) {
-				return nil
-			}
-			return f(v6, x)
-		})
-		if err != nil {
-			return err
+	return conntrack.Each(ctx, conntrack.Translated, func(x conntrack.Flow) error {
+		if x.To == x.Answers || !h.inRange(x.To.Addr()) {
+			return nil
 		}
-	}
-	return nil
+		return f(x)
+	})
 }
 
 // open reports whether a TCP connection is established, and conntrack has seen it end in one direction at the most. A reset that the table
@@ -86,32 +80,6 @@ func setOf(l []Backend) map[Backend]bool {
 		out[b] = true
 	}
 	return out
-}
-
-// Release has what is only begun with one of these backends begin again with another: it deletes conntrack's entries of connections
-// without an answer, so that the next SYN is translated anew, and those of UDP. It returns how many. Established connections are left
-// alone. It comes after the slots were changed.
-func (t *Table) Release(ctx context.Context, backends []Backend) (n int, err error) {
-	of := setOf(backends)
-	if len(of) == 0 {
-		return 0, nil
-	}
-	d, err := conntrack.NewDeleter()
-	if err != nil {
-		return 0, err
-	}
-	defer d.Close()
-	err = t.each(ctx, func(_ bool, f conntrack.Flow) error {
-		if !of[Backend{f.Proto, f.Answers}] || f.Proto == unix.IPPROTO_TCP && f.State != conntrack.SynSent {
-			return nil
-		}
-		gone, err := d.Delete(f)
-		if gone {
-			n++
-		}
-		return err
-	})
-	return n, err
 }
 
 // How connections are prodded.
@@ -134,11 +102,11 @@ func (t *Table) Prod(ctx context.Context, backends []Backend) (n int, err error)
 	defer p.close()
 	for round := range prodRounds {
 		began, spoken := time.Now(), 0
-		err := t.each(ctx, func(v6 bool, f conntrack.Flow) error {
+		err := t.each(ctx, func(f conntrack.Flow) error {
 			if !open(f) || !of[Backend{f.Proto, f.Answers}] {
 				return nil
 			}
-			if err := p.prod(v6, f.To, f.From); err != nil {
+			if err := p.prod(f.To, f.From); err != nil {
 				return err
 			}
 			spoken++
@@ -175,9 +143,9 @@ func wait(ctx context.Context, d time.Duration) error {
 // prodder has a raw socket for each family that it has met.
 type prodder struct{ socks [2]int }
 
-func (p *prodder) prod(v6 bool, from, to netip.AddrPort) error {
+func (p *prodder) prod(from, to netip.AddrPort) error {
 	i, family := 0, unix.AF_INET
-	if v6 {
+	if from.Addr().Is6() {
 		i, family = 1, unix.AF_INET6
 	}
 	if p.socks[i] < 0 {

@@ -261,6 +261,73 @@ func (w *world) switches(rounds int, families ...bool) {
 	}
 }
 
+// What was noted is released at once, without another look through conntrack, and only if it is still so.
+func TestNoted(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	w.serve("a", "b")
+	w.set(services(64, "a"))
+	udp, err := dial(w.pc, "udp", at(false, 80))
+	require.NoError(t, err)
+	defer udp.Close()
+	name, _, err := answer(udp)
+	require.NoError(t, err)
+	require.Equal(t, "a", name)
+	silent(w.a)
+	began := make(chan net.Conn, 2)
+	for _, from := range []string{"pc", "lan"} {
+		go func() {
+			c, err := dial(w.host(from), "tcp", at(false, 80))
+			if err != nil {
+				t.Error(err)
+			}
+			began <- c
+		}()
+	}
+	half := func(want int) {
+		t.Helper()
+		require.NoError(t, lab.Wait(within(t), "connections that are begun", func(context.Context) error {
+			var l map[Of]Count
+			w.on(func() (err error) { l, err = w.table.Flows(t.Context()); return err })
+			for of, c := range l {
+				if of.Proto == tcp && c.Unreplied == want {
+					return nil
+				}
+			}
+			return fmt.Errorf("%v", l)
+		}))
+	}
+	half(2)
+	w.on(func() error { return w.table.Note(t.Context()) })
+	heal(w.a)
+	var conns []net.Conn
+	for range 2 {
+		c := <-began // by its next SYN, of the slots as they are
+		require.NotNil(t, c)
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	w.set(services(64, "b"))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	var n int
+	require.NoError(t, w.n.Do(func() (err error) {
+		if n, err = w.table.Release(gone, backends("a")); !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("it looked for more: %w", err)
+		}
+		return nil
+	}))
+	require.Equal(t, 1, n, "UDP; the connections have an answer by now")
+	name, _, err = answer(udp)
+	require.NoError(t, err)
+	require.Equal(t, "b", name)
+	for _, c := range conns {
+		name, _, err := answer(c)
+		require.NoError(t, err)
+		require.Equal(t, "a", name)
+	}
+}
+
 func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)

@@ -29,6 +29,7 @@ type Table struct {
 
 	stand *nf.Standing
 	stop  context.CancelFunc // ends the listening; nil: nobody listens
+	noted noted
 }
 
 // written is what stands in the kernel.

@@ -117,12 +117,27 @@ func unhook(c *nftables.Conn, table *nftables.Table) error {
 		return err
 	}
 	// Where the kernel cannot wait, the next transaction takes longer than any packet.
-	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	PacketsPassed()
 	return nil
+}
+
+// PacketsPassed waits until each packet that is in a chain now has left it: for a grace period of RCU, 10 ms at rest, and many times that
+// where processors are busy. A kernel that cannot (with nohz_full) does not wait.
+func PacketsPassed() {
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 }
 
 // membarrierGlobal waits for a grace period of RCU, under which packets pass chains (MEMBARRIER_CMD_GLOBAL).
 const membarrierGlobal = 1
+
+// CloseLater closes a socket of netfilter without having anybody wait. After a transaction that took something away the kernel holds up who
+// closes one, and with him each next transaction, until it has freed that: for a grace period.
+func CloseLater(s func() error) {
+	go func() {
+		PacketsPassed()
+		_ = s()
+	}()
+}
 
 // NftHandles tells an inet table's chains, rules and sets from others: each has a number that no other gets. It is empty without the
 // table. A chain that was changed has another policy or place.

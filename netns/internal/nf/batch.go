@@ -66,21 +66,28 @@ func (b *Batch) Size() (n int) {
 // Commit sends the transaction. All of it holds then, or nothing. A table whose changes are watched is written by
 // Standing.Commit.
 func (b *Batch) Commit() error {
+	return b.on(func(c *netlink.Conn) error { return b.send(c) })
+}
+
+// on opens a socket for f, on a thread that is known as ours.
+func (b *Batch) on(f func(*netlink.Conn) error) error {
 	if b.err != nil {
 		return b.err
 	}
-	return kernel.Own(b.send)
+	return kernel.Own(func() error {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if err != nil {
+			return err
+		}
+		defer kernel.CloseLater(c.Close)
+		if err := errors.Join(c.SetWriteBuffer(Buffer), c.SetReadBuffer(Buffer)); err != nil {
+			return fmt.Errorf("netlink buffer: %w", err)
+		}
+		return f(c)
+	})
 }
 
-func (b *Batch) send() error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := errors.Join(c.SetWriteBuffer(Buffer), c.SetReadBuffer(Buffer)); err != nil {
-		return fmt.Errorf("netlink buffer: %w", err)
-	}
+func (b *Batch) send(c *netlink.Conn) error {
 	end := func(typ netlink.HeaderType) netlink.Message {
 		return netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request}, Data: []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}}
 	}
@@ -90,8 +97,19 @@ func (b *Batch) send() error {
 	if _, err := c.SendMessages(append(l, end(unix.NFNL_MSG_BATCH_END))); err != nil {
 		return err
 	}
-	_, err = c.Receive()
+	_, err := c.Receive()
 	return err
+}
+
+// generation is that of nftables; false: not known.
+func generation(c *netlink.Conn) (uint32, bool) {
+	msgs, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
+		Data: []byte{unix.NFPROTO_INET, unix.NFNETLINK_V0, 0, 0}})
+	if err != nil || len(msgs) == 0 || len(msgs[0].Data) < kernel.NfgenmsgSize {
+		return 0, false
+	}
+	id, _ := genOf(msgs[0].Data[kernel.NfgenmsgSize:])
+	return id, id != 0
 }
 
 // AddTable makes the table that may be there, and takes flags from it that put it to sleep.

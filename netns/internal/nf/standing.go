@@ -59,11 +59,19 @@ func NewStanding(table string) *Standing {
 func (s *Standing) Commit(b *Batch, whole bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, known := kernel.NftGeneration()
-	if err := b.Commit(); err != nil {
+	var before, after uint32
+	var known bool
+	err := b.on(func(c *netlink.Conn) error {
+		before, known = generation(c)
+		if err := b.send(c); err != nil {
+			return err
+		}
+		after, _ = generation(c)
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	after, _ := kernel.NftGeneration()
 	if whole {
 		s.doubt, s.since = !known, before+1
 	}
