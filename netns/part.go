@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"causeway/netns/internal/kernel"
+	"causeway/netns/internal/nf"
 )
 
 // Part is what an applier of declared objects has on the host beside the plan's own kinds: one part of the plan, so
@@ -45,7 +46,7 @@ const TrialTable = PartPrefix + "trial"
 const TrialMark = 0x5e
 
 // ownTables are none of a part's, though they have its prefix.
-var ownTables = []string{dockerMarks, TrialTable}
+var ownTables = []string{dockerMarks, TrialTable, nf.HooksTable}
 
 var partTable = regexp.MustCompile(`^` + PartPrefix + `[a-z][a-z0-9-]{0,31}$`)
 

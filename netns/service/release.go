@@ -89,3 +89,20 @@ func (t *Table) Release(ctx context.Context, backends []Backend) (n int, err err
 	kernel.PacketsPassed()
 	return n, t.each(ctx, free)
 }
+
+// freeStrays deletes conntrack's entries of what began to a service's address while there was no table, and so is not translated: its next
+// packet is.
+func (h host) freeStrays() error {
+	d, err := conntrack.NewDeleter()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return conntrack.Each(context.Background(), conntrack.Unreplied, func(f conntrack.Flow) error {
+		if f.To != f.Answers || !h.inRange(f.To.Addr()) {
+			return nil
+		}
+		_, err := d.Delete(f)
+		return err
+	})
+}

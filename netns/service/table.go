@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +30,7 @@ type Table struct {
 
 	stand *nf.Standing
 	stop  context.CancelFunc // ends the listening; nil: nobody listens
+	hooks io.Closer          // what others' flush does not end; nil: not held
 	noted noted
 }
 
@@ -113,12 +115,19 @@ func (t *Table) leave() {
 		t.stop()
 		t.stop = nil
 	}
+	if t.hooks != nil {
+		_ = t.hooks.Close()
+		t.hooks = nil
+	}
 }
 
 // listen listens until leave, if nobody does yet.
 func (t *Table) listen() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.hooks == nil {
+		t.hooks, _ = nf.HoldHooks() // without, a flush resets what is open until the table is back
+	}
 	if t.stop != nil {
 		return nil
 	}
@@ -182,7 +191,7 @@ func (t *Table) write() error {
 		return fmt.Errorf("set nftables table %s: %w", TableName, err)
 	}
 	t.have = next
-	return t.stand.Written()
+	return errors.Join(t.stand.Written(), t.host.freeStrays())
 }
 
 // whole writes all of the table, whatever is there. Where that is of another shape, the table is made anew.

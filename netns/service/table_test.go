@@ -220,6 +220,57 @@ func TestDrift(t *testing.T) {
 	require.False(t, drift())
 }
 
+// Others flush all rules: until the table is back what is open goes on, whatever it does, and what begins meanwhile waits for it.
+func TestFlushed(t *testing.T) {
+	lab.Counts(t)
+	w := newWorld(t)
+	w.serve("a", "b")
+	base := w.config
+	part, err := NewPart(base, w.table)
+	require.NoError(t, err)
+	w.on(func() error { return errors.Join(part.Apply(t.Context(), nil), w.table.Switch(services(64, "a"), nil)) })
+	t.Cleanup(func() { require.NoError(t, part.Close()) })
+	var flows []*flow
+	for _, from := range []string{"pc", "lan", "far", "n"} {
+		for _, v6 := range []bool{false, true} {
+			for _, how := range []string{"talks", "idle"} {
+				f := w.open(from, v6, how)
+				f.goes()
+				flows = append(flows, f)
+			}
+		}
+	}
+	w.r.Sh("ip route add blackhole 198.19.0.0/16; ip -6 route add blackhole fd63:7761:7900::8:0/112") // as the engine, which has no peer for them
+	w.n.Sh("nft flush ruleset")
+	require.Equal(t, "table inet causeway-hooks\n", w.n.Sh("nft list tables"))
+	var begun sync.WaitGroup
+	for _, from := range []string{"pc", "lan", "n"} {
+		begun.Go(func() {
+			name, _, err := ask(w.host(from), "tcp", at(false, 80))
+			if err != nil || name != "a" {
+				t.Errorf("%s: %q: %v", from, name, err)
+			}
+		})
+	}
+	require.NoError(t, lab.Wait(within(t), "connections that were begun", func(context.Context) error {
+		if n := strings.Count(w.n.Sh("conntrack -L -d "+vip4+" 2>/dev/null"), "SYN_SENT"); n != 3 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	}))
+	w.on(func() error { return part.Apply(t.Context(), part) })
+	begun.Wait()
+	for _, f := range flows {
+		select {
+		case <-f.done:
+			t.Errorf("%s: %v", f.what, f.err)
+		default:
+		}
+	}
+	require.NoError(t, part.Close())
+	require.Equal(t, "table inet causeway-service\n", w.n.Sh("nft list tables"))
+}
+
 // An agent that is gone leaves all as it is. One that starts anew writes the table whole, and neither what is open nor what begins
 // meanwhile loses anything by that.
 func TestStartedAnew(t *testing.T) {

@@ -46,8 +46,7 @@ const (
 
 	statusReplied = 1 << 1 // IPS_SEEN_REPLY
 
-	// Translated is the status of flows whose destination was translated (IPS_DST_NAT).
-	Translated = 1 << 5
+	statusDstNAT = 1 << 5 // IPS_DST_NAT
 
 	getEntry, delEntry = 1, 2 // IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE
 )
@@ -55,13 +54,23 @@ const (
 // room is how much of a list is read at once.
 const room = 1 << 16
 
-// Each goes through the flows of both families that have a bit of status, or through all, while the kernel lists them, so that their
+// Which says which flows a list has, by their status.
+type Which struct{ mask, status uint32 }
+
+// Which flows there are.
+var (
+	All        = Which{}
+	Translated = Which{statusDstNAT, statusDstNAT} // in their destination
+	Unreplied  = Which{statusReplied, 0}
+)
+
+// Each goes through those flows of both families while the kernel lists them, so that their
 // number costs no memory. What begins or ends meanwhile may be left out, and what the kernel moves may come twice. It ends with the first
 // error of f, which may take its time.
 //
 // The kernel goes through all of its table for it, of all namespaces: 10 ms for the 262,144 buckets of a usual host. A kernel before 5.18
 // knows no status here, and lists all flows.
-func Each(ctx context.Context, status uint32, f func(Flow) error) error {
+func Each(ctx context.Context, which Which, f func(Flow) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -71,10 +80,10 @@ func Each(ctx context.Context, status uint32, f func(Flow) error) error {
 	}
 	defer s.close()
 	var want []byte
-	if status != 0 {
-		for _, typ := range []uint16{ctaStatus, ctaStatusMask} {
+	if which != All {
+		for typ, v := range map[uint16]uint32{ctaStatus: which.status, ctaStatusMask: which.mask} {
 			want = binary.NativeEndian.AppendUint16(want, 8)
-			want = binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(want, typ), status)
+			want = binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(want, typ), v)
 		}
 	}
 	if err := s.send(getEntry, unix.NLM_F_DUMP, unix.AF_UNSPEC, want); err != nil {
@@ -85,7 +94,7 @@ func Each(ctx context.Context, status uint32, f func(Flow) error) error {
 			return err
 		}
 		done, err := s.receive(b, func(m []byte) error {
-			if x, ok := read(m); ok && x.status&status == status {
+			if x, ok := read(m); ok && x.status&which.mask == which.status {
 				return f(x)
 			}
 			return nil

@@ -26,7 +26,7 @@ func TestEachAndDelete(t *testing.T) {
 		conns = append(conns, c)
 	}
 	flows := func() (out []Flow) {
-		require.NoError(t, Each(t.Context(), 0, func(f Flow) error { out = append(out, f); return nil }))
+		require.NoError(t, Each(t.Context(), All, func(f Flow) error { out = append(out, f); return nil }))
 		return out
 	}
 	require.Len(t, flows(), 3)
@@ -41,7 +41,7 @@ func TestEachAndDelete(t *testing.T) {
 	d, err := NewDeleter()
 	require.NoError(t, err)
 	defer d.Close()
-	require.NoError(t, Each(t.Context(), 0, func(f Flow) error {
+	require.NoError(t, Each(t.Context(), All, func(f Flow) error {
 		if f.From.String() != conns[1].LocalAddr().String() {
 			return nil
 		}
@@ -55,10 +55,10 @@ func TestEachAndDelete(t *testing.T) {
 	require.Len(t, flows(), 2)
 	require.NoError(t, Each(t.Context(), Translated, func(Flow) error { return errors.New("there is none that is translated") }))
 	stop := errors.New("enough")
-	require.ErrorIs(t, Each(t.Context(), 0, func(Flow) error { return stop }), stop)
+	require.ErrorIs(t, Each(t.Context(), All, func(Flow) error { return stop }), stop)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, Each(ctx, 0, func(Flow) error { return nil }), context.Canceled)
+	require.ErrorIs(t, Each(ctx, All, func(Flow) error { return nil }), context.Canceled)
 }
 
 // The kernel's messages are read within their bounds.

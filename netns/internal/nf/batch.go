@@ -101,6 +101,28 @@ func (b *Batch) send(c *netlink.Conn) error {
 	return err
 }
 
+// hold commits, and leaves the socket open, whose all of it is.
+func (b *Batch) hold() (c *netlink.Conn, err error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	err = kernel.Own(func() (err error) {
+		if c, err = netlink.Dial(unix.NETLINK_NETFILTER, nil); err != nil {
+			return err
+		}
+		if err = b.send(c); err != nil {
+			c.Close()
+		}
+		return err
+	})
+	return c, err
+}
+
+// kernelLacks reports whether the kernel does not know what it was asked for.
+func kernelLacks(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+}
+
 // generation is that of nftables; false: not known.
 func generation(c *netlink.Conn) (uint32, bool) {
 	msgs, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
