@@ -202,7 +202,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	a.names = &names{host: a.host, own: a.own, want: a.want, board: a.board, server: dns.New(dns.Config{Counted: count.named}), listen: p.listen, resolved: p.resolved, told: p.told, file: cfg.Store.SplitDNSFile(), log: a.log, due: make(chan struct{}, 1)}
 	gather.told = a.names.setContainers
 	a.names.setUsable(a.services.Usable)
-	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents, Flows: a.flows,
+	a.inv = inventory.New(inventory.PublisherConfig{Facts: gather.gather, Changes: a.facts.Changes(), Number: id.Number, Site: id.Site, Boot: boot, File: cfg.Store.InventoryFile(), Incidents: incidents, Flows: a.flows, Switches: a.services.Switches(),
 		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
 	var upgraded atomic.Pointer[protocol.UpgradeStatus]
 	a.link, err = hublink.New(hublink.Config{Own: a.own, Live: a.live, Want: a.want, Host: a.host, Board: a.board, Tunnel: p.tunnel, Incidents: incidents, Names: p.names, Fetch: p.fetch, Dial: p.dial, Now: p.now,

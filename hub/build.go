@@ -18,6 +18,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
+	"causeway/hub/facts/switches"
 	"causeway/hub/fleet"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
@@ -214,6 +215,7 @@ func (r *run) openFacts(ctx context.Context) (err error) {
 	if err := r.flows.Open(ctx); err != nil {
 		return r.external.explain(err)
 	}
+	r.switches = switches.New(switches.Config{JetStream: r.agentsJS, Events: &r.events, Log: r.log, Node: node})
 	if r.news, err = event.OpenNews(ctx, r.agentsJS, &r.events); err != nil {
 		return r.external.explain(err)
 	}
@@ -256,7 +258,7 @@ func (r *run) buildServers(context.Context) (err error) {
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
 	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, ClusterKey: r.keys.Cluster, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
-		Inventory: r.inventory, Incidents: r.incidents, Flows: r.flows, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
+		Inventory: r.inventory, Incidents: r.incidents, Flows: r.flows, Switches: r.switches, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
 	if r.outside {

@@ -20,6 +20,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
+	"causeway/hub/facts/switches"
 	"causeway/hub/fleet"
 	"causeway/hub/join"
 	"causeway/hub/metrics"
@@ -101,6 +102,7 @@ type run struct {
 	inventory  *inventory.Store
 	incidents  *incident.Store
 	flows      *flow.Store
+	switches   *switches.Store
 	news       *event.News
 	fleet      *fleet.Table
 	sessions   *session.Server
@@ -148,6 +150,7 @@ func (r *run) tasks() []task {
 		{"inventory", func(ctx context.Context) error { return r.inventory.Run(ctx) }},
 		{"incidents", func(ctx context.Context) error { return r.incidents.Run(ctx) }},
 		{"flows", func(ctx context.Context) error { return r.flows.Run(ctx) }},
+		{"switches", func(ctx context.Context) error { return r.switches.Run(ctx) }},
 		{"events", func(ctx context.Context) error { return r.news.Run(ctx) }},
 		{"tunnel", func(ctx context.Context) error { return explainUDP(r.udp, r.tunnel.Run(ctx)) }},
 	}

@@ -15,6 +15,7 @@ import (
 //	causeway.v1.inventory.<site>.<number>.snapshot   Inventory
 //	causeway.v1.inventory.<site>.<number>.delta      InventoryDelta
 //	causeway.v1.inventory.<site>.<number>.incident   Incident
+//	causeway.v1.inventory.<site>.<number>.switches   SwitchReport
 //	causeway.v1.ask.<number>                         the hub asks for a snapshot; no payload
 //
 // The hub publishes what becomes of it:
@@ -28,6 +29,7 @@ const (
 	SubjectInventoryAll = "causeway.v1.inventory.>"
 	SubjectEventsAll    = "causeway.v1.event.>"
 	SubjectIncidents    = "causeway.v1.inventory.*.*.incident"
+	SubjectSwitches     = "causeway.v1.inventory.*.*.switches"
 	InventoryStream     = "CAUSEWAY_INVENTORY"
 	EventStream         = "CAUSEWAY_EVENTS"
 	IncidentStream      = "CAUSEWAY_INCIDENTS"

@@ -15,6 +15,7 @@ const (
 	FactSnapshot FactKind = "snapshot" // Inventory
 	FactDelta    FactKind = "delta"    // InventoryDelta
 	FactIncident FactKind = "incident" // Incident
+	FactSwitches FactKind = "switches" // SwitchReport
 )
 
 // FactOrigin is whose message it is and of what: its subject says so. The server lets only
@@ -44,7 +45,7 @@ func ParseFactSubject(subject string) (FactOrigin, error) {
 		return FactOrigin{}, errors.New("no node number is in the subject")
 	}
 	o := FactOrigin{parts[0], NodeNumber(n), FactKind(parts[2])}
-	if o.Kind != FactSnapshot && o.Kind != FactDelta && o.Kind != FactIncident {
+	if o.Kind != FactSnapshot && o.Kind != FactDelta && o.Kind != FactIncident && o.Kind != FactSwitches {
 		return FactOrigin{}, errors.New("it is no subject of a node's facts")
 	}
 	return o, nil

@@ -11,6 +11,7 @@ func TestParseFactSubject(t *testing.T) {
 		InventorySubject("idc-sh", 7):          {"idc-sh", 7, FactSnapshot},
 		DeltaSubject("idc-sh", MaxNodeNumber):  {"idc-sh", MaxNodeNumber, FactDelta},
 		"causeway.v1.inventory.a.1.incident":   {"a", 1, FactIncident},
+		SwitchesSubject("idc-sh", 7):           {"idc-sh", 7, FactSwitches},
 		"causeway.v1.inventory.idc-sh.7.delta": {"idc-sh", 7, FactDelta},
 	} {
 		o, err := ParseFactSubject(s)

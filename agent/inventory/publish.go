@@ -55,6 +55,8 @@ type PublisherConfig struct {
 	Incidents Incidents
 	// Flows are told when nothing else waits; nil: there are none.
 	Flows Flows
+	// Switches of services are told likewise; nil: there are none.
+	Switches Switches
 	// Report hears whether inventory reaches the hub: nil, or why not.
 	Report func(error)
 	Log    zerolog.Logger
@@ -72,6 +74,13 @@ type Flows interface {
 	Changed() <-chan struct{} // there may be a report to send
 	Next() (protocol.FlowReport, bool)
 	Sent(protocol.FlowReport) // a hub has it
+}
+
+// Switches is what a Publisher needs of what the node switched of services.
+type Switches interface {
+	Changed() <-chan struct{} // there may be a report to send
+	Next() (protocol.SwitchReport, bool)
+	Sent(protocol.SwitchReport) // a hub has it
 }
 
 // Publisher sends the node's facts in order: snapshots, and deltas between them. What
@@ -323,7 +332,10 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 		return fmt.Errorf("listen to the hub: %w", err)
 	}
 	p.arrived()
-	var incidents, flows <-chan struct{}
+	var incidents, flows, switches <-chan struct{}
+	if p.cfg.Switches != nil {
+		switches = p.cfg.Switches.Changed()
+	}
 	if p.cfg.Flows != nil {
 		flows = p.cfg.Flows.Changed()
 	}
@@ -343,8 +355,9 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 			p.cfg.Report(nil)
 			continue
 		}
-		more, later := p.tellFlows(ctx, js)
-		if more {
+		moreSwitches, later := p.tellSwitches(ctx, js)
+		moreFlows, laterFlows := p.tellFlows(ctx, js)
+		if moreSwitches || moreFlows {
 			continue
 		}
 		select {
@@ -355,7 +368,9 @@ func (p *Publisher) session(ctx context.Context, open func(context.Context) (net
 		case <-p.more:
 		case <-incidents:
 		case <-flows:
+		case <-switches:
 		case <-later:
+		case <-laterFlows:
 		}
 	}
 }
@@ -436,18 +451,43 @@ func (p *Publisher) tellFlows(ctx context.Context, js jetstream.JetStream) (more
 	if !ok {
 		return false, nil
 	}
-	b, err := json.Marshal(r)
-	if err == nil && len(b) <= protocol.MaxFlowReport {
-		actx, cancel := context.WithTimeout(ctx, flowTimeout)
-		_, err = js.Publish(actx, protocol.FlowSubject(p.cfg.Site, p.cfg.Number), b, jetstream.WithMsgID(fmt.Sprintf("%s-flows-%d", p.cfg.Boot, r.Time.UnixNano())), jetstream.WithRetryAttempts(0))
-		cancel()
-		if err != nil {
-			p.cfg.Log.Debug().Err(err).Msg("flows not sent yet")
-			return false, time.After(flowRetry)
-		}
+	if later = p.tellOnce(ctx, js, protocol.FlowSubject(p.cfg.Site, p.cfg.Number), r, protocol.MaxFlowReport, fmt.Sprintf("%s-flows-%d", p.cfg.Boot, r.Time.UnixNano())); later != nil {
+		return false, later
 	}
 	p.cfg.Flows.Sent(r)
 	return true, nil
+}
+
+// tellSwitches is tellFlows of switches.
+func (p *Publisher) tellSwitches(ctx context.Context, js jetstream.JetStream) (more bool, later <-chan time.Time) {
+	if p.cfg.Switches == nil {
+		return false, nil
+	}
+	r, ok := p.cfg.Switches.Next()
+	if !ok {
+		return false, nil
+	}
+	r.BootID = p.cfg.Boot
+	if later = p.tellOnce(ctx, js, protocol.SwitchesSubject(p.cfg.Site, p.cfg.Number), r, protocol.MaxSwitchReport, fmt.Sprintf("%s-switches-%d-%d", p.cfg.Boot, r.Switches[0].Number, len(r.Switches))); later != nil {
+		return false, later
+	}
+	p.cfg.Switches.Sent(r)
+	return true, nil
+}
+
+// tellOnce publishes a report; later fires when it is to be tried again, nil: it is told, or is no report that a hub takes.
+func (p *Publisher) tellOnce(ctx context.Context, js jetstream.JetStream, subject string, report any, most int, id string) (later <-chan time.Time) {
+	b, err := json.Marshal(report)
+	if err != nil || len(b) > most {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, flowTimeout)
+	defer cancel()
+	if _, err = js.Publish(ctx, subject, b, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0)); err != nil {
+		p.cfg.Log.Debug().Err(err).Msg("a report is not sent yet")
+		return time.After(flowRetry)
+	}
+	return nil
 }
 
 // sendFacts publishes one message of the queue.

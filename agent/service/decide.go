@@ -28,6 +28,7 @@ type endpoint struct {
 	state Endpoint
 	used  time.Time // since when it takes new connections; zero: it does not
 	ramp  int
+	turn  protocol.SwitchWhy // for which it began to take them
 }
 
 // Endpoint is how this node sees an address that serves.
@@ -43,8 +44,10 @@ type placed struct {
 	items.Service
 	since     time.Time // when this agent first saw it
 	endpoints []*endpoint
-	told      []string    // sites that were logged last
-	families  [2]familyOf // IPv4, IPv6
+	told      []string           // sites that were logged last
+	known     bool               // it was decided on
+	news      protocol.SwitchWhy // that is declared otherwise since then
+	families  [2]familyOf        // IPv4, IPv6
 }
 
 // familyOf is one family of a service: its slots as they were decided last.
@@ -124,8 +127,9 @@ func place(now time.Time, v View, before []*placed) (out []*placed) {
 		p.families[0].vip, p.families[1].vip = d.VIP4, d.VIP6
 		old := had[d.Name]
 		if old != nil {
-			p.since, p.told = old.since, old.told
-			if reflect.DeepEqual(old.Service, d) {
+			same := reflect.DeepEqual(old.Service, d)
+			p.since, p.told, p.known, p.news = old.since, old.told, old.known, newsOf(old, d.ServiceItem, same)
+			if same {
 				for i := range p.families {
 					p.families[i].seen, p.families[i].slots = old.families[i].seen, old.families[i].slots
 				}
@@ -136,7 +140,8 @@ func place(now time.Time, v View, before []*placed) (out []*placed) {
 			x.node, x.local, _ = w.find(e.Addr)
 			if old != nil {
 				if i := slices.IndexFunc(old.endpoints, func(o *endpoint) bool { return o.Addr == e.Addr }); i >= 0 {
-					x.used, x.ramp = old.endpoints[i].used, old.endpoints[i].ramp
+					o := old.endpoints[i]
+					x.used, x.ramp, x.state, x.turn = o.used, o.ramp, o.state, o.turn
 				}
 			}
 			p.endpoints = append(p.endpoints, x)

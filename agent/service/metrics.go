@@ -40,12 +40,13 @@ var (
 	backendsDesc    = prometheus.NewDesc("causeway_agent_service_backends", "Backends of a service by site, as this node sees them: used ones, and all.", []string{"service", "site", "which"}, nil)
 	connectionsDesc = prometheus.NewDesc("causeway_agent_service_connections", "Connections from this node and what is behind it to a service, by site: open, or unanswered yet.", []string{"service", "site", "which"}, nil)
 	leftOutDesc     = prometheus.NewDesc("causeway_agent_services_without_series", "Services that have no series of their own: there are more than 500.", nil, nil)
+	switchesDesc    = prometheus.NewDesc("causeway_agent_service_switches_total", "Times that this node moved the new connections of a service between sites, or reset open ones of a site that is dead.", []string{"service"}, nil)
 	lateDesc        = prometheus.NewDesc("causeway_agent_service_late_total", "Times that the agent was late at its own questions to other nodes.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (e *Engine) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendsDesc, connectionsDesc, leftOutDesc, lateDesc} {
+	for _, d := range []*prometheus.Desc{backendsDesc, connectionsDesc, leftOutDesc, lateDesc, switchesDesc} {
 		ch <- d
 	}
 	e.count.reach.Describe(ch)
@@ -71,6 +72,9 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(lateDesc, prometheus.CounterValue, float64(v.Late))
 	if len(v.Services) == 0 {
 		return
+	}
+	for name, n := range e.switches.count(v.Services[:min(len(v.Services), maxSeries)]) {
+		ch <- prometheus.MustNewConstMetric(switchesDesc, prometheus.CounterValue, float64(n), name)
 	}
 	flows, err := e.cfg.Table.Flows(ctx)
 	open := openOf(flows)

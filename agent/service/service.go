@@ -53,13 +53,14 @@ type Config struct {
 
 // Engine switches services. Its methods may be called concurrently.
 type Engine struct {
-	cfg    Config
-	prober *prober
-	talker *talker
-	count  *counters
-	calls  chan func() // what others ask, which Run answers
-	runs   atomic.Bool
-	used   atomic.Pointer[map[target]bool] // endpoints of headless services that take new connections
+	cfg      Config
+	prober   *prober
+	talker   *talker
+	count    *counters
+	switches *Switches
+	calls    chan func() // what others ask, which Run answers
+	runs     atomic.Bool
+	used     atomic.Pointer[map[target]bool] // endpoints of headless services that take new connections
 
 	// What follows is Run's alone.
 	view     *View
@@ -76,14 +77,15 @@ type Engine struct {
 	faults   [2]error // of listening and of switching
 	dead     map[svc.Backend]bool
 	ready    map[target]readiness
-	noted    time.Time // when Note was called last
+	moves    []protocol.ServiceSwitch // that the table is to be switched for, and are to be told of then
+	noted    time.Time                // when Note was called last
 	noting   atomic.Bool
 	works    sync.WaitGroup // what the loop does not wait for
 }
 
 // New makes an engine.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), calls: make(chan func()), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.used.Store(&map[target]bool{})
 	return e
 }
@@ -318,16 +320,20 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		for i, x := range p.endpoints {
 			used[i] = !x.used.IsZero()
 		}
+		was := p.states()
 		p.judge(s)
+		p.turned(was)
 		for i := range p.families {
 			moved = p.slotsOf(&p.families[i], s) || moved
 		}
 		if sites := p.sites(); !slices.Equal(sites, p.told) {
+			e.noteMove(p, sites)
 			p.told = sites
 			if told++; told <= mostTold {
 				e.cfg.Log.Info().Str("service", p.Name).Strs("sites", sites).Msg("new connections of a service go to these sites")
 			}
 		}
+		p.known, p.news = true, ""
 		for i, x := range p.endpoints {
 			e.starting = e.starting || x.state.Use && x.ramp < 100
 			if used[i] && !x.state.Use && !p.Headless {
@@ -366,24 +372,36 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 	}
 	e.dead, e.fresh = dead, false
-	switched := time.Since(begun)
+	done := time.Now()
+	switched, moves := done.Sub(begun), e.doneMoves(done)
 	e.noteUsed()
 	if len(left) > 0 {
 		e.works.Go(func() {
 			begun := time.Now()
 			n, err := e.cfg.Table.Release(ctx, left)
+			e.switches.add(released(moves, time.Now(), n)...)
 			e.count.released.Add(float64(n))
 			e.cfg.Log.Info().Int("backends", len(left)).Int("flows", n).Dur("switched_in", switched).Dur("released_in", time.Since(begun)).Err(err).Msg("new connections go elsewhere")
 		})
+	} else {
+		e.switches.add(moves...)
 	}
 	if len(died) > 0 {
+		deaths := e.deaths(died, done)
 		e.works.Go(func() {
 			n, err := e.cfg.Table.Prod(ctx, died)
+			for i := range deaths {
+				deaths[i].Reset = n
+			}
+			e.switches.add(deaths...)
 			e.count.prodded.Add(float64(n))
 			e.cfg.Log.Warn().Int("backends", len(died)).Int("flows", n).Dur("switched_in", switched).Err(err).Msg("connections to dead backends are reset")
 		})
 	}
 }
+
+// Switches are what was switched, for the hub.
+func (e *Engine) Switches() *Switches { return e.switches }
 
 // Readiness is what was found of backends here, for the hub. Of more than it takes those that are not ready come first.
 func (e *Engine) Readiness() (out []protocol.ServiceReadiness) {

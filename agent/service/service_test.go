@@ -175,4 +175,20 @@ func TestSwitch(t *testing.T) {
 	startNode(t, b)
 	until("back", 100, b.addr, 8*time.Second)
 	require.Empty(t, a.table.Config().Dead)
+	r, _ := a.Switches().Next()
+	var told []string
+	for _, x := range r.Switches {
+		if x.Service == "web" {
+			told = append(told, fmt.Sprint(x.Why, " ", x.From, " ", x.To, " ", x.By))
+		}
+		if x.Why == protocol.SwitchSuspect {
+			t.Logf("gap %s, released %s", x.Gap, x.Released)
+			require.Less(t, time.Duration(x.Gap), 1500*time.Millisecond)
+			require.GreaterOrEqual(t, x.Released, x.Gap)
+		}
+	}
+	told = told[max(0, slices.Index(told, "not-ready [sb] [sa] node n3")):] // what comes before depends on who is there first
+	require.Greater(t, len(told), 4)
+	require.Equal(t, []string{"not-ready [sb] [sa] node n3", "ready [sa]", "suspect [sb] [sa] client", "dead [sa] [sa] client", "back [sa]"},
+		[]string{told[0], told[1][:len("ready [sa]")], told[len(told)-3], told[len(told)-2], told[len(told)-1][:len("back [sa]")]})
 }

@@ -76,6 +76,8 @@ var access = map[string]Role{
 	"GET /v1/incidents":                    Viewer,
 	"GET /v1/flows":                        Viewer,
 	"GET /v1/watch/flows":                  Viewer,
+	"GET /v1/service-events":               Viewer,
+	"GET /v1/watch/service-events":         Viewer,
 	"GET /v1/policy/suggest":               Viewer,
 	"GET /v1/objects/{kind}":               Viewer,
 	"GET /v1/objects/{kind}/{name}":        Viewer,

@@ -33,6 +33,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
+	"causeway/hub/facts/switches"
 	"causeway/hub/fleet"
 	"causeway/hub/reconcile"
 	"causeway/hub/release"
@@ -67,6 +68,7 @@ type Config struct {
 	Inventory  *inventory.Store
 	Incidents  *incident.Store
 	Flows      *flow.Store
+	Switches   *switches.Store
 	Events     *event.Log
 	Releases   release.Library
 	Disk       func() error // why no change can be stored now; nil: it can
@@ -132,6 +134,7 @@ func New(cfg Config) *Server {
 	s.registerPolicy(a)
 	s.registerServices(a)
 	s.registerFlows(a)
+	s.registerServiceEvents(a)
 	mux.HandleFunc("GET /v1/nodes/{name}/debug/{path...}", s.debug)
 	mux.HandleFunc("GET /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/diag/capture", s.capture)

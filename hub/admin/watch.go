@@ -63,7 +63,8 @@ func (s *Server) registerWatches(mux *routes) {
 		"flows": {log: true, list: listed(s.newestFlows, func(v api.Flow) watched {
 			return watched{name: strconv.FormatUint(v.Sequence, 10), object: v, shown: v.Sequence}
 		}), follow: s.whenFlows},
-		"audit": {log: true, list: s.auditTail(), follow: s.whenLog},
+		"service-events": {log: true, list: listed(s.cfg.Switches.News, watchedServiceEvent), follow: s.whenServiceEvents},
+		"audit":          {log: true, list: s.auditTail(), follow: s.whenLog},
 	}
 	for _, kind := range state.ObjectKinds() {
 		objects := func() []api.Object { return s.objects(kind) }

@@ -79,6 +79,8 @@ var Operations = []Operation{
 	{http.MethodGet, "/v1/objects/{kind}/{name}", nil, Object{}, false},
 	{http.MethodDelete, "/v1/objects/{kind}/{name}", nil, nil, true},
 	{http.MethodGet, "/v1/services", nil, []Service{}, false},
+	{http.MethodGet, "/v1/service-events", nil, []ServiceEvent{}, false}, // ?service=, node=, since=, limit=; the newest last
+	{http.MethodGet, "/v1/watch/service-events", nil, nil, false},        // ?limit=N of old ones at first
 	{http.MethodGet, "/v1/services/{name}", nil, Service{}, false},
 	{http.MethodPatch, "/v1/services/{name}", ServicePatch{}, Service{}, true}, // they are declared as objects
 	{http.MethodPost, "/v1/apply", Apply{}, Applied{}, false},                  // all documents in one transaction

@@ -35,6 +35,8 @@ const (
 	WatchEvents    = "events" // a log: entries are added, and nothing else
 	WatchAudit     = "audit"  // likewise
 	WatchFlows     = "flows"  // likewise: one for each change of a flow
+	// WatchServiceEvents is a log of what nodes switched of services.
+	WatchServiceEvents = "service-events"
 )
 
 // WatchObjects is the list of the declared objects of a kind.
@@ -71,7 +73,9 @@ const rememberedEntries = 2000
 func (w *Watch) log() bool { return IsLog(w.Kind) }
 
 // IsLog reports whether a list of that kind is a log.
-func IsLog(kind string) bool { return kind == WatchEvents || kind == WatchAudit || kind == WatchFlows }
+func IsLog(kind string) bool {
+	return kind == WatchEvents || kind == WatchAudit || kind == WatchFlows || kind == WatchServiceEvents
+}
 
 // Follow follows a list until ctx ends, whose error it returns, until the hub refuses to
 // be watched, or until w.Each fails. A hub that goes away is waited for once the watch has

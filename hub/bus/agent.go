@@ -33,7 +33,7 @@ const (
 // stream.
 var ErrProtocol = errors.New("nats stream")
 
-// agentPermissions are all that node n of site may do: publish its own facts, incidents and flows,
+// agentPermissions are all that node n of site may do: publish its own facts, incidents, switches and flows,
 // listen on its own inboxes and hear that a snapshot is wanted.
 func agentPermissions(site string, n protocol.NodeNumber) *server.Permissions {
 	return &server.Permissions{

@@ -39,7 +39,7 @@ const (
 
 // What the filter counts.
 const (
-	RefusedSubject = "subject"       // a publish to a subject that is not one of the node's four
+	RefusedSubject = "subject"       // a publish to a subject that is not one of the node's five
 	RefusedSubs    = "subscriptions" // more than nodeSubs
 	RefusedStream  = "streams"       // more than nodeStreams: the oldest was closed
 	RefusedLine    = "protocol"      // what no client may say; it ends the stream
@@ -115,7 +115,7 @@ func (s *Server) enter(n protocol.NodeNumber, end func()) (p *purse, leave func(
 
 // agentSubjects are those that node n of site may publish to.
 func agentSubjects(site string, n protocol.NodeNumber) []string {
-	return []string{protocol.InventorySubject(site, n), protocol.DeltaSubject(site, n), protocol.IncidentSubject(site, n), protocol.FlowSubject(site, n)}
+	return []string{protocol.InventorySubject(site, n), protocol.DeltaSubject(site, n), protocol.IncidentSubject(site, n), protocol.SwitchesSubject(site, n), protocol.FlowSubject(site, n)}
 }
 
 // subscriptions counts those of one stream that the server's permissions let through.

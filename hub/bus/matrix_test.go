@@ -121,7 +121,7 @@ func TestSubjectMatrix(t *testing.T) {
 				continue
 			}
 			base := fmt.Sprintf("causeway.v1.inventory.%s.%d", v.site, v.n)
-			targets = append(targets, protocol.AskSubject(v.n), protocol.AskSubject(v.n)+".x", v.own(), protocol.FlowSubject(v.site, v.n), protocol.FlowSubject(a.site, v.n), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
+			targets = append(targets, protocol.AskSubject(v.n), protocol.AskSubject(v.n)+".x", v.own(), protocol.FlowSubject(v.site, v.n), protocol.FlowSubject(a.site, v.n), protocol.SwitchesSubject(v.site, v.n), protocol.SwitchesSubject(a.site, v.n), base, base+".x", base+".x.y", v.inbox()+".x", v.inbox()+".x.y", v.inbox(),
 				fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", v.site, a.n), fmt.Sprintf("causeway.v1.inventory.%s.%d.snapshot", a.site, v.n))
 			patterns = append(patterns, base+".>", base+".*", v.inbox()+".>", v.inbox()+".*", v.inbox()+".x.*")
 		}

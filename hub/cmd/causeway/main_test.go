@@ -248,6 +248,10 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 		var r protocol.FlowReport
 		read(&r)
 		ts.Check(n.logs(ctx, r))
+	case "switches":
+		var r protocol.SwitchReport
+		read(&r)
+		ts.Check(n.switches(ctx, r))
 	case "answers":
 		n.mu.Lock()
 		n.answers[args[2]] = []byte(fact(ts.ReadFile(args[3])))

@@ -307,6 +307,18 @@ func (n *node) logs(ctx context.Context, r protocol.FlowReport) error {
 	})
 }
 
+// switches publishes what the node switched of services, and waits until the hub has it.
+func (n *node) switches(ctx context.Context, r protocol.SwitchReport) error {
+	if err := n.agent.Publish(ctx, protocol.SwitchesSubject(n.site(), n.host.Answer.Number), r); err != nil {
+		return err
+	}
+	last := r.Switches[len(r.Switches)-1]
+	return until(ctx, func() bool {
+		l, err := n.w.Client.ServiceEvents(ctx, api.ServiceEventQuery{Service: last.Service, Since: last.Time})
+		return err == nil && len(l) > 0
+	})
+}
+
 // obey has the agent make the keys and take the versions that its netmaps ask for, as a real one does; with fails,
 // upgrades fail so. It is over when the function that it returns has returned.
 func (n *node) obey(fails string) (stop func()) {

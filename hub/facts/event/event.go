@@ -40,14 +40,15 @@ const (
 	UpgradeFailed   = "upgrade_failed" // the version before runs on, or again
 	NATSAway        = "nats_away"      // the external NATS stores nothing
 	NATSBack        = "nats_back"
-	StateSetBack    = "state_set_back" // agents know a later state than the hub has
-	NodeSetBack     = "node_set_back"  // a host has an earlier state of a node
-	Incident        = "incident"       // something went wrong on a node; see hub/facts/incident
+	StateSetBack    = "state_set_back"   // agents know a later state than the hub has
+	NodeSetBack     = "node_set_back"    // a host has an earlier state of a node
+	Incident        = "incident"         // something went wrong on a node; see hub/facts/incident
+	ServiceSwitched = "service_switched" // a node moved services between sites; see hub/facts/switches
 )
 
 // Kinds are all of them.
 var Kinds = []string{JoinRefused, NodeUp, NodeDown, NodeReady, NodeDegraded, NodeUnreachable, NodeRefused, PartRefused, InventoryBad, NodeCloned, RouteConflict,
-	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, StateSetBack, NodeSetBack, Incident}
+	NodeUnknown, AdminRefused, NATSRefused, NodeUpgraded, UpgradeFailed, NATSAway, NATSBack, StateSetBack, NodeSetBack, Incident, ServiceSwitched}
 
 // Log is a bounded list of events. The zero value is ready.
 type Log struct {

@@ -233,7 +233,7 @@ func (s *Store) follow(ctx context.Context) {
 func (s *Store) take(m facts.Message) {
 	o := m.Origin
 	s.weigh(m)
-	if o.Kind == protocol.FactIncident { // hub/facts/incident's
+	if o.Kind == protocol.FactIncident || o.Kind == protocol.FactSwitches { // hub/facts/incident's and switches'
 		s.mu.Lock()
 		s.next = max(s.next, m.Stream)
 		s.mu.Unlock()

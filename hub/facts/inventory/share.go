@@ -59,7 +59,7 @@ type heavy struct {
 
 // subjectsOf are those of a node's messages in the stream.
 func subjectsOf(o protocol.FactOrigin) []string {
-	return []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node)}
+	return []string{protocol.InventorySubject(o.Site, o.Node), protocol.DeltaSubject(o.Site, o.Node), protocol.IncidentSubject(o.Site, o.Node), protocol.SwitchesSubject(o.Site, o.Node)}
 }
 
 // look has trim look at the stream.
