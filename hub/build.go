@@ -88,7 +88,7 @@ func (r *run) listen(ctx context.Context) (err error) {
 		r.after(l.name, func() { socket.Close() })
 		*l.to = r.files.Guard(socket)
 	}
-	return nil
+	return r.listenDNS(ctx)
 }
 
 // read reads keys and log, and asks the disk whether it takes a change.
@@ -258,7 +258,7 @@ func (r *run) buildServers(context.Context) (err error) {
 // buildAdmin makes the admin API, and what needs its authority.
 func (r *run) buildAdmin() (err error) {
 	c := admin.Config{Version: r.cfg.Version, Number: r.number, HubKey: r.keys.Hub, ClusterKey: r.keys.Cluster, Pin: r.keys.Cluster.Public().Pin(), Store: r.store, Fleet: r.fleet, Sessions: r.sessions, Reconcile: r.reconciler,
-		Inventory: r.inventory, Incidents: r.incidents, Flows: r.flows, Switches: r.switches, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(),
+		Inventory: r.inventory, Incidents: r.incidents, Flows: r.flows, Switches: r.switches, Events: &r.events, Releases: r.releases, Disk: r.guard.Check, Relay: r.tunnel.RelayStats, Bound: r.tunnel.Bound, Settings: r.cfg.shown(), PublicZone: r.zoneText(),
 		ObjectStatus: func(k state.ObjectKey) map[string]string { return limitStatus(r.tunnel, k) },
 		BackupNote:   filepath.Join(r.cfg.DataDir, backupNote), Log: r.log}
 	if r.outside {
@@ -284,6 +284,9 @@ func (r *run) buildAdmin() (err error) {
 	r.figures = metrics.Config{Version: r.cfg.Version, State: r.fleet.State, Standings: r.fleet.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
 		Findings: r.api.Findings, DiskFree: r.guard.Free, Certificates: map[string]time.Time{"https": r.joins.CertificateExpires()}, Unready: r.unready,
 		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.flows.Metrics(), r.bus.Metrics(), r.files.Metrics(), r.reconciler.Metrics()}}
+	if r.names != nil {
+		r.figures.More = append(r.figures.More, r.names.Metrics()...)
+	}
 	if c.CA != nil {
 		r.figures.Certificates["admin-ca"] = c.CA.Expires()
 	}

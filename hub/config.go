@@ -16,6 +16,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"causeway/hub/dns"
 	"causeway/hub/join"
 	"causeway/hub/state"
 	"causeway/protocol"
@@ -48,6 +49,9 @@ type Config struct {
 	AdminSocket     string         // unix socket
 	ListenAdmin     string         // host:port of the admin API for certificates; empty: none
 	ListenNATS      string         // host:port of NATS over TLS for users of the state; empty: none
+	ListenDNS       string         // host:port of an authoritative DNS server for public names of services; empty: none
+	DNSZone         string         // that it answers
+	DNSServers      string         // name servers of the zone, NAME or NAME=ADDRESS, separated by commas
 	ListenMetrics   string         // host:port of metrics and health over HTTP, for whoever reaches it; empty: none
 	Overlay         []netip.Prefix // for a new cluster; an existing one has to be started with the same
 	SocketBuffer    int            // of the UDP sockets, each way, in bytes; default: large
@@ -84,6 +88,8 @@ type Hub struct {
 	admin   string // empty: none
 	nats    string // likewise
 	metrics string // likewise
+	dns     netip.AddrPort
+	dnsZone dns.Zone // without a name: none
 	ready   chan struct{}
 	parts   atomic.Pointer[parts] // once they run
 
@@ -169,6 +175,9 @@ func New(cfg Config) (*Hub, error) {
 		if !a.Addr().IsValid() {
 			*l.to = fmt.Sprintf(":%d", a.Port())
 		}
+	}
+	if h.dnsZone, h.dns, err = cfg.publicZone(); err != nil {
+		return nil, err
 	}
 	if h.packages = cfg.Packages; h.packages == "" {
 		h.packages = filepath.Join(cfg.DataDir, packagesDir)

@@ -145,7 +145,10 @@ func TestMetrics(t *testing.T) {
 
 // docs/METRICS.md has what a hub gives that has everything, and nothing else.
 func TestMetricsTable(t *testing.T) {
-	w, err := tryStart(t, t.TempDir(), func(c *Config) { c.ListenMetrics, c.ListenAdmin = "127.0.0.1:0", "127.0.0.1:0" })
+	w, err := tryStart(t, t.TempDir(), func(c *Config) {
+		c.ListenMetrics, c.ListenAdmin = "127.0.0.1:0", "127.0.0.1:0"
+		c.ListenDNS, c.DNSZone, c.DNSServers = "127.0.0.1:0", "lb.example.com", "ns.example.com"
+	})
 	require.NoError(t, err)
 	w.site("a")
 	joined(t, w, "one", api.TokenSpec{Site: "a"})

@@ -16,6 +16,7 @@ import (
 	"causeway/hub/bus"
 	"causeway/hub/conns"
 	"causeway/hub/disk"
+	"causeway/hub/dns"
 	"causeway/hub/facts/event"
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
@@ -59,7 +60,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			return err
 		}
 		work(r.doors())
-		r.log.Info().Str("public_udp", r.public.UDP[0]).Str("public_https", r.public.HTTPS[0]).Str("admin_socket", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).Str("listen_metrics", h.metrics).
+		r.log.Info().Str("public_udp", r.public.UDP[0]).Str("public_https", r.public.HTTPS[0]).Str("admin_socket", h.cfg.AdminSocket).Str("listen_admin", h.admin).Str("listen_nats", h.nats).Str("listen_metrics", h.metrics).Str("dns_zone", h.zoneText()).
 			Uint32("number", uint32(r.number)).Uint64("sequence", r.store.State().Seq).Msg("hub ready")
 		h.parts.Store(r.shared)
 		close(h.ready)
@@ -80,8 +81,11 @@ type run struct {
 	undo    []cleanup
 
 	// Opened: see start.
-	files      *conns.Files
-	sockets    struct{ https, local, admin, nats, metrics net.Listener } // nil: not served
+	files   *conns.Files
+	sockets struct {
+		https, local, admin, nats, metrics, dnsTCP net.Listener // nil: not served
+		dnsUDP                                     *net.UDPConn
+	}
 	keys       join.Keys
 	fresh      bool           // no log can have been set back: there was none, or it lies elsewhere
 	marker     *state.Marker  // of the log
@@ -114,6 +118,7 @@ type run struct {
 	api        *admin.Server
 	natsUsers  bus.Readers
 	figures    metrics.Config
+	names      *dns.Server                                      // nil: no public names are answered
 	shared     *parts                                           // what other methods of Hub need
 	inside     struct{ control, bulk, packages []net.Listener } // the tunnel, at each overlay address
 }
@@ -162,6 +167,11 @@ func (r *run) tasks() []task {
 			}},
 			task{"flows to external NATS", func(ctx context.Context) error { return r.bus.Forward(ctx, r.external.js, protocol.SubjectFlowsAll) }},
 			task{"what waits at other hubs", func(ctx context.Context) error { return r.external.tellOthers(ctx, r.fleet) }})
+	}
+	if r.names != nil {
+		l = append(l,
+			task{"what public names lead to", r.followNames},
+			task{"public names", func(ctx context.Context) error { return r.names.Serve(ctx, r.sockets.dnsUDP, r.sockets.dnsTCP) }})
 	}
 	if r.metrics != "" {
 		l = append(l, task{"metrics", func(ctx context.Context) error { return metrics.New(r.figures).Serve(ctx, r.sockets.metrics) }})

@@ -79,6 +79,8 @@ type Config struct {
 	ObjectStatus func(state.ObjectKey) map[string]string
 	// BackupNote is a file that keeps when the last backup was taken; empty: none.
 	BackupNote string
+	// PublicZone is the zone of public names that this hub answers; empty: none.
+	PublicZone string
 	// Conditions are further ones for status, of what only some hubs have.
 	Conditions []func() protocol.Condition
 	Log        zerolog.Logger

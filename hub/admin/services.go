@@ -151,6 +151,8 @@ type serviceView struct {
 	told  *fleet.Services
 	fleet fleet.Snapshot
 	words map[protocol.NodeNumber]map[backendKey]protocol.ServiceReadiness // of nodes that were asked about
+
+	public publicView
 }
 
 type backendKey struct {
@@ -163,11 +165,12 @@ func (s *Server) serviceView(ctx context.Context, st *state.State) (*serviceView
 	if err != nil {
 		return nil, huma.Error503ServiceUnavailable(err.Error())
 	}
-	return newServiceView(st, told, s.cfg.Fleet.Snapshot()), nil
+	return s.newServiceView(st, told), nil
 }
 
-func newServiceView(st *state.State, told *fleet.Services, known fleet.Snapshot) *serviceView {
-	return &serviceView{st: st, told: told, fleet: known, words: map[protocol.NodeNumber]map[backendKey]protocol.ServiceReadiness{}}
+func (s *Server) newServiceView(st *state.State, told *fleet.Services) *serviceView {
+	return &serviceView{st: st, told: told, fleet: s.cfg.Fleet.Snapshot(), words: map[protocol.NodeNumber]map[backendKey]protocol.ServiceReadiness{},
+		public: publicView{zone: s.cfg.PublicZone}}
 }
 
 // wordsOf is what a node that is connected says of backends.
@@ -198,6 +201,7 @@ func (v *serviceView) show(o state.Object) api.Service {
 	for _, f := range v.findings(r) {
 		out.Findings = append(out.Findings, api.ServiceFinding{Check: f.Check, Text: f.Text})
 	}
+	out.PublicName, out.Answers = v.answers(r)
 	for _, e := range r.Endpoints {
 		x := v.endpoint(r, e)
 		out.Endpoints = append(out.Endpoints, x)
@@ -251,6 +255,7 @@ func (v *serviceView) findings(r *service.Result) (out []service.Finding) {
 	if v.told.Told.LeftOut[r.Name] {
 		out = append(out, service.Finding{Check: service.CheckSurplus, Text: service.LeftOutText})
 	}
+	out = append(out, v.publicFindings(r)...)
 	first := ""
 	for _, e := range r.Endpoints {
 		if !r.Used(e) {
@@ -276,7 +281,7 @@ func (s *Server) serviceFindings() (out []doctor.Service) {
 	if told == nil || told.Told == nil {
 		return nil
 	}
-	v := newServiceView(s.cfg.Store.State(), told, s.cfg.Fleet.Snapshot())
+	v := s.newServiceView(s.cfg.Store.State(), told)
 	for _, name := range slices.Sorted(maps.Keys(told.Told.Services)) {
 		r := told.Told.Services[name]
 		for _, f := range v.findings(r) {

@@ -13,5 +13,6 @@ type ServiceDocument struct {
 // that does says those that it has.
 type ServiceSpec struct {
 	protocol.Service `yaml:",inline"`
-	Epoch            uint64 `json:"epoch,omitempty"` // of single-writer the transaction that chose the writer; the hub gives it
+	Epoch            uint64                 `json:"epoch,omitempty"` // of single-writer the transaction that chose the writer; the hub gives it
+	Public           protocol.ServicePublic `json:"public,omitzero"` // by which name and addresses the outside finds it
 }

@@ -16,6 +16,9 @@ type Service struct {
 	Sites     []ServiceSite     `json:"sites"`
 	Endpoints []ServiceEndpoint `json:"endpoints,omitempty"` // by site and address; lists leave them out
 	Findings  []ServiceFinding  `json:"findings"`
+	// PublicName is by which the outside finds it, where this hub answers a zone, and Answers is what that has now.
+	PublicName string          `json:"public_name,omitempty"`
+	Answers    []ServiceAnswer `json:"answers,omitempty"`
 	// Clients that are told of it: how many have acknowledged it as it is declared now, and who has not, or refused it; lists leave it out.
 	Have int      `json:"have"`
 	Lack []string `json:"lack,omitempty"`
@@ -51,6 +54,13 @@ type ServiceEndpoint struct {
 	Since time.Time  `json:"since,omitzero"`
 	// Away is why nodes are not told of it, or not to use it; empty: it is used while it is ready.
 	Away string `json:"away,omitempty"`
+}
+
+// ServiceAnswer is a site whose addresses, of one family, the public name of a service is answered with.
+type ServiceAnswer struct {
+	Site      string       `json:"site"`
+	Addresses []netip.Addr `json:"addresses"`
+	Percent   int          `json:"percent"` // of the answers for that family
 }
 
 // ServiceFinding is what is wrong with a service. It goes on with what is right.

@@ -58,6 +58,7 @@ var ledger = []mend{
 	{"service-empty", docpage.Shows, "causeway service list", ""},
 	{"service-selects-nobody", docpage.Shows, "causeway service show NAME", ""},
 	{"service-no-route", docpage.Shows, "causeway route list", ""},
+	{"service-public", docpage.Shows, "causeway service show NAME", ""},
 	{"service-surplus", docpage.Shows, "causeway service show NAME", ""},
 	{"netmap-refused", docpage.Shows, "causeway diag explain NODE PEER", ""},
 	{"netmap-refused", docpage.Shows, "causeway get KIND NAME", ""},

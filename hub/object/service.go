@@ -2,6 +2,7 @@ package object
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -40,6 +41,12 @@ func (services) Stamp(st *state.State, name string, o state.Object, spec json.Ra
 	var s, had api.ServiceSpec
 	if err := state.ReadStrictly(spec, &s); err != nil {
 		return nil, err
+	}
+	if s.Public.Said() {
+		var err error
+		if s.Public, err = s.Public.Normal(name); err != nil {
+			return nil, state.Errorf(state.Invalid, "%v", err)
+		}
 	}
 	if o.Kind != "" {
 		var err error
@@ -113,7 +120,11 @@ func (services) Holds(o state.Object) (out []netip.Addr) {
 }
 
 func (services) Check(st *state.State, o state.Object) error {
-	if _, err := specOf[api.ServiceSpec](o); err != nil {
+	s, err := specOf[api.ServiceSpec](o)
+	if err != nil {
+		return err
+	}
+	if err := publicFree(st, o.Name, s.Public); err != nil {
 		return err
 	}
 	return state.Found(st, services{}.Names(o))
@@ -143,6 +154,7 @@ func (services) Names(o state.Object) (out []state.ObjectKey) {
 	for site := range s.Weights {
 		add(state.KindSite, site)
 	}
+	add(state.KindSite, slices.Collect(maps.Keys(s.Public.Addresses))...)
 	add(state.KindSite, slices.Concat(s.Order, s.Stay, s.Exclude, []string{s.Writer})...)
 	slices.SortFunc(out, state.CompareKeys)
 	return out
@@ -167,7 +179,7 @@ func (services) Hear(st *state.State, o state.Object) (out []protocol.NodeNumber
 // ServiceOf reads a service.
 func ServiceOf(o state.Object) (service.Declared, error) {
 	s, err := specOf[api.ServiceSpec](o)
-	return service.Declared{Name: o.Name, Generation: o.Generation, Created: o.Created, Service: s.Service, Epoch: s.Epoch}, err
+	return service.Declared{Name: o.Name, Generation: o.Generation, Created: o.Created, Service: s.Service, Epoch: s.Epoch, Public: s.Public}, err
 }
 
 // segmentOf is the segment of a node; of one in two segments none that is declared.

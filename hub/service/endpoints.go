@@ -74,6 +74,7 @@ func (t *Table) work(d *Declared, before *Result) *Result {
 	}
 	j.surplus(r)
 	j.empty(r)
+	j.public(r)
 	if j.more > 0 {
 		j.out = append(j.out, Finding{j.out[len(j.out)-1].Check, fmt.Sprintf("and %d findings more", j.more)})
 	}

@@ -26,7 +26,8 @@ type Declared struct {
 	Generation uint64 // transaction that declared it
 	Created    time.Time
 	protocol.Service
-	Epoch uint64
+	Epoch  uint64
+	Public protocol.ServicePublic // zero: none
 }
 
 // Container is a running container, as its node tells.

@@ -50,6 +50,8 @@ var rules = []rule{
 		why: "what is kept on a host follows from what is wanted; whoever has a hub reads what became of it"},
 	{from: []string{"causeway/agent/dns"}, onlyOurs: []string{"causeway/protocol"},
 		why: "names are answered from a view alone; who knows what there is sets it"},
+	{from: []string{"causeway/hub/dns"}, onlyOurs: []string{"causeway/hub/conns", "causeway/internal/retry", "causeway/internal/shortage", "causeway/protocol", "causeway/tunnel/underlay/sock", "causeway/tunnel/underlay/stream"},
+		why: "public names are answered from a view alone; who knows who serves sets it"},
 	{from: []string{"causeway/hub/plan"}, never: []string{"causeway/tunnel", "causeway/hub/fleet", "causeway/hub/reconcile", "causeway/hub/session"},
 		why: "netmaps are computed from values alone"},
 	{from: []string{"causeway/hub/service"}, onlyOurs: []string{"causeway/protocol"},

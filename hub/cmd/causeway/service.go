@@ -142,6 +142,7 @@ func servicePage(p *frame.Page, s api.Service) {
 	if len(s.Lack) > 0 {
 		facts = append(facts, "Lacking", atMost(s.Lack, len(s.Lack)))
 	}
+	facts = append(facts, publicFacts(s)...)
 	p.Facts(append(facts, "Age", frame.Age(s.Created))...)
 	var rows [][]any
 	for i, e := range s.Endpoints {
