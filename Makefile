@@ -37,7 +37,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help hooks deps build package docs test unit unit-build e2e demo demo-clean soak bench bench-state bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
+.PHONY: help hooks deps build package docs test unit unit-build e2e demo demo-clean soak bench bench-services bench-state bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ soak: deps build bin/nats ## Repeat end-to-end cases, tests of hub and engine in
 
 bench: deps build ## Measure beside wireguard-go, write results/ (root; ROUNDS=10, SECONDS=2, MODE=veth|frames)
 	@CAUSEWAY_BIN=$(CURDIR)/bin go run ./e2e/cmd/bench -rounds $(ROUNDS) -seconds $(SECONDS) -mode $(MODE)
+
+bench-services: deps ## Measure services' addresses beside pods' own (root; ROUNDS=10, SECONDS=2)
+	@go run ./e2e/cmd/bench-services -rounds $(ROUNDS) -seconds $(SECONDS)
 
 bench-state: ## Measure a state of 10,000 nodes: transactions, netmaps, lists, relay (RUN=REGEXP)
 	@go test -run '^$$' -bench '$(if $(filter .,$(RUN)),Large|Snapshot,$(RUN))' ./hub/state ./hub/plan ./hub/fleet ./hub/admin ./tunnel/relay
