@@ -57,6 +57,7 @@ const (
 	KindLeft    MessageKind = "left"
 	KindHubList MessageKind = "hub_list" // HubListAnswer
 	KindMark    MessageKind = "mark"     // StateMark, to agents with FeatureMark
+	KindBeat    MessageKind = "beat"     // Beat, to agents that ask for it
 	KindError   MessageKind = "error"    // either way
 )
 
@@ -137,6 +138,15 @@ type Status struct {
 	Upgrade    *UpgradeStatus   `json:"upgrade,omitempty"` // the last one; nil: none yet
 	// Services are backends of services beside it that it asks whether they are ready.
 	Services []ServiceReadiness `json:"services,omitempty"`
+	// Fences are services that the node keeps from serving at its site, and has done so in its kernel.
+	Fences []ServiceFence `json:"fences,omitempty"`
+	// Beat, unless it is 0, is what the hub answers with, by KindBeat: then the agent knows that a hub heard it since it sent this.
+	Beat uint64 `json:"beat,omitempty"`
+}
+
+// Beat is the body of KindBeat.
+type Beat struct {
+	Beat uint64 `json:"beat"` // of the status that it answers
 }
 
 // StatusInterval is how often an agent sends Status when nothing changes.

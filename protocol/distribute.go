@@ -73,7 +73,7 @@ type siteUse struct {
 // sitesOf are the sites of candidates that the service may use, by name.
 func (s Service) sitesOf(l []Candidate) (out []siteUse) {
 	for i, c := range l {
-		if len(s.Stay) > 0 && !slices.Contains(s.Stay, c.Site) || slices.Contains(s.Exclude, c.Site) || s.Mode == ServiceSingleWriter && c.Site != s.Writer {
+		if len(s.Stay) > 0 && !slices.Contains(s.Stay, c.Site) || slices.Contains(s.Exclude, c.Site) || s.Mode == ServiceSingleWriter && !s.MayServe(c.Site) {
 			continue
 		}
 		k, found := slices.BinarySearchFunc(out, c.Site, func(x siteUse, name string) int { return strings.Compare(x.name, name) })

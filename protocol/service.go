@@ -93,6 +93,9 @@ type Service struct {
 	Stay      []string         `json:"stay,omitempty"`       // sites that it may not leave
 	Exclude   []string         `json:"exclude,omitempty"`    // sites that take no traffic now
 	Writer    string           `json:"writer,omitempty"`     // of single-writer the site that is used
+	Lease     Duration         `json:"lease,omitempty"`      // of single-writer how long the writer's site serves without a word from a hub; 15s to 1h, 0 (default): for ever
+	To        string           `json:"to,omitempty"`         // of single-writer the site that it is being switched to; nobody serves meanwhile. The hub says it
+	Fenced    []string         `json:"fenced,omitempty"`     // sites whose nodes block its backends, since it was switched away from there; the hub says it
 	VIP4      netip.Addr       `json:"vip4,omitzero"`        // its IPv4 address: the hub gives it, and it stays while the service is declared
 	VIP6      netip.Addr       `json:"vip6,omitzero"`        // likewise its IPv6 address
 }
@@ -151,10 +154,10 @@ func (s Service) Normal() (Service, error) {
 		def(&s.Ports[i].Protocol, "tcp")
 	}
 	s.Health = s.Health.normal(s.Ports)
-	for _, l := range []*[]string{&s.Stay, &s.Exclude} {
+	for _, l := range []*[]string{&s.Stay, &s.Exclude, &s.Fenced} {
 		*l = slices.Compact(slices.Sorted(slices.Values(*l)))
 	}
-	return s, cmp.Or(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.Health.check(), s.checkTimes())
+	return s, cmp.Or(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.checkFence(), s.Health.check(), s.checkTimes())
 }
 
 func def[T comparable](v *T, d T) { *v = cmp.Or(*v, d) }
@@ -268,7 +271,7 @@ func (s Service) checkSites() error {
 			return fmt.Errorf("weights: %s: %d is not between 0 and %d", site, w, MaxServiceWeight)
 		}
 	}
-	for field, l := range map[string][]string{"weights": slices.Collect(maps.Keys(s.Weights)), "order": s.Order, "stay": s.Stay, "exclude": s.Exclude} {
+	for field, l := range map[string][]string{"weights": slices.Collect(maps.Keys(s.Weights)), "order": s.Order, "stay": s.Stay, "exclude": s.Exclude, "fenced": s.Fenced} {
 		if len(l) > MaxServiceSites {
 			return fmt.Errorf("%s: %d sites, at most %d", field, len(l), MaxServiceSites)
 		}

@@ -9,6 +9,7 @@ import (
 const (
 	MaxServiceReadiness = 10 * MaxServiceEndpoints // backends beside it; it fits a status
 	MaxReadinessCause   = 120                      // bytes
+	MaxServiceFences    = 3072                     // services
 )
 
 // ServiceReadiness is what a node's agent found of a backend beside it: part of its Status. It counts for what the node

@@ -40,6 +40,10 @@ type Config struct {
 	HubList func(context.Context, protocol.HubListAnswer)
 	// Mark hears how far the hub's state has come.
 	Mark func(protocol.StateMark)
+	// Contact hears of each time at which this agent said something that a hub has heard since. The time is Clock's.
+	Contact func(time.Duration)
+	// Clock goes on while the host sleeps; nil: nobody asks for Contact.
+	Clock func() time.Duration
 	// Status is asked for every StatusInterval and after Changed.
 	Status func() protocol.Status
 	// NATS runs beside the session until ctx ends; open opens a nats stream.
@@ -103,6 +107,8 @@ type session struct {
 	ready  bool // welcomed; guarded by c.mu
 
 	bulk chan struct{} // connections for long answers
+
+	beats beats
 
 	wmu  sync.Mutex // writes
 	left chan struct{}
@@ -304,6 +310,14 @@ func (s *session) read(ctx context.Context, g *errgroup.Group) error {
 				continue
 			}
 			s.c.cfg.Mark(v)
+		case protocol.KindBeat:
+			var v protocol.Beat
+			if err := m.Decode(&v); err != nil {
+				return err
+			}
+			if at, ok := s.beats.answered(v.Beat); ok {
+				s.c.cfg.Contact(at)
+			}
 		case protocol.KindBulk:
 			if err := s.openBulk(ctx, g, m); err != nil {
 				return err
@@ -372,7 +386,11 @@ func (s *session) status(ctx context.Context) error {
 	t := time.NewTicker(protocol.StatusInterval)
 	defer t.Stop()
 	for {
-		if err := s.send(protocol.KindStatus, s.c.cfg.Status()); err != nil {
+		v := s.c.cfg.Status()
+		if s.c.cfg.Clock != nil {
+			v.Beat = s.beats.next(s.c.cfg.Clock())
+		}
+		if err := s.send(protocol.KindStatus, v); err != nil {
 			return err
 		}
 		select {

@@ -64,6 +64,11 @@ type Config struct {
 	Version string
 	// Services is what was found of backends beside this node.
 	Services func() []protocol.ServiceReadiness
+	// Fences are services that this node keeps from serving.
+	Fences func() []protocol.ServiceFence
+	// Contact hears when this node said something that a hub has heard since, by Clock, which goes on while the host sleeps.
+	Contact func(time.Duration)
+	Clock   func() time.Duration
 	// Due gets something, without waiting, when the hub should have a status.
 	Due chan struct{}
 	// Upgrade is what is told of upgrades; nil: nothing.
@@ -123,7 +128,7 @@ func New(cfg Config) (*Link, error) {
 	_, given := ownProxy(settings)
 	l.proxied = given || id.Joined != nil && id.Joined.Proxy != ""
 	l.control = control.New(control.Config{Number: id.Number, Due: cfg.Due, Hello: l.hello, Prove: l.prove, Welcome: l.welcome, Ended: cfg.Want.SessionEnded, Netmap: l.TakeNetmap, HubList: l.hubListTold, Mark: cfg.Want.TakeMark,
-		Status: l.status, NATS: cfg.NATS, Bulk: l.bulk, Log: cfg.Log})
+		Status: l.status, Contact: cfg.Contact, Clock: cfg.Clock, NATS: cfg.NATS, Bulk: l.bulk, Log: cfg.Log})
 	if err := l.tunnel.SetKeys(l.ring()); err != nil {
 		return nil, err
 	}

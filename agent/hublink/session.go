@@ -223,7 +223,7 @@ func (l *Link) welcome(w protocol.Welcome) {
 
 // status is what the hub is told now.
 func (l *Link) status() protocol.Status {
-	return protocol.Status{Upgrade: l.cfg.Upgrade(), Candidates: notNil(l.tunnel.Candidates()), Paths: notNil(l.tunnel.Paths()), Conditions: l.board.List(), Services: l.cfg.Services()}
+	return protocol.Status{Upgrade: l.cfg.Upgrade(), Candidates: notNil(l.tunnel.Candidates()), Paths: notNil(l.tunnel.Paths()), Conditions: l.board.List(), Services: l.cfg.Services(), Fences: l.cfg.Fences()}
 }
 
 func notNil[T any](l []T) []T {

@@ -57,6 +57,7 @@ func CleanStatus(st *protocol.Status) {
 		r := &st.Services[i]
 		r.Addr, r.Cause = r.Addr.Unmap().WithZone(""), protocol.OneLine(r.Cause, protocol.MaxReadinessCause)
 	}
+	st.Fences = slices.DeleteFunc(st.Fences[:min(len(st.Fences), protocol.MaxServiceFences)], func(f protocol.ServiceFence) bool { return !protocol.ValidName(f.Service) })
 	st.Upgrade = cleanUpgrade(st.Upgrade)
 }
 

@@ -414,6 +414,11 @@ func (ses *session) read(ctx context.Context, st net.Conn) error {
 			}
 			fleet.CleanStatus(&v)
 			ses.s.fleet.Status(ses.known, v)
+			if v.Beat != 0 {
+				if err := ses.send(protocol.KindBeat, protocol.Beat{Beat: v.Beat}); err != nil {
+					return err
+				}
+			}
 		case protocol.KindNetmapAck:
 			var v protocol.NetmapAck
 			if err := m.Decode(&v); err != nil {

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -14,6 +15,7 @@ import (
 type live struct {
 	services map[key]*entry
 	dead     map[Backend]bool
+	fences
 }
 
 // entry is one service's slots. It is never changed.
@@ -76,7 +78,7 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 	if len(services) > MaxServices || len(dead) > MaxDead {
 		return live{}, fmt.Errorf("service: %d services and %d dead backends: at most %d and %d", len(services), len(dead), MaxServices, MaxDead)
 	}
-	l := live{make(map[key]*entry, len(services)), make(map[Backend]bool, len(dead))}
+	l := live{services: make(map[key]*entry, len(services)), dead: make(map[Backend]bool, len(dead)), fences: before.fences}
 	var scratch []byte
 	slots := 0
 	for _, s := range services {
@@ -119,11 +121,13 @@ func (l live) config(c Config) Config {
 		}
 		c.Services = append(c.Services, s)
 	}
-	for b := range l.dead {
-		c.Dead = append(c.Dead, b)
-	}
-	slices.SortFunc(c.Dead, func(a, b Backend) int {
+	compare := func(a, b Backend) int {
 		return key{a.Addr.Addr(), a.Proto, a.Addr.Port()}.compare(key{b.Addr.Addr(), b.Proto, b.Addr.Port()})
+	}
+	c.Dead = slices.SortedFunc(maps.Keys(l.dead), compare)
+	c.Fenced = slices.SortedFunc(maps.Keys(l.fenced), compare)
+	c.Left = slices.SortedFunc(maps.Keys(l.left), func(a, b Left) int {
+		return cmp.Or(key{a.VIP, a.Proto, a.Port}.compare(key{b.VIP, b.Proto, b.Port}), a.Backend.Compare(b.Backend))
 	})
 	return c
 }

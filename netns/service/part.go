@@ -21,7 +21,7 @@ var _ netns.Part = (*Part)(nil)
 
 // NewPart checks. base has no Services and no Dead: those are the table's, by Switch.
 func NewPart(base Config, live *Table) (*Part, error) {
-	if len(base.Services)+len(base.Dead) > 0 {
+	if len(base.Services)+len(base.Dead)+len(base.Fenced)+len(base.Left) > 0 {
 		return nil, errors.New("service: services and dead backends of a part are those of its table: see Table.Switch")
 	}
 	h, err := base.host()

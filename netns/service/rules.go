@@ -47,7 +47,7 @@ var hooked = []string{prod.Chain, chainPre, chainOut, chainPost, chainArrives, c
 
 // chainNames are all chains of the table.
 func chainNames() []string {
-	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound)
+	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound, chainFence, chainFenced)
 	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves} {
 		out = append(out, n+"4", n+"6")
 	}
@@ -192,6 +192,7 @@ func makeSets(b *nf.Batch, e epoch) {
 			{Name: e.set(setDead, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
 			{Name: e.set(setSame, v6), Key: []nftables.SetDatatype{a, a}, Interval: true},
 		}
+		l = append(l, fenceSets(e, v6)...)
 		for _, k := range kinds(v6) {
 			l = append(l, k.slotMap(e))
 		}
@@ -233,7 +234,7 @@ func rules(b *nf.Batch, h host, e epoch) {
 		}
 	}
 	translate(b, h, e)
-	refuse(b, e)
+	refuse(b, h, e)
 	source(b, h, e)
 }
 
@@ -255,11 +256,12 @@ func translate(b *nf.Batch, h host, e epoch) {
 }
 
 // refuse writes what is not let through.
-func refuse(b *nf.Batch, e epoch) {
+func refuse(b *nf.Batch, h host, e epoch) {
 	unreachable := []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: icmpxPort}}
 	drop := nf.Verdict(expr.VerdictDrop)
 	// Resets of what is refused here belong to its flow.
 	b.Rule(chainArrives, nf.Device(expr.MetaKeyIIFNAME, "lo"), nf.Verdict(expr.VerdictReturn))
+	fence(b, h.device, e)
 	b.Rule(chainArrives, nf.Jump(chainFlow))
 	b.Rule(chainForward, nf.Jump(chainNowhere))
 	b.Rule(chainOutput, nf.Direction(nf.Reply), nf.Verdict(expr.VerdictReturn))
@@ -272,6 +274,7 @@ func refuse(b *nf.Batch, e epoch) {
 		next := after(v6)
 		b.Rule(chainFlow+n, nf.CtFrom(v6, nf.Reply)(regs), nf.CtProto(next), nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(next+1),
 			[]expr.Any{nf.Lookup(e.set(setDead, v6), regs)}, nf.GoTo(chainDead))
+		leavesFlow(b, e, v6)
 	}
 	b.Rule(chainDead, nf.Direction(nf.Reply), nf.Counter, drop)
 	// Begun, and not yet moved by Release.

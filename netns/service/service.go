@@ -61,6 +61,10 @@ type Config struct {
 	// Dead are backends whose flows are at an end: what comes of a connection to one through a service is reset, and what
 	// comes back from one is dropped. A connection that is only begun is not reset, so that Release can move it.
 	Dead []Backend
+	// Fenced are backends at this host to which nothing comes out of the tunnel.
+	Fenced []Backend
+	// Left are flows of services that are at an end as those of dead backends are, of one service alone.
+	Left []Left
 }
 
 // key is what a service is found by.

@@ -51,8 +51,13 @@ func (t *Table) Set(c Config) error {
 	if err != nil {
 		return err
 	}
+	f, err := newFences(c.Fenced, c.Left)
+	if err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.live.fences = f
 	return t.set(&h, c.Services, c.Dead)
 }
 
@@ -245,6 +250,7 @@ func (t *Table) fill(next *written) error {
 	for _, v6 := range []bool{false, true} {
 		b.Elements(next.epoch.set(setDead, v6), true, dead(next.live.dead, nil, v6))
 	}
+	next.live.fences.write(b, next.epoch, fences{})
 	n, pending := 0, map[kind][]nf.Element{}
 	first := true // from which on nothing that others did before is left
 	put := func() error {
@@ -289,6 +295,7 @@ func (t *Table) change(h, next *written) error {
 		b.Elements(set, false, dead(h.live.dead, next.live.dead, v6))
 		b.Elements(set, true, dead(next.live.dead, h.live.dead, v6))
 	}
+	next.live.fences.write(b, next.epoch, h.live.fences)
 	n := 0
 	gone, came := map[kind][]nf.Element{}, map[kind][]nf.Element{}
 	flush := func() error {
