@@ -16,8 +16,11 @@ import (
 	"causeway/hub/state"
 )
 
-// publicEvery is how often the hub looks at what it answers.
-const publicEvery = time.Second
+// publicEvery is how often the hub looks at what it answers, and publicFirst until there is anything.
+const (
+	publicEvery = time.Second
+	publicFirst = 50 * time.Millisecond
+)
 
 // publicZone reads what is set of public names.
 func (c Config) publicZone() (z dns.Zone, listen netip.AddrPort, err error) {
@@ -64,12 +67,13 @@ func (r *run) listenDNS(ctx context.Context) error {
 
 // followNames has public names answered by what is known, until ctx ends.
 func (r *run) followNames(ctx context.Context) error {
-	t := time.NewTicker(publicEvery)
+	t := time.NewTicker(publicFirst)
 	defer t.Stop()
 	p := publicNames{was: map[string]publicName{}}
 	for {
 		if v, changed := p.look(r.store.State(), r.fleet.Services(), r.fleet.Snapshot()); changed {
 			r.names.Set(v)
+			t.Reset(publicEvery)
 		}
 		select {
 		case <-ctx.Done():
