@@ -419,6 +419,9 @@ type ServiceView struct {
 	Endpoints []ServiceEndpointView `json:"endpoints"`
 }
 
+// ServicesCounted in place of a service's name asks for the connections of all services, without backends that nobody uses.
+const ServicesCounted = "*"
+
 // ReachLocal is the reach of an endpoint that is at the node itself.
 const ReachLocal = "local"
 
@@ -437,11 +440,18 @@ type ServiceEndpointView struct {
 	Starting int           `json:"starting_percent"` // of its share that it has yet; 100: all
 	Open     int           `json:"connections"`      // from here, by conntrack, where they were asked for
 	Half     int           `json:"unanswered"`       // those that only begin
+	RTT      time.Duration `json:"rtt_ns"`           // of the agent's own questions to its node; 0: not known, or it is here
+	// Since the agent runs, as far as its connections were counted every 100 s at least: how many began that were not refused at
+	// once, and what they carried both ways.
+	Begun   uint64 `json:"begun"`
+	Bytes   uint64 `json:"bytes"`
+	Counted bool   `json:"bytes_counted"` // the kernel counts bytes: net.netfilter.nf_conntrack_acct is 1
 }
 
 // ServicesView is what a node knows of services.
 type ServicesView struct {
 	Services []ServiceView `json:"services"`
-	Doubts   bool          `json:"doubts_itself"` // it sees less than half of their sites, and resets nothing
-	Late     uint64        `json:"late"`          // how often its agent was late at its own questions since it runs
+	Doubts   bool          `json:"doubts_itself"`    // it sees less than half of their sites, and resets nothing
+	Counted  time.Time     `json:"counted,omitzero"` // when connections were
+	Late     uint64        `json:"late"`             // how often its agent was late at its own questions since it runs
 }

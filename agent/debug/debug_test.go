@@ -121,6 +121,7 @@ func TestEndpoints(t *testing.T) {
 		{"GET", "/v1/policy", "", 200, 200, `"rules":[{"rule":"main/web","packets":7,"bytes":420}]`},
 		{"GET", "/v1/policy?address=10.1.1.11", "", 200, 200, `"classes":[{"where":"here","prefix":"10.1.1.11/24","class":3}]`},
 		{"GET", "/v1/services", "", 200, 200, `"services":[{"name":"web"`},
+		{"GET", "/v1/services?name=*", "", 200, 200, `"services":[{"name":"web"`},
 		{"GET", "/v1/services?name=none", "", 404, 404, "no service none"},
 		{"GET", "/v1/services?name=A%20b", "", 400, 400, "name has to be a service's"},
 		{"GET", "/v1/policy?address=x", "", 400, 400, "address has to be an address"},

@@ -292,10 +292,11 @@ func (s *Server) policy(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, s.cfg.Policy(addr.Unmap().WithZone("")))
 }
 
-// services answers with all services, or with one, whose connections are counted.
+// services answers with all services, or with one, whose connections are counted; name=* counts those of all, and leaves out backends
+// that nobody uses.
 func (s *Server) services(w http.ResponseWriter, r *http.Request) {
 	name := r.FormValue("name")
-	if name != "" && !protocol.ValidName(name) {
+	if name != "" && name != protocol.ServicesCounted && !protocol.ValidName(name) {
 		fail(w, http.StatusBadRequest, "name has to be a service's: /v1/services?name=web")
 		return
 	}

@@ -56,7 +56,8 @@ type Config struct {
 	Connections func(ctx context.Context, most int) (protocol.Connections, error)
 	// Policy is what is in force of who may talk to whom; an address that is valid is looked up.
 	Policy func(netip.Addr) Policy
-	// Services are all services as this node sees them; of one that is named the connections are counted too.
+	// Services are all services as this node sees them; of one that is named, or of protocol.ServicesCounted, the connections are
+	// counted too.
 	Services func(ctx context.Context, name string) (protocol.ServicesView, error)
 	Logs     *Logs     // nil: the log cannot be followed
 	Allow    []string  // what the hub may ask for besides looking: see Allowable

@@ -39,6 +39,9 @@ func newCounters() *counters {
 var (
 	backendsDesc    = prometheus.NewDesc("causeway_agent_service_backends", "Backends of a service by site, as this node sees them: used ones, and all.", []string{"service", "site", "which"}, nil)
 	connectionsDesc = prometheus.NewDesc("causeway_agent_service_connections", "Connections from this node and what is behind it to a service, by site: open, or unanswered yet.", []string{"service", "site", "which"}, nil)
+	begunDesc       = prometheus.NewDesc("causeway_agent_service_connections_begun_total", "Connections from this node and what is behind it to a service that began and were not refused at once, by site, where they are counted every 100 s at least.", []string{"service", "site"}, nil)
+	bytesDesc       = prometheus.NewDesc("causeway_agent_service_bytes_total", "What those connections carried both ways, by site, where the kernel counts it (net.netfilter.nf_conntrack_acct).", []string{"service", "site"}, nil)
+	rttDesc         = prometheus.NewDesc("causeway_agent_service_rtt_seconds", "Round trip of this agent's questions to the nodes with a service's backends, by site: of the nearest one.", []string{"service", "site"}, nil)
 	leftOutDesc     = prometheus.NewDesc("causeway_agent_services_without_series", "Services that have no series of their own: there are more than 500.", nil, nil)
 	switchesDesc    = prometheus.NewDesc("causeway_agent_service_switches_total", "Times that this node moved the new connections of a service between sites, or reset open ones of a site that is dead.", []string{"service"}, nil)
 	lateDesc        = prometheus.NewDesc("causeway_agent_service_late_total", "Times that the agent was late at its own questions to other nodes.", nil, nil)
@@ -46,7 +49,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (e *Engine) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendsDesc, connectionsDesc, leftOutDesc, lateDesc, switchesDesc} {
+	for _, d := range []*prometheus.Desc{backendsDesc, connectionsDesc, begunDesc, bytesDesc, rttDesc, leftOutDesc, lateDesc, switchesDesc} {
 		ch <- d
 	}
 	e.count.reach.Describe(ch)
@@ -79,7 +82,11 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 	flows, err := e.cfg.Table.Flows(ctx)
 	open := openOf(flows)
 	for _, s := range v.Services[:min(len(v.Services), maxSeries)] {
-		type site struct{ used, all, open, half int }
+		type site struct {
+			used, all int
+			count     svc.Count
+			rtt       time.Duration
+		}
 		sites := map[string]*site{}
 		for _, x := range s.Endpoints {
 			y := sites[x.Site]
@@ -90,15 +97,24 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 			if y.all++; x.Use {
 				y.used++
 			}
-			n := open.of(s, x.Addr)
-			y.open, y.half = y.open+n.Open, y.half+n.Unreplied
+			y.count = y.count.Plus(open.of(s, x.Addr))
+			if x.RTT > 0 && (y.rtt == 0 || x.RTT < y.rtt) {
+				y.rtt = x.RTT
+			}
 		}
 		for name, y := range sites {
 			gauge(backendsDesc, y.used, s.Name, name, "used")
 			gauge(backendsDesc, y.all, s.Name, name, "all")
+			if y.rtt > 0 {
+				ch <- prometheus.MustNewConstMetric(rttDesc, prometheus.GaugeValue, y.rtt.Seconds(), s.Name, name)
+			}
 			if err == nil {
-				gauge(connectionsDesc, y.open, s.Name, name, "open")
-				gauge(connectionsDesc, y.half, s.Name, name, "unanswered")
+				gauge(connectionsDesc, y.count.Open, s.Name, name, "open")
+				gauge(connectionsDesc, y.count.Unreplied, s.Name, name, "unanswered")
+				ch <- prometheus.MustNewConstMetric(begunDesc, prometheus.CounterValue, float64(y.count.Begun), s.Name, name)
+				if y.count.Counted {
+					ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(y.count.Bytes), s.Name, name)
+				}
 			}
 		}
 	}
@@ -111,8 +127,7 @@ func openOf(flows map[svc.Of]svc.Count) counted {
 	out := counted{}
 	for of, n := range flows {
 		k := [2]netip.Addr{of.VIP, of.Backend.Addr()}
-		had := out[k]
-		out[k] = svc.Count{Open: had.Open + n.Open, Unreplied: had.Unreplied + n.Unreplied}
+		out[k] = out[k].Plus(n)
 	}
 	return out
 }

@@ -228,6 +228,14 @@ func (r *Reach) Answer(now time.Time, n protocol.NodeNumber, seq uint32) {
 	}
 }
 
+// RTT is how long answers of a node take; 0: it is not known.
+func (r *Reach) RTT(n protocol.NodeNumber) time.Duration {
+	if p := r.peers[n]; p != nil {
+		return p.srtt
+	}
+	return 0
+}
+
 // Known reports whether the node matters.
 func (r *Reach) Known(n protocol.NodeNumber) bool { return r.peers[n] != nil }
 

@@ -477,7 +477,7 @@ func (e *Engine) ask(ctx context.Context, f func()) error {
 func (e *Engine) viewOf(name string, now time.Time) (out protocol.ServicesView) {
 	out = protocol.ServicesView{Services: []protocol.ServiceView{}, Doubts: e.frozen, Late: e.reach.Late}
 	for _, p := range e.placed {
-		if name != "" && p.Name != name {
+		if name != "" && name != protocol.ServicesCounted && p.Name != name {
 			continue
 		}
 		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints))}
@@ -493,7 +493,7 @@ func (e *Engine) viewOf(name string, now time.Time) (out protocol.ServicesView) 
 			if x.local {
 				y.Cause = e.ready[target{p.Name, x.Addr}].cause
 			} else if x.node != 0 {
-				y.Node = e.names[x.node]
+				y.Node, y.RTT = e.names[x.node], e.reach.RTT(x.node)
 				if _, _, last := e.reach.State(x.node); !last.IsZero() {
 					y.Answered = max(1, now.Sub(last))
 				}
@@ -505,23 +505,34 @@ func (e *Engine) viewOf(name string, now time.Time) (out protocol.ServicesView) 
 	return out
 }
 
-// View is all services as this node sees them, or the one of that name, with its connections.
+// View is all services as this node sees them, or the one of that name, with its connections; for protocol.ServicesCounted all, with
+// theirs.
 func (e *Engine) View(ctx context.Context, name string) (out protocol.ServicesView, err error) {
 	out.Services = []protocol.ServiceView{}
 	if err := e.ask(ctx, func() { out = e.viewOf(name, time.Now()) }); err != nil || name == "" {
 		return out, err
 	}
-	if len(out.Services) == 0 {
+	if len(out.Services) == 0 && name != protocol.ServicesCounted {
 		return out, fmt.Errorf("this node was told of no service %s", name)
 	}
 	flows, err := e.cfg.Table.Flows(ctx)
 	if err != nil {
 		return out, err
 	}
-	open, v := openOf(flows), out.Services[0]
-	for k := range v.Endpoints {
-		n := open.of(v, v.Endpoints[k].Addr)
-		v.Endpoints[k].Open, v.Endpoints[k].Half = n.Open, n.Unreplied
+	out.Counted = time.Now().UTC()
+	open := openOf(flows)
+	for i := range out.Services {
+		v := &out.Services[i]
+		for k := range v.Endpoints {
+			x := &v.Endpoints[k]
+			n := open.of(*v, x.Addr)
+			x.Open, x.Half, x.Begun, x.Bytes, x.Counted = n.Open, n.Unreplied, n.Begun, n.Bytes, n.Counted
+		}
+		if name == protocol.ServicesCounted {
+			v.Endpoints = slices.DeleteFunc(v.Endpoints, func(x protocol.ServiceEndpointView) bool {
+				return x.Slots == 0 && x.Open+x.Half == 0 && x.Begun == 0
+			})
+		}
 	}
 	return out, nil
 }

@@ -25,31 +25,16 @@ type Of struct {
 type Count struct {
 	Open      int // TCP: established and not ended; UDP: answered
 	Unreplied int // not answered yet
+
+	// Since the agent runs, as far as one list of flows followed the other within meterGap. What was refused at once is in none.
+	Begun   uint64
+	Bytes   uint64 // of both directions; 0 where Counted is not set
+	Counted bool   // the kernel counts bytes (net.netfilter.nf_conntrack_acct)
 }
 
-// MaxFlows is how many services and backends Flows tells apart.
-const MaxFlows = 1 << 16
-
-// Flows counts the flows to services by one list of conntrack's. Beyond MaxFlows it is an error, with those that it had by then.
-func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
-	out := map[Of]Count{}
-	err := t.each(ctx, func(f conntrack.Flow) error {
-		of := Of{f.To.Addr(), f.Proto, f.To.Port(), f.Answers}
-		n, known := out[of]
-		switch {
-		case !known && len(out) >= MaxFlows:
-			return fmt.Errorf("flows of services: more than %d services and backends", MaxFlows)
-		case !f.Replied:
-			n.Unreplied++
-		case f.Proto == unix.IPPROTO_UDP || open(f):
-			n.Open++
-		default:
-			return nil
-		}
-		out[of] = n
-		return nil
-	})
-	return out, err
+// Plus is both counts together.
+func (c Count) Plus(o Count) Count {
+	return Count{c.Open + o.Open, c.Unreplied + o.Unreplied, c.Begun + o.Begun, c.Bytes + o.Bytes, c.Counted || o.Counted}
 }
 
 // each goes through the flows to services that were translated.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -83,9 +84,10 @@ func TestStickySlots(t *testing.T) {
 			require.NoError(t, c.Close())
 			var flows map[Of]Count
 			w.on(func() (err error) { flows, err = w.table.Flows(t.Context()); return err })
+			maps.DeleteFunc(flows, func(_ Of, n Count) bool { return n.Open+n.Unreplied == 0 }) // what is over and only counted
 			require.Len(t, flows, 1)
 			for of, n := range flows {
-				require.Equal(t, Count{Unreplied: 1}, n)
+				require.Equal(t, 1, n.Unreplied)
 				got[from+" "+netip.AddrPortFrom(s.VIP, s.Port).String()] = of.Backend.Port() - 1000
 			}
 			var n int

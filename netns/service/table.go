@@ -32,6 +32,7 @@ type Table struct {
 	stop  context.CancelFunc // ends the listening; nil: nobody listens
 	hooks io.Closer          // what others' flush does not end; nil: not held
 	noted noted
+	meter meter
 }
 
 // written is what stands in the kernel.

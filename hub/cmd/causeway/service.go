@@ -25,7 +25,7 @@ func (c *cli) service() *cobra.Command {
 	return c.Group("service", "One name and address for what runs at several sites", `A service has one name and address for what runs at several sites: each client's node
 spreads and switches its traffic by itself. Services are declared: they are documents of
 'causeway apply' (causeway explain service-file), and 'get', 'diff' and 'delete' have them too.`,
-		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceSwitch(), c.serviceExplain(), c.serviceEvents())
+		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceSwitch(), c.serviceExplain(), c.serviceEvents(), c.serviceTop())
 }
 
 // serviceNames completes the name of a service, then those of sites.

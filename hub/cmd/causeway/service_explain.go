@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -59,14 +58,7 @@ the shares of sites as the first %d nodes have them.`, explainNodes),
 		if err != nil {
 			return err
 		}
-		var names []string
-		for _, n := range nodes {
-			if n.State == api.NodeReady || n.State == api.NodeDegraded {
-				names = append(names, n.Name)
-			}
-		}
-		left := max(0, len(names)-explainNodes)
-		names = names[:len(names)-left]
+		names, left := askable(nodes)
 		seen := make([]seenBy, len(names))
 		var wg sync.WaitGroup
 		for i, n := range names {
@@ -107,18 +99,9 @@ func findService(ctx context.Context, hub *api.Client, text string) (api.Service
 }
 
 func askService(ctx context.Context, hub *api.Client, node, service string) seenBy {
-	ctx, cancel := context.WithTimeout(ctx, explainWait)
-	defer cancel()
-	out := seenBy{Node: node}
-	b, err := hub.DebugDocument(ctx, node, strings.TrimPrefix(protocol.DebugServices, "/")+"?name="+service, maxServicesView)
-	if err == nil {
-		err = json.Unmarshal(b, &out.View)
-	}
-	if err == nil && (out.View == nil || len(out.View.Services) != 1) {
-		err = fmt.Errorf("its answer has no service %s", service)
-	}
-	if err != nil {
-		out.View, out.Error = nil, protocol.OneLine(err.Error(), 256)
+	out := askServices(ctx, hub, node, service)
+	if out.Error == "" && len(out.View.Services) != 1 {
+		out.View, out.Error = nil, "its answer has no service "+service
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"os"
 
@@ -22,6 +23,8 @@ type Flow struct {
 	Answers, Answered netip.AddrPort // who answers, and to whom: what NAT made of the two
 	Replied           bool           // something came back
 	State             uint8          // of TCP
+	Bytes             uint64         // of both directions
+	Counted           bool           // the kernel counts them
 	status            uint32
 
 	tuple, id, zone []byte // as the kernel has them, until Each goes on: see Keep
@@ -40,6 +43,8 @@ const (
 const (
 	ctaOrig, ctaReply, ctaStatus, ctaProtoInfo = 1, 2, 3, 4
 	ctaID, ctaZone, ctaStatusMask              = 12, 18, 26
+	ctaCountersOrig, ctaCountersReply          = 9, 10
+	ctaCountersBytes                           = 2
 	ctaIP, ctaProto                            = 1, 2
 	ctaProtoNum, ctaFrom, ctaTo                = 1, 2, 3
 	ctaTCP, ctaTCPState                        = 1, 1
@@ -178,6 +183,18 @@ func (f Flow) Keep() Flow {
 	return f
 }
 
+var hashSeed = maphash.MakeSeed()
+
+// Hash is of what an entry is told apart by, for as long as the process runs.
+func (f Flow) Hash() uint64 {
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	for _, b := range [][]byte{f.tuple, f.id, f.zone} {
+		h.Write(b)
+	}
+	return h.Sum64()
+}
+
 // socket speaks netlink with conntrack.
 type socket struct {
 	fd  int
@@ -256,6 +273,12 @@ func read(b []byte) (f Flow, ok bool) {
 		case typ == ctaStatus && len(v) == 4:
 			f.status = binary.BigEndian.Uint32(v)
 			f.Replied = f.status&statusReplied != 0
+		case typ == ctaCountersOrig || typ == ctaCountersReply:
+			for inner, v := range kernel.Attributes(v) {
+				if inner == ctaCountersBytes && len(v) == 8 {
+					f.Bytes, f.Counted = f.Bytes+binary.BigEndian.Uint64(v), true
+				}
+			}
 		case typ == ctaID:
 			f.id = v
 		case typ == ctaZone:
