@@ -160,7 +160,8 @@ type sight struct {
 	reach  func(protocol.NodeNumber) (s ReachState, never bool) // never: it has not answered since this agent runs
 	path   func(protocol.NodeNumber) bool                       // the tunnel has a way there
 	ready  func(service string, e *endpoint) protocol.Readiness
-	frozen bool // this node doubts itself: nothing is dead, and who would have nobody keeps what he has
+	out    func(svc.Backend) (why string) // it is to take no new connections for a while; may be nil
+	frozen bool                           // this node doubts itself: nothing is dead, and who would have nobody keeps what he has
 }
 
 // firstTime is how long what comes to be usable is no news, after a service was declared or the agent began.
@@ -175,6 +176,7 @@ func (p *placed) judge(s sight) {
 		e.state.Use, e.state.Why = e.usable(s)
 		some = some || e.state.Use
 	}
+	p.eject(s)
 	for _, e := range p.endpoints {
 		if !some && e.perhaps(s) {
 			e.state.Use = true

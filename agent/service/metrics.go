@@ -22,6 +22,7 @@ type counters struct {
 	reach    *prometheus.CounterVec
 	released prometheus.Counter
 	prodded  prometheus.Counter
+	failed   *prometheus.CounterVec
 }
 
 func newCounters() *counters {
@@ -30,6 +31,7 @@ func newCounters() *counters {
 		released: prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_service_flows_released_total", Help: "Flows to backends of services that had only begun, or were UDP, and were released to go elsewhere."}),
 		prodded:  prometheus.NewCounter(prometheus.CounterOpts{Name: "causeway_agent_service_flows_prodded_total", Help: "Open connections to dead backends of services whose clients were prodded, so that they are reset."}),
 	}
+	c.failed = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "causeway_agent_service_connections_failed_total", Help: "Connections from this node and what is behind it to a service that a backend refused, or did not answer, by site."}, []string{"service", "site", "how"})
 	for _, s := range []ReachState{Up, Suspect, Dead, Probation} {
 		c.reach.WithLabelValues(s.String())
 	}
@@ -55,6 +57,7 @@ func (e *Engine) Describe(ch chan<- *prometheus.Desc) {
 	e.count.reach.Describe(ch)
 	e.count.released.Describe(ch)
 	e.count.prodded.Describe(ch)
+	e.count.failed.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -62,6 +65,7 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 	e.count.reach.Collect(ch)
 	e.count.released.Collect(ch)
 	e.count.prodded.Collect(ch)
+	e.count.failed.Collect(ch)
 	ctx, cancel := context.WithTimeout(context.Background(), flowsWait)
 	defer cancel()
 	v, err := e.View(ctx, "")

@@ -34,6 +34,8 @@ type Table interface {
 	Release(context.Context, []svc.Backend) (int, error)
 	// Prod has clients that wait for dead backends find that they are reset.
 	Prod(context.Context, []svc.Backend) (int, error)
+	// Signs are what backends did with connections.
+	Signs(context.Context) (map[svc.Sign]svc.Signs, error)
 	// Flows counts open flows.
 	Flows(context.Context) (map[svc.Of]svc.Count, error)
 }
@@ -78,14 +80,17 @@ type Engine struct {
 	dead     map[svc.Backend]bool
 	ready    map[target]readiness
 	moves    []protocol.ServiceSwitch // that the table is to be switched for, and are to be told of then
-	noted    time.Time                // when Note was called last
+	signs    chan map[svc.Sign]svc.Signs
+	outliers Outliers
+	outs     int       // backends that are out
+	noted    time.Time // when Note was called last
 	noting   atomic.Bool
 	works    sync.WaitGroup // what the loop does not wait for
 }
 
 // New makes an engine.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), signs: make(chan map[svc.Sign]svc.Signs), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.used.Store(&map[target]bool{})
 	return e
 }
@@ -110,6 +115,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.begun = time.Now()
 	e.runs.Store(true)
 	defer e.runs.Store(false)
+	e.works.Go(func() { e.watchSigns(ctx) })
 	var ramp time.Time
 	timer := time.NewTimer(0)
 	for {
@@ -121,6 +127,8 @@ func (e *Engine) Run(ctx context.Context) error {
 			due = e.hear(h)
 		case <-e.prober.changed:
 			due = true
+		case l := <-e.signs:
+			due = e.takeSigns(time.Now(), l)
 		case <-e.cfg.News:
 		case f := <-e.calls:
 			f()
@@ -310,7 +318,8 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		e.frozen = doubts
 		e.cfg.Log.Warn().Bool("doubts", doubts).Msg("whether this node sees less than half of the sites of its services, and so resets nothing")
 	}
-	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen}
+	s := sight{now: now, site: e.view.Site, reach: reach, path: e.cfg.Path, ready: e.readiness, frozen: e.frozen,
+		out: func(b svc.Backend) string { why, _ := e.outliers.Out(now, b); return why }}
 	told, moved := 0, e.fresh
 	e.starting = false
 	var left []svc.Backend // what takes no new connections any more

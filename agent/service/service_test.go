@@ -48,9 +48,10 @@ func (u unwritten) Switch(l []svc.Service, dead []svc.Backend) error {
 	return u.Table.Switch(l, dead)
 }
 
-func (unwritten) Note(context.Context) error                          { return nil }
-func (unwritten) Release(context.Context, []svc.Backend) (int, error) { return 0, nil }
-func (unwritten) Prod(context.Context, []svc.Backend) (int, error)    { return 0, nil }
+func (unwritten) Signs(context.Context) (map[svc.Sign]svc.Signs, error) { return nil, nil }
+func (unwritten) Note(context.Context) error                            { return nil }
+func (unwritten) Release(context.Context, []svc.Backend) (int, error)   { return 0, nil }
+func (unwritten) Prod(context.Context, []svc.Backend) (int, error)      { return 0, nil }
 
 func startNode(t *testing.T, n *node) {
 	t.Helper()

@@ -23,11 +23,13 @@ const (
 	chainArrives = "arrives" // prerouting: of flows at an end. Where bridges hand frames to netfilter, a reset is of whom the packet is to when it is refused, so that it is not translated yet
 	chainForward = "forward" // of no flow
 	chainOutput  = "output"  // both, of the host itself
+	chainTries   = "tries"   // postrouting: connections that begin, and that no wall has kept (signs.go)
 
 	beforeDNAT   = -105 // others translate destinations at -100
 	beforeSNAT   = 95   // and sources at 100
 	beforeWalls  = -170 // conntrack -200, the policy's table -160 and -140, others' from -150 on
 	behindOutput = -60  // destinations are translated at -100, the policy's table is at -50
+	behindWalls  = 80   // sources are translated from 90 on
 )
 
 // The chains that they lead to. Those with a family's number behind them are there for each.
@@ -40,15 +42,17 @@ const (
 	chainUnfound   = "unfound" // it is
 	chainSource    = "source"
 	chainLeaves    = "leaves" // by the tunnel
+	chainTry       = "try"    // of a service: it counts
+	chainSign      = "sign"   // what comes back: does it take connections?
 )
 
 // hooked are the chains that the kernel calls.
-var hooked = []string{prod.Chain, chainPre, chainOut, chainPost, chainArrives, chainForward, chainOutput}
+var hooked = []string{prod.Chain, chainPre, chainOut, chainPost, chainArrives, chainForward, chainOutput, chainTries}
 
 // chainNames are all chains of the table.
 func chainNames() []string {
 	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound, chainFence, chainFenced)
-	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves} {
+	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves, chainTry, chainSign} {
 		out = append(out, n+"4", n+"6")
 	}
 	return out
@@ -196,6 +200,7 @@ func makeSets(b *nf.Batch, e epoch) {
 		for _, k := range kinds(v6) {
 			l = append(l, k.slotMap(e))
 		}
+		l = append(l, signSets(e, v6)...)
 		for _, s := range l {
 			id++
 			b.MakeSet(s, id)
@@ -228,12 +233,14 @@ func rules(b *nf.Batch, h host, e epoch) {
 	b.Chain(chainArrives, nftables.ChainHookPrerouting, beforeWalls)
 	b.Chain(chainForward, nftables.ChainHookForward, beforeWalls)
 	b.Chain(chainOutput, nftables.ChainHookOutput, behindOutput)
+	b.Chain(chainTries, nftables.ChainHookPostrouting, behindWalls)
 	for _, n := range chainNames() {
 		if !slices.Contains(hooked, n) {
 			b.Chain(n, nil, 0)
 		}
 	}
 	translate(b, h, e)
+	signs(b, e)
 	refuse(b, h, e)
 	source(b, h, e)
 }
@@ -272,6 +279,7 @@ func refuse(b *nf.Batch, h host, e epoch) {
 		b.Rule(chainFlow, nf.Bits(nf.Ct(expr.CtKeySTATUS), nf.StatusDNAT, true), e.in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainFlow+n))
 		b.Rule(chainNowhere, e.in(to(v6), setRange, v6), nf.GoTo(chainUnfound))
 		next := after(v6)
+		b.Rule(chainFlow+n, nf.Direction(nf.Reply), nf.Jump(chainSign+n))
 		b.Rule(chainFlow+n, nf.CtFrom(v6, nf.Reply)(regs), nf.CtProto(next), nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(next+1),
 			[]expr.Any{nf.Lookup(e.set(setDead, v6), regs)}, nf.GoTo(chainDead))
 		leavesFlow(b, e, v6)

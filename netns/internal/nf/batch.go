@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -208,6 +209,9 @@ type Set struct {
 	Data     []nftables.SetDatatype // of a map; none: a set
 	Verdicts bool                   // a map of verdicts
 	Interval bool
+	// Size makes it one that rules add to, at most so many elements; each goes when it was not met for Timeout.
+	Size    uint32
+	Timeout time.Duration
 }
 
 // Flags and attributes that unix lacks.
@@ -228,9 +232,18 @@ func (b *Batch) MakeSet(s Set, id uint32) {
 	magic, n := concatenated(s.Key)
 	l := []netlink.Attribute{text(unix.NFTA_SET_TABLE, b.Table), text(unix.NFTA_SET_NAME, s.Name), attr(unix.NFTA_SET_KEY_TYPE, be32(magic)),
 		attr(unix.NFTA_SET_KEY_LEN, be32(n)), attr(unix.NFTA_SET_ID, be32(id))}
+	var desc []netlink.Attribute
 	if len(s.Key) > 1 {
 		flags |= nftSetConcat
-		l = append(l, b.nested(unix.NFTA_SET_DESC, b.nested(nftaSetDescField, fields...)))
+		desc = append(desc, b.nested(nftaSetDescField, fields...))
+	}
+	if s.Size > 0 {
+		flags |= unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT
+		desc = append(desc, attr(unix.NFTA_SET_DESC_SIZE, be32(s.Size)))
+		l = append(l, attr(unix.NFTA_SET_TIMEOUT, binary.BigEndian.AppendUint64(nil, uint64(s.Timeout.Milliseconds()))))
+	}
+	if len(desc) > 0 {
+		l = append(l, b.nested(unix.NFTA_SET_DESC, desc...))
 	}
 	if s.Interval {
 		flags |= unix.NFT_SET_INTERVAL

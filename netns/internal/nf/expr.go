@@ -97,6 +97,11 @@ func Lookup(set string, from uint32, to ...uint32) expr.Any {
 	return l
 }
 
+// Count counts in a set that rules add to, by what lies in a register; where the set is full it does not match.
+func Count(set string, from uint32) []expr.Any {
+	return []expr.Any{&expr.Dynset{SrcRegKey: from, SetName: set, Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}}
+}
+
 // Verdict is one, with a chain where it takes one.
 func Verdict(k expr.VerdictKind, chain ...string) []expr.Any {
 	v := &expr.Verdict{Kind: k}
@@ -139,11 +144,16 @@ var (
 const (
 	SYN        = 0x02
 	RST        = 0x04
+	ACK        = 0x10
 	FlagsOfSYN = 0x17 // FIN, SYN, RST, ACK
 )
 
-// StatusDNAT is the bit of a flow's status that says that its destination was translated (IPS_DST_NAT).
-const StatusDNAT = 1 << 5
+// Bits of a flow's status.
+const (
+	StatusAssured   = 1 << 2 // IPS_ASSURED: its handshake is complete
+	StatusConfirmed = 1 << 3 // IPS_CONFIRMED: its first packet has passed
+	StatusDNAT      = 1 << 5 // IPS_DST_NAT: its destination was translated
+)
 
 // TCPFlags matches TCP flags of a mask.
 func TCPFlags(mask, value byte) []expr.Any {
