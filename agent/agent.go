@@ -189,7 +189,8 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 	if err != nil {
 		return nil, err
 	}
-	a.services = service.New(service.Config{View: serviceView(a.host, a.own), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() { wake(statusDue) }, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
+	contact := newContact(p.booted)
+	a.services = service.New(service.Config{Contact: contact.ago, View: serviceView(a.host, a.own), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() { wake(statusDue) }, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Log: a.log})
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause, note string) {
 		if cause != "" {
@@ -206,7 +207,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		Report: func(err error) { a.board.SetError(health.NATS, err); count.published(err) }, Log: a.log})
 	var upgraded atomic.Pointer[protocol.UpgradeStatus]
 	a.link, err = hublink.New(hublink.Config{Own: a.own, Live: a.live, Want: a.want, Host: a.host, Board: a.board, Tunnel: p.tunnel, Incidents: incidents, Names: p.names, Fetch: p.fetch, Dial: p.dial, Now: p.now,
-		Boot: boot, Version: cfg.Version, Due: statusDue, Upgrade: upgraded.Load, Services: a.services.Readiness, Announces: a.facts.Changed, NATS: a.inv.Run, Began: count.sessionBegan, Ended: count.sessionEnded, Log: a.log})
+		Boot: boot, Version: cfg.Version, Due: statusDue, Upgrade: upgraded.Load, Services: a.services.Readiness, Fences: a.services.Fences, Contact: contact.note, Clock: contact.now, Announces: a.facts.Changed, NATS: a.inv.Run, Began: count.sessionBegan, Ended: count.sessionEnded, Log: a.log})
 	if err != nil {
 		return nil, err
 	}

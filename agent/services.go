@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"sync/atomic"
+	"time"
+
+	"causeway/agent/clock"
 	"causeway/agent/identity"
 	"causeway/agent/onhost"
 	"causeway/agent/service"
@@ -37,4 +41,25 @@ func reached(t Tunnel) func(protocol.NodeNumber) bool {
 		v, ok := t.View(n)
 		return ok && v.Path != protocol.PathNone
 	}
+}
+
+// contact is when this agent said something last that a hub has heard since, by a clock that goes on while the host sleeps. Its methods
+// may be called concurrently.
+type contact struct {
+	boot func() clock.Boot
+	last atomic.Int64 // 0: never
+}
+
+func newContact(boot func() clock.Boot) *contact { return &contact{boot: boot} }
+
+func (c *contact) now() time.Duration { return c.boot().Since }
+
+func (c *contact) note(at time.Duration) {
+	for was := c.last.Load(); int64(at) > was && !c.last.CompareAndSwap(was, int64(at)); was = c.last.Load() {
+	}
+}
+
+func (c *contact) ago() (time.Duration, bool) {
+	last := c.last.Load()
+	return c.now() - time.Duration(last), last != 0
 }

@@ -138,7 +138,8 @@ type Status struct {
 	Upgrade    *UpgradeStatus   `json:"upgrade,omitempty"` // the last one; nil: none yet
 	// Services are backends of services beside it that it asks whether they are ready.
 	Services []ServiceReadiness `json:"services,omitempty"`
-	// Fences are services that the node keeps from serving at its site, and has done so in its kernel.
+	// Fences are services of which it keeps what Fenced says: what comes to backends there is blocked, and what was open from here has
+	// ended, in its kernel.
 	Fences []ServiceFence `json:"fences,omitempty"`
 	// Beat, unless it is 0, is what the hub answers with, by KindBeat: then the agent knows that a hub heard it since it sent this.
 	Beat uint64 `json:"beat,omitempty"`

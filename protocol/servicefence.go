@@ -19,7 +19,10 @@ const (
 	LeaseMargin = 5 * time.Second
 )
 
-// ServiceFence is a service that a node has fenced: part of its Status.
+// FeatureServiceFence in a Hello says that the agent fences services and keeps their leases. Of another one no lease is ever over.
+const FeatureServiceFence = "service-fence"
+
+// ServiceFence is a service of which a node keeps what Fenced says: part of its Status.
 type ServiceFence struct {
 	Service string `json:"service"`
 	Epoch   uint64 `json:"epoch"` // ServiceItem.Epoch that said so

@@ -43,6 +43,7 @@ type Endpoint struct {
 type placed struct {
 	items.Service
 	since     time.Time // when this agent first saw it
+	stopped   bool      // its lease is over here
 	endpoints []*endpoint
 	told      []string           // sites that were logged last
 	known     bool               // it was decided on
@@ -128,7 +129,7 @@ func place(now time.Time, v View, before []*placed) (out []*placed) {
 		old := had[d.Name]
 		if old != nil {
 			same := reflect.DeepEqual(old.Service, d)
-			p.since, p.told, p.known, p.news = old.since, old.told, old.known, newsOf(old, d.ServiceItem, same)
+			p.since, p.told, p.stopped, p.known, p.news = old.since, old.told, old.stopped, old.known, newsOf(old, d.ServiceItem, same)
 			if same {
 				for i := range p.families {
 					p.families[i].seen, p.families[i].slots = old.families[i].seen, old.families[i].slots
@@ -173,12 +174,14 @@ func (p *placed) judge(s sight) {
 	some := false
 	for _, e := range p.endpoints {
 		e.state = Endpoint{Readiness: s.ready(p.Name, e)}
-		e.state.Use, e.state.Why = e.usable(s)
+		if e.state.Use, e.state.Why = e.usable(s); p.stopped {
+			e.state.Use, e.state.Why = false, "no hub has heard this node for longer than the service's lease"
+		}
 		some = some || e.state.Use
 	}
 	p.eject(s)
 	for _, e := range p.endpoints {
-		if !some && e.perhaps(s) {
+		if !some && !p.stopped && e.perhaps(s) {
 			e.state.Use = true
 		}
 		switch {
@@ -245,7 +248,7 @@ func (p *placed) slotsOf(f *familyOf, s sight) (changed bool) {
 		return false
 	}
 	slots := p.Distribute(s.site, l)
-	if slots == nil && f.slots != nil && s.frozen {
+	if slots == nil && f.slots != nil && s.frozen && !p.stopped {
 		return false
 	}
 	changed = f.seen == nil || !slices.Equal(slots, f.slots)

@@ -30,6 +30,12 @@ type Table interface {
 	Switch(services []svc.Service, dead []svc.Backend) error
 	// Note looks for what Release may have to free soon, and takes its time.
 	Note(context.Context) error
+	// Fence keeps what the tunnel brings from backends here, and ends flows that left.
+	Fence([]svc.Backend, []svc.Left) error
+	// End forgets flows that left.
+	End(context.Context, []svc.Left) (int, error)
+	// Fenced reports whether the kernel does what Fence said.
+	Fenced() bool
 	// Release frees what is only begun to these backends, and UDP, so that it goes elsewhere.
 	Release(context.Context, []svc.Backend) (int, error)
 	// Prod has clients that wait for dead backends find that they are reset.
@@ -47,10 +53,12 @@ type Config struct {
 	Heard func() map[protocol.NodeNumber]uint64 // bytes that came from each node
 	Path  func(protocol.NodeNumber) bool        // the tunnel has a way to a node
 	News  <-chan struct{}                       // gets something when View may be another
-	Told  func()                                // readiness changed, which the hub is to hear
-	Moved func()                                // what Usable says changed
-	Fault func(cause string)                    // why services do not work; empty: they do
-	Log   zerolog.Logger
+	Told  func()                                // readiness or fences changed, which the hub is to hear
+	// Contact is how long ago this agent said something that a hub has heard since; false: it has not happened yet.
+	Contact func() (time.Duration, bool)
+	Moved   func()             // what Usable says changed
+	Fault   func(cause string) // why services do not work; empty: they do
+	Log     zerolog.Logger
 }
 
 // Engine switches services. Its methods may be called concurrently.
@@ -63,6 +71,7 @@ type Engine struct {
 	calls    chan func() // what others ask, which Run answers
 	runs     atomic.Bool
 	used     atomic.Pointer[map[target]bool] // endpoints of headless services that take new connections
+	fence    atomic.Pointer[fence]
 
 	// What follows is Run's alone.
 	view     *View
@@ -92,6 +101,7 @@ type Engine struct {
 func New(cfg Config) *Engine {
 	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), signs: make(chan map[svc.Sign]svc.Signs), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
 	e.used.Store(&map[target]bool{})
+	e.fence.Store(&fence{})
 	return e
 }
 
@@ -148,6 +158,7 @@ func (e *Engine) Run(ctx context.Context) error {
 			due = true
 		}
 		next, changed := e.tick(ctx, now)
+		changed = e.leases(now) || changed
 		if (e.starting || e.fresh) && now.Sub(ramp) >= rampPause {
 			ramp, due = now, true
 		}
@@ -305,9 +316,17 @@ func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {
 
 // decide makes the table as what is known says.
 func (e *Engine) decide(ctx context.Context, now time.Time) {
-	e.ready = e.prober.all()
+	f := fenceOf(e.placed, e.view.Site)
+	e.ready = f.withFence(e.prober.all())
 	e.publish()
+	e.settled = e.settled || len(f.backends) > 0 // what is to be blocked waits for nobody
 	if !e.settled {
+		return
+	}
+	if e.faults[1] = e.setFence(f); e.faults[1] != nil {
+		e.tellFaults()
+		e.cfg.Log.Error().Err(e.faults[1]).Msg("cannot fence services")
+		e.fresh = true
 		return
 	}
 	reach := func(n protocol.NodeNumber) (ReachState, bool) {
@@ -381,6 +400,7 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 		}
 	}
 	e.dead, e.fresh = dead, false
+	e.fenced(ctx, f)
 	done := time.Now()
 	switched, moves := done.Sub(begun), e.doneMoves(done)
 	e.noteUsed()
@@ -414,7 +434,7 @@ func (e *Engine) Switches() *Switches { return e.switches }
 
 // Readiness is what was found of backends here, for the hub. Of more than it takes those that are not ready come first.
 func (e *Engine) Readiness() (out []protocol.ServiceReadiness) {
-	for t, r := range e.prober.all() {
+	for t, r := range e.fence.Load().withFence(e.prober.all()) {
 		out = append(out, protocol.ServiceReadiness{Service: t.service, Addr: t.addr, Ready: r.ready, Cause: r.cause, Since: r.since})
 	}
 	slices.SortFunc(out, func(a, b protocol.ServiceReadiness) int {

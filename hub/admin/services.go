@@ -3,10 +3,12 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -61,7 +63,11 @@ func patchText(p api.ServicePatch, name string) string {
 		l = append(l, "include "+strings.Join(p.Include, ", "))
 	}
 	if p.Writer != "" {
-		l = append(l, "switch to "+p.Writer)
+		text := "switch to " + p.Writer
+		if p.Force {
+			text += " by force: nobody is waited for"
+		}
+		l = append(l, text)
 	}
 	return protocol.OneLine(name+": "+strings.Join(l, "; "), 256)
 }
@@ -102,8 +108,14 @@ func patchService(d *state.Draft, name string, p api.ServicePatch) error {
 		if spec.Mode != protocol.ServiceSingleWriter {
 			return state.Errorf(state.Invalid, "service %s has mode %s; only a service of mode single-writer is switched, another one leaves a site by 'causeway service exclude %s SITE'", name, spec.Mode, name)
 		}
-		if spec.Writer != p.Writer {
-			spec.Writer, spec.Epoch = p.Writer, 0
+		if p.Force {
+			if len(p.Weights)+len(p.Exclude)+len(p.Include) > 0 {
+				return state.Errorf(state.Invalid, "a switch by force is a change by itself")
+			}
+			return object.ForceSwitch(d, name, p.Writer)
+		}
+		if spec.To == "" || spec.To != p.Writer {
+			spec.Writer, spec.To, spec.Epoch = p.Writer, "", 0
 		}
 	}
 	b, err := json.Marshal(spec)
@@ -142,6 +154,7 @@ func (s *Server) service(ctx context.Context, st *state.State, name string) (*ta
 	out := v.show(o)
 	have, lack := v.fleet.Has(st, o)
 	out.Have, out.Lack = len(have), names(st, lack)
+	v.fence(o, &out)
 	return withTag(out.ETag, out)
 }
 
@@ -230,6 +243,9 @@ func (v *serviceView) endpoint(r *service.Result, e service.Endpoint) api.Servic
 	out := api.ServiceEndpoint{Addr: e.Addr, Site: e.Site, Name: e.Name, Nodes: names(v.st, e.Nodes), Ready: api.EndpointUnknown, Away: e.Away}
 	if out.Away == "" && !r.Used(e) {
 		out.Away = "site " + e.Site + " is excluded"
+		if r.Mode == protocol.ServiceSingleWriter && !r.MayServe(e.Site) {
+			out.Away = "site " + e.Site + " does not serve, or not yet"
+		}
 	}
 	connected := false
 	for _, n := range e.Nodes {
@@ -256,6 +272,9 @@ func (v *serviceView) findings(r *service.Result) (out []service.Finding) {
 		out = append(out, service.Finding{Check: service.CheckSurplus, Text: service.LeftOutText})
 	}
 	out = append(out, v.publicFindings(r)...)
+	if r.To != "" { // what its backends are does not matter meanwhile
+		return append(append(out, v.switchFinding(r.Name)...), r.Findings...)
+	}
 	first := ""
 	for _, e := range r.Endpoints {
 		if !r.Used(e) {
@@ -289,4 +308,37 @@ func (s *Server) serviceFindings() (out []doctor.Service) {
 		}
 	}
 	return out
+}
+
+// fence shows whom a switch of a service waits for.
+func (v *serviceView) fence(o state.Object, out *api.Service) {
+	d, err := object.ServiceOf(o)
+	if err != nil || v.told == nil {
+		return
+	}
+	switch {
+	case d.To != "":
+		for _, u := range v.fleet.Unfenced(v.st, o, d, v.told.Told, time.Now()) {
+			out.Waits = append(out.Waits, api.ServiceWait{Node: v.st.Nodes.Get(u.Node).Name, Why: u.Why, Until: u.Until})
+		}
+	case len(d.Fenced) > 0:
+		out.Unaware = names(v.st, v.fleet.Unaware(v.st, o, d, v.told.Told))
+	}
+}
+
+// switchSlow is how long a switch may wait without being a finding.
+const switchSlow = time.Minute
+
+// switchFinding is what is wrong with a switch that waits.
+func (v *serviceView) switchFinding(name string) (out []service.Finding) {
+	o, err := v.st.FindObject(serviceKey(name))
+	if err != nil || time.Since(o.Changed) < switchSlow {
+		return nil
+	}
+	var s api.Service
+	if v.fence(o, &s); len(s.Waits) == 0 {
+		return nil
+	}
+	d, _ := object.ServiceOf(o)
+	return []service.Finding{{Check: service.CheckSwitch, Text: protocol.OneLine(fmt.Sprintf("nobody takes its connections: the switch from %s to %s waits for %d nodes, such as %s: %s", d.Writer, d.To, len(s.Waits), s.Waits[0].Node, s.Waits[0].Why), 300)}}
 }

@@ -22,7 +22,10 @@ type Service struct {
 	// Clients that are told of it: how many have acknowledged it as it is declared now, and who has not, or refused it; lists leave it out.
 	Have int      `json:"have"`
 	Lack []string `json:"lack,omitempty"`
-	ETag string   `json:"etag"`
+	// Waits are the nodes that a switch waits for; Unaware those for which the old site stays fenced behind it. Lists leave both out.
+	Waits   []ServiceWait `json:"waits,omitempty"`
+	Unaware []string      `json:"unaware,omitempty"`
+	ETag    string        `json:"etag"`
 }
 
 // ServiceSite is a site of a service.
@@ -63,6 +66,13 @@ type ServiceAnswer struct {
 	Percent   int          `json:"percent"` // of the answers for that family
 }
 
+// ServiceWait is a node that a switch waits for.
+type ServiceWait struct {
+	Node  string    `json:"node"`
+	Why   string    `json:"why"`
+	Until time.Time `json:"until,omitzero"` // its lease is over then; never, where there is none
+}
+
 // ServiceFinding is what is wrong with a service. It goes on with what is right.
 type ServiceFinding struct {
 	Check string `json:"check"` // as 'causeway doctor' has it
@@ -74,5 +84,7 @@ type ServicePatch struct {
 	Weights map[string]int `json:"weights,omitempty"`               // of these sites, 0 to 1000; prefer becomes weights
 	Exclude []string       `json:"exclude,omitempty" maxItems:"64"` // sites that take no traffic from now on
 	Include []string       `json:"include,omitempty" maxItems:"64"` // sites that do again
-	Writer  string         `json:"writer,omitempty" maxLength:"63"` // the site that a single-writer service uses
+	Writer  string         `json:"writer,omitempty" maxLength:"63"` // the site that a single-writer service is switched to; the one that it is switched away from takes a switch back
+	// Force switches at once, whether the old site is fenced or not: both may take writes then.
+	Force bool `json:"force,omitempty"`
 }

@@ -39,6 +39,8 @@ func (e *examination) services() {
 			e.find(api.SeverityWarning, "service-no-route", s.Name, time.Time{}, "causeway route list", "service %s: %s", s.Name, s.Text)
 		case "service-public":
 			e.find(api.SeverityWarning, "service-public", s.Name, time.Time{}, "causeway service show "+s.Name, "service %s: %s", s.Name, s.Text)
+		case "service-switch":
+			e.find(api.SeverityCritical, "service-switch", s.Name, time.Time{}, "causeway service show "+s.Name, "service %s: %s", s.Name, s.Text)
 		default:
 			e.find(api.SeverityWarning, "service-surplus", s.Name, time.Time{}, "causeway service show "+s.Name, "service %s: %s", s.Name, s.Text)
 		}

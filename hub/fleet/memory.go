@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"time"
 
 	"causeway/hub/plan"
@@ -41,6 +42,7 @@ type Memory struct {
 type Remembered struct {
 	Online     bool             `json:"online"`
 	Candidates []netip.AddrPort `json:"candidates"`
+	Fences     bool             `json:"fences,omitempty"` // its agent had FeatureServiceFence
 }
 
 type rememberedOwner struct {
@@ -114,7 +116,7 @@ func (t *Table) Unsaved() (m Memory, ok bool) {
 	}
 	m = Memory{Version: protocol.Version, Nodes: make(map[protocol.NodeNumber]Remembered, len(t.unsaved)), Announced: map[protocol.NodeNumber][]netip.Prefix{}}
 	for n, l := range t.unsaved {
-		m.Nodes[n] = Remembered{l.Online, l.Candidates}
+		m.Nodes[n] = Remembered{l.Online, l.Candidates, t.before.Get(n).Fences || t.nodes[n] != nil && slices.Contains(t.nodes[n].hello.Features, protocol.FeatureServiceFence)}
 		for _, r := range st.Waiting(n, t.announced(n)) {
 			m.Announced[n] = append(m.Announced[n], r.Prefix)
 		}

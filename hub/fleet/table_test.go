@@ -140,7 +140,7 @@ func TestMemory(t *testing.T) {
 	require.NoError(t, m.Save(path))
 	again, err := LoadMemory(path)
 	require.NoError(t, err)
-	require.Equal(t, map[protocol.NodeNumber]Remembered{2: {true, []netip.AddrPort{at}}}, again.Nodes)
+	require.Equal(t, map[protocol.NodeNumber]Remembered{2: {true, []netip.AddrPort{at}, false}}, again.Nodes)
 	next := newWorld(t, 2)
 	next.Remember(again)
 	require.Equal(t, []protocol.NodeNumber{2}, next.Snapshot().Earlier.Owners[netip.MustParsePrefix("10.1.1.0/24")])

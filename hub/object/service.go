@@ -89,16 +89,12 @@ func (services) Stamp(st *state.State, name string, o state.Object, spec json.Ra
 			*v.own = a
 		}
 	}
-	epoch := uint64(0)
-	if s.Mode == protocol.ServiceSingleWriter {
-		if epoch = had.Epoch; had.Writer != s.Writer || had.Mode != s.Mode {
-			epoch = st.Seq + 1 // the object's generation
-		}
-	}
 	if s.Epoch != 0 && s.Epoch != had.Epoch {
 		return nil, state.Errorf(state.Conflict, "epoch: it is %d by now and not %d: the writer was switched since; look at it again, or leave epoch out", had.Epoch, s.Epoch)
 	}
-	s.Epoch = epoch
+	if err := switched(&s, had, st.Seq+1); err != nil {
+		return nil, err
+	}
 	return json.Marshal(s)
 }
 
@@ -155,7 +151,7 @@ func (services) Names(o state.Object) (out []state.ObjectKey) {
 		add(state.KindSite, site)
 	}
 	add(state.KindSite, slices.Collect(maps.Keys(s.Public.Addresses))...)
-	add(state.KindSite, slices.Concat(s.Order, s.Stay, s.Exclude, []string{s.Writer})...)
+	add(state.KindSite, slices.Concat(s.Order, s.Stay, s.Exclude, s.Fenced, []string{s.Writer, s.To})...)
 	slices.SortFunc(out, state.CompareKeys)
 	return out
 }

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"weak"
 
@@ -112,4 +114,14 @@ func (s *itemSet) since(held *itemSet) (d itemDelta) {
 		s.deltas = s.deltas[1:]
 	}
 	return d
+}
+
+// ServiceTold is which transaction's service node n is told by these netmaps; false: none of that name.
+func (v *Netmaps) ServiceTold(n protocol.NodeNumber, name string) (generation uint64, told bool) {
+	l := v.services.of(n).items
+	i, told := slices.BinarySearchFunc(l, name, func(x *item, name string) int { return strings.Compare(x.Name, name) })
+	if !told {
+		return 0, false
+	}
+	return l[i].Generation, true
 }

@@ -137,6 +137,7 @@ func (l *Loop) all() []*step {
 		{name: "restored", every: settlePoll, run: l.restored},
 		{name: "unconfirmed", on: onState, every: lookEvery, run: l.unconfirmed},
 		{name: "services", on: onState, every: podsEvery, run: l.services},
+		{name: "fence", on: onState | onArrived, every: lookEvery, run: l.fence}, // after services
 		{name: "netmaps", on: onPace, run: l.netmaps},
 	}
 }

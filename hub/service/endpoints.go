@@ -225,7 +225,7 @@ func (j *judge) keepAway(r *Result) {
 		switch {
 		case len(j.d.Stay) > 0 && !slices.Contains(j.d.Stay, e.Site):
 			e.Away = "it may not leave " + strings.Join(j.d.Stay, ", ")
-		case j.d.Mode == protocol.ServiceSingleWriter && e.Site != j.d.Writer:
+		case j.d.Mode == protocol.ServiceSingleWriter && e.Site != j.d.Writer && e.Site != j.d.To && !slices.Contains(j.d.Fenced, e.Site): // those are told so that flows to them end
 			e.Away = "the writer is " + j.d.Writer
 		case n >= protocol.MaxServiceEndpoints:
 			e.Away = surplus
@@ -257,7 +257,11 @@ func (j *judge) empty(r *Result) {
 	why := "it has no backends"
 	switch i := slices.IndexFunc(r.Endpoints, func(e Endpoint) bool { return e.Away == "" }); {
 	case i >= 0:
-		why = "every site with backends is excluded"
+		if why = "every site with backends is excluded"; j.d.To != "" {
+			why = "it is being switched from " + j.d.Writer + " to " + j.d.To
+		} else if j.d.Mode == protocol.ServiceSingleWriter && !slices.Contains(j.d.Exclude, j.d.Writer) {
+			why = "no backend is at the writer, " + j.d.Writer
+		}
 	case len(r.Endpoints) > 0:
 		why = fmt.Sprintf("none of its %d backends is used: %s", len(r.Endpoints), r.Endpoints[0].Away)
 	case len(j.out) > 0:

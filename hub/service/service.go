@@ -97,6 +97,7 @@ const (
 	CheckEmpty   = "service-empty"          // nobody takes its connections
 	CheckNobody  = "service-selects-nobody" // a backend that means nobody
 	CheckNoRoute = "service-no-route"       // an address that no node of its site carries
+	CheckSwitch  = "service-switch"         // a switch of a single-writer waits
 	CheckSurplus = "service-surplus"        // more than nodes are told
 )
 
@@ -136,7 +137,9 @@ type Result struct {
 }
 
 // Used reports whether the endpoint may take new connections, as far as the hub says.
-func (r *Result) Used(e Endpoint) bool { return e.Away == "" && !slices.Contains(r.Exclude, e.Site) }
+func (r *Result) Used(e Endpoint) bool {
+	return e.Away == "" && !slices.Contains(r.Exclude, e.Site) && (r.Mode != protocol.ServiceSingleWriter || r.MayServe(e.Site))
+}
 
 // Set is what nodes that are told the same are told of services. It is never changed, and the same pointers say that nothing
 // is new.
@@ -150,4 +153,13 @@ type Told struct {
 	LeftOut map[string]bool
 
 	sets map[string]*Set
+}
+
+// Tells reports whether a node is told of a service.
+func (t *Told) Tells(n protocol.NodeNumber, name string) bool {
+	if t == nil || t.Nodes[n] == nil {
+		return false
+	}
+	_, is := slices.BinarySearchFunc(t.Nodes[n].Items, name, func(i *protocol.Item, name string) int { return strings.Compare(i.Name, name) })
+	return is
 }

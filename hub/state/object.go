@@ -422,6 +422,26 @@ func PutObject(d *Draft, kind, name string, spec json.RawMessage) error {
 	return t.follow(d, name)
 }
 
+// PutGiven stores an object that is there as the hub itself decided it: its kind gives it nothing by Stamp.
+func PutGiven(d *Draft, kind, name string, spec json.RawMessage) error {
+	k, err := FindKind(kind)
+	if err != nil {
+		return err
+	}
+	o, err := d.FindObject(ObjectKey{kind, name})
+	if err != nil {
+		return err
+	}
+	stored, err := k.Canonical(spec)
+	if err != nil {
+		return Errorf(Invalid, "%s %.80s: %s", kind, name, err)
+	}
+	if o.Shape == k.Shape() && bytes.Equal(o.Spec, stored) {
+		return nil
+	}
+	return d.Add(ObjectPut{Kind: kind, Name: name, Shape: k.Shape(), Essential: k.Essential(), Spec: stored})
+}
+
 func checkName(what, name string) error {
 	if !protocol.ValidName(name) {
 		return Errorf(Invalid, "%s name %.80q: use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", what, name)

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"causeway/netns/internal/conntrack"
 	"causeway/netns/internal/nf"
 )
 
@@ -84,6 +86,56 @@ func (t *Table) Fenced() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.have != nil && maps.Equal(t.have.live.fenced, t.live.fenced) && maps.Equal(t.have.live.left, t.live.left)
+}
+
+// End ends flows that left, which Fence has to know of already: conntrack forgets them, so that none goes on when Fence does not say so any more,
+// and what comes of one from then on is reset. Clients that are idle are prodded to say something. It returns how many flows there were.
+// When it returns without an error all are forgotten; clients may hear of it some seconds later, or when ctx ends. It needs CAP_NET_RAW.
+func (t *Table) End(ctx context.Context, left []Left) (n int, err error) {
+	f, err := newFences(nil, left)
+	if err != nil || len(left) == 0 {
+		return 0, err
+	}
+	d, err := conntrack.NewDeleter()
+	if err != nil {
+		return 0, err
+	}
+	defer d.Close()
+	var tell []ended
+	err = t.each(ctx, func(x conntrack.Flow) error {
+		if !f.left[Left{x.To.Addr(), x.Proto, x.To.Port(), x.Answers.Addr()}] {
+			return nil
+		}
+		gone, err := d.Delete(x)
+		if gone {
+			n++
+			if open(x) && len(tell) < maxTold {
+				tell = append(tell, ended{x.To, x.From})
+			}
+		}
+		return err
+	})
+	if err == nil {
+		t.tell(tell)
+	}
+	return n, err
+}
+
+// ended is a flow whose client is to hear that it ended.
+type ended struct{ from, to netip.AddrPort }
+
+// maxTold is how many clients are told at once that a flow ended; others hear so with the next packet.
+const maxTold = 1 << 16
+
+// tell prods clients, once.
+func (t *Table) tell(l []ended) {
+	p := &prodder{socks: [2]int{-1, -1}}
+	defer p.close()
+	for _, x := range l {
+		if p.prod(x.from, x.to) != nil {
+			return
+		}
+	}
 }
 
 // fenceSets are the sets of a family.
