@@ -60,7 +60,7 @@ func TestRefusedConfigs(t *testing.T) {
 			c.Services = nil
 			slots := slots(256, false, "a")
 			for i := range MaxSlots/256 + 1 {
-				c.Services = append(c.Services, Service{netip.AddrFrom4([4]byte{198, 1, byte(i >> 8), byte(i)}), tcp, 80, false, slots})
+				c.Services = append(c.Services, Service{netip.AddrFrom4([4]byte{198, 1, byte(i >> 8), byte(i)}), tcp, 80, false, slots, nil})
 			}
 		},
 	} {

@@ -40,13 +40,13 @@ func (c Count) Plus(o Count) Count {
 // each goes through the flows to services that were translated.
 func (t *Table) each(ctx context.Context, f func(conntrack.Flow) error) error {
 	t.mu.Lock()
-	h := t.host
+	h, exposed := t.host, t.live.exposed // which are never changed
 	t.mu.Unlock()
 	if h == nil {
 		return nil
 	}
 	return conntrack.Each(ctx, conntrack.Translated, func(x conntrack.Flow) error {
-		if x.To == x.Answers || !h.inRange(x.To.Addr()) {
+		if _, by := exposed[key{x.To.Addr(), x.Proto, x.To.Port()}]; x.To == x.Answers || !by && !h.inRange(x.To.Addr()) {
 			return nil
 		}
 		return f(x)

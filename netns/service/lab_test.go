@@ -133,7 +133,7 @@ func services(n int, names ...string) (out []Service) {
 			vip = netip.MustParseAddr(vip6)
 		}
 		for _, p := range []uint8{tcp, udp} {
-			out = append(out, Service{vip, p, 80, false, slots(n, v6, names...)}, Service{vip, p, 81, true, slots(n, v6, names...)})
+			out = append(out, Service{vip, p, 80, false, slots(n, v6, names...), nil}, Service{vip, p, 81, true, slots(n, v6, names...), nil})
 		}
 	}
 	return out

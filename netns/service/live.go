@@ -15,6 +15,7 @@ import (
 type live struct {
 	services map[key]*entry
 	dead     map[Backend]bool
+	exposed  map[key]key // addresses of the host's own, which are in services too, and whose they are
 	fences
 }
 
@@ -78,12 +79,12 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 	if len(services) > MaxServices || len(dead) > MaxDead {
 		return live{}, fmt.Errorf("service: %d services and %d dead backends: at most %d and %d", len(services), len(dead), MaxServices, MaxDead)
 	}
-	l := live{services: make(map[key]*entry, len(services)), dead: make(map[Backend]bool, len(dead)), fences: before.fences}
+	l := live{services: make(map[key]*entry, len(services)), dead: make(map[Backend]bool, len(dead)), exposed: map[key]key{}, fences: before.fences}
 	var scratch []byte
 	slots := 0
 	for _, s := range services {
 		k := s.key()
-		if slots += len(s.Slots); slots > MaxSlots {
+		if slots += len(s.Slots) * (1 + len(s.Expose)); slots > MaxSlots {
 			return live{}, fmt.Errorf("service: more than %d slots", MaxSlots)
 		}
 		if l.services[k] != nil {
@@ -102,6 +103,11 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 		}
 		l.services[k] = e
 	}
+	for _, s := range services {
+		if err := l.expose(s); err != nil {
+			return live{}, err
+		}
+	}
 	for _, b := range dead {
 		if err := b.check(); err != nil {
 			return live{}, err
@@ -113,9 +119,16 @@ func newLive(services []Service, dead []Backend, before live) (live, error) {
 
 // config is what was handed over, in order.
 func (l live) config(c Config) Config {
+	met := map[key][]netip.AddrPort{}
+	for _, d := range slices.SortedFunc(maps.Keys(l.exposed), key.compare) {
+		met[l.exposed[d]] = append(met[l.exposed[d]], netip.AddrPortFrom(d.vip, d.port))
+	}
 	for _, k := range slices.SortedFunc(maps.Keys(l.services), key.compare) {
+		if _, by := l.exposed[k]; by {
+			continue
+		}
 		e := l.services[k]
-		s := Service{VIP: k.vip, Proto: k.proto, Port: k.port, Sticky: e.sticky}
+		s := Service{VIP: k.vip, Proto: k.proto, Port: k.port, Sticky: e.sticky, Expose: met[k]}
 		for i := range e.slots(k) {
 			s.Slots = append(s.Slots, readData(e.slot(k, i)))
 		}

@@ -40,6 +40,9 @@ func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
 	m := &t.meter
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	t.mu.Lock()
+	exposed := t.live.exposed
+	t.mu.Unlock()
 	now := time.Now()
 	known := m.flows
 	if now.Sub(m.at) > meterGap {
@@ -48,6 +51,9 @@ func (t *Table) Flows(ctx context.Context) (map[Of]Count, error) {
 	out, seen, news := map[Of]Count{}, make(map[uint64]uint64, len(known)), map[Of]sum{}
 	err := t.each(ctx, func(f conntrack.Flow) error {
 		of := Of{f.To.Addr(), f.Proto, f.To.Port(), f.Answers}
+		if k, by := exposed[key{f.To.Addr(), f.Proto, f.To.Port()}]; by {
+			of.VIP, of.Port = k.vip, k.port
+		}
 		n, there := out[of]
 		if !there && len(out) >= MaxFlows {
 			return fmt.Errorf("flows of services: more than %d services and backends", MaxFlows)

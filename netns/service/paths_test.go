@@ -66,7 +66,7 @@ func TestStickySlots(t *testing.T) {
 	var l []Service
 	for _, n := range []int{64, 256} {
 		for _, v6 := range []bool{false, true} {
-			s := Service{netip.MustParseAddr([]string{vip4, vip6}[second(v6)]), udp, uint16(n), true, nil}
+			s := Service{netip.MustParseAddr([]string{vip4, vip6}[second(v6)]), udp, uint16(n), true, nil, nil}
 			for i := range n {
 				s.Slots = append(s.Slots, netip.AddrPortFrom(backend("a", v6).Addr(), uint16(1000+i)))
 			}

@@ -51,8 +51,8 @@ var hooked = []string{prod.Chain, chainPre, chainOut, chainPost, chainArrives, c
 
 // chainNames are all chains of the table.
 func chainNames() []string {
-	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound, chainFence, chainFenced)
-	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves, chainTry, chainSign} {
+	out := append(slices.Clone(hooked), chainTranslate, chainFlow, chainDead, chainNowhere, chainUnfound, chainFence, chainFenced, chainOutside)
+	for _, n := range []string{chainTranslate, chainPick, chainFlow, chainSource, chainLeaves, chainTry, chainSign, chainGuest} {
 		out = append(out, n+"4", n+"6")
 	}
 	return out
@@ -195,6 +195,7 @@ func makeSets(b *nf.Batch, e epoch) {
 			{Name: e.set(setOwn, v6), Key: []nftables.SetDatatype{a}},
 			{Name: e.set(setDead, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
 			{Name: e.set(setSame, v6), Key: []nftables.SetDatatype{a, a}, Interval: true},
+			{Name: e.set(setExposed, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
 		}
 		l = append(l, fenceSets(e, v6)...)
 		for _, k := range kinds(v6) {
@@ -243,6 +244,7 @@ func rules(b *nf.Batch, h host, e epoch) {
 	signs(b, e)
 	refuse(b, h, e)
 	source(b, h, e)
+	outside(b, h, e)
 }
 
 // translate writes how a flow gets its backend.

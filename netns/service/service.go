@@ -48,6 +48,9 @@ type Service struct {
 	// Slots are 64 or 256, each a backend of the VIP's family. Without any, connections are refused at once. Whoever
 	// hands them over leaves them as they are.
 	Slots []netip.AddrPort
+	// Expose are addresses of the host's own, of the VIP's family, by which it is met from elsewhere than the tunnel; a program that
+	// listens there hears nothing of it while there are slots.
+	Expose []netip.AddrPort
 }
 
 // Config is what shall hold on a host: what it is, and what is there of services at the moment.
@@ -56,6 +59,7 @@ type Config struct {
 	Range     []netip.Prefix // of all addresses of services. The host's routes lead them into the tunnel, where nobody has them
 	Own       []netip.Addr   // the node's own overlay addresses; the first of each family is what a source becomes that peers know nothing of
 	Local     []netip.Prefix // pods and LANs at this node
+	Inside    []string       // interfaces behind which there are this host's own containers alone: they see who comes by Service.Expose
 
 	Services []Service
 	// Dead are backends whose flows are at an end: what comes of a connection to one through a service is reset, and what
@@ -90,6 +94,7 @@ type host struct {
 	ranges []netip.Prefix
 	own    []netip.Addr
 	local  []netip.Prefix
+	inside []string
 }
 
 // host checks what a Config says of the host.
@@ -98,6 +103,15 @@ func (c Config) host() (h host, err error) {
 		return h, fmt.Errorf("service: interface name %q: want 1 to 15 characters", c.Interface)
 	}
 	h.device = c.Interface
+	if len(c.Inside) > netns.MaxInside {
+		return h, fmt.Errorf("service: more than %d interfaces", netns.MaxInside)
+	}
+	for _, dev := range c.Inside {
+		if dev == "" || len(dev) > 15 {
+			return h, fmt.Errorf("service: interface name %q: want 1 to 15 characters", dev)
+		}
+	}
+	h.inside = slices.Clone(c.Inside)
 	if len(c.Range) > MaxPrefixes || len(c.Own) > MaxPrefixes || len(c.Local) > MaxPrefixes {
 		return h, fmt.Errorf("service: more than %d prefixes or addresses of one kind", MaxPrefixes)
 	}
@@ -124,7 +138,7 @@ func (h host) inRange(a netip.Addr) bool {
 }
 
 func (h host) equal(o host) bool {
-	return h.device == o.device && slices.Equal(h.ranges, o.ranges) && slices.Equal(h.own, o.own) && slices.Equal(h.local, o.local)
+	return h.device == o.device && slices.Equal(h.ranges, o.ranges) && slices.Equal(h.own, o.own) && slices.Equal(h.local, o.local) && slices.Equal(h.inside, o.inside)
 }
 
 // prefixes are masked and in order; of those within another only the other is left.
@@ -198,7 +212,7 @@ func (h host) checkRange(l, known live) error {
 		if known.services[k] == e {
 			continue
 		}
-		if !h.inRange(k.vip) {
+		if _, by := l.exposed[k]; !by && !h.inRange(k.vip) {
 			return fmt.Errorf("service: %s is in no range of services", k)
 		}
 		for b := range e.backends(k) {

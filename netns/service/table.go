@@ -252,6 +252,7 @@ func (t *Table) fill(next *written) error {
 		b.Elements(next.epoch.set(setDead, v6), true, dead(next.live.dead, nil, v6))
 	}
 	next.live.fences.write(b, next.epoch, fences{})
+	doors(b, next.epoch, next.live.exposed, nil)
 	n, pending := 0, map[kind][]nf.Element{}
 	first := true // from which on nothing that others did before is left
 	put := func() error {
@@ -297,6 +298,7 @@ func (t *Table) change(h, next *written) error {
 		b.Elements(set, true, dead(next.live.dead, h.live.dead, v6))
 	}
 	next.live.fences.write(b, next.epoch, h.live.fences)
+	doors(b, next.epoch, next.live.exposed, h.live.exposed)
 	n := 0
 	gone, came := map[kind][]nf.Element{}, map[kind][]nf.Element{}
 	flush := func() error {

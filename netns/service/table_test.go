@@ -86,7 +86,7 @@ func TestWritten(t *testing.T) {
 		seen := map[key]bool{}
 		for range rnd.IntN(12) {
 			v6 := rnd.IntN(2) == 0
-			s := Service{addr(v6, 9), []uint8{tcp, udp}[rnd.IntN(2)], uint16(1 + rnd.IntN(2)), rnd.IntN(2) == 0, nil}
+			s := Service{addr(v6, 9), []uint8{tcp, udp}[rnd.IntN(2)], uint16(1 + rnd.IntN(2)), rnd.IntN(2) == 0, nil, nil}
 			if seen[s.key()] {
 				continue
 			}
@@ -407,7 +407,7 @@ func TestConcurrent(t *testing.T) {
 // many are n services of 64 slots, each with backends of its own: e of them, every second at site 0.
 func many(n, e int) (out []Service) {
 	for i := range n {
-		s := Service{netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)}), tcp, 80, false, make([]netip.AddrPort, 64)}
+		s := Service{netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)}), tcp, 80, false, make([]netip.AddrPort, 64), nil}
 		for k := range s.Slots {
 			x := i*e + k%e
 			s.Slots[k] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(x>>16) | byte(k%2)<<7, byte(x >> 8), byte(x)}), 8080)
