@@ -636,8 +636,13 @@ func TestMetricsTable(t *testing.T) {
 	w.start()
 	w.tunnel.setBound(true)
 	n := testNetmap(1)
-	n.Items = []protocol.Item{{Kind: protocol.ItemPolicy, Name: "main", Body: json.RawMessage(`{"rules":[{"rule":"web","from":[1],"to":[2],"allow":["tcp/443"]}]}`)}}
+	n.Items = []protocol.Item{{Kind: protocol.ItemPolicy, Name: "main", Body: json.RawMessage(`{"rules":[{"rule":"web","from":[1],"to":[2],"allow":["tcp/443"]}]}`)},
+		{Kind: protocol.ItemService, Name: "web", Body: json.RawMessage(`{"headless":true,"health":{"type":"none"},"endpoints":[{"addr":"10.9.0.1","site":"far"}]}`)}}
 	w.session().give(n)
+	require.Eventually(t, func() bool {
+		v, err := w.agent.services.View(t.Context(), "")
+		return err == nil && len(v.Services) == 1
+	}, 10*time.Second, 5*time.Millisecond)
 	r := httptest.NewRecorder()
 	w.agent.debug.Local().ServeHTTP(r, httptest.NewRequest("GET", "/metrics", nil))
 	for _, m := range []string{`causeway_agent_policy_packets_total{rule="main/web"} 7`, `causeway_agent_policy_bytes_total{rule="main/web"} 420`, `causeway_agent_policy_judged_packets_total{verdict="refused"} 3`} {

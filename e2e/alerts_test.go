@@ -22,6 +22,11 @@ const (
 	info    = "causeway_agent_info" + ofAgent + `,node="n1",site="s1"}`
 )
 
+// backends are those of a service at a site that an agent uses.
+func backends(service, site string) string {
+	return "causeway_agent_service_backends" + ofAgent + fmt.Sprintf(`,service=%q,site=%q,which="used"}`, service, site)
+}
+
 // Which alerts fire when series go so, for two hours from 1970 on with a value a minute, and no
 // others. 'a+bxn' is promtool's: n more values, each b higher (https://prometheus.io/docs/prometheus/latest/configuration/unit_testing_rules/).
 var situations = []struct {
@@ -42,6 +47,7 @@ var situations = []struct {
 		"causeway_agent_condition" + ofAgent + `,condition="routes"}`: "0x4 1x116", "causeway_agent_condition" + ofAgent + `,condition="repair"}`: "1x120",
 		"causeway_agent_path_loss_max_ratio" + ofAgent + `,path="direct"}`: "0.04x117 0.3x3", "causeway_agent_path_rtt_max_seconds" + ofAgent + `,path="direct"}`: "0.3x120",
 		"causeway_agent_peers" + ofAgent + `,path="stream"}`: "0x115 2x5", "causeway_agent_repairs_total" + ofAgent + `,kind="routes"}`: "0x100 3x20", "causeway_agent_control_sessions_total" + ofAgent + "}": "0x100 3x20",
+		backends("calm", "s1"): "2x120", backends("calm", "s2"): "1x30 0x3 1x87", backends("calm", "s3"): "1x116 0x4", "causeway_agent_service_switches_total" + ofAgent + `,service="calm"}`: "0x100 8x20",
 		"process_start_time_seconds" + ofHub + "}": "5x60 4000x60", "causeway_agent_time_seconds" + ofAgent + "}": "7+60x120", "causeway_hub_time_seconds" + ofHub + "}": "0+60x120",
 		"process_open_fds" + ofHub + "}": "70x120", "process_max_fds" + ofHub + "}": "100x120",
 	}},
@@ -83,6 +89,11 @@ var situations = []struct {
 	{"CausewayRepairFight", map[string]string{info: "1x120", "causeway_agent_repairs_total" + ofAgent + `,kind="routes"}`: "0x110 0+2x10"}},
 	{"CausewayRepairGivenUp", map[string]string{info: "1x120", "causeway_agent_condition" + ofAgent + `,condition="repair"}`: "1x119 0"}},
 	{"CausewaySessionFlaps", map[string]string{info: "1x120", "causeway_agent_control_sessions_total" + ofAgent + "}": "0x110 0+1x10"}},
+	{"CausewayServiceRefused", map[string]string{info: "1x120", backends("refused", "s1"): "2x110 0x10", backends("refused", "s2"): "0x120"}},
+	{"CausewayServiceSiteLost", map[string]string{info: "1x120", backends("lost", "s1"): "2x110 0x10", backends("lost", "s2"): "1x120"}},
+	{"CausewayServiceDisagree", map[string]string{info: "1x120", backends("split", "s1"): "2x110 0x10", backends("split", "s2"): "1x120",
+		strings.Replace(backends("split", "s1"), "HERE", "elsewhere", 1): "2x120"}},
+	{"CausewayServiceFlaps", map[string]string{info: "1x120", "causeway_agent_service_switches_total" + ofAgent + `,service="web"}`: "0x110 0+1x10"}},
 	{"CausewayRestarts", map[string]string{"process_start_time_seconds" + ofAgent + "}": "5x100 6000 6060 6120x20"}},
 	{"CausewayClockWrong CausewayClockWrong", map[string]string{"causeway_agent_time_seconds" + ofAgent + "}": "90+60x120", "causeway_hub_time_seconds" + ofHub + "}": "-45+60x120"}},
 	{"CausewayDescriptors", map[string]string{"process_open_fds" + ofAgent + "}": "90x120", "process_max_fds" + ofAgent + "}": "100x120"}},

@@ -319,6 +319,7 @@ func TestMetrics(t *testing.T) {
 		n.Node, err = s.Join(step(t), NodeSpec{Name: fmt.Sprintf("n%d", i+1), Site: fmt.Sprintf("s%d", i+1), Host: n.Host, TokenRoutes: PodRoutes(i+1, 1), Debug: "metrics: " + at})
 		require.NoError(t, err)
 	}
+	applyText(t, s, fmt.Sprintf("kind: service\nname: web\nports: [{port: 80}]\nhealth: {type: none}\nbackends: [{site: s1, addresses: [%s]}]\n", nodes[0].Pod.V4))
 	p := startPrometheus(t, desk, HubAddr+":9465", agents)
 	require.NoError(t, s.WaitReady(step(t), "n1", "n2"))
 	require.NoError(t, Ping(step(t), nodes[0].Pod.Host, nodes[1].Pod.V4))

@@ -42,8 +42,8 @@ var (
 	backendsDesc    = prometheus.NewDesc("causeway_agent_service_backends", "Backends of a service by site, as this node sees them: used ones, and all.", []string{"service", "site", "which"}, nil)
 	connectionsDesc = prometheus.NewDesc("causeway_agent_service_connections", "Connections from this node and what is behind it to a service, by site: open, or unanswered yet.", []string{"service", "site", "which"}, nil)
 	begunDesc       = prometheus.NewDesc("causeway_agent_service_connections_begun_total", "Connections from this node and what is behind it to a service that began and were not refused at once, by site, where they are counted every 100 s at least.", []string{"service", "site"}, nil)
-	bytesDesc       = prometheus.NewDesc("causeway_agent_service_bytes_total", "What those connections carried both ways, by site, where the kernel counts it (net.netfilter.nf_conntrack_acct).", []string{"service", "site"}, nil)
-	rttDesc         = prometheus.NewDesc("causeway_agent_service_rtt_seconds", "Round trip of this agent's questions to the nodes with a service's backends, by site: of the nearest one.", []string{"service", "site"}, nil)
+	bytesDesc       = prometheus.NewDesc("causeway_agent_service_bytes_total", "What those connections carried both ways, by site, where the kernel counts it (net.netfilter.nf_conntrack_acct); else 0.", []string{"service", "site"}, nil)
+	rttDesc         = prometheus.NewDesc("causeway_agent_service_rtt_seconds", "Round trip of this agent's questions to the nodes with a service's backends, by site: of the nearest one; 0: they are here, or it is not known.", []string{"service", "site"}, nil)
 	leftOutDesc     = prometheus.NewDesc("causeway_agent_services_without_series", "Services that have no series of their own: there are more than 500.", nil, nil)
 	switchesDesc    = prometheus.NewDesc("causeway_agent_service_switches_total", "Times that this node moved the new connections of a service between sites, or reset open ones of a site that is dead.", []string{"service"}, nil)
 	lateDesc        = prometheus.NewDesc("causeway_agent_service_late_total", "Times that the agent was late at its own questions to other nodes.", nil, nil)
@@ -109,16 +109,12 @@ func (e *Engine) Collect(ch chan<- prometheus.Metric) {
 		for name, y := range sites {
 			gauge(backendsDesc, y.used, s.Name, name, "used")
 			gauge(backendsDesc, y.all, s.Name, name, "all")
-			if y.rtt > 0 {
-				ch <- prometheus.MustNewConstMetric(rttDesc, prometheus.GaugeValue, y.rtt.Seconds(), s.Name, name)
-			}
+			ch <- prometheus.MustNewConstMetric(rttDesc, prometheus.GaugeValue, y.rtt.Seconds(), s.Name, name)
 			if err == nil {
 				gauge(connectionsDesc, y.count.Open, s.Name, name, "open")
 				gauge(connectionsDesc, y.count.Unreplied, s.Name, name, "unanswered")
 				ch <- prometheus.MustNewConstMetric(begunDesc, prometheus.CounterValue, float64(y.count.Begun), s.Name, name)
-				if y.count.Counted {
-					ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(y.count.Bytes), s.Name, name)
-				}
+				ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(y.count.Bytes), s.Name, name)
 			}
 		}
 	}
