@@ -153,6 +153,7 @@ func (h *Host) apply(ctx context.Context, p Plan, look func(Kind), told func(Dri
 	if x.wants(Other) {
 		_, err := h.openFirewalls(ctx, rec, p)
 		x.f.add(Other, "", err)
+		x.f.add(Other, "", h.applyHairpins(rec, p))
 	}
 	if err := ctx.Err(); err != nil {
 		return err

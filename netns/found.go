@@ -26,6 +26,7 @@ func (h *Host) Found(ctx context.Context, c Config) ([]string, error) {
 		}
 		out = append(out, l...)
 	}
+	out = append(out, foundHairpins(c.Hairpin)...)
 	parts, err := h.foundParts(ctx, c)
 	return append(out, parts...), err
 }

@@ -250,6 +250,9 @@ func (p Plan) Lines() (out []string) {
 	for _, k := range lineOrder {
 		out = append(out, p.lines(k)...)
 	}
+	for _, dev := range p.Hairpin {
+		out = append(out, hairpinLine(dev))
+	}
 	for _, x := range p.Parts {
 		out = append(out, x.Lines()...)
 	}

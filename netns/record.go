@@ -36,6 +36,7 @@ type record struct {
 	Sysctls   []savedSysctl   `json:"sysctls,omitempty"`
 	Firewall  []savedFirewall `json:"firewall,omitempty"`
 	Raw       []savedFirewall `json:"raw,omitempty"` // in table raw
+	Hairpin   []savedPort     `json:"hairpin,omitempty"`
 }
 
 // savedSysctl is a setting as it was. Set is what we wrote; a setting with
@@ -93,7 +94,7 @@ func (r *record) sinceBoot() *record {
 	now, err := kernel.ReadSysctl("kernel.random.boot_id")
 	if err == nil && r.Boot != now {
 		if r.Boot != "" {
-			r.Sysctls = nil
+			r.Sysctls, r.Hairpin = nil, nil
 		}
 		r.Boot = now
 	}
@@ -110,6 +111,11 @@ func (r *record) check() error {
 	for _, s := range r.Sysctls {
 		if !strings.HasPrefix(s.Key, "net.ipv") && !strings.HasPrefix(s.Key, "net/ipv") || strings.Contains(s.Key, "..") || len(s.Key) > 128 {
 			return fmt.Errorf("%.128q is no setting of ours", s.Key)
+		}
+	}
+	for _, s := range r.Hairpin {
+		if s.Name == "" || len(s.Name) > maxInterface || s.Index <= 0 {
+			return fmt.Errorf("%.40q is no port of a bridge", s.Name)
 		}
 	}
 	for _, f := range r.Firewall {

@@ -30,6 +30,9 @@ func (h *Host) Remove(ctx context.Context, c Config) error {
 	if err := h.closeFirewalls(ctx, rec); err != nil {
 		return err
 	}
+	if err := h.applyHairpins(rec, Plan{}); err != nil {
+		return err
+	}
 	if err := h.takeBack(ctx, rec, Plan{}); err != nil {
 		return err
 	}

@@ -35,11 +35,13 @@ type Uses struct {
 	// Inside are interfaces behind which there is nobody but this host's own containers, from where its names may be asked
 	// for; none where there is no address for that.
 	Inside []string
+	// Hairpin are ports of bridges that have to send back to who sent: see Reflector.
+	Hairpin []string
 }
 
 // Equal reports whether two need the same.
 func (u Uses) Equal(v Uses) bool {
-	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Bridged, v.Bridged) && slices.Equal(u.Strict, v.Strict) && slices.Equal(u.Inside, v.Inside)
+	return u.Forward6 == v.Forward6 && slices.Equal(u.Forward4, v.Forward4) && slices.Equal(u.Bridges, v.Bridges) && slices.Equal(u.Bridged, v.Bridged) && slices.Equal(u.Strict, v.Strict) && slices.Equal(u.Inside, v.Inside) && slices.Equal(u.Hairpin, v.Hairpin)
 }
 
 // forwardMark is what we set forwarding to. For the kernel it is as good as 1; whoever else
@@ -97,6 +99,9 @@ func (h *Host) Uses(ctx context.Context, c Config) (Uses, error) {
 		if u.Inside, err = inside(links, own); err != nil {
 			return Uses{}, err
 		}
+	}
+	if u.Hairpin, err = hairpins(c, links, old.sinceBoot().Hairpin); err != nil {
+		return Uses{}, err
 	}
 	slices.Sort(u.Bridges)
 	slices.SortFunc(u.Bridged, func(a, b Bridge) int { return strings.Compare(a.Name, b.Name) })

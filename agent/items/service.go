@@ -69,7 +69,21 @@ func (services) Part(v View, l []protocol.Item) (netns.Part, error) {
 	if err != nil || len(vips.Prefixes()) == 0 || v.Services == nil {
 		return nil, err
 	}
-	return svc.NewPart(svc.Config{Interface: v.Interface, Range: servicesRange(v, vips), Own: v.Own, Local: v.Local}, v.Services)
+	return svc.NewPart(svc.Config{Interface: v.Interface, Range: servicesRange(v, vips), Own: v.Own, Local: v.Local, Self: ownBackends(v, taken)}, v.Services)
+}
+
+// ownBackends are the endpoints of services that are pods at this node, or on its LANs, and may be clients of theirs.
+func ownBackends(v View, taken []Service) (out []netip.Addr) {
+	for _, s := range taken {
+		for _, e := range s.Endpoints {
+			if vip := s.VIP4.IsValid() && e.Addr.Is4() || s.VIP6.IsValid() && e.Addr.Is6(); vip && slices.ContainsFunc(v.Local, func(p netip.Prefix) bool { return p.Contains(e.Addr) }) {
+				out = append(out, e.Addr)
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	out = slices.Compact(out)
+	return out[:min(len(out), svc.MaxPrefixes)]
 }
 
 // servicesRange is the upper half of the overlay, so that an address that is no service's any more is refused at once. Where nodes or

@@ -121,6 +121,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 	if taken.Refuses() {
 		c.Refused = refused(next)
 	}
+	c.Parts = taken.Parts
 	uses, err := k.host.Uses(ctx, c)
 	if err != nil { // as it was
 		x.fail(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"causeway/netns"
@@ -17,7 +18,7 @@ type Part struct {
 	table *Table
 }
 
-var _ netns.Part = (*Part)(nil)
+var _ netns.Reflector = (*Part)(nil)
 
 // NewPart checks. base has no Services and no Dead: those are the table's, by Switch.
 func NewPart(base Config, live *Table) (*Part, error) {
@@ -33,6 +34,9 @@ func NewPart(base Config, live *Table) (*Part, error) {
 
 // Config is what the part says of the host.
 func (p *Part) Config() Config { return p.base }
+
+// Reflects are the addresses that may come to be their own backends.
+func (p *Part) Reflects() []netip.Addr { return p.base.Self }
 
 // Live is the part's table, by which services change.
 func (p *Part) Live() *Table { return p.table }

@@ -60,6 +60,7 @@ type Config struct {
 	Own       []netip.Addr   // the node's own overlay addresses; the first of each family is what a source becomes that peers know nothing of
 	Local     []netip.Prefix // pods and LANs at this node
 	Inside    []string       // interfaces behind which there are this host's own containers alone: they see who comes by Service.Expose
+	Self      []netip.Addr   // of those, who may come to be his own backend
 
 	Services []Service
 	// Dead are backends whose flows are at an end: what comes of a connection to one through a service is reset, and what
@@ -112,7 +113,7 @@ func (c Config) host() (h host, err error) {
 		}
 	}
 	h.inside = slices.Clone(c.Inside)
-	if len(c.Range) > MaxPrefixes || len(c.Own) > MaxPrefixes || len(c.Local) > MaxPrefixes {
+	if len(c.Range) > MaxPrefixes || len(c.Own) > MaxPrefixes || len(c.Local) > MaxPrefixes || len(c.Self) > MaxPrefixes {
 		return h, fmt.Errorf("service: more than %d prefixes or addresses of one kind", MaxPrefixes)
 	}
 	if h.ranges, err = prefixes("range of services", c.Range); err != nil {
