@@ -21,16 +21,38 @@ type fence struct {
 	said     []protocol.ServiceFence // to the hub
 }
 
-// overdue reports whether the lease of a service's writer is over at this node: no hub has heard it for that long, or, since it started,
-// never within settleTime. ago is since the last thing that a hub heard.
-func overdue(s protocol.Service, site string, ago, runs time.Duration, heard bool) bool {
-	if s.Lease == 0 || s.Mode != protocol.ServiceSingleWriter || s.Writer != site {
+// leased reports whether a service may be used at a site for no longer than a lease.
+func leased(s protocol.Service, site string) bool {
+	return s.Lease > 0 && s.Mode == protocol.ServiceSingleWriter && s.Writer == site
+}
+
+// contact is what an agent knows of when a hub heard it.
+type contact struct {
+	ago   time.Duration // since it said what a hub has heard
+	heard bool          // false: nothing yet since it started
+	runs  time.Duration // since it started
+	bare  bool          // no earlier run left a table
+}
+
+// overdue reports whether the lease of a service's writer is over at this node: no hub has heard it for that long. An agent that has just
+// started does not know; what an earlier one left stands until it does, for settleTime, and where nothing stands it is over.
+func overdue(s protocol.Service, site string, c contact) bool {
+	switch {
+	case !leased(s, site):
 		return false
+	case !c.heard:
+		return c.bare || c.runs > settleTime
 	}
-	if !heard {
-		return runs > settleTime
+	return c.ago > time.Duration(s.Lease)
+}
+
+// knowsLeases reports whether a hub has heard this node since it started, where that matters.
+func (e *Engine) knowsLeases() bool {
+	if !slices.ContainsFunc(e.placed, func(p *placed) bool { return leased(p.Service.Service, e.view.Site) }) {
+		return true
 	}
-	return ago > time.Duration(s.Lease)
+	_, heard := e.cfg.Contact()
+	return heard
 }
 
 // fenceOf is the fence that services need at a node of a site.
@@ -80,8 +102,9 @@ func (e *Engine) leases(now time.Time) (changed bool) {
 		if p.Lease == 0 && !p.stopped {
 			continue
 		}
-		ago, heard := e.cfg.Contact()
-		if over := overdue(p.Service.Service, e.view.Site, ago, now.Sub(e.begun), heard); over != p.stopped {
+		c := contact{runs: now.Sub(e.begun), bare: e.bare}
+		c.ago, c.heard = e.cfg.Contact()
+		if over := overdue(p.Service.Service, e.view.Site, c); over != p.stopped {
 			p.stopped, changed = over, true
 			e.cfg.Log.Warn().Str("service", p.Name).Bool("fenced", over).Msg("whether a service stops here, for no hub has heard this node for longer than its lease")
 		}

@@ -34,6 +34,8 @@ type Table interface {
 	Fence([]svc.Backend, []svc.Left) error
 	// End forgets flows that left.
 	End(context.Context, []svc.Left) (int, error)
+	// Stands reports whether an earlier agent left its table.
+	Stands() bool
 	// Fenced reports whether the kernel does what Fence said.
 	Fenced() bool
 	// Release frees what is only begun to these backends, and UDP, so that it goes elsewhere.
@@ -81,6 +83,7 @@ type Engine struct {
 	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
 	names    map[protocol.NodeNumber]string
 	begun    time.Time
+	bare     bool // no earlier run left anything
 	settled  bool // each node was judged once: until then the table stays as an earlier run left it
 	frozen   bool
 	starting bool     // some endpoint has not all of its share yet
@@ -122,7 +125,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer e.works.Wait()
 	defer stop()
 	defer e.talker.close()
-	e.begun = time.Now()
+	e.begun, e.bare = time.Now(), !e.cfg.Table.Stands()
 	e.runs.Store(true)
 	defer e.runs.Store(false)
 	e.works.Go(func() { e.watchSigns(ctx) })
@@ -302,7 +305,7 @@ func (e *Engine) knowsAll() bool {
 			return false
 		}
 	}
-	return true
+	return e.knowsLeases()
 }
 
 func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {

@@ -53,6 +53,10 @@ func (unwritten) Note(context.Context) error                            { return
 func (unwritten) Release(context.Context, []svc.Backend) (int, error)   { return 0, nil }
 func (unwritten) Prod(context.Context, []svc.Backend) (int, error)      { return 0, nil }
 
+func (unwritten) End(context.Context, []svc.Left) (int, error) { return 0, nil }
+func (unwritten) Fenced() bool                                 { return true }
+func (unwritten) Stands() bool                                 { return false }
+
 func startNode(t *testing.T, n *node) {
 	t.Helper()
 	n.table = svc.NewTable()

@@ -96,6 +96,7 @@ func findings() []finding {
 		{"warning", "service-selects-nobody", "web", "causeway service show web", serviceFault("service-selects-nobody")},
 		{"warning", "service-no-route", "web", "causeway route list", serviceFault("service-no-route")},
 		{"warning", "service-public", "web", "causeway service show web", serviceFault("service-public")},
+		{"critical", "service-switch", "web", "causeway service show web", serviceFault("service-switch")},
 		{"warning", "service-surplus", "web", "causeway service show web", serviceFault("service-surplus")},
 		{"warning", "netmap-refused", "n1", "diag explain n1 n2", a(func(n *api.Node) {
 			n.Refused = []protocol.RefusedPart{{Peer: 3, Prefix: "10.0.0.0/8", Reason: "accept"}}

@@ -59,6 +59,7 @@ var ledger = []mend{
 	{"service-selects-nobody", docpage.Shows, "causeway service show NAME", ""},
 	{"service-no-route", docpage.Shows, "causeway route list", ""},
 	{"service-public", docpage.Shows, "causeway service show NAME", ""},
+	{"service-switch", docpage.Shows, "causeway service show NAME", ""},
 	{"service-surplus", docpage.Shows, "causeway service show NAME", ""},
 	{"netmap-refused", docpage.Shows, "causeway diag explain NODE PEER", ""},
 	{"netmap-refused", docpage.Shows, "causeway get KIND NAME", ""},

@@ -138,6 +138,12 @@ func (t *Table) tell(l []ended) {
 	}
 }
 
+// Stands reports whether an earlier agent's table is there, as far as it can be told. Until the first Switch it stays as it is.
+func (t *Table) Stands() bool {
+	_, chains, err := found()
+	return err == nil && len(chains) > 0
+}
+
 // fenceSets are the sets of a family.
 func fenceSets(e epoch, v6 bool) []nf.Set {
 	a := addrType(v6)

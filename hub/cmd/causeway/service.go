@@ -129,7 +129,7 @@ func servicePage(p *frame.Page, s api.Service) {
 	}
 	mode := string(s.Mode)
 	if s.Mode == protocol.ServiceSingleWriter {
-		mode += fmt.Sprintf(", at %s since transaction %d", s.Writer, s.Epoch)
+		mode = writerText(s)
 	}
 	facts := []string{"Service", s.Name, "Segment", s.Segment, "Address", addresses, "Ports", portsText(s.Ports), "Mode", mode, "Prefers", preferText(s)}
 	if s.Sticky != protocol.StickyNone {
@@ -143,6 +143,7 @@ func servicePage(p *frame.Page, s api.Service) {
 		facts = append(facts, "Lacking", atMost(s.Lack, len(s.Lack)))
 	}
 	facts = append(facts, publicFacts(s)...)
+	facts = append(facts, switchFacts(s)...)
 	p.Facts(append(facts, "Age", frame.Age(s.Created))...)
 	var rows [][]any
 	for i, e := range s.Endpoints {
@@ -157,6 +158,10 @@ func servicePage(p *frame.Page, s api.Service) {
 	}
 	if n := len(s.Endpoints) - len(rows); n > 0 {
 		p.Line("%s more: causeway service show %s -o json", counts(n, "endpoint"), s.Name)
+	}
+	if rows = waitRows(s); len(rows) > 0 {
+		p.Gap()
+		p.Table([]string{"WAITS FOR", "WHY", "LEASE OVER"}, rows)
 	}
 	rows = nil
 	for _, f := range s.Findings {
@@ -418,37 +423,4 @@ func (c *cli) serviceInclude() *cobra.Command {
 		func(_ context.Context, _ *api.Client, args []string) (p api.ServicePatch, _ []api.Option, err error) {
 			return api.ServicePatch{Include: args[1:]}, nil, frame.CheckName("site", args[1])
 		})
-}
-
-func (c *cli) serviceSwitch() *cobra.Command {
-	var to string
-	var yes bool
-	cmd := &cobra.Command{
-		Use:     "switch NAME --to SITE",
-		Short:   "Switch a single-writer service to another site",
-		Long:    `Switch a service of mode single-writer to another site. Nobody else ever does.`,
-		Example: "  causeway service switch db --to cloud-eu",
-		Args:    frame.Exactly("NAME"),
-	}
-	cmd.Flags().StringVar(&to, "to", "", "`SITE` that it uses from now on")
-	frame.Must(cmd.RegisterFlagCompletionFunc("to", c.Completer(1, siteNames)))
-	frame.YesFlag(cmd, &yes)
-	return c.patched(cmd, func(ctx context.Context, hub *api.Client, args []string) (p api.ServicePatch, _ []api.Option, err error) {
-		if to == "" {
-			return p, nil, frame.Usagef("--to is missing")
-		}
-		if err := frame.CheckName("site", to); err != nil {
-			return p, nil, err
-		}
-		s, err := hub.Service(ctx, args[0])
-		if err != nil {
-			return p, nil, err
-		}
-		if s.Mode == protocol.ServiceSingleWriter && s.Writer != to {
-			if err := c.Confirm(yes, "Switch service %s from %s to %s? Open connections to %s end.", s.Name, s.Writer, to, s.Writer); err != nil {
-				return p, nil, err
-			}
-		}
-		return api.ServicePatch{Writer: to}, []api.Option{api.IfMatch(s.ETag)}, nil // what was asked about is what is switched
-	})
 }
