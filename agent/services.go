@@ -1,27 +1,74 @@
 package agent
 
 import (
+	"net"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"causeway/agent/clock"
+	"causeway/agent/config"
 	"causeway/agent/identity"
+	"causeway/agent/items"
 	"causeway/agent/onhost"
 	"causeway/agent/service"
 	"causeway/protocol"
 )
 
 // serviceView is what is in force that services depend on: the same pointer until the next apply.
-func serviceView(host *onhost.Keeper, own *identity.Own) func() *service.View {
+func serviceView(host *onhost.Keeper, own *identity.Own, live *config.Live, t Tunnel, addresses func() []netip.Addr) func() *service.View {
 	var last *service.View
 	var serial uint64
+	var looked time.Time // at the host's addresses
 	return func() *service.View {
-		if f := host.Facts(); last == nil || f.Serial != serial {
-			serial = f.Serial
-			last = &service.View{Services: f.Services, Site: f.Site, Own: own.Now().Overlay, Local: f.Plan.Local, Peers: f.Result.Peers}
+		f := host.Facts()
+		fresh := last == nil || f.Serial != serial
+		exposes := slices.ContainsFunc(f.Services, func(s items.Service) bool { return len(s.Expose) > 0 })
+		if !fresh && (!exposes || time.Since(looked) < addressesEvery) {
+			return last
 		}
+		next := service.View{Services: f.Services, Site: f.Site, Own: own.Now().Overlay, Local: f.Plan.Local, Peers: f.Result.Peers}
+		if exposes {
+			looked, next.Outside = time.Now(), outside(own.Now(), live.Now(), t, addresses())
+			if !fresh && slices.Equal(last.Outside.Addrs, next.Outside.Addrs) {
+				return last
+			}
+		}
+		serial, last = f.Serial, &next
 		return last
 	}
+}
+
+// addressesEvery is how often the host's addresses are looked at while a service is exposed.
+const addressesEvery = 5 * time.Second
+
+// outside is how the host may be met from elsewhere than the tunnel.
+func outside(id identity.Identity, c config.Config, t Tunnel, addrs []netip.Addr) service.Outside {
+	return service.Outside{Node: id.Name,
+		Addrs: slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(id.Overlay, a) }),
+		Allows: func(at netip.AddrPort) bool {
+			return slices.ContainsFunc(c.Expose, func(e config.Exposure) bool { return e.Allows(at) })
+		},
+		Taken: func(proto string, port uint16) bool {
+			m, err := netip.ParseAddrPort(c.Debug.Metrics)
+			return proto == protocol.FlowUDP && port == t.Port() || proto == protocol.FlowTCP && err == nil && port == m.Port()
+		}}
+}
+
+// ownAddresses are those of the host by which others may reach it, in order.
+func ownAddresses() (out []netip.Addr) {
+	l, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, x := range l {
+		if p, err := netip.ParsePrefix(x.String()); err == nil && p.Addr().IsGlobalUnicast() && !slices.Contains(out, p.Addr()) {
+			out = append(out, p.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 // received are the bytes that came from each node, whatever they were.

@@ -96,6 +96,7 @@ type Service struct {
 	Lease     Duration         `json:"lease,omitempty"`      // of single-writer how long the writer's site serves without a word from a hub; 15s to 1h, 0 (default): for ever
 	To        string           `json:"to,omitempty"`         // of single-writer the site that it is being switched to; nobody serves meanwhile. The hub says it
 	Fenced    []string         `json:"fenced,omitempty"`     // sites whose nodes block its backends, since it was switched away from there; the hub says it
+	Expose    []ServiceExpose  `json:"expose,omitempty"`     // where the outside reaches it, at nodes' hosts
 	VIP4      netip.Addr       `json:"vip4,omitzero"`        // its IPv4 address: the hub gives it, and it stays while the service is declared
 	VIP6      netip.Addr       `json:"vip6,omitzero"`        // likewise its IPv6 address
 }
@@ -157,7 +158,7 @@ func (s Service) Normal() (Service, error) {
 	for _, l := range []*[]string{&s.Stay, &s.Exclude, &s.Fenced} {
 		*l = slices.Compact(slices.Sorted(slices.Values(*l)))
 	}
-	return s, cmp.Or(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.checkFence(), s.Health.check(), s.checkTimes())
+	return s, cmp.Or(s.checkWords(), s.checkPorts(), s.checkBackends(), s.checkSites(), s.checkFence(), s.Health.check(), s.checkTimes(), s.checkExpose())
 }
 
 func def[T comparable](v *T, d T) { *v = cmp.Or(*v, d) }
@@ -417,6 +418,7 @@ type ServiceView struct {
 	Mode      ServiceMode           `json:"mode"`
 	Prefer    ServicePrefer         `json:"prefer"`
 	Endpoints []ServiceEndpointView `json:"endpoints"`
+	Exposed   []ServiceExposedView  `json:"exposed,omitempty"` // at this host
 }
 
 // ServicesCounted in place of a service's name asks for the connections of all services, without backends that nobody uses.

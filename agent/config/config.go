@@ -53,6 +53,7 @@ type Config struct {
 	Upgrade   Upgrade
 	Shields   Shields
 	DNS       DNS
+	Expose    []Exposure // where services may be met from elsewhere than the tunnel
 }
 
 // DNS says where this host and its containers ask the agent for names.
@@ -121,6 +122,7 @@ func DefaultAccept() []netip.Prefix {
 type file struct {
 	Routes  []string          `yaml:"routes" reload:"taken" doc:"CIDRs that this node announces, 256 at most; each waits for approval unless its token covers it, or its site's range does and no other node claims it, or a part of it"`
 	Accept  *[]string         `yaml:"accept" reload:"taken" doc:"CIDRs that the hub may route into the tunnel; a prefix that is, or lies in, one of the host's own routes has to be named exactly, which takes it from this host; a link's network that has the gateway or a hub in it stays whatever is named (default: the private ranges)"`
+	Expose  []string          `yaml:"expose" reload:"taken" doc:"addresses and ports of this host at which the hub may have services met from elsewhere than the tunnel, such as 0.0.0.0:8000-8010 or [2001:db8::5]:443; a program that listens there hears nothing while the service has backends (default: none)"`
 	Release []string          `yaml:"release" reload:"taken" doc:"ranges that are let go when no peer has them any more: packets take the host's own routes then, in clear (default: none, what was once routed into the tunnel stays closed)"`
 	Labels  map[string]string `yaml:"labels" reload:"taken" doc:"for inventory and policies"`
 	Shields struct {
@@ -354,6 +356,11 @@ func Parse(name string, b []byte) (Config, error) {
 		}
 	}
 	c.Debug.Allow, c.Debug.Deny = f.Debug.Allow, f.Debug.Deny
+	if l, where, err := parseExpose(f.Expose); err != nil {
+		return at(where, "%v", err)
+	} else {
+		c.Expose = l
+	}
 	c.DNS.Off = f.DNS.Off
 	if v := f.DNS.Address; v != nil {
 		a, err := netip.ParseAddr(*v)

@@ -20,7 +20,7 @@ func (l *Live) Now() Config { return *l.now.Load() }
 func (l *Live) Reload(c Config) (later []string) {
 	now := l.Now()
 	later = now.NeedsRestart(c)
-	now.Routes, now.Accept, now.Named, now.Release, now.Labels, now.Upgrade, now.Shields, now.DNS = c.Routes, c.Accept, c.Named, c.Release, c.Labels, c.Upgrade, c.Shields, c.DNS
+	now.Routes, now.Accept, now.Named, now.Release, now.Labels, now.Upgrade, now.Shields, now.DNS, now.Expose = c.Routes, c.Accept, c.Named, c.Release, c.Labels, c.Upgrade, c.Shields, c.DNS, c.Expose
 	l.now.Store(&now)
 	return later
 }

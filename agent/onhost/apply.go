@@ -15,6 +15,7 @@ import (
 	"causeway/agent/netmapcheck"
 	"causeway/netns"
 	"causeway/netns/door"
+	svc "causeway/netns/service"
 	"causeway/protocol"
 	"causeway/tunnel"
 )
@@ -84,6 +85,29 @@ func (x *applying) services(v items.View) []items.Service {
 	return items.TakeServices(v, x.in.Netmap.Items)
 }
 
+// withInside are parts of which services' knows the interfaces that lead to this host's containers alone, where any is exposed.
+func (x *applying) withInside(parts []netns.Part, services []items.Service, inside []string) []netns.Part {
+	if !slices.ContainsFunc(services, func(s items.Service) bool { return len(s.Expose) > 0 }) {
+		return parts
+	}
+	parts = slices.Clone(parts)
+	for i, p := range parts {
+		old, is := p.(*svc.Part)
+		if !is {
+			continue
+		}
+		c := old.Config()
+		c.Inside = inside
+		next, err := svc.NewPart(c, old.Live())
+		if err != nil {
+			x.fail(err)
+			continue
+		}
+		parts[i] = next
+	}
+	return parts
+}
+
 // withDoor are parts with the door to the address of names, where there is one.
 func (x *applying) withDoor(parts []netns.Part, at netip.Addr, inside []string) []netns.Part {
 	if !at.IsValid() {
@@ -127,7 +151,7 @@ func (k *Keeper) apply(ctx context.Context) protocol.NetmapAck {
 		x.fail(err)
 		uses = k.Facts().Plan.Uses
 	}
-	c.Uses, c.Parts = uses, x.withDoor(taken.Parts, c.Names, uses.Inside)
+	c.Uses, c.Parts = uses, x.withDoor(x.withInside(taken.Parts, services, uses.Inside), c.Names, uses.Inside)
 	plan, err := netns.NewPlan(c)
 	if err != nil {
 		// The host keeps what it has, and so nothing is reached that it has no plan for.

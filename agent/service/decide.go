@@ -18,6 +18,7 @@ type View struct {
 	Own      []netip.Addr   // the node's overlay addresses
 	Local    []netip.Prefix // pods and LANs at this node
 	Peers    []protocol.Peer
+	Outside  Outside
 }
 
 // endpoint is an address that serves, as this node sees it.
@@ -49,6 +50,7 @@ type placed struct {
 	known     bool               // it was decided on
 	news      protocol.SwitchWhy // that is declared otherwise since then
 	families  [2]familyOf        // IPv4, IPv6
+	exposed   []protocol.ServiceExposedView
 }
 
 // familyOf is one family of a service: its slots as they were decided last.
@@ -265,7 +267,7 @@ func table(l []*placed) (out []svc.Service) {
 				continue
 			}
 			for _, port := range p.Ports {
-				s := svc.Service{VIP: f.vip, Proto: uint8(port.Proto()), Port: port.Port, Sticky: p.Sticky == protocol.StickyClient}
+				s := svc.Service{VIP: f.vip, Proto: uint8(port.Proto()), Port: port.Port, Sticky: p.Sticky == protocol.StickyClient, Expose: p.met(port, f.vip)}
 				for _, c := range f.slots {
 					s.Slots = append(s.Slots, netip.AddrPortFrom(f.of[c].Addr, port.Target))
 				}

@@ -60,6 +60,7 @@ type Config struct {
 	Contact func() (time.Duration, bool)
 	Moved   func()             // what Usable says changed
 	Fault   func(cause string) // why services do not work; empty: they do
+	Note    func(text string)  // they do, but not all that was declared
 	Log     zerolog.Logger
 }
 
@@ -176,6 +177,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) look(ctx context.Context, v *View) {
 	e.view = v
 	e.placed, e.fresh = place(time.Now(), *v, e.placed), true
+	v.Outside.meet(v.Site, e.placed)
 	nodes, targets := map[protocol.NodeNumber]bool{}, map[target]protocol.ServiceHealth{}
 	for _, p := range e.placed {
 		for _, x := range p.endpoints {
@@ -221,6 +223,10 @@ func (e *Engine) tellFaults() {
 	text := ""
 	if err := errors.Join(e.faults[:]...); err != nil {
 		text = protocol.OneLine(strings.ReplaceAll(err.Error(), "\n", "; "), 512)
+	}
+	if note := unmet(e.placed); text == "" && note != "" {
+		e.cfg.Note(protocol.OneLine(note, 512))
+		return
 	}
 	e.cfg.Fault(text)
 }
@@ -512,7 +518,7 @@ func (e *Engine) viewOf(name string, now time.Time) (out protocol.ServicesView) 
 		if name != "" && name != protocol.ServicesCounted && p.Name != name {
 			continue
 		}
-		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints))}
+		v := protocol.ServiceView{Name: p.Name, Segment: p.Segment, VIP4: p.VIP4, VIP6: p.VIP6, Mode: p.Mode, Prefer: p.Prefer, Endpoints: make([]protocol.ServiceEndpointView, len(p.endpoints)), Exposed: p.exposed}
 		slots := map[*endpoint]int{}
 		for i := range p.families {
 			for _, c := range p.families[i].slots {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -69,6 +70,12 @@ func patchText(p api.ServicePatch, name string) string {
 		}
 		l = append(l, text)
 	}
+	for _, x := range p.Expose {
+		l = append(l, "expose at "+cmp.Or(x.Site, x.Node)+" "+x.Listen)
+	}
+	for _, x := range p.Unexpose {
+		l = append(l, "no more at "+cmp.Or(x.Site, x.Node)+" "+x.Listen)
+	}
 	return protocol.OneLine(name+": "+strings.Join(l, "; "), 256)
 }
 
@@ -85,8 +92,11 @@ func patchService(d *state.Draft, name string, p api.ServicePatch) error {
 	if err := state.ReadStrictly(o.Spec, &spec); err != nil {
 		return err
 	}
-	if len(p.Weights)+len(p.Exclude)+len(p.Include) == 0 && p.Writer == "" {
-		return state.Errorf(state.Invalid, "nothing to change: weights, exclude, include or writer is missing")
+	if len(p.Weights)+len(p.Exclude)+len(p.Include)+len(p.Expose)+len(p.Unexpose) == 0 && p.Writer == "" {
+		return state.Errorf(state.Invalid, "nothing to change: weights, exclude, include, writer, expose or unexpose is missing")
+	}
+	if err := patchExpose(&spec.Service, p); err != nil {
+		return err
 	}
 	if len(p.Weights) > 0 {
 		if spec.Mode != protocol.ServiceSpread {

@@ -3,6 +3,8 @@ package api
 import (
 	"net/netip"
 	"time"
+
+	"causeway/protocol"
 )
 
 // Service is a service: what is declared, what the hub gave it, and who serves it now.
@@ -87,4 +89,7 @@ type ServicePatch struct {
 	Writer  string         `json:"writer,omitempty" maxLength:"63"` // the site that a single-writer service is switched to; the one that it is switched away from takes a switch back
 	// Force switches at once, whether the old site is fenced or not: both may take writes then.
 	Force bool `json:"force,omitempty"`
+
+	Expose   []protocol.ServiceExpose `json:"expose,omitempty" maxItems:"64"`   // where the outside reaches it from now on, too
+	Unexpose []protocol.ServiceExpose `json:"unexpose,omitempty" maxItems:"64"` // and does no more; whatever port it is of
 }

@@ -123,6 +123,9 @@ func (services) Check(st *state.State, o state.Object) error {
 	if err := publicFree(st, o.Name, s.Public); err != nil {
 		return err
 	}
+	if err := doorsFree(st, o.Name, s.Service); err != nil {
+		return err
+	}
 	return state.Found(st, services{}.Names(o))
 }
 
@@ -149,6 +152,10 @@ func (services) Names(o state.Object) (out []state.ObjectKey) {
 	}
 	for site := range s.Weights {
 		add(state.KindSite, site)
+	}
+	for _, x := range s.Expose {
+		add(state.KindSite, x.Site)
+		add(state.KindNode, x.Node)
 	}
 	add(state.KindSite, slices.Collect(maps.Keys(s.Public.Addresses))...)
 	add(state.KindSite, slices.Concat(s.Order, s.Stay, s.Exclude, s.Fenced, []string{s.Writer, s.To})...)

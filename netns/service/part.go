@@ -54,6 +54,9 @@ func (p *Part) Lines() []string {
 	for _, x := range p.host.local {
 		out = append(out, fmt.Sprintf("# %s is here, for services", x))
 	}
+	for _, x := range p.host.inside {
+		out = append(out, fmt.Sprintf("# %s leads to this host's containers alone, for services that are exposed", x))
+	}
 	for _, x := range p.host.own {
 		out = append(out, fmt.Sprintf("# %s is this node's own, for services", x))
 	}

@@ -25,7 +25,7 @@ func (c *cli) service() *cobra.Command {
 	return c.Group("service", "One name and address for what runs at several sites", `A service has one name and address for what runs at several sites: each client's node
 spreads and switches its traffic by itself. Services are declared: they are documents of
 'causeway apply' (causeway explain service-file), and 'get', 'diff' and 'delete' have them too.`,
-		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceSwitch(), c.serviceExplain(), c.serviceEvents(), c.serviceTop())
+		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceSwitch(), c.serviceExpose(), c.serviceExplain(), c.serviceEvents(), c.serviceTop())
 }
 
 // serviceNames completes the name of a service, then those of sites.
@@ -142,7 +142,7 @@ func servicePage(p *frame.Page, s api.Service) {
 	if len(s.Lack) > 0 {
 		facts = append(facts, "Lacking", atMost(s.Lack, len(s.Lack)))
 	}
-	facts = append(facts, publicFacts(s)...)
+	facts = append(facts, outsideFacts(s)...)
 	facts = append(facts, switchFacts(s)...)
 	p.Facts(append(facts, "Age", frame.Age(s.Created))...)
 	var rows [][]any

@@ -142,7 +142,7 @@ func seenPage(p *frame.Page, s api.Service, x seenBy) {
 	if x.View.Doubts {
 		facts = append(facts, "Doubts", "it sees less than half of the sites of its services, and resets nothing")
 	}
-	p.Facts(facts...)
+	p.Facts(append(facts, exposedFacts(v)...)...)
 	var rows [][]any
 	for i, e := range v.Endpoints {
 		if i == endpointsShown {
