@@ -250,7 +250,7 @@ func (p *placed) slotsOf(f *familyOf, s sight) (changed bool) {
 		return false
 	}
 	slots := p.Distribute(s.site, l)
-	if slots == nil && f.slots != nil && s.frozen && !p.stopped {
+	if slots == nil && f.slots != nil && s.frozen && !p.stopped && p.To == "" {
 		return false
 	}
 	changed = f.seen == nil || !slices.Equal(slots, f.slots)

@@ -60,9 +60,9 @@ func TestFence(t *testing.T) {
 			// What is restored has it, too.
 			w.n.Sh("nft delete table inet causeway-service")
 			w.on(func() error {
-				differs, err := w.table.Differs()
-				require.True(t, differs)
-				require.NoError(t, err)
+				if _, err := w.table.Differs(); err != nil {
+					return err
+				}
 				return w.table.setHost(*w.table.host)
 			})
 			_, err = dial(w.a, "tcp", to)
@@ -91,19 +91,29 @@ func TestLeft(t *testing.T) {
 		if v6 {
 			vip = netip.MustParseAddr(vip6)
 		}
-		leaves, stays := w.open("pc", v6, "talks"), w.open("n", v6, "talks")
+		leaves, too := w.open("pc", v6, "talks"), w.open("n", v6, "talks")
+		idle, late := w.open("pc", v6, "idle"), w.open("lan", v6, "asked")
 		c, err := dial(w.pc, "tcp", at(v6, 90))
 		require.NoError(t, err)
 		t.Cleanup(func() { c.Close() })
 		w.set(append(services(64), other...))
-		w.on(func() error {
-			return w.table.Fence(nil, []Left{{vip, tcp, 80, backend("a", v6).Addr()}, {vip, udp, 80, backend("a", v6).Addr()}})
-		})
+		gone := []Left{{vip, tcp, 80, backend("a", v6).Addr()}, {vip, udp, 80, backend("a", v6).Addr()}}
+		w.on(func() error { return w.table.Fence(nil, gone) })
 		seen := sniff(t, w.a, "eth0")
 		leaves.goes()
-		stays.goes()
+		too.goes()
 		<-leaves.done
-		<-stays.done
+		<-too.done
+		idle.goes()
+		n := 0
+		w.on(func() (err error) { n, err = w.table.End(t.Context(), gone); return err })
+		require.GreaterOrEqual(t, n, 2, "those that were not reset yet, and such as conntrack has still")
+		idle.reset(t, time.Now())
+		// What has ended does not go on when nothing says so any more.
+		w.on(func() error { return w.table.Fence(nil, nil) })
+		late.goes()
+		<-late.done
+		require.Error(t, late.err)
 		require.Zero(t, payloads(seen(), ofA))
 		name, _, err := answer(c)
 		require.NoError(t, err, "of another service")
