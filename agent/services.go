@@ -3,7 +3,9 @@ package agent
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +33,7 @@ func serviceView(host *onhost.Keeper, own *identity.Own, live *config.Live, t Tu
 		next := service.View{Services: f.Services, Site: f.Site, Own: own.Now().Overlay, Local: f.Plan.Local, Peers: f.Result.Peers}
 		if exposes {
 			looked, next.Outside = time.Now(), outside(own.Now(), live.Now(), t, addresses())
-			if !fresh && slices.Equal(last.Outside.Addrs, next.Outside.Addrs) {
+			if !fresh && slices.Equal(last.Outside.Addrs, next.Outside.Addrs) && last.Outside.Still == next.Outside.Still {
 				return last
 			}
 		}
@@ -45,7 +47,14 @@ const addressesEvery = 5 * time.Second
 
 // outside is how the host may be met from elsewhere than the tunnel.
 func outside(id identity.Identity, c config.Config, t Tunnel, addrs []netip.Addr) service.Outside {
-	return service.Outside{Node: id.Name,
+	still := func(path string) string { // the agent itself has only what the tunnel needs forwarded
+		key := strings.ReplaceAll(path, "/", ".")
+		if b, err := os.ReadFile("/proc/sys/" + path); err != nil || strings.TrimSpace(string(b)) != "1" {
+			return key + "=1"
+		}
+		return ""
+	}
+	return service.Outside{Node: id.Name, Still: [2]string{still("net/ipv4/ip_forward"), still("net/ipv6/conf/all/forwarding")},
 		Addrs: slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(id.Overlay, a) }),
 		Allows: func(at netip.AddrPort) bool {
 			return slices.ContainsFunc(c.Expose, func(e config.Exposure) bool { return e.Allows(at) })

@@ -14,6 +14,7 @@ type Outside struct {
 	Node   string                               // its name
 	Addrs  []netip.Addr                         // of the host's own, at which others reach it
 	Allows func(listen netip.AddrPort) bool     // the host's configuration; nil: nothing
+	Still  [2]string                            // what is to be set before the host forwards IPv4, and IPv6; empty: it does
 	Taken  func(proto string, port uint16) bool // by the agent itself; nil: nothing
 }
 
@@ -59,6 +60,8 @@ func (o Outside) meet(site string, l []*placed) {
 				v.Why = fmt.Sprintf("%s/%d is the agent's own", port.Protocol, listen.Port())
 			case len(at) == 0 || !slices.Contains(o.Addrs, at[0].Addr()):
 				v.Why = fmt.Sprintf("this host has no address %s at which others reach it", listen.Addr())
+			case o.Still[familyIndex(listen.Addr())] != "":
+				v.Why = fmt.Sprintf("this host forwards nothing from there: set %s", o.Still[familyIndex(listen.Addr())])
 			case !vip.IsValid():
 				v.Why = "the service has no address of that family"
 			case other != "":

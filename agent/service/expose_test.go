@@ -68,6 +68,11 @@ func TestMeet(t *testing.T) {
 	require.Empty(t, a.met(a.Ports[1], a.families[0].vip))
 	require.Empty(t, a.met(a.Ports[0], netip.MustParseAddr("fd00::1")))
 
+	still := o
+	still.Still[0] = "net.ipv4.ip_forward=1"
+	still.meet("s1", []*placed{a})
+	require.Contains(t, a.exposed[0].Why, "forwards nothing from there: set net.ipv4.ip_forward=1")
+
 	// A host that accepts nothing is none.
 	p := one("web", protocol.ServiceExpose{Site: "s1", Listen: "0.0.0.0:80", Port: "http"})
 	Outside{Node: "n1", Addrs: o.Addrs}.meet("s1", []*placed{p})

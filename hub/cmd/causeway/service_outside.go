@@ -65,7 +65,8 @@ func (c *cli) serviceExpose() *cobra.Command {
 		Long: `Have who is not of the cluster reach a service at an address and port of a node's host, or of
 all at a site; 0.0.0.0 or [::] are all addresses of the host. A host does so where its own
 configuration has it (expose: ["0.0.0.0:8080"]); 'causeway service explain NAME NODE' says
-where it does not. Policies do not judge who comes: the port is open to whoever reaches it.
+where it does not. The port is open to whoever reaches it; policies judge what goes on by
+the tunnel, as the node's own, and nothing that stays at the host.
 A file of 'causeway apply' is to say the same, or the next apply undoes it.`,
 		Example: `  causeway service expose web --site idc-sh --listen 0.0.0.0:8080
   causeway service expose web --site idc-sh --listen 0.0.0.0:8080 --remove`,
