@@ -314,6 +314,18 @@ func (x *explained) faults() []fault {
 		{name: "wrong port", want: []string{"wrong-port"}, node: "n2", stops: true, undo: func() {},
 			do:  func() { require.NoError(x.t, x.cut("7999")(step(x.t))) },
 			ask: func() (api.Explanation, error) { return x.ask(step(x.t), pod1, pod2, "--port", "7999") }},
+		{name: "service without a ready backend", want: []string{"service-not-ready"}, stops: true, do: func() {
+			applyText(x.t, x.System, "kind: service\nname: shop\nports: [{port: 80, target: 7080}]\nbackends: [{site: s2, addresses: ["+pod2+"]}]\nhealth: {type: tcp, port: 7999, interval: 200ms, fail: 1}\n")
+		}, bite: func(ctx context.Context) error {
+			out, err := x.CLI(ctx, "service", "explain", "shop", "n1")
+			if err == nil && !strings.Contains(out, "not ready") {
+				err = fmt.Errorf("%s", out)
+			}
+			return err
+		}, undo: func() {
+			_, err := x.CLI(step(x.t), "service", "delete", "shop", "--yes")
+			require.NoError(x.t, err)
+		}, ask: func() (api.Explanation, error) { return x.ask(step(x.t), pod1, "shop", "--port", "80") }},
 		{name: "pod without default route", want: []string{"pod-no-route"}, node: "n2", stops: true, bite: cut, heals: true,
 			do: sh(p2, "ip route del default"), undo: sh(p2, "ip route flush 10.1.1.0/24; ip route replace default via 10.2.1.1")},
 		{name: "nftables drop on the host", want: []string{"host-firewall"}, node: "n2", stops: true, bite: cut, heals: true,

@@ -53,8 +53,21 @@ func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Ex
 		return api.Explanation{}, ctx.Err()
 	}
 	st := s.cfg.Store.State()
-	f := explain.Facts{Proto: in.Proto, Port: in.Port}
-	if err := s.flowEnds(st, in, &f.From, &f.To); err != nil {
+	f := explain.Facts{AskedPort: in.Port}
+	asked := in.To
+	var err error
+	if f.Service, f.Chosen, err = s.throughService(ctx, st, &in); err != nil {
+		return api.Explanation{}, err
+	}
+	f.Proto, f.Port = in.Proto, in.Port
+	if f.Service != nil && f.Chosen == nil {
+		var self explain.End
+		err = s.flowEnds(st, api.ExplainRequest{From: in.From, To: in.From}, &f.From, &self)
+		f.To = explain.End{Asked: asked, Kind: explain.KindService, Addr: f.Service.VIP}
+	} else {
+		err = s.flowEnds(st, in, &f.From, &f.To)
+	}
+	if err != nil {
 		return api.Explanation{}, err
 	}
 	s.askEnds(ctx, &f, [2]protocol.EvidenceRequest{
@@ -66,7 +79,9 @@ func (s *Server) explainFlow(ctx context.Context, in api.ExplainRequest) (api.Ex
 	for _, e := range []*explain.End{&f.From, &f.To} {
 		s.know(s.cfg.Store.State(), e)
 	}
-	f.Closed = s.closedBy(ctx, f.From, f.To, f.Proto, f.Port)
+	if f.To.Kind != explain.KindService {
+		f.Closed = s.closedBy(ctx, f.From, f.To, f.Proto, f.Port)
+	}
 	out := explain.Decide(f)
 	out.Took = api.Duration(time.Since(start).Round(time.Millisecond))
 	return out, nil

@@ -5,7 +5,7 @@ import (
 )
 
 // ExplainRequest asks why From cannot reach To, or whether it can: each is a node's name, a
-// pod's name (or NODE/POD) or an address. Without a port, reachability alone is asked for.
+// pod's name (or NODE/POD) or an address; To may be a service by name or address too. Without a port, reachability alone is asked for.
 type ExplainRequest struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
@@ -23,14 +23,28 @@ const (
 // Explanation is the verdict on a flow. Faults are in the order of their weight: the first
 // is the verdict, those after it are other faults that the evidence shows.
 type Explanation struct {
-	From    ExplainEnd   `json:"from"`
-	To      ExplainEnd   `json:"to"`
-	Proto   string       `json:"proto"`
-	Port    uint16       `json:"port,omitempty"`
-	Verdict string       `json:"verdict"`
-	Faults  []Fault      `json:"faults"`
-	Hops    []ExplainHop `json:"hops"`
-	Took    Duration     `json:"took"`
+	From    ExplainEnd     `json:"from"`
+	To      ExplainEnd     `json:"to"`
+	Proto   string         `json:"proto"`
+	Port    uint16         `json:"port,omitempty"`
+	Service *ServiceChoice `json:"service,omitempty"` // To was asked for by it; absent: by no service
+	Verdict string         `json:"verdict"`
+	Faults  []Fault        `json:"faults"`
+	Hops    []ExplainHop   `json:"hops"`
+	Took    Duration       `json:"took"`
+}
+
+// ServiceChoice is the backend to which the client's node leads most of a service's connections, or would if it could.
+type ServiceChoice struct {
+	Service string     `json:"service"`
+	VIP     netip.Addr `json:"vip,omitzero"` // absent: it is headless
+	Port    uint16     `json:"port"`
+	Addr    netip.Addr `json:"addr"`
+	Target  uint16     `json:"target"`
+	Site    string     `json:"site"`
+	Node    string     `json:"node,omitempty"`
+	Slots   int        `json:"slots"` // that lead there; 0: it takes no connections
+	Of      int        `json:"of"`
 }
 
 // ExplainEnd is an end of a flow as the hub understood it.

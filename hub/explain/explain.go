@@ -33,6 +33,7 @@ const (
 // Hops in the order in which they are judged.
 const (
 	HopName     = "name"
+	HopService  = "service" // what the client's node makes of a service
 	HopPolicy   = "policy"
 	HopAgent    = "agent"
 	HopRoute    = "route"
@@ -49,7 +50,7 @@ const (
 )
 
 // Hops are all hops in their order.
-var Hops = []string{HopName, HopPolicy, HopAgent, HopRoute, HopApproval, HopAllowed, HopHost, HopPath, HopNAT, HopMTU, HopFirewall, HopPod, HopListener, HopHealth}
+var Hops = []string{HopName, HopService, HopPolicy, HopAgent, HopRoute, HopApproval, HopAllowed, HopHost, HopPath, HopNAT, HopMTU, HopFirewall, HopPod, HopListener, HopHealth}
 
 // Kinds of an End.
 const (
@@ -57,6 +58,7 @@ const (
 	KindPod     = "pod"
 	KindAddress = "address"
 	KindUnknown = "unknown"
+	KindService = "service" // without a backend
 )
 
 // End is what is known of one end.
@@ -86,6 +88,9 @@ type Facts struct {
 	Proto      string
 	Port       uint16
 	Closed     *policy.Verdict      // by policies; nil: they do not close it
+	Service    *Service             // that was asked for; nil: none. To is the backend that was chosen
+	Chosen     *api.ServiceChoice   // nil: there is no backend
+	AskedPort  uint16               // of the service
 	Conditions []protocol.Condition // of the hub
 }
 
@@ -96,6 +101,9 @@ func Decide(f Facts) api.Explanation {
 		plainEvidence(e)
 	}
 	j.names()
+	if j.To.Kind == KindService {
+		j.service()
+	}
 	if !j.blocked() {
 		j.policy()
 		j.agents()
@@ -117,6 +125,7 @@ func Decide(f Facts) api.Explanation {
 			j.endToEnd()
 		}
 	}
+	j.service()
 	for _, s := range j.sides() {
 		j.incidents(s)
 		if s.e != nil {
@@ -197,7 +206,7 @@ func (j *judge) has(cause string) bool {
 
 // explanation orders what was found: what blocks first, then by hop.
 func (j *judge) explanation() api.Explanation {
-	out := api.Explanation{Proto: j.Proto, Port: j.Port, Verdict: api.VerdictHealthy, From: shown(j.From), To: shown(j.To), Faults: []api.Fault{}, Hops: []api.ExplainHop{}}
+	out := api.Explanation{Service: j.Chosen, Proto: j.Proto, Port: j.Port, Verdict: api.VerdictHealthy, From: shown(j.From), To: shown(j.To), Faults: []api.Fault{}, Hops: []api.ExplainHop{}}
 	slices.SortStableFunc(j.faults, func(a, b api.Fault) int {
 		if a.Blocks != b.Blocks {
 			if a.Blocks {
@@ -205,7 +214,7 @@ func (j *judge) explanation() api.Explanation {
 			}
 			return 1
 		}
-		return slices.Index(Hops, a.Hop) - slices.Index(Hops, b.Hop)
+		return weight(a.Hop) - weight(b.Hop)
 	})
 	out.Faults = append(out.Faults, j.faults...)
 	if len(j.faults) > 0 {
@@ -216,6 +225,9 @@ func (j *judge) explanation() api.Explanation {
 	}
 	after := false // a hop that blocks came before
 	for _, h := range Hops {
+		if h == HopService && j.Service == nil {
+			continue
+		}
 		hop := api.ExplainHop{Name: h, State: api.HopOK}
 		switch {
 		case j.failed(h):
@@ -235,10 +247,18 @@ func (j *judge) explanation() api.Explanation {
 	return out
 }
 
+// weight orders hops by what is to be mended first: that a service has nobody may follow from all that its backends depend on.
+func weight(hop string) int {
+	if hop == HopService {
+		hop = HopHealth
+	}
+	return slices.Index(Hops, hop)
+}
+
 // looked reports whether there is evidence of a hop at all.
 func (j *judge) looked(h string) bool {
 	switch h {
-	case HopName, HopPolicy, HopAgent, HopRoute, HopApproval:
+	case HopName, HopService, HopPolicy, HopAgent, HopRoute, HopApproval:
 		return true
 	}
 	return j.From.Evidence != nil && j.To.Evidence != nil && !j.failed(HopPolicy, HopRoute, HopApproval, HopAllowed)
@@ -252,6 +272,8 @@ func (j *judge) note(h string) string {
 		if j.To.Node != nil && j.From.Node != nil {
 			return place(j.From) + " to " + place(j.To)
 		}
+	case HopService:
+		return j.serviceNote()
 	case HopPath:
 		if j.local() {
 			return "both are at one node"

@@ -14,6 +14,7 @@ func (j *judge) names() {
 		case e.Kind == KindUnknown:
 			j.add(api.Fault{Cause: "unknown-name", Hop: HopName, Blocks: true, Summary: fmt.Sprintf("nothing is called %s: no node, and no pod in the inventory", e.Asked),
 				Mend: "causeway node list; causeway inventory list"})
+		case e.Kind == KindService: // which service judges
 		case e.Node == nil:
 			j.add(api.Fault{Cause: "no-route", Hop: HopRoute, Blocks: true, Summary: fmt.Sprintf("no node announces a route that holds %s", e.Addr),
 				Mend: "add it to routes: in the config of the node that it is behind, then approve it"})

@@ -24,12 +24,14 @@ func (c *cli) diagExplain() *cobra.Command {
 		Long: `Ask the agents of both ends what they see, and say which hop fails, by which
 evidence, and what mends it. FROM and TO are nodes, pods of the inventory (POD or
 NODE/POD) or addresses, SEGMENT/ADDRESS where several segments have one. With --port,
-who listens there is looked at too.
+who listens there is looked at too. TO may be a service, by name or address: then the
+way is that to the backend that FROM's node chooses.
 
 Exit status is 1 when something is wrong, also where the flow passes all the same.
 docs/DIAG.md lists the causes.`,
 		Example: `  causeway diag explain sh-1 eu-1
   causeway diag explain 10.1.1.11 10.2.1.11 --port 443
+  causeway diag explain sh-1 web-service --port 80
   causeway diag explain sh-1/web eu-1/db --proto udp --port 53 -o json`,
 		Args:              frame.Exactly("FROM", "TO"),
 		ValidArgsFunction: c.Completer(2, nodeNames),
@@ -86,6 +88,9 @@ func explanationPage(p *frame.Page, x api.Explanation) {
 	flow := explainedEnd(x.From) + " to " + explainedEnd(x.To)
 	if x.Port != 0 {
 		flow += ", " + x.Proto + " port " + strconv.Itoa(int(x.Port))
+	}
+	if s := x.Service; s != nil {
+		flow += ", by service " + s.Service
 	}
 	m := map[string]frame.Meaning{api.VerdictHealthy: frame.Good, api.VerdictDegraded: frame.Warn, api.VerdictBroken: frame.Bad}[x.Verdict]
 	p.Line("%s: %s", protocol.Printable(flow), p.Paint(m, x.Verdict))
