@@ -18,6 +18,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
+	"causeway/hub/facts/services"
 	"causeway/hub/facts/switches"
 	"causeway/hub/fleet"
 	"causeway/hub/join"
@@ -281,6 +282,7 @@ func (r *run) buildAdmin() (err error) {
 	}
 	r.api = admin.New(c)
 	r.natsUsers.Refused = r.api.RefusedNATS
+	r.services = services.New(services.Config{JetStream: r.agentsJS, List: r.api.Services, Log: r.log})
 	r.figures = metrics.Config{Version: r.cfg.Version, State: r.fleet.State, Standings: r.fleet.Standings, Relay: r.tunnel.RelayStats, Events: r.events.Count, Conditions: r.api.Conditions,
 		Findings: r.api.Findings, DiskFree: r.guard.Free, Certificates: map[string]time.Time{"https": r.joins.CertificateExpires()}, Unready: r.unready,
 		More: []prometheus.Collector{r.joins.Metrics(), r.inventory.Metrics(), r.flows.Metrics(), r.bus.Metrics(), r.files.Metrics(), r.reconciler.Metrics()}}

@@ -21,6 +21,7 @@ import (
 	"causeway/hub/facts/flow"
 	"causeway/hub/facts/incident"
 	"causeway/hub/facts/inventory"
+	"causeway/hub/facts/services"
 	"causeway/hub/facts/switches"
 	"causeway/hub/fleet"
 	"causeway/hub/join"
@@ -107,6 +108,7 @@ type run struct {
 	incidents  *incident.Store
 	flows      *flow.Store
 	switches   *switches.Store
+	services   *services.Publisher
 	news       *event.News
 	fleet      *fleet.Table
 	sessions   *session.Server
@@ -159,7 +161,9 @@ func (r *run) tasks() []task {
 		{"events", func(ctx context.Context) error { return r.news.Run(ctx) }},
 		{"tunnel", func(ctx context.Context) error { return explainUDP(r.udp, r.tunnel.Run(ctx)) }},
 	}
-	if r.outside {
+	if !r.outside { // several hubs would write what each knows alone
+		l = append(l, task{"services for readers", func(ctx context.Context) error { return r.services.Run(ctx) }})
+	} else {
 		l = append(l,
 			task{"external NATS", func(ctx context.Context) error { return r.external.watch(ctx) }},
 			task{"inventory to external NATS", func(ctx context.Context) error {

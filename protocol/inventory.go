@@ -21,6 +21,7 @@ import (
 // The hub publishes what becomes of it:
 //
 //	$KV.causeway-inventory.<site>.<number>           a node's present facts (FactsBucket)
+//	$KV.causeway-services.<name>                     a declared service, and who serves it (ServicesBucket)
 //	causeway.v1.event.<kind>                         events
 //	causeway.v1.incident.<site>.<number>             a node's incident, as it is kept (IncidentStream)
 //
@@ -35,6 +36,7 @@ const (
 	IncidentStream      = "CAUSEWAY_INCIDENTS"
 	SubjectKeptAll      = "causeway.v1.incident.>"
 	FactsBucket         = "causeway-inventory"
+	ServicesBucket      = "causeway-services"
 	// MaxInventory bounds a payload.
 	MaxInventory = 1 << 20
 )

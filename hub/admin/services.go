@@ -137,6 +137,15 @@ func patchService(d *state.Draft, name string, p api.ServicePatch) error {
 
 // services lists all.
 func (s *Server) services(ctx context.Context) ([]api.Service, error) {
+	out, err := s.Services(ctx)
+	for i := range out {
+		out[i].Endpoints = nil
+	}
+	return out, err
+}
+
+// Services are all, with their endpoints.
+func (s *Server) Services(ctx context.Context) ([]api.Service, error) {
 	st := s.cfg.Store.State()
 	v, err := s.serviceView(ctx, st)
 	if err != nil {
@@ -144,9 +153,7 @@ func (s *Server) services(ctx context.Context) ([]api.Service, error) {
 	}
 	out := []api.Service{}
 	for _, o := range st.ObjectsOf(object.ServiceKind) {
-		x := v.show(o)
-		x.Endpoints = nil
-		out = append(out, x)
+		out = append(out, v.show(o))
 	}
 	return out, nil
 }

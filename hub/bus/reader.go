@@ -48,16 +48,18 @@ const (
 var errNotUser = errors.New("the credentials are no user's")
 
 // Followed are the subjects that readers follow.
-var Followed = []string{protocol.SubjectInventoryAll, protocol.SubjectEventsAll, "$KV." + protocol.FactsBucket + ".>"}
+var Followed = []string{protocol.SubjectInventoryAll, protocol.SubjectEventsAll, "$KV." + protocol.FactsBucket + ".>", "$KV." + protocol.ServicesBucket + ".>"}
 
 // ReaderPermissions are all that the reader of that name may do. docs/NATS.md has them as
 // well, and a test holds the two together.
 func ReaderPermissions(name string) *server.Permissions {
-	facts := "KV_" + protocol.FactsBucket
+	var requests []string
+	for _, bucket := range []string{protocol.FactsBucket, protocol.ServicesBucket} {
+		stream := "KV_" + bucket
+		requests = append(requests, "$JS.API.STREAM.INFO."+stream, "$JS.API.DIRECT.GET."+stream, "$JS.API.DIRECT.GET."+stream+".>")
+	}
 	return &server.Permissions{
-		Publish: &server.SubjectPermission{Allow: []string{
-			"$JS.API.STREAM.INFO." + facts, "$JS.API.DIRECT.GET." + facts, "$JS.API.DIRECT.GET." + facts + ".>",
-		}},
+		Publish:   &server.SubjectPermission{Allow: requests},
 		Subscribe: &server.SubjectPermission{Allow: append(slices.Clone(Followed), protocol.UserInboxPrefix(name)+".>")},
 	}
 }
