@@ -158,6 +158,17 @@ func (s *Server) Services(ctx context.Context) ([]api.Service, error) {
 	return out, nil
 }
 
+// A service that was declared just now is shown with the first words of the nodes beside its backends, if they come soon.
+const (
+	firstWords = 1500 * time.Millisecond
+	firstLook  = 50 * time.Millisecond
+)
+
+// untold reports whether a node that is connected has not told of a backend yet.
+func untold(s api.Service) bool {
+	return slices.ContainsFunc(s.Endpoints, func(e api.ServiceEndpoint) bool { return e.Ready == api.EndpointUnknown && e.Cause == untoldCause })
+}
+
 // service shows one as a state declares it.
 func (s *Server) service(ctx context.Context, st *state.State, name string) (*tagged[api.Service], error) {
 	o, err := st.FindObject(serviceKey(name))
@@ -169,6 +180,17 @@ func (s *Server) service(ctx context.Context, st *state.State, name string) (*ta
 		return nil, err
 	}
 	out := v.show(o)
+	for end := o.Created.Add(firstWords); untold(out) && time.Now().Before(end); {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(firstLook):
+		}
+		if v, err = s.serviceView(ctx, st); err != nil {
+			return nil, err
+		}
+		out = v.show(o)
+	}
 	have, lack := v.fleet.Has(st, o)
 	out.Have, out.Lack = len(have), names(st, lack)
 	v.fence(o, &out)
@@ -184,6 +206,8 @@ type serviceView struct {
 
 	public publicView
 }
+
+const untoldCause = "no node that carries it has told yet"
 
 type backendKey struct {
 	service string
@@ -278,7 +302,7 @@ func (v *serviceView) endpoint(r *service.Result, e service.Endpoint) api.Servic
 	case !connected:
 		out.Cause = "no node that carries it is connected"
 	case out.Away == "":
-		out.Cause = "no node that carries it has told yet"
+		out.Cause = untoldCause
 	}
 	return out
 }

@@ -54,7 +54,7 @@ how many: those that are ready, and those of which no node has told yet.`,
 				if len(s.Findings) > 0 {
 					found.Meaning = frame.Warn
 				}
-				return []any{shortened(s.Name, nameShown), shortened(s.Segment, nameShown), vipText(s.VIP4, s.VIP6, s.Headless), s.Mode, cmp.Or(sitesText(s), "none"), found, vipText(s.VIP6, netip.Addr{}, s.Headless), portsText(s.Ports), frame.Aged(s.Created)}
+				return []any{shortened(s.Name, nameShown), shortened(s.Segment, nameShown), vipText(s.VIP4, s.VIP6, s.Headless), s.Mode, shortened(cmp.Or(sitesText(s), "none"), 2*narrow), found, vipText(s.VIP6, netip.Addr{}, s.Headless), portsText(s.Ports), frame.Aged(s.Created)}
 			})
 	})
 }

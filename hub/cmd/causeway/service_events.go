@@ -14,6 +14,9 @@ import (
 	"causeway/protocol"
 )
 
+// narrow is how much of a name, or of a list of them, a wide table shows: it fits 120 columns. -o json has all.
+const narrow = 16
+
 func (c *cli) serviceEvents() *cobra.Command {
 	var q api.ServiceEventQuery
 	var since string
@@ -68,7 +71,7 @@ have who decided, when what had only begun was free to go elsewhere, and how muc
 			func(_ *frame.Page, e api.ServiceEvent) []any {
 				from, to := switchSites(e.From), switchSites(e.To)
 				if e.Why == protocol.SwitchDead && from.Text == to.Text { // new connections had left before
-					from = frame.Cell{Text: shortened(e.Site, nameShown)}
+					from = frame.Cell{Text: shortened(e.Site, narrow)}
 				}
 				why := frame.Cell{Text: string(e.Why)}
 				if e.Why == protocol.SwitchDead || e.Why == protocol.SwitchSuspect || e.Why == protocol.SwitchNotReady {
@@ -78,7 +81,7 @@ have who decided, when what had only begun was free to go elsewhere, and how muc
 				if e.Addr.IsValid() {
 					backend = e.Addr.String()
 				}
-				return []any{frame.Stamp(e.Time), shortened(e.Node, nameShown), shortened(e.Service, nameShown), from, to, why, lengthText(e.Gap), cmp.Or(e.Site, "-"), e.By, backend, lengthText(e.Released), e.Flows, e.Reset}
+				return []any{frame.Stamp(e.Time), shortened(e.Node, narrow), shortened(e.Service, narrow), from, to, why, lengthText(e.Gap), cmp.Or(e.Site, "-"), e.By, backend, lengthText(e.Released), e.Flows, e.Reset}
 			})
 	})
 }
@@ -95,7 +98,7 @@ func switchSites(l []string) frame.Cell {
 		}
 		out = append(out, shortened(s, nameShown))
 	}
-	return frame.Cell{Text: strings.Join(out, ",")}
+	return frame.Cell{Text: shortened(strings.Join(out, ","), narrow)}
 }
 
 // lengthText is a measured length of time; 0: there is none.

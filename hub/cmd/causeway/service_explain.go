@@ -162,7 +162,7 @@ func seenPage(p *frame.Page, s api.Service, x seenBy) {
 		if e.Answered > 0 {
 			reach += ", " + e.Answered.Round(time.Millisecond).String() + " ago"
 		}
-		rows = append(rows, []any{e.Addr, shortened(e.Site, nameShown), dash(shortened(node, nameShown)), reach, e.Ready, use, e.Open + e.Half, dash(protocol.Printable(e.Why))})
+		rows = append(rows, []any{e.Addr, shortened(e.Site, narrow), dash(shortened(node, narrow)), reach, e.Ready, use, e.Open + e.Half, dash(protocol.Printable(e.Why))})
 	}
 	if len(rows) == 0 {
 		return
