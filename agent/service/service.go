@@ -42,6 +42,8 @@ type Table interface {
 	Release(context.Context, []svc.Backend) (int, error)
 	// Prod has clients that wait for dead backends find that they are reset.
 	Prod(context.Context, []svc.Backend) (int, error)
+	// Lacks says what does not work on this kernel.
+	Lacks() []string
 	// Signs are what backends did with connections.
 	Signs(context.Context) (map[svc.Sign]svc.Signs, error)
 	// Flows counts open flows.
@@ -224,8 +226,15 @@ func (e *Engine) tellFaults() {
 	if err := errors.Join(e.faults[:]...); err != nil {
 		text = protocol.OneLine(strings.ReplaceAll(err.Error(), "\n", "; "), 512)
 	}
-	if note := unmet(e.placed); text == "" && note != "" {
-		e.cfg.Note(protocol.OneLine(note, 512))
+	var notes []string
+	if note := unmet(e.placed); note != "" {
+		notes = append(notes, note)
+	}
+	if lacks := e.cfg.Table.Lacks(); len(lacks) > 0 {
+		notes = append(notes, "this host's kernel lacks something: "+strings.Join(lacks, "; "))
+	}
+	if text == "" && len(notes) > 0 {
+		e.cfg.Note(protocol.OneLine(strings.Join(notes, "; "), 1024))
 		return
 	}
 	e.cfg.Fault(text)

@@ -75,7 +75,7 @@ func (e epoch) guest(v6 bool) []expr.Any {
 
 // outside writes how what comes to an address of the host's own is led to a service. A backend sees the source where its answer comes
 // by this host for sure: the host itself, its own containers, and what leaves by the tunnel with a source that peers know.
-func outside(b *nf.Batch, h host, e epoch) {
+func outside(b *nf.Batch, h host, e epoch, lacks lacking) {
 	back := nf.Verdict(expr.VerdictReturn)
 	b.Rule(chainPre, nf.Jump(chainOutside))
 	for _, v6 := range []bool{false, true} {
@@ -85,7 +85,9 @@ func outside(b *nf.Batch, h host, e epoch) {
 		b.Rule(chainFlow, e.guest(v6), nf.GoTo(chainFlow+n))
 		b.Rule(chainPost, e.guest(v6), nf.GoTo(chainGuest+n))
 		b.Rule(chainGuest+n, nf.Device(expr.MetaKeyOIFNAME, h.device), nf.GoTo(chainLeaves+n))
-		b.Rule(chainGuest+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(e.set(setSame, v6), regs), &expr.Masq{}})
+		if !lacks[lackPairs] {
+			b.Rule(chainGuest+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(e.set(setSame, v6), regs), &expr.Masq{}})
+		}
 		for _, dev := range h.inside {
 			b.Rule(chainGuest+n, nf.Device(expr.MetaKeyOIFNAME, dev), back)
 		}

@@ -185,7 +185,7 @@ func family(v6 bool) uint32 {
 }
 
 // makeSets makes all sets, empty.
-func makeSets(b *nf.Batch, e epoch) {
+func makeSets(b *nf.Batch, e epoch, lacks lacking) {
 	id := uint32(0)
 	for _, v6 := range []bool{false, true} {
 		a := addrType(v6)
@@ -194,27 +194,40 @@ func makeSets(b *nf.Batch, e epoch) {
 			{Name: e.set(setLocal, v6), Key: []nftables.SetDatatype{a}, Interval: true},
 			{Name: e.set(setOwn, v6), Key: []nftables.SetDatatype{a}},
 			{Name: e.set(setDead, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
-			{Name: e.set(setSame, v6), Key: []nftables.SetDatatype{a, a}, Interval: true},
 			{Name: e.set(setExposed, v6), Key: []nftables.SetDatatype{a, nftables.TypeInetProto, nftables.TypeInetService}},
+		}
+		if !lacks[lackPairs] {
+			l = append(l, sameSet(e, v6))
 		}
 		l = append(l, fenceSets(e, v6)...)
 		for _, k := range kinds(v6) {
 			l = append(l, k.slotMap(e))
 		}
-		l = append(l, signSets(e, v6)...)
+		if !lacks[lackCount] {
+			l = append(l, signSets(e, v6)...)
+		}
 		for _, s := range l {
 			id++
+			s.Plain = lacks[lackPairs]
 			b.MakeSet(s, id)
 		}
 	}
 }
 
+// sameSet has pairs of addresses.
+func sameSet(e epoch, v6 bool) nf.Set {
+	a := addrType(v6)
+	return nf.Set{Name: e.set(setSame, v6), Key: []nftables.SetDatatype{a, a}, Interval: true}
+}
+
 // hostSets adds, or deletes, what of a host is in sets and not in those of another.
-func hostSets(b *nf.Batch, e epoch, add bool, h, other host) {
+func hostSets(b *nf.Batch, e epoch, add bool, h, other host, lacks lacking) {
 	for _, v6 := range []bool{false, true} {
 		b.Elements(e.set(setRange, v6), add, intervals(h.ranges, other.ranges, v6))
 		b.Elements(e.set(setLocal, v6), add, intervals(h.local, other.local, v6))
-		b.Elements(e.set(setSame, v6), add, pairs(h.local, other.local, v6))
+		if !lacks[lackPairs] {
+			b.Elements(e.set(setSame, v6), add, pairs(h.local, other.local, v6))
+		}
 		var own []nf.Element
 		for _, x := range h.own {
 			if x.Is6() == v6 && !slices.Contains(other.own, x) {
@@ -226,12 +239,16 @@ func hostSets(b *nf.Batch, e epoch, add bool, h, other host) {
 }
 
 // rules writes all chains, whatever is there of them; the sets are there.
-func rules(b *nf.Batch, h host, e epoch) {
+func rules(b *nf.Batch, h host, e epoch, lacks lacking) {
 	prod.Rule(b)
 	b.NATChain(chainPre, nftables.ChainHookPrerouting, beforeDNAT)
 	b.NATChain(chainOut, nftables.ChainHookOutput, beforeDNAT)
 	b.NATChain(chainPost, nftables.ChainHookPostrouting, beforeSNAT)
-	b.Chain(chainArrives, nftables.ChainHookPrerouting, beforeWalls)
+	arrives := nftables.ChainHookPrerouting
+	if lacks[lackReject] {
+		arrives = nftables.ChainHookForward
+	}
+	b.Chain(chainArrives, arrives, beforeWalls)
 	b.Chain(chainForward, nftables.ChainHookForward, beforeWalls)
 	b.Chain(chainOutput, nftables.ChainHookOutput, behindOutput)
 	b.Chain(chainTries, nftables.ChainHookPostrouting, behindWalls)
@@ -241,10 +258,12 @@ func rules(b *nf.Batch, h host, e epoch) {
 		}
 	}
 	translate(b, h, e)
-	signs(b, e)
+	if !lacks[lackCount] {
+		signs(b, e)
+	}
 	refuse(b, h, e)
-	source(b, h, e)
-	outside(b, h, e)
+	source(b, h, e, lacks)
+	outside(b, h, e, lacks)
 }
 
 // translate writes how a flow gets its backend.
@@ -301,14 +320,16 @@ func refuse(b *nf.Batch, h host, e epoch) {
 }
 
 // source writes whose source a backend does not see, for its reply would not come by this host.
-func source(b *nf.Batch, h host, e epoch) {
+func source(b *nf.Batch, h host, e epoch, lacks lacking) {
 	masquerade := []expr.Any{&expr.Masq{}}
 	back := nf.Verdict(expr.VerdictReturn)
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
 		b.Rule(chainPost, e.in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainSource+n))
 		b.Rule(chainSource+n, nf.Device(expr.MetaKeyOIFNAME, "lo"), back)
-		b.Rule(chainSource+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(e.set(setSame, v6), regs)}, masquerade)
+		if !lacks[lackPairs] {
+			b.Rule(chainSource+n, nf.Family(v6), from(v6)(regs), to(v6)(after(v6)), []expr.Any{nf.Lookup(e.set(setSame, v6), regs)}, masquerade)
+		}
 		b.Rule(chainSource+n, nf.Device(expr.MetaKeyOIFNAME, h.device), nf.GoTo(chainLeaves+n))
 		b.Rule(chainSource+n, e.in(from(v6), setOwn, v6), masquerade)
 		b.Rule(chainLeaves+n, e.in(from(v6), setLocal, v6), back)

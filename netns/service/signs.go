@@ -67,14 +67,7 @@ func signs(b *nf.Batch, e epoch) {
 	code := nf.Payload(expr.PayloadBaseTransportHeader, 1, 1)
 	for _, v6 := range []bool{false, true} {
 		n := nf.Suffix(v6)
-		next := after(v6)
-		who := func(set string) (l []expr.Any) {
-			l = append(l, nf.CtFrom(v6, nf.Original)(regs)...)
-			l = append(l, nf.CtFrom(v6, nf.Reply)(next)...)
-			l = append(l, nf.CtProto(2*(next-regs)+regs)...)
-			l = append(l, nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(2*(next-regs)+regs+1)...)
-			return append(l, nf.Count(e.set(set, v6), regs)...)
-		}
+		who := func(set string) []expr.Any { return countSign(e.set(set, v6), v6) }
 		b.Rule(chainTries, nf.TCP, nf.TCPFlags(nf.FlagsOfSYN, nf.SYN), first, dnat, e.in(nf.CtTo(v6, nf.Original), setRange, v6), nf.GoTo(chainTry+n))
 		b.Rule(chainTry+n, who(setTried))
 
@@ -91,13 +84,23 @@ func signs(b *nf.Batch, e epoch) {
 	}
 }
 
+// countSign counts a flow's packet in a set.
+func countSign(set string, v6 bool) (l []expr.Any) {
+	size := after(v6) - regs // of an address, in registers
+	l = append(l, nf.CtFrom(v6, nf.Original)(regs)...)
+	l = append(l, nf.CtFrom(v6, nf.Reply)(regs+size)...)
+	l = append(l, nf.CtProto(regs+2*size)...)
+	l = append(l, nf.CtDir(expr.CtKeyPROTOSRC, nf.Reply)(regs+2*size+1)...)
+	return append(l, nf.Count(set, regs)...)
+}
+
 // Signs are what was counted. What was not met for a minute is forgotten; a table that was written anew begins to count anew.
 func (t *Table) Signs(ctx context.Context) (map[Sign]Signs, error) {
 	t.mu.Lock()
 	h := t.have
 	t.mu.Unlock()
 	out := map[Sign]Signs{}
-	if h == nil {
+	if h == nil || h.lacks[lackCount] {
 		return out, nil
 	}
 	for _, v6 := range []bool{false, true} {

@@ -33,6 +33,7 @@ type Table struct {
 	hooks io.Closer          // what others' flush does not end; nil: not held
 	noted noted
 	meter meter
+	lacks *lacking // nil: not known yet
 }
 
 // written is what stands in the kernel.
@@ -40,6 +41,7 @@ type written struct {
 	host  host
 	live  live
 	epoch epoch
+	lacks lacking
 }
 
 // NewTable returns a table that knows nothing of what is there: the first write is of all.
@@ -181,7 +183,11 @@ const (
 
 // write writes what differs from what is there; t.mu is held.
 func (t *Table) write() error {
-	next := &written{host: *t.host, live: t.live}
+	if t.lacks == nil {
+		l := findLacks()
+		t.lacks = &l
+	}
+	next := &written{host: *t.host, live: t.live, lacks: *t.lacks}
 	h := t.have
 	t.have = nil // until it is known
 	err := error(nil)
@@ -246,8 +252,8 @@ func (t *Table) batch() *nf.Batch { return &nf.Batch{Table: TableName} }
 func (t *Table) fill(next *written) error {
 	b := t.batch()
 	b.AddTable()
-	makeSets(b, next.epoch)
-	hostSets(b, next.epoch, true, next.host, host{})
+	makeSets(b, next.epoch, next.lacks)
+	hostSets(b, next.epoch, true, next.host, host{}, next.lacks)
 	for _, v6 := range []bool{false, true} {
 		b.Elements(next.epoch.set(setDead, v6), true, dead(next.live.dead, nil, v6))
 	}
@@ -279,7 +285,7 @@ func (t *Table) fill(next *written) error {
 	if err := put(); err != nil {
 		return err
 	}
-	rules(b, next.host, next.epoch)
+	rules(b, next.host, next.epoch, next.lacks)
 	return t.stand.Commit(b, false)
 }
 
@@ -288,9 +294,9 @@ func (t *Table) change(h, next *written) error {
 	b := t.batch()
 	ruled := !h.host.equal(next.host) // the rules name its device, and an address of its own
 	if ruled {
-		hostSets(b, next.epoch, false, h.host, next.host)
-		hostSets(b, next.epoch, true, next.host, h.host)
-		rules(b, next.host, next.epoch)
+		hostSets(b, next.epoch, false, h.host, next.host, next.lacks)
+		hostSets(b, next.epoch, true, next.host, h.host, next.lacks)
+		rules(b, next.host, next.epoch, next.lacks)
 	}
 	for _, v6 := range []bool{false, true} {
 		set := next.epoch.set(setDead, v6)

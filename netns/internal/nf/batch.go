@@ -209,6 +209,7 @@ type Set struct {
 	Data     []nftables.SetDatatype // of a map; none: a set
 	Verdicts bool                   // a map of verdicts
 	Interval bool
+	Plain    bool // it is not said that the key is a concatenation: kernels before 5.6 do not take that
 	// Size makes it one that rules add to, at most so many elements; each goes when it was not met for Timeout.
 	Size    uint32
 	Timeout time.Duration
@@ -233,7 +234,7 @@ func (b *Batch) MakeSet(s Set, id uint32) {
 	l := []netlink.Attribute{text(unix.NFTA_SET_TABLE, b.Table), text(unix.NFTA_SET_NAME, s.Name), attr(unix.NFTA_SET_KEY_TYPE, be32(magic)),
 		attr(unix.NFTA_SET_KEY_LEN, be32(n)), attr(unix.NFTA_SET_ID, be32(id))}
 	var desc []netlink.Attribute
-	if len(s.Key) > 1 {
+	if len(s.Key) > 1 && !s.Plain {
 		flags |= nftSetConcat
 		desc = append(desc, b.nested(nftaSetDescField, fields...))
 	}

@@ -90,3 +90,19 @@ func TestStanding(t *testing.T) {
 	require.False(t, differs)
 	touch()
 }
+
+// The kernel's lists are read within their bounds.
+func FuzzReadCounted(f *testing.F) {
+	value := func(typ uint16, in ...netlink.Attribute) netlink.Attribute {
+		b, err := netlink.MarshalAttributes(in)
+		require.NoError(f, err)
+		return netlink.Attribute{Type: typ, Data: b}
+	}
+	elem := value(unix.NFTA_LIST_ELEM, value(unix.NFTA_SET_ELEM_KEY, netlink.Attribute{Type: unix.NFTA_DATA_VALUE, Data: []byte{1, 2, 3, 4}}),
+		value(unix.NFTA_SET_ELEM_EXPR, value(unix.NFTA_EXPR_DATA, netlink.Attribute{Type: unix.NFTA_COUNTER_PACKETS, Data: []byte{0, 0, 0, 0, 0, 0, 0, 7}})))
+	good, err := netlink.MarshalAttributes([]netlink.Attribute{value(unix.NFTA_SET_ELEM_LIST_ELEMENTS, elem, elem)})
+	require.NoError(f, err)
+	require.Equal(f, []Counted{{[]byte{1, 2, 3, 4}, 7}, {[]byte{1, 2, 3, 4}, 7}}, readCounted(nil, good))
+	f.Add(good)
+	f.Fuzz(func(_ *testing.T, b []byte) { readCounted(nil, b) })
+}
