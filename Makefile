@@ -37,7 +37,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help hooks deps build package docs test unit unit-build e2e demo demo-clean soak bench bench-services bench-state bench-scale interop-kernel docker29-tools docker29 lint fmt fuzz clean
+.PHONY: help hooks deps build package docs test unit unit-build e2e demo demo-clean soak bench bench-services bench-state bench-scale interop-kernel services-kernel docker29-tools docker29 lint fmt fuzz clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -138,6 +138,9 @@ bench-scale: ## Measure one hub with many agents, write results/ (REAL=500, SIMU
 
 interop-kernel: ## Test the engine against a kernel's WireGuard in qemu (LONG=1 waits for rekeys)
 	@LONG=$(LONG) scripts/interop-kernel
+
+services-kernel: ## Run tests of services' data path on Debian's kernel in qemu (KERNEL=FILE.deb, RUN=REGEXP)
+	@KERNEL=$(KERNEL) RUN='$(RUN)' scripts/services-kernel
 
 lint: ## Check formatting, vet, staticcheck, layering and go.mod
 	@echo "gofmt"; out=$$(gofmt -l -s .); if [ -n "$$out" ]; then echo "not gofmt'ed (make fmt):"; echo "$$out"; exit 1; fi
