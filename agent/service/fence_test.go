@@ -120,6 +120,7 @@ func (s *standing) Switch([]svc.Service, []svc.Backend) error {
 }
 func (s *standing) Release(context.Context, []svc.Backend) (int, error) { return 0, nil }
 func (s *standing) Fenced() bool                                        { return s.fenced }
+func (s *standing) Lacks() []string                                     { return nil }
 func (s *standing) End(_ context.Context, l []svc.Left) (int, error) {
 	s.ends += len(l)
 	s.order = append(s.order, "end")
