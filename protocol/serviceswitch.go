@@ -25,12 +25,14 @@ const (
 	SwitchBack      SwitchWhy = "back"      // it answers again, for long enough
 	SwitchNotReady  SwitchWhy = "not-ready" // the backend's node said so
 	SwitchReady     SwitchWhy = "ready"     // likewise
+	SwitchEjected   SwitchWhy = "ejected"   // it refused connections, or left them without an answer
+	SwitchLease     SwitchWhy = "lease"     // no hub has heard this node for longer than the service's lease
 	SwitchDeclared  SwitchWhy = "declared"  // the service was declared otherwise
 	SwitchEndpoints SwitchWhy = "endpoints" // backends came or went, or routes to them
 	SwitchShare     SwitchWhy = "share"     // a site's share grew or shrank to nothing
 )
 
-var switchWhys = []SwitchWhy{SwitchSuspect, SwitchDead, SwitchBack, SwitchNotReady, SwitchReady, SwitchDeclared, SwitchEndpoints, SwitchShare}
+var switchWhys = []SwitchWhy{SwitchSuspect, SwitchDead, SwitchBack, SwitchNotReady, SwitchReady, SwitchEjected, SwitchLease, SwitchDeclared, SwitchEndpoints, SwitchShare}
 
 // Who decided on a switch, where it was no backend's node, which is named then.
 const (

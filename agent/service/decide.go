@@ -38,6 +38,7 @@ type Endpoint struct {
 	Readiness protocol.Readiness // as its node told last
 	Use       bool               // it takes new connections
 	Why       string             // not
+	Out       bool               // what it did with connections is why
 }
 
 // placed are the services of a view with where their endpoints are.

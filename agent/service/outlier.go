@@ -215,7 +215,7 @@ func (p *placed) eject(s sight) {
 			case !e.state.Use || why == "":
 			case room > 0:
 				room--
-				e.state.Use, e.state.Why = false, why
+				e.state.Use, e.state.Why, e.state.Out = false, why, true
 			default:
 				e.state.Why = why + ", and is used all the same: no more of its service may be out"
 			}

@@ -166,8 +166,13 @@ func (p *placed) reason(sites []string, answered func(*endpoint) time.Time) (why
 				return protocol.SwitchNotReady, g, x
 			case !x.local && x.node != 0 && x.state.Reach != Up.String():
 				return protocol.SwitchSuspect, g, x
+			case x.state.Out:
+				return protocol.SwitchEjected, g, x
 			}
 		}
+	}
+	if len(gone) > 0 && p.stopped {
+		return protocol.SwitchLease, gone[0], nil
 	}
 	about := append(slices.Clone(gone), came...)
 	if len(about) == 0 {

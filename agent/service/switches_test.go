@@ -20,12 +20,15 @@ func TestReason(t *testing.T) {
 		news        protocol.SwitchWhy
 		a, b, c     Endpoint           // at sites a (here), b (n3) and c (n4)
 		turn        protocol.SwitchWhy // of b
+		stopped     bool
 		want        string
 	}{
 		"b is silent":               {told: []string{"b"}, sites: []string{"c"}, b: Endpoint{Reach: "suspect", Readiness: ready}, c: Endpoint{Reach: up, Readiness: ready, Use: true}, want: "suspect b 10.2.0.1"},
 		"b is dead":                 {told: []string{"b"}, sites: nil, b: Endpoint{Reach: "dead", Readiness: ready}, want: "dead b 10.2.0.1"},
 		"b says no":                 {told: []string{"b"}, sites: []string{"c"}, b: Endpoint{Reach: up, Readiness: protocol.NotReady}, c: Endpoint{Reach: up, Readiness: ready, Use: true}, want: "not-ready b 10.2.0.1"},
 		"here says no":              {told: []string{"a"}, sites: []string{"c"}, a: Endpoint{Reach: protocol.ReachLocal, Readiness: protocol.NotReady}, want: "not-ready a 10.1.0.1"},
+		"b refused":                 {told: []string{"b"}, sites: []string{"c"}, b: Endpoint{Reach: up, Readiness: ready, Out: true}, c: Endpoint{Reach: up, Readiness: ready, Use: true}, want: "ejected b 10.2.0.1"},
+		"its lease is over":         {told: []string{"b"}, sites: nil, stopped: true, b: Endpoint{Reach: up, Readiness: ready}, want: "lease b"},
 		"silent, whatever was said": {told: []string{"b"}, sites: []string{"c"}, b: Endpoint{Reach: "suspect", Readiness: protocol.NotReady}, want: "suspect b 10.2.0.1"},
 		"silent beside a change":    {told: []string{"b"}, sites: []string{"c"}, news: protocol.SwitchDeclared, b: Endpoint{Reach: "suspect"}, want: "suspect b 10.2.0.1"},
 		"excluded":                  {told: []string{"b"}, sites: []string{"c"}, news: protocol.SwitchDeclared, b: Endpoint{Reach: up, Use: true}, want: "declared b"},
@@ -34,7 +37,7 @@ func TestReason(t *testing.T) {
 		"b has all again":           {told: []string{"b", "c"}, sites: []string{"b"}, b: Endpoint{Reach: up, Readiness: ready, Use: true}, c: Endpoint{Reach: up, Readiness: ready, Use: true}, turn: protocol.SwitchBack, want: "share c"},
 	} {
 		p := here(t, protocol.Service{})[0]
-		p.told, p.news = c.told, c.news
+		p.told, p.news, p.stopped = c.told, c.news, c.stopped
 		p.endpoints[0].state, p.endpoints[1].state, p.endpoints[2].state = c.a, c.b, c.c
 		p.endpoints[1].turn = c.turn
 		why, site, x := p.reason(c.sites, func(*endpoint) time.Time { return time.Time{} })

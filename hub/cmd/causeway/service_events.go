@@ -24,7 +24,8 @@ func (c *cli) serviceEvents() *cobra.Command {
 		Use: "events [NAME]", Short: "Show which services nodes moved between sites, why, and how long that took, newest last",
 		Long: `Show what nodes switched of services for their clients: each node decides by itself. WHY is
 suspect (a backend's node does not answer), dead (it is silent, and open connections were
-reset), back, not-ready and ready (as the backend's node says), declared, endpoints (backends
+reset), back, not-ready and ready (as the backend's node says), ejected (it refused several
+connections in a row), lease (of a single-writer, without a hub), declared, endpoints (backends
 came or went), or share (a site's share grew or shrank to nothing). GAP is the time from the
 last answer of the backend's node until new connections went elsewhere. -o wide and -o json
 have who decided, when what had only begun was free to go elsewhere, and how much was reset.`,
