@@ -139,7 +139,6 @@ func (n *names) run(ctx context.Context) error {
 	facts := n.host.WatchFacts()
 	tick := time.NewTicker(namesTick)
 	defer tick.Stop()
-	defer n.untell()
 	var l listener
 	defer l.end()
 	var f onhost.Facts

@@ -158,6 +158,11 @@ func TestNames(t *testing.T) {
 	s.start()
 	answered(pod, "web.prod.svc.causeway.", "198.18.128.1")
 	s.stop()
+	// One that was killed left it, and the next one ends before it answers.
+	require.NoError(t, os.WriteFile(file, []byte("169.254.53.53\n"), 0o600))
+	s.start()
+	s.stop()
+	require.False(t, there(file))
 	require.NoError(t, s.on.Do(func() error {
 		return s.real.(namesHost).Remove(context.Background(), netns.Config{Interface: "cw0", Table: netns.DefaultTable})
 	}))

@@ -98,6 +98,7 @@ func (r *run) open(ctx context.Context) (err error) {
 		r.after("metrics", func() { r.public.Close() })
 	}
 	r.after("age of the netmap", func() { r.want.Confirm(true) })
+	r.after("split DNS", r.names.untell) // an agent that was killed may have left it
 	r.after("answers under way", func() { r.answers.stop(nil) })
 	r.tunnelCtx, r.stopTunnel = context.WithCancel(context.WithoutCancel(ctx))
 	r.after("tunnel", r.stopTunnel)

@@ -95,7 +95,7 @@ func TestSystemdResolved(t *testing.T) {
 		require.NoError(t, s.StartHub(step(t)))
 	})
 	t.Run("kill", func(t *testing.T) {
-		m.do("systemctl kill -s KILL causeway-agent")
+		m.do("systemctl kill -s KILL causeway-agent; resolvectl flush-caches")
 		finds(ours, vip)
 	})
 	m.do("systemctl stop causeway-agent")
