@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -133,7 +134,16 @@ func newTwoSites(t *testing.T) *twoSites {
 	var err error
 	w.server3, err = s.Serve(step(t), w.three.Host)
 	require.NoError(t, err)
-	applyText(t, s, fmt.Sprintf(`kind: service
+	w.declare(t, "")
+	w.vip = vipOf(t, s, "web")
+	require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
+	return w
+}
+
+// declare declares the service, with what else is said.
+func (w *twoSites) declare(t *testing.T, more string) {
+	t.Helper()
+	applyText(t, w.s, fmt.Sprintf(`kind: service
 name: web
 ports: [{name: who, port: 80, target: 7005}, {name: dgram, port: 81, target: 7005, protocol: udp}]
 backends:
@@ -142,10 +152,7 @@ backends:
 prefer: order
 order: [s2, s3]
 slow_start: 4s
-`, w.two.V4, w.two.V6, w.three.V4, w.three.V6))
-	w.vip = vipOf(t, s, "web")
-	require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
-	return w
+%s`, w.two.V4, w.two.V6, w.three.V4, w.three.V6, more))
 }
 
 // who asks by 200 new connections who serves, and whom they see.
@@ -277,4 +284,58 @@ func TestServiceSwitches(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// A site is drained: no new connection fails or goes there, what is open lives for the service's drain, and then ends by a reset.
+func TestServiceDrained(t *testing.T) {
+	lab.Counts(t)
+	w := newTwoSites(t)
+	w.declare(t, "drain: 3s\n")
+	for _, included := range []bool{false, true} {
+		require.NoError(t, Wait(t, func() error { return w.only(t, w.two) }))
+		held := startClient(t, w.s, w.here.Host, "connected to "+w.two.V4, "wait", w.vip+":80", "-streams", "20", "-every", "50ms")
+		idle := startClient(t, w.s, w.here.Host, "connected to "+w.two.V4, "wait", w.vip+":80", "-streams", "20", "-every", "0")
+		news := startClient(t, w.s, w.here.Host, "connected", "gaps", w.vip+":80", "-every", "20ms")
+		begun := time.Now()
+		if included { // it is taken back before the time is over
+			_, err := w.s.CLI(step(t), "service", "exclude", "web", "s2")
+			require.NoError(t, err)
+			require.NoError(t, Wait(t, func() error { return w.only(t, w.three) }))
+			_, err = w.s.CLI(step(t), "service", "include", "web", "s2")
+			require.NoError(t, err)
+			require.NoError(t, Wait(t, func() error {
+				if time.Since(begun) < 4*time.Second {
+					return errors.New("the drain's time is not over")
+				}
+				return w.only(t, w.two)
+			}))
+		} else {
+			out, err := w.s.CLI(step(t), "service", "drain", "web", "s2")
+			require.NoError(t, err, out)
+			require.Contains(t, out, "web drained from s2: no connection is open there")
+			require.GreaterOrEqual(t, time.Since(begun), 3*time.Second)
+			require.NoError(t, w.only(t, w.three))
+		}
+		for _, c := range []Client{held, idle} {
+			var a waited
+			if included {
+				require.NoError(t, c.End(step(t), &a))
+				require.Equal(t, 20, a.Open, a.Errors)
+				continue
+			}
+			require.NoError(t, c.Wait(step(t)))
+			require.NoError(t, c.End(step(t), &a))
+			require.Equal(t, map[string]int{"connection reset by peer": 20}, a.Errors)
+			require.GreaterOrEqual(t, a.after(begun, 0), 3.0)
+			measured(t, "service drained connections end", a.after(begun, 99)-3, promised(1.5))
+		}
+		var g Gaps
+		require.NoError(t, news.End(step(t), &g))
+		t.Logf("%+v", g)
+		require.Zero(t, g.Failed+g.Cut, g.Errors)
+		if !included {
+			_, err := w.s.CLI(step(t), "service", "include", "web", "s2")
+			require.NoError(t, err)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -76,14 +77,27 @@ func fenceOf(l []*placed, site string) *fence {
 			if p.MayServe(x.Site) && !p.stopped {
 				continue
 			}
-			if vip := p.families[familyIndex(x.Addr)].vip; vip.IsValid() {
-				for _, port := range p.Ports {
-					f.left[svc.Left{VIP: vip, Proto: uint8(port.Proto()), Port: port.Port, Backend: x.Addr}] = true
-				}
-			}
+			p.leave(f, x.Addr)
 		}
 	}
 	return f
+}
+
+// leave has flows of a service to a backend be at an end.
+func (p *placed) leave(f *fence, backend netip.Addr) {
+	for _, l := range p.flowsTo(backend) {
+		f.left[l] = true
+	}
+}
+
+// flowsTo are the flows of a service to a backend.
+func (p *placed) flowsTo(backend netip.Addr) (out []svc.Left) {
+	if vip := p.families[familyIndex(backend)].vip; vip.IsValid() {
+		for _, port := range p.Ports {
+			out = append(out, svc.Left{VIP: vip, Proto: uint8(port.Proto()), Port: port.Port, Backend: backend})
+		}
+	}
+	return out
 }
 
 // news is what f has left and before had not.

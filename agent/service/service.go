@@ -83,6 +83,7 @@ type Engine struct {
 	placed   []*placed
 	reach    Reach
 	words    map[protocol.NodeNumber]*heardWords
+	drains   drains
 	address  map[protocol.NodeNumber]netip.Addr // at which a node is asked
 	names    map[protocol.NodeNumber]string
 	begun    time.Time
@@ -105,7 +106,7 @@ type Engine struct {
 
 // New makes an engine.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), signs: make(chan map[svc.Sign]svc.Signs), words: map[protocol.NodeNumber]*heardWords{}, dead: map[svc.Backend]bool{}}
+	e := &Engine{cfg: cfg, prober: newProber(), talker: newTalker(), count: newCounters(), switches: newSwitches(), calls: make(chan func()), signs: make(chan map[svc.Sign]svc.Signs), words: map[protocol.NodeNumber]*heardWords{}, drains: drains{}, dead: map[svc.Backend]bool{}}
 	e.used.Store(&map[target]bool{})
 	e.fence.Store(&fence{})
 	return e
@@ -168,8 +169,15 @@ func (e *Engine) Run(ctx context.Context) error {
 		if (e.starting || e.fresh) && now.Sub(ramp) >= rampPause {
 			ramp, due = now, true
 		}
+		ends := e.drains.next()
+		if !ends.IsZero() && !now.Before(ends) {
+			due = true
+		}
 		if due || changed {
 			e.decide(ctx, now)
+		}
+		if ends := e.drains.next(); ends.After(now) && ends.Before(next) {
+			next = ends
 		}
 		timer.Reset(time.Until(next))
 	}
@@ -178,7 +186,9 @@ func (e *Engine) Run(ctx context.Context) error {
 // look takes over what is declared.
 func (e *Engine) look(ctx context.Context, v *View) {
 	e.view = v
-	e.placed, e.fresh = place(time.Now(), *v, e.placed), true
+	before, now := e.placed, time.Now()
+	e.placed, e.fresh = place(now, *v, before), true
+	e.drains.set(now, before, e.placed)
 	v.Outside.meet(v.Site, e.placed)
 	nodes, targets := map[protocol.NodeNumber]bool{}, map[target]protocol.ServiceHealth{}
 	for _, p := range e.placed {
@@ -335,6 +345,7 @@ func (e *Engine) tell(n protocol.NodeNumber, before, after ReachState) {
 // decide makes the table as what is known says.
 func (e *Engine) decide(ctx context.Context, now time.Time) {
 	f := fenceOf(e.placed, e.view.Site)
+	e.drains.due(now, e.placed, f)
 	e.ready = f.withFence(e.prober.all())
 	e.publish()
 	e.settled = e.settled || len(f.backends) > 0 // what is to be blocked waits for nobody
@@ -419,6 +430,9 @@ func (e *Engine) decide(ctx context.Context, now time.Time) {
 	}
 	e.dead, e.fresh = dead, false
 	e.fenced(ctx, f)
+	if e.drains.done(now, e.placed, e.fence.Load()) {
+		e.fresh = true // and the next decision need not say so any more
+	}
 	done := time.Now()
 	switched, moves := done.Sub(begun), e.doneMoves(done)
 	e.noteUsed()

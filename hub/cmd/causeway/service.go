@@ -25,7 +25,7 @@ func (c *cli) service() *cobra.Command {
 	return c.Group("service", "One name and address for what runs at several sites", `A service has one name and address for what runs at several sites: each client's node
 spreads and switches its traffic by itself. Services are declared: they are documents of
 'causeway apply' (causeway explain service-file), and 'get', 'diff' and 'delete' have them too.`,
-		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceSwitch(), c.serviceExpose(), c.serviceExplain(), c.serviceEvents(), c.serviceTop())
+		c.serviceList(), c.serviceShow(), c.serviceCreate(), c.serviceDelete(), c.serviceWeights(), c.serviceExclude(), c.serviceInclude(), c.serviceDrain(), c.serviceSwitch(), c.serviceExpose(), c.serviceExplain(), c.serviceEvents(), c.serviceTop())
 }
 
 // serviceNames completes the name of a service, then those of sites.
@@ -411,7 +411,8 @@ func (c *cli) serviceExclude() *cobra.Command {
 		Use:   "exclude NAME SITE",
 		Short: "Send no new connections of a service to a site",
 		Long: `Send no new connections of a service to a site, until 'causeway service include'. What is
-open there ends by itself, or after the service's drain.`,
+open there ends by itself, or is reset after the service's drain; 'causeway service drain' waits
+for that.`,
 		Args: frame.Exactly("NAME", "SITE"),
 	}, func(_ context.Context, _ *api.Client, args []string) (p api.ServicePatch, _ []api.Option, err error) {
 		return api.ServicePatch{Exclude: args[1:]}, nil, frame.CheckName("site", args[1])
