@@ -100,6 +100,7 @@ func waitAnswered(t *testing.T, from *lab.Host, want ...string) time.Duration {
 
 // Public names lead to the sites that serve, for dig and for a resolver that others ask.
 func TestPublicNames(t *testing.T) {
+	t.Parallel()
 	s, nodes, outside := startPublicNames(t)
 	waitAnswered(t, outside, publicOne, publicTwo)
 

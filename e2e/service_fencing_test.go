@@ -115,6 +115,7 @@ func (w *writers) apart(t *testing.T, n *smallNode) (end func()) {
 // A single-writer is switched while its clients write: planned, with the old site cut off from the hub but not from a client that is cut off, too, and by
 // force. After the second transaction no packet of a client comes to the old site.
 func TestServiceFencing(t *testing.T) {
+	t.Parallel()
 	lab.Counts(t)
 	w := newWriters(t)
 	stale, fresh := w.nodes[0].Pod, w.nodes[3].Pod
