@@ -190,7 +190,7 @@ func build(cfg Config, id identity.Identity, boot protocol.BootID, p parts) (*Ag
 		return nil, err
 	}
 	contact := newContact(p.booted)
-	a.services = service.New(service.Config{Contact: contact.ago, View: serviceView(a.host, a.own, a.live, p.tunnel, ownAddresses), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() { wake(statusDue) }, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Note: func(text string) { a.board.SetNote(health.Services, text) }, Log: a.log})
+	a.services = service.New(service.Config{Contact: contact.ago, Tracked: service.Tracked, View: serviceView(a.host, a.own, a.live, p.tunnel, ownAddresses), News: a.host.WatchFacts(), Table: table, Heard: received(p.tunnel), Path: reached(p.tunnel), Told: func() { wake(statusDue) }, Moved: func() { a.names.refresh() }, Fault: func(cause string) { a.board.Set(health.Services, cause) }, Note: func(text string) { a.board.SetNote(health.Services, text) }, Log: a.log})
 	a.facts = inventory.NewCollector(cfg.Settings.Inventory)
 	a.flows = flows.New(flows.Config{View: func() flows.View { return flowView(a.host, a.own) }, Blind: func(cause, note string) {
 		if cause != "" {

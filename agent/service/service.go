@@ -60,9 +60,10 @@ type Config struct {
 	Told  func()                                // readiness or fences changed, which the hub is to hear
 	// Contact is how long ago this agent said something that a hub has heard since; false: it has not happened yet.
 	Contact func() (time.Duration, bool)
-	Moved   func()             // what Usable says changed
-	Fault   func(cause string) // why services do not work; empty: they do
-	Note    func(text string)  // they do, but not all that was declared
+	Tracked func() (n, most int, ok bool) // Tracked of the host
+	Moved   func()                        // what Usable says changed
+	Fault   func(cause string)            // why services do not work; empty: they do
+	Note    func(text string)             // they do, but not all that was declared
 	Log     zerolog.Logger
 }
 
@@ -92,7 +93,8 @@ type Engine struct {
 	frozen   bool
 	starting bool     // some endpoint has not all of its share yet
 	fresh    bool     // what is declared is new: the table is to be written
-	faults   [2]error // of listening and of switching
+	faults   [3]error // of listening, of switching, and of what the host has room for
+	roomAt   time.Time
 	dead     map[svc.Backend]bool
 	ready    map[target]readiness
 	moves    []protocol.ServiceSwitch // that the table is to be switched for, and are to be told of then
@@ -176,8 +178,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		if due || changed {
 			e.decide(ctx, now)
 		}
-		if ends := e.drains.next(); ends.After(now) && ends.Before(next) {
-			next = ends
+		for _, at := range []time.Time{e.drains.next(), e.lookForRoom(now)} {
+			if at.After(now) && at.Before(next) {
+				next = at
+			}
 		}
 		timer.Reset(time.Until(next))
 	}

@@ -60,7 +60,7 @@ func (unwritten) Stands() bool                                 { return false }
 func startNode(t *testing.T, n *node) {
 	t.Helper()
 	n.table = svc.NewTable()
-	n.Engine = New(Config{View: n.view.Load, Table: unwritten{n.table, n}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
+	n.Engine = New(Config{Tracked: Tracked, View: n.view.Load, Table: unwritten{n.table, n}, Heard: func() map[protocol.NodeNumber]uint64 { return nil }, Path: func(protocol.NodeNumber) bool { return false },
 		Told: func() {}, Moved: func() {}, Fault: func(cause string) {
 			if cause != "" {
 				n.faults.Add(1)
