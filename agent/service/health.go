@@ -25,6 +25,13 @@ type target struct {
 	addr    netip.Addr
 }
 
+// question is how a backend is asked. Services that ask the same share the answer: a port that each of thousands asked for itself would
+// have no more ports to be asked from.
+type question struct {
+	addr   netip.Addr
+	health protocol.ServiceHealth
+}
+
 // readiness is what came of asking.
 type readiness struct {
 	ready protocol.Readiness
@@ -33,8 +40,8 @@ type readiness struct {
 }
 
 const (
-	// maxTargets bounds the backends that a node asks; those beyond are unknown.
-	maxTargets = 2000
+	// maxQuestions bounds what a node asks; backends beyond are unknown.
+	maxQuestions = 2000
 	// maxProbes is how many of them are asked at the same time.
 	maxProbes = 64
 )
@@ -45,55 +52,61 @@ type prober struct {
 	changed chan struct{} // something is or is not ready any more
 	room    chan struct{}
 
-	mu      sync.Mutex
-	targets map[target]*probing
-	surplus int
+	mu        sync.Mutex
+	targets   map[target]question
+	questions map[question]*probing
+	surplus   int
 }
 
 type probing struct {
-	health protocol.ServiceHealth
-	stop   context.CancelFunc
-	now    readiness
+	stop context.CancelFunc
+	now  readiness
 }
 
 func newProber() *prober {
-	return &prober{ask: askBackend, changed: make(chan struct{}, 1), room: make(chan struct{}, maxProbes), targets: map[target]*probing{}}
+	return &prober{ask: askBackend, changed: make(chan struct{}, 1), room: make(chan struct{}, maxProbes), questions: map[question]*probing{}}
 }
 
 // set says who is asked, until ctx ends. Who is asked already goes on being asked.
 func (p *prober) set(ctx context.Context, l map[target]protocol.ServiceHealth) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for t, x := range p.targets {
-		if h, still := l[t]; !still || h != x.health {
+	p.targets = make(map[target]question, len(l))
+	asked := map[question]bool{}
+	for t, h := range l {
+		q := question{t.addr, h}
+		p.targets[t], asked[q] = q, true
+	}
+	for q, x := range p.questions {
+		if !asked[q] {
 			x.stop()
-			delete(p.targets, t)
+			delete(p.questions, q)
 		}
 	}
 	p.surplus = 0
-	for t, h := range l {
-		if p.targets[t] != nil {
+	for q := range asked {
+		if p.questions[q] != nil {
 			continue
 		}
-		if len(p.targets) >= maxTargets {
+		if len(p.questions) >= maxQuestions {
 			p.surplus++
 			continue
 		}
-		x := &probing{health: h, now: readiness{since: time.Now()}, stop: func() {}}
-		p.targets[t] = x
-		if h.Type == protocol.HealthNone {
+		x := &probing{now: readiness{since: time.Now()}, stop: func() {}}
+		p.questions[q] = x
+		if q.health.Type == protocol.HealthNone {
 			x.now.ready = protocol.Ready
 			continue
 		}
 		var one context.Context
 		one, x.stop = context.WithCancel(ctx)
-		go p.follow(one, t, x)
+		go p.follow(one, q, x)
 	}
 }
 
 // follow asks one of them again and again: at random within an interval first, then a tenth earlier or later each time.
-func (p *prober) follow(ctx context.Context, t target, x *probing) {
-	every := time.Duration(x.health.Interval)
+func (p *prober) follow(ctx context.Context, q question, x *probing) {
+	every := time.Duration(q.health.Interval)
 	wait := time.Duration(rand.Int64N(int64(min(every, 200*time.Millisecond))))
 	good, bad := 0, 0
 	for {
@@ -107,8 +120,8 @@ func (p *prober) follow(ctx context.Context, t target, x *probing) {
 			return
 		case p.room <- struct{}{}:
 		}
-		within, cancel := context.WithTimeout(ctx, time.Duration(x.health.Timeout))
-		err := p.ask(within, x.health, t.addr)
+		within, cancel := context.WithTimeout(ctx, time.Duration(q.health.Timeout))
+		err := p.ask(within, q.health, q.addr)
 		cancel()
 		<-p.room
 		if ctx.Err() != nil {
@@ -119,20 +132,20 @@ func (p *prober) follow(ctx context.Context, t target, x *probing) {
 		} else {
 			good, bad = 0, bad+1
 		}
-		p.judge(x, good, bad, err)
+		p.judge(q.health, x, good, bad, err)
 		wait = every*9/10 + time.Duration(rand.Int64N(int64(every)/5+1))
 	}
 }
 
 // judge takes over an answer. The first one counts by itself: who was never asked is neither ready nor not.
-func (p *prober) judge(x *probing, good, bad int, err error) {
+func (p *prober) judge(h protocol.ServiceHealth, x *probing, good, bad int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := x.now.ready
 	switch {
-	case good >= x.health.OK, good > 0 && was == protocol.ReadyUnknown:
+	case good >= h.OK, good > 0 && was == protocol.ReadyUnknown:
 		x.now.ready, x.now.cause = protocol.Ready, ""
-	case bad >= x.health.Fail, bad > 0 && was == protocol.ReadyUnknown:
+	case bad >= h.Fail, bad > 0 && was == protocol.ReadyUnknown:
 		x.now.ready = protocol.NotReady
 	}
 	if x.now.ready == protocol.NotReady && err != nil {
@@ -153,8 +166,10 @@ func (p *prober) all() map[target]readiness {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := make(map[target]readiness, len(p.targets))
-	for t, x := range p.targets {
-		out[t] = x.now
+	for t, q := range p.targets {
+		if x := p.questions[q]; x != nil {
+			out[t] = x.now
+		}
 	}
 	return out
 }
