@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
@@ -119,7 +120,20 @@ func targets(x netip.Prefix, named []netip.Addr) (out []netip.Addr) {
 
 // namedAddrs are the single addresses inside ranges that rules of firewalls name.
 func namedAddrs(ctx context.Context, ranges []netip.Prefix) (out []netip.Addr) {
-	text, _ := kernel.Run(ctx, "", "nft", "list", "ruleset")
+	text := ""
+	var tables []*nftables.Table
+	if c, err := nftables.New(); err == nil {
+		tables, _ = c.ListTables()
+	}
+	families := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyBridge: "bridge"}
+	for _, t := range tables { // our own are no firewall of others, and that of services may have a million addresses
+		family := families[t.Family]
+		if family == "" || family == "inet" && (t.Name == netns.NftTable || strings.HasPrefix(t.Name, netns.PartPrefix)) {
+			continue
+		}
+		s, _ := kernel.Run(ctx, "", "nft", "list", "table", family, t.Name)
+		text += s
+	}
 	for _, prog := range kernel.IPTables(ctx, "raw") {
 		if strings.HasSuffix(prog, "-legacy") {
 			text += strings.Join(kernel.RawRules(ctx, prog), "\n")
