@@ -22,6 +22,11 @@ func (h *Host) ForwardBlockedBy(ctx context.Context) (string, error) {
 	return ForwardBlocked(ctx, cmp.Or(p.Interface, netns.DefaultInterface), p.Local)
 }
 
+// ours reports whether a table is the agent's, which is no firewall of others; to list that of services may take seconds.
+func ours(family, table string) bool {
+	return family == "inet" && (table == netns.NftTable || strings.HasPrefix(table, netns.PartPrefix))
+}
+
 // ForwardBlocked names the foreign firewall that drops forwarded traffic of
 // interface dev, empty if none does as far as its rules can be read: a chain
 // at the forward hook whose policy is drop, or which ends in a drop or reject,
@@ -44,7 +49,7 @@ func ForwardBlocked(ctx context.Context, dev string, local []netip.Prefix) (stri
 	}
 	for _, e := range list.Nftables {
 		c := e.Chain
-		if c == nil || c.Hook != "forward" || c.Family == "inet" && c.Table == netns.NftTable {
+		if c == nil || c.Hook != "forward" || ours(c.Family, c.Table) {
 			continue
 		}
 		if c.Family+" "+c.Table == protocol.FirewalldTable {

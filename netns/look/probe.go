@@ -126,9 +126,9 @@ func namedAddrs(ctx context.Context, ranges []netip.Prefix) (out []netip.Addr) {
 		tables, _ = c.ListTables()
 	}
 	families := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyBridge: "bridge"}
-	for _, t := range tables { // our own are no firewall of others, and that of services may have a million addresses
+	for _, t := range tables {
 		family := families[t.Family]
-		if family == "" || family == "inet" && (t.Name == netns.NftTable || strings.HasPrefix(t.Name, netns.PartPrefix)) {
+		if family == "" || ours(family, t.Name) {
 			continue
 		}
 		s, _ := kernel.Run(ctx, "", "nft", "list", "table", family, t.Name)
