@@ -102,10 +102,10 @@ func TestNetmapFlow(t *testing.T) {
 	require.Equal(t, uint64(6), ack.Version)
 	ack = h.give(testNetmap(4))
 	require.Equal(t, uint64(6), ack.Version)
-	require.Contains(t, ack.Refused[0].Reason, "older")
+	require.Contains(t, firstRefused(ack).Reason, "older")
 	other := testNetmap(9)
 	other.Self.Number = 77
-	require.Contains(t, h.give(other).Refused[0].Reason, "node number 77")
+	require.Contains(t, firstRefused(h.give(other)).Reason, "node number 77")
 	require.Equal(t, []protocol.NodeNumber{3, 5}, w.tunnel.peerNumbers())
 
 	// An error of the host is told, and tried again when the host changes.
@@ -122,7 +122,7 @@ func TestNetmapFlow(t *testing.T) {
 	ack = protocol.NetmapAck{}
 	h.next(protocol.KindNetmapAck, &ack)
 	require.Empty(t, ack.Errors)
-	require.Contains(t, ack.Refused[0].Reason, "own route 10.3.0.0/16")
+	require.Contains(t, firstRefused(ack).Reason, "own route 10.3.0.0/16")
 	require.True(t, w.agent.board.OK(health.Routes))
 	require.False(t, w.host.routed("10.3.0.0/24"))
 
@@ -185,7 +185,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	forged := testPeer(3)
 	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{99})
 	ack := h.give(testNetmap(3, forged, testPeer(4)))
-	require.Contains(t, ack.Refused[0].Reason, "identity key is not the one")
+	require.Contains(t, firstRefused(ack).Reason, "identity key is not the one")
 	require.Equal(t, []protocol.NodeNumber{4}, w.tunnel.peerNumbers())
 	// The incident is a condition of the agent, and of its next status.
 	var answer debug.Health
@@ -207,7 +207,7 @@ func TestPinnedIdentitySurvivesRestart(t *testing.T) {
 	forged = testPeer(3)
 	forged.Statement.NodeStatement.WireGuardKey = protocol.WireGuardPublicKey{66}
 	forged.Statement = forged.Statement.NodeStatement.Sign(protocol.IdentityPrivateKey{3})
-	require.Contains(t, h.give(testNetmap(4, forged)).Refused[0].Reason, "without a higher epoch")
+	require.Contains(t, firstRefused(h.give(testNetmap(4, forged))).Reason, "without a higher epoch")
 	require.Empty(t, h.give(testNetmap(5, testPeer(3))).Refused)
 	w.eventually(func() bool { return w.agent.board.OK(health.Netmap) }, "the true key ends it")
 }
@@ -234,7 +234,7 @@ func TestGoneStaysGone(t *testing.T) {
 	n = testNetmap(3, testPeer(5))
 	forged := protocol.SignGone([]protocol.NodeNumber{5}, other)
 	n.Gone = &forged
-	require.Contains(t, h.give(n).Refused[0].Reason, "pin")
+	require.Contains(t, firstRefused(h.give(n)).Reason, "pin")
 	require.Equal(t, []protocol.NodeNumber{5}, w.tunnel.peerNumbers())
 	w.stop()
 
@@ -246,7 +246,7 @@ func TestGoneStaysGone(t *testing.T) {
 	n.Epoch = 2
 	ack := h.give(n)
 	require.Len(t, ack.Refused, 2)
-	require.Contains(t, ack.Refused[0].Reason, "revoked")
+	require.Contains(t, firstRefused(ack).Reason, "revoked")
 	require.Equal(t, []protocol.NodeNumber{6}, w.tunnel.peerNumbers())
 	require.Equal(t, []protocol.LostPeer{{Number: 5, Name: "p", Site: "s"}}, ack.Lost, "what the backup did not know")
 	n = testNetmap(2, testPeer(6))
@@ -418,7 +418,7 @@ func TestRequiredFeatureIsClosed(t *testing.T) {
 	n := testNetmap(1, testPeer(3, "10.3.0.0/24"))
 	n.Requires = []string{"segments"}
 	ack := w.session().give(n)
-	require.Contains(t, ack.Refused[0].Reason, "segments")
+	require.Contains(t, firstRefused(ack).Reason, "segments")
 	require.Empty(t, w.tunnel.peerNumbers())
 	require.True(t, w.host.routed("10.3.0.0/24"))
 }
@@ -468,7 +468,7 @@ func TestHubList(t *testing.T) {
 			h.next(protocol.KindNetmapAck, &ack)
 		}
 		require.Len(t, ack.Refused, 1)
-		return ack.Refused[0].Reason
+		return firstRefused(ack).Reason
 	}
 	other, err := protocol.NewClusterPrivateKey()
 	require.NoError(t, err)

@@ -268,7 +268,7 @@ func TestGrantedRoutes(t *testing.T) {
 	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.7.0.0/24")}, id.Granted)
 	ack := h.give(more(testNetmap(2), "10.7.0.0/24", "10.8.0.0/24"))
 	require.Len(t, ack.Refused, 1)
-	require.Equal(t, "10.8.0.0/24", ack.Refused[0].Prefix)
+	require.Equal(t, "10.8.0.0/24", firstRefused(ack).Prefix)
 	w.stop()
 	w.start()
 	w.tunnel.setBound(true)

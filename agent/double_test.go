@@ -511,3 +511,11 @@ func (h *hubEnd) give(n protocol.Netmap) (ack protocol.NetmapAck) {
 	h.next(protocol.KindNetmapAck, &ack)
 	return ack
 }
+
+// firstRefused is the first part that an agent did not take; empty: it took all.
+func firstRefused(a protocol.NetmapAck) (r protocol.RefusedPart) {
+	if len(a.Refused) > 0 {
+		r = a.Refused[0]
+	}
+	return r
+}
