@@ -93,6 +93,9 @@ func (d drains) due(now time.Time, l []*placed, f *fence) {
 
 // done notes those that ended by now, as far as the host was told.
 func (d drains) done(now time.Time, l []*placed, f *fence) (some bool) {
+	if at := d.next(); at.IsZero() || now.Before(at) {
+		return false
+	}
 	has := byName(l)
 	for t, x := range d {
 		p := has[t.service]
